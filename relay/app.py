@@ -1,0 +1,206 @@
+"""Builds the parts of a running relay out of relay.toml: the only place that picks concrete classes.
+Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay.config import KME, Address, Config, Direction, load_config
+from relay.entry import Recipe
+from relay.entry.smtp import SMTPEntry
+from relay.errors import ConfigError, StoreUnavailable
+from relay.forward import NextHop
+from relay.incoming import Incoming, Opener
+from relay.keys import KeySource, OptimizedKMClient
+from relay.keys.pool import KMEGroup, Prefetch
+from relay.levels import Level
+from relay.levels.aes import AES
+from relay.outgoing import Outgoing, Sealer
+from relay.policy import PolicySet, load_policies
+from relay.store import SiteSecret, Store, open_store
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S = 60.0
+"""How often expired received keys are destroyed."""
+
+
+class PoliciesInForce:
+    """The policy set that decides now; a broken edit leaves the one before in force."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError: a relay does not start on policies that it cannot read."""
+        self._config = config
+        self._current = self._load()
+
+    def __call__(self) -> PolicySet:
+        return self._current
+
+    def reload(self) -> None:
+        """Reads the directory again, whole or not at all."""
+        try:
+            self._current = self._load()
+        except ConfigError as error:
+            log.error("policies_not_reloaded", problems=error.problems, version=self._current.version)
+        else:
+            log.info("policies_loaded", version=self._current.version)
+
+    def _load(self) -> PolicySet:
+        return load_policies(self._config.policies.directory, self._config.peer_domains)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What seals and opens, without any entry: enough for `seal` and `open` on files."""
+
+    config: Config
+    policies: PoliciesInForce
+    store: Store
+    sealer: Sealer
+    opener: Opener
+
+
+@asynccontextmanager
+async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts]:
+    """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
+
+    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others.
+    """
+    async with AsyncExitStack() as stack:
+        policies = PoliciesInForce(config)
+        store = await open_store(config.store.database, SiteSecret.load_or_create(config.store.secret))
+        stack.push_async_callback(store.close)
+        sources = key_sources(config, prefetch=prefetch)
+        for source in sources.values():
+            stack.push_async_callback(source.close)
+        level: Level = AES()
+        yield Parts(
+            config,
+            policies,
+            store,
+            Sealer(config, policies, {level.name: level}, sources),
+            Opener(config, level, sources, store.received),
+        )
+
+
+def key_sources(config: Config, *, prefetch: bool) -> dict[str, KeySource]:
+    """One key source for each KME group. Raises ConfigError where a certificate cannot be used."""
+    groups: dict[str, list[KME]] = {}
+    for kme in config.kmes.values():
+        groups.setdefault(kme.group, []).append(kme)
+    return {
+        group: KMEGroup(
+            group,
+            [km_client(kme) for kme in kmes],
+            _prefetch(kmes[0]) if prefetch else Prefetch(low=0, high=0),
+        )
+        for group, kmes in groups.items()
+    }
+
+
+def _prefetch(kme: KME) -> Prefetch:
+    return Prefetch(kme.cache_low, kme.cache_high, kme.key_lifetime)
+
+
+def km_client(kme: KME) -> OptimizedKMClient:
+    """The KM client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
+    return OptimizedKMClient(
+        kme.url,
+        ca=kme.ca,
+        certificate=kme.certificate,
+        key=kme.key,
+        retry_attempts=kme.retry_attempts,
+        retry_delay=kme.retry_delay,
+        timeout=kme.timeout,
+        connect_timeout=kme.connect_timeout,
+        pool_connections=kme.pool_connections,
+        pool_maxsize=kme.pool_maxsize,
+    )
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
+    """A relay that serves; gives the real listening address of `outgoing` and `incoming`.
+
+    Raises ConfigError and StoreUnavailable when it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        built = await stack.enter_async_context(parts(config))
+        sweeper = asyncio.create_task(_sweep(built.store))
+        stack.push_async_callback(_cancelled, sweeper)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)
+        addresses: dict[str, Address] = {}
+        if direction := config.outgoing:
+            outgoing = Outgoing(direction, built.sealer, _next_hop(config, direction))
+            addresses["outgoing"] = await _serve(stack, config, "outgoing", direction, outgoing)
+        if direction := config.incoming:
+            incoming = Incoming(direction, built.opener, _next_hop(config, direction))
+            addresses["incoming"] = await _serve(stack, config, "incoming", direction, incoming)
+        log.info(
+            "relay_serves",
+            site=config.site.name,
+            policy_version=built.policies().version,
+            **{name: str(address) for name, address in addresses.items()},
+        )
+        yield addresses
+        log.info("relay_stops")
+
+
+async def serve(config_file: Path, ready_file: Path | None = None) -> None:
+    """Runs the relay until SIGTERM or SIGINT.
+
+    `ready_file` gets one line `name host:port` for each entry once all of them listen.
+    """
+    config = load_config(config_file)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(config) as addresses:
+        if ready_file is not None:
+            _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+        await stop.wait()
+
+
+async def _serve(
+    stack: AsyncExitStack, config: Config, name: str, direction: Direction, recipe: Recipe
+) -> Address:
+    entry = SMTPEntry(name, direction, config.site.hostname, recipe)
+    address = await entry.start()
+    stack.push_async_callback(entry.stop)
+    return address
+
+
+def _next_hop(config: Config, direction: Direction) -> NextHop:
+    return NextHop(direction.next_hop, config.site.hostname, direction.timeout)
+
+
+async def _sweep(store: Store) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            if destroyed := await store.received.destroy_expired(time.time()):
+                log.info("received_keys_destroyed", number=destroyed)
+        except StoreUnavailable as error:
+            log.error("sweep_failed", cause=str(error))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes the file so that a reader sees all of it or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)

@@ -1,0 +1,141 @@
+"""`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
+Standard: one line a check; exit status 0 when all are fine, 1 otherwise; nothing is changed, no key is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, Direction, Log, load_config
+from relay.errors import ConfigError, RelayError
+from relay.policy import load_policies
+from relay.store import SiteSecret
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `problems` is empty where all is well."""
+
+    what: str
+    detail: str
+    problems: tuple[str, ...] = ()
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
+def check(config_file: Path, as_json: bool) -> None:
+    """Look at configuration, policies, secrets, KMEs and next hops, and say what is wrong.
+
+    It may run beside a serving relay: it changes nothing and takes no key.
+    """
+    configure_logging(Log(level="error"))
+    findings = asyncio.run(_all(config_file))
+    console = Console()
+    if as_json:
+        console.print_json(data=[asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            _print(console, finding)
+    if any(finding.problems for finding in findings):
+        sys.exit(1)
+
+
+async def _all(config_file: Path) -> list[Finding]:
+    try:
+        config = load_config(config_file)
+    except ConfigError as error:
+        return [Finding("configuration", str(config_file), tuple(error.problems))]
+    return [Finding("configuration", str(config_file)), *[finding async for finding in _findings(config)]]
+
+
+async def _findings(config: Config) -> AsyncIterator[Finding]:
+    yield _policies(config)
+    yield _secret(config)
+    async for finding in _kmes(config):
+        yield finding
+    for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
+        if direction is not None:
+            yield await _next_hop(name, direction)
+
+
+def _policies(config: Config) -> Finding:
+    directory = config.policies.directory
+    try:
+        policies = load_policies(directory, config.peer_domains)
+    except ConfigError as error:
+        return Finding("policies", str(directory), tuple(error.problems))
+    clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
+    in_clear = f", {clear} of them PLAINTEXT" if clear else ""
+    return Finding("policies", f"{directory}: {len(policies.files)} files{in_clear}")
+
+
+def _secret(config: Config) -> Finding:
+    path = config.store.secret
+    if not path.exists():
+        return Finding("store secret", f"{path}: will be made when the relay first starts")
+    try:
+        SiteSecret.load(path)
+    except RelayError as error:
+        return Finding("store secret", str(path), (str(error),))
+    return Finding("store secret", str(path))
+
+
+async def _kmes(config: Config) -> AsyncIterator[Finding]:
+    """Each KME is asked for the status of each peer whose keys it has."""
+    for name, kme in config.kmes.items():
+        what = f"KME {name}"
+        try:
+            client = app.km_client(kme.model_copy(update={"retry_attempts": 0}))
+        except ConfigError as error:
+            yield Finding(what, kme.url, tuple(error.problems))
+            continue
+        async with client:
+            for peer_name, peer in config.peers.items():
+                if peer.kme_group != kme.group:
+                    continue
+                try:
+                    status = await client.check_key_status(peer.sae_id)
+                except RelayError as error:
+                    yield Finding(what, kme.url, (f"{type(error).__name__}: {error}",))
+                    break
+                yield Finding(what, f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}")
+
+
+async def _next_hop(name: str, direction: Direction) -> Finding:
+    what, address = f"{name} next hop", direction.next_hop
+    try:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            greeting = (await reader.readline()).decode("utf-8", "replace").strip()
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    except (OSError, TimeoutError) as error:
+        return Finding(what, str(address), (f"{address}: no connection: {error or 'no answer in 5 s'}",))
+    if not greeting.startswith("220"):
+        return Finding(
+            what, str(address), (f"{address}: does not greet as an SMTP server: {greeting[:80]!r}",)
+        )
+    return Finding(what, str(address))
+
+
+def _print(console: Console, finding: Finding) -> None:
+    if not finding.problems:
+        console.print(Text.assemble(("ok     ", "green"), (finding.what, "bold"), f"  {finding.detail}"))
+    for problem in finding.problems:
+        console.print(
+            Text.assemble(("WRONG  ", "bold red"), (finding.what, "bold"), f"  {problem}"), soft_wrap=True
+        )

@@ -1,0 +1,82 @@
+"""`qumail-relay seal` and `open`: a message file in, the sealed or opened message on standard output.
+Standard: the same recipes and policies as for mail in flight; a file with LF line ends is taken as CRLF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, Log, load_config
+from relay.errors import MessageTooBig, PolicyHolds, UnknownPeer
+from relay.mail import Envelope, Mail, Recipient
+
+_QUIET = Log(level="warning")
+
+
+@click.command("seal")
+@config_option
+@click.option("--from", "sender", required=True, help="Envelope sender, as policy sees it.")
+@click.option("--to", "recipient", required=True, help="Envelope recipient: decides level and peer.")
+@click.argument("file", type=click.File("rb"))
+def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) -> None:
+    """Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.
+
+    Where policy says plaintext, this is an error: nothing unsealed ever comes out of `seal`.
+    """
+    configure_logging(_QUIET)
+    config = load_config(config_file)
+    message = _message(file, config)
+    mail = Mail(Envelope(sender, (Recipient(recipient),)), message)
+    sys.stdout.buffer.write(asyncio.run(_seal(config, mail)))
+
+
+@click.command("open")
+@config_option
+@click.option(
+    "--from", "sender", default="", help="Envelope sender, where other software sealed the message."
+)
+@click.argument("file", type=click.File("rb"))
+def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
+    """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
+
+    The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated.
+    """
+    configure_logging(_QUIET)
+    config = load_config(config_file)
+    sys.stdout.buffer.write(asyncio.run(_open(config, _message(file, config), sender)))
+
+
+async def _seal(config: Config, mail: Mail) -> bytes:
+    async with app.parts(config, prefetch=False) as parts:
+        [form] = await parts.sealer.seal(mail)
+    if form.in_clear:
+        raise PolicyHolds(
+            f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal"
+        )
+    return form.message
+
+
+async def _open(config: Config, message: bytes, sender: str) -> bytes:
+    async with app.parts(config, prefetch=False) as parts:
+        opened = await parts.opener.open(message, sender)
+        if opened is None:
+            raise UnknownPeer("this message is not sealed for this site")
+        await parts.opener.done(opened)
+    return opened.original
+
+
+def _message(file: BinaryIO, config: Config) -> bytes:
+    """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
+    limit = max(d.max_message_size for d in (config.outgoing, config.incoming) if d is not None)
+    message = file.read(2 * limit + 1)
+    if len(message) > 2 * limit:
+        raise MessageTooBig(f"{file.name}: more than {2 * limit} octets")
+    return message if b"\r" in message else message.replace(b"\n", b"\r\n")

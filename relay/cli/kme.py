@@ -1,0 +1,78 @@
+"""`qumail-relay kme`: run the two development key servers and the simulated link between them.
+Standard: ETSI GS QKD 014 V1.1.1 on loopback; nothing about these keys is quantum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+import uvloop
+
+from relay.cli.logs import configure_logging
+from relay.kme import DevelopmentKMEs, LinkSettings
+
+_DEFAULT = LinkSettings()
+
+
+@click.command()
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(0, 65535),
+    multiple=True,
+    default=(13000, 14000),
+    show_default=True,
+    help="Give it twice: KM1's (Alice's) and KM2's (Bob's); 0 is any free port.",
+)
+@click.option("--host", default="localhost", show_default=True, help="A loopback address; no other is taken.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where certificates lie: ca.pem, sae-1.pem, sae-1.key ... [default: the user's state directory]",
+)
+@click.option(
+    "--key-rate", type=float, default=_DEFAULT.key_rate, show_default=True, help="bits/s of the link."
+)
+@click.option(
+    "--stored-keys", type=int, default=_DEFAULT.stored_key_limit, show_default=True, help="Keys kept at most."
+)
+@click.option(
+    "--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it."
+)
+@click.option(
+    "--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives."
+)
+def kme(
+    ports: tuple[int, ...],
+    host: str,
+    state: Path | None,
+    key_rate: float,
+    stored_keys: int,
+    lag: float,
+    lifetime: float,
+) -> None:
+    """Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM.
+
+    Keys come from this computer's random generator. Certificates are made on the first start, ready for
+    `curl --cacert ca.pem --cert sae-2.pem --key sae-2.key`. SAE 2 (Alice) uses KM1, SAE 1 (Bob) KM2.
+    """
+    if len(ports) != 2:
+        raise click.UsageError("give --port twice: KM1's and KM2's")
+    configure_logging()
+    link = LinkSettings(key_rate=key_rate, stored_key_limit=stored_keys, lag=lag, lifetime=lifetime)
+    servers = DevelopmentKMEs(state_dir=state, host=host, ports=(ports[0], ports[1]), link=link)
+    uvloop.run(_run(servers))
+
+
+async def _run(servers: DevelopmentKMEs) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with servers:
+        first, second = servers.urls
+        click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
+        click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
+        await stop.wait()

@@ -1,0 +1,31 @@
+"""`qumail-relay serve`: run the relay until it is told to stop.
+Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads the policy files again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import uvloop
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import load_config
+
+
+@click.command()
+@config_option
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    help="Written once all entries listen: a line `name host:port` for each (useful with port 0).",
+)
+def serve(config_file: Path, ready_file: Path | None) -> None:
+    """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
+
+    SIGHUP reads the policy files again. The log goes to standard error.
+    """
+    configure_logging(load_config(config_file).log)
+    uvloop.run(app.serve(config_file, ready_file))

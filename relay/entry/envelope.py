@@ -1,0 +1,108 @@
+"""Reads what MAIL FROM and RCPT TO say: an address and the parameters that the relay passes on.
+Standard: RFC 5321 4.1.2 (paths), RFC 1870 (SIZE), RFC 6152 (BODY), RFC 6531 (SMTPUTF8), RFC 3461 (DSN).
+"""
+
+from __future__ import annotations
+
+import re
+
+from relay.errors import MessageTooBig, Refuse
+from relay.mail import Envelope, Recipient
+
+_PATH = re.compile(r'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^"<>\s\x00-\x1f\x7f])*)>(?:\s+(\S.*))?\Z')
+_SOURCE_ROUTE = re.compile(r"^@[^:]*:")
+_NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE)
+_XTEXT = re.compile(r"[\x21-\x7e]{1,500}")
+
+
+class BadParameter(Refuse):
+    """A command that the client must correct; the reply says which part of it."""
+
+    def __init__(self, code: int, status: str, text: str) -> None:
+        self._reply = f"{code} {status} {text}"
+        super().__init__(self._reply)
+
+    @property
+    def reply(self) -> str:
+        """The reply as it was given."""
+        return self._reply
+
+
+def parse_mail(arg: str | None, size_limit: int) -> Envelope:
+    """The envelope of `FROM:<sender> [parameters]`, without recipients yet.
+
+    `size_limit` is in octets. Raises BadParameter or MessageTooBig.
+    """
+    sender, parameters = _split("FROM:", arg)
+    smtputf8 = eight_bit = False
+    ret = envid = None
+    for name, value in parameters.items():
+        match name:
+            case "SIZE" if value and value.isdecimal() and len(value) <= 20:
+                if int(value) > size_limit:
+                    raise MessageTooBig(f"SIZE={value}, the limit is {size_limit} octets")
+            case "BODY" if value and value.upper() in ("7BIT", "8BITMIME"):
+                eight_bit = value.upper() == "8BITMIME"
+            case "SMTPUTF8" if value is None:
+                smtputf8 = True
+            case "RET" if value and value.upper() in ("FULL", "HDRS"):
+                ret = value.upper()
+            case "ENVID" if value and len(value) <= 100 and _XTEXT.fullmatch(value):
+                envid = value
+            case _:
+                raise BadParameter(555, "5.5.4", f"MAIL parameter not understood: {printable(name)}")
+    _check_encoding(sender, utf8=smtputf8)
+    return Envelope(sender, (), smtputf8=smtputf8, eight_bit=eight_bit, ret=ret, envid=envid)
+
+
+def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:
+    """The recipient of `TO:<address> [parameters]`; `utf8` says whether SMTPUTF8 was asked for.
+
+    Raises BadParameter.
+    """
+    address, parameters = _split("TO:", arg)
+    if not address:
+        raise BadParameter(501, "5.1.3", "A recipient is needed")
+    notify = orcpt = None
+    for name, value in parameters.items():
+        match name:
+            case "NOTIFY" if value and _NOTIFY.fullmatch(value):
+                notify = value.upper()
+            case "ORCPT" if value and ";" in value and _XTEXT.fullmatch(value):
+                orcpt = value
+            case _:
+                raise BadParameter(555, "5.5.4", f"RCPT parameter not understood: {printable(name)}")
+    _check_encoding(address, utf8=utf8)
+    return Recipient(address, notify=notify, orcpt=orcpt)
+
+
+def printable(text: str) -> str:
+    """At most 100 characters of client text, safe in a reply, a log line or a comment of a header field."""
+    return re.sub(r"[^\x21-\x7e]|[()<>\\]", "?", text)[:100]
+
+
+def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
+    """Address and parameters (names in upper case, None for those without a value)."""
+    syntax = BadParameter(501, "5.5.4", f"Syntax: {keyword}<address> [parameters]")
+    if not arg or arg[: len(keyword)].upper() != keyword:
+        raise syntax
+    match = _PATH.match(arg[len(keyword) :].strip())
+    if match is None:
+        raise syntax
+    address = _SOURCE_ROUTE.sub("", match[1])
+    if address and address.lower() != "postmaster" and not re.search(r".@[^@\"\\]+\Z", address):
+        raise BadParameter(553, "5.1.3", "The address needs a domain")
+    parameters: dict[str, str | None] = {}
+    for word in (match[2] or "").split():
+        name, equals, value = word.partition("=")
+        if (equals and not value) or name.upper() in parameters:
+            raise syntax
+        parameters[name.upper()] = value if equals else None
+    return address, parameters
+
+
+def _check_encoding(address: str, *, utf8: bool) -> None:
+    try:
+        address.encode("utf-8" if utf8 else "ascii")
+    except UnicodeEncodeError as error:
+        raise BadParameter(553, "5.6.7", "The address needs SMTPUTF8, in valid UTF-8") from error

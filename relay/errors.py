@@ -1,0 +1,174 @@
+"""Every failure of the relay, each knowing whether mail is held (4xx) or refused (5xx).
+Standard: enhanced status codes of RFC 3463 and the IANA registry that RFC 5248 opened.
+
+The tree::
+
+    RelayError
+    ├── ConfigError            a file an administrator wrote is wrong; never reaches SMTP
+    ├── TryLater               4xx: the sender's queue keeps the mail
+    │   ├── KeyUnavailable     no quantum key can be had now
+    │   │   ├── KMEUnreachable   no connection, no answer, or the answer broke off
+    │   │   ├── KMEExhausted     the KME has too few keys
+    │   │   ├── KMEMisconfigured 401, TLS alert, unknown SAE: a person has to act
+    │   │   ├── KMEBadReply      the KME's answer cannot be believed
+    │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
+    │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
+    │   ├── PolicyHolds        no listed level can be had and the policy says hold
+    │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
+    └── Refuse                 5xx: the sender is told
+        ├── MessageTooBig      over the size limit
+        ├── MalformedMessage   bare CR or LF, header too long, too many hops
+        ├── PolicyRefuses      the policy says refuse, or there is none for this recipient
+        ├── NextHopRefused     the next hop said 5xx
+        └── CannotOpen         a sealed message that is not what it should be
+            ├── BadStructure   not the CMS that we accept
+            ├── BadTag         the authentication tag does not match
+            └── UnknownPeer    sealed by or for somebody who is not configured
+
+Anything that is not a RelayError is treated as TryLater: unknown errors hold mail.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RelayError(Exception):
+    """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears."""
+
+    code: ClassVar[int] = 451
+    status: ClassVar[str] = "4.3.0"
+    public: ClassVar[str] = "Temporary failure, try again later"
+
+    @property
+    def reply(self) -> str:
+        """The SMTP reply: code, enhanced status, generic text; never the cause, which may name hosts."""
+        return f"{self.code} {self.status} {self.public}"
+
+
+class ConfigError(RelayError):
+    """A configuration or policy file is wrong.
+
+    `problems` has one line per fault, each beginning with `file:line:` where that is known.
+    """
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else problems
+        super().__init__("; ".join(self.problems))
+
+
+class TryLater(RelayError):
+    """Hold: the sender's queue keeps the mail and tries again."""
+
+
+class Refuse(RelayError):
+    """Refuse: the sender is told that this mail will not go."""
+
+    code = 550
+    status = "5.7.1"
+    public = "Message refused"
+
+
+class KeyUnavailable(TryLater):
+    """No quantum key can be had now."""
+
+    status = "4.7.5"
+    public = "Encryption key not available, try again later"
+
+
+class KMEUnreachable(KeyUnavailable):
+    """No connection to the KME, no answer in time, or the answer broke off."""
+
+
+class KMEExhausted(KeyUnavailable):
+    """The KME has fewer keys than were asked for."""
+
+
+class KMEMisconfigured(KeyUnavailable):
+    """The KME does not accept us, or we do not accept it: a person has to act, so there is no hot loop."""
+
+
+class KMEBadReply(KeyUnavailable):
+    """The KME answered something that cannot be believed."""
+
+
+class KeyNotFound(KeyUnavailable):
+    """The KME does not know a key_ID: lag, loss, or already delivered."""
+
+
+class NextHopUnavailable(TryLater):
+    """The next hop cannot be reached or answered 4xx."""
+
+    status = "4.4.1"
+    public = "Next hop not available, try again later"
+
+
+class PolicyHolds(TryLater):
+    """None of the policy's levels can be had now, and it says hold."""
+
+    status = "4.7.1"
+    public = "Message held by policy, try again later"
+
+
+class StoreUnavailable(TryLater):
+    """What must survive a crash cannot be written now."""
+
+    status = "4.3.1"
+
+
+class MessageTooBig(Refuse):
+    """The message is over the size limit."""
+
+    code = 552
+    status = "5.3.4"
+    public = "Message too big"
+
+
+class MalformedMessage(Refuse):
+    """The message cannot be carried unchanged."""
+
+    code = 554
+    status = "5.6.0"
+    public = "Malformed message"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+
+    @property
+    def reply(self) -> str:
+        """The cause is about the sender's own bytes, so the sender may hear it."""
+        return f"{self.code} {self.status} {self.public}: {self}"
+
+
+class PolicyRefuses(Refuse):
+    """The policy says refuse, or no policy covers this recipient."""
+
+    public = "No permitted protection for this recipient"
+
+
+class NextHopRefused(Refuse):
+    """The next hop answered 5xx."""
+
+    code = 554
+    status = "5.0.0"
+    public = "Refused by the next hop"
+
+
+class CannotOpen(Refuse):
+    """A sealed message cannot be opened, and waiting will not help."""
+
+    code = 554
+    status = "5.7.5"
+    public = "Sealed message cannot be opened"
+
+
+class BadStructure(CannotOpen):
+    """Not the CMS structure that we accept."""
+
+
+class BadTag(CannotOpen):
+    """The authentication tag does not match: the message was changed or the key is another one."""
+
+
+class UnknownPeer(CannotOpen):
+    """Sealed by, or for, somebody who is not configured here."""

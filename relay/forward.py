@@ -1,0 +1,106 @@
+"""Hands a mail to the next hop and returns only when the next hop has accepted it for every recipient.
+Standard: RFC 5321 (SMTP client), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 1870 (SIZE).
+"""
+
+from __future__ import annotations
+
+import aiosmtplib
+
+from relay.config import Address
+from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.mail import Envelope, Mail, Recipient
+
+
+class NextHop:
+    """The SMTP server after us. A reply of 4xx holds the mail, 5xx refuses it, silence holds it."""
+
+    def __init__(self, address: Address, hostname: str, timeout: float = 300.0) -> None:
+        """`hostname` is what we say in EHLO; `timeout` is seconds for each command and its reply."""
+        self.address = address
+        self._hostname = hostname
+        self._timeout = timeout
+
+    async def deliver(self, mail: Mail) -> str:
+        """The next hop's own words of acceptance. Raises NextHopUnavailable or NextHopRefused.
+
+        One refused recipient stops the mail before its content is sent, so that a retry repeats nothing.
+        """
+        client = aiosmtplib.SMTP(
+            hostname=self.address.host,
+            port=self.address.port,
+            local_hostname=self._hostname,
+            timeout=self._timeout,
+            start_tls=False,
+        )
+        try:
+            await client.connect()
+            return await self._converse(client, mail)
+        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+            raise NextHopUnavailable(f"next hop {self.address}: {type(error).__name__}: {error}") from error
+        finally:
+            client.close()
+
+    async def _converse(self, client: aiosmtplib.SMTP, mail: Mail) -> str:
+        await client.ehlo()
+        envelope = mail.envelope
+        await self._command(client, b"MAIL", _mail_command(client, envelope, len(mail.message)))
+        for recipient in envelope.recipients:
+            await self._command(client, b"RCPT", _rcpt_command(client, recipient))
+        await self._command(client, b"DATA", b"", expected=354)
+        answer = await self._data(client, mail.message)
+        await client.execute_command(b"QUIT")
+        return answer
+
+    async def _command(
+        self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None
+    ) -> str:
+        reply = await client.execute_command(*filter(None, (verb, rest)))
+        if reply.code == expected or (expected is None and 200 <= reply.code < 300):
+            return reply.message
+        raise self._fault(verb.decode(), reply.code, reply.message)
+
+    async def _data(self, client: aiosmtplib.SMTP, message: bytes) -> str:
+        """Sends the content dot-stuffed and in one piece; aiosmtplib's own way rewrites line ends."""
+        if client.protocol is None:
+            raise NextHopUnavailable(f"next hop {self.address}: the connection was lost before the content")
+        client.protocol.write(stuffed(message))
+        reply = await client.protocol.read_response(timeout=self._timeout)
+        if reply.code != 250:
+            raise self._fault("end of data", reply.code, reply.message)
+        return reply.message
+
+    def _fault(self, verb: str, code: int, message: str) -> RelayError:
+        cause = f"next hop {self.address}: {verb}: {code} {message}"
+        return NextHopRefused(cause) if 500 <= code < 600 else NextHopUnavailable(cause)
+
+
+def stuffed(message: bytes) -> bytes:
+    """The content as DATA carries it: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2)."""
+    data = message.replace(b"\r\n.", b"\r\n..")
+    if data.startswith(b"."):
+        data = b"." + data
+    return data + (b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n")
+
+
+def _mail_command(client: aiosmtplib.SMTP, envelope: Envelope, size: int) -> bytes:
+    parts = [f"FROM:<{envelope.sender}>"]
+    if client.supports_extension("size"):
+        parts.append(f"SIZE={size}")
+    if envelope.eight_bit and client.supports_extension("8bitmime"):
+        parts.append("BODY=8BITMIME")
+    if envelope.smtputf8:
+        if not client.supports_extension("smtputf8"):
+            raise NextHopRefused("the next hop does not speak SMTPUTF8, which this mail needs")
+        parts.append("SMTPUTF8")
+    if client.supports_extension("dsn"):
+        parts += [f"RET={envelope.ret}"] if envelope.ret else []
+        parts += [f"ENVID={envelope.envid}"] if envelope.envid else []
+    return " ".join(parts).encode()
+
+
+def _rcpt_command(client: aiosmtplib.SMTP, recipient: Recipient) -> bytes:
+    parts = [f"TO:<{recipient.address}>"]
+    if client.supports_extension("dsn"):
+        parts += [f"NOTIFY={recipient.notify}"] if recipient.notify else []
+        parts += [f"ORCPT={recipient.orcpt}"] if recipient.orcpt else []
+    return " ".join(parts).encode()

@@ -1,0 +1,106 @@
+"""What a quantum key is, and what a source of keys promises to those that seal and open.
+Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
+
+Three contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one
+KME group; `ReceivedKeys` is the store that a delivered key goes into before anybody gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from relay.keys.replies import KeyStatus
+
+KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
+"""Stores keys that a KME has just delivered: the master SAE, and the octets by key_ID. Raises StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key as a KME delivered it: `key_ID` (opaque, at most 256 characters) and its octets.
+
+    The octets never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
+    the last reference soon. What waits in a pool is held in buffers that are overwritten (stock.py).
+    """
+
+    key_ID: str
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReference:
+    """What a sealed message says about one key: its ID, the two SAEs, and the KME group that issued it.
+
+    `master_sae` sealed, `slave_sae` opens; they are None where a message of other software does not say.
+    """
+
+    key_ID: str
+    master_sae: str | None = None
+    slave_sae: str | None = None
+    kme_group: str | None = None
+
+
+class KeySource(Protocol):
+    """One KME group seen from one site: a key leaves it once, whichever side takes it."""
+
+    @property
+    def group(self) -> str:
+        """The KME group's name, which travels with every key_ID it issued."""
+
+    async def take(self, slave_sae: str, size: int = 256) -> Key:
+        """A fresh key of `size` bits for sealing to `slave_sae`; never handed out again.
+
+        Raises KeyUnavailable.
+        """
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
+        """The keys that `master_sae` sealed under, by ID. They leave the KME for good: store them first of all.
+
+        An ID the KME does not know is missing from the result. Raises KeyUnavailable when it cannot be asked.
+        """
+
+    async def close(self) -> None:
+        """Ends background work and connections; keys still held are burnt."""
+
+
+class KeyDelivery(Protocol):
+    """One KME: three calls, each of which ends in a result or a typed error within the configured time."""
+
+    @property
+    def name(self) -> str:
+        """The KME's name in the configuration, for logs and metrics."""
+
+    async def check_key_status(self, slave_sae_id: int | str) -> KeyStatus:
+        """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
+
+    async def request_enc_keys(
+        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
+    ) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits. Raises KeyUnavailable.
+
+        `patient` False means one try only, because there is another KME to ask.
+        """
+
+    async def request_dec_keys(
+        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+    ) -> list[Key]:
+        """The keys with these IDs, in their order; the KME gives each once.
+
+        Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
+        """
+
+    async def close(self) -> None:
+        """Closes all connections."""
+
+
+class ReceivedKeys(Protocol):
+    """Where delivered keys are kept, sealed at rest, until they are no longer needed."""
+
+    async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
+        """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
+
+    async def get(self, group: str, master_sae: str, key_IDs: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of the keys that are here, by ID. Raises StoreUnavailable."""

@@ -1,0 +1,131 @@
+"""What a KME's refusal means: one of a few kinds, each with its error and with what the client does then.
+Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and what real KMEs answer instead.
+
+Kinds, and the errors (beside those of relay/errors.py) that carry them::
+
+    unreachable    KMEUnreachable       try again; counts against the breaker
+    busy           KMEBusy              429, or Retry-After: try again, and not before it says
+    exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
+    bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
+    misconfigured  KMEMisconfigured     a person has to act: no second try, and the breaker opens at once
+    not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from relay.errors import (
+    KeyNotFound,
+    KeyUnavailable,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+)
+from relay.keys.contract import Key
+
+
+class Fault(StrEnum):
+    """The kinds of refusal; the values are those of the setting `errors.means`."""
+
+    UNREACHABLE = "unreachable"
+    BUSY = "busy"
+    EXHAUSTED = "exhausted"
+    BAD_REQUEST = "bad_request"
+    MISCONFIGURED = "misconfigured"
+    NOT_FOUND = "not_found"
+
+
+class Call(StrEnum):
+    """The three calls of GS QKD 014, table 1."""
+
+    STATUS = "status"
+    ENC_KEYS = "enc_keys"
+    DEC_KEYS = "dec_keys"
+
+
+class KMEBusy(KMEUnreachable):
+    """The KME asks us to come back later: after `retry_after` seconds where it says when."""
+
+    def __init__(self, cause: str, retry_after: float | None = None) -> None:
+        super().__init__(cause)
+        self.retry_after = retry_after
+
+
+class KMERefusedRequest(KMEMisconfigured):
+    """The KME does not accept the form of the request, such as a number or size beyond its limits."""
+
+
+class KeysMissing(KeyNotFound):
+    """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others."""
+
+    def __init__(self, cause: str, found: Sequence[Key], missing: Sequence[str]) -> None:
+        super().__init__(cause)
+        self.found = list(found)
+        self.missing = list(missing)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """One line of the setting `errors`: what a reply of this KME means, against the usual reading.
+
+    `code` is the HTTP status; `call` None means every call; `text` is looked for in the message, in any case.
+    """
+
+    means: Fault
+    code: int
+    call: Call | None = None
+    text: str = ""
+
+    def matches(self, call: Call, code: int, message: str) -> bool:
+        """Whether this rule speaks of such a reply."""
+        return self.call in (None, call) and self.code == code and self.text.lower() in message.lower()
+
+
+_EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable", "empty")
+_NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
+_OF_ENC_KEYS = {404: Fault.EXHAUSTED, 503: Fault.EXHAUSTED}
+_OF_DEC_KEYS = {403: Fault.NOT_FOUND, 404: Fault.NOT_FOUND, 410: Fault.NOT_FOUND, 503: Fault.UNREACHABLE}
+_OF_ANY = {
+    400: Fault.BAD_REQUEST,
+    408: Fault.UNREACHABLE,
+    413: Fault.BAD_REQUEST,
+    422: Fault.BAD_REQUEST,
+    425: Fault.UNREACHABLE,
+    429: Fault.BUSY,
+}
+
+
+def classify(call: Call, code: int, message: str, rules: Iterable[ErrorRule] = ()) -> Fault:
+    """The kind of a reply with HTTP status `code` (not 200) and this message; the first matching rule decides."""
+    for rule in rules:
+        if rule.matches(call, code, message):
+            return rule.means
+    about = message.lower()
+    if call is Call.DEC_KEYS and code != 429 and _says(about, _NOT_FOUND):
+        return Fault.NOT_FOUND
+    if call is Call.ENC_KEYS and code in (400, 403, 500) and _says(about, _EXHAUSTED):
+        return Fault.EXHAUSTED
+    specific = {Call.ENC_KEYS: _OF_ENC_KEYS, Call.DEC_KEYS: _OF_DEC_KEYS}.get(call, {})
+    usual = Fault.UNREACHABLE if code >= 500 else Fault.MISCONFIGURED
+    return specific.get(code) or _OF_ANY.get(code) or usual
+
+
+def error_of(fault: Fault, cause: str, retry_after: float | None = None) -> KeyUnavailable:
+    """The typed error for a kind; one that says when to come back is KMEBusy, whatever its code was."""
+    if fault is Fault.BUSY or (fault is Fault.UNREACHABLE and retry_after is not None):
+        return KMEBusy(cause, retry_after)
+    kinds: dict[Fault, type[KeyUnavailable]] = {
+        Fault.UNREACHABLE: KMEUnreachable,
+        Fault.EXHAUSTED: KMEExhausted,
+        Fault.BAD_REQUEST: KMERefusedRequest,
+        Fault.MISCONFIGURED: KMEMisconfigured,
+        Fault.NOT_FOUND: KeyNotFound,
+    }
+    return kinds[fault](cause)
+
+
+def _says(about: str, phrases: Iterable[str]) -> bool:
+    return any(phrase in about for phrase in phrases)

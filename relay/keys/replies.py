@@ -1,0 +1,138 @@
+"""Reads what a KME answered: tolerant of the shapes real KMEs use, strict about every key.
+Standard: ETSI GS QKD 014 V1.1.1, clause 6 (data formats).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from relay.errors import KMEBadReply
+from relay.keys.contract import Key
+
+MAX_KEY_ID_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """Status of the keys between two SAEs (GS QKD 014, 6.1); key sizes in bits, None where not said.
+
+    The names are the standard's own.
+    """
+
+    source_KME_ID: str
+    target_KME_ID: str
+    master_SAE_ID: str
+    slave_SAE_ID: str
+    key_size: int | None
+    stored_key_count: int | None
+    max_key_count: int | None
+    max_key_per_request: int | None
+    max_key_size: int | None
+    min_key_size: int | None
+    max_SAE_ID_count: int | None
+    status_extension: Any = None
+
+
+def json_body(source: str, body: bytes) -> Any:
+    """The JSON in a reply's body; raises KMEBadReply."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise KMEBadReply(f"{source}: the reply is not JSON: {_excerpt(body)}") from error
+
+
+def status_from_reply(reply: Any) -> KeyStatus:
+    """A KeyStatus from the parsed reply; limits of 0 or missing mean unknown. Raises KMEBadReply."""
+    fields = _lowered(reply)
+
+    def text(name: str) -> str:
+        return str(fields.get(name.lower(), ""))
+
+    def count(name: str) -> int | None:
+        value = fields.get(name.lower())
+        return value if isinstance(value, int) and value >= 0 else None
+
+    def limit(name: str) -> int | None:
+        return count(name) or None
+
+    return KeyStatus(
+        text("source_KME_ID"),
+        text("target_KME_ID"),
+        text("master_SAE_ID"),
+        text("slave_SAE_ID"),
+        limit("key_size"),
+        count("stored_key_count"),
+        limit("max_key_count"),
+        limit("max_key_per_request"),
+        limit("max_key_size"),
+        limit("min_key_size"),
+        count("max_SAE_ID_count"),
+        fields.get("status_extension"),
+    )
+
+
+def keys_from_container(reply: Any, *, at_most: int, size: int | None = None) -> list[Key]:
+    """The keys of a key container, each with a believable ID and `size` bits where that is given.
+
+    Raises KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a
+    key has another length; then none of them may be used.
+    """
+    items = _lowered(reply).get("keys")
+    if isinstance(items, dict):
+        items = [items]
+    if not isinstance(items, list):
+        raise KMEBadReply("the reply has no list of keys")
+    if len(items) > at_most:
+        raise KMEBadReply(f"{len(items)} keys came, at most {at_most} were asked for")
+    keys = [_key(item, size) for item in items]
+    if len({key.key_ID for key in keys}) != len(keys):
+        raise KMEBadReply("the same key_ID came twice in one reply")
+    return keys
+
+
+def _key(item: Any, size: int | None) -> Key:
+    fields = _lowered(item)
+    key_ID = fields.get("key_id")
+    if isinstance(key_ID, int) and not isinstance(key_ID, bool):
+        key_ID = str(key_ID)
+    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not key_ID.isprintable():
+        raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")
+    try:
+        octets = base64.b64decode(fields.get("key") or "", validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise KMEBadReply(f"key {key_ID}: not base64") from error
+    if not octets:
+        raise KMEBadReply(f"key {key_ID}: empty")
+    if size is not None and len(octets) * 8 != size:
+        raise KMEBadReply(f"key {key_ID}: {len(octets) * 8} bits came, {size} were asked for")
+    return Key(key_ID, octets)
+
+
+def text_of_error(body: bytes) -> str:
+    """What an error reply says, shortened to one line; HTML and empty bodies too."""
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return _excerpt(body)
+    fields = reply if isinstance(reply, dict) else {"message": reply}
+    parts = [fields.get("message"), fields.get("details")]
+    return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
+
+
+def _lowered(reply: Any) -> dict[str, Any]:
+    """An object with its field names in lower case, as some KMEs send them; raises KMEBadReply."""
+    if not isinstance(reply, dict):
+        raise KMEBadReply("the reply is not a JSON object")
+    return {str(name).lower(): value for name, value in reply.items()}
+
+
+def _excerpt(body: bytes) -> str:
+    return _one_line(body[:200].decode("utf-8", "replace")) or "empty"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:400]).split())[:200]

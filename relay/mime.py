@@ -1,0 +1,183 @@
+"""Takes messages apart and puts sealed ones together, on raw bytes: what is carried is never rewritten.
+Standard: RFC 5322 (header), RFC 2045 (MIME), RFC 8551 3.2 (application/pkcs7-mime), RFC 2046 5.2.1 (rfc822).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from email.message import Message
+from email.utils import format_datetime
+
+import pybase64
+
+from relay.errors import BadStructure, MalformedMessage
+
+MAX_HEADER_OCTETS = 2 * 1024 * 1024
+"""A longer header is refused: no real message has one, and each line costs memory."""
+MAX_STRUCTURED_FIELD_OCTETS = 8192
+
+VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
+"""The only fields of the original that a sealed message shows on the outside, in lower case."""
+NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+
+PAYLOAD_HEADER = b"Content-Type: message/rfc822\r\n\r\n"
+SEALED_TYPES = frozenset({"authenveloped-data", "authenticated-enveloped-data"})
+
+_FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+
+
+def check_carriable(message: bytes, max_hops: int) -> None:
+    """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage.
+
+    A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8).
+    More than `max_hops` Received fields mean a loop (RFC 5321, 6.3).
+    """
+    pairs = message.count(b"\r\n")
+    if message.count(b"\n") != pairs:
+        raise MalformedMessage("a line ends in LF without CR")
+    if message.count(b"\r") != pairs:
+        raise MalformedMessage("a CR stands alone, without LF")
+    header, _ = split(message)
+    hops = sum(1 for name, _ in fields(header) if name == b"received")
+    if hops > max_hops:
+        raise MalformedMessage(f"too many hops ({hops} Received fields), the mail is in a loop")
+
+
+def split(message: bytes) -> tuple[bytes, bytes]:
+    """Header and body at the first empty line; the header keeps its last CRLF. Raises MalformedMessage.
+
+    The empty line belongs to neither; a message without one is all header.
+    """
+    if message.startswith(b"\r\n"):
+        return b"", message[2:]
+    end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
+    if end < 0:
+        if len(message) > MAX_HEADER_OCTETS:
+            raise MalformedMessage(f"the header is longer than {MAX_HEADER_OCTETS} octets")
+        return message, b""
+    return message[: end + 2], message[end + 4 :]
+
+
+def fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each field as (name in lower case, raw field with folding and CRLF), without lines that are none."""
+    name = b""
+    raw: list[bytes] = []
+    for line in header.splitlines(keepends=True):
+        if line[:1] in (b" ", b"\t"):
+            raw.append(line)
+            continue
+        if name:
+            yield name, b"".join(raw)
+        match = _FIELD_NAME.match(line)
+        name, raw = (match[1].lower(), [line]) if match else (b"", [])
+    if name:
+        yield name, b"".join(raw)
+
+
+def without_hidden_fields(message: bytes) -> bytes:
+    """The message without Bcc, Resent-Bcc and Return-Path: the same bytes where it has none of them."""
+    header, _ = split(message)
+    if not any(name in NEVER_CARRIED for name, _ in fields(header)):
+        return message
+    kept: list[bytes] = []
+    hidden = False
+    for line in header.splitlines(keepends=True):
+        if line[:1] not in (b" ", b"\t"):
+            match = _FIELD_NAME.match(line)
+            hidden = match is not None and match[1].lower() in NEVER_CARRIED
+        if not hidden:
+            kept.append(line)
+    return b"".join(kept) + message[len(header) :]
+
+
+def wrap_payload(message: bytes) -> bytes:
+    """What is sealed: the original, unchanged, as a message/rfc822 entity."""
+    return PAYLOAD_HEADER + message
+
+
+def unwrap_payload(payload: bytes) -> bytes:
+    """The original out of a payload; raises BadStructure where it is not one message/rfc822 entity."""
+    if payload.startswith(PAYLOAD_HEADER):
+        return payload[len(PAYLOAD_HEADER) :]
+    header, body = split(payload)
+    entity = _entity(header)
+    if entity.get_content_type() != "message/rfc822" or "content-type" not in entity:
+        raise BadStructure("the payload is not message/rfc822")
+    if entity.get("content-transfer-encoding", "binary").strip().lower() not in ("7bit", "8bit", "binary"):
+        raise BadStructure("the payload is transfer-encoded, which message/rfc822 must not be")
+    return body
+
+
+def sealed_message(original: bytes, der: bytes) -> bytes:
+    """The outer message around sealed `der`: the fewest header fields, no subject, one base64 body."""
+    header, _ = split(original)
+    visible = b"".join(raw for name, raw in fields(header) if name in VISIBLE_FIELDS)
+    return (
+        visible
+        + b"Subject: [...]\r\n"
+        + b"MIME-Version: 1.0\r\n"
+        + b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data;\r\n name="smime.p7m"\r\n'
+        + b"Content-Transfer-Encoding: base64\r\n"
+        + b'Content-Disposition: attachment; filename="smime.p7m"\r\n'
+        + b"\r\n"
+        + pybase64.encodebytes(der).replace(b"\n", b"\r\n")
+    )
+
+
+def is_sealed(message: bytes) -> bool:
+    """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
+    header, _ = split(message)
+    return any(
+        _announces_sealed(_entity(raw))
+        for name, raw in fields(header)
+        if name == b"content-type" and len(raw) <= MAX_STRUCTURED_FIELD_OCTETS
+    )
+
+
+def sealed_content(message: bytes) -> bytes:
+    """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
+    header, body = split(message)
+    entity = _entity(header)
+    encoding = entity.get("content-transfer-encoding", "7bit").strip().lower()
+    if encoding == "binary":
+        return body
+    if encoding != "base64":
+        raise BadStructure(f"transfer encoding {encoding[:40]!r} of a sealed message; base64 is expected")
+    try:
+        return pybase64.b64decode(body.translate(None, b"\r\n\t "), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise BadStructure(f"the sealed body is not clean base64: {error}") from error
+
+
+def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
+    """The trace field that a relay puts on top (RFC 5321, 4.4); naming no recipient, it betrays no Bcc."""
+    by = f"by {hostname} with {protocol} id {mail_id}"
+    return f"Received: from {client}\r\n\t{by};\r\n\t{format_datetime(when)}\r\n".encode()
+
+
+def _announces_sealed(entity: Message) -> bool:
+    kind = entity.get_content_type()
+    if kind not in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
+        return False
+    smime_type = entity.get_param("smime-type", "")
+    return isinstance(smime_type, str) and smime_type.lower() in SEALED_TYPES
+
+
+def _entity(header: bytes) -> Message:
+    """The MIME fields of a header (RFC 2045), for the standard library's parameter parser.
+
+    Raises BadStructure where a field is there twice, since two readers could then see two messages.
+    """
+    entity = Message()
+    for name, raw in fields(header):
+        if name in (b"content-type", b"content-transfer-encoding"):
+            if len(raw) > MAX_STRUCTURED_FIELD_OCTETS:
+                raise BadStructure(f"{name.decode()} is longer than {MAX_STRUCTURED_FIELD_OCTETS} octets")
+            if name.decode() in entity:
+                raise BadStructure(f"{name.decode()} is there twice")
+            value = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip()
+            entity[name.decode()] = value.decode("utf-8", "replace")
+    return entity

@@ -1,0 +1,166 @@
+"""Addresses and the names of the policy files that cover them, so that no two files mean one address.
+Standard: RFC 5321 (4.1.2) for addresses, RFC 5892 for domains, RFC 3986 (2.1) for percent-encoding.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
+
+SUFFIX = ".toml"
+DEFAULT_FILE = "default.toml"
+MAX_ADDRESS = 1000
+"""An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
+
+Scope = Literal["person", "domain", "default"]
+"""Whom a file covers: one person, one domain, or everybody else."""
+
+Step = Literal["person", "person without tag", "domain", "parent domain", "default"]
+"""Why a file is looked for; the order here is the order of looking."""
+
+_DOT_STRING = re.compile(r'[^\x00-\x20\x7f-\x9f"(),:;<>@\[\\\]\ud800-\udfff]+')
+_QUOTED_STRING = re.compile(r'"((?:[^\x00-\x1f\x7f-\x9f"\\\ud800-\udfff]|\\[\x20-\x7e])+)"')
+_ASCII_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_LITERAL_NAME = re.compile(r"[a-z0-9_+-][a-z0-9_+.-]*")
+_LITERAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_+.")
+_LETTER_DIGITS = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
+"""RFC 5892, 2.1, without the capitals."""
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
+
+
+class Address(NamedTuple):
+    """An address as policies compare it: local part unquoted and in lower case, domain in A-labels."""
+
+    local: str
+    domain: str
+
+
+def parse_address(text: str) -> Address:
+    """`Alice@Example.ORG` as Address("alice", "example.org"); raises ValueError saying what is wrong.
+
+    A quoted local part means what it means without its quotes (RFC 5321, 4.1.2), so quoting selects no
+    other file. An address literal (`[192.0.2.1]`) is refused: it would lead past the files by domain.
+    """
+    if len(text) > MAX_ADDRESS:
+        raise ValueError(f"longer than {MAX_ADDRESS} characters")
+    local, at, domain = text.rpartition("@")
+    if not at:
+        raise ValueError("it has no domain")
+    if quoted := _QUOTED_STRING.fullmatch(local):
+        local = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif not _DOT_STRING.fullmatch(local):
+        raise ValueError("what stands before the @ is not a local part")
+    return Address(fold_local(local), fold_domain(domain))
+
+
+def fold_local(local: str) -> str:
+    """A local part in lower case and Unicode's NFC, as it is compared."""
+    return _lower(local)
+
+
+def fold_domain(domain: str) -> str:
+    """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
+
+    Raises ValueError for anything else than dot-separated labels of letters, digits, "-" and "_". The
+    A-label is that of IDNA 2008: nothing is mapped but case, and what another program may map (full-width
+    letters, invisible marks, other dots) is refused, because the next hop would see another domain.
+    """
+    folded = domain.lower() if domain.isascii() else ".".join(map(_a_label, domain.split(".")))
+    if not _ASCII_DOMAIN.fullmatch(folded):
+        raise ValueError(f"{domain[:80]!r} is not a mail domain")
+    return folded
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label.lower()
+    folded = _lower(label)
+    # Exceptions of RFC 5892, 2.6: sharp s and final sigma, unstable and letters all the same; U+3007, zero.
+    usual = folded.replace("\xdf", "ss").replace("\u03c2", "\u03c3")
+    stable = unicodedata.normalize("NFKC", usual.casefold()) == usual and not _INVISIBLE.search(folded)
+    letters = all(char in "-\u3007" or unicodedata.category(char) in _LETTER_DIGITS for char in folded)
+    if not stable or not letters or folded.isascii() or len(folded) > 63:
+        raise ValueError(f"{label[:80]!r} is not a label of letters and digits in their normal form")
+    return "xn--" + folded.encode("punycode").decode("ascii")
+
+
+def _lower(text: str) -> str:
+    """In lower case and NFC, each letter by itself (in a whole word, a final capital sigma is special)."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", "".join(map(str.lower, text)))
+
+
+def encode_local(local: str) -> str:
+    """A folded local part as it stands in a file's name.
+
+    Literal are a-z, 0-9, "-", "_", "+", and "." except at the beginning; every other octet of its UTF-8
+    is `%XX` with capital hexadecimal digits.
+    """
+    if _LITERAL_NAME.fullmatch(local):
+        return local
+    octets = local.encode("utf-8")
+    return "".join(
+        chr(octet) if octet in _LITERAL and (place or octet != ord(".")) else f"%{octet:02X}"
+        for place, octet in enumerate(octets)
+    )
+
+
+def candidates(address: Address) -> Iterator[tuple[str, Step]]:
+    """The names of the files that may cover `address`, the most specific first, and why each is looked for.
+
+    A "parent domain" file covers the address only if it says `subdomains = true`.
+    """
+    local, domain = address
+    yield f"{domain}/{encode_local(local)}{SUFFIX}", "person"
+    untagged, tag, _ = local.partition("+")
+    if tag and untagged:
+        yield f"{domain}/{encode_local(untagged)}{SUFFIX}", "person without tag"
+    step: Step = "domain"
+    while domain:
+        if (name := domain + SUFFIX) != DEFAULT_FILE:
+            yield name, step
+        step = "parent domain"
+        domain = domain.partition(".")[2]
+    yield DEFAULT_FILE, "default"
+
+
+def domain_file(address: Address) -> str:
+    """The name of the file for an address's whole domain (default.toml for a domain called `default`)."""
+    return address.domain + SUFFIX
+
+
+def scope_of(name: str) -> tuple[Scope, str]:
+    """Whom the file called `name` (`example.org/alice.toml`) covers, and the domain ("" for the default).
+
+    Raises ValueError for a name that is not the one name of its address, and says what to call the file.
+    """
+    if name == DEFAULT_FILE:
+        return "default", ""
+    directory, _, file = name.rpartition("/")
+    local, at, domain = _decoded(file.removesuffix(SUFFIX)).rpartition("@")
+    if directory:
+        local, domain = local + at + domain, _decoded(directory)
+    scope: Scope = "person" if directory or at else "domain"
+    if scope == "person":
+        quoted = re.sub(r'(["\\])', r"\\\1", local)
+        meant, _ = next(candidates(parse_address(f'"{quoted}"@{domain}')))
+    else:
+        meant = fold_domain(domain) + SUFFIX
+    if meant != name:
+        raise ValueError(f"not the name that the file of its address has; call it {meant!r}")
+    return scope, domain
+
+
+def _decoded(stem: str) -> str:
+    try:
+        return unquote(stem, errors="strict").encode("utf-8").decode("utf-8")
+    except UnicodeError:
+        raise ValueError("its name is not UTF-8") from None
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could disturb a terminal or a log line written as an escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,0 +1,119 @@
+"""What must survive a crash: today the received keys; each further table is one file beside received.py.
+Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
+
+The contract, the same over SQLite and PostgreSQL:
+
+- database trouble of any kind is StoreUnavailable, so the mail is held; a wrong file or URL is ConfigError;
+- any number of processes may open one store at the same time;
+- secrets are sealed under the newest SiteSecret and opened under any that its file still holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from relay.store.database import Database, open_database
+from relay.store.received import (
+    OTP_KEEP_FOR_S,
+    TOMBSTONE_KEEP_FOR_S,
+    UNUSED_KEEP_FOR_S,
+    USED_KEEP_FOR_S,
+    Counts,
+    ReceivedKeys,
+    State,
+)
+from relay.store.secret import SiteSecret
+
+__all__ = [
+    "OTP_KEEP_FOR_S",
+    "TOMBSTONE_KEEP_FOR_S",
+    "UNUSED_KEEP_FOR_S",
+    "USED_KEEP_FOR_S",
+    "Counts",
+    "ReceivedKeys",
+    "SiteSecret",
+    "State",
+    "Store",
+    "open_store",
+]
+
+BUSY_TIMEOUT_S = 5.0
+"""Seconds to wait for another writer before the mail is held."""
+
+log = structlog.get_logger(__name__)
+
+
+class Store:
+    """An open store; `async with` closes it."""
+
+    def __init__(self, database: Database, received: ReceivedKeys) -> None:
+        self._database = database
+        self.received = received
+
+    async def missing_secrets(self) -> dict[str, int]:
+        """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
+
+        Raises StoreUnavailable.
+        """
+        return await self.received.missing_secrets()
+
+    async def reseal(self) -> int:
+        """Seals anew, under the newest secret, every row that is under an older one; returns how many.
+
+        Once it has returned, the older secrets may be taken out of the file. Raises StoreUnavailable, also
+        where some rows could not be opened; all others are then resealed nevertheless.
+        """
+        return await self.received.reseal()
+
+    async def close(self) -> None:
+        """Closes all connections; to be called once, when nothing uses the store any more."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_store(
+    where: str | Path,
+    secret: SiteSecret,
+    *,
+    unused_keep_for: float = UNUSED_KEEP_FOR_S,
+    tombstone_keep_for: float = TOMBSTONE_KEEP_FOR_S,
+    busy_timeout: float = BUSY_TIMEOUT_S,
+    clock: Callable[[], float] = time.time,
+) -> Store:
+    """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
+
+    All times are seconds: how long a key that was never used is kept, how long the ID of a destroyed key is
+    remembered, how long to wait for another process that is writing. `clock` gives seconds since 1970.
+    Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
+    """
+    database = await open_database(where, busy_timeout=busy_timeout)
+    store = Store(
+        database,
+        ReceivedKeys(
+            database,
+            secret,
+            unused_keep_for=unused_keep_for,
+            tombstone_keep_for=tombstone_keep_for,
+            clock=clock,
+        ),
+    )
+    try:
+        for secret_id, rows in (await store.missing_secrets()).items():
+            log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
+    except BaseException:
+        await store.close()
+        raise
+    return store

@@ -1,0 +1,142 @@
+"""One database, SQLite or PostgreSQL: its transactions, its schema's version, its errors as StoreUnavailable.
+Standard: a committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import Column, Integer, MetaData, Table, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from relay.errors import ConfigError, StoreUnavailable
+from relay.store import engines
+
+SCHEMA_VERSION = 1
+"""Grows with each change of a table that already exists somewhere; new tables need no new version."""
+SCHEMA_LOCK = 0x51754D61
+"""The PostgreSQL advisory lock under which the schema is made."""
+
+metadata = MetaData()
+"""All tables of the store; each table's file adds its own."""
+
+_schema = Table("store_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+
+class Database:
+    """Connections to one database; made by open_database. `name` is for messages and shows no password."""
+
+    def __init__(self, name: str, reader: AsyncEngine, writer: AsyncEngine) -> None:
+        self.name = name
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self._writer.dialect.name == "sqlite"
+
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads. Raises StoreUnavailable."""
+        async with self._translated(), self._reader.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is on the disk when the block has ended, or left no trace when it raised.
+
+        On SQLite no other transaction writes meanwhile. Raises StoreUnavailable.
+        """
+        async with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    async def scrub(self) -> None:
+        """Moves SQLite's write-ahead log into the file and empties it, for old versions of rows lie there."""
+        if self.is_sqlite:
+            async with self._translated(), self._writer.connect() as connection:
+                raw = await connection.get_raw_connection()
+                # Not by way of `connection`, which would begin a transaction: there it is not permitted.
+                await engines.aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._reader.dispose()
+        if self._writer is not self._reader:
+            await self._writer.dispose()
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError, EOFError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+            raise StoreUnavailable(f"{self.name}: {str(cause) or type(cause).__name__}") from error
+
+
+async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
+    """The database at a path or URL, with its schema made or checked.
+
+    `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable.
+    """
+    url = _url(where)
+    if url.drivername == "sqlite":
+        path = Path(url.database or "")
+        await asyncio.to_thread(engines.prepare_sqlite_file, path, busy_timeout)
+        database = Database(
+            str(path),
+            reader=engines.sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout),
+            writer=engines.sqlite_engine(path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout),
+        )
+    else:
+        engine = engines.postgresql_engine(url, busy_timeout=busy_timeout)
+        database = Database(engines.without_secrets(url), reader=engine, writer=engine)
+    try:
+        await _make_schema(database)
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+async def _make_schema(database: Database) -> None:
+    async with database.writing() as connection:
+        if not database.is_sqlite:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
+        await connection.run_sync(_schema.create, checkfirst=True)
+        version = await connection.scalar(select(_schema.c.version))
+        if version is None:
+            await connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+        elif version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{database.name}: has schema {version}, and this relay knows only {SCHEMA_VERSION}: "
+                "upgrade the relay, or give it another database"
+            )
+        await connection.run_sync(metadata.create_all)
+
+
+def _url(where: str | Path) -> URL:
+    """A URL whose driver name is sqlite or postgresql; raises ConfigError, in which no password is seen."""
+    if isinstance(where, Path) or "://" not in where:
+        return URL.create("sqlite", database=str(where))
+    try:
+        url = make_url(where)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError("the store's URL is not one; write postgresql://user@host/database") from error
+    backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
+    if backend not in ("sqlite", "postgresql") or not url.database:
+        raise ConfigError(
+            f"{engines.without_secrets(url)}: the store is a path, or a URL such as "
+            "postgresql://user@host/database"
+        )
+    return url.set(drivername=backend)

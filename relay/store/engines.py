@@ -1,0 +1,127 @@
+"""How each back end is connected to: SQLite's file and pragmas, PostgreSQL's session settings.
+Standard: what SQLite and PostgreSQL document as durable; a database URL means what it means to libpq.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Connection, PoolProxiedConnection, event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from relay.errors import ConfigError, StoreUnavailable
+from relay.store import secret_file
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds for a connection to PostgreSQL."""
+COMMAND_TIMEOUT_S = 30.0
+"""Seconds for one statement on PostgreSQL."""
+POOL_TIMEOUT_S = 30.0
+"""Seconds to wait until one of our own connections is free."""
+
+# In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
+_PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
+
+
+def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
+    """Makes the file (mode 0600, in a directory of mode 0700 if made) and puts it in WAL mode.
+
+    `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite does not wait for its turn when two processes change the journal mode at once.
+        with secret_file.locked(path.parent):
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                secret_file.sync_directory(path.parent)
+            with closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made or opened: {error.strerror}") from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise ConfigError(f"{path}: is not an SQLite database") from error
+        raise StoreUnavailable(f"{path}: {error}") from error
+
+
+def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float) -> AsyncEngine:
+    """Connections that open every transaction with the statement `begin`; `busy_timeout` is seconds."""
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        hide_parameters=True,
+        # Otherwise the driver begins transactions by itself, and never IMMEDIATE ones.
+        connect_args={"timeout": busy_timeout, "isolation_level": None},
+    )
+
+    def on_connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine.sync_engine, "connect", on_connect)
+    event.listen(engine.sync_engine, "begin", on_begin)
+    return engine
+
+
+def aiosqlite_connection(raw: PoolProxiedConnection) -> aiosqlite.Connection:
+    """The driver's own connection."""
+    return cast("aiosqlite.Connection", raw.driver_connection)
+
+
+def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
+    """A pool of connections; a lock that is not had within `busy_timeout` seconds is an error.
+
+    Raises ConfigError.
+    """
+    try:
+        import asyncpg  # type: ignore[import-untyped]  # it ships no types
+    except ImportError as error:
+        raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
+    settings = {"application_name": "qumail-relay", "lock_timeout": f"{busy_timeout * 1000:.0f}"}
+    # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
+    durable = (
+        "SELECT set_config('synchronous_commit', 'on', false)"
+        " WHERE current_setting('synchronous_commit') = 'off'"
+    )
+
+    async def connect() -> Any:
+        try:
+            connection = await asyncpg.connect(
+                url.render_as_string(hide_password=False),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,
+                server_settings=settings,
+            )
+            await connection.execute(durable)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise StoreUnavailable(f"{without_secrets(url)}: {error}") from error
+        return connection
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_pre_ping=True,
+        pool_timeout=POOL_TIMEOUT_S,
+        hide_parameters=True,
+    )
+
+
+def without_secrets(url: URL) -> str:
+    """The URL as text for messages: no password, and no options, which might hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)

@@ -1,0 +1,58 @@
+"""Concurrent writes share one transaction, hence one fsync: whoever gets the turn does the work of all waiting.
+Standard: nobody is told "done" before the commit that holds their item has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from relay.errors import StoreUnavailable
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Item]):
+    item: Item
+    done: bool = False
+    error: StoreUnavailable | None = None
+
+
+class GroupCommit(Generic[Item]):
+    """Calls `commit` with the items of all callers that wait at that moment.
+
+    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+        self._commit = commit
+        self._turn = asyncio.Lock()
+        self._waiting: list[_Waiting[Item]] = []
+
+    async def __call__(self, item: Item) -> None:
+        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
+        mine = _Waiting(item)
+        self._waiting.append(mine)
+        try:
+            async with self._turn:
+                if not mine.done:
+                    await self._commit_all()
+        finally:
+            if not mine.done:
+                self._waiting.remove(mine)
+        if mine.error:
+            raise StoreUnavailable(str(mine.error)) from mine.error
+
+    async def _commit_all(self) -> None:
+        together = list(self._waiting)
+        error = None
+        try:
+            await self._commit([one.item for one in together])
+        except StoreUnavailable as trouble:
+            error = trouble
+        for one in together:
+            one.done, one.error = True, error
+        self._waiting = [one for one in self._waiting if not one.done]

@@ -1,0 +1,184 @@
+"""Keys that a KME gave us to open mail with: stored sealed before use, kept for a while, then destroyed.
+Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no key_ID changes its octets.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy import func, select, update
+
+from relay.errors import KMEBadReply, StoreUnavailable, TryLater
+from relay.store import received_upkeep as upkeep
+from relay.store.database import Database
+from relay.store.group_commit import GroupCommit
+from relay.store.key_name import KeyName, from_column
+from relay.store.received_table import batches, find, held, keys, new_row, opened_key, place
+from relay.store.secret import Sealed, SiteSecret
+
+OTP_KEEP_FOR_S = 900.0
+"""Seconds that a key of level otp is kept after its first use: retries of one delivery, no more."""
+USED_KEEP_FOR_S = 86_400.0
+"""Seconds that any other key is kept after its first use."""
+UNUSED_KEEP_FOR_S = 432_000.0
+"""Seconds (5 days, a usual queue lifetime) that a key which was never used is kept after it arrived."""
+TOMBSTONE_KEEP_FOR_S = 2_592_000.0
+"""Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
+
+State = Literal["held", "destroyed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Keys of one master SAE in one KME group.
+
+    `held` now, `used` at least once among these, `destroyed` and still remembered.
+    """
+
+    held: int
+    used: int
+    destroyed: int
+
+
+@dataclass(slots=True)
+class _Put:
+    """Keys to be stored, and what turned out to be wrong with some of them."""
+
+    keys: dict[KeyName, bytes] = field(repr=False)
+    troubles: list[TryLater] = field(default_factory=list)
+
+
+class ReceivedKeys:
+    """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
+
+    A key whose time is over is held until destroy_expired has run.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        secret: SiteSecret,
+        *,
+        unused_keep_for: float,
+        tombstone_keep_for: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """Times are seconds; `clock` gives seconds since 1970."""
+        self._database = database
+        self._secret = secret
+        self._unused_keep_for = unused_keep_for
+        self._tombstone_keep_for = tombstone_keep_for
+        self._clock = clock
+        self._commit = GroupCommit(self._store)
+
+    async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
+        """Stores keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
+
+        A key that is already there with the same octets is fine. Raises StoreUnavailable, and KMEBadReply
+        where a key_ID came with other octets or after its key was destroyed; the other keys are then stored.
+        """
+        put = _Put({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()})
+        await self._commit(put)
+        if put.troubles:
+            raise put.troubles[0]
+
+    async def get(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
+        """The octets of those keys that are held, by key_ID; others are missing from the result.
+
+        Raises StoreUnavailable, also where a row was changed or its secret is gone: never another key.
+        """
+        names = [KeyName(group, master_sae, key_ID) for key_ID in key_IDs]
+        async with self._database.reading() as connection:
+            found = await find(connection, names)
+        return {name.key_ID: opened_key(self._secret, name, row) for name, row in found.items() if row}
+
+    async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> int:
+        """Notes that these keys were used now; a first use sets a key's end to `keep_for` seconds from now.
+
+        Later uses change nothing. Returns how many were used for the first time. Raises StoreUnavailable.
+        """
+        now = self._clock()
+        first = 0
+        fresh = held & keys.c.first_used_at.is_(None)
+        places = sorted({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs})
+        async with self._database.writing() as connection:
+            for some in batches(places):
+                # Locked in one order, so that two relays with the same keys do not wait for each other.
+                rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
+                ours = (await connection.scalars(rows.with_for_update())).all()
+                used = update(keys).values(first_used_at=now, expires_at=now + keep_for)
+                await connection.execute(used.where(keys.c.place.in_(ours)))
+                first += len(ours)
+        return first
+
+    async def state(self, group: str, master_sae: str, key_ID: str) -> State:
+        """Whether a key is held, is known to have been destroyed, or is unknown. Raises StoreUnavailable."""
+        name = KeyName(group, master_sae, key_ID)
+        async with self._database.reading() as connection:
+            found = await find(connection, [name])
+        if name not in found:
+            return "unknown"
+        return "held" if found[name] else "destroyed"
+
+    async def destroy_expired(self, now: float | None = None) -> int:
+        """Overwrites, then deletes, each key whose time is over, and forgets old tombstones; returns how many.
+
+        `now` is seconds since 1970, by default the clock's. What disks, and PostgreSQL until its VACUUM, keep
+        of old blocks is out of reach, but was sealed. Raises StoreUnavailable; the next call takes it up again.
+        """
+        now = self._clock() if now is None else now
+        destroyed = await upkeep.destroy_expired(self._database, now)
+        await upkeep.forget_destroyed(self._database, now - self._tombstone_keep_for)
+        return destroyed
+
+    async def counts(self) -> dict[tuple[str, str], Counts]:
+        """Counts by (KME group, master SAE). Raises StoreUnavailable."""
+        names = (keys.c.kme_group, keys.c.master_sae)
+        query = select(
+            *names,
+            func.count().filter(held),
+            func.count().filter(held, keys.c.first_used_at.is_not(None)),
+            func.count().filter(~held),
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query.group_by(*names))).all()
+        return {(from_column(group), from_column(master)): Counts(*numbers) for group, master, *numbers in rows}
+
+    async def missing_secrets(self) -> dict[str, int]:
+        """How many keys are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
+        return await upkeep.missing_secrets(self._database, self._secret)
+
+    async def reseal(self) -> int:
+        """Moves all keys under the newest secret; returns how many were not. Raises StoreUnavailable."""
+        return await upkeep.reseal(self._database, self._secret)
+
+    async def _store(self, puts: Sequence[_Put]) -> None:
+        """One transaction for all; a row that is there stays, and is compared with what came."""
+        names = [(place(name), name, key) for put in puts for name, key in put.keys.items()]
+        now = self._clock()
+        ends = now + self._unused_keep_for
+        insert = self._database.insert(keys).on_conflict_do_nothing()
+        async with self._database.writing() as connection:
+            # In one order, so that two relays which put the same keys do not wait for each other.
+            for some in batches(sorted(names, key=lambda row: row[0])):
+                rows = [new_row(self._secret, name, key, now=now, expires_at=ends) for _, name, key in some]
+                await connection.execute(insert, rows)
+            found = await find(connection, [name for _, name, _ in names])
+        for put in puts:
+            unlike = (self._unlike(name, key, found.get(name)) for name, key in put.keys.items())
+            put.troubles = [trouble for trouble in unlike if trouble]
+
+    def _unlike(self, name: KeyName, key: bytes, row: Sealed | None) -> TryLater | None:
+        """What is wrong with the stored key, seen from the one that came; None where they are the same."""
+        if row is None:
+            return KMEBadReply(f"group {name.group}: key {name.key_ID!r} was destroyed, but the KME gave it again")
+        try:
+            stored = opened_key(self._secret, name, row)
+        except StoreUnavailable as error:
+            return error
+        if hmac.compare_digest(stored, key):
+            return None
+        return KMEBadReply(f"group {name.group}: the KME gave key {name.key_ID!r} before, with other octets")

@@ -1,0 +1,90 @@
+"""The table of received keys: its columns, and keys going into and coming out of rows, sealed in between.
+Standard: the octets of a key leave this file only when its row is just as it was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.store.database import metadata
+from relay.store.key_name import KeyName, as_column
+from relay.store.secret import Sealed, SiteSecret
+
+BATCH = 500
+"""Rows per statement, well below either back end's limit on parameters."""
+
+T = TypeVar("T")
+
+keys = Table(
+    "received_keys",
+    metadata,
+    Column("place", LargeBinary(32), primary_key=True),
+    Column("kme_group", Text, nullable=False),
+    Column("master_sae", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("secret_id", Text),
+    Column("sealed", LargeBinary),
+    Column("stored_at", Double, nullable=False),
+    Column("first_used_at", Double),
+    Column("expires_at", Double, nullable=False),
+    Column("destroyed_at", Double),
+    Index("received_keys_expiry", "destroyed_at", "expires_at"),
+)
+"""A destroyed key's row stays as its tombstone: `destroyed_at` is set, `sealed` is noise and then NULL.
+
+Times are seconds since 1970; `place` is the name's SHA-256; the names are as as_column writes them.
+"""
+
+held = keys.c.destroyed_at.is_(None)
+"""The condition that a row holds a key."""
+
+
+def place(name: KeyName) -> bytes:
+    """The primary key of this key's row."""
+    return name.place(keys.name)
+
+
+def sealed_key(secret: SiteSecret, name: KeyName, key: bytes) -> Sealed:
+    """The octets of a key, sealed for this row and no other."""
+    return secret.seal(key, name.context(keys.name))
+
+
+def opened_key(secret: SiteSecret, name: KeyName, sealed: Sealed) -> bytes:
+    """The octets again; raises StoreUnavailable where they are not those that were sealed for this row."""
+    return secret.open(sealed, name.context(keys.name))
+
+
+def new_row(secret: SiteSecret, name: KeyName, key: bytes, *, now: float, expires_at: float) -> dict[str, Any]:
+    """A row for a key that was never used, by column name."""
+    sealed = sealed_key(secret, name, key)
+    return {
+        "place": place(name),
+        "kme_group": as_column(name.group),
+        "master_sae": as_column(name.master_sae),
+        "key_id": as_column(name.key_ID),
+        "secret_id": sealed.secret_id,
+        "sealed": sealed.data,
+        "stored_at": now,
+        "expires_at": expires_at,
+    }
+
+
+async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, Sealed | None]:
+    """The rows that exist, by name; None for a key that was destroyed."""
+    by_place = {place(name): name for name in names}
+    columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, held.label("held"))
+    found = {}
+    for places in batches(list(by_place)):
+        for row in await connection.execute(columns.where(keys.c.place.in_(places))):
+            found[by_place[row.place]] = Sealed(row.secret_id, row.sealed) if row.held else None
+    return found
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The items in order, BATCH at a time."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

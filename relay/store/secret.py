@@ -1,0 +1,129 @@
+"""The site secret, under which the store seals what nobody else may read, and its rotation.
+Standard: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce, key by HKDF-SHA256 (RFC 5869).
+
+The file has one line per secret, newest first: `id base64`. The id is 8 hexadecimal digits derived from the
+secret itself, so it finds typing errors too; it may be left out, so `openssl rand -base64 32` makes a line.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from relay.errors import ConfigError, StoreUnavailable
+from relay.store import secret_file
+
+SECRET_LENGTH = 32
+"""Octets of one secret."""
+NONCE_LENGTH = 12
+"""Octets of the random nonce before each ciphertext."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a table row keeps: which secret it is under; nonce, ciphertext and 16-octet tag in one piece."""
+
+    secret_id: str
+    data: bytes = field(repr=False)
+
+
+class SiteSecret:
+    """One or more secrets of 32 octets, newest first: seals under the newest, opens under any."""
+
+    def __init__(self, *secrets: bytes) -> None:
+        """Raises ValueError unless there is at least one and each has 32 octets."""
+        if not secrets or any(len(secret) != SECRET_LENGTH for secret in secrets):
+            raise ValueError(f"a site secret is one or more strings of {SECRET_LENGTH} octets")
+        self._secrets = {_id(secret): secret for secret in secrets}
+        self._ciphers = {
+            secret_id: AESGCM(_derive(secret, b"seal", 32)) for secret_id, secret in self._secrets.items()
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> SiteSecret:
+        """The secrets in the file; raises ConfigError where it is missing, unsafe or not understood."""
+        return cls(*_parse(secret_file.read(path), path))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> SiteSecret:
+        """The secrets in the file, which is made with a fresh secret where there is none.
+
+        It is whole or not there, whoever looks and whenever the power fails. Raises ConfigError.
+        """
+        if not path.exists():
+            secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
+        return cls.load(path)
+
+    @classmethod
+    def rotate(cls, path: Path) -> SiteSecret:
+        """Puts a fresh secret before those in the file, in one step. Raises ConfigError."""
+
+        def with_fresh(content: bytes) -> bytes:
+            return _format([os.urandom(SECRET_LENGTH), *_parse(content, path)])
+
+        secret_file.replace(path, with_fresh)
+        return cls.load(path)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all secrets, newest first; they tell nothing about the secrets."""
+        return tuple(self._secrets)
+
+    def seal(self, plaintext: bytes, context: bytes) -> Sealed:
+        """`plaintext` under the newest secret, bound to `context`, which opening must repeat."""
+        nonce = os.urandom(NONCE_LENGTH)
+        newest = self.ids[0]
+        return Sealed(newest, nonce + self._ciphers[newest].encrypt(nonce, plaintext, context))
+
+    def open(self, sealed: Sealed, context: bytes) -> bytes:
+        """What was sealed with the same context; raises StoreUnavailable, and never gives other octets."""
+        cipher = self._ciphers.get(sealed.secret_id)
+        if cipher is None:
+            raise StoreUnavailable(f"a stored row needs site secret {sealed.secret_id}, which is not in the file")
+        nonce, ciphertext = sealed.data[:NONCE_LENGTH], sealed.data[NONCE_LENGTH:]
+        try:
+            return cipher.decrypt(nonce, ciphertext, context)
+        except (InvalidTag, ValueError) as error:
+            raise StoreUnavailable("a stored row was changed: its tag does not match") from error
+
+    def __repr__(self) -> str:
+        return f"SiteSecret({', '.join(self.ids)})"
+
+
+def _derive(secret: bytes, purpose: bytes, length: int) -> bytes:
+    return HKDF(SHA256(), length, salt=None, info=b"qumail-relay store 1 " + purpose).derive(secret)
+
+
+def _id(secret: bytes) -> str:
+    return _derive(secret, b"id", 4).hex()
+
+
+def _format(secrets: list[bytes]) -> bytes:
+    return b"".join(b"%s %s\n" % (_id(s).encode(), base64.b64encode(s)) for s in secrets)
+
+
+def _parse(content: bytes, path: Path) -> list[bytes]:
+    """The secrets of a file's content; raises ConfigError with the line's number and never its text."""
+    secrets = []
+    for number, line in enumerate(content.splitlines(), 1):
+        *ids, encoded = line.split() or [b""]
+        try:
+            secret = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            secret = b""
+        if len(secret) != SECRET_LENGTH or len(ids) > 1:
+            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} octets")
+        if ids and ids[0] != _id(secret).encode():
+            raise ConfigError(f"{path}:{number}: the id is another secret's: one of the two was changed")
+        secrets.append(secret)
+    if not secrets:
+        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} octets")
+    return secrets

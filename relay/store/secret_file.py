@@ -1,0 +1,117 @@
+"""Files that only the relay may read: read with suspicion, created whole, replaced in one step.
+Standard: OpenSSH's StrictModes; write, fsync, link or rename, fsync of the directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from relay.errors import ConfigError
+
+MAX_LENGTH = 65_536
+"""Octets; a longer file is not ours."""
+
+
+def read(path: Path) -> bytes:
+    """The content of a file that nobody else can read or write; raises ConfigError."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            _check(os.fstat(descriptor), path)
+            content = file.read(MAX_LENGTH + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(content) > MAX_LENGTH:
+        raise ConfigError(f"{path}: over {MAX_LENGTH} octets, so it is not a secret file")
+    return content
+
+
+def create(path: Path, content: bytes) -> None:
+    """A new file of mode 0600, in a directory that is made (0700) if missing; one already there is kept.
+
+    Raises ConfigError.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _written_beside(path, content) as temporary, suppress(FileExistsError):
+            os.link(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be created: {error.strerror}") from error
+
+
+def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """The file with its content changed, for all readers at once; owner and mode stay. Raises ConfigError."""
+    try:
+        with locked(path.parent):
+            content = change(read(path))
+            before = path.stat()
+            with _written_beside(path, content) as temporary:
+                if before.st_uid != os.geteuid():
+                    os.chown(temporary, before.st_uid, before.st_gid)
+                temporary.replace(path)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be replaced: {error.strerror}") from error
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One process at a time, for the short work of making or replacing a file in this directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Puts the directory's own entries on the disk: that a file was made or renamed."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check(found: os.stat_result, path: Path) -> None:
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path}: not a regular file")
+    if found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{path}: belongs to user {found.st_uid}, who is neither root nor the one running this (user "
+            f"{os.geteuid()}): run as that user, or chown the file"
+        )
+    # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
+    permitted = 0o740 if found.st_uid == 0 and _is_credential(path) else 0o700
+    if mode & ~permitted & 0o777:
+        raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: chmod 600 {path}")
+
+
+def _is_credential(path: Path) -> bool:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A file of mode 0600 with this content, on the disk, in the same directory; gone at the end."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)

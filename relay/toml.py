@@ -1,0 +1,203 @@
+"""Reads a TOML file into a checked, immutable model and says file, line and remedy for every fault.
+Standard: TOML 1.0; faults are worded as Postfix and compilers do, `file:line: key: what is wrong`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from relay.errors import ConfigError
+
+MAX_FILE_BYTES = 1024 * 1024
+"""A configuration or policy file above this size (octets) is refused unread."""
+
+MAX_DEPTH = 16
+"""How many names of a dotted key or table header are looked at for its line."""
+
+Location = tuple[str | int, ...]
+"""A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""
+
+_NAME = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_DOTTED = rf"{_NAME}(?:[ \t]*\.[ \t]*{_NAME})*"
+_TABLE = re.compile(rf"[ \t]*(\[\[?)[ \t]*({_DOTTED})[ \t]*\]")
+_KEY = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
+_TOKEN = re.compile(
+    r'''"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]''', re.DOTALL
+)
+
+
+class Table(BaseModel):
+    """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(path: Path, model: type[Model], context: dict[str, Any] | None = None) -> Model:
+    """Read `path` into `model`; raises ConfigError with one line per fault.
+
+    `context` is handed to the model's validators (pydantic's `info.context`).
+    """
+    return parse(read(path), model, source=str(path), context=context)
+
+
+def read(path: Path) -> str:
+    """The text of `path`, at most MAX_FILE_BYTES of UTF-8; raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} octets; no such file needs to be")
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ConfigError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 (octet {raw[error.start]:#04x})") from error
+
+
+def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:
+    """Turn TOML `text` into `model`; `source` is the file's name for messages. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"line (\d+), column (\d+)", str(error))
+        what = re.sub(r" \(at .*\)$", "", str(error))
+        position = f"{where[1]}:{where[2]}" if where else str(text.count("\n") + 1)
+        raise ConfigError(f"{source}:{position}: not TOML: {what}") from error
+    except ValueError as error:  # not tomllib's own: a number with thousands of digits
+        raise ConfigError(f"{source}: not TOML: {str(error).partition(';')[0]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
+    try:
+        return model.model_validate(data, context=context)
+    except ValidationError as error:
+        lines = _lines(text)
+        raise ConfigError([_fault(fault, lines, model, source) for fault in error.errors()]) from error
+
+
+def line_of(text: str, location: Location) -> int | None:
+    """The line (1 is the first) where the value at `location` is written, or of its nearest parent.
+
+    None where neither it nor a parent is written in `text`, which must be TOML.
+    """
+    return _nearest(_lines(text), location)
+
+
+def _nearest(lines: dict[Location, int], location: Location) -> int | None:
+    while location:
+        if location in lines:
+            return lines[location]
+        location = location[:-1]
+    return None
+
+
+def _lines(text: str) -> dict[Location, int]:
+    """Where each table header and each key stands in `text`, which is known to be TOML."""
+    found: dict[Location, int] = {}
+    last: dict[Location, int] = {}
+    table: Location = ()
+    for number, position in _statements(text):
+        if header := _TABLE.match(text, position):
+            table = ()
+            *parents, name = _split(header[2])
+            for parent in parents:
+                table = (*table, parent)
+                found.setdefault(table, number)
+                table = (*table, last[table]) if table in last else table
+            table = (*table, name)
+            if header[1] == "[[":
+                found.setdefault(table, number)
+                last[table] = last.get(table, -1) + 1
+                table = (*table, last[table])
+            found.setdefault(table, number)
+        elif key := _KEY.match(text, position):
+            names = _split(key[1])
+            for depth in range(len(names)):
+                found.setdefault((*table, *names[: depth + 1]), number)
+    return found
+
+
+def _statements(text: str) -> Iterator[tuple[int, int]]:
+    """Line number and offset of every line that begins outside all strings, arrays and inline tables."""
+    number, depth = 1, 0
+    yield number, 0
+    for token in _TOKEN.finditer(text):
+        number += token[0].count("\n")
+        if token[0] in ("[", "{"):
+            depth += 1
+        elif token[0] in ("]", "}"):
+            depth -= 1
+        elif token[0] == "\n" and depth == 0:
+            yield number, token.end()
+
+
+def _split(dotted: str) -> Location:
+    """The names in `a."b.c".d`; no more than MAX_DEPTH, for nothing that we read lies deeper."""
+    try:
+        value: Any = tomllib.loads(f"{dotted} = 1")
+    except tomllib.TOMLDecodeError:
+        return (dotted,)
+    keys: list[str | int] = []
+    while isinstance(value, dict) and len(keys) < MAX_DEPTH:
+        key, value = next(iter(value.items()))
+        keys.append(key)
+    return tuple(keys)
+
+
+def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], source: str) -> str:
+    location = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
+    line = _nearest(lines, location)
+    where = f"{source}:{line}" if line else source
+    name = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+        return f"{where}: {name}: unknown setting; {hint}"
+    if fault["type"] == "missing":
+        return f"{where}: {name}: missing; this setting is required"
+    message = fault["msg"].removeprefix("Value error, ") or "not a value that can stand here"
+    if message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    return f"{where}: {name}: {message}" if name else f"{where}: {message}"
+
+
+def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
+    """The settings a model has at `location`, following nested models, maps and lists of models."""
+    current: Any = model
+    for part in location:
+        current = _inside(current, part)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [field.alias or name for name, field in current.model_fields.items()]
+    return []
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The type that stands at key or index `part` of a model, `dict[str, Peer]` or `list[Rule]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return next((_plain(field.annotation) for name, field in fields if part in (name, field.alias)), None)
+    arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+    return _plain(arguments[-1]) if arguments else None
+
+
+def _plain(annotation: Any) -> Any:
+    """`Peer` for `Annotated[Peer, ...]` and for `Peer | None`."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = next(argument for argument in get_args(annotation) if argument is not NoneType)
+    return annotation
