@@ -5,7 +5,9 @@ Standard: ETSI GS QKD 014 V1.1.1; the names of the tests say what it, or these s
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -32,7 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
 from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, default_state_dir, endpoints
-from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, certificates
+from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, api, certificates
 
 KM1, KM2 = 0, 1
 ALICE, BOB = ("sae-2", KM1), ("sae-1", KM2)
@@ -729,6 +731,37 @@ async def test_a_bomb_of_compressed_spaces_is_not_unpacked(site: Site) -> None:
     assert (answer.status, answer.message) == (400, "request body shall be at most 65536 octets")
 
 
+async def test_a_body_with_broken_chunks_never_gets_a_page_or_a_traceback(site: Site) -> None:
+    head = (
+        "POST /api/v1/keys/1/enc_keys HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    port = int(site.kmes.urls[KM1].rpartition(":")[2])
+    context = tls(site.kmes.state_dir, "sae-2")
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    writer.write(head.encode() + b"2\r\n{}\r\nnot a length\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert answer.split(b" ", 2)[1] == b"400"
+    assert b"<" not in answer
+    assert b"Traceback" not in answer
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_without_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_TIMEOUT", 0)
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    answer = await site.alice.request(
+        "POST", "1/enc_keys", data=never_ending(), headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status, answer.message) == (400, "request body did not come as its header announced")
+
+
 async def test_another_content_type_is_refused_by_name(site: Site) -> None:
     answer = await site.alice.post_raw("1/enc_keys", b"{}", "application/x-www-form-urlencoded")
     assert (answer.status, answer.message) == (400, "Content-Type shall be application/json")
@@ -768,6 +801,8 @@ async def test_our_own_fault_is_a_503_that_tells_nothing(site: Site, monkeypatch
     assert (answer.status, answer.message) == (503, "error on the server side")
     assert b"secret" not in answer.raw
     assert [entry["event"] for entry in logs] == ["kme.fault"]
+    assert "RuntimeError" in logs[0]["trace"]
+    assert not any("exc_info" in entry for entry in logs)  # a log with frames would show their keys
 
 
 async def test_the_log_says_not_quantum_at_the_start_and_never_has_a_key(tmp_path: Path) -> None:
@@ -831,6 +866,12 @@ async def test_a_set_that_does_not_belong_together_is_made_anew(tmp_path: Path, 
     await all_made_anew(tmp_path, before)
 
 
+async def test_a_key_of_another_certificate_is_made_anew(tmp_path: Path) -> None:
+    before = await files_after_a_run(tmp_path)
+    shutil.copy(tmp_path / "kme" / "sae-1.key", tmp_path / "kme" / "sae-2.key")
+    await all_made_anew(tmp_path, before)
+
+
 async def test_swapped_identities_are_made_anew(tmp_path: Path) -> None:
     before = await files_after_a_run(tmp_path)
     for kind in ("pem", "key"):
@@ -865,10 +906,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 ) -> None:
     certificates.prepare(tmp_path / "kme", "localhost")
     before = certificate_files(tmp_path)
-
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(Path, "replace", no_space)
     with pytest.raises(ConfigError, match="No space left"):
         certificates.prepare(tmp_path / "kme", "localhost", now=datetime.now(UTC) + timedelta(days=800))
@@ -915,7 +952,7 @@ async def all_made_anew(tmp_path: Path, before: dict[str, bytes]) -> None:
 # Where they listen
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "", "bücher.example"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "", "bücher.example"])
 async def test_a_host_that_is_not_loopback_is_refused_with_the_remedy(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigError, match=r"use localhost, 127\.0\.0\.1 or ::1"):
         await DevelopmentKMEs(state_dir=tmp_path / "kme", host=host, ports=(0, 0)).start()
@@ -972,6 +1009,55 @@ async def test_every_address_of_the_name_that_this_machine_has_is_served_at_one_
                 pass
 
 
+async def test_an_address_that_this_machine_lacks_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_server_fails(monkeypatch, "::1", errno.EADDRNOTAVAIL)
+    resolve_to(monkeypatch, "::1", "127.0.0.1")
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0)) as kmes:
+        monkeypatch.undo()
+        with socket.create_connection(("127.0.0.1", int(kmes.urls[KM1].rpartition(":")[2]))):
+            pass
+
+
+async def test_a_name_none_of_whose_addresses_this_machine_has_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_server_fails(monkeypatch, "::1", errno.EAFNOSUPPORT)
+    resolve_to(monkeypatch, "::1")
+    with pytest.raises(ConfigError, match="this machine has none of ::1"):
+        await DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0)).start()
+
+
+async def test_a_free_port_that_is_taken_at_the_second_address_is_given_up_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_server_fails(monkeypatch, "127.0.0.2", errno.EADDRINUSE, times=2)
+    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0)) as kmes:
+        monkeypatch.undo()
+        async with client(kmes, ALICE) as alice:
+            assert (await alice.get("1/status")).status == 200
+
+
+async def test_a_port_that_this_user_may_not_have_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_server_fails(monkeypatch, "127.0.0.1", errno.EACCES)
+    with pytest.raises(ConfigError, match=r"KM1: cannot listen on 127\.0\.0\.1 port 443: Permission denied"):
+        await DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(443, 444)).start()
+
+
+async def test_an_addresses_file_that_cannot_be_written_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.prepare(tmp_path / "kme", "localhost")
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        await DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0)).start()
+    assert {path.name for path in (tmp_path / "kme").iterdir()} == FILES
+
+
 async def test_a_port_in_use_is_reported_and_nothing_is_left_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
         free = other.getsockname()[1]
@@ -1007,6 +1093,26 @@ async def test_the_servers_stop_although_a_client_keeps_its_connection(tmp_path:
         await asyncio.wait_for(kmes.stop(), 5)
         with pytest.raises(aiohttp.ClientError):
             await alice.get("1/status")
+
+
+def create_server_fails(
+    monkeypatch: pytest.MonkeyPatch, address: str, number: int, times: int = 1000
+) -> None:
+    """Listening on `address` fails with errno `number`, that many times."""
+    real = socket.create_server
+    left = iter(range(times))
+
+    def create_server(where: tuple[str, int], **options: Any) -> socket.socket:
+        if where[0] == address and next(left, None) is not None:
+            raise OSError(number, os.strerror(number))
+        return real(where, **options)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+
+
+def no_space(*_: object) -> None:
+    """What a rename does on a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

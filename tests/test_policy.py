@@ -326,19 +326,22 @@ def test_folding_an_address_twice_changes_nothing() -> None:
         assert parse_address(f"{once.local}@{once.domain}") == once
 
 
-def expect_what_the_next_hop_sees(label: str) -> None:
-    """Unless it is refused, a label is folded as UTS 46, which other programs use, maps it."""
+def expect_what_the_next_hop_sees(domain: str) -> None:
+    """Unless it is refused, a domain is folded as UTS 46, which other programs use, maps it."""
     try:
-        ours = fold_domain(label)
-        mapped = idna.uts46_remap(label, std3_rules=True, transitional=False)
+        ours = fold_domain(domain)
+        mapped = idna.uts46_remap(domain, std3_rules=True, transitional=False)
     except (ValueError, idna.IDNAError):
         return
-    assert ours == (mapped if mapped.isascii() else "xn--" + mapped.encode("punycode").decode())
+    labels = (
+        each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in mapped.split(".")
+    )
+    assert ours == ".".join(labels)
 
 
-@given(label=st.text(min_size=1, max_size=8))
-def test_a_domain_is_refused_or_folded_to_what_the_next_hop_sees(label: str) -> None:
-    expect_what_the_next_hop_sees(label)
+@given(domain=st.text(min_size=1, max_size=8))
+def test_a_domain_is_refused_or_folded_to_what_the_next_hop_sees(domain: str) -> None:
+    expect_what_the_next_hop_sees(domain)
 
 
 def test_every_character_in_a_domain_is_refused_or_folded_to_what_the_next_hop_sees() -> None:
@@ -471,11 +474,12 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pyt
     assert faults(tmp_path) == ["default.toml: cannot be read: Permission denied"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_or_directory_without_permission_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES})
     (tmp_path / "default.toml").chmod(0)
     (tmp_path / "bob.example").chmod(0)
+    if os.access(tmp_path / "default.toml", os.R_OK):
+        pytest.skip("this user may read everything")
     try:
         assert sorted(faults(tmp_path)) == [
             "bob.example: cannot be read: Permission denied",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli.options import config_option
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, load_policies
@@ -28,17 +29,6 @@ _QUANTUM = {
     "preferred": "pqc and rsa get a quantum key on top where one can be had",
     "required": "pqc and rsa only with a quantum key on top",
 }
-
-config_option = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    default="relay.toml",
-    envvar="QUMAIL_RELAY_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The relay's configuration file, which names the policy directory and the peers.",
-)
 
 
 @click.group()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from relay.keys.accounts import Accounts
     from relay.keys.replies import KeyStatus
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
@@ -73,7 +74,23 @@ class KeyDelivery(Protocol):
     def name(self) -> str:
         """The KME's name in the configuration, for logs and metrics."""
 
-    async def check_key_status(self, slave_sae_id: int | str) -> KeyStatus:
+    @property
+    def accounts(self) -> Accounts:
+        """What became of this KME's fresh keys; keys that were lost on the way are entered by the client."""
+
+    @property
+    def health(self) -> float:
+        """How well it answers of late: from 0, where it is no use asking now, to 1."""
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that it takes to give fresh keys, smoothed; None before the first."""
+
+    @property
+    def any_size(self) -> bool:
+        """Whether keys of other sizes than the usual one can be had."""
+
+    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
     async def request_enc_keys(

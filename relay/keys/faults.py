@@ -4,7 +4,9 @@ Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and what 
 Kinds, and the errors (beside those of relay/errors.py) that carry them::
 
     unreachable    KMEUnreachable       try again; counts against the breaker
+                   KMEUnanswered        sent, and no whole answer came: it may have been carried out
     busy           KMEBusy              429, or Retry-After: try again, and not before it says
+                   NotAsked             nothing was sent: the breaker is open, or the KME wants to be left alone
     exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
     bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
     misconfigured  KMEMisconfigured     a person has to act: no second try, and the breaker opens at once
@@ -46,6 +48,10 @@ class Call(StrEnum):
     DEC_KEYS = "dec_keys"
 
 
+class KMEUnanswered(KMEUnreachable):
+    """The request was sent and no whole answer came: the KME may have carried it out."""
+
+
 class KMEBusy(KMEUnreachable):
     """The KME asks us to come back later: after `retry_after` seconds where it says when."""
 
@@ -54,15 +60,33 @@ class KMEBusy(KMEUnreachable):
         self.retry_after = retry_after
 
 
+class NotAsked(KMEBusy):
+    """Nothing was sent: the KME's breaker is open, or it asked to be left alone until later."""
+
+
 class KMERefusedRequest(KMEMisconfigured):
     """The KME does not accept the form of the request, such as a number or size beyond its limits."""
 
 
-class KeysMissing(KeyNotFound):
-    """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others."""
+class RepliedNotFound(KeyNotFound):
+    """The KME said that it does not know one or more of the keys; `body` is its error reply."""
 
-    def __init__(self, cause: str, found: Sequence[Key], missing: Sequence[str]) -> None:
+    def __init__(self, cause: str, body: bytes = b"") -> None:
         super().__init__(cause)
+        self.body = body
+
+
+class KeysMissing(KeyNotFound):
+    """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others.
+
+    `certain` False means that the KME refused the whole request without a word on which of them it lacks.
+    """
+
+    def __init__(
+        self, cause: str, found: Sequence[Key], missing: Sequence[str], *, certain: bool = True
+    ) -> None:
+        super().__init__(cause)
+        self.certain = certain
         self.found = list(found)
         self.missing = list(missing)
 
@@ -122,7 +146,7 @@ def error_of(fault: Fault, cause: str, retry_after: float | None = None) -> KeyU
         Fault.EXHAUSTED: KMEExhausted,
         Fault.BAD_REQUEST: KMERefusedRequest,
         Fault.MISCONFIGURED: KMEMisconfigured,
-        Fault.NOT_FOUND: KeyNotFound,
+        Fault.NOT_FOUND: RepliedNotFound,
     }
     return kinds[fault](cause)
 

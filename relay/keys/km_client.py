@@ -1,45 +1,69 @@
-"""The optimized KM client: one KME, asked over pooled connections with retries, backoff and time limits.
+"""The optimized KM client: one KME, asked over pooled connections with retries, time limits and a breaker.
 Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never so that a key is doubted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
-import aiohttp
 import structlog
 
-from relay.errors import (
-    ConfigError,
-    KeyNotFound,
-    KeyUnavailable,
-    KMEExhausted,
-    KMEMisconfigured,
-    KMEUnreachable,
-)
+from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
+from relay.keys.accounts import Accounts
+from relay.keys.adaptive import Budget
+from relay.keys.breaker import BreakerRules, State
+from relay.keys.calls import Calls, Patience
 from relay.keys.contract import Key
 from relay.keys.development import default_state_dir, endpoints
-from relay.keys.replies import KeyStatus, json_body, keys_from_container, status_from_reply, text_of_error
+from relay.keys.faults import Call, ErrorRule, KeysMissing, RepliedNotFound
+from relay.keys.metrics import KeyMetrics
+from relay.keys.replies import (
+    KeyStatus,
+    count_of_keys,
+    json_body,
+    key_IDs_in_error,
+    keys_asked_for,
+    keys_from_container,
+    status_from_reply,
+)
+from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.tls import TLSRules, client_context
+from relay.keys.transport import Request, Transport
 
 log = structlog.get_logger(__name__)
 
-MAX_REPLY_OCTETS = 8 * 1024 * 1024
-MAX_BACKOFF_S = 30.0
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Where a KME differs from the standard; the defaults are the standard's.
+
+    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
+    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
+    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
+    `max_key_per_request` and `max_key_size` (bits) cap what the status says, or stand in for it.
+    `errors`: what replies mean, against the usual reading.
+    """
+
+    method: Literal["POST", "GET"] = "POST"
+    keep_alive: bool = True
+    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
+    integer_key_ids: bool = False
+    max_key_per_request: int | None = None
+    max_key_size: int | None = None
+    errors: tuple[ErrorRule, ...] = ()
 
 
 class OptimizedKMClient:
     """A client of one KME, for one SAE of ours (the one that the client certificate names).
 
-    Retries are made only where they cannot do harm: a request that may have been carried out is repeated for
-    enc_keys (the first keys are burnt) and dec_keys alike, but always as a new POST, never behind our back.
+    Every request is sent once and counted; what is tried again is a new request. Keys that may have been
+    spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
     """
 
     def __init__(
@@ -53,23 +77,53 @@ class OptimizedKMClient:
         retry_delay: float = 1,
         timeout: float = 10,
         connect_timeout: float = 2,
+        min_timeout: float = 2,
         pool_connections: int = 5,
         pool_maxsize: int = 10,
+        burn_budget: int = 1000,
+        name: str | None = None,
+        quirks: Quirks = Quirks(),
+        tls: TLSRules = TLSRules(),  # noqa: B008 - frozen
+        breaker: BreakerRules = BreakerRules(),  # noqa: B008 - frozen
+        timing: Timing = REAL_TIME,
+        metrics: KeyMetrics | None = None,
     ) -> None:
-        """`url` is https and may carry a path prefix; the files are PEM.
+        """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
 
-        `timeout` and `connect_timeout` are seconds for one try; `retry_attempts` counts the tries after the
-        first; `retry_delay` (seconds) is the first backoff, doubled each time and fully jittered. At most
-        `pool_maxsize` connections are open to one host, `pool_connections` times that in all.
-        Raises ConfigError when the certificate files cannot be used.
+        `timeout` is the most that one try may take and `min_timeout` the least that the limit adapts to.
+        `retry_attempts` counts the tries after the first; `retry_delay` is the first backoff, doubled each
+        time and fully jittered. At most `pool_maxsize` connections are open to one host, `pool_connections`
+        times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
+        `name` (default: the URL) stands in logs and metrics. Raises ConfigError when the files cannot be used.
         """
         self.url = url.rstrip("/")
         self.retry_attempts = retry_attempts
         self.retry_delay = retry_delay
-        self._tls = _client_tls(ca, certificate, key)
-        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
-        self._limits = (pool_connections * pool_maxsize, pool_maxsize)
-        self._session: aiohttp.ClientSession | None = None
+        self.timeout = timeout
+        self.pool_connections = pool_connections
+        self.pool_maxsize = pool_maxsize
+        self.quirks = quirks
+        self._name = name or self.url
+        self._accounts = Accounts()
+        self._burn_budget = Budget(burn_budget, timing)
+        self._drawing: dict[str, asyncio.Lock] = {}
+        self._transport = Transport(
+            self.url,
+            client_context(ca, certificate, key, tls),
+            connections=pool_connections * pool_maxsize,
+            per_host=pool_maxsize,
+            connect_timeout=connect_timeout,
+            keep_alive=quirks.keep_alive and quirks.method == "POST",
+        )
+        self._calls = Calls(
+            self._name,
+            self._transport,
+            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout),
+            breaker=breaker,
+            errors=quirks.errors,
+            timing=timing,
+            metrics=metrics or KeyMetrics(),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,13 +135,52 @@ class OptimizedKMClient:
 
     async def close(self) -> None:
         """Closes all connections. The client may be used again afterwards."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        await self._transport.close()
+        self._drawing.clear()
 
-    async def check_key_status(self, slave_sae_id: int | str) -> KeyStatus:
-        """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.1). Raises KeyUnavailable."""
-        return status_from_reply(await self._call("GET", slave_sae_id, "status"))
+    @property
+    def name(self) -> str:
+        """The name in logs and metrics."""
+        return self._name
+
+    @property
+    def accounts(self) -> Accounts:
+        """What became of fresh keys; here only those that were lost on the way are entered."""
+        return self._accounts
+
+    @property
+    def health(self) -> float:
+        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
+        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
+        return worth[self._calls.breakers[Call.ENC_KEYS].state] * self._calls.success_rate
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that enc_keys takes, smoothed; None before the first answer."""
+        return self._calls.limits[Call.ENC_KEYS].latency
+
+    @property
+    def any_size(self) -> bool:
+        """Whether keys of other sizes than the usual one can be had."""
+        return self.quirks.size_unit != "ignored"
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The state of the breaker of each call."""
+        return {str(call): breaker.state for call, breaker in self._calls.breakers.items()}
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why calls are not made at present, by call; empty when all is well."""
+        return {str(call): breaker.cause for call, breaker in self._calls.breakers.items() if breaker.cause}
+
+    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+        """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
+
+        `patient` False means one try only. Raises KeyUnavailable.
+        """
+        request = self._request("GET", str(slave_sae_id), Call.STATUS)
+        return await self._calls.ask(Call.STATUS, request, self._read_status, patient=patient)
 
     async def request_enc_keys(
         self,
@@ -98,125 +191,156 @@ class OptimizedKMClient:
         additional_slave_SAE_IDs: Sequence[str] = (),
         extension_mandatory: Sequence[dict[str, Any]] = (),
         extension_optional: Sequence[dict[str, Any]] = (),
+        patient: bool = True,
     ) -> list[Key]:
-        """`number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.2).
+        """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
-        Fewer keys than asked for may come; none is KMEExhausted. Raises KeyUnavailable.
+        `patient` False means one try only. One such request at a time goes out for each slave SAE, since some
+        KMEs drop the first one's keys when a second comes. Raises KMEExhausted or another KeyUnavailable.
         """
-        request: dict[str, Any] = {"number": number, "size": size}
-        if additional_slave_SAE_IDs:
-            request["additional_slave_SAE_IDs"] = list(additional_slave_SAE_IDs)
-        if extension_mandatory:
-            request["extension_mandatory"] = list(extension_mandatory)
-        if extension_optional:
-            request["extension_optional"] = list(extension_optional)
-        reply = await self._call("POST", slave_sae_id, "enc_keys", request)
-        keys = keys_from_container(reply, at_most=number, size=size)
-        if not keys:
-            raise KMEExhausted(f"{self.url}: no key left for SAE {slave_sae_id}")
-        return keys
+        if number < 1 or size < 8 or size % 8:
+            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
+        sae = str(slave_sae_id)
+        options = {
+            "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
+            "extension_mandatory": list(extension_mandatory),
+            "extension_optional": list(extension_optional),
+        }
+        request = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
 
-    async def request_dec_keys(self, master_sae_id: int | str, key_IDs: Sequence[str]) -> list[Key]:
-        """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.3).
+        def read(body: bytes) -> list[Key]:
+            try:
+                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size)
+            except KMEBadReply as error:
+                came = count_of_keys(body)
+                self._burn(sae, number if came is None else came, "reply not believed")
+                raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
+            if not keys:
+                raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
+            return keys
 
-        The KME gives each of them once: keep them safe before anything else. Raises KeyNotFound when the KME
-        does not know one of them, another KeyUnavailable when it cannot be asked.
+        def unanswered() -> bool:
+            self._burn(sae, number, "no answer")
+            return self._burn_budget.allows(number)
+
+        async with self._drawing.setdefault(sae, asyncio.Lock()):
+            return await self._calls.ask(
+                Call.ENC_KEYS,
+                request,
+                read,
+                patient=patient,
+                unanswered=unanswered,
+                probe=lambda: self.check_key_status(sae, patient=False),
+            )
+
+    async def request_dec_keys(
+        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+    ) -> list[Key]:
+        """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
+
+        The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those
+        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked.
         """
-        request = {"key_IDs": [{"key_ID": key_ID} for key_ID in key_IDs]}
-        reply = await self._call("POST", master_sae_id, "dec_keys", request)
-        found = {key.key_ID: key for key in keys_from_container(reply, at_most=len(key_IDs))}
-        missing = [key_ID for key_ID in key_IDs if key_ID not in found]
-        if missing:
-            raise KeyNotFound(f"{self.url}: the reply lacks {len(missing)} of {len(key_IDs)} keys: {missing[0]}")
+        if not key_IDs:
+            return []
+        if self.quirks.method == "GET":
+            return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
+        wanted = list(dict.fromkeys(key_IDs))
+        ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
+        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids})
+        found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
+        return self._in_order(key_IDs, found)
+
+    async def _dec_keys(
+        self, master_sae: str, request: Request, wanted: Sequence[str], patient: bool
+    ) -> dict[str, Key]:
+        def read(body: bytes) -> dict[str, Key]:
+            found, refused = keys_asked_for(json_body(self.name, body), wanted)
+            if refused:
+                log.error("kme_gave_other_keys", kme=self.name, master_sae=master_sae, number=refused)
+                if not found:
+                    raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
+            return found
+
+        try:
+            return await self._calls.ask(
+                Call.DEC_KEYS, request, read, patient=patient, probe=lambda: self.check_key_status(master_sae, patient=False)
+            )
+        except RepliedNotFound as error:
+            named = key_IDs_in_error(error.body, wanted)
+            certain = bool(named) or len(wanted) == 1
+            raise KeysMissing(str(error), [], list(named or wanted), certain=certain) from error
+
+    async def _dec_keys_one_by_one(
+        self, master_sae: str, key_IDs: Sequence[str], patient: bool
+    ) -> list[Key]:
+        """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
+
+        async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
+            request = self._request("GET", master_sae, Call.DEC_KEYS, query=(("key_ID", key_ID),))
+            try:
+                return await self._dec_keys(master_sae, request, [key_ID], patient)
+            except KeyUnavailable as error:
+                return error
+
+        answers = await asyncio.gather(*(one(key_ID) for key_ID in dict.fromkeys(key_IDs)))
+        found: dict[str, Key] = {}
+        trouble: KeyUnavailable | None = None
+        for answer in answers:
+            if isinstance(answer, dict):
+                found |= answer
+            elif not isinstance(answer, KeyNotFound):
+                trouble = answer
+        if trouble is not None and not found:
+            raise trouble
+        return self._in_order(key_IDs, found)
+
+    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
+        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
+            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
+            raise KeysMissing(text, list(found.values()), missing)
         return [found[key_ID] for key_ID in key_IDs]
 
-    async def _call(
-        self, method: str, sae_id: int | str, call: str, request: dict[str, Any] | None = None
-    ) -> Any:
-        """One call with its retries: a fault that may pass is tried again after a jittered, growing delay."""
-        attempt = 0
-        while True:
-            try:
-                return await self._try(method, sae_id, call, request)
-            except KMEUnreachable as error:
-                if attempt >= self.retry_attempts:
-                    raise
-                delay = random.uniform(0, min(MAX_BACKOFF_S, self.retry_delay * 2**attempt))  # noqa: S311
-                attempt += 1
-                log.warning(
-                    "kme_retry", kme=self.url, call=call, cause=str(error), attempt=attempt, delay_s=round(delay, 3)
-                )
-                await asyncio.sleep(delay)
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> Request:
+        """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
+        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
+        content = {"number": number, **sizes}
+        if self.quirks.method == "GET" and not options:
+            query = tuple((name, str(value)) for name, value in content.items())
+            return self._request("GET", sae, Call.ENC_KEYS, query=query)
+        return self._request("POST", sae, Call.ENC_KEYS, json=content | options)
 
-    async def _try(self, method: str, sae_id: int | str, call: str, request: dict[str, Any] | None) -> Any:
-        url = f"{self.url}/api/v1/keys/{quote(str(sae_id), safe='')}/{call}"
-        try:
-            async with self._open_session().request(method, url, json=request, allow_redirects=False) as reply:
-                body = await _read_bounded(reply.content)
-                code = reply.status
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise KMEMisconfigured(f"{self.url}: its certificate is not accepted: {error}") from error
-        except aiohttp.ClientConnectorSSLError as error:
-            raise KMEMisconfigured(f"{self.url}: TLS failed: {error}") from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-                raise KMEMisconfigured(f"{self.url}: TLS failed, is our certificate known there? {error}") from error
-            raise KMEUnreachable(f"{self.url}: {call}: {type(error).__name__}: {error}") from error
-        if code != 200:
-            raise _fault(self.url, call, code, body)
-        return json_body(self.url, body)
+    def _request(
+        self,
+        method: str,
+        sae: str,
+        call: Call,
+        *,
+        query: tuple[tuple[str, str], ...] = (),
+        json: dict[str, Any] | None = None,
+    ) -> Request:
+        return Request(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            total, per_host = self._limits
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=total, limit_per_host=per_host, ssl=self._tls),
-                timeout=self._timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            )
-        return self._session
+    def _read_status(self, body: bytes) -> KeyStatus:
+        status = status_from_reply(json_body(self.name, body))
+        return replace(
+            status,
+            max_key_per_request=_least(status.max_key_per_request, self.quirks.max_key_per_request),
+            max_key_size=_least(status.max_key_size, self.quirks.max_key_size),
+        )
+
+    def _is_number(self, key_ID: str) -> bool:
+        return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
+
+    def _burn(self, sae: str, number: int, cause: str) -> None:
+        if number:
+            self._accounts.issued_and_burnt(sae, number, cause)
+            self._burn_budget.spend(number)
+            log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
 
-async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in content.iter_chunked(65536):
-        body += chunk
-        if len(body) > MAX_REPLY_OCTETS:
-            raise KMEUnreachable(f"the reply is larger than {MAX_REPLY_OCTETS} octets")
-    return bytes(body)
-
-
-def _fault(url: str, call: str, code: int, body: bytes) -> KeyUnavailable:
-    """The typed error for a reply other than 200, by call, code and message (real KMEs differ widely)."""
-    message = text_of_error(body)
-    what = f"{url}: {call}: HTTP {code}: {message}"
-    about = message.lower()
-    if call == "dec_keys" and (code in (404, 410) or "not found" in about or "expired" in about):
-        return KeyNotFound(what)
-    if call == "enc_keys" and (code == 503 or (code in (400, 404) and _says_exhausted(about))):
-        return KMEExhausted(what)
-    if code in (429, 500, 502, 503, 504):
-        return KMEUnreachable(what)
-    return KMEMisconfigured(what)
-
-
-def _says_exhausted(about: str) -> bool:
-    return any(word in about for word in ("exhaust", "insufficient", "not enough", "no key", "unavailable"))
-
-
-def _client_tls(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    for path in (ca, certificate, key):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; it is needed to talk to the KME")
-    try:
-        context = ssl.create_default_context(cafile=str(ca))
-        context.load_cert_chain(str(certificate), str(key))
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit), default=None)
 
 
 def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:
@@ -228,9 +352,10 @@ def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKM
     if not (state / "ca.pem").is_file():
         raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
     first, second = endpoints(state)
-    return tuple(  # type: ignore[return-value]
-        OptimizedKMClient(
-            url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key"
-        )
-        for url, sae in ((first, "sae-2"), (second, "sae-1"))
+    return _development_client(state, first, "sae-2"), _development_client(state, second, "sae-1")
+
+
+def _development_client(state: Path, url: str, sae: str) -> OptimizedKMClient:
+    return OptimizedKMClient(
+        url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key"
     )

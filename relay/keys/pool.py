@@ -56,7 +56,7 @@ class KMEGroup:
         self,
         group: str,
         clients: Sequence[OptimizedKMClient],
-        prefetch: Prefetch = Prefetch(),  # noqa: B008 - frozen
+        prefetch: Prefetch = Prefetch(),
         *,
         lag_patience: float = LAG_PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,9 @@ def json_body(source: str, body: bytes) -> Any:
     """The JSON in a reply's body; raises KMEBadReply."""
     try:
         return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise KMEBadReply(f"{source}: the reply is not JSON: {_excerpt(body)}") from error
+    except (ValueError, RecursionError):
+        # Without an excerpt and without the parser's error, either of which could show a key.
+        raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} octets)") from None
 
 
 def status_from_reply(reply: Any) -> KeyStatus:
@@ -54,7 +56,9 @@ def status_from_reply(reply: Any) -> KeyStatus:
 
     def count(name: str) -> int | None:
         value = fields.get(name.lower())
-        return value if isinstance(value, int) and value >= 0 else None
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+            value = int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
     def limit(name: str) -> int | None:
         return count(name) or None
@@ -76,22 +80,59 @@ def status_from_reply(reply: Any) -> KeyStatus:
 
 
 def keys_from_container(reply: Any, *, at_most: int, size: int | None = None) -> list[Key]:
-    """The keys of a key container, each with a believable ID and `size` bits where that is given.
+    """The keys of a fresh key container, each with a believable ID and `size` bits where that is given.
 
     Raises KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a
     key has another length; then none of them may be used.
     """
-    items = _lowered(reply).get("keys")
-    if isinstance(items, dict):
-        items = [items]
-    if not isinstance(items, list):
-        raise KMEBadReply("the reply has no list of keys")
+    items = _items(reply)
     if len(items) > at_most:
         raise KMEBadReply(f"{len(items)} keys came, at most {at_most} were asked for")
     keys = [_key(item, size) for item in items]
     if len({key.key_ID for key in keys}) != len(keys):
         raise KMEBadReply("the same key_ID came twice in one reply")
     return keys
+
+
+def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key], int]:
+    """The keys of a dec_keys reply that were asked for, by ID, and how many entries were of no use.
+
+    Each key stands for itself: what is wrong with one entry does not cost the others, for no key comes twice.
+    An ID with two different keys counts as neither. Raises KMEBadReply when there is no list of keys at all.
+    """
+    found: dict[str, Key] = {}
+    doubtful: set[str] = set()
+    refused = 0
+    for item in _items(reply):
+        try:
+            key = _key(item, None)
+        except KMEBadReply:
+            refused += 1
+            continue
+        if key.key_ID not in key_IDs:
+            refused += 1
+        elif found.setdefault(key.key_ID, key).key != key.key:
+            doubtful.add(key.key_ID)
+    return {key_ID: key for key_ID, key in found.items() if key_ID not in doubtful}, refused + len(doubtful)
+
+
+def count_of_keys(body: bytes) -> int | None:
+    """How many keys a reply carries that is otherwise not believed; None where even that cannot be read."""
+    try:
+        return len(_items(json.loads(body)))
+    except (ValueError, RecursionError, KMEBadReply):
+        return None
+
+
+def _items(reply: Any) -> list[Any]:
+    """The entries of a key container; some KMEs give an object for one key, or one with a member for each."""
+    items = _lowered(reply).get("keys")
+    if isinstance(items, dict):
+        single = any(str(name).lower() == "key" for name in items)
+        items = [items] if single or not items else list(items.values())
+    if not isinstance(items, list):
+        raise KMEBadReply("the reply has no list of keys")
+    return items
 
 
 def _key(item: Any, size: int | None) -> Key:
@@ -103,8 +144,9 @@ def _key(item: Any, size: int | None) -> Key:
         raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")
     try:
         octets = base64.b64decode(fields.get("key") or "", validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise KMEBadReply(f"key {key_ID}: not base64") from error
+    except (TypeError, ValueError, binascii.Error):
+        # Without the cause, which would show the text of a key.
+        raise KMEBadReply(f"key {key_ID}: not base64") from None
     if not octets:
         raise KMEBadReply(f"key {key_ID}: empty")
     if size is not None and len(octets) * 8 != size:
@@ -121,6 +163,24 @@ def text_of_error(body: bytes) -> str:
     fields = reply if isinstance(reply, dict) else {"message": reply}
     parts = [fields.get("message"), fields.get("details")]
     return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
+
+
+def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
+    """Which of the key_IDs asked for an error reply names in its `details`, as some KMEs do."""
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return set()
+    named: set[str] = set()
+    waiting: list[tuple[Any, int]] = [(reply.get("details") if isinstance(reply, dict) else None, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, dict | list) and depth < 8:
+            inside = value.values() if isinstance(value, dict) else value
+            waiting += [(item, depth + 1) for item in inside]
+        elif isinstance(value, str | int) and str(value) in asked:
+            named.add(str(value))
+    return named
 
 
 def _lowered(reply: Any) -> dict[str, Any]:

@@ -8,8 +8,10 @@ that a client's fault shows here and not at a customer's KME. Every error has th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import traceback
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ from relay.kme.link import (
 
 MAX_BODY_BYTES = 64 * 1024
 """A request body above this size (octets) is refused."""
+
+BODY_TIMEOUT = 10.0
+"""A request body that has not come within this time (seconds) is refused."""
 
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _SAES_BY_COMMON_NAME = {common_name_of_sae(sae): sae for sae in SAES}
@@ -295,11 +300,12 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise BadRequest("Content-Type shall be application/json", {"Content-Type": request.content_type})
     try:
-        raw = await request.read()
+        async with asyncio.timeout(BODY_TIMEOUT):
+            raw = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise BadRequest(f"request body shall be at most {MAX_BODY_BYTES} octets") from error
-    except web.RequestPayloadError as error:
-        raise BadRequest("request body is not what its header says") from error
+    except (web.RequestPayloadError, ConnectionError, TimeoutError) as error:
+        raise BadRequest("request body did not come as its header announced") from error
     try:
         body = json.loads(
             raw.decode("utf-8"), object_pairs_hook=_unique_members, parse_constant=_refuse_constant
@@ -367,6 +373,7 @@ async def _errors_have_their_body(
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    except Exception:
-        log.exception("kme.fault")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
+        # Not log.exception: structlog may show the variables of each frame, and keys are among them.
+        log.error("kme.fault", trace="".join(traceback.format_exception(error)))
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "error on the server side")

@@ -90,7 +90,7 @@ def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
     Raises ConfigError.
     """
     try:
-        import asyncpg  # type: ignore[import-untyped]  # it ships no types
+        import asyncpg
     except ImportError as error:
         raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
     settings = {"application_name": "qumail-relay", "lock_timeout": f"{busy_timeout * 1000:.0f}"}

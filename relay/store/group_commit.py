@@ -1,4 +1,4 @@
-"""Concurrent writes share one transaction, hence one fsync: whoever gets the turn does the work of all waiting.
+"""Concurrent writes share one transaction, so one fsync: whoever has the turn does the work of all waiting.
 Standard: nobody is told "done" before the commit that holds their item has returned.
 """
 

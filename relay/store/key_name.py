@@ -30,7 +30,7 @@ class KeyName:
 
 
 def as_column(name: str) -> str:
-    """Any name as ASCII that people can read: a PostgreSQL text takes neither NUL nor half a surrogate pair."""
+    """Any name as readable ASCII: PostgreSQL text takes neither NUL nor half a surrogate pair."""
     return name.encode("unicode_escape").decode("ascii")
 
 

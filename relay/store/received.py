@@ -124,10 +124,10 @@ class ReceivedKeys:
         return "held" if found[name] else "destroyed"
 
     async def destroy_expired(self, now: float | None = None) -> int:
-        """Overwrites, then deletes, each key whose time is over, and forgets old tombstones; returns how many.
+        """Overwrites, then deletes, all keys whose time is over; forgets old tombstones. Returns how many.
 
         `now` is seconds since 1970, by default the clock's. What disks, and PostgreSQL until its VACUUM, keep
-        of old blocks is out of reach, but was sealed. Raises StoreUnavailable; the next call takes it up again.
+        of old blocks is out of reach, but was sealed. Raises StoreUnavailable; the next call goes on with it.
         """
         now = self._clock() if now is None else now
         destroyed = await upkeep.destroy_expired(self._database, now)
@@ -145,7 +145,7 @@ class ReceivedKeys:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query.group_by(*names))).all()
-        return {(from_column(group), from_column(master)): Counts(*numbers) for group, master, *numbers in rows}
+        return {(from_column(group), from_column(sae)): Counts(*numbers) for group, sae, *numbers in rows}
 
     async def missing_secrets(self) -> dict[str, int]:
         """How many keys are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
@@ -174,11 +174,11 @@ class ReceivedKeys:
     def _unlike(self, name: KeyName, key: bytes, row: Sealed | None) -> TryLater | None:
         """What is wrong with the stored key, seen from the one that came; None where they are the same."""
         if row is None:
-            return KMEBadReply(f"group {name.group}: key {name.key_ID!r} was destroyed, but the KME gave it again")
+            return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came again after it was destroyed")
         try:
             stored = opened_key(self._secret, name, row)
         except StoreUnavailable as error:
             return error
         if hmac.compare_digest(stored, key):
             return None
-        return KMEBadReply(f"group {name.group}: the KME gave key {name.key_ID!r} before, with other octets")
+        return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other octets")

@@ -58,7 +58,7 @@ def opened_key(secret: SiteSecret, name: KeyName, sealed: Sealed) -> bytes:
     return secret.open(sealed, name.context(keys.name))
 
 
-def new_row(secret: SiteSecret, name: KeyName, key: bytes, *, now: float, expires_at: float) -> dict[str, Any]:
+def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_at: float) -> dict[str, Any]:
     """A row for a key that was never used, by column name."""
     sealed = sealed_key(secret, name, key)
     return {

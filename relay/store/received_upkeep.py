@@ -63,7 +63,7 @@ async def reseal(database: Database, secret: SiteSecret) -> int:
     if resealed:
         await database.scrub()
     if failed:
-        raise StoreUnavailable(f"{failed} stored keys cannot be opened, so were not resealed; {resealed} were")
+        raise StoreUnavailable(f"{resealed} stored keys were resealed, but {failed} cannot be opened")
     return resealed
 
 
@@ -88,10 +88,12 @@ async def _overwrite(database: Database, now: float) -> list[bytes]:
     return [place for place, _ in rows]
 
 
-async def _under_older_secrets(database: Database, secret: SiteSecret, after: bytes) -> Sequence[Row[Any]]:
+async def _under_older_secrets(
+    database: Database, secret: SiteSecret, after: bytes
+) -> Sequence[Row[*tuple[Any, ...]]]:
     """Some held keys that are not under the newest secret, in order of place, from behind `after`."""
     query = (
-        select(keys.c.place, keys.c.kme_group, keys.c.master_sae, keys.c.key_id, keys.c.secret_id, keys.c.sealed)
+        select(keys)
         .where(held, keys.c.secret_id != secret.ids[0], keys.c.place > after)
         .order_by(keys.c.place)
         .limit(BATCH)
@@ -100,7 +102,7 @@ async def _under_older_secrets(database: Database, secret: SiteSecret, after: by
         return (await connection.execute(query)).all()
 
 
-def _resealed(row: Row[Any], secret: SiteSecret) -> dict[str, Any] | None:
+def _resealed(row: Row[*tuple[Any, ...]], secret: SiteSecret) -> dict[str, Any] | None:
     """The change of one row, or None where it cannot be opened."""
     name = KeyName(*(from_column(value) for value in (row.kme_group, row.master_sae, row.key_id)))
     try:

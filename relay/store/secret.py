@@ -58,13 +58,15 @@ class SiteSecret:
 
         It is whole or not there, whoever looks and whenever the power fails. Raises ConfigError.
         """
-        if not path.exists():
-            secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
+        secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
         return cls.load(path)
 
     @classmethod
     def rotate(cls, path: Path) -> SiteSecret:
-        """Puts a fresh secret before those in the file, in one step. Raises ConfigError."""
+        """Puts a fresh secret before those in the file, in one step. Raises ConfigError.
+
+        Relays read the file when they start: all of a site must have it before one seals under the new secret.
+        """
 
         def with_fresh(content: bytes) -> bytes:
             return _format([os.urandom(SECRET_LENGTH), *_parse(content, path)])
@@ -87,7 +89,7 @@ class SiteSecret:
         """What was sealed with the same context; raises StoreUnavailable, and never gives other octets."""
         cipher = self._ciphers.get(sealed.secret_id)
         if cipher is None:
-            raise StoreUnavailable(f"a stored row needs site secret {sealed.secret_id}, which is not in the file")
+            raise StoreUnavailable(f"a stored row is under site secret {sealed.secret_id}, which is missing")
         nonce, ciphertext = sealed.data[:NONCE_LENGTH], sealed.data[NONCE_LENGTH:]
         try:
             return cipher.decrypt(nonce, ciphertext, context)

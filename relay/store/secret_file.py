@@ -39,6 +39,8 @@ def create(path: Path, content: bytes) -> None:
     Raises ConfigError.
     """
     try:
+        if path.exists():
+            return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _written_beside(path, content) as temporary, suppress(FileExistsError):
             os.link(temporary, path)
@@ -50,6 +52,7 @@ def create(path: Path, content: bytes) -> None:
 def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
     """The file with its content changed, for all readers at once; owner and mode stay. Raises ConfigError."""
     try:
+        path = path.resolve()
         with locked(path.parent):
             content = change(read(path))
             before = path.stat()

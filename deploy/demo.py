@@ -1,0 +1,313 @@
+"""The demonstration: development KMEs, Alice's and Bob's relays, one real message, and what the wire saw.
+Standard: exit status 0 and `DEMO OK` only when both SHA-256 are equal and the wire held none of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_POLICY
+from pathlib import Path
+from typing import Any
+
+import aiosmtplib
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from relay.config import Address
+from relay.forward import stuffed
+
+SECRET = "The vault opens at 06:30, code 7-3-9."
+RELAY_TOML = """\
+[site]
+name = "{name}"
+domains = ["{name}.example"]
+sae_id = "{sae}"
+hostname = "relay.{name}.example"
+
+[{direction}]
+listen = "127.0.0.1:0"
+next_hop = "{next_hop}"
+
+[policies]
+directory = "policies"
+
+[store]
+database = "relay.db"
+secret = "site.secret"
+
+[log]
+format = "json"
+
+[kmes.km]
+url = "{url}"
+group = "alice-bob"
+ca = "{state}/ca.pem"
+certificate = "{state}/sae-{sae}.pem"
+key = "{state}/sae-{sae}.key"
+
+[peers.{peer}]
+domains = ["{peer}.example"]
+sae_id = "{peer_sae}"
+kme_group = "alice-bob"
+"""
+
+
+class DemoError(Exception):
+    """Something did not happen as it should; the text says what."""
+
+
+@dataclass
+class Wire:
+    """An SMTP server that keeps each message and, where `onward` is set, hands it on unchanged."""
+
+    onward: Address | None = None
+    seen: list[bytes] = field(default_factory=list)
+    address: Address = Address("127.0.0.1", 0)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Wire]:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: SMTP(self, hostname="wire.example", data_size_limit=None), "127.0.0.1", 0
+        )
+        self.address = Address(*server.sockets[0].getsockname()[:2])
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        if self.onward is not None:
+            reply = await send(self.onward, envelope.mail_from or "", envelope.rcpt_tos, envelope.content)
+            if not reply.startswith("250"):
+                return reply
+        self.seen.append(envelope.content)
+        return "250 2.0.0 Ok"
+
+
+async def send(address: Address, sender: str, recipients: list[str], message: bytes) -> str:
+    """Submits a message and gives the reply to its content."""
+    client = aiosmtplib.SMTP(
+        hostname=address.host, port=address.port, local_hostname="mail.alice.example", start_tls=False
+    )
+    async with client:
+        await client.mail(sender)
+        for recipient in recipients:
+            await client.rcpt(recipient)
+        await client.execute_command(b"DATA")
+        assert client.protocol is not None
+        client.protocol.write(stuffed(message))
+        reply = await client.protocol.read_response(timeout=60)
+        return f"{reply.code} {reply.message}"
+
+
+def a_real_message() -> bytes:
+    """Multipart, with an attachment and unencoded 8-bit text, as a mail program would send it."""
+    mail = EmailMessage(policy=SMTP_POLICY.clone(cte_type="8bit"))
+    mail["From"] = "Alice <alice@alice.example>"
+    mail["To"] = "Bob <bob@bob.example>"
+    mail["Subject"] = "Schlüsselübergabe: vault at 06:30"
+    mail["Date"] = "Wed, 25 Nov 2026 10:00:00 +0000"
+    mail["Message-ID"] = f"<{secrets.token_hex(8)}@alice.example>"
+    mail.set_content(f"Dear Bob,\n\n{SECRET}\nViele Grüße aus Zürich ☕\n\nAlice\n", cte="8bit")
+    mail.add_attachment(secrets.token_bytes(3000), "application", "octet-stream", filename="plan.bin")
+    return mail.as_bytes()
+
+
+@asynccontextmanager
+async def process(console: Console, log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`qumail-relay ...` as its own process, stopped at the end."""
+    with log.open("wb") as file:
+        running = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", *arguments, stdout=file, stderr=asyncio.subprocess.STDOUT
+        )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.terminate()
+        await running.wait()
+
+
+async def ready(running: asyncio.subprocess.Process, path: Path, log: Path, what: str) -> str:
+    """Waits for the file that says that a server listens, and gives its text."""
+    for _ in range(600):
+        if path.exists():
+            return path.read_text()
+        if running.returncode is not None:
+            raise DemoError(f"{what} did not start: {log.read_text().strip().splitlines()[-1]}")
+        await asyncio.sleep(0.05)
+    raise DemoError(f"{what} did not start within 30 s; its log is {log}")
+
+
+async def relay(
+    stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: Address, url: str
+) -> Address:
+    """One site's relay, with its own directory, configuration and policies; gives where it listens."""
+    sae, peer, peer_sae, direction = (
+        ("2", "bob", "1", "outgoing") if name == "alice" else ("1", "alice", "2", "incoming")
+    )
+    directory = work / name
+    (directory / "policies").mkdir(parents=True)
+    (directory / "policies" / "default.toml").write_text('levels = ["aes"]\n')
+    (directory / "relay.toml").write_text(
+        RELAY_TOML.format(
+            name=name,
+            sae=sae,
+            peer=peer,
+            peer_sae=peer_sae,
+            direction=direction,
+            next_hop=next_hop,
+            url=url,
+            state=work / "kme",
+        )
+    )
+    listening, log = directory / "ready", directory / "relay.log"
+    arguments = ("serve", "--config", str(directory / "relay.toml"), "--ready-file", str(listening))
+    running = await stack.enter_async_context(process(console, log, *arguments))
+    text = await ready(running, listening, log, f"{name.title()}'s relay")
+    host, port = text.split()[1].rsplit(":", 1)
+    console.print(f"  [green]✓[/] {name.title()}'s relay on {host}:{port}")
+    return Address(host, int(port))
+
+
+def event(log: Path, name: str) -> dict[str, Any]:
+    """The last event of this name in a relay's log."""
+    for line in reversed(log.read_text().splitlines()):
+        if line.startswith("{") and (found := json.loads(line)).get("event") == name:
+            return dict(found)
+    raise DemoError(f"{log} has no event {name}")
+
+
+async def journey(console: Console, work: Path, stay: bool) -> None:
+    """Starts everything, sends the message, shows what happened; raises DemoError where it went wrong."""
+    async with AsyncExitStack() as stack:
+        console.rule("[bold]QuMail Relay[/]: a message travels from Alice to Bob under a quantum key")
+        state, log = work / "kme", work / "kme.log"
+        kmes = await stack.enter_async_context(process(console, log, "kme", "--state", str(state)))
+        urls = json.loads(await ready(kmes, state / "endpoints.json", log, "the development key servers"))
+        console.print(
+            f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)"
+        )
+        mailbox = await stack.enter_async_context(Wire().listening())
+        bob = await relay(stack, console, work, "bob", mailbox.address, urls["KM2"])
+        wire = await stack.enter_async_context(Wire(onward=bob).listening())
+        alice = await relay(stack, console, work, "alice", wire.address, urls["KM1"])
+
+        message = a_real_message()
+        reply = await send(alice, "alice@alice.example", ["bob@bob.example"], message)
+        if not reply.startswith("250"):
+            raise DemoError(f"Alice's relay answered {reply}; see {work}")
+        sealed, opened = wire.seen[-1], mailbox.seen[-1]
+        show(console, message, sealed, opened)
+        sent, received = (
+            event(work / "alice/relay.log", "sealed_and_sent"),
+            event(work / "bob/relay.log", "opened_and_sent"),
+        )
+        compare(console, message, opened, sent, received)
+        judge(message, sealed, opened, sent, received)
+        if stay:
+            console.print(
+                f"\nIt stays up: send to {alice.host}:{alice.port} as you like, for instance "
+                "from anybody@alice.example to anybody@bob.example.\n"
+                f"Logs and policies: {work}\nCtrl-C ends it."
+            )
+            await until_told()
+
+
+def show(console: Console, message: bytes, sealed: bytes, opened: bytes) -> None:
+    """The three views of the message beside each other."""
+
+    def panel(title: str, data: bytes, style: str) -> Panel:
+        lines = [line[:62] for line in data.decode("utf-8", "replace").splitlines()]
+        if len(lines) > 26:
+            lines = [*lines[:25], f"... {len(data)} octets in all"]
+        return Panel(Text("\n".join(lines)), title=title, border_style=style, width=68)
+
+    console.print()
+    views = [
+        panel("what Alice sent", message, "cyan"),
+        panel("what the wire saw", sealed, "red"),
+        panel("what Bob received", opened, "green"),
+    ]
+    if console.width >= 3 * 68:
+        console.print(Columns(views))
+    else:
+        console.print(Group(*views))
+
+
+def compare(
+    console: Console, message: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]
+) -> None:
+    """Digests and keys of both sides, in one table."""
+    table = Table(title="Both sides", show_header=True)
+    for heading in ("", "Alice", "Bob"):
+        table.add_column(heading, overflow="fold")
+    table.add_row("SHA-256", hashlib.sha256(message).hexdigest(), hashlib.sha256(opened).hexdigest())
+    table.add_row("key_ID", sent["key_IDs"][0], received["key_IDs"][0])
+    table.add_row("protection", sent["protection"], received["protection"])
+    table.add_row("octets", str(len(message)), str(len(opened)))
+    table.add_row("policy", sent["policy"], "")
+    console.print(table)
+
+
+def judge(
+    message: bytes, sealed: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]
+) -> None:
+    """Raises DemoError unless the message came out as it went in and was hidden in between."""
+    if hashlib.sha256(message).digest() != hashlib.sha256(opened).digest():
+        raise DemoError("Bob's SHA-256 is not Alice's")
+    if sent["key_IDs"] != received["key_IDs"]:
+        raise DemoError("the two sides used different keys")
+    marks = (SECRET.encode(), b"vault", b"plan.bin", base64.b64encode(SECRET.encode())[:30])
+    if any(mark in sealed for mark in marks):
+        raise DemoError("the wire carried something of the message in clear")
+    if b"smime-type=authEnveloped-data" not in sealed:
+        raise DemoError("the wire did not carry a sealed message")
+
+
+async def until_told() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def main() -> int:
+    """Runs the demonstration; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="deploy/demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end after the message instead of staying up")
+    once = parser.parse_args().once
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    try:
+        with tempfile.TemporaryDirectory(prefix="qumail-relay-demo-") as work:
+            asyncio.run(journey(console, Path(work), stay=not once))
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, the last line says so
+        with contextlib.suppress(OSError):
+            print(f"DEMO FAILED: {error or type(error).__name__}", flush=True)
+        return 1
+    print("DEMO OK: Bob received octet for octet what Alice sent; the wire saw ciphertext")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

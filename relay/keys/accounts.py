@@ -1,0 +1,67 @@
+"""The accounts of one KME: every key it issued is used, burnt, expired or in the pool, at every moment.
+Standard: double entry; pure. `issued = used + burnt + expired + in pool`, for each slave SAE and in all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Accounts:
+    """Counts of keys (not octets), by slave SAE; the pool counts its own keys, so the two can be compared."""
+
+    def __init__(self) -> None:
+        self._issued: Counter[str] = Counter()
+        self._used: Counter[str] = Counter()
+        self._expired: Counter[str] = Counter()
+        self._burnt: Counter[tuple[str, str]] = Counter()
+        self.octets_discarded = 0
+        """Octets at the end of one-time-pad keys that a pad had no use for."""
+
+    def issued(self, slave_sae: str, number: int) -> None:
+        """The KME gave keys, and they are in the pool now."""
+        self._issued[slave_sae] += number
+
+    def used(self, slave_sae: str, number: int) -> None:
+        """Keys left the pool to seal a message."""
+        self._used[slave_sae] += number
+
+    def expired(self, slave_sae: str, number: int) -> None:
+        """Keys in the pool became too old and were destroyed."""
+        self._expired[slave_sae] += number
+
+    def burnt(self, slave_sae: str, number: int, cause: str) -> None:
+        """Keys in the pool were destroyed for another reason; `cause` is a short fixed text."""
+        self._burnt[slave_sae, cause] += number
+
+    def issued_and_burnt(self, slave_sae: str, number: int, cause: str) -> None:
+        """The KME gave keys, or has to be assumed to have, that never came into the pool."""
+        self.issued(slave_sae, number)
+        self.burnt(slave_sae, number, cause)
+
+    def slaves(self) -> set[str]:
+        """The slave SAEs that there are accounts for."""
+        return set(self._issued)
+
+    def totals(self, slave_sae: str | None = None) -> dict[str, int]:
+        """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""
+
+        def total(counts: Counter[str]) -> int:
+            return counts.total() if slave_sae is None else counts[slave_sae]
+
+        burnt = sum(number for (slave, _), number in self._burnt.items() if slave_sae in (None, slave))
+        counts = {
+            "issued": total(self._issued),
+            "used": total(self._used),
+            "burnt": burnt,
+            "expired": total(self._expired),
+        }
+        return counts | {"in_pool": counts["issued"] - counts["used"] - burnt - counts["expired"]}
+
+    def burnt_by_cause(self, slave_sae: str | None = None) -> dict[str, int]:
+        """Burnt keys by cause."""
+        causes: Counter[str] = Counter()
+        for (slave, cause), number in self._burnt.items():
+            if slave_sae in (None, slave):
+                causes[cause] += number
+        return dict(causes)

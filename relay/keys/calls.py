@@ -1,0 +1,215 @@
+"""One call to a KME from beginning to end: breaker, time limit, the try, what it meant, and whether to try again.
+Standard: ETSI GS QKD 014 V1.1.1 for the calls; no limit or pause here is fixed, all follow what the KME does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from relay.errors import (
+    KeyNotFound,
+    KeyUnavailable,
+    KMEBadReply,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+)
+from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
+from relay.keys.breaker import Breaker, BreakerRules
+from relay.keys.faults import (
+    Call,
+    ErrorRule,
+    Fault,
+    KMEBusy,
+    KMERefusedRequest,
+    KMEUnanswered,
+    NotAsked,
+    RepliedNotFound,
+    classify,
+    error_of,
+)
+from relay.keys.metrics import KeyMetrics
+from relay.keys.replies import text_of_error
+from relay.keys.timing import Timing
+from relay.keys.transport import NoAnswer, Reply, Request, Transport
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+_GATEWAY_CODES = (502, 504)
+"""A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
+
+_OUTCOMES: dict[type[KeyUnavailable], str] = {
+    KMEUnreachable: "unreachable",
+    KMEUnanswered: "unreachable",
+    KMEBusy: "busy",
+    KMEExhausted: "exhausted",
+    KMERefusedRequest: "bad_request",
+    KMEMisconfigured: "misconfigured",
+    KMEBadReply: "bad_reply",
+    RepliedNotFound: "not_found",
+}
+"""The metric's label for how a request ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often a KME is asked; times in seconds.
+
+    `retry_attempts` are the tries after the first. `timeout` is the longest that one try may take, and
+    `min_timeout` the least that the time limit adapts down to.
+    """
+
+    retry_attempts: int = 3
+    retry_delay: float = 1.0
+    timeout: float = 10.0
+    min_timeout: float = 2.0
+
+
+class Calls:
+    """Calls to one KME. What a reply means is said by `errors` first and by faults.py then."""
+
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        *,
+        patience: Patience,
+        breaker: BreakerRules,
+        errors: tuple[ErrorRule, ...],
+        timing: Timing,
+        metrics: KeyMetrics,
+    ) -> None:
+        self.name = name
+        self._transport = transport
+        self._patience = patience
+        self._errors = errors
+        self._timing = timing
+        self._metrics = metrics
+        self._backoff = Backoff(patience.retry_delay, timing)
+        self._not_before: dict[Call, float] = {}
+        self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
+        self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout) for call in Call}
+
+    @property
+    def success_rate(self) -> float:
+        """The share of recent tries that got an answer, 0 to 1."""
+        return self._backoff.success_rate
+
+    async def ask(
+        self,
+        call: Call,
+        request: Request,
+        read: Callable[[bytes], Result],
+        *,
+        patient: bool = True,
+        unanswered: Callable[[], bool] = lambda: True,
+        probe: Callable[[], Awaitable[object]] | None = None,
+    ) -> Result:
+        """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
+
+        `unanswered` is called when the KME may have carried out a request whose answer did not come, and says
+        whether trying again is allowed. `probe` is made first when the breaker is half-open.
+        """
+        attempts = self._patience.retry_attempts if patient else 0
+        attempt = 0
+        while True:
+            self._keep_away(call)
+            try:
+                with self.breakers[call].passing() as probing:
+                    if probing and probe is not None:
+                        await self._probe(probe)
+                    return await self._try(call, request, read, unanswered)
+            except NotAsked:
+                raise
+            except KMEUnreachable as error:
+                again = not isinstance(error, KMEUnanswered) or unanswered()
+                pause = self._pause(attempt, error)
+                if attempt >= attempts or not again or pause > MAX_BACKOFF_S:
+                    raise
+                cause = str(error)
+            attempt += 1
+            self._metrics.retries.labels(self.name, call).inc()
+            log.warning(
+                "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
+            )
+            await self._timing.sleep(pause)
+
+    async def _try(
+        self, call: Call, request: Request, read: Callable[[bytes], Result], unanswered: Callable[[], bool]
+    ) -> Result:
+        """One request and what its answer means, counted by outcome."""
+        sent: list[bool] = []
+        outcome = "cancelled"
+        try:
+            reply = await self._send(call, request, lambda: sent.append(True))
+            result = self._result(call, reply, read)
+            outcome = "ok"
+            return result
+        except KeyUnavailable as error:
+            outcome = _OUTCOMES.get(type(error), "unreachable")
+            raise
+        except asyncio.CancelledError:
+            if sent:
+                unanswered()
+            raise
+        finally:
+            self._metrics.requests.labels(self.name, call, outcome).inc()
+
+    async def _send(self, call: Call, request: Request, on_sent: Callable[[], None]) -> Reply:
+        """The reply, within the adaptive time limit, which learns from it. Raises KeyUnavailable."""
+        limit = self.limits[call]
+        started = self._timing.clock()
+        try:
+            reply = await self._transport.send(request, limit.seconds, on_sent)
+        except NoAnswer as error:
+            if not error.in_time:
+                limit.expired()
+            self._backoff.seen(success=False)
+            cause = f"{self.name}: {call}: {error}"
+            if error.sent:
+                raise KMEUnanswered(cause) from error
+            raise error_of(error.fault, cause) from error
+        elapsed = self._timing.clock() - started
+        limit.answered(elapsed)
+        self._backoff.seen(success=reply.code < 500)
+        self._metrics.seconds.labels(self.name, call).observe(elapsed)
+        return reply
+
+    def _result(self, call: Call, reply: Reply, read: Callable[[bytes], Result]) -> Result:
+        if reply.code == 200:
+            return read(reply.body)
+        message = text_of_error(reply.body)
+        cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        fault = classify(call, reply.code, message, self._errors)
+        error = error_of(fault, cause, reply.retry_after)
+        if isinstance(error, KMEBusy) and error.retry_after:
+            self._not_before[call] = self._timing.clock() + error.retry_after
+        if fault is Fault.UNREACHABLE and reply.code in _GATEWAY_CODES:
+            raise KMEUnanswered(cause)
+        if fault is Fault.NOT_FOUND:
+            raise RepliedNotFound(cause, reply.body)
+        raise error
+
+    def _keep_away(self, call: Call) -> None:
+        """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
+        wait = self._not_before.get(call, 0.0) - self._timing.clock()
+        if wait > 0:
+            raise NotAsked(f"{self.name}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
+
+    def _pause(self, attempt: int, error: KMEUnreachable) -> float:
+        asked = error.retry_after if isinstance(error, KMEBusy) else None
+        return max(asked or 0.0, self._backoff.pause(attempt))
+
+    async def _probe(self, probe: Callable[[], Awaitable[object]]) -> None:
+        """Asks for the status first. Only silence fails the probe: any answer shows that the KME is there."""
+        try:
+            await probe()
+        except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
+            log.info("kme_probe", kme=self.name, answer=str(error))

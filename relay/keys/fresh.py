@@ -1,0 +1,288 @@
+"""One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; one enc_keys is in flight for each (KME, slave SAE), and never hedged.
+
+Whoever needs keys waits for a drawing that belongs to the pool, not to him: when he gives up, the keys that
+come are still there for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
+from relay.keys.contract import Key, KeyDelivery
+from relay.keys.faults import KMERefusedRequest
+from relay.keys.prefetch import Marks, Prefetch, marks
+from relay.keys.rates import Peak, Refill
+from relay.keys.replies import KeyStatus
+from relay.keys.stock import SeenKeys, Stock
+from relay.keys.timing import REAL_TIME, Timing
+
+log = structlog.get_logger(__name__)
+
+LONGEST_REST_S = 5.0
+"""A KME that ran out of keys is asked again after this time at the latest."""
+
+STATUS_RETRY_S = 30.0
+"""After a status call that failed, limits are taken as unknown for this long."""
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """The stock for one slave SAE and key size, with the work that fills it."""
+
+    slave_sae: str
+    size: int
+    stock: Stock
+    peak: Peak
+    prefetched: bool = False
+    wanted: int = 0
+    drawing: asyncio.Task[None] | None = None
+    refill: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not (self.wanted or self.drawing or self.refill or len(self.stock) or self.prefetched)
+
+
+@dataclass(slots=True)
+class _Slave:
+    """What is known of the KME's store for one slave SAE, and until when it is given a rest."""
+
+    refill: Refill
+    status: KeyStatus | None = None
+    asked: float | None = None
+    most: int | None = None
+    rest: float = 0.0
+    not_before: float = 0.0
+    trouble: KeyUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
+
+
+class FreshKeys:
+    """The keys that one KME issues to us, for all slave SAEs and sizes."""
+
+    def __init__(
+        self, client: KeyDelivery, prefetch: Prefetch, seen: SeenKeys, timing: Timing = REAL_TIME
+    ) -> None:
+        self.client = client
+        self.prefetch = prefetch
+        self._seen = seen
+        self._timing = timing
+        self._shelves: dict[tuple[str, int], _Shelf] = {}
+        self._slaves: dict[str, _Slave] = {}
+        self._closed = False
+
+    def ready(self, slave_sae: str, size: int) -> int:
+        """How many keys of this kind can be had without asking the KME."""
+        shelf = self._shelves.get((slave_sae, size))
+        if shelf is None:
+            return 0
+        shelf.stock.destroy_expired()
+        return len(shelf.stock)
+
+    def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
+        """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
+        return {
+            place: len(shelf.stock)
+            for place, shelf in self._shelves.items()
+            if slave_sae in (None, shelf.slave_sae)
+        }
+
+    def marks(self, slave_sae: str, size: int) -> Marks:
+        """The water marks in force for keys of this kind."""
+        return self._marks(self._shelf(slave_sae, size))
+
+    def refill_rate(self, slave_sae: str) -> float | None:
+        """Bits a second that the link was seen to make, or None before that is known."""
+        return self._slave(slave_sae).refill.per_second
+
+    def known_status(self, slave_sae: str) -> KeyStatus | None:
+        """What the KME said last of its store for this slave SAE."""
+        return self._slave(slave_sae).status
+
+    async def take(
+        self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
+    ) -> list[Key]:
+        """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable.
+
+        What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
+        draws what is asked for and no more; `patient` False tries each request once.
+        """
+        shelf = self._shelf(slave_sae, size)
+        shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
+        shelf.wanted += number
+        try:
+            # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
+            for _ in range(2 * shelf.wanted + 4):
+                if (keys := shelf.stock.pop(number)) is not None:
+                    shelf.peak.add(number)
+                    return keys
+                await self._drawn(shelf, patient)
+            raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
+        finally:
+            shelf.wanted -= number
+            self._refill_if_low(shelf)
+            if shelf.idle:
+                self._shelves.pop((slave_sae, size), None)
+
+    async def limits(self, slave_sae: str) -> KeyStatus | None:
+        """The KME's limits as it gave them last; asked for once, None where it does not say."""
+        slave = self._slave(slave_sae)
+        if slave.status is None:
+            now = self._timing.clock()
+            if slave.asked is None or now - slave.asked >= STATUS_RETRY_S:
+                await self.look(slave_sae)
+        return slave.status
+
+    async def look(self, slave_sae: str) -> KeyStatus | None:
+        """Asks the KME for its status now and learns from it; None where it does not say."""
+        slave = self._slave(slave_sae)
+        slave.asked = self._timing.clock()
+        try:
+            status = await self.client.check_key_status(slave_sae, patient=False)
+        except KeyUnavailable as error:
+            log.info("kme_status_unknown", kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            return None
+        slave.status = status
+        if status.stored_key_count is not None and status.key_size:
+            full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
+            slave.refill.stored(status.stored_key_count * status.key_size, full=full)
+        return status
+
+    def warm(self, slave_sae: str, size: int = 256) -> None:
+        """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
+        shelf = self._shelf(slave_sae, size)
+        shelf.prefetched = self.prefetch.on
+        self._refill_if_low(shelf)
+
+    def destroy_expired(self) -> int:
+        """Destroys keys whose time is over, in all stocks; returns how many."""
+        return sum(shelf.stock.destroy_expired() for shelf in self._shelves.values())
+
+    async def close(self) -> None:
+        """Ends all drawing and burns what is in the pool; the client stays open."""
+        self._closed = True
+        shelves = list(self._shelves.values())
+        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
+        self._shelves.clear()
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
+
+    async def _drawn(self, shelf: _Shelf, patient: bool) -> None:
+        """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
+        if self._closed:
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        self._raise_if_resting(shelf)
+        if shelf.drawing is None:
+            shelf.drawing = asyncio.create_task(self._draw(shelf, patient), name="draw keys")
+            shelf.drawing.add_done_callback(lambda _task: setattr(shelf, "drawing", None))
+        task = shelf.drawing
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        if error := task.exception():
+            raise error
+
+    async def _draw(self, shelf: _Shelf, patient: bool) -> None:
+        """One request for as many keys as are wanted now and the KME gives at once."""
+        slave = self._slave(shelf.slave_sae)
+        await self.limits(shelf.slave_sae)
+        missing = max(shelf.wanted, self._marks(shelf).high if shelf.prefetched else 0) - len(shelf.stock)
+        number = max(1, min(missing, self._most(slave)))
+        try:
+            keys = await self._request(shelf, slave, number, patient)
+            if shelf.stock.add(keys) == len(keys):
+                raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
+        except (KMEExhausted, KMERefusedRequest, KMEBadReply) as error:
+            self._give_rest(slave, error)
+            raise
+        slave.rest = slave.not_before = 0.0
+        slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
+
+    async def _request(self, shelf: _Shelf, slave: _Slave, number: int, patient: bool) -> list[Key]:
+        """Asks for `number` keys, and for less where the KME cannot give or does not accept that many."""
+        while True:
+            try:
+                return await self.client.request_enc_keys(
+                    shelf.slave_sae, number, shelf.size, patient=patient
+                )
+            except KMEExhausted:
+                if number == 1:
+                    raise
+                status = await self.look(shelf.slave_sae)
+                stored = (status.stored_key_count if status else None) or 1
+                number = stored if stored < number else 1
+            except KMERefusedRequest:
+                if number == 1:
+                    raise
+                number = slave.most = number // 2
+
+    def _give_rest(self, slave: _Slave, error: KeyUnavailable) -> None:
+        """Leaves the KME alone for a while that doubles: it is well, but has nothing for us now."""
+        slave.rest = min(LONGEST_REST_S, max(0.25, slave.rest * 2))
+        slave.not_before = self._timing.clock() + slave.rest * (0.5 + 0.5 * self._timing.chance())
+        slave.trouble = error
+
+    def _raise_if_resting(self, shelf: _Shelf) -> None:
+        slave = self._slave(shelf.slave_sae)
+        wait = slave.not_before - self._timing.clock()
+        if wait > 0:
+            kind = KMEExhausted if isinstance(slave.trouble, KMEExhausted) else KMEBadReply
+            raise kind(f"not asked again for {wait:.1f} s: {slave.trouble}")
+
+    def _refill_if_low(self, shelf: _Shelf) -> None:
+        low = self._marks(shelf).low
+        if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < low:
+            shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
+            shelf.refill.add_done_callback(lambda _task: setattr(shelf, "refill", None))
+
+    async def _refill(self, shelf: _Shelf) -> None:
+        """Draws until the high mark is reached; any failure ends it, and the next need starts it again."""
+        try:
+            while len(shelf.stock) < self._marks(shelf).high:
+                await self._drawn(shelf, patient=True)
+        except KeyUnavailable as error:
+            log.warning("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+
+    def _marks(self, shelf: _Shelf) -> Marks:
+        slave = self._slave(shelf.slave_sae)
+        bits = slave.refill.per_second
+        return marks(
+            self.prefetch,
+            peak_rate=shelf.peak.per_second,
+            latency=self.client.latency or 1.0,
+            refill_rate=bits / shelf.size if bits else None,
+            status=slave.status,
+        )
+
+    def _most(self, slave: _Slave) -> int:
+        """How many keys one request may ask for; unknown limits are found out by asking."""
+        said = slave.status.max_key_per_request if slave.status else None
+        known: Iterable[int] = (limit for limit in (said, slave.most) if limit)
+        return min(known, default=128)
+
+    def _slave(self, slave_sae: str) -> _Slave:
+        if slave_sae not in self._slaves:
+            self._slaves[slave_sae] = _Slave(Refill(self._timing.clock))
+        return self._slaves[slave_sae]
+
+    def _shelf(self, slave_sae: str, size: int) -> _Shelf:
+        place = (slave_sae, size)
+        if place not in self._shelves:
+            stock = Stock(
+                slave_sae,
+                lifetime=self.prefetch.lifetime,
+                accounts=self.client.accounts,
+                seen=self._seen,
+                clock=self._timing.clock,
+            )
+            self._shelves[place] = _Shelf(slave_sae, size, stock, Peak(self._timing.clock))
+        return self._shelves[place]

@@ -1,0 +1,128 @@
+"""The keys of one KME, slave SAE and size that are ready: each popped once, each overwritten when it goes.
+Standard: ETSI GS QKD 014 V1.1.1 for what keys are; pure, with an injected clock and no waiting.
+
+A key waits here as a bytearray, which is overwritten when the key leaves, is burnt or expires. That is as
+far as Python goes: the JSON it came in, and the `bytes` that a user gets, live until the collector takes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from relay.keys.accounts import Accounts
+from relay.keys.contract import Key
+
+SEEN_KEYS = 200_000
+"""How many keys are remembered so that a KME cannot hand us one twice."""
+
+_TELLING_OCTETS = 16
+"""Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
+
+
+def wipe(octets: bytearray) -> None:
+    """Overwrites the octets with zeros, in place."""
+    octets[:] = bytes(len(octets))
+
+
+class SeenKeys:
+    """The keys that were given before, by ID and by a keyed hash of their octets: neither may come again."""
+
+    def __init__(self, most: int = SEEN_KEYS) -> None:
+        self._most = most
+        self._marks: OrderedDict[bytes, None] = OrderedDict()
+        self._secret = secrets.token_bytes(32)
+
+    def first_time(self, key: Key) -> bool:
+        """Remembers the key; False when its ID or its octets were seen before."""
+        marks = [self._mark(b"id", key.key_ID.encode())]
+        if len(key.key) >= _TELLING_OCTETS:
+            marks.append(self._mark(b"octets", key.key))
+        new = not any(mark in self._marks for mark in marks)
+        self._marks.update(dict.fromkeys(marks))
+        while len(self._marks) > 2 * self._most:
+            self._marks.popitem(last=False)
+        return new
+
+    def _mark(self, kind: bytes, octets: bytes) -> bytes:
+        return hashlib.blake2b(octets, digest_size=16, key=self._secret, person=kind).digest()
+
+
+@dataclass(slots=True)
+class _Held:
+    key_ID: str
+    octets: bytearray = field(repr=False)
+    until: float = 0.0
+
+
+class Stock:
+    """Keys that are ready, oldest first; all of them in the accounts of `slave_sae` as in the pool."""
+
+    def __init__(
+        self,
+        slave_sae: str,
+        *,
+        lifetime: float,
+        accounts: Accounts,
+        seen: SeenKeys,
+        clock: Callable[[], float],
+    ) -> None:
+        """`lifetime` is how many seconds a key may wait here before it is destroyed."""
+        self._slave_sae = slave_sae
+        self._lifetime = lifetime
+        self._accounts = accounts
+        self._seen = seen
+        self._clock = clock
+        self._held: deque[_Held] = deque()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, keys: Sequence[Key]) -> int:
+        """Takes in keys that a KME has just issued; returns how many were refused, as seen before."""
+        self._accounts.issued(self._slave_sae, len(keys))
+        until = self._clock() + self._lifetime
+        fresh = [key for key in keys if self._seen.first_time(key)]
+        self._held += [_Held(key.key_ID, bytearray(key.key), until) for key in fresh]
+        refused = len(keys) - len(fresh)
+        if refused:
+            self._accounts.burnt(self._slave_sae, refused, "seen before")
+        return refused
+
+    def pop(self, number: int) -> list[Key] | None:
+        """`number` keys that are still good, or None and nothing; with no await inside, so once and for one."""
+        self.destroy_expired()
+        if len(self._held) < number:
+            return None
+        keys = []
+        for _ in range(number):
+            held = self._held.popleft()
+            keys.append(Key(held.key_ID, bytes(held.octets)))
+            wipe(held.octets)
+        self._accounts.used(self._slave_sae, number)
+        return keys
+
+    def destroy_expired(self) -> int:
+        """Destroys the keys whose time is over; returns how many."""
+        now = self._clock()
+        expired = 0
+        while self._held and self._held[0].until <= now:
+            wipe(self._held.popleft().octets)
+            expired += 1
+        if expired:
+            self._accounts.expired(self._slave_sae, expired)
+        return expired
+
+    def burn_all(self, cause: str) -> int:
+        """Destroys every key; returns how many."""
+        self.destroy_expired()
+        burnt = len(self._held)
+        for held in self._held:
+            wipe(held.octets)
+        self._held.clear()
+        if burnt:
+            self._accounts.burnt(self._slave_sae, burnt, cause)
+        return burnt

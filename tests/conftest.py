@@ -1,0 +1,60 @@
+"""Fixtures that every test may use: the development KMEs, sinks, and two sites that share keys.
+Standard: each is made for one test and gone after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from relay import app
+from relay.config import Address
+from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+
+
+@pytest.fixture
+async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
+    """KM1 and KM2 on free ports."""
+    link = LinkSettings(key_rate=1_000_000)
+    async with DevelopmentKMEs(
+        state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link
+    ) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[Sink]:
+    """Where Bob's mail ends."""
+    async with Sink() as server:
+        yield server
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Sink]:
+    """A second sink, in the place of the network between the sites: it keeps what passed."""
+    async with Sink() as server:
+        yield server
+
+
+class Pair:
+    """Alice's outgoing and Bob's incoming relay, running in this process."""
+
+    def __init__(self, alice: Site, bob: Site, outgoing: Address, incoming: Address) -> None:
+        self.alice, self.bob, self.outgoing, self.incoming = alice, bob, outgoing, incoming
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterator[Pair]:
+    """A running pair of relays: mail into `pair.outgoing` comes out at `sink`, opened."""
+    first, second = kmes.urls
+    bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address)
+    async with AsyncExitStack() as stack:
+        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=incoming)
+        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        yield Pair(alice, bob, outgoing, incoming)

@@ -1,0 +1,195 @@
+"""Level aes: what it seals opens, here and in OpenSSL; what was changed does not open.
+Standard: RFC 5083 and RFC 5084, with OpenSSL and pyasn1-alt-modules as independent implementations.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyasn1.codec.der.decoder import decode as pyasn1_decode
+from pyasn1.codec.der.encoder import encode as pyasn1_encode
+from pyasn1_alt_modules import rfc5083, rfc5084, rfc5652
+
+from relay import cms, mime
+from relay.errors import BadStructure, BadTag, CannotOpen, KMEBadReply, KMEExhausted
+from relay.keys import Key
+from relay.levels import Parties, Sealed
+from relay.levels.aes import AES
+from tests.testlib import mails
+from tests.testlib.keys import MemorySource
+
+PARTIES = Parties(master_sae="2", slave_sae="1")
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+
+
+async def _sealed(payload: bytes) -> tuple[Sealed, dict[str, Key]]:
+    source = MemorySource()
+    sealed = await AES().seal(payload, PARTIES, source)
+    return sealed, dict(source.issued)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4096, 300_000])
+async def test_what_is_sealed_opens_to_the_same_octets(size: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    sealed, keys = await _sealed(payload)
+    assert await AES().open(sealed.der, keys) == payload
+
+
+async def test_the_message_names_its_key_and_both_sites() -> None:
+    sealed, keys = await _sealed(b"payload")
+    [reference] = AES().references(sealed.der)
+    assert reference == sealed.keys[0]
+    assert reference.key_ID in keys
+    assert (reference.master_sae, reference.slave_sae, reference.kme_group) == ("2", "1", "alice-bob")
+
+
+async def test_each_message_takes_its_own_key_and_content_key() -> None:
+    source = MemorySource()
+    first, second = [await AES().seal(b"same", PARTIES, source) for _ in range(2)]
+    assert first.keys != second.keys
+    assert cms.decode(first.der).ciphertext != cms.decode(second.der).ciphertext
+
+
+async def test_without_a_key_nothing_is_sealed() -> None:
+    with pytest.raises(KMEExhausted):
+        await AES().seal(b"payload", PARTIES, MemorySource(number=0))
+
+
+async def test_a_key_of_the_wrong_length_is_not_used() -> None:
+    with pytest.raises(KMEBadReply):
+        await AES().seal(b"payload", PARTIES, MemorySource(size=128))
+
+
+async def test_every_flipped_bit_is_noticed() -> None:
+    sealed, keys = await _sealed(b"pay 100 to Bob")
+    for position in range(len(sealed.der)):
+        changed = bytearray(sealed.der)
+        changed[position] ^= 0x01
+        try:
+            opened = await AES().open(bytes(changed), keys)
+        except CannotOpen:
+            continue
+        assert opened == b"pay 100 to Bob", position
+        # What is not authenticated is the label of the key, which only says where to look for it.
+        assert cms.decode(bytes(changed)).ciphertext == cms.decode(sealed.der).ciphertext
+
+
+async def test_another_key_does_not_open_it() -> None:
+    sealed, keys = await _sealed(b"payload")
+    [key_ID] = keys
+    with pytest.raises(BadTag):
+        await AES().open(sealed.der, {key_ID: Key(key_ID, bytes(32))})
+    with pytest.raises(BadTag):
+        await AES().open(sealed.der, {})
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"\0", b"\x30\x00", b"\x05\x00"])
+async def test_trailing_octets_are_refused(garbage: bytes) -> None:
+    sealed, keys = await _sealed(b"payload")
+    with pytest.raises(BadStructure):
+        await AES().open(sealed.der + garbage, keys)
+
+
+async def test_every_truncation_is_refused() -> None:
+    sealed, keys = await _sealed(b"payload")
+    for end in range(len(sealed.der)):
+        with pytest.raises(BadStructure):
+            await AES().open(sealed.der[:end], keys)
+
+
+@given(st.binary(max_size=500))
+def test_garbage_is_a_typed_error(garbage: bytes) -> None:
+    with pytest.raises(BadStructure):
+        cms.decode(garbage)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("020110", "02010c", "DEFAULT|16 octets"),  # ICVlen 12
+        ("020110", "020104", "16 octets"),  # ICVlen 4
+        ("0609608648016503040 12e".replace(" ", ""), "0609608648016503040 12a".replace(" ", ""), "not AES-256-GCM"),
+        ("060960864801650304012d", "0609608648016503040119", "not AES-256 wrap"),
+        ("020104", "020102", "version 2"),
+        ("060b2a864886f70d0109100117", "060b2a864886f70d0109100109", "not authenticated enveloped data"),
+    ],
+)  # fmt: skip
+async def test_other_algorithms_versions_and_tag_lengths_are_refused(old: str, new: str, cause: str) -> None:
+    sealed, keys = await _sealed(b"payload")
+    text = sealed.der.hex()
+    assert text.count(old) == 1
+    with pytest.raises(BadStructure, match=cause):
+        await AES().open(bytes.fromhex(text.replace(old, new)), keys)
+
+
+async def test_enveloped_data_without_authentication_is_refused() -> None:
+    enveloped = rfc5652.ContentInfo()
+    enveloped["contentType"] = rfc5652.id_envelopedData
+    enveloped["content"] = b"\x30\x03\x02\x01\x04"
+    with pytest.raises(BadStructure, match="not authenticated enveloped data"):
+        AES().references(pyasn1_encode(enveloped))
+
+
+async def test_too_many_recipients_are_refused_before_any_key_is_asked_for() -> None:
+    recipient = cms.KEKRecipient(b"id", bytes(40))
+    few = cms.GCMEnveloped((recipient,) * cms.MAX_RECIPIENTS, bytes(12), b"x", bytes(16))
+    assert len(cms.decode(cms.encode(few)).recipients) == cms.MAX_RECIPIENTS
+    many = cms.GCMEnveloped((recipient,) * (cms.MAX_RECIPIENTS + 1), bytes(12), b"x", bytes(16))
+    with pytest.raises(BadStructure, match="recipientInfos"):
+        cms.decode(cms.encode(many))
+    masses = cms.GCMEnveloped((recipient,) * 20_000, bytes(12), b"x", bytes(16))
+    with pytest.raises(BadStructure, match="recipientInfos"):
+        cms.decode(cms.encode(masses))
+
+
+async def test_an_independent_decoder_reads_every_field_and_encodes_the_same_octets() -> None:
+    sealed, keys = await _sealed(b"payload")
+    content_info, rest = pyasn1_decode(sealed.der, asn1Spec=rfc5652.ContentInfo())
+    assert (rest, content_info["contentType"]) == (b"", rfc5083.id_ct_authEnvelopedData)
+    data, rest = pyasn1_decode(content_info["content"], asn1Spec=rfc5083.AuthEnvelopedData())
+    assert rest == b""
+    assert data["version"] == 0
+    kek = data["recipientInfos"][0]["kekri"]
+    assert kek["version"] == 4
+    assert bytes(kek["kekid"]["keyIdentifier"]).decode() in keys
+    algorithm = data["authEncryptedContentInfo"]["contentEncryptionAlgorithm"]
+    assert algorithm["algorithm"] == rfc5084.id_aes256_GCM
+    parameters, _ = pyasn1_decode(algorithm["parameters"], asn1Spec=rfc5084.GCMParameters())
+    assert (len(parameters["aes-nonce"]), parameters["aes-ICVlen"]) == (12, 16)
+    assert not data["authAttrs"].isValue
+    assert pyasn1_encode(data) == bytes(content_info["content"])
+    assert pyasn1_encode(content_info) == sealed.der
+
+
+@needs_openssl
+async def test_openssl_opens_what_we_seal(tmp_path: Path) -> None:
+    original = mails.random_attachment(50_000)
+    sealed, keys = await _sealed(mime.wrap_payload(original))
+    [key] = keys.values()
+    (tmp_path / "sealed.eml").write_bytes(mime.sealed_message(original, sealed.der))
+    opened = subprocess.run(
+        ["openssl", "cms", "-decrypt", "-in", str(tmp_path / "sealed.eml"), "-binary",
+         "-secretkey", key.key.hex(), "-secretkeyid", key.key_ID.encode().hex()],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert opened == mime.wrap_payload(original)
+
+
+@needs_openssl
+async def test_we_open_what_openssl_seals(tmp_path: Path) -> None:
+    original = mails.eight_bit()
+    key = Key("key-1", bytes(range(32)))
+    (tmp_path / "payload").write_bytes(mime.wrap_payload(original))
+    der = subprocess.run(
+        ["openssl", "cms", "-encrypt", "-in", str(tmp_path / "payload"), "-binary", "-outform", "DER",
+         "-aes-256-gcm", "-secretkey", key.key.hex(), "-secretkeyid", key.key_ID.encode().hex()],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    [reference] = AES().references(der)
+    assert (reference.key_ID, reference.master_sae) == ("key-1", None)
+    assert mime.unwrap_payload(await AES().open(der, {"key-1": key})) == original

@@ -1,0 +1,152 @@
+"""relay.toml: every setting is documented with its true default, and every fault names its line.
+Standard: deploy/relay.toml is the reference; the code's defaults and its commented lines must agree.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from relay.config import Config, load_config, parse_address, parse_size
+from relay.errors import ConfigError
+
+REFERENCE = Path(__file__).parent.parent / "deploy" / "relay.toml"
+MINIMAL = """\
+[site]
+name = "alice"
+domains = ["alice.example"]
+sae_id = "2"
+[outgoing]
+listen = "127.0.0.1:0"
+next_hop = "127.0.0.1:25"
+[policies]
+directory = "policies"
+[store]
+database = "relay.db"
+secret = "secret"
+"""
+
+
+def _uncommented() -> str:
+    return re.sub(r"^# (?=[a-z_]+ = )", "", REFERENCE.read_text(), flags=re.MULTILINE)
+
+
+def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
+    """Each documented table with its model and its documented values."""
+    data = tomllib.loads(_uncommented())
+    tables: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {}
+    for name, field in Config.model_fields.items():
+        models = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        [model] = [m for m in models if isinstance(m, type) and issubclass(m, BaseModel)]
+        values = data[name]
+        tables[name] = (model, next(iter(values.values())) if name in ("kmes", "peers") else values)
+    return tables
+
+
+def test_the_reference_loads_as_it_stands() -> None:
+    config = load_config(REFERENCE)
+    assert config.peers["bob"].domains == ("bob.example",)
+
+
+@pytest.mark.parametrize("table", list(Config.model_fields))
+def test_every_setting_is_documented_in_the_reference(table: str) -> None:
+    model, documented = _tables()[table]
+    assert set(documented) == set(model.model_fields)
+
+
+@pytest.mark.parametrize("table", list(Config.model_fields))
+def test_documented_defaults_are_the_real_ones(table: str) -> None:
+    model, documented = _tables()[table]
+    commented = {
+        line.split(" = ")[0].removeprefix("# ")
+        for line in REFERENCE.read_text().splitlines()
+        if re.match(r"# [a-z_]+ = ", line)
+    }
+    for name, field in model.model_fields.items():
+        if name not in commented or field.is_required():
+            continue
+        value = documented[name]
+        default = field.get_default(call_default_factory=True)
+        if name == "max_message_size":
+            value = parse_size(value)
+        assert (tuple(value) if isinstance(value, list) else value) == default, name
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(MINIMAL)
+    assert load_config(tmp_path / "relay.toml").policies.directory == tmp_path / "policies"
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "expected"),
+    [
+        ('sae_id = "2"', 'sae-id = "2"', "relay.toml:4: site.sae-id: unknown setting; did you mean 'sae_id'?"),
+        ('sae_id = "2"', "", "relay.toml:1: site.sae_id: missing; this setting is required"),
+        ('next_hop = "127.0.0.1:25"', 'next_hop = "mail"', 'relay.toml:7: outgoing.next_hop: write it as "host:port"'),
+        ('next_hop = "127.0.0.1:25"', 'next_hop = "a:70000"', "relay.toml:7: outgoing.next_hop: write it as"),
+        ('secret = "secret"', "secret = 3", "relay.toml:12: store.secret: write a path in quotes"),
+        ('domains = ["alice.example"]', 'domains = ["al ice"]', "relay.toml:3: site.domains.0: 'al ice' is not a mail domain"),
+        ('domains = ["alice.example"]', "domains = []", "relay.toml:3: site.domains"),
+        ("[outgoing]", "[outgoing", "relay.toml:5:"),
+        ("[outgoing]", "[outgoin]", "relay.toml:5: outgoin: unknown setting; did you mean 'outgoing'?"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_file_and_line(
+    tmp_path: Path, line: str, replacement: str, expected: str
+) -> None:
+    assert line in MINIMAL
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL.replace(line, replacement))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+PEER = '[kmes.k]\nurl = "https://k.example"\nca = "c"\ncertificate = "d"\nkey = "e"\n[peers.bob]\n'
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [
+        ('domains = ["bob.example"]\nsae_id = "2"\n', "sae_id '2' already belongs to site.sae_id"),
+        ('domains = ["ALICE.example"]\nsae_id = "1"\n', "domain 'alice.example' already belongs to site.domains"),
+        ('domains = ["bob.example"]\nsae_id = "1"\nkme_group = "x"\n', "no KME has group 'x'; known: default"),
+        (
+            'domains = ["bob.example"]\nsae_id = "1"\n[peers.eve]\ndomains = ["bob.example"]\nsae_id = "3"\n',
+            "peers.eve: domain 'bob.example' already belongs to peers.bob",
+        ),
+    ],
+)  # fmt: skip
+def test_peers_that_cannot_be_are_refused(tmp_path: Path, peer: str, expected: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + PEER + peer)
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_config(path)
+
+
+def test_a_relay_with_nothing_to_serve_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(re.sub(r"\[outgoing\].*?(?=\[policies\])", "", MINIMAL, flags=re.DOTALL))
+    with pytest.raises(ConfigError, match="nothing to serve"):
+        load_config(path)
+
+
+def test_a_plain_http_kme_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + PEER.replace("https", "http") + 'domains = ["bob.example"]\nsae_id = "1"\n')
+    with pytest.raises(ConfigError, match=r"kmes\.k\.url"):
+        load_config(path)
+
+
+def test_sizes_and_addresses_are_read_as_people_write_them() -> None:
+    assert parse_size("256 KiB") == 262_144
+    assert parse_size("50MiB") == 52_428_800
+    assert parse_address("[::1]:25") == ("::1", 25)
+    for wrong in ("0", "-1", "1.5 MiB", "many", "", 0, True, None):
+        with pytest.raises(ValueError, match="write a size"):
+            parse_size(wrong)

@@ -1,0 +1,142 @@
+"""The whole journey of a message through two relays, seen from outside: a mail in, a mail out.
+Standard: what comes out is octet for octet what went in; what is on the wire says nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relay import app, mime
+from relay.kme import DevelopmentKMEs
+from tests.conftest import Pair
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
+
+
+async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink: Sink) -> None:
+    for message in (
+        mails.plain(),
+        mails.eight_bit(),
+        mails.random_attachment(),
+        b"\r\n",
+        b"no header\r\n",
+        b"",
+    ):
+        reply = await submit(pair.outgoing, message)
+        assert reply.code == 250
+        assert sink.got[-1].message == message
+
+
+lines = st.binary(max_size=90).map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(message=st.lists(lines | st.sampled_from([b".\r\n", b"..\r\n", b"\r\n"]), max_size=20).map(b"".join))
+def test_any_lines_come_out_as_they_went_in(message: bytes) -> None:
+    """The part without sockets: hidden fields aside, what is wrapped, sealed and opened is the same."""
+    without = mime.without_hidden_fields(message)
+    assert mime.unwrap_payload(mime.wrap_payload(without)) == without
+    mime.check_carriable(mime.sealed_message(without, without), max_hops=50)
+
+
+async def test_several_recipients_at_one_peer_share_one_ciphertext(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        reply = await submit(
+            addresses["outgoing"],
+            mails.plain(),
+            recipients=["ben@bob.example", "press@open.example", "bea@bob.example"],
+        )
+    assert reply.code == 250
+    sealed, clear = sorted(wire.got, key=lambda got: mime.is_sealed(got.message), reverse=True)
+    assert sealed.recipients == ("ben@bob.example", "bea@bob.example")
+    assert b"figures" not in sealed.message
+    assert clear.recipients == ("press@open.example",)
+    assert clear.message.endswith(mails.plain())
+
+
+async def test_one_recipient_without_a_level_keeps_the_others_from_leaving_half_done(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
+    )  # fmt: skip
+    await kmes.stop()
+    async with app.running(site.config) as addresses:
+        reply = await submit(
+            addresses["outgoing"], mails.plain(), recipients=["press@open.example", "ben@bob.example"]
+        )
+    await kmes.start()
+    assert reply.code == 451
+    assert not wire.got
+
+
+@pytest.mark.parametrize("sender", ["", "ann@alice.example"])
+async def test_the_sender_passes_through_the_null_one_too(pair: Pair, sink: Sink, sender: str) -> None:
+    assert (await submit(pair.outgoing, mails.plain(), sender=sender)).code == 250
+    assert sink.got[0].sender == sender
+
+
+async def test_smtputf8_and_8bitmime_pass_through(pair: Pair, sink: Sink) -> None:
+    reply = await submit(
+        pair.outgoing, mails.eight_bit(), sender="änne@alice.example", recipients=["bén@bob.example"],
+        options=["SMTPUTF8", "BODY=8BITMIME"],
+    )  # fmt: skip
+    assert reply.code == 250
+    assert (sink.got[0].sender, sink.got[0].recipients) == ("änne@alice.example", ("bén@bob.example",))
+    assert "SMTPUTF8" in sink.got[0].mail_options
+
+
+async def test_a_blind_copy_is_not_to_be_found_by_the_others(pair: Pair, sink: Sink) -> None:
+    message = mails.plain().replace(b"Subject:", b"Bcc: secretary@bob.example\r\nSubject:")
+    recipients = ["ben@bob.example", "secretary@bob.example"]
+    assert (await submit(pair.outgoing, message, recipients=recipients)).code == 250
+    assert sink.got[0].recipients == tuple(recipients)
+    assert b"secretary" not in sink.got[0].message
+
+
+async def test_what_is_sealed_already_is_not_sealed_again(
+    tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
+    )
+    async with app.running(site.config) as addresses:
+        await submit(addresses["outgoing"], mails.plain())
+        await submit(addresses["outgoing"], wire.got[0].message)
+    assert mime.sealed_content(wire.got[1].message) == mime.sealed_content(wire.got[0].message)
+    assert (await submit(pair.incoming, wire.got[1].message)).code == 250
+    assert sink.got[0].message == mails.plain()
+
+
+async def test_the_same_sealed_message_opens_again_when_it_comes_twice(
+    tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
+    )
+    async with app.running(site.config) as addresses:
+        await submit(addresses["outgoing"], mails.plain())
+    for _ in range(2):
+        assert (await submit(pair.incoming, wire.got[0].message)).code == 250
+    assert [got.message for got in sink.got] == [mails.plain()] * 2
+
+
+async def test_a_hundred_mails_at_once_all_arrive_each_under_its_own_key(pair: Pair, sink: Sink) -> None:
+    bodies = [mails.plain(body=f"number {number}\r\n") for number in range(100)]
+    replies = await asyncio.gather(*(submit(pair.outgoing, body) for body in bodies))
+    assert {reply.code for reply in replies} == {250}
+    assert sorted(got.message for got in sink.got) == sorted(bodies)

@@ -1,0 +1,152 @@
+"""Taking messages apart and putting sealed ones together, on bytes.
+Standard: RFC 5322 and RFC 2045; what is not understood is carried unchanged or refused, never repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import mime
+from relay.errors import BadStructure, MalformedMessage
+from tests.testlib import mails
+
+lines = st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\r", b"").replace(b"\n", b"")), max_size=12)
+messages = lines.map(lambda parts: b"".join(part + b"\r\n" for part in parts))
+
+
+@given(st.binary(max_size=300))
+def test_a_payload_gives_back_exactly_the_message_in_it(message: bytes) -> None:
+    assert mime.unwrap_payload(mime.wrap_payload(message)) == message
+
+
+@given(messages, st.binary(min_size=1, max_size=400))
+def test_a_sealed_message_gives_back_exactly_its_content(original: bytes, der: bytes) -> None:
+    sealed = mime.sealed_message(original, der)
+    assert mime.is_sealed(sealed)
+    assert mime.sealed_content(sealed) == der
+    mime.check_carriable(sealed, max_hops=50)
+
+
+@given(messages)
+def test_header_and_body_together_are_the_message(message: bytes) -> None:
+    header, body = mime.split(message)
+    assert message in (header + body, header + b"\r\n" + body)
+
+
+@given(messages)
+def test_a_message_without_hidden_fields_stays_the_same_octets(message: bytes) -> None:
+    without = mime.without_hidden_fields(message)
+    names = [name for name, _ in mime.fields(mime.split(message)[0])]
+    if not any(name in mime.NEVER_CARRIED for name in names):
+        assert without == message
+    assert not any(name in mime.NEVER_CARRIED for name, _ in mime.fields(mime.split(without)[0]))
+
+
+def test_bcc_never_goes_out_folded_or_not() -> None:
+    message = b"From: a@a\r\nBCC: x@x,\r\n y@y\r\nSubject: s\r\nbcc : z@z\r\n\r\nBcc: in the body stays\r\n"
+    assert mime.without_hidden_fields(message) == b"From: a@a\r\nSubject: s\r\n\r\nBcc: in the body stays\r\n"
+
+
+def test_only_the_fewest_fields_are_visible_outside() -> None:
+    original = (
+        b"Received: from x by y; now\r\nFrom: a@a\r\nTo: b@b,\r\n\tc@c\r\nSubject: takeover\r\nX-Project: Zeus\r\n"
+        b"In-Reply-To: <old@a>\r\nReply-To: r@a\r\nAuto-Submitted: auto-replied\r\nContent-Type: text/plain\r\n\r\nx\r\n"
+    )
+    header, _ = mime.split(mime.sealed_message(original, b"der"))
+    assert [name for name, _ in mime.fields(header)] == [
+        b"received", b"from", b"to", b"auto-submitted", b"subject", b"mime-version", b"content-type",
+        b"content-transfer-encoding", b"content-disposition",
+    ]  # fmt: skip
+    assert b"Subject: [...]\r\n" in header
+    assert b"To: b@b,\r\n\tc@c\r\n" in header
+
+
+@pytest.mark.parametrize(
+    "message", [b"a: b\n\nx\r\n", b"a: b\r\n\r\nx\n.\r\n", b"a: b\r\n\r\nx\ry\r\n", b"a: b\r\n\r\nx\r", b"\n"]
+)
+def test_bare_cr_and_lf_are_refused(message: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        mime.check_carriable(message, max_hops=50)
+
+
+def test_a_loop_is_ended_by_counting_received_fields() -> None:
+    message = b"Received: by x; now\r\n" * 51 + b"\r\nReceived: in the body\r\n"
+    mime.check_carriable(message, max_hops=51)
+    with pytest.raises(MalformedMessage, match="loop"):
+        mime.check_carriable(message, max_hops=50)
+
+
+def test_an_endless_header_is_refused() -> None:
+    with pytest.raises(MalformedMessage, match="longer"):
+        mime.split(b"X: y\r\n" * 500_000)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"application/pkcs7-mime; smime-type=authEnveloped-data",
+        b'APPLICATION/PKCS7-MIME;\r\n smime-type="authenveloped-DATA"; name=x',
+        b"application/x-pkcs7-mime; smime-type=authenticated-enveloped-data",
+        b"application/pkcs7-mime; name*=utf-8''x; smime-type=authEnveloped-data",
+    ],
+)
+def test_sealed_messages_are_recognised_as_others_write_them(content_type: bytes) -> None:
+    assert mime.is_sealed(b"Content-Type: " + content_type + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        b"text/plain",
+        b"application/pkcs7-mime; smime-type=enveloped-data",
+        b"application/pkcs7-mime",
+        b"",
+        b";;;=\x00\xff",
+    ],
+)
+def test_other_messages_are_not_taken_for_sealed(content_type: bytes) -> None:
+    assert not mime.is_sealed(b"Content-Type: " + content_type + b"\r\n\r\n")
+    assert not mime.is_sealed(mails.random_attachment(100))
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ((b"AQID", b"AQID\r\n-- \r\nfooter of a list"), "base64"),
+        ((b"AQID", b"AQ*ID"), "base64"),
+        ((b"AQID", b"AQI"), "base64"),
+        ((b": base64", b": quoted-printable"), "transfer encoding"),
+        ((b"MIME-Version: 1.0\r\n", b"Content-Transfer-Encoding: 7bit\r\n"), "twice"),
+    ],
+)
+def test_a_damaged_sealed_body_is_named(change: tuple[bytes, bytes], cause: str) -> None:
+    sealed = mime.sealed_message(b"\r\n", b"\x01\x02\x03")
+    assert change[0] in sealed
+    with pytest.raises(BadStructure, match=cause):
+        mime.sealed_content(sealed.replace(*change))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"hello",
+        b"Content-Type: text/plain\r\n\r\nx",
+        b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\nx",
+    ],
+)
+def test_a_payload_that_is_no_message_is_refused(payload: bytes) -> None:
+    with pytest.raises(BadStructure):
+        mime.unwrap_payload(payload)
+
+
+@given(st.binary(max_size=2000))
+def test_no_header_however_odd_breaks_the_reader(garbage: bytes) -> None:
+    for read in (mime.is_sealed, mime.without_hidden_fields, mime.split):
+        read(garbage)
+    with contextlib.suppress(BadStructure):
+        mime.sealed_content(garbage)

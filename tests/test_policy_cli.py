@@ -1,0 +1,205 @@
+"""`qumail-relay policy`: what a person reads, what a program reads, and the exit status.
+Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli.policy import policy
+
+CONFIG = """
+[site]
+name = "alice"
+domains = ["alice.example"]
+sae_id = "SAE-ALICE"
+
+[outgoing]
+listen = "127.0.0.1:10025"
+next_hop = "127.0.0.1:10026"
+
+[policies]
+directory = "policies"
+
+[store]
+database = "relay.db"
+secret = "relay.secret"
+
+[kmes.one]
+url = "https://localhost:13000"
+ca = "ca.pem"
+certificate = "sae.pem"
+key = "sae.key"
+
+[peers.bob]
+domains = ["bob.example"]
+sae_id = "SAE-BOB"
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[[Mapping[str, str]], Run]:
+    """Writes policy files and a configuration; gives a function that runs the command on them."""
+
+    def prepare(files: Mapping[str, str]) -> Run:
+        (tmp_path / "relay.toml").write_text(CONFIG)
+        for name, text in files.items():
+            path = tmp_path / "policies" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+        def run(*arguments: str, columns: str = "200") -> Result:
+            environment = {"QUMAIL_RELAY_CONFIG": str(tmp_path / "relay.toml"), "COLUMNS": columns}
+            return CliRunner().invoke(policy, arguments, env=environment)
+
+        return run
+
+    return prepare
+
+
+Site = Callable[[Mapping[str, str]], Run]
+
+FILES = {
+    "default.toml": 'levels = ["aes"]\notherwise = "refuse"\n',
+    "bob.example.toml": "# Bob\nlevels = ['otp', 'aes']\n",
+    "clear.example.toml": "levels = ['plaintext']\n",
+    "uni.example.toml": "peer = 'bob'\nlevels = [3]\nquantum = 'required'\nsubdomains = true\n",
+    "lost.example/alice.toml": "levels = [2]\n",
+}
+
+
+def test_check_lists_what_the_files_mean_and_marks_plaintext(site: Site) -> None:
+    result = site(FILES)("check")
+    assert result.exit_code == 0
+    rows = {
+        cells[0]: cells[1:]
+        for line in result.stdout.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("│").split("│")]) == 5
+    }
+    assert rows == {
+        "bob.example.toml": ["bob.example", "otp, aes", "bob", "hold"],
+        "clear.example.toml": ["clear.example", "PLAINTEXT: not sealed, leaves in clear", "", ""],
+        "default.toml": ["everybody else", "aes", "by domain", "refuse"],
+        "lost.example/alice.toml": ["one person at lost.example", "aes", "none", "hold"],
+        "uni.example.toml": ["uni.example and its subdomains", "pqc (quantum required)", "bob", "hold"],
+    }
+    assert "5 policy files" in result.stdout
+    assert "In clear: 1 of them." in result.stdout
+
+
+def test_check_says_every_fault_with_file_and_line(site: Site, tmp_path: Path) -> None:
+    result = site(FILES | {"bob.example.toml": "levels = [9]\n", "x@y.example.toml": "levels = [1]"})("check")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"{tmp_path}/policies/bob.example.toml:1: levels: 9 is not a level; known: otp,")
+    assert second.startswith(f"{tmp_path}/policies/x@y.example.toml: not the name that")
+    assert second.endswith("call it 'y.example/x.toml'")
+
+
+@pytest.mark.parametrize("command", [["check"], ["explain", "a@alice.example", "b@bob.example"]])
+def test_a_wrong_configuration_is_said_and_exits_with_1(
+    site: Site, tmp_path: Path, command: list[str]
+) -> None:
+    run = site({})
+    assert "policies: cannot be read: No such file or directory" in run(*command).stderr
+    (tmp_path / "relay.toml").write_text("[site]\nnaem = 1")
+    result = run(*command)
+    assert result.exit_code == 1
+    assert f"{tmp_path}/relay.toml:2: site.naem: unknown setting; did you mean 'name'?" in result.stderr
+
+
+def test_the_configuration_can_be_named_on_the_command_line(site: Site, tmp_path: Path) -> None:
+    run = site(FILES)
+    (tmp_path / "relay.toml").rename(tmp_path / "other.toml")
+    assert run("check").exit_code == 1
+    assert run("check", "--config", str(tmp_path / "other.toml")).exit_code == 0
+
+
+def test_explain_says_which_file_and_line_decided_and_what_follows(site: Site, tmp_path: Path) -> None:
+    result = site(FILES)("explain", "a@alice.example", "Info+x@Bob.Example")
+    assert result.exit_code == 0
+    assert [line.rstrip() for line in result.stdout.splitlines()][:-1] == [
+        "From        a@alice.example",
+        "To          Info+x@Bob.Example",
+        f"Decided by  {tmp_path}/policies/bob.example.toml, line 2",
+        "Looked for  bob.example/info+x.toml (person): not there",
+        "            bob.example/info.toml (person without tag): not there",
+        "            bob.example.toml (domain): decides",
+        "Peer        bob: bob.example is one of its domains",
+        "Levels      otp, then aes",
+        "Otherwise   held: the sending server keeps the mail and tries again",
+    ]
+
+
+def test_explain_tells_what_quantum_means_where_it_means_something(site: Site) -> None:
+    result = site(FILES)("explain", "<>", "x@lab.uni.example")
+    assert "<> (the null sender)" in result.stdout
+    assert "uni.example.toml (parent domain): decides" in result.stdout
+    assert "required: pqc and rsa only with a quantum key on top" in result.stdout
+
+
+def test_explain_tells_that_a_parents_file_was_passed_over(site: Site) -> None:
+    result = site(FILES)("explain", "a@alice.example", "x@lab.bob.example")
+    assert "bob.example.toml (parent domain): is there, but without `subdomains = true`" in result.stdout
+    assert (
+        "Peer        none: default.toml names none and lab.bob.example is no peer's domain" in result.stdout
+    )
+    assert "refused: the sender is told that the mail did not go" in result.stdout
+
+
+def test_explain_is_loud_about_plaintext(site: Site) -> None:
+    result = site(FILES)("explain", "a@alice.example", "x@clear.example")
+    assert result.exit_code == 0
+    assert "PLAINTEXT: not sealed, leaves in clear" in result.stdout
+
+
+def test_explain_exits_with_1_where_no_file_covers_the_recipient(site: Site) -> None:
+    run = site({"bob.example.toml": "levels = [2]"})
+    result = run("explain", "a@alice.example", "x@elsewhere.example")
+    assert result.exit_code == 1
+    assert "held: no policy covers" in result.stdout
+    as_json = run("explain", "--json", "a@alice.example", "x@elsewhere.example")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["decision"] is None
+
+
+def test_explain_for_programs_is_one_json_object(site: Site) -> None:
+    result = site(FILES)("explain", "<>", "x@bob.example", "--json")
+    explained = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert explained["sender"] == ""
+    assert explained["decision"]["levels"] == ["otp", "aes"]
+    assert explained["decision"]["line"] == 2
+    assert [look["file"] for look in explained["looked_for"]] == ["bob.example/x.toml", "bob.example.toml"]
+
+
+@pytest.mark.parametrize(
+    "recipient", ["[red]x[/]@bob.example", "[/]", ":smile:@bob.example", "\x1b[2J@x", "\udcff@x", "x@\n", ""]
+)
+def test_explain_prints_hostile_addresses_harmlessly(site: Site, recipient: str) -> None:
+    run = site(FILES)
+    result = run("explain", "[/red]\x1b]0;", recipient)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert "[/red]\\x1b]0;" in result.stdout
+    assert json.loads(run("explain", "a", recipient, "--json").stdout)["recipient"] == recipient
+
+
+@pytest.mark.parametrize("arguments", [["explain", "a@alice.example"], ["nonsense"], ["check", "extra"]])
+def test_wrong_usage_exits_with_2(site: Site, arguments: list[str]) -> None:
+    assert site(FILES)(*arguments).exit_code == 2
+
+
+def test_a_narrow_terminal_cuts_nothing_off(site: Site) -> None:
+    result = site(FILES)("explain", "a@alice.example", "x@lab.bob.example", columns="40")
+    assert "…" not in result.stdout
+    assert "lab.bob.example" in "".join(result.stdout.split())
+    assert max(len(line) for line in result.stdout.splitlines()) <= 40

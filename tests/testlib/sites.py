@@ -1,0 +1,167 @@
+"""Two sites as an administrator would set them up: a relay.toml, policies and certificates in a directory.
+Standard: what a test does not say is what deploy/relay.toml recommends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.config import Address, Config, load_config
+
+POLICIES: Mapping[str, str] = {"default.toml": 'levels = ["aes"]\n'}
+
+_RELAY_TOML = """\
+[site]
+name = "{name}"
+domains = ["{name}.example"]
+sae_id = "{sae}"
+hostname = "relay.{name}.example"
+{directions}
+[policies]
+directory = "policies"
+
+[store]
+database = "relay.db"
+secret = "site.secret"
+
+[log]
+format = "json"
+
+[kmes.kme]
+url = "{kme_url}"
+group = "alice-bob"
+ca = "{state}/ca.pem"
+certificate = "{state}/sae-{sae}.pem"
+key = "{state}/sae-{sae}.key"
+retry_attempts = 1
+retry_delay = 0.05
+{kme_settings}
+[peers.{peer}]
+domains = ["{peer}.example"]
+sae_id = "{peer_sae}"
+kme_group = "alice-bob"
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A directory with all that one relay needs."""
+
+    directory: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "relay.toml"
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.config_file)
+
+    def write_policies(self, policies: Mapping[str, str]) -> None:
+        for name, text in policies.items():
+            path = self.directory / "policies" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def make_site(
+    directory: Path,
+    name: str,
+    *,
+    state: Path,
+    kme_url: str,
+    outgoing: Address | None = None,
+    incoming: Address | None = None,
+    policies: Mapping[str, str] = POLICIES,
+    settings: str = "",
+    kme_settings: str = "",
+) -> Site:
+    """Alice (SAE 2, KM1) or Bob (SAE 1, KM2); `outgoing` and `incoming` are the next hops of each direction.
+
+    `settings` go into both direction tables, `kme_settings` into the KME's.
+    """
+    peer, sae, peer_sae = ("bob", "2", "1") if name == "alice" else ("alice", "1", "2")
+    directions = "".join(
+        f'\n[{direction}]\nlisten = "127.0.0.1:0"\nnext_hop = "{next_hop}"\n{settings}\n'
+        for direction, next_hop in (("outgoing", outgoing), ("incoming", incoming))
+        if next_hop is not None
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    site = Site(directory)
+    site.config_file.write_text(
+        _RELAY_TOML.format(
+            name=name,
+            sae=sae,
+            peer=peer,
+            peer_sae=peer_sae,
+            directions=directions,
+            kme_url=kme_url,
+            state=state,
+            kme_settings=kme_settings,
+        )
+    )
+    site.write_policies(policies)
+    return site
+
+
+@dataclass
+class RelayProcess:
+    """`qumail-relay serve` as its own process, which can be killed."""
+
+    process: asyncio.subprocess.Process
+    addresses: dict[str, Address]
+    log_file: Path
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye."""
+        self.process.kill()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+
+@asynccontextmanager
+async def relay_process(
+    site: Site, *, listen: Mapping[str, Address] | None = None
+) -> AsyncIterator[RelayProcess]:
+    """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again."""
+    text = site.config_file.read_text()
+    for direction, address in (listen or {}).items():
+        before, table, after = text.partition(f"[{direction}]")
+        after = after.replace('listen = "127.0.0.1:0"', f'listen = "{address}"', 1)
+        text = before + table + after
+    site.config_file.write_text(text)
+    ready, log_file = site.directory / "ready", site.directory / "relay.log"
+    ready.unlink(missing_ok=True)
+    with log_file.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", "serve", "--config", str(site.config_file),
+            "--ready-file", str(ready), stderr=log,
+        )  # fmt: skip
+    try:
+        addresses = await _read_when_ready(process, ready, log_file)
+        yield RelayProcess(process, addresses, log_file)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _read_when_ready(process: asyncio.subprocess.Process, ready: Path, log: Path) -> dict[str, Address]:
+    async with asyncio.timeout(30):
+        while not ready.exists():
+            if process.returncode is not None:
+                raise AssertionError(f"the relay did not start:\n{log.read_text()}")
+            await asyncio.sleep(0.02)
+    lines = (line.split() for line in ready.read_text().splitlines())
+    return {
+        name: Address(host, int(port))
+        for name, host_port in lines
+        for host, port in [host_port.rsplit(":", 1)]
+    }
