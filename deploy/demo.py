@@ -132,7 +132,7 @@ def a_real_message() -> bytes:
 
 
 @asynccontextmanager
-async def process(console: Console, log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`qumail-relay ...` as its own process, stopped at the end."""
     with log.open("wb") as file:
         running = await asyncio.create_subprocess_exec(
@@ -157,9 +157,7 @@ async def ready(running: asyncio.subprocess.Process, path: Path, log: Path, what
     raise DemoError(f"{what} did not start within 30 s; its log is {log}")
 
 
-async def relay(
-    stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: Address, url: str
-) -> Address:
+async def relay(stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: Address, url: str) -> Address:
     """One site's relay, with its own directory, configuration and policies; gives where it listens."""
     sae, peer, peer_sae, direction = (
         ("2", "bob", "1", "outgoing") if name == "alice" else ("1", "alice", "2", "incoming")
@@ -181,7 +179,7 @@ async def relay(
     )
     listening, log = directory / "ready", directory / "relay.log"
     arguments = ("serve", "--config", str(directory / "relay.toml"), "--ready-file", str(listening))
-    running = await stack.enter_async_context(process(console, log, *arguments))
+    running = await stack.enter_async_context(process(log, *arguments))
     text = await ready(running, listening, log, f"{name.title()}'s relay")
     host, port = text.split()[1].rsplit(":", 1)
     console.print(f"  [green]✓[/] {name.title()}'s relay on {host}:{port}")
@@ -196,16 +194,14 @@ def event(log: Path, name: str) -> dict[str, Any]:
     raise DemoError(f"{log} has no event {name}")
 
 
-async def journey(console: Console, work: Path, stay: bool) -> None:
+async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]) -> None:
     """Starts everything, sends the message, shows what happened; raises DemoError where it went wrong."""
     async with AsyncExitStack() as stack:
         console.rule("[bold]QuMail Relay[/]: a message travels from Alice to Bob under a quantum key")
         state, log = work / "kme", work / "kme.log"
-        kmes = await stack.enter_async_context(process(console, log, "kme", "--state", str(state)))
+        kmes = await stack.enter_async_context(process(log, "kme", "--state", str(state), *kme_ports))
         urls = json.loads(await ready(kmes, state / "endpoints.json", log, "the development key servers"))
-        console.print(
-            f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)"
-        )
+        console.print(f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)")
         mailbox = await stack.enter_async_context(Wire().listening())
         bob = await relay(stack, console, work, "bob", mailbox.address, urls["KM2"])
         wire = await stack.enter_async_context(Wire(onward=bob).listening())
@@ -253,9 +249,7 @@ def show(console: Console, message: bytes, sealed: bytes, opened: bytes) -> None
         console.print(Group(*views))
 
 
-def compare(
-    console: Console, message: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]
-) -> None:
+def compare(console: Console, message: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]) -> None:
     """Digests and keys of both sides, in one table."""
     table = Table(title="Both sides", show_header=True)
     for heading in ("", "Alice", "Bob"):
@@ -264,13 +258,11 @@ def compare(
     table.add_row("key_ID", sent["key_IDs"][0], received["key_IDs"][0])
     table.add_row("protection", sent["protection"], received["protection"])
     table.add_row("octets", str(len(message)), str(len(opened)))
-    table.add_row("policy", sent["policy"], "")
+    table.add_row("policy", Path(sent["policy"]).name, "")
     console.print(table)
 
 
-def judge(
-    message: bytes, sealed: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]
-) -> None:
+def judge(message: bytes, sealed: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]) -> None:
     """Raises DemoError unless the message came out as it went in and was hidden in between."""
     if hashlib.sha256(message).digest() != hashlib.sha256(opened).digest():
         raise DemoError("Bob's SHA-256 is not Alice's")
@@ -294,11 +286,13 @@ def main() -> int:
     """Runs the demonstration; gives the exit status."""
     parser = argparse.ArgumentParser(prog="deploy/demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the message instead of staying up")
-    once = parser.parse_args().once
+    parser.add_argument("--kme-port", action="append", default=[], help="twice: other ports than 13000 and 14000")
+    options = parser.parse_args()
+    kme_ports = [word for port in options.kme_port for word in ("--port", port)]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     try:
         with tempfile.TemporaryDirectory(prefix="qumail-relay-demo-") as work:
-            asyncio.run(journey(console, Path(work), stay=not once))
+            asyncio.run(journey(console, Path(work), not options.once, kme_ports))
     except KeyboardInterrupt:
         return 0
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the last line says so

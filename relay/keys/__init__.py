@@ -3,7 +3,8 @@ Standard: ETSI GS QKD 014 V1.1.1; read contract.py first.
 """
 
 from relay.keys.contract import Key, KeyReference, KeySource
-from relay.keys.km_client import KeyStatus, OptimizedKMClient, get_optimized_km_clients
+from relay.keys.km_client import OptimizedKMClient, get_optimized_km_clients
+from relay.keys.replies import KeyStatus
 
 __all__ = [
     "Key",

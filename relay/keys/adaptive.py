@@ -35,7 +35,7 @@ class TimeLimit:
         if self._smoothed is None:
             return self._longest
         usual = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
-        return min(self._longest, usual * 2 ** min(self._doublings, 10))
+        return min(self._longest, usual * 2.0 ** min(self._doublings, 10))
 
     def answered(self, seconds: float) -> None:
         """An answer took this long."""
@@ -74,8 +74,8 @@ class Backoff:
 
     def pause(self, attempt: int) -> float:
         """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
-        pressure = 4 ** (1 - 2 * self._success)
-        return self._timing.chance() * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2 ** min(attempt, 16))
+        pressure: float = 4.0 ** (1 - 2 * self._success)
+        return self._timing.chance() * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
 class Budget:

@@ -82,9 +82,7 @@ class KeysMissing(KeyNotFound):
     `certain` False means that the KME refused the whole request without a word on which of them it lacks.
     """
 
-    def __init__(
-        self, cause: str, found: Sequence[Key], missing: Sequence[str], *, certain: bool = True
-    ) -> None:
+    def __init__(self, cause: str, found: Sequence[Key], missing: Sequence[str], *, certain: bool = True) -> None:
         super().__init__(cause)
         self.certain = certain
         self.found = list(found)

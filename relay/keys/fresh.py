@@ -65,9 +65,7 @@ class _Slave:
 class FreshKeys:
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
-    def __init__(
-        self, client: KeyDelivery, prefetch: Prefetch, seen: SeenKeys, timing: Timing = REAL_TIME
-    ) -> None:
+    def __init__(self, client: KeyDelivery, prefetch: Prefetch, seen: SeenKeys, timing: Timing = REAL_TIME) -> None:
         self.client = client
         self.prefetch = prefetch
         self._seen = seen
@@ -87,14 +85,8 @@ class FreshKeys:
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(shelf.stock)
-            for place, shelf in self._shelves.items()
-            if slave_sae in (None, shelf.slave_sae)
+            place: len(shelf.stock) for place, shelf in self._shelves.items() if slave_sae in (None, shelf.slave_sae)
         }
-
-    def marks(self, slave_sae: str, size: int) -> Marks:
-        """The water marks in force for keys of this kind."""
-        return self._marks(self._shelf(slave_sae, size))
 
     def refill_rate(self, slave_sae: str) -> float | None:
         """Bits a second that the link was seen to make, or None before that is known."""
@@ -120,14 +112,13 @@ class FreshKeys:
             for _ in range(2 * shelf.wanted + 4):
                 if (keys := shelf.stock.pop(number)) is not None:
                     shelf.peak.add(number)
+                    self._refill_if_low(shelf)
                     return keys
                 await self._drawn(shelf, patient)
             raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
         finally:
             shelf.wanted -= number
-            self._refill_if_low(shelf)
-            if shelf.idle:
-                self._shelves.pop((slave_sae, size), None)
+            self._put_away(shelf)
 
     async def limits(self, slave_sae: str) -> KeyStatus | None:
         """The KME's limits as it gave them last; asked for once, None where it does not say."""
@@ -161,7 +152,11 @@ class FreshKeys:
 
     def destroy_expired(self) -> int:
         """Destroys keys whose time is over, in all stocks; returns how many."""
-        return sum(shelf.stock.destroy_expired() for shelf in self._shelves.values())
+        expired = 0
+        for shelf in list(self._shelves.values()):
+            expired += shelf.stock.destroy_expired()
+            self._put_away(shelf)
+        return expired
 
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
@@ -183,13 +178,18 @@ class FreshKeys:
         self._raise_if_resting(shelf)
         if shelf.drawing is None:
             shelf.drawing = asyncio.create_task(self._draw(shelf, patient), name="draw keys")
-            shelf.drawing.add_done_callback(lambda _task: setattr(shelf, "drawing", None))
+            shelf.drawing.add_done_callback(lambda task: self._drawing_ended(shelf, task))
         task = shelf.drawing
         await asyncio.wait([task])
         if task.cancelled():
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
         if error := task.exception():
             raise error
+
+    def _drawing_ended(self, shelf: _Shelf, task: asyncio.Task[None]) -> None:
+        shelf.drawing = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
     async def _draw(self, shelf: _Shelf, patient: bool) -> None:
         """One request for as many keys as are wanted now and the KME gives at once."""
@@ -199,21 +199,24 @@ class FreshKeys:
         number = max(1, min(missing, self._most(slave)))
         try:
             keys = await self._request(shelf, slave, number, patient)
-            if shelf.stock.add(keys) == len(keys):
-                raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
+            self._put_in_stock(shelf, keys)
         except (KMEExhausted, KMERefusedRequest, KMEBadReply) as error:
             self._give_rest(slave, error)
             raise
         slave.rest = slave.not_before = 0.0
         slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
+    def _put_in_stock(self, shelf: _Shelf, keys: list[Key]) -> None:
+        if refused := shelf.stock.add(keys):
+            log.error("keys_seen_before", kme=self.client.name, slave_sae=shelf.slave_sae, number=refused)
+        if refused == len(keys):
+            raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
+
     async def _request(self, shelf: _Shelf, slave: _Slave, number: int, patient: bool) -> list[Key]:
         """Asks for `number` keys, and for less where the KME cannot give or does not accept that many."""
         while True:
             try:
-                return await self.client.request_enc_keys(
-                    shelf.slave_sae, number, shelf.size, patient=patient
-                )
+                return await self.client.request_enc_keys(shelf.slave_sae, number, shelf.size, patient=patient)
             except KMEExhausted:
                 if number == 1:
                     raise
@@ -242,7 +245,10 @@ class FreshKeys:
         low = self._marks(shelf).low
         if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < low:
             shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
-            shelf.refill.add_done_callback(lambda _task: setattr(shelf, "refill", None))
+            shelf.refill.add_done_callback(lambda _task: self._refill_ended(shelf))
+
+    def _refill_ended(self, shelf: _Shelf) -> None:
+        shelf.refill = None
 
     async def _refill(self, shelf: _Shelf) -> None:
         """Draws until the high mark is reached; any failure ends it, and the next need starts it again."""
@@ -251,6 +257,11 @@ class FreshKeys:
                 await self._drawn(shelf, patient=True)
         except KeyUnavailable as error:
             log.warning("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+
+    def _put_away(self, shelf: _Shelf) -> None:
+        """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
+        if shelf.idle:
+            self._shelves.pop((shelf.slave_sae, shelf.size), None)
 
     def _marks(self, shelf: _Shelf) -> Marks:
         slave = self._slave(shelf.slave_sae)

@@ -74,12 +74,13 @@ class Fetcher:
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Outcome]:
         """What became of each key_ID, after one round of asking; never raises for one of them."""
-        await self._keep_again(master_sae, key_IDs)
+        outcomes = await self._keep_again(master_sae, key_IDs)
         desk = self._desks.setdefault(master_sae, _Desk())
-        futures = {key_ID: self._future(desk, key_ID) for key_ID in dict.fromkeys(key_IDs)}
+        futures = {key_ID: self._future(desk, key_ID) for key_ID in key_IDs if key_ID not in outcomes}
         self._send_calls(master_sae, desk)
-        await asyncio.wait(futures.values())
-        return {key_ID: future.result() for key_ID, future in futures.items()}
+        if futures:
+            await asyncio.wait(set(futures.values()))
+        return outcomes | {key_ID: future.result() for key_ID, future in futures.items()}
 
     async def close(self) -> None:
         """Lets calls under way end, for a moment; then ends them, and answers all who wait."""
@@ -113,7 +114,14 @@ class Fetcher:
         if desk.waiting and len(desk.calls) < self._calls_at_once:
             call = asyncio.create_task(self._work(master_sae, desk), name="fetch keys")
             desk.calls.add(call)
-            call.add_done_callback(desk.calls.discard)
+            call.add_done_callback(lambda ended: self._ended(master_sae, desk, ended))
+
+    def _ended(self, master_sae: str, desk: _Desk, call: asyncio.Task[None]) -> None:
+        desk.calls.discard(call)
+        if not call.cancelled() and (error := call.exception()):
+            log.error("fetch_failed", kme=self.client.name, exc_info=error)
+        if not self._closed:
+            self._send_calls(master_sae, desk)
 
     async def _work(self, master_sae: str, desk: _Desk) -> None:
         """Calls, one after the other, until nobody waits."""
@@ -198,7 +206,7 @@ class Fetcher:
             self._count("not_stored", len(keys))
             log.error("received_keys_not_stored", kme=self.client.name, number=len(keys), cause=str(error))
             return error
-        except asyncio.CancelledError:
+        except BaseException:
             self._unkept |= dict(zip(names, keys, strict=True))
             raise
         for name in names:
@@ -206,17 +214,13 @@ class Fetcher:
         self._count("fetched", len(keys))
         return None
 
-    async def _keep_again(self, master_sae: str, key_IDs: Iterable[str]) -> None:
-        """Tries to store keys that could not be stored when they came, and answers with them at once."""
+    async def _keep_again(self, master_sae: str, key_IDs: Iterable[str]) -> dict[str, Outcome]:
+        """The outcome for keys that could not be stored when they came: tried again now, without the KME."""
         keys = [self._unkept[name] for key_ID in key_IDs if (name := (master_sae, key_ID)) in self._unkept]
         if not keys:
-            return
-        desk = self._desks.setdefault(master_sae, _Desk())
+            return {}
         trouble = await self._kept(master_sae, keys)
-        for key in keys:
-            future = self._future(desk, key.key_ID)
-            desk.waiting.pop(key.key_ID, None)
-            _conclude(future, trouble or key)
+        return {key.key_ID: trouble or key for key in keys}
 
     def _not_found(self, desk: _Desk, key_IDs: Iterable[str]) -> None:
         for key_ID in key_IDs:

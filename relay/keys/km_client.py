@@ -264,16 +264,18 @@ class OptimizedKMClient:
 
         try:
             return await self._calls.ask(
-                Call.DEC_KEYS, request, read, patient=patient, probe=lambda: self.check_key_status(master_sae, patient=False)
+                Call.DEC_KEYS,
+                request,
+                read,
+                patient=patient,
+                probe=lambda: self.check_key_status(master_sae, patient=False),
             )
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             certain = bool(named) or len(wanted) == 1
             raise KeysMissing(str(error), [], list(named or wanted), certain=certain) from error
 
-    async def _dec_keys_one_by_one(
-        self, master_sae: str, key_IDs: Sequence[str], patient: bool
-    ) -> list[Key]:
+    async def _dec_keys_one_by_one(self, master_sae: str, key_IDs: Sequence[str], patient: bool) -> list[Key]:
         """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
 
         async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
@@ -356,6 +358,4 @@ def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKM
 
 
 def _development_client(state: Path, url: str, sae: str) -> OptimizedKMClient:
-    return OptimizedKMClient(
-        url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key"
-    )
+    return OptimizedKMClient(url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key")

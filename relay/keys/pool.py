@@ -1,74 +1,89 @@
-"""One KME group as a source of keys: fresh ones prefetched in the background, each handed out once.
-Standard: ETSI GS QKD 014 V1.1.1 for what keys are; a key_ID seen before is refused, an old key is burnt.
+"""One KME group as a source of keys: the pools of its KMEs, of which the healthiest that can is asked.
+Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
+
+Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
+KME there has it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
-from relay.keys.contract import Key
-from relay.keys.km_client import OptimizedKMClient
+from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
+from relay.keys.contract import KeepKeys, Key, KeyDelivery, KeyReference
+from relay.keys.fresh import FreshKeys
+from relay.keys.gather import Fetcher
+from relay.keys.metrics import KeyMetrics
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
+from relay.keys.prefetch import Prefetch
+from relay.keys.rates import Supply
+from relay.keys.stock import SeenKeys
+from relay.keys.timing import REAL_TIME, Timing
+
+__all__ = ["KMEGroup", "Prefetch"]
 
 log = structlog.get_logger(__name__)
 
-SEEN_KEY_IDS = 100_000
-"""How many key_IDs are remembered so that a KME cannot hand us one twice."""
+_T = TypeVar("_T")
+
 LAG_PATIENCE_S = 30.0
 """How long a key that the other KME has not yet synchronised is asked for before the mail is held."""
 
+USUAL_PREFETCH = Prefetch()
 
-@dataclass(frozen=True, slots=True)
-class Prefetch:
-    """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
-
-    Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch.
-    """
-
-    low: int = 8
-    high: int = 32
-    lifetime: float = 300.0
-
-
-@dataclass(slots=True)
-class _Pool:
-    """The keys held ready for one slave SAE and size."""
-
-    keys: deque[tuple[Key, float]] = field(default_factory=deque)
-    drawing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    refill: asyncio.Task[None] | None = None
+FIRST_LAG_PAUSE_S, LONGEST_LAG_PAUSE_S = 0.1, 5.0
 
 
 class KMEGroup:
-    """A KeySource over the KMEs of one group, of which any may be asked.
-
-    At most one enc_keys is in flight for each slave SAE: some KMEs drop the first answer's keys otherwise.
-    """
+    """A KeySource over the KMEs of one group."""
 
     def __init__(
         self,
         group: str,
-        clients: Sequence[OptimizedKMClient],
-        prefetch: Prefetch = Prefetch(),
+        clients: Sequence[KeyDelivery],
+        prefetch: Prefetch | Mapping[str, Prefetch] = USUAL_PREFETCH,
         *,
         lag_patience: float = LAG_PATIENCE_S,
-        clock: Callable[[], float] = time.monotonic,
+        gather: bool | Mapping[str, bool] = True,
+        gather_window: float = 0.005,
+        keep: KeepKeys | None = None,
+        metrics: KeyMetrics | None = None,
+        timing: Timing = REAL_TIME,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """`lag_patience` is seconds; `clock` gives seconds and is replaced in tests."""
+        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+
+        `lag_patience` and `gather_window` are seconds. `keep` stores what is fetched before anybody gets it.
+        `clock`, seconds, replaces that of `timing`.
+        """
+        if clock is not None:
+            timing = Timing(clock, timing.sleep, timing.chance)
         self._group = group
         self._clients = list(clients)
-        self._prefetch = prefetch
         self._lag_patience = lag_patience
-        self._clock = clock
-        self._pools: dict[tuple[str, int], _Pool] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._metrics = metrics or KeyMetrics()
+        self._timing = timing
+        seen = SeenKeys()
+        self.pools: list[FreshKeys] = []
+        self._fetchers: list[Fetcher] = []
+        for client in clients:
+            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
+            pool = FreshKeys(client, rule, seen, timing)
+            self.pools.append(pool)
+            self._fetchers.append(
+                Fetcher(
+                    client,
+                    limit=_ids_in_a_call(pool),
+                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
+                    window=gather_window,
+                    keep=keep,
+                    count=self._count,
+                    timing=timing,
+                )
+            )
 
     @property
     def group(self) -> str:
@@ -76,109 +91,177 @@ class KMEGroup:
         return self._group
 
     @property
-    def clients(self) -> tuple[OptimizedKMClient, ...]:
-        """The clients of this group's KMEs, in the order they are asked."""
+    def clients(self) -> tuple[KeyDelivery, ...]:
+        """The clients of this group's KMEs, in the order of the configuration."""
         return tuple(self._clients)
 
-    async def take(self, slave_sae: str, size: int = 256) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from the pool, else drawn now. Raises KeyUnavailable."""
-        pool = self._pools.setdefault((slave_sae, size), _Pool())
-        key = self._pop(pool)
-        while key is None:
-            async with pool.drawing:
-                key = self._pop(pool)
-                if key is None:
-                    await self._draw(pool, slave_sae, size, max(1, self._prefetch.high))
-                    key = self._pop(pool)
-                    if key is None:
-                        raise KMEBadReply(f"group {self._group}: the KME gave only keys that it gave before")
-        if len(pool.keys) < self._prefetch.low and (pool.refill is None or pool.refill.done()):
-            pool.refill = asyncio.create_task(self._refill(pool, slave_sae, size))
+    @property
+    def health(self) -> float:
+        """From 0, where no KME of the group is worth asking, to 1."""
+        return max((client.health for client in self._clients), default=0.0)
+
+    @property
+    def calls(self) -> int:
+        """dec_keys calls made so far."""
+        return sum(fetcher.calls for fetcher in self._fetchers)
+
+    def keep_in(self, keep: KeepKeys) -> None:
+        """From now on `keep` stores every fetched key before anybody gets it."""
+        for fetcher in self._fetchers:
+            fetcher.keep = keep
+
+    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
+        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now. Raises KeyUnavailable.
+
+        `patient` False asks each KME once: there is another group.
+        """
+        began = self._timing.clock()
+        with_keys = [pool for pool in self._healthiest_first() if pool.ready(slave_sae, size)]
+        pools = with_keys or self._healthiest_first()
+        key = await self._first_that_can(
+            pools, lambda pool, again: self._take_one(pool, slave_sae, size, again), patient
+        )
+        self._metrics.wait.labels(self._group, "key").observe(self._timing.clock() - began)
         return key
 
+    async def take_pad(self, slave_sae: str, n_octets: int, *, patient: bool = True) -> Pad:
+        """A one-time pad of exactly `n_octets`, all or nothing, from one KME. Raises KeyUnavailable.
+
+        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
+        and expire there. What the last octets of its keys exceed the pad by is discarded and counted.
+        """
+        if n_octets < 1:
+            raise ValueError("a pad has at least one octet")
+        began = self._timing.clock()
+        pad = await self._first_that_can(
+            self._healthiest_first(),
+            lambda pool, again: self._pad_from(pool, slave_sae, n_octets, again),
+            patient,
+        )
+        self._metrics.wait.labels(self._group, "pad").observe(self._timing.clock() - began)
+        return pad
+
+    async def can_supply(self, slave_sae: str, n_octets: int) -> Supply:
+        """Whether a pad of `n_octets` can be had now, and if not, when; the KMEs are asked for their status."""
+        answers = [await self._supply(pool, slave_sae, n_octets) for pool in self._healthiest_first()]
+        waits = [answer for answer in answers if answer.wait is not None]
+        return next(
+            (answer for answer in answers if answer.now),
+            min(waits, key=lambda answer: answer.wait or 0.0, default=None)
+            or next(iter(answers), Supply(False, None, f"group {self._group}: no KME is configured")),
+        )
+
     async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
-        """The keys by ID; one that is not known yet is asked for again until the lag patience is over."""
+        """The keys by ID; one that is not known yet is asked for again until the lag patience is over.
+
+        Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could
+        be asked; keys that came before are kept all the same.
+        """
         found: dict[str, Key] = {}
-        deadline = self._clock() + self._lag_patience
-        delay = 0.1
+        deadline = self._timing.clock() + self._lag_patience
+        pause = FIRST_LAG_PAUSE_S
         while True:
-            for key_ID in key_IDs:
-                if key_ID not in found and (key := await self._fetch_one(master_sae, key_ID)):
-                    found[key_ID] = key
-            if len(found) == len(set(key_IDs)) or self._clock() + delay > deadline:
+            trouble = await self._ask_all(master_sae, key_IDs, found)
+            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
+            if missing and trouble is not None and not found:
+                raise trouble
+            if not missing or self._timing.clock() + pause > deadline:
                 return found
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter, not secrecy
-            delay = min(5.0, delay * 2)
+            await self._timing.sleep(pause * (0.5 + 0.5 * self._timing.chance()))
+            pause = min(LONGEST_LAG_PAUSE_S, pause * 2)
+
+    def warm(self, slave_sae: str, size: int = 256) -> None:
+        """Starts to fill the pools for this slave SAE."""
+        for pool in self.pools:
+            pool.warm(slave_sae, size)
 
     async def close(self) -> None:
-        """Stops the refills, burns the keys held, closes the connections."""
-        refills = [pool.refill for pool in self._pools.values() if pool.refill]
-        for task in refills:
-            task.cancel()
-        await asyncio.gather(*refills, return_exceptions=True)
-        burnt = sum(len(pool.keys) for pool in self._pools.values())
-        self._pools.clear()
-        if burnt:
-            log.info("keys_burnt", group=self._group, number=burnt, cause="the relay stops")
+        """Ends the refills and calls under way, burns the keys held, closes the connections."""
+        for pool in self.pools:
+            await pool.close()
+        for fetcher in self._fetchers:
+            await fetcher.close()
         for client in self._clients:
             await client.close()
 
-    async def _fetch_one(self, master_sae: str, key_ID: str) -> Key | None:
-        """One key from whichever KME of the group has it; None where all say that they do not know it."""
-        trouble: KeyUnavailable | None = None
-        for client in self._clients:
+    def _healthiest_first(self) -> list[FreshKeys]:
+        """The pools by health; equally good ones in the order of the configuration."""
+        return sorted(self.pools, key=lambda pool: -round(pool.client.health, 1))
+
+    async def _first_that_can(
+        self, pools: Sequence[FreshKeys], take: Callable[[FreshKeys, bool], Awaitable[_T]], patient: bool
+    ) -> _T:
+        """What the first KME that can gives; only the last one is asked again and again."""
+        trouble: KeyUnavailable = KMEExhausted(f"group {self._group}: no KME is configured")
+        for pool in pools:
             try:
-                [key] = await client.request_dec_keys(master_sae, [key_ID])
-                return key
-            except KeyNotFound:
-                continue
+                return await take(pool, patient and pool is pools[-1])
             except KeyUnavailable as error:
                 trouble = error
-        if trouble:
-            raise trouble
-        return None
-
-    async def _refill(self, pool: _Pool, slave_sae: str, size: int) -> None:
-        try:
-            async with pool.drawing:
-                if len(pool.keys) < self._prefetch.low:
-                    await self._draw(pool, slave_sae, size, self._prefetch.high - len(pool.keys))
-        except KeyUnavailable as error:
-            log.warning("key_refill_failed", group=self._group, slave_sae=slave_sae, cause=str(error))
-
-    async def _draw(self, pool: _Pool, slave_sae: str, size: int, number: int) -> None:
-        """Draws up to `number` keys from the first KME that gives any; a KME that can't give many gives one."""
-        trouble: KeyUnavailable = KMEExhausted(f"group {self._group}: no KME is configured")
-        for client in self._clients:
-            for amount in dict.fromkeys((number, 1)):
-                try:
-                    keys = await client.request_enc_keys(slave_sae, number=amount, size=size)
-                    self._keep(pool, keys)
-                    return
-                except KMEExhausted as error:
-                    trouble = error
-                except KeyUnavailable as error:
-                    trouble = error
-                    break
         raise trouble
 
-    def _keep(self, pool: _Pool, keys: Sequence[Key]) -> None:
-        until = self._clock() + self._prefetch.lifetime
-        for key in keys:
-            if key.key_ID in self._seen:
-                log.error("key_id_seen_before", group=self._group, key_ID=key.key_ID)
-                continue
-            self._seen[key.key_ID] = None
-            pool.keys.append((key, until))
-        while len(self._seen) > SEEN_KEY_IDS:
-            self._seen.popitem(last=False)
+    async def _take_one(self, pool: FreshKeys, slave_sae: str, size: int, patient: bool) -> Key:
+        [key] = await pool.take(slave_sae, size, patient=patient)
+        return key
 
-    def _pop(self, pool: _Pool) -> Key | None:
-        """The oldest key that is still good; expired ones are burnt on the way."""
-        now = self._clock()
-        while pool.keys:
-            key, until = pool.keys.popleft()
-            if now < until:
-                return key
-            log.info("keys_burnt", group=self._group, number=1, cause="too old to be used safely")
-        return None
+    async def _pad_from(self, pool: FreshKeys, slave_sae: str, n_octets: int, patient: bool) -> Pad:
+        plan = await self._plan(pool, slave_sae, n_octets)
+        keys = await pool.take(slave_sae, plan.size, plan.number, patient=patient, prefetched=False)
+        references = [KeyReference(key.key_ID, None, slave_sae, self._group) for key in keys]
+        pad, discarded = pad_of(keys, references, n_octets)
+        pool.client.accounts.octets_discarded += discarded
+        return pad
+
+    async def _plan(self, pool: FreshKeys, slave_sae: str, n_octets: int) -> PadPlan:
+        return plan_pad(n_octets, await pool.limits(slave_sae), any_size=pool.client.any_size)
+
+    async def _supply(self, pool: FreshKeys, slave_sae: str, n_octets: int) -> Supply:
+        name = pool.client.name
+        if pool.client.health == 0:
+            return Supply(False, None, f"{name}: does not answer at present")
+        status = await pool.look(slave_sae)
+        plan = await self._plan(pool, slave_sae, n_octets)
+        needed = max(0, plan.number - pool.ready(slave_sae, plan.size)) * plan.size
+        if needed == 0:
+            return Supply(True, 0.0, f"{name}: the keys are in the pool")
+        if status is None or status.stored_key_count is None:
+            return Supply(False, None, f"{name}: does not say how many keys it has")
+        usual = status.key_size or plan.size
+        stored = status.stored_key_count * usual
+        if stored >= needed:
+            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed")
+        if status.max_key_count and needed > status.max_key_count * usual:
+            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
+        rate = pool.refill_rate(slave_sae)
+        wait = (needed - stored) / rate if rate else None
+        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
+
+    async def _ask_all(self, master_sae: str, key_IDs: Sequence[str], found: dict[str, Key]) -> KeyUnavailable | None:
+        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed."""
+        trouble: KeyUnavailable | None = None
+        unstored: StoreUnavailable | None = None
+        for fetcher in sorted(self._fetchers, key=lambda one: -round(one.client.health, 1)):
+            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
+            if not missing:
+                break
+            for key_ID, outcome in (await fetcher.fetch(master_sae, missing)).items():
+                if isinstance(outcome, Key):
+                    found[key_ID] = outcome
+                elif isinstance(outcome, StoreUnavailable):
+                    unstored = outcome
+                elif outcome is not None:
+                    trouble = outcome
+        if unstored is not None:
+            raise unstored
+        return trouble
+
+    def _count(self, outcome: str, number: int) -> None:
+        self._metrics.received.labels(self._group, outcome).inc(number)
+
+
+def _ids_in_a_call(pool: FreshKeys) -> Callable[[str], Awaitable[int | None]]:
+    async def limit(master_sae: str) -> int | None:
+        status = await pool.limits(master_sae)
+        return status.max_key_per_request if status else None
+
+    return limit

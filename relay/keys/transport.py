@@ -151,9 +151,7 @@ class Transport:
         return self._session
 
 
-async def _once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Client middleware: a connection that breaks under a request is the end of that request."""
     try:
         return await handler(request)

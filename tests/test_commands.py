@@ -1,0 +1,209 @@
+"""The command line as a person or a script meets it: what it prints, and with which exit status it ends.
+Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage; no traceback for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay import mime
+from relay.config import Address
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+
+ROOT = Path(__file__).parent.parent
+
+
+async def run(
+    *arguments: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None
+) -> tuple[int, str, bytes]:
+    """Exit status, standard error, standard output of `qumail-relay ...`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", *map(str, arguments),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | (environment or {}),
+    )  # fmt: skip
+    out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return process.returncode, err.decode(), out
+
+
+@pytest.fixture
+def sites(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> tuple[Site, Site]:
+    """Alice's and Bob's directories, with a relay.toml each; nothing runs but the KMEs."""
+    first, second = kmes.urls
+    alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=sink.address)
+    bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address)
+    return alice, bob
+
+
+ADDRESSES = ("--from", "ann@alice.example", "--to", "ben@bob.example")
+
+
+async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_path: Path) -> None:
+    alice, bob = sites
+    (tmp_path / "original.eml").write_bytes(mails.random_attachment())
+    status, err, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, tmp_path / "original.eml")
+    assert (status, err) == (0, "")
+    assert mime.is_sealed(sealed)
+    for _ in range(2):  # the key is in the store now, so opening can be repeated
+        status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+        assert (status, err) == (0, "")
+        assert opened == mails.random_attachment()
+
+
+async def test_sealing_one_file_takes_one_key(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
+    status, _, _ = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.plain())
+    assert status == 0
+    assert kmes.link.issued.total() == 1
+
+
+async def test_a_file_with_lf_line_ends_is_taken_as_mail(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    unix = mails.eight_bit().replace(b"\r\n", b"\n")
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=unix)
+    _, _, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert opened == mails.eight_bit()
+
+
+async def test_open_says_what_is_wrong(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    status, err, out = await run("open", "--config", bob.config_file, "-", stdin=mails.plain())
+    assert (status, out) == (1, b"")
+    assert "not sealed for this site" in err
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    changed = mime.sealed_message(b"", mime.sealed_content(sealed)[:-1] + b"?")
+    status, err, out = await run("open", "--config", bob.config_file, "-", stdin=changed)
+    assert (status, out) == (1, b"")
+    assert "BadTag" in err
+
+
+async def test_seal_never_gives_plaintext(sites: tuple[Site, Site]) -> None:
+    sites[0].write_policies({"default.toml": 'levels = ["plaintext"]\n'})
+    status, err, out = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.plain())
+    assert (status, out) == (1, b"")
+    assert "plaintext" in err
+
+
+async def test_check_finds_nothing_wrong_with_a_good_site(sites: tuple[Site, Site]) -> None:
+    status, err, out = await run("check", "--config", sites[0].config_file)
+    assert (status, err) == (0, "")
+    assert b"KME kme" in out
+    assert b"WRONG" not in out
+
+
+async def test_check_names_everything_that_is_wrong(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = sites[0]
+    site.write_policies({"default.toml": 'levels = ["ase"]\n'})
+    (site.directory / "site.secret").write_bytes(b"short")
+    await kmes.stop()
+    await sink.stop()
+    status, _, out = await run("check", "--json", "--config", site.config_file)
+    await kmes.start()
+    await sink.start()
+    assert status == 1
+    wrong = {finding["what"]: finding["problems"] for finding in json.loads(out) if finding["problems"]}
+    assert set(wrong) == {"policies", "store secret", "KME kme", "outgoing next hop"}
+    assert "default.toml:1" in wrong["policies"][0]
+
+
+@pytest.mark.parametrize("command", ["check", "serve", "policy check"])
+async def test_a_configuration_with_a_fault_is_named_with_file_and_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "relay.toml").write_text('[site]\nnames = "x"\n')
+    status, err, out = await run(*command.split(), "--config", tmp_path / "relay.toml")
+    assert status == 1
+    assert "relay.toml:2: site.names: unknown setting; did you mean 'name'?" in err + out.decode()
+
+
+async def test_wrong_usage_ends_with_2(sites: tuple[Site, Site]) -> None:
+    for arguments in (["seal"], ["nonsense"], ["kme", "--port", "1"], ["open", "--config", "x", "/no/such/file"]):
+        status, err, _ = await run(*arguments)
+        assert (status, "Usage" in err) == (2, True), arguments
+
+
+async def test_every_command_explains_itself() -> None:
+    status, _, out = await run("--help")
+    commands = re.findall(r"^  ([a-z]+)  ", out.decode(), re.MULTILINE)
+    assert status == 0
+    assert {"serve", "check", "policy", "seal", "open", "kme", "bench"} <= set(commands)
+    for command in commands:
+        status, _, out = await run(command, "--help")
+        assert (status, b"Usage" in out) == (0, True), command
+
+
+async def test_serve_that_cannot_listen_says_so(sites: tuple[Site, Site], sink: Sink) -> None:
+    text = sites[0].config_file.read_text().replace('listen = "127.0.0.1:0"', f'listen = "{sink.address}"')
+    sites[0].config_file.write_text(text)
+    status, err, _ = await run("serve", "--config", sites[0].config_file)
+    assert status == 1
+    assert f"cannot listen on {sink.address}" in err
+
+
+async def test_the_key_client_snippet_runs_verbatim(tmp_path: Path) -> None:
+    """What the README shows, against `qumail-relay kme` on free ports."""
+    readme = (ROOT / "README.md").read_text()
+    [snippet] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "get_optimized" in code]
+    program = (
+        "import asyncio\nasync def main():\n"
+        + "".join(f"    {line}\n" for line in snippet.splitlines())
+        + "    same = await km2_client.request_dec_keys(2, [keys[0].key_ID])\n"
+        + "    print('same key', same[0].key == keys[0].key, status.stored_key_count > 0)\n"
+        + "asyncio.run(main())\n"
+    )
+    environment = {"XDG_STATE_HOME": str(tmp_path)}
+    async with DevelopmentKMEs(state_dir=tmp_path / "qumail-relay" / "kme", host="127.0.0.1", ports=(0, 0)):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", program, env=os.environ | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+    assert (process.returncode, out.decode(), err.decode()) == (0, "same key True True\n", "")
+
+
+async def test_the_development_key_servers_say_where_they_are_and_that_they_are_not_quantum(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", "--state", str(tmp_path / "state"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode() for _ in range(4)]
+    process.terminate()
+    assert await process.wait() == 0
+    assert "KM1" in lines[0]
+    assert "NOT quantum" in lines[3]
+    for name in ("ca.pem", "sae-1.pem", "sae-1.key", "sae-2.pem", "sae-2.key"):
+        assert (tmp_path / "state" / name).is_file()
+
+
+async def test_the_demonstration_ends_in_demo_ok() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", "0", "--kme-port", "0",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert out.decode().splitlines()[-1].startswith("DEMO OK")
+
+
+async def test_a_demonstration_that_cannot_start_says_why(sink: Sink) -> None:
+    taken: Address = sink.address
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", str(taken.port), "--kme-port", "0",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert out.decode().splitlines()[-1].startswith("DEMO FAILED: ")
+    assert str(taken.port) in out.decode().splitlines()[-1]
