@@ -13,12 +13,12 @@ The tree::
     │   │   ├── KMEBadReply      the KME's answer cannot be believed
     │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
-    │   ├── PolicyHolds        no listed level can be had and the policy says hold
+    │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
     │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig      over the size limit
         ├── MalformedMessage   bare CR or LF, header too long, too many hops
-        ├── PolicyRefuses      the policy says refuse, or there is none for this recipient
+        ├── PolicyRefuses      no listed level can be had and the policy says refuse
         ├── NextHopRefused     the next hop said 5xx
         └── CannotOpen         a sealed message that is not what it should be
             ├── BadStructure   not the CMS that we accept
@@ -104,7 +104,7 @@ class NextHopUnavailable(TryLater):
 
 
 class PolicyHolds(TryLater):
-    """None of the policy's levels can be had now, and it says hold."""
+    """None of the policy's levels can be had now and it says hold, or no policy covers the recipient."""
 
     status = "4.7.1"
     public = "Message held by policy, try again later"
@@ -141,7 +141,7 @@ class MalformedMessage(Refuse):
 
 
 class PolicyRefuses(Refuse):
-    """The policy says refuse, or no policy covers this recipient."""
+    """None of the policy's levels can be had, and it says refuse."""
 
     public = "No permitted protection for this recipient"
 

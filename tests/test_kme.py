@@ -135,9 +135,7 @@ class Site:
 @asynccontextmanager
 async def running(tmp_path: Path, **settings: Any) -> AsyncIterator[Site]:
     clock = Clock()
-    kmes = DevelopmentKMEs(
-        state_dir=tmp_path / "kme", ports=(0, 0), link=LinkSettings(**settings), clock=clock
-    )
+    kmes = DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0), link=LinkSettings(**settings), clock=clock)
     async with kmes, client(kmes, ALICE) as alice, client(kmes, BOB) as bob:
         yield Site(kmes, clock, alice, bob)
 
@@ -217,9 +215,7 @@ async def test_post_of_an_empty_object_gives_one_key_of_the_default_size(site: S
 
 
 @pytest.mark.parametrize(("number", "size"), [(1, 64), (3, 256), (128, 8192), (2, 65_536)])
-async def test_number_and_size_in_bits_mean_the_same_by_get_and_by_post(
-    tmp_path: Path, number: int, size: int
-) -> None:
+async def test_number_and_size_in_bits_mean_the_same_by_get_and_by_post(tmp_path: Path, number: int, size: int) -> None:
     async with running(tmp_path) as site:
         got = (await site.alice.get("1/enc_keys", number=number, size=size)).keys
         posted = (await site.alice.post("1/enc_keys", {"number": number, "size": size})).keys
@@ -510,9 +506,7 @@ async def test_a_client_without_certificate_is_refused_by_tls(site: Site) -> Non
     await refused_by_tls(site, tls(site.kmes.state_dir, None))
 
 
-async def test_a_client_certificate_of_another_authority_is_refused_by_tls(
-    site: Site, tmp_path: Path
-) -> None:
+async def test_a_client_certificate_of_another_authority_is_refused_by_tls(site: Site, tmp_path: Path) -> None:
     other = tmp_path / "other"
     certificates.prepare(other, "localhost")
     await refused_by_tls(site, tls(other, "sae-2", authority=site.kmes.state_dir / "ca.pem"))
@@ -777,9 +771,7 @@ async def test_another_content_type_is_refused_by_name(site: Site) -> None:
         ("DELETE", "1/dec_keys", 405),
     ],
 )
-async def test_wrong_paths_and_methods_have_the_error_body_too(
-    site: Site, method: str, path: str, status: int
-) -> None:
+async def test_wrong_paths_and_methods_have_the_error_body_too(site: Site, method: str, path: str, status: int) -> None:
     answer = await site.alice.request(method, path)
     assert answer.status == status
     assert answer.message
@@ -914,9 +906,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-async def test_a_directory_that_others_may_enter_is_refused_and_left_as_it_is(
-    tmp_path: Path, mode: int
-) -> None:
+async def test_a_directory_that_others_may_enter_is_refused_and_left_as_it_is(tmp_path: Path, mode: int) -> None:
     state_dir = tmp_path / "shared"
     state_dir.mkdir()
     state_dir.chmod(mode)
@@ -967,9 +957,7 @@ async def test_a_name_that_resolves_to_loopback_and_elsewhere_is_refused(
         await DevelopmentKMEs(state_dir=tmp_path / "kme", host="kme.test", ports=(0, 0)).start()
 
 
-async def test_a_name_that_cannot_be_resolved_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_name_that_cannot_be_resolved_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -1009,9 +997,7 @@ async def test_every_address_of_the_name_that_this_machine_has_is_served_at_one_
                 pass
 
 
-async def test_an_address_that_this_machine_lacks_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_address_that_this_machine_lacks_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create_server_fails(monkeypatch, "::1", errno.EADDRNOTAVAIL)
     resolve_to(monkeypatch, "::1", "127.0.0.1")
     async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0)) as kmes:
@@ -1040,9 +1026,7 @@ async def test_a_free_port_that_is_taken_at_the_second_address_is_given_up_for_a
             assert (await alice.get("1/status")).status == 200
 
 
-async def test_a_port_that_this_user_may_not_have_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_port_that_this_user_may_not_have_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create_server_fails(monkeypatch, "127.0.0.1", errno.EACCES)
     with pytest.raises(ConfigError, match=r"KM1: cannot listen on 127\.0\.0\.1 port 443: Permission denied"):
         await DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(443, 444)).start()
@@ -1095,9 +1079,7 @@ async def test_the_servers_stop_although_a_client_keeps_its_connection(tmp_path:
             await alice.get("1/status")
 
 
-def create_server_fails(
-    monkeypatch: pytest.MonkeyPatch, address: str, number: int, times: int = 1000
-) -> None:
+def create_server_fails(monkeypatch: pytest.MonkeyPatch, address: str, number: int, times: int = 1000) -> None:
     """Listening on `address` fails with errno `number`, that many times."""
     real = socket.create_server
     left = iter(range(times))

@@ -84,9 +84,7 @@ def expect(policies: PolicySet, row: dict[str, Any], file: str) -> None:
 
 
 @pytest.mark.parametrize("row", TABLE["decision"], ids=lambda row: row["why"])
-def test_the_table_of_decisions(
-    without_default: PolicySet, with_default: PolicySet, row: dict[str, Any]
-) -> None:
+def test_the_table_of_decisions(without_default: PolicySet, with_default: PolicySet, row: dict[str, Any]) -> None:
     if "file" in row:
         expect(without_default, row, row["file"])
         expect(with_default, row, row["file"])
@@ -218,9 +216,7 @@ LABELS = st.sampled_from(["a", "b", "bob", "default", "xn--bcher-kva"])
 DOMAINS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
 LOCALS = st.sampled_from(["x", "y", "x+t", "x+t+u", "+x", "default", "o'brien", ".x", "a/b", "x.toml", "ü"])
 ADDRESSES = st.builds(lambda local, domain: f"{local}@{domain}", LOCALS, DOMAINS)
-NASTY = st.text(
-    alphabet=st.sampled_from("aBx.+@/\\%\"'[]<>-_ ;,:()\0\r\n\t\x7füß\u0308\u200d\ud800\u3002\uff2b2F")
-)
+NASTY = st.text(alphabet=st.sampled_from("aBx.+@/\\%\"'[]<>-_ ;,:()\0\r\n\t\x7füß\u0308\u200d\ud800\u3002\uff2b2F"))
 
 
 def from_files(tmp: Path, files: Mapping[str, bool]) -> PolicySet:
@@ -279,9 +275,7 @@ def test_decide_and_explain_never_differ(with_default: PolicySet, sender: str, r
         assert explanation.held == str(held)
     else:
         assert explanation.decision == decision
-        assert [look.file for look in explanation.lookups if look.decides] == [
-            named(decision, with_default.directory)
-        ]
+        assert [look.file for look in explanation.lookups if look.decides] == [named(decision, with_default.directory)]
 
 
 @given(
@@ -333,9 +327,7 @@ def expect_what_the_next_hop_sees(domain: str) -> None:
         mapped = idna.uts46_remap(domain, std3_rules=True, transitional=False)
     except (ValueError, idna.IDNAError):
         return
-    labels = (
-        each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in mapped.split(".")
-    )
+    labels = (each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in mapped.split("."))
     assert ours == ".".join(labels)
 
 
@@ -445,9 +437,7 @@ def test_policies_too_deep_are_errors(tmp_path: Path) -> None:
 
 def test_a_directory_called_like_a_file_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"default.toml": AES, "bob.example.toml/alice.toml": AES})
-    assert faults(tmp_path) == [
-        "bob.example.toml: a directory, but called like a file; call it after a domain"
-    ]
+    assert faults(tmp_path) == ["bob.example.toml: a directory, but called like a file; call it after a domain"]
 
 
 def test_an_ending_in_capitals_is_an_error(tmp_path: Path) -> None:
@@ -569,9 +559,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_remedy(tmp_path: Path, text
 @pytest.mark.parametrize(("name", "scope"), [("default.toml", "default"), ("bob.example/x.toml", "person")])
 def test_only_the_file_of_a_domain_has_subdomains(tmp_path: Path, name: str, scope: str) -> None:
     said = fault(tmp_path, AES + "subdomains = true", name)
-    assert said == (
-        f"{name}:2: subdomains: only for the file of a domain, and this one is for a {scope}; leave it out"
-    )
+    assert said == (f"{name}:2: subdomains: only for the file of a domain, and this one is for a {scope}; leave it out")
 
 
 def test_bad_encodings_and_giant_files_are_errors(tmp_path: Path) -> None:
@@ -619,9 +607,7 @@ EXAMPLES = dict(re.findall(r"^```toml\n# (\S+)\n(.*?)^```$", README, re.DOTALL |
 ROWS = re.findall(r"^\| `(\S+@\S+)` \| `(\S+\.toml)`", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("site", "other"), [("alice.example", "bob.example"), ("bob.example", "alice.example")]
-)
+@pytest.mark.parametrize(("site", "other"), [("alice.example", "bob.example"), ("bob.example", "alice.example")])
 def test_the_working_set_seals_for_the_other_site_at_both(site: str, other: str) -> None:
     peer = other.removesuffix(".example")
     policies = load_policies(POLICIES, {peer: [other]})

@@ -105,9 +105,7 @@ def test_check_says_every_fault_with_file_and_line(site: Site, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", [["check"], ["explain", "a@alice.example", "b@bob.example"]])
-def test_a_wrong_configuration_is_said_and_exits_with_1(
-    site: Site, tmp_path: Path, command: list[str]
-) -> None:
+def test_a_wrong_configuration_is_said_and_exits_with_1(site: Site, tmp_path: Path, command: list[str]) -> None:
     run = site({})
     assert "policies: cannot be read: No such file or directory" in run(*command).stderr
     (tmp_path / "relay.toml").write_text("[site]\nnaem = 1")
@@ -149,9 +147,7 @@ def test_explain_tells_what_quantum_means_where_it_means_something(site: Site) -
 def test_explain_tells_that_a_parents_file_was_passed_over(site: Site) -> None:
     result = site(FILES)("explain", "a@alice.example", "x@lab.bob.example")
     assert "bob.example.toml (parent domain): is there, but without `subdomains = true`" in result.stdout
-    assert (
-        "Peer        none: default.toml names none and lab.bob.example is no peer's domain" in result.stdout
-    )
+    assert "Peer        none: default.toml names none and lab.bob.example is no peer's domain" in result.stdout
     assert "refused: the sender is told that the mail did not go" in result.stdout
 
 

@@ -113,8 +113,7 @@ class KeyDelivery:
         master, slave = self._caller(request), self._slave(request)
         if request.method == "GET":
             asked: dict[str, Any] = {
-                name: _integer_from_text(name, text)
-                for name, text in _query(request, "number", "size").items()
+                name: _integer_from_text(name, text) for name, text in _query(request, "number", "size").items()
             }
         else:
             asked = await _body(request)
@@ -181,9 +180,7 @@ class _Unauthorized(Exception):
 
 def key_request(asked: dict[str, Any], settings: LinkSettings) -> KeyRequest:
     """Check a Key request (clause 6.2) against the settings; raises BadRequest."""
-    _refuse_unknown(
-        asked, "number", "size", "additional_slave_SAE_IDs", "extension_mandatory", "extension_optional"
-    )
+    _refuse_unknown(asked, "number", "size", "additional_slave_SAE_IDs", "extension_mandatory", "extension_optional")
     _extensions(asked)
     return KeyRequest(
         number=_number(asked.get("number", 1), settings),
@@ -226,9 +223,7 @@ def _size(value: object, settings: LinkSettings) -> int:
 def _additional_slaves(value: object, settings: LinkSettings) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(sae, str) for sae in value):
         raise BadRequest("additional_slave_SAE_IDs shall be an array of strings")
-    _within(
-        "number of additional_slave_SAE_IDs", len(value), 0, settings.max_sae_id_count, "max_SAE_ID_count"
-    )
+    _within("number of additional_slave_SAE_IDs", len(value), 0, settings.max_sae_id_count, "max_SAE_ID_count")
     if unknown := [sae for sae in value if sae not in SAES]:
         raise BadRequest(
             "one or more additional_slave_SAE_IDs are not known",
@@ -307,9 +302,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     except (web.RequestPayloadError, ConnectionError, TimeoutError) as error:
         raise BadRequest("request body did not come as its header announced") from error
     try:
-        body = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique_members, parse_constant=_refuse_constant
-        )
+        body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BadRequest("request body shall be JSON", {"reason": str(error)}) from error
     if not isinstance(body, dict):

@@ -140,9 +140,7 @@ def _issue(authority: _Pair, holder: _Holder, now: datetime) -> _Pair:
     issuer = authority.certificate.subject
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if holder.hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     unsigned = (
-        _builder(
-            _name(holder.common_name), issuer, key.public_key(), authority.key.public_key(), now, _LIFETIME
-        )
+        _builder(_name(holder.common_name), issuer, key.public_key(), authority.key.public_key(), now, _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -208,8 +206,7 @@ def _is_complete(state_dir: Path, host: str, now: datetime) -> bool:
         authority = _read(state_dir, "ca")
         pairs = {holder: _read(state_dir, holder.file) for holder in _holders(host)}
         return _will_do(authority, authority, now) and all(
-            _will_do(pair, authority, now) and _is_for(pair.certificate, holder)
-            for holder, pair in pairs.items()
+            _will_do(pair, authority, now) and _is_for(pair.certificate, holder) for holder, pair in pairs.items()
         )
     except _UNUSABLE:
         return False

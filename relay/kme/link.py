@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from relay.errors import ConfigError
 from relay.keys.contract import Key
 
-NOT_QUANTUM = (
-    "development key server: keys come from the operating system's random generator, not from a quantum link"
-)
+NOT_QUANTUM = "development key server: keys come from the operating system's random generator, not from a quantum link"
 
 
 class PoolTooLow(Exception):

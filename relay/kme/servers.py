@@ -159,9 +159,7 @@ async def _loopback_addresses(host: str) -> list[str]:
     return addresses
 
 
-def _listen(
-    kme: str, host: str, addresses: list[str], port: int, stack: AsyncExitStack
-) -> list[socket.socket]:
+def _listen(kme: str, host: str, addresses: list[str], port: int, stack: AsyncExitStack) -> list[socket.socket]:
     """Sockets that listen at one port of every address, closed with `stack`; raises ConfigError.
 
     An address that this machine lacks (::1 stands in /etc/hosts of machines without IPv6) is left out.

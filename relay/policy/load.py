@@ -79,9 +79,7 @@ def _walk(directory: Path, faults: list[str]) -> Iterator[str]:
         else:
             for inner in _entries(Path(entry.path), faults):
                 if _is_directory(inner):
-                    faults.append(
-                        f"{_shown(inner)}: a directory too deep; policies lie in a domain's directory"
-                    )
+                    faults.append(f"{_shown(inner)}: a directory too deep; policies lie in a domain's directory")
                 else:
                     yield from (f"{entry.name}/{name}" for name in _policy(inner, faults))
 

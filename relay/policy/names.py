@@ -54,12 +54,7 @@ def parse_address(text: str) -> Address:
         local = re.sub(r"\\(.)", r"\1", quoted[1])
     elif not _DOT_STRING.fullmatch(local):
         raise ValueError("what stands before the @ is not a local part")
-    return Address(fold_local(local), fold_domain(domain))
-
-
-def fold_local(local: str) -> str:
-    """A local part in lower case and Unicode's NFC, as it is compared."""
-    return _lower(local)
+    return Address(_lower(local), fold_domain(domain))
 
 
 def fold_domain(domain: str) -> str:
