@@ -65,7 +65,7 @@ key = "{state}/sae-{sae}.key"
 [peers.{peer}]
 domains = ["{peer}.example"]
 sae_id = "{peer_sae}"
-kme_group = "alice-bob"
+kme_groups = ["alice-bob"]
 """
 
 

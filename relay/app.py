@@ -20,14 +20,20 @@ from relay.entry import Recipe
 from relay.entry.smtp import SMTPEntry
 from relay.errors import ConfigError, StoreUnavailable
 from relay.forward import NextHop
-from relay.incoming import Incoming, Opener
-from relay.keys import KeySource, OptimizedKMClient
+from relay.incoming import Incoming
+from relay.keys import OptimizedKMClient
+from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.levels import Level
 from relay.levels.aes import AES
-from relay.outgoing import Outgoing, Sealer
+from relay.levels.otp import OTP
+from relay.levels.pqc import PQC
+from relay.levels.rsa import RSA
+from relay.opening import Opener
+from relay.outgoing import Outgoing
 from relay.policy import PolicySet, load_policies
-from relay.store import SiteSecret, Store, open_store
+from relay.sealing import Sealer
+from relay.store import ReceivedKeys, SiteSecret, Store, open_store
 
 log = structlog.get_logger(__name__)
 
@@ -80,42 +86,44 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
         policies = PoliciesInForce(config)
         store = await open_store(config.store.database, SiteSecret.load_or_create(config.store.secret))
         stack.push_async_callback(store.close)
-        sources = key_sources(config, prefetch=prefetch)
-        for source in sources.values():
-            stack.push_async_callback(source.close)
-        level: Level = AES()
+        keys = key_ring(config, store.received, prefetch=prefetch)
+        stack.push_async_callback(keys.close)
+        levels: dict[str, Level] = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
         yield Parts(
             config,
             policies,
             store,
-            Sealer(config, policies, {level.name: level}, sources),
-            Opener(config, level, sources, store.received),
+            Sealer(config, policies, levels, keys),
+            Opener(config, levels, keys, store.received),
         )
 
 
-def key_sources(config: Config, *, prefetch: bool) -> dict[str, KeySource]:
-    """One key source for each KME group. Raises ConfigError where a certificate cannot be used."""
-    groups: dict[str, list[KME]] = {}
-    for kme in config.kmes.values():
-        groups.setdefault(kme.group, []).append(kme)
-    return {
+def key_ring(config: Config, received: ReceivedKeys | None, *, prefetch: bool) -> KeyRing:
+    """All keys of the site. Raises ConfigError where a certificate cannot be used."""
+    kmes: dict[str, list[tuple[str, KME]]] = {}
+    for name, kme in config.kmes.items():
+        kmes.setdefault(kme.group, []).append((name, kme))
+    groups = {
         group: KMEGroup(
             group,
-            [km_client(kme) for kme in kmes],
-            _prefetch(kmes[0]) if prefetch else Prefetch(low=0, high=0),
+            [km_client(kme, name) for name, kme in members],
+            _prefetch(members[0][1]) if prefetch else Prefetch(low=0, high=0),
         )
-        for group, kmes in groups.items()
+        for group, members in kmes.items()
     }
+    peers = {name: PeerKeys(peer.sae_id, peer.kme_groups) for name, peer in config.peers.items()}
+    return KeyRing(config.site.sae_id, groups, peers, received=received)
 
 
 def _prefetch(kme: KME) -> Prefetch:
     return Prefetch(kme.cache_low, kme.cache_high, kme.key_lifetime)
 
 
-def km_client(kme: KME) -> OptimizedKMClient:
+def km_client(kme: KME, name: str = "") -> OptimizedKMClient:
     """The KM client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
     return OptimizedKMClient(
         kme.url,
+        name=name or None,
         ca=kme.ca,
         certificate=kme.certificate,
         key=kme.key,
@@ -171,9 +179,7 @@ async def serve(config_file: Path, ready_file: Path | None = None) -> None:
         await stop.wait()
 
 
-async def _serve(
-    stack: AsyncExitStack, config: Config, name: str, direction: Direction, recipe: Recipe
-) -> Address:
+async def _serve(stack: AsyncExitStack, config: Config, name: str, direction: Direction, recipe: Recipe) -> Address:
     entry = SMTPEntry(name, direction, config.site.hostname, recipe)
     address = await entry.start()
     stack.push_async_callback(entry.stop)

@@ -146,11 +146,14 @@ class KME(toml.Table):
 
 
 class Peer(toml.Table):
-    """Another site that we can seal for: its domains, its SAE ID, the KME group whose keys we share."""
+    """Another site that we can seal for: its domains, its SAE ID, the KME groups whose keys we share.
+
+    `kme_groups` stand in order of preference; none at all leaves the levels without quantum keys.
+    """
 
     domains: Domains
     sae_id: SAEID
-    kme_group: str = "default"
+    kme_groups: Annotated[tuple[str, ...], BeforeValidator(_list_as_tuple)] = ()
 
 
 class Log(toml.Table):
@@ -215,10 +218,10 @@ def _peers_that_cannot_be(config: Config) -> Iterator[_Fault]:
     sae_ids = {config.site.sae_id: "site.sae_id"}
     for name, peer in config.peers.items():
         here = ("peers", name)
-        if peer.kme_group not in groups:
-            known = ", ".join(sorted(groups)) or "none"
-            text = f"{name}: no KME has group {peer.kme_group!r}; known: {known}"
-            yield (*here, "kme_group"), f"peers.{text}"
+        for group in peer.kme_groups:
+            if group not in groups:
+                known = ", ".join(sorted(groups)) or "none"
+                yield (*here, "kme_groups"), f"peers.{name}: no KME has group {group!r}; known: {known}"
         if owner := sae_ids.get(peer.sae_id):
             yield (*here, "sae_id"), f"{'.'.join(here)}: sae_id {peer.sae_id!r} already belongs to {owner}"
         sae_ids.setdefault(peer.sae_id, ".".join(here))

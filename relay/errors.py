@@ -23,7 +23,10 @@ The tree::
         └── CannotOpen         a sealed message that is not what it should be
             ├── BadStructure   not the CMS that we accept
             ├── BadTag         the authentication tag does not match
-            └── UnknownPeer    sealed by or for somebody who is not configured
+            ├── BadSignature   the signature does not match, or is not by whom it should be
+            ├── UnknownSigner  signed by somebody whose certificate was not imported
+            ├── UnknownPeer    sealed by or for a site that is not configured
+            └── NotForUs       sealed to a certificate that is not ours
 
 Anything that is not a RelayError is treated as TryLater: unknown errors hold mail.
 """
@@ -170,5 +173,17 @@ class BadTag(CannotOpen):
     """The authentication tag does not match: the message was changed or the key is another one."""
 
 
+class BadSignature(CannotOpen):
+    """The signature does not match the content, or is not by whom it should be."""
+
+
+class UnknownSigner(CannotOpen):
+    """Signed by somebody whose certificate was not imported."""
+
+
 class UnknownPeer(CannotOpen):
-    """Sealed by, or for, somebody who is not configured here."""
+    """Sealed by, or for, a site that is not configured here."""
+
+
+class NotForUs(CannotOpen):
+    """Sealed to a certificate that is not ours."""

@@ -51,9 +51,7 @@ class NextHop:
         await client.execute_command(b"QUIT")
         return answer
 
-    async def _command(
-        self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None
-    ) -> str:
+    async def _command(self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None) -> str:
         reply = await client.execute_command(*filter(None, (verb, rest)))
         if reply.code == expected or (expected is None and 200 <= reply.code < 300):
             return reply.message

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import format_datetime
+from typing import Literal
 
 import pybase64
 
@@ -22,9 +23,17 @@ MAX_STRUCTURED_FIELD_OCTETS = 8192
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
 NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+OUR_MARKS = frozenset({b"x-qumail-protection"})
+"""Fields that only the relay that opened a mail may add."""
 
 PAYLOAD_HEADER = b"Content-Type: message/rfc822\r\n\r\n"
 SEALED_TYPES = frozenset({"authenveloped-data", "authenticated-enveloped-data"})
+SIGNED_TYPES = frozenset({"signed-data"})
+
+_BINARY_HEADER = (
+    b'Content-Type: application/pkcs7-mime; smime-type=%s; name="smime.p7m"\r\n'
+    b"Content-Transfer-Encoding: binary\r\n\r\n"
+)
 
 _FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 
@@ -79,18 +88,29 @@ def fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def without_hidden_fields(message: bytes) -> bytes:
     """The message without Bcc, Resent-Bcc and Return-Path: the same bytes where it has none of them."""
+    return without_fields(message, NEVER_CARRIED)
+
+
+def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
+    """The message without the header fields of these names (lower case); otherwise the same bytes."""
     header, _ = split(message)
-    if not any(name in NEVER_CARRIED for name, _ in fields(header)):
+    if not any(name in names for name, _ in fields(header)):
         return message
     kept: list[bytes] = []
-    hidden = False
+    leave_out = False
     for line in header.splitlines(keepends=True):
         if line[:1] not in (b" ", b"\t"):
             match = _FIELD_NAME.match(line)
-            hidden = match is not None and match[1].lower() in NEVER_CARRIED
-        if not hidden:
+            leave_out = match is not None and match[1].lower() in names
+        if not leave_out:
             kept.append(line)
     return b"".join(kept) + message[len(header) :]
+
+
+def marked(original: bytes, protection: str, peer: str) -> bytes:
+    """The opened original under a field that says what protected it; no such field from outside is kept."""
+    mark = f"X-QuMail-Protection: {protection}; peer={peer}\r\n".encode()
+    return mark + without_fields(original, OUR_MARKS)
 
 
 def wrap_payload(message: bytes) -> bytes:
@@ -98,17 +118,35 @@ def wrap_payload(message: bytes) -> bytes:
     return PAYLOAD_HEADER + message
 
 
-def unwrap_payload(payload: bytes) -> bytes:
-    """The original out of a payload; raises BadStructure where it is not one message/rfc822 entity."""
+def wrap_enveloped(der: bytes) -> bytes:
+    """A finished AuthEnvelopedData as the payload of one more layer around it."""
+    return _BINARY_HEADER % b"authEnveloped-data" + der
+
+
+def wrap_signed(der: bytes) -> bytes:
+    """A SignedData as the payload of an AuthEnvelopedData."""
+    return _BINARY_HEADER % b"signed-data" + der
+
+
+def unwrap(payload: bytes) -> tuple[Literal["message", "enveloped", "signed"], bytes]:
+    """What kind of entity a payload is, and its content. Raises BadStructure for any other kind."""
     if payload.startswith(PAYLOAD_HEADER):
-        return payload[len(PAYLOAD_HEADER) :]
-    header, body = split(payload)
+        return "message", payload[len(PAYLOAD_HEADER) :]
+    try:
+        header, body = split(payload)
+    except MalformedMessage as error:
+        raise BadStructure(f"the payload: {error}") from error
     entity = _entity(header)
-    if entity.get_content_type() != "message/rfc822" or "content-type" not in entity:
-        raise BadStructure("the payload is not message/rfc822")
-    if entity.get("content-transfer-encoding", "binary").strip().lower() not in ("7bit", "8bit", "binary"):
-        raise BadStructure("the payload is transfer-encoded, which message/rfc822 must not be")
-    return body
+    encoding = entity.get("content-transfer-encoding", "binary").strip().lower()
+    if entity.get_content_type() == "message/rfc822" and "content-type" in entity:
+        if encoding not in ("7bit", "8bit", "binary"):
+            raise BadStructure("the payload is transfer-encoded, which message/rfc822 must not be")
+        return "message", body
+    if _announces(entity, SEALED_TYPES):
+        return "enveloped", _decoded(encoding, body)
+    if _announces(entity, SIGNED_TYPES):
+        return "signed", _decoded(encoding, body)
+    raise BadStructure("the payload is neither message/rfc822 nor CMS")
 
 
 def sealed_message(original: bytes, der: bytes) -> bytes:
@@ -131,7 +169,7 @@ def is_sealed(message: bytes) -> bool:
     """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
     header, _ = split(message)
     return any(
-        _announces_sealed(_entity(raw))
+        _announces(_entity(raw), SEALED_TYPES)
         for name, raw in fields(header)
         if name == b"content-type" and len(raw) <= MAX_STRUCTURED_FIELD_OCTETS
     )
@@ -140,16 +178,7 @@ def is_sealed(message: bytes) -> bool:
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
     header, body = split(message)
-    entity = _entity(header)
-    encoding = entity.get("content-transfer-encoding", "7bit").strip().lower()
-    if encoding == "binary":
-        return body
-    if encoding != "base64":
-        raise BadStructure(f"transfer encoding {encoding[:40]!r} of a sealed message; base64 is expected")
-    try:
-        return pybase64.b64decode(body.translate(None, b"\r\n\t "), validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise BadStructure(f"the sealed body is not clean base64: {error}") from error
+    return _decoded(_entity(header).get("content-transfer-encoding", "7bit").strip().lower(), body)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
@@ -158,12 +187,23 @@ def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, w
     return f"Received: from {client}\r\n\t{by};\r\n\t{format_datetime(when)}\r\n".encode()
 
 
-def _announces_sealed(entity: Message) -> bool:
-    kind = entity.get_content_type()
-    if kind not in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
+def _decoded(encoding: str, body: bytes) -> bytes:
+    if encoding == "binary":
+        return body
+    if encoding != "base64":
+        raise BadStructure(f"transfer encoding {encoding[:40]!r} of CMS; base64 is expected")
+    try:
+        return pybase64.b64decode(body.translate(None, b"\r\n\t "), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise BadStructure(f"the sealed body is not clean base64: {error}") from error
+
+
+def _announces(entity: Message, smime_types: frozenset[str]) -> bool:
+    """Whether the Content-Type is CMS of one of these kinds (RFC 8551, 3.2.2)."""
+    if entity.get_content_type() not in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
         return False
     smime_type = entity.get_param("smime-type", "")
-    return isinstance(smime_type, str) and smime_type.lower() in SEALED_TYPES
+    return isinstance(smime_type, str) and smime_type.lower() in smime_types
 
 
 def _entity(header: bytes) -> Message:

@@ -115,7 +115,7 @@ PEER = '[kmes.k]\nurl = "https://k.example"\nca = "c"\ncertificate = "d"\nkey = 
     [
         ('domains = ["bob.example"]\nsae_id = "2"\n', "sae_id '2' already belongs to site.sae_id"),
         ('domains = ["ALICE.example"]\nsae_id = "1"\n', "domain 'alice.example' already belongs to site.domains"),
-        ('domains = ["bob.example"]\nsae_id = "1"\nkme_group = "x"\n', "no KME has group 'x'; known: default"),
+        ('domains = ["bob.example"]\nsae_id = "1"\nkme_groups = ["x"]\n', "no KME has group 'x'; known: default"),
         (
             'domains = ["bob.example"]\nsae_id = "1"\n[peers.eve]\ndomains = ["bob.example"]\nsae_id = "3"\n',
             "peers.eve: domain 'bob.example' already belongs to peers.bob",

@@ -128,7 +128,7 @@ class SimulatedPair:
         return key_ID in self.issued and not self.times_delivered[key_ID]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
     number: int
     reader: asyncio.StreamReader
@@ -249,7 +249,7 @@ class SimulatedKME:
         self.connections += 1
         connection = _Connection(self.connections, reader, writer)
         connection.task = asyncio.current_task()
-        self._open_connection(connection)
+        self._open.add(connection)
         try:
             if self.handshake:
                 await asyncio.sleep(self.handshake)
@@ -258,11 +258,8 @@ class SimulatedKME:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, ValueError):
             pass  # the client went away, or this KME dies
         finally:
-            self._open = {other for other in self._open if other is not connection}
+            self._open.discard(connection)
             writer.transport.abort()
-
-    def _open_connection(self, connection: _Connection) -> None:
-        self._open = {*self._open, connection}
 
     async def _one_request(self, connection: _Connection) -> bool:
         """Reads and answers one request; False when the connection ends with it."""
@@ -361,14 +358,18 @@ class SimulatedKME:
             number += 1
         if kind == "wrong_length":
             size //= 2
-        keys = self._last if kind == "same_again" else self.pair.draw(number, size)
+        keys = self._old(kind) if kind in ("same_again", "same_octets") else self.pair.draw(number, size)
         if not keys and kind != "none":
             self._last = []
             return self.exhausted.code, self.exhausted.body, self.exhausted.headers
-        if kind == "same_octets":
-            keys = [(key_ID, octets) for (key_ID, _), (_, octets) in zip(keys, self._last, strict=False)]
         self._last = keys
         return 200, json.dumps(_container(keys, kind)), ()
+
+    def _old(self, kind: str) -> list[tuple[str, bytes]]:
+        """The keys of the reply before, once more."""
+        if kind == "same_again":
+            return self._last
+        return [(str(uuid.uuid4()), octets) for _, octets in self._last]
 
     def _dec_keys(self, request: Received, how: Misbehaviour | None) -> tuple[int, str, tuple[tuple[str, str], ...]]:
         if request.method == "POST":

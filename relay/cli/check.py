@@ -104,7 +104,7 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
             continue
         async with client:
             for peer_name, peer in config.peers.items():
-                if peer.kme_group != kme.group:
+                if kme.group not in peer.kme_groups:
                     continue
                 try:
                     status = await client.check_key_status(peer.sae_id)

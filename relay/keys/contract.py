@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from relay.keys.accounts import Accounts
+    from relay.keys.breaker import State
     from relay.keys.replies import KeyStatus
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
@@ -85,6 +86,14 @@ class KeyDelivery(Protocol):
     @property
     def latency(self) -> float | None:
         """Seconds that it takes to give fresh keys, smoothed; None before the first."""
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The state of the breaker of each call."""
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why calls are not made at present, by call; empty when all is well."""
 
     @property
     def any_size(self) -> bool:

@@ -106,7 +106,7 @@ class ErrorRule:
         return self.call in (None, call) and self.code == code and self.text.lower() in message.lower()
 
 
-_EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable", "empty")
+_EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
 _OF_ENC_KEYS = {404: Fault.EXHAUSTED, 503: Fault.EXHAUSTED}
 _OF_DEC_KEYS = {403: Fault.NOT_FOUND, 404: Fault.NOT_FOUND, 410: Fault.NOT_FOUND, 503: Fault.UNREACHABLE}

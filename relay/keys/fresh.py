@@ -16,8 +16,9 @@ import structlog
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
 from relay.keys.contract import Key, KeyDelivery
 from relay.keys.faults import KMERefusedRequest
+from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.prefetch import Marks, Prefetch, marks
-from relay.keys.rates import Peak, Refill
+from relay.keys.rates import Peak, Rate, Refill
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.timing import REAL_TIME, Timing
@@ -26,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 LONGEST_REST_S = 5.0
 """A KME that ran out of keys is asked again after this time at the latest."""
+
+USE_WINDOW_S = 300.0
+"""The use rate is averaged over this time."""
 
 STATUS_RETRY_S = 30.0
 """After a status call that failed, limits are taken as unknown for this long."""
@@ -54,8 +58,10 @@ class _Slave:
     """What is known of the KME's store for one slave SAE, and until when it is given a rest."""
 
     refill: Refill
+    use: Rate
     status: KeyStatus | None = None
     asked: float | None = None
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     most: int | None = None
     rest: float = 0.0
     not_before: float = 0.0
@@ -92,6 +98,16 @@ class FreshKeys:
         """Bits a second that the link was seen to make, or None before that is known."""
         return self._slave(slave_sae).refill.per_second
 
+    def use_rate(self, slave_sae: str) -> float:
+        """Bits a second that left the pool to seal messages, averaged over some minutes."""
+        return self._slave(slave_sae).use.per_second
+
+    def bits_at_hand(self, slave_sae: str) -> int:
+        """Bits in the pool and, as it said last, in the KME's store."""
+        status = self._slave(slave_sae).status
+        stored = (status.stored_key_count or 0) * (status.key_size or USUAL_KEY_BITS) if status else 0
+        return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
+
     def known_status(self, slave_sae: str) -> KeyStatus | None:
         """What the KME said last of its store for this slave SAE."""
         return self._slave(slave_sae).status
@@ -112,6 +128,7 @@ class FreshKeys:
             for _ in range(2 * shelf.wanted + 4):
                 if (keys := shelf.stock.pop(number)) is not None:
                     shelf.peak.add(number)
+                    self._slave(slave_sae).use.add(number * size)
                     self._refill_if_low(shelf)
                     return keys
                 await self._drawn(shelf, patient)
@@ -123,9 +140,9 @@ class FreshKeys:
     async def limits(self, slave_sae: str) -> KeyStatus | None:
         """The KME's limits as it gave them last; asked for once, None where it does not say."""
         slave = self._slave(slave_sae)
-        if slave.status is None:
+        async with slave.looking:
             now = self._timing.clock()
-            if slave.asked is None or now - slave.asked >= STATUS_RETRY_S:
+            if slave.status is None and (slave.asked is None or now - slave.asked >= STATUS_RETRY_S):
                 await self.look(slave_sae)
         return slave.status
 
@@ -282,7 +299,7 @@ class FreshKeys:
 
     def _slave(self, slave_sae: str) -> _Slave:
         if slave_sae not in self._slaves:
-            self._slaves[slave_sae] = _Slave(Refill(self._timing.clock))
+            self._slaves[slave_sae] = _Slave(Refill(self._timing.clock), Rate(USE_WINDOW_S, self._timing.clock))
         return self._slaves[slave_sae]
 
     def _shelf(self, slave_sae: str, size: int) -> _Shelf:

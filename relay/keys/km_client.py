@@ -6,23 +6,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any
 from urllib.parse import quote
 
 import structlog
 
 from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
-from relay.keys.accounts import Accounts
-from relay.keys.adaptive import Budget
-from relay.keys.breaker import BreakerRules, State
-from relay.keys.calls import Calls, Patience
+from relay.keys.client import KMEClient
 from relay.keys.contract import Key
 from relay.keys.development import default_state_dir, endpoints
-from relay.keys.faults import Call, ErrorRule, KeysMissing, RepliedNotFound
-from relay.keys.metrics import KeyMetrics
+from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.replies import (
     KeyStatus,
     count_of_keys,
@@ -32,147 +27,17 @@ from relay.keys.replies import (
     keys_from_container,
     status_from_reply,
 )
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.tls import TLSRules, client_context
-from relay.keys.transport import Request, Transport
+from relay.keys.transport import Request
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Quirks:
-    """Where a KME differs from the standard; the defaults are the standard's.
-
-    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
-    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
-    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
-    `max_key_per_request` and `max_key_size` (bits) cap what the status says, or stand in for it.
-    `errors`: what replies mean, against the usual reading.
-    """
-
-    method: Literal["POST", "GET"] = "POST"
-    keep_alive: bool = True
-    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
-    integer_key_ids: bool = False
-    max_key_per_request: int | None = None
-    max_key_size: int | None = None
-    errors: tuple[ErrorRule, ...] = ()
-
-
-class OptimizedKMClient:
+class OptimizedKMClient(KMEClient):
     """A client of one KME, for one SAE of ours (the one that the client certificate names).
 
     Every request is sent once and counted; what is tried again is a new request. Keys that may have been
     spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        ca: Path,
-        certificate: Path,
-        key: Path,
-        retry_attempts: int = 3,
-        retry_delay: float = 1,
-        timeout: float = 10,
-        connect_timeout: float = 2,
-        min_timeout: float = 2,
-        pool_connections: int = 5,
-        pool_maxsize: int = 10,
-        burn_budget: int = 1000,
-        name: str | None = None,
-        quirks: Quirks = Quirks(),
-        tls: TLSRules = TLSRules(),  # noqa: B008 - frozen
-        breaker: BreakerRules = BreakerRules(),  # noqa: B008 - frozen
-        timing: Timing = REAL_TIME,
-        metrics: KeyMetrics | None = None,
-    ) -> None:
-        """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
-
-        `timeout` is the most that one try may take and `min_timeout` the least that the limit adapts to.
-        `retry_attempts` counts the tries after the first; `retry_delay` is the first backoff, doubled each
-        time and fully jittered. At most `pool_maxsize` connections are open to one host, `pool_connections`
-        times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
-        `name` (default: the URL) stands in logs and metrics. Raises ConfigError when the files cannot be used.
-        """
-        self.url = url.rstrip("/")
-        self.retry_attempts = retry_attempts
-        self.retry_delay = retry_delay
-        self.timeout = timeout
-        self.pool_connections = pool_connections
-        self.pool_maxsize = pool_maxsize
-        self.quirks = quirks
-        self._name = name or self.url
-        self._accounts = Accounts()
-        self._burn_budget = Budget(burn_budget, timing)
-        self._drawing: dict[str, asyncio.Lock] = {}
-        self._transport = Transport(
-            self.url,
-            client_context(ca, certificate, key, tls),
-            connections=pool_connections * pool_maxsize,
-            per_host=pool_maxsize,
-            connect_timeout=connect_timeout,
-            keep_alive=quirks.keep_alive and quirks.method == "POST",
-        )
-        self._calls = Calls(
-            self._name,
-            self._transport,
-            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout),
-            breaker=breaker,
-            errors=quirks.errors,
-            timing=timing,
-            metrics=metrics or KeyMetrics(),
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes all connections. The client may be used again afterwards."""
-        await self._transport.close()
-        self._drawing.clear()
-
-    @property
-    def name(self) -> str:
-        """The name in logs and metrics."""
-        return self._name
-
-    @property
-    def accounts(self) -> Accounts:
-        """What became of fresh keys; here only those that were lost on the way are entered."""
-        return self._accounts
-
-    @property
-    def health(self) -> float:
-        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
-        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
-        return worth[self._calls.breakers[Call.ENC_KEYS].state] * self._calls.success_rate
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that enc_keys takes, smoothed; None before the first answer."""
-        return self._calls.limits[Call.ENC_KEYS].latency
-
-    @property
-    def any_size(self) -> bool:
-        """Whether keys of other sizes than the usual one can be had."""
-        return self.quirks.size_unit != "ignored"
-
-    @property
-    def breakers(self) -> dict[str, State]:
-        """The state of the breaker of each call."""
-        return {str(call): breaker.state for call, breaker in self._calls.breakers.items()}
-
-    @property
-    def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call; empty when all is well."""
-        return {str(call): breaker.cause for call, breaker in self._calls.breakers.items() if breaker.cause}
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
@@ -333,12 +198,6 @@ class OptimizedKMClient:
 
     def _is_number(self, key_ID: str) -> bool:
         return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
-
-    def _burn(self, sae: str, number: int, cause: str) -> None:
-        if number:
-            self._accounts.issued_and_burnt(sae, number, cause)
-            self._burn_budget.spend(number)
-            log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
 
 def _least(*limits: int | None) -> int | None:

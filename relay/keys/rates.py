@@ -12,8 +12,10 @@ from dataclasses import dataclass
 class Rate:
     """Something that happens, per second, averaged over about `window` seconds."""
 
-    def __init__(self, window: float, clock: Callable[[], float]) -> None:
+    def __init__(self, window: float, clock: Callable[[], float], *, young: bool = True) -> None:
+        """`young` False takes what was before the beginning as nothing, not as unknown."""
         self._window = window
+        self._young = young
         self._clock = clock
         self._rate = 0.0
         self._seen = self._began = clock()
@@ -27,6 +29,8 @@ class Rate:
     def per_second(self) -> float:
         """The rate now. Before a whole window has passed, the average since the beginning."""
         self._decay()
+        if not self._young:
+            return self._rate
         elapsed = self._clock() - self._began
         whole = 1 - math.exp(-max(elapsed, self._window / 20) / self._window)
         return self._rate / whole
@@ -41,7 +45,7 @@ class Peak:
     """The highest rate of late: it rises at once and halves within `window` seconds when less happens."""
 
     def __init__(self, clock: Callable[[], float], window: float = 300.0) -> None:
-        self._now = Rate(5.0, clock)
+        self._now = Rate(5.0, clock, young=False)
         self._window = window
         self._clock = clock
         self._peak = 0.0

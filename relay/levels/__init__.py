@@ -1,42 +1,100 @@
 """The levels at which a message is sealed; each file holds both directions of one level.
-Standard: DER-encoded CMS (RFC 5652) in and out; what every level promises is the contract below.
+Standard: CMS (RFC 5652) in and out; what every level promises is the contract below.
+
+aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from relay.keys import Key, KeyReference, KeySource
+from relay.cms import AuthEnveloped, CertificateID
+from relay.keys import Key, KeyReference
+from relay.keys.pads import Pad
+from relay.keys.rotation import Taken
+
+if TYPE_CHECKING:
+    from relay.keys.identity import Identity, PeerCertificates
 
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """The two ends of one sealed message: SAE IDs of the site that seals (master) and that opens (slave)."""
+    """The two ends of one sealed message: the site that seals (master SAE) and the peer that opens (slave SAE).
+
+    `peer` is the peer's name; `identity` (ours) and `certificates` (the peer's) are needed by the levels that
+    work with certificates.
+    """
 
     master_sae: str
     slave_sae: str
+    peer: str
+    identity: Identity | None = None
+    certificates: PeerCertificates | None = None
+
+
+class FreshKeys(Protocol):
+    """Where sealing takes quantum keys from (relay/keys/keyring.py); each leaves it once."""
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+
+    async def take_pad(self, peer: str, n_octets: int) -> Pad:
+        """A one-time pad of exactly `n_octets`. Raises KeyUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What sealing gave: the CMS as DER, and the keys that were spent on it, for the log."""
+    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log."""
 
-    der: bytes
-    keys: tuple[KeyReference, ...]
+    der: bytes = field(repr=False)
+    keys: tuple[KeyReference, ...] = ()
+    quantum_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
+
+    `signer` gives the peer whose pinned certificate a SignedData names, or None for a stranger.
+    """
+
+    keys: Mapping[str, Key]
+    identity: Identity | None = None
+    signer: Callable[[CertificateID], PeerCertificates | None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A payload whose tag and signature were verified; `signed_by` is the peer that signed, where one did."""
+
+    payload: bytes = field(repr=False)
+    signed_by: PeerCertificates | None = None
 
 
 class Level(Protocol):
     """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As policy files name it."""
 
-    async def seal(self, payload: bytes, parties: Parties, source: KeySource) -> Sealed:
-        """Seal `payload`, taking from `source` the keys that this level needs. Raises KeyUnavailable."""
+    @property
+    def quantum(self) -> bool:
+        """Whether the level itself spends quantum keys (the others may get one more layer that does)."""
 
-    def references(self, der: bytes) -> tuple[KeyReference, ...]:
-        """Which keys a sealed message names; any one of them opens it. Raises BadStructure."""
+    def obstacle(self, parties: Parties) -> str:
+        """Why this level cannot be done for these parties at all, or "" where it can be tried."""
 
-    async def open(self, der: bytes, keys: Mapping[str, Key]) -> bytes:
-        """The payload, verified, with `keys` by key_ID. Raises BadStructure or BadTag."""
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable."""
+
+    def recognises(self, enveloped: AuthEnveloped) -> bool:
+        """Whether this level sealed it."""
+
+    def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
+        """Which quantum keys a sealed message names. Raises BadStructure."""
+
+    async def open(self, enveloped: AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, verified. Raises BadStructure, BadTag, BadSignature or KeyNotFound."""

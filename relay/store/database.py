@@ -136,7 +136,6 @@ def _url(where: str | Path) -> URL:
     backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
     if backend not in ("sqlite", "postgresql") or not url.database:
         raise ConfigError(
-            f"{engines.without_secrets(url)}: the store is a path, or a URL such as "
-            "postgresql://user@host/database"
+            f"{engines.without_secrets(url)}: the store is a path, or a URL such as postgresql://user@host/database"
         )
     return url.set(drivername=backend)

@@ -95,10 +95,7 @@ def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
         raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
     settings = {"application_name": "qumail-relay", "lock_timeout": f"{busy_timeout * 1000:.0f}"}
     # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
-    durable = (
-        "SELECT set_config('synchronous_commit', 'on', false)"
-        " WHERE current_setting('synchronous_commit') = 'off'"
-    )
+    durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
     async def connect() -> Any:
         try:

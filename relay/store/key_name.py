@@ -18,10 +18,7 @@ class KeyName:
 
     def context(self, table: str) -> bytes:
         """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
-        parts = [
-            part.encode("utf-8", "surrogatepass")
-            for part in (table, self.group, self.master_sae, self.key_ID)
-        ]
+        parts = [part.encode("utf-8", "surrogatepass") for part in (table, self.group, self.master_sae, self.key_ID)]
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     def place(self, table: str) -> bytes:

@@ -88,9 +88,7 @@ async def _overwrite(database: Database, now: float) -> list[bytes]:
     return [place for place, _ in rows]
 
 
-async def _under_older_secrets(
-    database: Database, secret: SiteSecret, after: bytes
-) -> Sequence[Row[*tuple[Any, ...]]]:
+async def _under_older_secrets(database: Database, secret: SiteSecret, after: bytes) -> Sequence[Row[*tuple[Any, ...]]]:
     """Some held keys that are not under the newest secret, in order of place, from behind `after`."""
     query = (
         select(keys)

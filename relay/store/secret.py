@@ -43,9 +43,7 @@ class SiteSecret:
         if not secrets or any(len(secret) != SECRET_LENGTH for secret in secrets):
             raise ValueError(f"a site secret is one or more strings of {SECRET_LENGTH} octets")
         self._secrets = {_id(secret): secret for secret in secrets}
-        self._ciphers = {
-            secret_id: AESGCM(_derive(secret, b"seal", 32)) for secret_id, secret in self._secrets.items()
-        }
+        self._ciphers = {secret_id: AESGCM(_derive(secret, b"seal", 32)) for secret_id, secret in self._secrets.items()}
 
     @classmethod
     def load(cls, path: Path) -> SiteSecret:
@@ -65,7 +63,8 @@ class SiteSecret:
     def rotate(cls, path: Path) -> SiteSecret:
         """Puts a fresh secret before those in the file, in one step. Raises ConfigError.
 
-        Relays read the file when they start: all of a site must have it before one seals under the new secret.
+        Relays read the file when they start: until each was restarted, it holds mail whose keys another one
+        sealed under the fresh secret.
         """
 
         def with_fresh(content: bytes) -> bytes:

@@ -9,8 +9,8 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 import relay
+
+ROOT = str(Path(relay.__file__).parents[1])
+"""Where the package `relay` lies, for processes that do not run from there."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,7 @@ def find_programs() -> Path | None:
 @asynccontextmanager
 async def postgresql_database(server: PostgreSQLServer) -> AsyncIterator[Backend]:
     """The server's database, empty; it is emptied again, since that is quicker than making a new one."""
-    url = URL.create(
-        "postgresql+asyncpg", username="relay", database="postgres", query={"host": str(server.directory)}
-    )
+    url = URL.create("postgresql+asyncpg", username="relay", database="postgres", query={"host": str(server.directory)})
     lock = "LOCK TABLE received_keys IN EXCLUSIVE MODE"
     backend = Backend(server.url(), url, lock=lock, name="postgresql")
     try:
@@ -141,12 +142,16 @@ EMPTIED = (
 )
 
 
-def python(program: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """A process of its own that runs `program`, which finds its arguments in sys.argv[1:]."""
-    return subprocess.Popen(
+@contextmanager
+def python(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that runs `program`, which finds its arguments in sys.argv[1:]; killed at the end."""
+    with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", program, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(relay.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, sys.path)])},
         stdout=subprocess.PIPE,
         text=True,
-        **options,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

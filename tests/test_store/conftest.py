@@ -1,5 +1,5 @@
 """A fresh database of each back end, a site secret, a clock that the test turns, and an open store.
-Standard: no fixed port, nothing left behind; where PostgreSQL is missing, a skipped test says what to install.
+Standard: no fixed port, nothing left behind; without PostgreSQL, skipped tests say what to install.
 """
 
 from __future__ import annotations

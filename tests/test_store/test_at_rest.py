@@ -61,9 +61,7 @@ async def test_a_row_moved_to_another_name_gives_an_error(store: Store, backend:
         await store.received.get("g", "alice", ["k"])
 
 
-async def test_the_wrong_secret_opens_nothing_and_is_reported_at_once(
-    backend: Backend, secret: SiteSecret
-) -> None:
+async def test_the_wrong_secret_opens_nothing_and_is_reported_at_once(backend: Backend, secret: SiteSecret) -> None:
     async with await open_store(backend.where, secret) as store:
         await store.received.put("g", "alice", {"k": KEY, "l": KEY})
     with capture_logs() as logs:
@@ -97,9 +95,7 @@ async def test_of_a_destroyed_key_only_the_name_is_left(store: Store, backend: B
     assert await backend.run("SELECT key_id, sealed, secret_id FROM received_keys") == [("k", None, None)]
 
 
-async def test_a_key_is_overwritten_before_it_is_deleted(
-    sqlite: Backend, secret: SiteSecret, clock: Clock
-) -> None:
+async def test_a_key_is_overwritten_before_it_is_deleted(sqlite: Backend, secret: SiteSecret, clock: Clock) -> None:
     async with await open_store(sqlite.where, secret, clock=clock) as store:
         await sqlite.run("CREATE TABLE seen (sealed)")
         await sqlite.run(
@@ -159,9 +155,7 @@ async def test_resealing_changes_neither_use_nor_end_of_a_key(
     assert await backend.run("SELECT stored_at, first_used_at, expires_at FROM received_keys") == before
 
 
-async def test_resealing_reports_what_it_cannot_open_and_does_the_rest(
-    backend: Backend, secret_path: Path
-) -> None:
+async def test_resealing_reports_what_it_cannot_open_and_does_the_rest(backend: Backend, secret_path: Path) -> None:
     """Otherwise somebody would drop the old secret and lose keys."""
     async with await open_store(backend.where, SiteSecret.load(secret_path)) as store:
         await store.received.put("g", "alice", {"bad": KEY, "k": KEY, "l": KEY})

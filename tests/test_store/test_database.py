@@ -48,12 +48,8 @@ async def test_sqlite_is_durable_and_deletes_securely_on_every_connection(sqlite
         await database.close()
 
 
-@pytest.mark.parametrize(
-    ("default", "ours"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")]
-)
-async def test_postgresql_is_durable_whatever_its_default(
-    postgresql: Backend, default: str, ours: str
-) -> None:
+@pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
+async def test_postgresql_is_durable_whatever_its_default(postgresql: Backend, default: str, ours: str) -> None:
     await postgresql.run(f"ALTER DATABASE {postgresql.url.database} SET synchronous_commit = {default}")
     database = await open_database(postgresql.where, busy_timeout=1.5)
     try:
@@ -98,9 +94,7 @@ async def test_a_url_that_is_none_is_refused_without_its_password(where: str, se
 
 
 @pytest.mark.parametrize("prefix", ["postgres:", "postgresql+asyncpg:"])
-async def test_other_spellings_of_a_url_are_understood(
-    postgresql: Backend, secret: SiteSecret, prefix: str
-) -> None:
+async def test_other_spellings_of_a_url_are_understood(postgresql: Backend, secret: SiteSecret, prefix: str) -> None:
     await (await open_store(postgresql.where.replace("postgresql:", prefix), secret)).close()
 
 
@@ -109,18 +103,14 @@ async def test_sqlite_may_be_a_url_too(sqlite: Backend, secret: SiteSecret) -> N
     assert await sqlite.run("SELECT count(*) FROM received_keys") == [(0,)]
 
 
-async def test_a_path_where_no_file_can_be_is_a_configuration_fault(
-    tmp_path: Path, secret: SiteSecret
-) -> None:
+async def test_a_path_where_no_file_can_be_is_a_configuration_fault(tmp_path: Path, secret: SiteSecret) -> None:
     (tmp_path / "file").write_text("not a directory")
     for path in (tmp_path / "file" / "relay.db", Path("/proc/relay.db")):
         with pytest.raises(ConfigError, match=f"^{path}: cannot be made or opened"):
             await open_store(path, secret)
 
 
-async def test_a_file_that_is_no_database_is_a_configuration_fault(
-    tmp_path: Path, secret: SiteSecret
-) -> None:
+async def test_a_file_that_is_no_database_is_a_configuration_fault(tmp_path: Path, secret: SiteSecret) -> None:
     path = tmp_path / "relay.toml"
     path.write_text("[site]\nname = 'alice'\n" * 100)
     with pytest.raises(ConfigError, match=f"^{path}: is not an SQLite database"):
@@ -146,9 +136,7 @@ async def test_a_database_that_the_server_does_not_know_is_reported(
         await open_store(server.url("elsewhere"), secret)
 
 
-async def test_options_that_postgresql_does_not_know_are_reported(
-    server: PostgreSQLServer, secret: SiteSecret
-) -> None:
+async def test_options_that_postgresql_does_not_know_are_reported(server: PostgreSQLServer, secret: SiteSecret) -> None:
     with pytest.raises(StoreUnavailable, match="sslmode"):
         await open_store(server.url("postgres") + "&sslmode=perhaps", secret)
 

@@ -220,9 +220,7 @@ async def test_relays_that_put_the_same_keys_at_once_agree(backend: Backend, sec
             *(one.received.put("g", "alice", keys) for _ in range(5)),
             *(two.received.put("g", "alice", dict(reversed(keys.items()))) for _ in range(5)),
         )
-        assert (
-            await one.received.get("g", "alice", keys) == await two.received.get("g", "alice", keys) == keys
-        )
+        assert await one.received.get("g", "alice", keys) == await two.received.get("g", "alice", keys) == keys
 
 
 async def test_of_two_relays_with_other_octets_one_is_refused(backend: Backend, secret: SiteSecret) -> None:
@@ -248,9 +246,7 @@ async def test_a_first_use_is_noted_by_one_relay_only(backend: Backend, secret: 
         assert sum(first) == 100
 
 
-async def test_a_key_is_destroyed_by_one_relay_only(
-    backend: Backend, secret: SiteSecret, clock: Clock
-) -> None:
+async def test_a_key_is_destroyed_by_one_relay_only(backend: Backend, secret: SiteSecret, clock: Clock) -> None:
     keys = {f"k{number}": KEY for number in range(1100)}
     async with (
         await open_store(backend.where, secret, clock=clock) as one,

@@ -142,9 +142,7 @@ def test_a_line_may_leave_the_id_and_the_line_end_out(tmp_path: Path, content: s
 def test_what_an_earlier_relay_sealed_is_opened_for_ever() -> None:
     """Fixed values: if this fails, an upgrade would make every stored key unreadable."""
     assert SiteSecret(FIXED).ids == ("1b876227",)
-    sealed = Sealed(
-        "1b876227", bytes.fromhex("070707070707070707070707586699e67c85302f1eed52835f6c5207309551")
-    )
+    sealed = Sealed("1b876227", bytes.fromhex("070707070707070707070707586699e67c85302f1eed52835f6c5207309551"))
     assert SiteSecret(FIXED).open(sealed, b"context") == b"key"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -97,10 +97,10 @@ async def test_what_was_stored_survives_a_kill(backend: Backend, secret_path: Pa
 
 
 async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secret_path: Path) -> None:
-    children = [python(PUT_AND_MARK, backend.where, str(secret_path), who) for who in "abc"]
-    for child in children:
-        child.communicate(timeout=60)
-        assert child.returncode == 0
+    with ExitStack() as stack:
+        writers = [python(PUT_AND_MARK, backend.where, str(secret_path), who) for who in "abc"]
+        for child in [stack.enter_context(writer) for writer in writers]:
+            assert child.wait(timeout=60) == 0
     async with await open_store(backend.where, SiteSecret.load(secret_path)) as store:
         [counts] = (await store.received.counts()).values()
         assert (counts.held, counts.used) == (200, 50)
@@ -110,17 +110,15 @@ async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secre
 
 
 def test_a_full_disk_loses_nothing_and_passes(sqlite: Backend, secret_path: Path) -> None:
-    child = python(FILL_THE_DISK, sqlite.where, str(secret_path))
-    output, _ = child.communicate(timeout=60)
+    with python(FILL_THE_DISK, sqlite.where, str(secret_path)) as child:
+        output, _ = child.communicate(timeout=60)
     error, passed = output.splitlines()
     assert error.startswith(sqlite.where)
     assert passed == "passed"
     assert child.returncode == 0
 
 
-async def test_a_locked_database_is_waited_for_no_longer_than_asked(
-    backend: Backend, secret: SiteSecret
-) -> None:
+async def test_a_locked_database_is_waited_for_no_longer_than_asked(backend: Backend, secret: SiteSecret) -> None:
     async with await open_store(backend.where, secret, busy_timeout=0.05) as store:
         await store.received.put("g", "alice", {"k": KEY})
         async with backend.locked():
@@ -178,9 +176,7 @@ async def test_lost_idle_connections_are_not_noticed(postgresql: Backend, secret
         assert await store.received.get("g", "alice", ["k"]) == {"k": KEY}
 
 
-async def test_a_connection_lost_in_the_middle_holds_the_mail(
-    postgresql: Backend, secret: SiteSecret
-) -> None:
+async def test_a_connection_lost_in_the_middle_holds_the_mail(postgresql: Backend, secret: SiteSecret) -> None:
     async with await open_store(postgresql.where, secret, busy_timeout=30) as store:
         async with postgresql.locked():
             put = asyncio.create_task(store.received.put("g", "alice", {"k": KEY}))

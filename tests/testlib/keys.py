@@ -1,36 +1,46 @@
-"""Key sources for tests of the levels: keys that are known, and sources that have none.
-Standard: the KeySource contract of relay/keys/contract.py; every key handed out is remembered.
+"""Keys for tests of the levels: fresh ones in memory, every one of them remembered.
+Standard: the FreshKeys contract of relay/levels; what was handed out is what opens.
 """
 
 from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
 
 from relay.errors import KMEExhausted
-from relay.keys import Key
+from relay.keys import Key, KeyReference
+from relay.keys.pads import Pad, Segment
+from relay.keys.rotation import Taken
 
 
-class MemorySource:
-    """A KME group in memory: what `take` gave, `fetch` gives once."""
+class MemoryKeys:
+    """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, those that are taken of `octets` each."""
 
-    def __init__(self, number: int = 1000, size: int | None = None) -> None:
-        self.group = "alice-bob"
+    def __init__(self, number: int = 1000, octets: int = 32, segment: int = 4096) -> None:
         self.issued: dict[str, Key] = {}
         self._left = number
-        self._size = size
+        self._octets = octets
+        self._segment = segment
 
-    async def take(self, slave_sae: str, size: int = 256) -> Key:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+        key = self._key(self._octets)
+        return Taken(key, self._reference(key))
+
+    async def take_pad(self, peer: str, n_octets: int) -> Pad:
+        segments = []
+        for start in range(0, n_octets, self._segment):
+            key = self._key(self._segment)
+            part = key.key[: min(self._segment, n_octets - start)]
+            segments.append(Segment(self._reference(key), bytearray(part)))
+        return Pad(tuple(segments))
+
+    def _key(self, octets: int) -> Key:
         if not self._left:
             raise KMEExhausted("no key left")
         self._left -= 1
-        key = Key(str(uuid.uuid4()), secrets.token_bytes((self._size or size) // 8))
+        key = Key(str(uuid.uuid4()), secrets.token_bytes(octets))
         self.issued[key.key_ID] = key
         return key
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
-        return {key_ID: self.issued.pop(key_ID) for key_ID in key_IDs if key_ID in self.issued}
-
-    async def close(self) -> None:
-        return None
+    def _reference(self, key: Key) -> KeyReference:
+        return KeyReference(key.key_ID, "2", "1", "alice-bob")

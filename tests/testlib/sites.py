@@ -44,7 +44,7 @@ retry_delay = 0.05
 [peers.{peer}]
 domains = ["{peer}.example"]
 sae_id = "{peer_sae}"
-kme_group = "alice-bob"
+kme_groups = ["alice-bob"]
 """
 
 

@@ -1,0 +1,55 @@
+"""The CMS structures of sealed messages, encoded and decoded as DER; no cryptography, no I/O.
+Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
+
+| read | for |
+|---|---|
+| enveloped.py | AuthEnvelopedData: who can open, and the encrypted content (RFC 5083) |
+| recipients.py | the kinds of RecipientInfo: quantum key, ML-KEM, RSA, one-time pad |
+| signed.py | SignedData with one signer (RFC 5652, 5) |
+| ber.py | the one pass that turns BER of other software into DER |
+| der.py, oids.py | writing and reading DER elements; object identifiers |
+"""
+
+from relay.cms.enveloped import (
+    NONCE_OCTETS,
+    TAG_OCTETS,
+    AuthEnveloped,
+    GCMContent,
+    PadContent,
+    PadSegment,
+    decode_enveloped,
+    encode_enveloped,
+)
+from relay.cms.recipients import (
+    CertificateID,
+    KEKRecipient,
+    KEMRecipient,
+    PadRecipient,
+    QKDKeyAttribute,
+    RSARecipient,
+    kem_kdf_info,
+)
+from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed
+
+__all__ = [
+    "NONCE_OCTETS",
+    "TAG_OCTETS",
+    "AuthEnveloped",
+    "CertificateID",
+    "GCMContent",
+    "KEKRecipient",
+    "KEMRecipient",
+    "PadContent",
+    "PadRecipient",
+    "PadSegment",
+    "QKDKeyAttribute",
+    "RSARecipient",
+    "SignatureScheme",
+    "Signed",
+    "attributes_to_sign",
+    "decode_enveloped",
+    "decode_signed",
+    "encode_enveloped",
+    "encode_signed",
+    "kem_kdf_info",
+]

@@ -1,0 +1,215 @@
+"""The one pass that turns the BER of other software's CMS messages into DER, within fixed bounds.
+Standard: X.690 (8.1.3 lengths, 8.7.3 constructed strings, 10.1 and 11.6 DER), RFC 5652 5.4 (what stays as signed).
+
+Converted is what arrives in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm): indefinite lengths, OCTET
+STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from relay.cms.der import OCTET_STRING, SET, header
+from relay.errors import BadStructure
+
+MAX_DEPTH = 32
+"""Elements inside elements; the deepest part of a real message, a Name of an issuer, is 14 deep."""
+MAX_ELEMENTS = 10_000
+"""All elements but chunks; 100 recipients have some 2,500."""
+MIN_CHUNKS = 64
+OCTETS_A_CHUNK = 256
+"""A message of n octets has at most MIN_CHUNKS + n / OCTETS_A_CHUNK chunks; real chunks have 1000 octets or more."""
+MAX_SET_OCTETS = 1024 * 1024
+"""A SET that must be put in order is copied, so it may not be large; the content is never in one."""
+MAX_LENGTH_OCTETS = 8
+
+CONSTRUCTED = 0x20
+END_OF_CONTENTS = b"\x00\x00"
+_OBJECT_IDENTIFIER = 0x06
+_ID_SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
+_ID_AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
+
+Pieces = list[bytes | memoryview]
+"""An encoded element in parts that are joined once, at the end."""
+
+
+class _Place(Enum):
+    """Where an element stands, as far as it matters to how its inside is read."""
+
+    OUTERMOST = auto()
+    CONTENT_INFO = auto()
+    CONTENT = auto()
+    """ContentInfo.content, [0] EXPLICIT."""
+    ENVELOPED = auto()
+    ENCRYPTED = auto()
+    """EncryptedContentInfo."""
+    STRING = auto()
+    """An OCTET STRING in chunks, whatever its tag."""
+    SIGNED = auto()
+    SIGNERS = auto()
+    SIGNER = auto()
+    SET = auto()
+    CERTIFICATES = auto()
+    """A SET with an IMPLICIT tag."""
+    AS_IT_IS = auto()
+    """What somebody signed or authenticated: it must be DER already, and not one octet of it is changed."""
+    OTHER = auto()
+
+
+_PLACES: dict[tuple[_Place, int], _Place] = {
+    (_Place.OUTERMOST, 0x30): _Place.CONTENT_INFO,
+    (_Place.CONTENT_INFO, 0xA0): _Place.CONTENT,
+    # (CONTENT, 0x30) depends on the content type.
+    (_Place.ENVELOPED, 0x30): _Place.ENCRYPTED,
+    (_Place.ENVELOPED, 0xA1): _Place.AS_IT_IS,  # authAttrs
+    (_Place.ENCRYPTED, 0xA0): _Place.STRING,  # encryptedContent [0] IMPLICIT OCTET STRING
+    (_Place.SIGNED, 0xA0): _Place.CERTIFICATES,
+    (_Place.SIGNED, 0x31): _Place.SIGNERS,  # and digestAlgorithms, in which nothing below applies
+    (_Place.CERTIFICATES, 0x30): _Place.AS_IT_IS,
+    (_Place.SIGNERS, 0x30): _Place.SIGNER,
+    (_Place.SIGNER, 0xA0): _Place.AS_IT_IS,  # signedAttrs
+}
+"""The place of a constructed element by its parent's place and its own tag.
+
+This alone tells an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
+entry: its [0] is EXPLICIT, and the OCTET STRING inside has its universal tag.
+"""
+_SETS = frozenset({_Place.SET, _Place.SIGNERS, _Place.CERTIFICATES})
+
+
+def is_definite(data: bytes | memoryview) -> bool:
+    """Whether the outermost length is not the indefinite form (X.690 8.1.3.6); looks at two octets only.
+
+    True also of what is too short to be an element, which the strict parser then refuses.
+    """
+    return bytes(data[1:2]) != b"\x80"
+
+
+def to_der(data: bytes | memoryview) -> bytes:
+    """The one element in `data`, a CMS ContentInfo in BER, as DER; DER comes out as it went in.
+
+    Reads each octet once and takes memory for the output, besides some 300 octets a chunk. Raises BadStructure
+    for what is cut short or followed by anything, for more depth, elements or chunks than a message has, and
+    for signed or authenticated parts of indefinite length, which RFC 5652 5.4 and RFC 5083 2.1 want as DER.
+    """
+    with memoryview(data) as view:
+        return _Pass(view).run()
+
+
+class _Pass:
+    """One conversion: the input, and how much of the bounds is used."""
+
+    __slots__ = ("chunks_left", "content_type", "elements_left", "octets")
+
+    def __init__(self, octets: memoryview) -> None:
+        self.octets = octets
+        self.elements_left = MAX_ELEMENTS
+        self.chunks_left = MIN_CHUNKS + len(octets) // OCTETS_A_CHUNK
+        self.content_type = b""
+
+    def run(self) -> bytes:
+        pieces, _, end = self.element(0, len(self.octets), _Place.OUTERMOST, 1)
+        if end != len(self.octets):
+            raise BadStructure("octets follow the message")
+        return b"".join(pieces)
+
+    def element(self, start: int, limit: int, parent: _Place, depth: int) -> tuple[Pieces, int, int]:
+        """The element at `start`, which must end at or before `limit`: its DER, the DER's length, its end."""
+        self.elements_left -= 1
+        if self.elements_left < 0:
+            raise BadStructure(f"more than {MAX_ELEMENTS} elements")
+        if depth > MAX_DEPTH:
+            raise BadStructure(f"elements are nested more than {MAX_DEPTH} deep")
+        tag, body, end = self.head(start, limit)
+        place = self.place(parent, tag) if tag & CONSTRUCTED else _Place.AS_IT_IS
+        if place is _Place.AS_IT_IS:
+            if end is None:
+                raise BadStructure("indefinite length of something primitive or signed")
+            if parent is _Place.CONTENT_INFO and tag == _OBJECT_IDENTIFIER:
+                self.content_type = bytes(self.octets[body : body + 16])
+            return self.finished(tag, [self.octets[body:end]], end - body, end)
+        if place is _Place.STRING:
+            return self.string(tag & ~CONSTRUCTED, body, end, limit)
+        return self.constructed(tag, body, end, limit, place, depth)
+
+    def place(self, parent: _Place, tag: int) -> _Place:
+        """The place of a constructed element."""
+        if tag < 0x40 and tag not in (0x30, 0x31):
+            if tag == OCTET_STRING | CONSTRUCTED:
+                return _Place.STRING
+            raise BadStructure(f"universal tag {tag:#04x} in constructed form")
+        if parent is _Place.CONTENT and tag == 0x30:
+            if self.content_type == _ID_AUTH_ENVELOPED_DATA:
+                return _Place.ENVELOPED
+            return _Place.SIGNED if self.content_type == _ID_SIGNED_DATA else _Place.OTHER
+        return _PLACES.get((parent, tag), _Place.SET if tag == SET else _Place.OTHER)
+
+    def constructed(
+        self, tag: int, body: int, end: int | None, limit: int, place: _Place, depth: int
+    ) -> tuple[Pieces, int, int]:
+        """An element whose contents are elements."""
+        children: list[Pieces] = []
+        size = 0
+        position = body
+        within = limit if end is None else end
+        while not self.ends(position, end):
+            child, child_size, position = self.element(position, within, place, depth + 1)
+            children.append(child)
+            size += child_size
+        if place in _SETS and len(children) > 1:
+            if size > MAX_SET_OCTETS:
+                raise BadStructure(f"a SET of more than {MAX_SET_OCTETS} octets")
+            pieces: Pieces = [*sorted(b"".join(child) for child in children)]
+        else:
+            pieces = [piece for child in children for piece in child]
+        return self.finished(tag, pieces, size, position if end is not None else position + 2)
+
+    def string(self, tag: int, body: int, end: int | None, limit: int) -> tuple[Pieces, int, int]:
+        """An OCTET STRING in chunks, as one primitive element (X.690 8.7.3, 10.2)."""
+        chunks: Pieces = []
+        size = 0
+        position = body
+        within = limit if end is None else end
+        while not self.ends(position, end):
+            self.chunks_left -= 1
+            if self.chunks_left < 0:
+                raise BadStructure("too many chunks for a message of this size")
+            chunk, chunk_body, chunk_end = self.head(position, within)
+            if chunk != OCTET_STRING or chunk_end is None:
+                raise BadStructure("a chunk of an OCTET STRING is not a primitive OCTET STRING")
+            chunks.append(self.octets[chunk_body:chunk_end])
+            size += chunk_end - chunk_body
+            position = chunk_end
+        return self.finished(tag, chunks, size, position if end is not None else position + 2)
+
+    def head(self, start: int, limit: int) -> tuple[int, int, int | None]:
+        """Identifier octet, start of the contents and their end, None if that is marked (X.690 8.1.2, 8.1.3)."""
+        body = start + 2
+        if body > limit:
+            raise BadStructure("an element is cut short")
+        tag, length = self.octets[start], self.octets[start + 1]
+        if tag == 0 or tag & 0x1F == 0x1F:
+            raise BadStructure("end-of-contents out of place" if tag == 0 else "a tag number above 30")
+        if length == 0x80:
+            return tag, body, None
+        if length > 0x80:
+            number = length & 0x7F
+            if number > MAX_LENGTH_OCTETS:
+                raise BadStructure(f"a length field of {number} octets")
+            body += number
+            if body > limit:
+                raise BadStructure("an element is cut short")
+            length = int.from_bytes(self.octets[start + 2 : body])
+        if length > limit - body:
+            raise BadStructure(f"an element of {length} octets where {limit - body} are left")
+        return tag, body, body + length
+
+    def ends(self, position: int, end: int | None) -> bool:
+        """Whether a constructed element's contents are over at `position`."""
+        return position == end if end is not None else self.octets[position : position + 2] == END_OF_CONTENTS
+
+    @staticmethod
+    def finished(tag: int, contents: Pieces, size: int, end: int) -> tuple[Pieces, int, int]:
+        """What element() returns, for these contents of `size` octets."""
+        head = header(tag, size)
+        return [head, *contents], len(head) + size, end

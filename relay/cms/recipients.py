@@ -1,0 +1,306 @@
+"""Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have.
+Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (ML-KEM).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cryptography.hazmat import asn1
+from cryptography.x509 import ObjectIdentifier
+
+from relay.cms import der, oids
+from relay.errors import BadStructure
+
+WRAPPED_CEK_OCTETS = 40
+KEK_OCTETS = 32
+RSA_OCTETS = range(512, 2049)
+"""Length of an RSA ciphertext: 4096 bits at least; a larger one than 16384 bits is no key but an attack."""
+KEM_CIPHERTEXT_OCTETS = 1568
+MAX_OCTETS = 64 * 1024
+"""All recipientInfos together; more is refused before it is parsed."""
+MAX_NUMBER = 100
+
+
+@dataclass(frozen=True, slots=True)
+class QKDKeyAttribute:
+    """Where a QKD key comes from: the SAE that sealed, the SAE that opens, the KME group that issued it."""
+
+    master_sae: str
+    slave_sae: str
+    kme_group: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateID:
+    """Which certificate: its SubjectKeyIdentifier, or issuer (DER of the Name) and serial number."""
+
+    ski: bytes = b""
+    issuer: bytes = b""
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KEKRecipient:
+    """Whoever has the key named by `key_identifier` (KEKRecipientInfo, RFC 5652 6.2.3).
+
+    `key_identifier` is the key_ID in UTF-8, `wrapped_cek` 40 octets; `attribute` is None in messages of
+    other software.
+    """
+
+    key_identifier: bytes
+    wrapped_cek: bytes
+    attribute: QKDKeyAttribute | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RSARecipient:
+    """Whoever has this certificate's RSA key: RSAES-OAEP with SHA-256 (KeyTransRecipientInfo)."""
+
+    certificate: CertificateID
+    encrypted_cek: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KEMRecipient:
+    """Whoever has this certificate's ML-KEM-1024 key (KEMRecipientInfo, RFC 9629 3).
+
+    `kem_ciphertext` is 1568 octets, `wrapped_cek` 40, wrapped under the 32 octets that HKDF-SHA256 makes of
+    the shared secret with `kem_kdf_info`.
+    """
+
+    certificate: CertificateID
+    kem_ciphertext: bytes
+    wrapped_cek: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PadRecipient:
+    """Whoever has the keys of the one-time pad, which the content encryption names."""
+
+
+Recipient = KEKRecipient | RSARecipient | KEMRecipient | PadRecipient
+
+
+def kem_kdf_info() -> bytes:
+    """CMSORIforKEMOtherInfo (RFC 9629 5): AES-256 wrap, 32 octets, no user keying material."""
+    return der.sequence(der.algorithm(oids.ID_AES256_WRAP), der.integer(KEK_OCTETS)).octets()
+
+
+def encode(recipient: Recipient) -> bytes:
+    """One RecipientInfo."""
+    match recipient:
+        case KEKRecipient():
+            return _encode_kek(recipient)
+        case RSARecipient():
+            return der.sequence(
+                der.integer(2 if recipient.certificate.ski else 0),
+                _encode_rid(recipient.certificate),
+                _OAEP,
+                der.Element(der.OCTET_STRING, recipient.encrypted_cek),
+            ).octets()
+        case KEMRecipient():
+            info = der.sequence(
+                der.integer(0),
+                _encode_rid(recipient.certificate),
+                der.algorithm(oids.ID_ML_KEM_1024),
+                der.Element(der.OCTET_STRING, recipient.kem_ciphertext),
+                der.algorithm(oids.ID_HKDF_SHA256),
+                der.integer(KEK_OCTETS),
+                der.algorithm(oids.ID_AES256_WRAP),
+                der.Element(der.OCTET_STRING, recipient.wrapped_cek),
+            )
+            return der.Element(0xA4, der.oid(oids.ID_ORI_KEM), info).octets()
+        case PadRecipient():
+            return der.Element(0xA4, der.oid(oids.ID_ORI_PAD), der.NULL).octets()
+
+
+def decode_all(infos: asn1.TLV) -> tuple[Recipient, ...]:
+    """The RecipientInfos SET, 1 to MAX_NUMBER of them; raises BadStructure for any kind that we don't have."""
+    if infos.tag_bytes != b"\x31" or not 0 < len(infos.data) <= MAX_OCTETS:
+        raise BadStructure(f"recipientInfos are not a SET of 1 to {MAX_OCTETS} octets")
+    wrapped = der.sequence(der.whole(infos)).octets()
+    parsed = der.parse(_RecipientInfos, wrapped, "recipientInfos").infos.as_list()
+    if len(parsed) > MAX_NUMBER:
+        raise BadStructure(f"more than {MAX_NUMBER} recipientInfos")
+    return tuple(_decode(info) for info in parsed)
+
+
+def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientInfo) -> Recipient:
+    match info:
+        case _KEKRecipientInfo():
+            return _decode_kek(info)
+        case _KeyTransRecipientInfo():
+            return _decode_rsa(info)
+        case _OtherRecipientInfo(kind=oids.ID_ORI_KEM):
+            return _decode_kem(der.parse_tlv(_KEMRecipientInfo, info.value, "KEMRecipientInfo"))
+        case _OtherRecipientInfo(kind=oids.ID_ORI_PAD) if der.whole(info.value) == der.NULL:
+            return PadRecipient()
+    raise BadStructure(f"unknown kind of recipient: {info.kind.dotted_string}")
+
+
+def _encode_kek(recipient: KEKRecipient) -> bytes:
+    parts: list[bytes | der.Element] = [der.Element(der.OCTET_STRING, recipient.key_identifier)]
+    if named := recipient.attribute:
+        value = _QKDKeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
+        parts.append(der.sequence(der.oid(oids.ID_QKD_KEY), asn1.encode_der(value)))
+    return der.Element(
+        0xA2,
+        der.integer(4),
+        der.sequence(*parts),
+        der.algorithm(oids.ID_AES256_WRAP),
+        der.Element(der.OCTET_STRING, recipient.wrapped_cek),
+    ).octets()
+
+
+def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:
+    if info.version != 4:
+        raise BadStructure(f"KEKRecipientInfo version {info.version}; 4 is the only one")
+    _check_wrapped(info.algorithm, info.encrypted_key)
+    other = info.kekid.other
+    attribute = None
+    if other is not None:
+        if other.identifier != oids.ID_QKD_KEY:
+            raise BadStructure(f"unknown key attribute {other.identifier.dotted_string}")
+        named = other.attribute
+        attribute = QKDKeyAttribute(named.master_sae, named.slave_sae, named.kme_group)
+    return KEKRecipient(info.kekid.key_identifier, info.encrypted_key, attribute)
+
+
+def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
+    certificate = decode_rid(info.rid)
+    if info.version != (2 if certificate.ski else 0):
+        raise BadStructure(f"KeyTransRecipientInfo version {info.version} does not fit its identifier")
+    if der.whole(info.algorithm) not in _OAEP_AS_OTHERS_WRITE_IT:
+        raise BadStructure("key transport is not RSAES-OAEP with SHA-256")
+    if len(info.encrypted_key) not in RSA_OCTETS:
+        raise BadStructure(f"{8 * len(info.encrypted_key)} bits of RSA; 4096 is the least")
+    return RSARecipient(certificate, info.encrypted_key)
+
+
+def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
+    if info.version != 0:
+        raise BadStructure(f"KEMRecipientInfo version {info.version}; 0 is the only one")
+    if info.kem.algorithm != oids.ID_ML_KEM_1024 or len(info.kem_ciphertext) != KEM_CIPHERTEXT_OCTETS:
+        raise BadStructure("the KEM is not ML-KEM-1024")
+    if info.kdf.algorithm != oids.ID_HKDF_SHA256 or info.kek_length != KEK_OCTETS or info.ukm is not None:
+        raise BadStructure("the key derivation is not HKDF-SHA256 to 32 octets without ukm")
+    _check_wrapped(info.wrap, info.encrypted_key)
+    return KEMRecipient(decode_rid(info.rid), info.kem_ciphertext, info.encrypted_key)
+
+
+def _check_wrapped(algorithm: _PlainAlgorithm, wrapped: bytes) -> None:
+    if algorithm.algorithm != oids.ID_AES256_WRAP:
+        raise BadStructure(f"key wrap {algorithm.algorithm.dotted_string} is not AES-256 wrap")
+    if len(wrapped) != WRAPPED_CEK_OCTETS:
+        raise BadStructure("the wrapped content key is not 40 octets")
+
+
+def _encode_rid(certificate: CertificateID) -> bytes:
+    if certificate.ski:
+        return der.Element(0x80, certificate.ski).octets()
+    return der.sequence(certificate.issuer, der.integer(certificate.serial)).octets()
+
+
+encode_rid = _encode_rid
+"""RecipientIdentifier and SignerIdentifier are the same CHOICE (RFC 5652 6.2.1 and 5.3)."""
+
+
+def decode_rid(rid: IssuerAndSerial | bytes) -> CertificateID:
+    """RecipientIdentifier or SignerIdentifier as a CertificateID."""
+    if isinstance(rid, bytes):
+        return CertificateID(ski=rid)
+    return CertificateID(issuer=der.whole(rid.issuer), serial=rid.serial)
+
+
+def _oaep(hash_parameters: bytes) -> bytes:
+    """RSAES-OAEP-params with SHA-256 and MGF1 with SHA-256; an empty label is the default (RFC 8017 A.2.1)."""
+    sha256 = der.algorithm(oids.ID_SHA256, hash_parameters)
+    mgf1 = der.algorithm(oids.ID_MGF1, sha256)
+    return der.algorithm(oids.ID_RSAES_OAEP, der.sequence(der.Element(0xA0, sha256), der.Element(0xA1, mgf1)))
+
+
+_OAEP = _oaep(der.NULL)
+_OAEP_AS_OTHERS_WRITE_IT = frozenset({_OAEP, _oaep(b"")})
+"""RFC 4055 wants NULL for the hash's parameters; some software leaves them out."""
+
+
+# The structures, field by field as in the RFCs.
+
+
+@asn1.sequence
+class _QKDKeyAttribute:
+    master_sae: Annotated[str, asn1.Size(min=1, max=256)]
+    slave_sae: Annotated[str, asn1.Size(min=1, max=256)]
+    kme_group: Annotated[str, asn1.Size(min=1, max=256)]
+
+
+@asn1.sequence
+class _OtherKeyAttribute:
+    identifier: ObjectIdentifier
+    attribute: _QKDKeyAttribute
+
+
+@asn1.sequence
+class _KEKIdentifier:
+    key_identifier: Annotated[bytes, asn1.Size(min=1, max=1024)]
+    date: asn1.GeneralizedTime | None
+    other: _OtherKeyAttribute | None
+
+
+@asn1.sequence
+class _PlainAlgorithm:
+    algorithm: ObjectIdentifier
+
+
+@asn1.sequence
+class _KEKRecipientInfo:
+    version: int
+    kekid: _KEKIdentifier
+    algorithm: _PlainAlgorithm
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class IssuerAndSerial:
+    """IssuerAndSerialNumber (RFC 5652 10.2.4); the issuer is kept as it came."""
+
+    issuer: asn1.TLV
+    serial: int
+
+
+@asn1.sequence
+class _KeyTransRecipientInfo:
+    version: int
+    rid: IssuerAndSerial | Annotated[bytes, asn1.Implicit(0)]
+    algorithm: asn1.TLV
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class _KEMRecipientInfo:
+    version: int
+    rid: IssuerAndSerial | Annotated[bytes, asn1.Implicit(0)]
+    kem: _PlainAlgorithm
+    kem_ciphertext: bytes
+    kdf: _PlainAlgorithm
+    kek_length: int
+    ukm: Annotated[bytes | None, asn1.Explicit(0)]
+    wrap: _PlainAlgorithm
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class _OtherRecipientInfo:
+    kind: ObjectIdentifier
+    value: asn1.TLV
+
+
+@asn1.sequence
+class _RecipientInfos:
+    infos: asn1.SetOf[
+        _KeyTransRecipientInfo
+        | Annotated[_KEKRecipientInfo, asn1.Implicit(2)]
+        | Annotated[_OtherRecipientInfo, asn1.Implicit(4)]
+    ]

@@ -1,0 +1,171 @@
+"""What every client of one KME has, whatever it speaks: connections, breaker, accounts, health.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which Cisco SKIP shares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import structlog
+
+from relay.keys.accounts import Accounts
+from relay.keys.adaptive import Budget
+from relay.keys.breaker import BreakerRules, State
+from relay.keys.calls import Calls, Patience
+from relay.keys.faults import Call, ErrorRule
+from relay.keys.metrics import KeyMetrics
+from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.tls import TLSRules, client_context
+from relay.keys.transport import Transport
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Where a KME differs from the standard; the defaults are the standard's.
+
+    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
+    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
+    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
+    `max_key_per_request` and `max_key_size` (bits) cap what the status says, or stand in for it.
+    `errors`: what replies mean, against the usual reading.
+    """
+
+    method: Literal["POST", "GET"] = "POST"
+    keep_alive: bool = True
+    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
+    integer_key_ids: bool = False
+    max_key_per_request: int | None = None
+    max_key_size: int | None = None
+    errors: tuple[ErrorRule, ...] = ()
+
+
+class KMEClient:
+    """The part of a KeyDelivery that does not depend on the protocol; subclasses make the three calls."""
+
+    usual_errors: tuple[ErrorRule, ...] = ()
+    """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca: Path,
+        certificate: Path,
+        key: Path,
+        retry_attempts: int = 3,
+        retry_delay: float = 1,
+        timeout: float = 10,
+        connect_timeout: float = 2,
+        min_timeout: float = 2,
+        pool_connections: int = 5,
+        pool_maxsize: int = 10,
+        burn_budget: int = 1000,
+        name: str | None = None,
+        quirks: Quirks = Quirks(),
+        tls: TLSRules = TLSRules(),  # noqa: B008 - frozen
+        breaker: BreakerRules = BreakerRules(),  # noqa: B008 - frozen
+        timing: Timing = REAL_TIME,
+        metrics: KeyMetrics | None = None,
+    ) -> None:
+        """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
+
+        `timeout` is the most that one try may take and `min_timeout` the least that the limit adapts to.
+        `retry_attempts` counts the tries after the first; `retry_delay` is the first backoff, doubled each
+        time and fully jittered. At most `pool_maxsize` connections are open to one host, `pool_connections`
+        times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
+        `name` (default: the URL) stands in logs and metrics. Raises ConfigError when the files cannot be used.
+        """
+        self.url = url.rstrip("/")
+        self.retry_attempts = retry_attempts
+        self.retry_delay = retry_delay
+        self.timeout = timeout
+        self.pool_connections = pool_connections
+        self.pool_maxsize = pool_maxsize
+        self.quirks = quirks
+        self._name = name or self.url
+        self._accounts = Accounts()
+        self._burn_budget = Budget(burn_budget, timing)
+        self._drawing: dict[str, asyncio.Lock] = {}
+        self._transport = Transport(
+            self.url,
+            client_context(ca, certificate, key, tls),
+            connections=pool_connections * pool_maxsize,
+            per_host=pool_maxsize,
+            connect_timeout=connect_timeout,
+            keep_alive=quirks.keep_alive and not self.one_connection_per_request,
+        )
+        self._calls = Calls(
+            self._name,
+            self._transport,
+            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout),
+            breaker=breaker,
+            errors=(*quirks.errors, *self.usual_errors),
+            timing=timing,
+            metrics=metrics or KeyMetrics(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections. The client may be used again afterwards."""
+        await self._transport.close()
+
+    @property
+    def name(self) -> str:
+        """The name in logs and metrics."""
+        return self._name
+
+    @property
+    def accounts(self) -> Accounts:
+        """What became of fresh keys; here only those that were lost on the way are entered."""
+        return self._accounts
+
+    @property
+    def health(self) -> float:
+        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
+        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
+        return worth[self._calls.breakers[Call.ENC_KEYS].state] * self._calls.success_rate
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that enc_keys takes, smoothed; None before the first answer."""
+        return self._calls.limits[Call.ENC_KEYS].latency
+
+    @property
+    def one_connection_per_request(self) -> bool:
+        """Whether keys are asked for with GET, which must never be sent twice behind our back."""
+        return self.quirks.method == "GET"
+
+    @property
+    def any_size(self) -> bool:
+        """Whether keys of other sizes than the usual one can be had."""
+        return self.quirks.size_unit != "ignored"
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The state of the breaker of each call."""
+        return {str(call): breaker.state for call, breaker in self._calls.breakers.items()}
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why calls are not made at present, by call; empty when all is well."""
+        return {str(call): breaker.cause for call, breaker in self._calls.breakers.items() if breaker.cause}
+
+    def _burn(self, sae: str, number: int, cause: str) -> None:
+        """Enters keys that were lost on the way, and charges the budget for that."""
+        if number:
+            self._accounts.issued_and_burnt(sae, number, cause)
+            self._burn_budget.spend(number)
+            log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)

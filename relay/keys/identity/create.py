@@ -1,0 +1,79 @@
+"""Makes a site's keys and certificates under its own CA, and renews them.
+Standard: an interrupted run leaves what was usable before, and the next one completes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.keys.identity import files
+from relay.keys.identity.load import load_identity
+from relay.keys.identity.maker import Maker, Progress
+from relay.keys.identity.pairs import Identity, Role
+
+VALID_DAYS = 730
+"""How long a certificate is valid unless something else is asked for."""
+
+
+def create_identity(
+    directory: Path,
+    *,
+    name: str,
+    domains: Sequence[str],
+    valid_days: int = VALID_DAYS,
+    passphrase: Path | None = None,
+    now: datetime | None = None,
+    progress: Progress = lambda what: None,
+) -> Identity:
+    """Makes what is missing of an identity: CA, four keys and their certificates, in `directory`.
+
+    `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted. An
+    interrupted run is completed by the next one. Raises ConfigError, also where the identity is complete.
+    """
+    maker = Maker(directory, name, domains, valid_days, passphrase, now, progress)
+    with files.changing(directory):
+        _refuse_requested(directory)
+        missing = [role for role in Role if not maker.has_certificate(role)]
+        if not missing:
+            raise ConfigError(f"{directory}: the identity is complete; `qumail-relay identity new --renew` renews it")
+        ca, ca_key = maker.ca()
+        for role in missing:
+            maker.certify(role, maker.waiting_key(role) or maker.new_key(role), ca, ca_key)
+    return load_identity(directory, passphrase=passphrase, now=now)
+
+
+def renew_identity(
+    directory: Path,
+    *,
+    name: str,
+    domains: Sequence[str],
+    valid_days: int = VALID_DAYS,
+    passphrase: Path | None = None,
+    now: datetime | None = None,
+    progress: Progress = lambda what: None,
+) -> Identity:
+    """Fresh encryption keys, and fresh certificates for all four roles, from the site's own CA.
+
+    The signing keys and the CA's key stay, so that peers go on recognising us; the encryption keys before
+    stay for opening. Peers need the new peer document before the old certificates end. Raises ConfigError.
+    """
+    maker = Maker(directory, name, domains, valid_days, passphrase, now, progress)
+    before = load_identity(directory, passphrase=passphrase, now=now)
+    with files.changing(directory):
+        ca, ca_key = maker.renewed_ca()
+        maker.certify(Role.SIGNING, before.signing.private_key, ca, ca_key)
+        maker.certify(Role.RSA_SIGNING, before.rsa_signing.private_key, ca, ca_key)
+        for role in (Role.KEM, Role.RSA_ENCRYPTION):
+            maker.certify(role, maker.new_key(role), ca, ca_key)
+    return load_identity(directory, passphrase=passphrase, now=now)
+
+
+def _refuse_requested(directory: Path) -> None:
+    if any(directory.glob("*.csr")):
+        raise ConfigError(
+            f"{directory}: an organisation's CA was asked for these certificates (*.csr); put them here, or remove "
+            "the directory to begin anew"
+        )

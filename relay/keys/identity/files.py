@@ -1,0 +1,152 @@
+"""The files of an identity and of pinned peers: read with suspicion, replaced whole.
+Standard: OpenSSH's StrictModes; write, fsync, rename, fsync of the directory; files 0600 in a directory 0700.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relay.errors import ConfigError
+
+MAX_LENGTH = 2**20
+"""Octets (1 MiB); no file here is longer."""
+
+_LEFTOVER = ".writing-"
+
+
+def read_secret(path: Path) -> bytes:
+    """The content of a file that nobody else can read or write. Raises ConfigError."""
+    return _read(path, forbidden=0o177)
+
+
+def read_public(path: Path) -> bytes:
+    """The content of a file that nobody else can write. Raises ConfigError."""
+    return _read(path, forbidden=0o022)
+
+
+def write(path: Path, content: bytes, *, owner_of: Path | None = None) -> None:
+    """Makes or replaces a file of mode 0600 in one step; root gives it to the owner of `owner_of` or its directory.
+
+    Whoever reads sees the old content or the new, also after a crash. Raises ConfigError.
+    """
+    temporary = path.with_name(_LEFTOVER + secrets.token_hex(8))
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            _give_to_owner(owner_of or path.parent, file.fileno())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def changing(directory: Path) -> Iterator[None]:
+    """One process at a time may change the directory, which is made (0700) if missing. Raises ConfigError.
+
+    What a killed writer left half-written is removed first.
+    """
+    try:
+        if not directory.exists():
+            _make(directory)
+        check_directory(directory)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for leftover in directory.glob(_LEFTOVER + "*"):
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_directory(directory: Path) -> None:
+    """Whoever can write here decides whom we trust, so nobody else may. Raises ConfigError."""
+    try:
+        found = directory.stat()
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{directory}: not a directory")
+    _check_owner(found, directory)
+    if found.st_mode & 0o022:
+        raise ConfigError(f"{directory}: others can write to this directory: chmod 700 {directory}")
+
+
+def _make(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        _give_to_owner(directory.parent, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, *, forbidden: int) -> bytes:
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{path}: not a regular file")
+            _check_owner(found, path)
+            _check_mode(found, path, forbidden)
+            content = file.read(MAX_LENGTH + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(content) > MAX_LENGTH:
+        raise ConfigError(f"{path}: over {MAX_LENGTH} octets")
+    return content
+
+
+def _check_owner(found: os.stat_result, path: Path) -> None:
+    if os.geteuid() and found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{path}: belongs to user {found.st_uid}, who is neither root nor the one running this (user "
+            f"{os.geteuid()}): run as that user, or chown the file"
+        )
+
+
+def _check_mode(found: os.stat_result, path: Path, forbidden: int) -> None:
+    # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
+    if found.st_uid == 0 and _is_credential(path):
+        forbidden &= ~0o040
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & forbidden:
+        verb = "read or write" if forbidden & 0o044 else "write"
+        raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: chmod 600 {path}")
+
+
+def _is_credential(path: Path) -> bool:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+
+
+def _give_to_owner(path: Path, descriptor: int) -> None:
+    """Root makes files for the service, whose user owns `path`."""
+    if os.geteuid() == 0:
+        owner = path.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _sync(directory: Path) -> None:
+    """Puts the directory's own entries on the disk: that a file was made or renamed."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,291 @@
+"""All quantum keys of a site as the recipes see them: peers by name, groups chosen, received keys kept first.
+Standard: ETSI GS QKD 014 V1.1.1; a key_ID travels with the name of the group that issued it.
+
+Fresh keys come from the healthiest of a peer's groups. A message's keys come from the store, else from the
+group that the message names and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+
+from relay.errors import KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
+from relay.keys.contract import Key, KeyReference, ReceivedKeys
+from relay.keys.pads import Pad, Segment
+from relay.keys.pool import KMEGroup
+from relay.keys.rates import Rate, Supply
+from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
+from relay.keys.rotation import KeysInUse, Rotation, Taken
+from relay.keys.timing import REAL_TIME, Timing
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+TEND_S = 5.0
+"""How often expired keys are destroyed and forecasts are made."""
+
+LOOK_S = 30.0
+"""How often each KME is asked for its status, for the forecasts."""
+
+RATE_WINDOW_S = 300.0
+"""Use rates are averaged over this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKeys:
+    """How keys for one peer are had: its SAE ID, its KME groups (most preferred first), its rotation."""
+
+    sae_id: str
+    groups: tuple[str, ...]
+    rotation: Rotation = field(default_factory=Rotation)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Per KME: `reserve` keys of the usual size that mail of low priority leaves alone, and the alarm.
+
+    The alarm is raised when the keys will last less than `alarm` seconds at the present rates.
+    """
+
+    reserve: int = 0
+    alarm: float = 3600.0
+
+
+class KeyRing:
+    """The one object that seals and opens ask for keys; an async context manager that ends all its work."""
+
+    def __init__(
+        self,
+        own_sae: str,
+        groups: Mapping[str, KMEGroup],
+        peers: Mapping[str, PeerKeys],
+        *,
+        received: ReceivedKeys | None = None,
+        limits: Mapping[str, Limits] | None = None,
+        timing: Timing = REAL_TIME,
+    ) -> None:
+        """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used."""
+        self._own_sae = own_sae
+        self.groups = dict(groups)
+        self.peers = dict(peers)
+        self._received = received
+        self._limits = dict(limits or {})
+        self._timing = timing
+        self._in_use = KeysInUse(timing.clock)
+        self._level_use: dict[tuple[str, str], Rate] = {}
+        self._level_keys: dict[tuple[str, str], int] = {}
+        self._alarms: set[tuple[str, str]] = set()
+        self._tending: asyncio.Task[None] | None = None
+        if received is not None:
+            for name, group in self.groups.items():
+                group.keep_in(partial(received.put, name))
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def start(self) -> None:
+        """Begins to fill the pools and to watch over them, until `close`."""
+        if self._tending is None:
+            for peer in self.peers.values():
+                for group in self._groups_of(peer):
+                    group.warm(peer.sae_id)
+            self._tending = asyncio.create_task(self._tend_for_ever(), name="tend keys")
+
+    async def close(self) -> None:
+        """Ends all background work, burns the keys held, closes all connections."""
+        tending, self._tending = self._tending, None
+        if tending is not None:
+            tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
+        self._in_use.forget()
+        for group in self.groups.values():
+            await group.close()
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+        """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.
+
+        It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
+        """
+        rules = self._peer(peer)
+        if level == "aes" and (taken := self._in_use.again(peer, rules.rotation, octets)):
+            return taken
+
+        async def from_group(group: KMEGroup, patient: bool) -> Taken:
+            if low_priority:
+                await self._leave_the_reserve(group, rules.sae_id, 256)
+            key = await group.take(rules.sae_id, patient=patient)
+            return Taken(key, self._reference(key.key_ID, rules.sae_id, group.group))
+
+        taken = await self._first_that_can(rules, from_group)
+        if level == "aes":
+            self._in_use.began(peer, rules.rotation, octets, taken)
+        self._count(peer, level, bits=len(taken.key.key) * 8, keys=1)
+        return taken
+
+    async def take_pad(self, peer: str, n_octets: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+        """A one-time pad of exactly `n_octets` for `peer`, all or nothing. Raises KeyUnavailable."""
+        rules = self._peer(peer)
+
+        async def from_group(group: KMEGroup, patient: bool) -> Pad:
+            if low_priority:
+                await self._leave_the_reserve(group, rules.sae_id, n_octets * 8)
+            return await group.take_pad(rules.sae_id, n_octets, patient=patient)
+
+        pad = await self._first_that_can(rules, from_group)
+        self._count(peer, level, bits=n_octets * 8, keys=len(pad.segments))
+        return Pad(
+            tuple(
+                Segment(self._reference(one.reference.key_ID, rules.sae_id, one.group), one.octets)
+                for one in pad.segments
+            )
+        )
+
+    async def can_supply(self, peer: str, n_octets: int) -> Supply:
+        """Whether `n_octets` of pad for `peer` can be had now, and if not, when."""
+        rules = self._peer(peer)
+        answers = [await group.can_supply(rules.sae_id, n_octets) for group in self._groups_of(rules)]
+        waits = [answer for answer in answers if answer.wait is not None]
+        return next(
+            (answer for answer in answers if answer.now),
+            min(waits, key=lambda answer: answer.wait or 0.0, default=None)
+            or next(iter(answers), Supply(False, None, f"peer {peer} has no KME group")),
+        )
+
+    async def fetch(self, references: Iterable[KeyReference]) -> dict[KeyReference, Key]:
+        """The keys that a sealed message names: from the store, else from their KME, and then stored first.
+
+        A key that its KME does not know is missing from the result. Raises UnknownPeer, StoreUnavailable, and
+        KeyUnavailable when no KME of the group could be asked.
+        """
+        found: dict[KeyReference, Key] = {}
+        for (group, master_sae), wanted in self._by_origin(references).items():
+            octets = await self._stored(group, master_sae, list(wanted))
+            missing = [key_ID for key_ID in wanted if key_ID not in octets]
+            keys = {key_ID: Key(key_ID, one) for key_ID, one in octets.items()}
+            if missing:
+                keys |= await self.groups[group].fetch(master_sae, missing)
+            found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
+        return found
+
+    async def report(self, *, look: bool = True) -> KeyReport:
+        """What `keys status` shows; with `look` each KME is asked for its status first."""
+        if look:
+            await self._look()
+        pools = list(self.pool_rows())
+        return KeyReport(pools, list(self._level_rows(pools)))
+
+    async def tend(self, *, look: bool) -> None:
+        """Destroys expired keys, and says so when keys will soon be gone; with `look`, asks the KMEs first."""
+        for group in self.groups.values():
+            for pool in group.pools:
+                pool.destroy_expired()
+        if look:
+            await self._look()
+        for row in self.pool_rows():
+            place = (row.kme, row.peer)
+            if row.alarm and place not in self._alarms:
+                log.warning("keys_run_out", kme=row.kme, peer=row.peer, empty_in_s=row.empty_in_s)
+            if row.alarm:
+                self._alarms.add(place)
+            else:
+                self._alarms.discard(place)
+
+    async def _tend_for_ever(self) -> None:
+        looked = float("-inf")
+        while True:
+            now = self._timing.clock()
+            look = now - looked >= LOOK_S
+            looked = now if look else looked
+            await self.tend(look=look)
+            await self._timing.sleep(TEND_S)
+
+    async def _look(self) -> None:
+        looks = [
+            pool.look(peer.sae_id)
+            for peer in self.peers.values()
+            for group in self._groups_of(peer)
+            for pool in group.pools
+            if pool.client.health > 0
+        ]
+        await asyncio.gather(*looks)
+
+    async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
+        """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
+        reserve = left = 0
+        for pool in group.pools:
+            usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
+            reserve += self._limits.get(pool.client.name, Limits()).reserve * usual
+            left += pool.bits_at_hand(sae_id)
+        if reserve and left - bits < reserve:
+            raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
+
+    async def _first_that_can(self, rules: PeerKeys, take: Callable[[KMEGroup, bool], Awaitable[_T]]) -> _T:
+        """What the healthiest group that can gives; only the last one is asked again and again."""
+        groups = sorted(self._groups_of(rules), key=lambda group: -round(group.health, 1))
+        trouble: KeyUnavailable = KMEMisconfigured(f"no KME group for SAE {rules.sae_id} is configured")
+        for group in groups:
+            try:
+                return await take(group, group is groups[-1])
+            except KeyUnavailable as error:
+                trouble = error
+        raise trouble
+
+    def _by_origin(self, references: Iterable[KeyReference]) -> dict[tuple[str, str], dict[str, KeyReference]]:
+        """The references by group and master SAE, each checked against the peers that we have."""
+        origins: dict[tuple[str, str], dict[str, KeyReference]] = {}
+        for reference in references:
+            peer = next((one for one in self.peers.values() if one.sae_id == reference.master_sae), None)
+            if peer is None:
+                raise UnknownPeer(f"no peer has the SAE ID {reference.master_sae!r}")
+            group = reference.kme_group or peer.groups[0]
+            if group not in peer.groups or group not in self.groups:
+                raise UnknownPeer(f"KME group {group!r} is not one that we share with {peer.sae_id!r}")
+            origins.setdefault((group, peer.sae_id), {})[reference.key_ID] = reference
+        return origins
+
+    async def _stored(self, group: str, master_sae: str, key_IDs: Sequence[str]) -> Mapping[str, bytes]:
+        return await self._received.get(group, master_sae, key_IDs) if self._received else {}
+
+    def _peer(self, name: str) -> PeerKeys:
+        if name not in self.peers:
+            raise KMEMisconfigured(f"peer {name!r} is not configured")
+        return self.peers[name]
+
+    def _groups_of(self, peer: PeerKeys) -> list[KMEGroup]:
+        return [self.groups[name] for name in peer.groups if name in self.groups]
+
+    def _reference(self, key_ID: str, slave_sae: str, group: str) -> KeyReference:
+        return KeyReference(key_ID, self._own_sae, slave_sae, group)
+
+    def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
+        place = (peer, level)
+        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock))
+        rate.add(bits)
+        self._level_keys[place] = self._level_keys.get(place, 0) + keys
+
+    def pool_rows(self) -> Iterable[PoolRow]:
+        """One row for each KME and peer, from what is known now."""
+        for name, peer in self.peers.items():
+            for group in self._groups_of(peer):
+                for pool in group.pools:
+                    limits = self._limits.get(pool.client.name, Limits())
+                    yield pool_row(group.group, name, peer.sae_id, pool, reserve=limits.reserve, alarm=limits.alarm)
+
+    def _level_rows(self, pools: Sequence[PoolRow]) -> Iterable[LevelRow]:
+        for (peer, level), rate in sorted(self._level_use.items()):
+            mine = [row for row in pools if row.peer == peer]
+            yield LevelRow.of(peer, level, rate.per_second, self._level_keys[peer, level], mine)

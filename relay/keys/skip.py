@@ -1,0 +1,164 @@
+"""A client of a Cisco SKIP key provider, behind the same contract as the ETSI client: one key a request.
+Standard: draft-cisco-skip (Secure Key Integration Protocol): GET /capabilities, /key and /key/{keyId}, hex.
+
+A provider gives one key at a time and has only GET, so each request has its own connection and is sent once.
+What it calls localSystemID and remoteSystemID are the SAE IDs of the two sites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
+from relay.keys.client import KMEClient
+from relay.keys.contract import Key
+from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing
+from relay.keys.replies import KeyStatus, json_body
+from relay.keys.transport import Request
+
+DEFAULT_KEY_BITS = 256
+"""The size of a key when none is asked for."""
+
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_MAX_KEY_ID_CHARS = 256
+
+
+class SKIPClient(KMEClient):
+    """A client of one key provider. Its settings are those of KMEClient; the quirks of ETSI do not apply."""
+
+    usual_errors = (
+        ErrorRule(Fault.NOT_FOUND, 400, Call.DEC_KEYS),
+        ErrorRule(Fault.MISCONFIGURED, 404, Call.ENC_KEYS),
+    )
+
+    @property
+    def one_connection_per_request(self) -> bool:
+        """SKIP has only GET."""
+        return True
+
+    @property
+    def any_size(self) -> bool:
+        """Other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size."""
+        return False
+
+    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+        """The provider's capabilities as a status; SKIP says nothing about stored keys.
+
+        Raises KMEBadReply where the provider does not give keys for this remote system.
+        """
+        remote = str(slave_sae_id)
+
+        def read(body: bytes) -> KeyStatus:
+            said = _object(self.name, body)
+            remotes = said.get("remoteSystemID")
+            if said.get("key") is False or (isinstance(remotes, list) and not _serves(remotes, remote)):
+                raise KMEBadReply(f"{self.name}: the provider has no keys for remote system {remote}")
+            local = str(said.get("localSystemID", ""))
+            return KeyStatus(
+                source_KME_ID=local,
+                target_KME_ID=remote,
+                master_SAE_ID=local,
+                slave_SAE_ID=remote,
+                key_size=DEFAULT_KEY_BITS,
+                stored_key_count=None,
+                max_key_count=None,
+                max_key_per_request=1,
+                max_key_size=DEFAULT_KEY_BITS,
+                min_key_size=None,
+                max_SAE_ID_count=None,
+                status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
+            )
+
+        return await self._calls.ask(Call.STATUS, Request("GET", "/capabilities"), read, patient=patient)
+
+    async def request_enc_keys(
+        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
+    ) -> list[Key]:
+        """One fresh key of `size` bits, whatever `number` says. Raises KeyUnavailable."""
+        if number < 1 or size < 8 or size % 8:
+            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
+        remote = str(slave_sae_id)
+        request = Request("GET", "/key", (("remoteSystemID", remote), ("size", str(size))))
+
+        def read(body: bytes) -> list[Key]:
+            try:
+                return [_key(self.name, body, size)]
+            except KMEBadReply:
+                self._burn(remote, 1, "reply not believed")
+                raise
+
+        def unanswered() -> bool:
+            self._burn(remote, 1, "no answer")
+            return self._burn_budget.allows(1)
+
+        async with self._drawing.setdefault(remote, asyncio.Lock()):
+            return await self._calls.ask(
+                Call.ENC_KEYS,
+                request,
+                read,
+                patient=patient,
+                unanswered=unanswered,
+                probe=lambda: self.check_key_status(remote, patient=False),
+            )
+
+    async def request_dec_keys(
+        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+    ) -> list[Key]:
+        """The keys with these IDs, in their order, each by its own request at the same time.
+
+        Raises KeysMissing, with those that did come, or another KeyUnavailable when none did.
+        """
+        wanted = list(dict.fromkeys(key_IDs))
+        answers = await asyncio.gather(*(self._one(str(master_sae_id), key_ID, patient) for key_ID in wanted))
+        found = {answer.key_ID: answer for answer in answers if isinstance(answer, Key)}
+        missing = [key_ID for key_ID in wanted if key_ID not in found]
+        troubles = [a for a in answers if not isinstance(a, Key) and not isinstance(a, KeyNotFound)]
+        if troubles and not found:
+            raise troubles[0]
+        if missing:
+            text = f"{self.name}: {len(missing)} of {len(wanted)} keys did not come: {missing[0]}"
+            raise KeysMissing(text, list(found.values()), missing)
+        return [found[key_ID] for key_ID in key_IDs]
+
+    async def _one(self, remote: str, key_ID: str, patient: bool) -> Key | KeyUnavailable:
+        request = Request("GET", f"/key/{quote(key_ID, safe='')}", (("remoteSystemID", remote),))
+
+        def read(body: bytes) -> Key:
+            key = _key(self.name, body)
+            if key.key_ID.lower() != key_ID.lower():
+                raise KMEBadReply(f"{self.name}: another key came than the one asked for")
+            return Key(key_ID, key.key)
+
+        try:
+            return await self._calls.ask(Call.DEC_KEYS, request, read, patient=patient)
+        except KeyUnavailable as error:
+            return error
+
+
+def _object(source: str, body: bytes) -> dict[str, Any]:
+    said = json_body(source, body)
+    if not isinstance(said, dict):
+        raise KMEBadReply(f"{source}: the reply is not a JSON object")
+    return said
+
+
+def _key(source: str, body: bytes, size: int | None = None) -> Key:
+    said = _object(source, body)
+    key_ID, octets = said.get("keyId"), said.get("key")
+    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not key_ID.isprintable():
+        raise KMEBadReply(f"{source}: a keyId is not 1 to {_MAX_KEY_ID_CHARS} printable characters")
+    if not isinstance(octets, str) or not _HEX.fullmatch(octets):
+        raise KMEBadReply(f"{source}: the key is not hexadecimal")
+    if size is not None and len(octets) * 4 != size:
+        raise KMEBadReply(f"{source}: {len(octets) * 4} bits came, {size} were asked for")
+    return Key(key_ID, bytes.fromhex(octets))
+
+
+def _serves(remotes: Sequence[object], remote: str) -> bool:
+    """A trailing `*` stands for any ending, as providers that serve many systems write it."""
+    names = [str(name) for name in remotes]
+    return any(name == remote or (name.endswith("*") and remote.startswith(name.removesuffix("*"))) for name in names)

@@ -1,0 +1,79 @@
+"""AES-256-GCM content under a fresh content key, as the levels aes, pqc and rsa use it.
+Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+
+from relay import cms
+from relay.errors import BadStructure, BadTag
+
+SMALL_OCTETS = 256 * 1024
+"""Up to this size work takes less time than handing it to a thread."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A payload encrypted under `key` (32 octets), which each recipient gets in his own way."""
+
+    key: bytes = field(repr=False)
+    nonce: bytes
+    ciphertext: bytes = field(repr=False)
+    tag: bytes
+
+    def enveloped(self, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient) -> bytes:
+        """The AuthEnvelopedData for one recipient, as DER."""
+        gcm = cms.GCMContent(self.nonce)
+        return cms.encode_enveloped(cms.AuthEnveloped((recipient,), gcm, self.ciphertext, self.tag))
+
+
+def encrypt(payload: bytes) -> Content:
+    """The payload under a fresh key and nonce."""
+    key = AESGCM.generate_key(256)
+    nonce = os.urandom(cms.NONCE_OCTETS)
+    encrypted = AESGCM(key).encrypt(nonce, payload, None)
+    return Content(key, nonce, encrypted[: -cms.TAG_OCTETS], encrypted[-cms.TAG_OCTETS :])
+
+
+def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
+    """The payload, after its tag was verified. Raises BadTag or BadStructure."""
+    if not isinstance(enveloped.content, cms.GCMContent):
+        raise BadStructure("the content is not AES-256-GCM")
+    if len(key) != 32:
+        raise BadTag("the content key is not 32 octets")
+    try:
+        return AESGCM(key).decrypt(enveloped.content.nonce, enveloped.ciphertext + enveloped.tag, None)
+    except InvalidTag as error:
+        raise BadTag("the tag does not match: the message was changed on the way") from error
+
+
+def wrap(key_encryption_key: bytes, content_key: bytes) -> bytes:
+    """The content key under a key of 32 octets: 40 octets."""
+    return aes_key_wrap(key_encryption_key, content_key)
+
+
+def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:
+    """The content key; raises BadTag, which names `whose` key did not fit."""
+    try:
+        return aes_key_unwrap(key_encryption_key, wrapped)
+    except (InvalidUnwrap, ValueError) as error:
+        raise BadTag(f"{whose} does not open this message: it is another key, or it was changed on the way") from error
+
+
+async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` here when `size` octets are few, else in a thread, so that the event loop stays free."""
+    if size <= SMALL_OCTETS:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)

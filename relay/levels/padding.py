@@ -1,0 +1,71 @@
+"""Hides the true length of a payload before it is sealed by one-time pad, and optionally compresses it.
+Standard: Padmé (Nikitin et al., PoPETs 2019/4), which leaks O(log log L) bits; DEFLATE is RFC 1951.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+from relay.errors import BadStructure
+
+LENGTH_OCTETS = 8
+MAX_EXPANSION = 200
+"""Decompressing stops at this many times the compressed size (and never below 1 MiB): a bomb is refused."""
+MIN_BOUND_OCTETS = 1024 * 1024
+
+Padding = Literal["padme", "none"]
+
+
+def padme(length: int) -> int:
+    """The padded size of `length` octets: at most 12 % more, with few distinct values."""
+    if length < 2:
+        return length
+    exponent = length.bit_length() - 1
+    low_bits = exponent - exponent.bit_length()
+    mask = (1 << low_bits) - 1
+    return (length + mask) & ~mask
+
+
+def padded_size(length: int, padding: Padding = "padme") -> int:
+    """How many octets `pad` makes of a payload of `length` octets, without compression."""
+    size = LENGTH_OCTETS + length
+    return padme(size) if padding == "padme" else size
+
+
+def pad(payload: bytes, padding: Padding = "padme") -> bytes:
+    """Length (8 octets, big-endian), payload, zero octets."""
+    size = padded_size(len(payload), padding)
+    return len(payload).to_bytes(LENGTH_OCTETS) + payload + bytes(size - LENGTH_OCTETS - len(payload))
+
+
+def unpad(padded: bytes) -> bytes:
+    """The payload; raises BadStructure where length and zeros are not as `pad` makes them."""
+    length = int.from_bytes(padded[:LENGTH_OCTETS])
+    if len(padded) < LENGTH_OCTETS or length > len(padded) - LENGTH_OCTETS:
+        raise BadStructure("the padded payload is shorter than it says")
+    payload, zeros = padded[LENGTH_OCTETS : LENGTH_OCTETS + length], padded[LENGTH_OCTETS + length :]
+    if zeros.count(0) != len(zeros):
+        raise BadStructure("the padding is not zero octets")
+    return payload
+
+
+def compress(payload: bytes) -> bytes:
+    """DEFLATE without a header."""
+    compressor = zlib.compressobj(level=9, wbits=-15)
+    return compressor.compress(payload) + compressor.flush()
+
+
+def decompress(compressed: bytes) -> bytes:
+    """The payload; raises BadStructure for what is no DEFLATE, is cut off, goes on, or grows beyond the bound."""
+    bound = max(MIN_BOUND_OCTETS, MAX_EXPANSION * len(compressed))
+    decompressor = zlib.decompressobj(wbits=-15)
+    try:
+        payload = decompressor.decompress(compressed, bound)
+    except zlib.error as error:
+        raise BadStructure(f"the compressed payload: {error}") from error
+    if decompressor.unconsumed_tail:
+        raise BadStructure(f"the compressed payload grows beyond {bound} octets")
+    if not decompressor.eof or decompressor.unused_data:
+        raise BadStructure("the compressed payload is cut off or goes on after its end")
+    return payload

@@ -1,0 +1,90 @@
+"""Level pqc: signed with ML-DSA-87, then encrypted to the peer's ML-KEM-1024 key.
+Standard: RFC 9882 (ML-DSA in CMS), RFC 9629 and RFC 9936 (ML-KEM in CMS), RFC 5869 (HKDF), RFC 5083.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from relay import cms, mime
+from relay.cms import SignatureScheme
+from relay.errors import BadStructure, NotForUs
+from relay.keys import KeyReference
+from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
+from relay.levels.content import decrypt, encrypt, off_loop, unwrap, wrap
+from relay.levels.signatures import certificate_id, names, sign, verify
+
+if TYPE_CHECKING:
+    from relay.keys.identity import Identity, PeerCertificates
+
+
+class PQC:
+    """ML-KEM-1024 and ML-DSA-87 (level 3)."""
+
+    name = "pqc"
+    quantum = False
+
+    def obstacle(self, parties: Parties) -> str:
+        """Our own identity and the peer's ML-KEM certificate are needed."""
+        if parties.identity is None:
+            return "this site has no certificates; make them with `qumail-relay identity new`"
+        if parties.certificates is None or parties.certificates.kem is None:
+            return "the peer's ML-KEM certificate was not imported; see `qumail-relay identity import`"
+        return ""
+
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+        """SignedData inside an AuthEnvelopedData with one KEMRecipientInfo."""
+        return Sealed(await off_loop(len(payload), _seal, payload, parties.identity, parties.certificates))
+
+    def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
+        """Whether everybody who can open it does so with an ML-KEM key."""
+        return all(isinstance(recipient, cms.KEMRecipient) for recipient in enveloped.recipients)
+
+    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
+        """No quantum keys."""
+        return ()
+
+    async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, released only after tag and signature have been verified."""
+        return await off_loop(len(enveloped.ciphertext), _open, enveloped, opening)
+
+
+def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | None) -> bytes:
+    if identity is None or peer is None or peer.kem is None:
+        raise BadStructure("level pqc without certificates")
+    public_key = peer.kem.public_key()
+    if not isinstance(public_key, MLKEM1024PublicKey):
+        raise BadStructure(f"the KEM certificate of peer {peer.name!r} is not ML-KEM-1024")
+    signed = sign(payload, identity.signing.private_key, identity.signing.certificate)
+    content = encrypt(mime.wrap_signed(signed))
+    shared_secret, kem_ciphertext = public_key.encapsulate()
+    wrapped = wrap(_key_encryption_key(shared_secret), content.key)
+    return content.enveloped(cms.KEMRecipient(certificate_id(peer.kem), kem_ciphertext, wrapped))
+
+
+def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+    kind, der = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
+    if kind != "signed":
+        raise BadStructure("the content is not signed")
+    payload, peer = verify(der, SignatureScheme.ML_DSA_87, opening)
+    return Unsealed(payload, peer)
+
+
+def _content_key(enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+    pairs = [] if identity is None else [identity.kem, *identity.older_kem]
+    for recipient in enveloped.recipients:
+        for pair in pairs:
+            if isinstance(recipient, cms.KEMRecipient) and names(recipient.certificate, pair.certificate):
+                shared_secret = pair.private_key.decapsulate(recipient.kem_ciphertext)
+                return unwrap(_key_encryption_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
+    raise NotForUs("encrypted to an ML-KEM key that is not ours")
+
+
+def _key_encryption_key(shared_secret: bytes) -> bytes:
+    """HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
+    kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
+    return kdf.derive(shared_secret)

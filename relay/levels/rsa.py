@@ -1,0 +1,89 @@
+"""Level rsa: signed with RSASSA-PSS, then AES-256-GCM under a content key encrypted to the peer's RSA-4096 key.
+Standard: RFC 8017 (RSAES-OAEP, RSASSA-PSS), RFC 4055 and RFC 4056 (their use in CMS), RFC 5083.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from relay import cms, mime
+from relay.cms import SignatureScheme
+from relay.errors import BadStructure, BadTag, NotForUs
+from relay.keys import KeyReference
+from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
+from relay.levels.content import decrypt, encrypt, off_loop
+from relay.levels.signatures import MIN_RSA_BITS, certificate_id, names, sign, verify
+
+if TYPE_CHECKING:
+    from relay.keys.identity import Identity, PeerCertificates
+
+
+class RSA:
+    """RSA-4096 with AES-256-GCM (level 4)."""
+
+    name = "rsa"
+    quantum = False
+
+    def obstacle(self, parties: Parties) -> str:
+        """Our own identity and the peer's RSA certificate are needed."""
+        if parties.identity is None:
+            return "this site has no certificates; make them with `qumail-relay identity new`"
+        if parties.certificates is None or parties.certificates.rsa_encryption is None:
+            return "the peer's RSA certificate was not imported; see `qumail-relay identity import`"
+        return ""
+
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+        """SignedData inside an AuthEnvelopedData with one KeyTransRecipientInfo."""
+        return Sealed(await off_loop(len(payload), _seal, payload, parties.identity, parties.certificates))
+
+    def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
+        """Whether everybody who can open it does so with an RSA key."""
+        return all(isinstance(recipient, cms.RSARecipient) for recipient in enveloped.recipients)
+
+    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
+        """No quantum keys."""
+        return ()
+
+    async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, released only after tag and signature have been verified."""
+        return await off_loop(len(enveloped.ciphertext), _open, enveloped, opening)
+
+
+def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | None) -> bytes:
+    if identity is None or peer is None or peer.rsa_encryption is None:
+        raise BadStructure("level rsa without certificates")
+    public_key = peer.rsa_encryption.public_key()
+    if not isinstance(public_key, RSAPublicKey) or public_key.key_size < MIN_RSA_BITS:
+        raise BadStructure(f"the RSA certificate of peer {peer.name!r} has less than {MIN_RSA_BITS} bits")
+    signed = sign(payload, identity.rsa_signing.private_key, identity.rsa_signing.certificate)
+    content = encrypt(mime.wrap_signed(signed))
+    encrypted_key = public_key.encrypt(content.key, _oaep())
+    return content.enveloped(cms.RSARecipient(certificate_id(peer.rsa_encryption), encrypted_key))
+
+
+def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+    kind, der = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
+    if kind != "signed":
+        raise BadStructure("the content is not signed")
+    payload, peer = verify(der, SignatureScheme.RSA_PSS, opening)
+    return Unsealed(payload, peer)
+
+
+def _content_key(enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+    pairs = [] if identity is None else [identity.rsa_encryption, *identity.older_rsa_encryption]
+    for recipient in enveloped.recipients:
+        for pair in pairs:
+            if isinstance(recipient, cms.RSARecipient) and names(recipient.certificate, pair.certificate):
+                try:
+                    return pair.private_key.decrypt(recipient.encrypted_cek, _oaep())
+                except ValueError as error:
+                    raise BadTag("our RSA key does not open this message: it was changed on the way") from error
+    raise NotForUs("encrypted to an RSA key that is not ours")
+
+
+def _oaep() -> padding.OAEP:
+    return padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)

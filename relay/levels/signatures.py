@@ -1,0 +1,102 @@
+"""Signs a payload and verifies the signature of a pinned peer, as the levels pqc and rsa use it.
+Standard: RFC 5652 5.4 and 5.6, RFC 9882 (ML-DSA-87, SHA-512, empty context), RFC 4056 (RSASSA-PSS, SHA-256).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+from relay import cms
+from relay.cms import SignatureScheme
+from relay.errors import BadSignature, UnknownSigner
+from relay.levels import Opening
+
+if TYPE_CHECKING:
+    from relay.keys.identity import PeerCertificates
+
+MIN_RSA_BITS = 4096
+
+_DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
+
+
+def sign(payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> bytes:
+    """SignedData around `payload`, with the signer's certificate, as DER."""
+    scheme = SignatureScheme.RSA_PSS if isinstance(key, RSAPrivateKey) else SignatureScheme.ML_DSA_87
+    digest = hashlib.new(_DIGESTS[scheme], payload).digest()
+    attributes = cms.attributes_to_sign(scheme, digest, datetime.now(UTC))
+    signature = (
+        key.sign(attributes, _pss(), hashes.SHA256()) if isinstance(key, RSAPrivateKey) else key.sign(attributes)
+    )
+    return cms.encode_signed(
+        cms.Signed(
+            payload,
+            scheme,
+            certificate_id(certificate),
+            attributes,
+            digest,
+            signature,
+            certificate.public_bytes(serialization.Encoding.DER),
+        )
+    )
+
+
+def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes, PeerCertificates]:
+    """The payload inside SignedData, and the peer that signed it with the scheme that is wanted.
+
+    Only pinned certificates count; the one inside the message is not looked at. Raises BadStructure,
+    BadSignature or UnknownSigner.
+    """
+    signed = cms.decode_signed(der)
+    if signed.scheme is not wanted:
+        raise BadSignature(f"signed with {signed.scheme.value}, {wanted.value} is expected")
+    peer = opening.signer(signed.signer)
+    if peer is None:
+        raise UnknownSigner("the signer is no peer whose certificate was imported")
+    certificate = peer.signing if wanted is SignatureScheme.ML_DSA_87 else peer.rsa_signing
+    if certificate is None:
+        raise UnknownSigner(f"peer {peer.name!r} has no certificate for {wanted.value}")
+    digest = hashlib.new(_DIGESTS[wanted], signed.content).digest()
+    if not hmac.compare_digest(digest, signed.digest):
+        raise BadSignature(f"the signature of peer {peer.name!r} is over another content")
+    try:
+        _verify(certificate, signed)
+    except InvalidSignature as error:
+        raise BadSignature(f"the signature is not that of peer {peer.name!r}") from error
+    return signed.content, peer
+
+
+def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
+    """How a message names this certificate: by its SubjectKeyIdentifier."""
+    ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return cms.CertificateID(ski=ski.value.digest)
+
+
+def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
+    """Whether a message's identifier is this certificate, by key identifier or by issuer and serial number."""
+    if identifier.ski:
+        return identifier.ski == certificate_id(certificate).ski
+    return (identifier.issuer, identifier.serial) == (certificate.issuer.public_bytes(), certificate.serial_number)
+
+
+def _verify(certificate: x509.Certificate, signed: cms.Signed) -> None:
+    match certificate.public_key():
+        case MLDSA87PublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87:
+            key.verify(signed.signature, signed.attributes)
+        case RSAPublicKey() as key if signed.scheme is SignatureScheme.RSA_PSS and key.key_size >= MIN_RSA_BITS:
+            key.verify(signed.signature, signed.attributes, _pss(), hashes.SHA256())
+        case _:
+            raise InvalidSignature("the certificate's key does not fit")
+
+
+def _pss() -> padding.PSS:
+    return padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)

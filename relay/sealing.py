@@ -1,0 +1,181 @@
+"""Turns one mail into the messages that may leave: for each recipient the first level of his policy that can be had.
+Standard: the level files write the format; what cannot be sealed is held or refused, as policy says, and never plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from relay import cms, mime
+from relay.config import Config
+from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
+from relay.keys import KeyReference
+from relay.levels import FreshKeys, Level, Parties, Sealed
+from relay.mail import Mail, Recipient
+from relay.policy import Decision, LevelName, PolicySet, Quantum
+
+if TYPE_CHECKING:
+    from relay.keys.identity import Identity, PeerCertificates
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Form:
+    """One message as it will leave: who gets it, how it is protected, which policy said so.
+
+    `protection` names the layers from the inside out, `pqc+aes` for instance. `policy` is `file:line` of the
+    first recipient's decision; `keys` and `quantum_bits` are what was spent.
+    """
+
+    protection: str
+    peer: str | None
+    message: bytes = field(repr=False)
+    policy: str
+    policy_version: str
+    keys: tuple[KeyReference, ...] = ()
+    quantum_bits: int = 0
+    recipients: list[Recipient] = field(default_factory=list)
+
+    @property
+    def in_clear(self) -> bool:
+        """True where policy lets this message out unsealed."""
+        return self.protection == "plaintext"
+
+
+_Tried = dict[tuple[str | None, LevelName, Quantum], "Form | RelayError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealer:
+    """Seals mails; one value for the life of the relay.
+
+    `levels` are those that this relay can do, by name; `policies` gives the policy set in force, asked once for
+    each mail; `certificates` are the peers' by peer name.
+    """
+
+    config: Config
+    policies: Callable[[], PolicySet]
+    levels: Mapping[str, Level]
+    keys: FreshKeys
+    identity: Identity | None = None
+    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+
+    def check(self, sender: str, recipient: str) -> None:
+        """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
+        decision = self.policies().decide(sender, recipient)
+        obstacles = [self._obstacle(decision, level) for level in decision.levels]
+        if all(obstacles):
+            raise _otherwise(decision, obstacles)
+
+    async def seal(self, mail: Mail) -> list[Form]:
+        """One form for each (peer, level), shared by all its recipients.
+
+        All of them are made before any may leave. Raises PolicyHolds or PolicyRefuses where one recipient
+        can get none of the levels listed for him.
+        """
+        policies = self.policies()
+        original = mime.without_hidden_fields(mail.message)
+        tried: _Tried = {}
+        for recipient in mail.envelope.recipients:
+            decision = policies.decide(mail.envelope.sender, recipient.address)
+            form = await self._first_that_works(original, decision, tried)
+            form.recipients.append(recipient)
+        return [form for form in tried.values() if isinstance(form, Form) and form.recipients]
+
+    async def _first_that_works(self, original: bytes, decision: Decision, tried: _Tried) -> Form:
+        """The form of the first level that can be had; each is tried once for a mail."""
+        causes: list[str] = []
+        for level in decision.levels:
+            if obstacle := self._obstacle(decision, level):
+                causes.append(obstacle)
+                continue
+            group = (decision.peer, level, decision.quantum)
+            if group not in tried:
+                tried[group] = await self._try(original, decision, level)
+            outcome = tried[group]
+            if isinstance(outcome, Form):
+                return outcome
+            causes.append(f"{level}: {outcome}")
+        raise _otherwise(decision, causes)
+
+    async def _try(self, original: bytes, decision: Decision, level: LevelName) -> Form | RelayError:
+        policy = f"{decision.source}:{decision.line}"
+        if level == "plaintext":
+            return Form("plaintext", decision.peer, original, policy, decision.version)
+        parties = self._parties(decision.peer or "")
+        if self._already_sealed(original, parties):
+            return Form("sealed before", decision.peer, original, policy, decision.version)
+        try:
+            sealed, protection = await self._sealed(original, decision, level, parties)
+        except KeyUnavailable as error:
+            return error
+        message = mime.sealed_message(original, sealed.der)
+        return Form(protection, decision.peer, message, policy, decision.version, sealed.keys, sealed.quantum_bits)
+
+    async def _sealed(
+        self, original: bytes, decision: Decision, name: LevelName, parties: Parties
+    ) -> tuple[Sealed, str]:
+        """The level, and where policy wants quantum enhancement one more aes layer around it."""
+        level = self.levels[name]
+        sealed = await level.seal(mime.wrap_payload(original), parties, self.keys)
+        if level.quantum or decision.quantum == "off":
+            return sealed, name
+        try:
+            enhanced = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, self.keys)
+        except KeyUnavailable as error:
+            if decision.quantum == "required":
+                raise
+            log.warning("no_quantum_enhancement", protection=name, peer=decision.peer, cause=str(error))
+            return sealed, name
+        return enhanced, f"{name}+aes"
+
+    def _obstacle(self, decision: Decision, name: LevelName) -> str:
+        """Why a level cannot be done at all for this recipient, or "" where it can be tried."""
+        if name == "plaintext":
+            return ""
+        if name not in self.levels:
+            return f"{name}: this relay cannot do it"
+        if decision.peer is None:
+            return f"{name}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
+        level = self.levels[name]
+        needs_keys = level.quantum or decision.quantum == "required"
+        if needs_keys and not self.config.peers[decision.peer].kme_groups:
+            return f"{name}: no KME group is set for peer {decision.peer!r}"
+        obstacle = level.obstacle(self._parties(decision.peer))
+        return f"{name}: {obstacle}" if obstacle else ""
+
+    def _parties(self, peer: str) -> Parties:
+        return Parties(
+            master_sae=self.config.site.sae_id,
+            slave_sae=self.config.peers[peer].sae_id,
+            peer=peer,
+            identity=self.identity,
+            certificates=self.certificates.get(peer),
+        )
+
+    def _already_sealed(self, message: bytes, parties: Parties) -> bool:
+        """Whether we have sealed this for the same peer before: a second layer would help nobody."""
+        if not mime.is_sealed(message):
+            return False
+        try:
+            enveloped = cms.decode_enveloped(mime.sealed_content(message))
+            references = [
+                reference
+                for level in self.levels.values()
+                if level.recognises(enveloped)
+                for reference in level.references(enveloped)
+            ]
+        except BadStructure:
+            return False
+        ours = (parties.master_sae, parties.slave_sae)
+        return any((reference.master_sae, reference.slave_sae) == ours for reference in references)
+
+
+def _otherwise(decision: Decision, causes: list[str]) -> PolicyHolds | PolicyRefuses:
+    cause = f"{decision.source}:{decision.line}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
+    return PolicyRefuses(cause) if decision.otherwise == "refuse" else PolicyHolds(cause)

@@ -1,0 +1,476 @@
+// Seals, opens, signs, verifies and parses CMS messages with Bouncy Castle, one subcommand a run, files in and out.
+// Standard: RFC 5652, RFC 5083, RFC 5084 (GCM), RFC 4055 (OAEP, PSS), RFC 9629 and 9936 (ML-KEM), RFC 9882 (ML-DSA).
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.io.Reader;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.GeneralSecurityException;
+import java.security.Key;
+import java.security.PrivateKey;
+import java.security.Security;
+import java.security.cert.X509Certificate;
+import java.security.interfaces.RSAPrivateKey;
+import java.security.spec.MGF1ParameterSpec;
+import java.security.spec.PSSParameterSpec;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.StringJoiner;
+import javax.crypto.Cipher;
+import javax.crypto.spec.GCMParameterSpec;
+import javax.crypto.spec.SecretKeySpec;
+import org.bouncycastle.asn1.ASN1Encodable;
+import org.bouncycastle.asn1.ASN1Encoding;
+import org.bouncycastle.asn1.ASN1OctetString;
+import org.bouncycastle.asn1.ASN1Primitive;
+import org.bouncycastle.asn1.ASN1Set;
+import org.bouncycastle.asn1.DERNull;
+import org.bouncycastle.asn1.cms.Attribute;
+import org.bouncycastle.asn1.cms.AuthEnvelopedData;
+import org.bouncycastle.asn1.cms.CMSObjectIdentifiers;
+import org.bouncycastle.asn1.cms.ContentInfo;
+import org.bouncycastle.asn1.cms.EncryptedContentInfo;
+import org.bouncycastle.asn1.cms.GCMParameters;
+import org.bouncycastle.asn1.cms.IssuerAndSerialNumber;
+import org.bouncycastle.asn1.cms.KEKRecipientInfo;
+import org.bouncycastle.asn1.cms.KEMRecipientInfo;
+import org.bouncycastle.asn1.cms.KeyTransRecipientInfo;
+import org.bouncycastle.asn1.cms.OtherKeyAttribute;
+import org.bouncycastle.asn1.cms.OtherRecipientInfo;
+import org.bouncycastle.asn1.cms.RecipientInfo;
+import org.bouncycastle.asn1.cms.SignedData;
+import org.bouncycastle.asn1.cms.SignerInfo;
+import org.bouncycastle.asn1.nist.NISTObjectIdentifiers;
+import org.bouncycastle.asn1.pkcs.PKCSObjectIdentifiers;
+import org.bouncycastle.asn1.pkcs.PrivateKeyInfo;
+import org.bouncycastle.asn1.pkcs.RSAESOAEPparams;
+import org.bouncycastle.asn1.x509.AlgorithmIdentifier;
+import org.bouncycastle.cert.X509CertificateHolder;
+import org.bouncycastle.cert.jcajce.JcaCertStore;
+import org.bouncycastle.cert.jcajce.JcaX509CertificateConverter;
+import org.bouncycastle.cms.CMSAuthEnvelopedData;
+import org.bouncycastle.cms.CMSAuthEnvelopedDataGenerator;
+import org.bouncycastle.cms.CMSAuthEnvelopedDataStreamGenerator;
+import org.bouncycastle.cms.CMSException;
+import org.bouncycastle.cms.CMSProcessableByteArray;
+import org.bouncycastle.cms.CMSSignedData;
+import org.bouncycastle.cms.CMSSignedDataGenerator;
+import org.bouncycastle.cms.CMSSignedDataStreamGenerator;
+import org.bouncycastle.cms.KEKRecipientInformation;
+import org.bouncycastle.cms.KEMRecipientInformation;
+import org.bouncycastle.cms.KeyTransRecipientInformation;
+import org.bouncycastle.cms.Recipient;
+import org.bouncycastle.cms.RecipientInfoGenerator;
+import org.bouncycastle.cms.RecipientInformation;
+import org.bouncycastle.cms.RecipientOperator;
+import org.bouncycastle.cms.SignerInfoGenerator;
+import org.bouncycastle.cms.SignerInformation;
+import org.bouncycastle.cms.jcajce.JcaSignerInfoGeneratorBuilder;
+import org.bouncycastle.cms.jcajce.JcaSimpleSignerInfoVerifierBuilder;
+import org.bouncycastle.cms.jcajce.JceCMSContentEncryptorBuilder;
+import org.bouncycastle.cms.jcajce.JceKEKAuthEnvelopedRecipient;
+import org.bouncycastle.cms.jcajce.JceKEKRecipientInfoGenerator;
+import org.bouncycastle.cms.jcajce.JceKEMRecipient;
+import org.bouncycastle.cms.jcajce.JceKEMRecipientInfoGenerator;
+import org.bouncycastle.cms.jcajce.JceKeyTransAuthEnvelopedRecipient;
+import org.bouncycastle.cms.jcajce.JceKeyTransRecipientInfoGenerator;
+import org.bouncycastle.jcajce.io.CipherInputStream;
+import org.bouncycastle.jce.provider.BouncyCastleProvider;
+import org.bouncycastle.openssl.PEMParser;
+import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
+import org.bouncycastle.operator.ContentSigner;
+import org.bouncycastle.operator.InputAEADDecryptor;
+import org.bouncycastle.operator.OutputAEADEncryptor;
+import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
+import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
+import org.bouncycastle.util.encoders.Hex;
+
+/** Exits with 0 when done, 1 with the reason on standard error when the message is refused, 2 for a wrong call. */
+public final class Interop {
+    private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
+    private static final String USAGE = """
+        parse FILE                                one line of JSON: content type, recipients, signers, algorithms
+        open-kek FILE OUT KEYHEX
+        open-rsa FILE OUT KEY.pem
+        open-kem FILE OUT KEY.pem
+        seal-kek OUT PAYLOAD FORM KEYHEX KEYID    FORM: der, or ber for Bouncy Castle's streams
+        seal-rsa OUT PAYLOAD FORM CERT.pem
+        seal-kem OUT PAYLOAD FORM CERT.pem
+        sign OUT PAYLOAD FORM KEY.pem CERT.pem    ML-DSA-87 with SHA-512 or RSASSA-PSS with SHA-256
+        verify FILE OUT CERT.pem""";
+
+    public static void main(String[] args) throws IOException {
+        Security.addProvider(new BouncyCastleProvider());
+        try {
+            run(args);
+        } catch (ArrayIndexOutOfBoundsException | IllegalCallException wrong) {
+            System.err.println(USAGE);
+            System.exit(2);
+        } catch (Exception refused) {
+            System.err.println(refused);
+            for (Throwable cause = refused.getCause(); cause != null; cause = cause.getCause()) {
+                System.err.println("  because: " + cause);
+            }
+            System.exit(1);
+        }
+    }
+
+    private static void run(String[] args) throws Exception {
+        switch (args[0]) {
+            case "parse" -> System.out.println(json(summary(read(args[1]))));
+            case "open-kek" -> write(args[2], open(
+                read(args[1]),
+                new JceKEKAuthEnvelopedRecipient(new SecretKeySpec(Hex.decode(args[3]), "AES")).setProvider(BC),
+                KEKRecipientInformation.class));
+            case "open-rsa" -> write(args[2], open(
+                read(args[1]),
+                new JceKeyTransAuthEnvelopedRecipient(key(args[3])).setProvider(BC),
+                KeyTransRecipientInformation.class));
+            case "open-kem" -> write(args[2], open(
+                read(args[1]),
+                new KEMAuthEnvelopedRecipient(key(args[3])).setProvider(BC),
+                KEMRecipientInformation.class));
+            case "seal-kek" -> write(args[1], seal(read(args[2]), args[3], kekRecipient(args[4], args[5])));
+            case "seal-rsa" -> write(args[1], seal(read(args[2]), args[3], rsaRecipient(certificate(args[4]))));
+            case "seal-kem" -> write(args[1], seal(read(args[2]), args[3], kemRecipient(certificate(args[4]))));
+            case "sign" -> write(args[1], sign(read(args[2]), args[3], key(args[4]), certificate(args[5])));
+            case "verify" -> write(args[2], verify(read(args[1]), certificate(args[3])));
+            default -> throw new IllegalCallException();
+        }
+    }
+
+    // Opening
+
+    /** The content, after its tag was verified by the provider's cipher. */
+    private static byte[] open(byte[] message, Recipient recipient, Class<?> kind) throws Exception {
+        for (RecipientInformation information : new CMSAuthEnvelopedData(message).getRecipientInfos()) {
+            if (kind.isInstance(information)) {
+                return information.getContent(recipient);
+            }
+        }
+        throw new CMSException("no " + kind.getSimpleName() + " in the message");
+    }
+
+    /** What JceKEMEnvelopedRecipient of Bouncy Castle 1.80 does for EnvelopedData, for AuthEnvelopedData. */
+    private static final class KEMAuthEnvelopedRecipient extends JceKEMRecipient {
+        KEMAuthEnvelopedRecipient(PrivateKey key) {
+            super(key);
+        }
+
+        @Override
+        public RecipientOperator getRecipientOperator(
+                AlgorithmIdentifier kem, AlgorithmIdentifier content, byte[] encryptedKey) throws CMSException {
+            Key contentKey = extractSecretKey(kem, content, encryptedKey);
+            try {
+                Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding", BC);
+                GCMParameters gcm = GCMParameters.getInstance(content.getParameters());
+                cipher.init(Cipher.DECRYPT_MODE, contentKey,
+                    new GCMParameterSpec(gcm.getIcvLen() * 8, gcm.getNonce()));
+                return new RecipientOperator(new GCMDecryptor(content, cipher));
+            } catch (GeneralSecurityException error) {
+                throw new CMSException("AES-GCM: " + error.getMessage(), error);
+            }
+        }
+    }
+
+    private static final class GCMDecryptor implements InputAEADDecryptor {
+        private final AlgorithmIdentifier algorithm;
+        private final Cipher cipher;
+
+        GCMDecryptor(AlgorithmIdentifier algorithm, Cipher cipher) {
+            this.algorithm = algorithm;
+            this.cipher = cipher;
+        }
+
+        @Override
+        public AlgorithmIdentifier getAlgorithmIdentifier() {
+            return algorithm;
+        }
+
+        @Override
+        public InputStream getInputStream(InputStream encrypted) {
+            return new CipherInputStream(encrypted, cipher);
+        }
+
+        @Override
+        public OutputStream getAADStream() {
+            return new OutputStream() {
+                @Override
+                public void write(int octet) {
+                    cipher.updateAAD(new byte[] {(byte) octet});
+                }
+            };
+        }
+
+        @Override
+        public byte[] getMAC() {
+            return new byte[0];
+        }
+    }
+
+    // Sealing
+
+    private static RecipientInfoGenerator kekRecipient(String keyHex, String keyID) throws IOException {
+        return new JceKEKRecipientInfoGenerator(
+            keyID.getBytes(StandardCharsets.UTF_8), new SecretKeySpec(Hex.decode(keyHex), "AES")).setProvider(BC);
+    }
+
+    /** RSAES-OAEP with SHA-256, MGF1 with SHA-256 and no label. */
+    private static RecipientInfoGenerator rsaRecipient(X509CertificateHolder certificate) throws Exception {
+        AlgorithmIdentifier sha256 = new AlgorithmIdentifier(NISTObjectIdentifiers.id_sha256, DERNull.INSTANCE);
+        AlgorithmIdentifier oaep = new AlgorithmIdentifier(
+            PKCSObjectIdentifiers.id_RSAES_OAEP,
+            new RSAESOAEPparams(
+                sha256,
+                new AlgorithmIdentifier(PKCSObjectIdentifiers.id_mgf1, sha256),
+                RSAESOAEPparams.DEFAULT_P_SOURCE_ALGORITHM));
+        return new JceKeyTransRecipientInfoGenerator(x509(certificate), oaep).setProvider(BC);
+    }
+
+    private static RecipientInfoGenerator kemRecipient(X509CertificateHolder certificate) throws Exception {
+        return new JceKEMRecipientInfoGenerator(x509(certificate), NISTObjectIdentifiers.id_aes256_wrap)
+            .setKDF(new AlgorithmIdentifier(PKCSObjectIdentifiers.id_alg_hkdf_with_sha256))
+            .setProvider(BC);
+    }
+
+    private static byte[] seal(byte[] payload, String form, RecipientInfoGenerator recipient) throws Exception {
+        OutputAEADEncryptor encryptor = (OutputAEADEncryptor)
+            new JceCMSContentEncryptorBuilder(NISTObjectIdentifiers.id_aes256_GCM).setProvider(BC).build();
+        int tag = GCMParameters.getInstance(encryptor.getAlgorithmIdentifier().getParameters()).getIcvLen();
+        if (tag != 16) {
+            throw new CMSException("Bouncy Castle chose a tag of " + tag + " octets");
+        }
+        if (isBER(form)) {
+            CMSAuthEnvelopedDataStreamGenerator generator = new CMSAuthEnvelopedDataStreamGenerator();
+            generator.addRecipientInfoGenerator(recipient);
+            ByteArrayOutputStream message = new ByteArrayOutputStream();
+            try (OutputStream content = generator.open(message, encryptor)) {
+                content.write(payload);
+            }
+            return message.toByteArray();
+        }
+        CMSAuthEnvelopedDataGenerator generator = new CMSAuthEnvelopedDataGenerator();
+        generator.addRecipientInfoGenerator(recipient);
+        return generator.generate(new CMSProcessableByteArray(payload), encryptor)
+            .toASN1Structure().getEncoded(ASN1Encoding.DER);
+    }
+
+    // Signatures
+
+    private static byte[] sign(byte[] payload, String form, PrivateKey key, X509CertificateHolder certificate)
+            throws Exception {
+        boolean rsa = key instanceof RSAPrivateKey;
+        JcaContentSignerBuilder builder = rsa
+            ? new JcaContentSignerBuilder("SHA256WITHRSAANDMGF1",
+                new PSSParameterSpec("SHA-256", "MGF1", MGF1ParameterSpec.SHA256, 32, 1))
+            : new JcaContentSignerBuilder("ML-DSA-87");
+        ContentSigner signer = builder.setProvider(BC).build(key);
+        SignerInfoGenerator information = new JcaSignerInfoGeneratorBuilder(
+            new JcaDigestCalculatorProviderBuilder().setProvider(BC).build())
+            .setContentDigest(new AlgorithmIdentifier(
+                rsa ? NISTObjectIdentifiers.id_sha256 : NISTObjectIdentifiers.id_sha512))
+            .build(signer, certificate);
+        JcaCertStore certificates = new JcaCertStore(List.of(certificate));
+        if (isBER(form)) {
+            CMSSignedDataStreamGenerator generator = new CMSSignedDataStreamGenerator();
+            generator.addSignerInfoGenerator(information);
+            generator.addCertificates(certificates);
+            ByteArrayOutputStream message = new ByteArrayOutputStream();
+            try (OutputStream content = generator.open(message, true)) {
+                content.write(payload);
+            }
+            return message.toByteArray();
+        }
+        CMSSignedDataGenerator generator = new CMSSignedDataGenerator();
+        generator.addSignerInfoGenerator(information);
+        generator.addCertificates(certificates);
+        return generator.generate(new CMSProcessableByteArray(payload), true)
+            .toASN1Structure().getEncoded(ASN1Encoding.DER);
+    }
+
+    /** The content, when it has one signer or more and `certificate` verifies them all. */
+    private static byte[] verify(byte[] message, X509CertificateHolder certificate) throws Exception {
+        CMSSignedData signed = new CMSSignedData(message);
+        if (signed.getSignerInfos().size() == 0 || signed.getSignedContent() == null) {
+            throw new CMSException("no signer, or no content");
+        }
+        for (SignerInformation signer : signed.getSignerInfos()) {
+            if (!signer.verify(new JcaSimpleSignerInfoVerifierBuilder().setProvider(BC).build(certificate))) {
+                throw new CMSException("the signature does not verify");
+            }
+        }
+        return (byte[]) signed.getSignedContent().getContent();
+    }
+
+    // Summaries
+
+    private static Map<String, Object> summary(byte[] message) throws IOException {
+        ContentInfo outer = ContentInfo.getInstance(ASN1Primitive.fromByteArray(message));
+        Map<String, Object> found = new LinkedHashMap<>();
+        found.put("content_type", outer.getContentType().getId());
+        if (CMSObjectIdentifiers.authEnvelopedData.equals(outer.getContentType())) {
+            addEnveloped(found, AuthEnvelopedData.getInstance(outer.getContent()));
+        } else if (CMSObjectIdentifiers.signedData.equals(outer.getContentType())) {
+            addSigned(found, SignedData.getInstance(outer.getContent()));
+        }
+        return found;
+    }
+
+    private static void addEnveloped(Map<String, Object> found, AuthEnvelopedData data) {
+        EncryptedContentInfo encrypted = data.getAuthEncryptedContentInfo();
+        found.put("inner_type", encrypted.getContentType().getId());
+        found.put("content_encryption", encrypted.getContentEncryptionAlgorithm().getAlgorithm().getId());
+        if (NISTObjectIdentifiers.id_aes256_GCM.equals(encrypted.getContentEncryptionAlgorithm().getAlgorithm())) {
+            GCMParameters gcm = GCMParameters.getInstance(encrypted.getContentEncryptionAlgorithm().getParameters());
+            found.put("nonce_octets", gcm.getNonce().length);
+            found.put("icv_length", gcm.getIcvLen());
+        }
+        found.put("content_octets", encrypted.getEncryptedContent().getOctets().length);
+        found.put("tag_octets", data.getMac().getOctets().length);
+        List<Object> recipients = new ArrayList<>();
+        for (ASN1Encodable element : data.getRecipientInfos()) {
+            recipients.add(recipient(RecipientInfo.getInstance(element).getInfo()));
+        }
+        found.put("recipients", recipients);
+    }
+
+    private static Map<String, Object> recipient(ASN1Encodable information) {
+        Map<String, Object> found = new LinkedHashMap<>();
+        if (information instanceof KEKRecipientInfo kek) {
+            found.put("kind", "kek");
+            found.put("version", kek.getVersion().intValueExact());
+            found.put("key_identifier", Hex.toHexString(kek.getKekid().getKeyIdentifier().getOctets()));
+            OtherKeyAttribute other = kek.getKekid().getOther();
+            found.put("attribute", other == null ? "" : other.getKeyAttrId().getId());
+            found.put("wrap", kek.getKeyEncryptionAlgorithm().getAlgorithm().getId());
+            found.put("encrypted_key_octets", kek.getEncryptedKey().getOctets().length);
+        } else if (information instanceof KeyTransRecipientInfo transport) {
+            found.put("kind", "key-transport");
+            found.put("version", transport.getVersion().intValueExact());
+            addIdentifier(found, transport.getRecipientIdentifier().getId());
+            found.put("algorithm", transport.getKeyEncryptionAlgorithm().getAlgorithm().getId());
+            if (PKCSObjectIdentifiers.id_RSAES_OAEP.equals(transport.getKeyEncryptionAlgorithm().getAlgorithm())) {
+                RSAESOAEPparams oaep =
+                    RSAESOAEPparams.getInstance(transport.getKeyEncryptionAlgorithm().getParameters());
+                found.put("hash", oaep.getHashAlgorithm().getAlgorithm().getId());
+                found.put("mask_hash", AlgorithmIdentifier.getInstance(
+                    oaep.getMaskGenAlgorithm().getParameters()).getAlgorithm().getId());
+            }
+            found.put("encrypted_key_octets", transport.getEncryptedKey().getOctets().length);
+        } else if (information instanceof OtherRecipientInfo other
+                && CMSObjectIdentifiers.id_ori_kem.equals(other.getType())) {
+            KEMRecipientInfo kem = KEMRecipientInfo.getInstance(other.getValue());
+            found.put("kind", "kem");
+            addIdentifier(found, kem.getRecipientIdentifier().getId());
+            found.put("algorithm", kem.getKem().getAlgorithm().getId());
+            found.put("kdf", kem.getKdf().getAlgorithm().getId());
+            found.put("wrap", kem.getWrap().getAlgorithm().getId());
+            found.put("ciphertext_octets", kem.getKemct().getOctets().length);
+            found.put("encrypted_key_octets", kem.getEncryptedKey().getOctets().length);
+        } else if (information instanceof OtherRecipientInfo other) {
+            found.put("kind", "other");
+            found.put("algorithm", other.getType().getId());
+        } else {
+            found.put("kind", information.getClass().getSimpleName());
+        }
+        return found;
+    }
+
+    private static void addSigned(Map<String, Object> found, SignedData data) {
+        found.put("inner_type", data.getEncapContentInfo().getContentType().getId());
+        found.put("content_octets",
+            ASN1OctetString.getInstance(data.getEncapContentInfo().getContent()).getOctets().length);
+        found.put("certificates", data.getCertificates() == null ? 0 : data.getCertificates().size());
+        List<Object> signers = new ArrayList<>();
+        for (ASN1Encodable element : data.getSignerInfos()) {
+            SignerInfo information = SignerInfo.getInstance(element);
+            Map<String, Object> signer = new LinkedHashMap<>();
+            signer.put("version", information.getVersion().intValueExact());
+            addIdentifier(signer, information.getSID().getId());
+            signer.put("digest", information.getDigestAlgorithm().getAlgorithm().getId());
+            signer.put("signature", information.getDigestEncryptionAlgorithm().getAlgorithm().getId());
+            List<Object> attributes = new ArrayList<>();
+            ASN1Set signedAttributes = information.getAuthenticatedAttributes();
+            if (signedAttributes != null) {
+                for (ASN1Encodable attribute : signedAttributes) {
+                    attributes.add(Attribute.getInstance(attribute).getAttrType().getId());
+                }
+            }
+            signer.put("signed_attributes", attributes);
+            signers.add(signer);
+        }
+        found.put("signers", signers);
+    }
+
+    private static void addIdentifier(Map<String, Object> found, ASN1Encodable identifier) {
+        if (identifier instanceof ASN1OctetString key) {
+            found.put("subject_key_identifier", Hex.toHexString(key.getOctets()));
+        } else {
+            IssuerAndSerialNumber named = IssuerAndSerialNumber.getInstance(identifier);
+            found.put("issuer", named.getName().toString());
+            found.put("serial", named.getSerialNumber().getValue().toString());
+        }
+    }
+
+    private static String json(Object value) {
+        if (value instanceof Map<?, ?> map) {
+            StringJoiner members = new StringJoiner(", ", "{", "}");
+            map.forEach((name, member) -> members.add(json(name) + ": " + json(member)));
+            return members.toString();
+        }
+        if (value instanceof List<?> list) {
+            StringJoiner elements = new StringJoiner(", ", "[", "]");
+            list.forEach(element -> elements.add(json(element)));
+            return elements.toString();
+        }
+        if (value instanceof String text) {
+            return '"' + text.replace("\\", "\\\\").replace("\"", "\\\"") + '"';
+        }
+        return String.valueOf(value);
+    }
+
+    // Files
+
+    private static boolean isBER(String form) throws IllegalCallException {
+        if (!form.equals("ber") && !form.equals("der")) {
+            throw new IllegalCallException();
+        }
+        return form.equals("ber");
+    }
+
+    private static byte[] read(String path) throws IOException {
+        return Files.readAllBytes(Path.of(path));
+    }
+
+    private static void write(String path, byte[] octets) throws IOException {
+        Files.write(Path.of(path), octets);
+    }
+
+    private static Object pem(String path) throws IOException {
+        try (Reader reader = Files.newBufferedReader(Path.of(path)); PEMParser parser = new PEMParser(reader)) {
+            return parser.readObject();
+        }
+    }
+
+    private static PrivateKey key(String path) throws IOException {
+        return new JcaPEMKeyConverter().setProvider(BC).getPrivateKey((PrivateKeyInfo) pem(path));
+    }
+
+    private static X509CertificateHolder certificate(String path) throws IOException {
+        return (X509CertificateHolder) pem(path);
+    }
+
+    private static X509Certificate x509(X509CertificateHolder certificate) throws Exception {
+        return new JcaX509CertificateConverter().setProvider(BC).getCertificate(certificate);
+    }
+
+    private static final class IllegalCallException extends Exception {
+        private static final long serialVersionUID = 1;
+    }
+}

@@ -1,0 +1,216 @@
+"""dec_keys in bulk: gathered, shared, kept before use, and not spoilt by one unknown key_ID.
+Standard: each key is delivered once and must not be lost, whatever the KME, the store or the caller does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from relay.bench.simulated_kme import Misbehaviour
+from relay.errors import KMEUnreachable, StoreUnavailable
+from relay.keys.client import Quirks
+from relay.keys.pool import KMEGroup, Prefetch
+from tests.keys.fake_kme import FakeKME, FakeTime
+
+
+class Kept:
+    """A store in memory, which can be told to fail."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, str], bytes] = {}
+        self.fails = 0
+
+    async def __call__(self, master_sae: str, keys: Mapping[str, bytes]) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise StoreUnavailable("disk full")
+        await asyncio.sleep(0)
+        self.keys |= {(master_sae, key_ID): octets for key_ID, octets in keys.items()}
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+async def group(kme: FakeKME, kept: Kept, time: FakeTime) -> AsyncIterator[KMEGroup]:
+    client = kme.client(timing=time.timing, retry_attempts=0)
+    group = KMEGroup("g", [client], Prefetch(0, 0), keep=kept, timing=time.timing)
+    yield group
+    await group.close()
+
+
+def _drawn(kme: FakeKME, number: int) -> list[str]:
+    return [key_ID for key_ID, _ in kme.pair.draw(number, 256)]
+
+
+async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: FakeKME, group: KMEGroup) -> None:
+    kme.limits["max_key_per_request"] = 20
+    key_IDs = _drawn(kme, 100)
+    answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in key_IDs))
+    assert {key_ID: answer[key_ID].key for key_ID, answer in zip(key_IDs, answers, strict=True)} == {
+        key_ID: kme.pair.issued[key_ID] for key_ID in key_IDs
+    }
+    assert len(kme.got("dec_keys")) == 5
+    assert set(kme.pair.times_delivered.values()) == {1}
+
+
+async def test_gathering_can_be_turned_off(kme: FakeKME, time: FakeTime) -> None:
+    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), gather=False, timing=time.timing)
+    await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in _drawn(kme, 10)))
+    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1] * 10
+    await group.close()
+
+
+async def test_those_who_ask_for_the_same_key_share_one_fetch(kme: FakeKME, group: KMEGroup) -> None:
+    [key_ID] = _drawn(kme, 1)
+    kme.latency = 0.01
+    answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for _ in range(10)))
+    assert {answer[key_ID].key for answer in answers} == {kme.pair.issued[key_ID]}
+    assert kme.pair.times_delivered[key_ID] == 1
+    assert len(kme.got("dec_keys")) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        None,
+        Misbehaviour("http", 400, '{"message": "one or more keys specified are not found on KME"}'),
+        Misbehaviour("http", 404, "<html>"),
+    ],
+    ids=["named", "unnamed", "html"],
+)
+async def test_one_unknown_key_does_not_cost_the_others(
+    kme: FakeKME, group: KMEGroup, refusal: Misbehaviour | None
+) -> None:
+    kme.not_found = refusal
+    key_IDs = _drawn(kme, 40)
+    wanted = [*key_IDs[:17], "unknown", *key_IDs[17:]]
+    answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in wanted))
+    assert [bool(answer) for answer in answers] == [True] * 17 + [False] + [True] * 23
+    assert set(kme.pair.times_delivered.values()) == {1}
+
+
+async def test_a_key_that_is_not_yet_known_is_waited_for(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    kme.pair.lag_asks = 3
+    [key_ID] = _drawn(kme, 1)
+    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.pair.issued[key_ID]
+    assert len(kme.got("dec_keys")) == 4
+    pauses = [pause for pause in time.slept if pause > 0.01]
+    assert pauses == sorted(pauses)
+    assert len(pauses) == 3
+
+
+async def test_a_key_that_never_comes_is_missing_after_the_patience(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    began = time.now
+    assert await group.fetch("alice", ["unknown"]) == {}
+    assert time.now - began <= 30
+    assert len(kme.got("dec_keys")) < 20
+
+
+async def test_many_unknown_keys_make_no_storm(kme: FakeKME, time: FakeTime) -> None:
+    kme.not_found = Misbehaviour("http", 400, '{"message": "not found"}')
+    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0, timing=time.timing)
+    answers = await asyncio.gather(*(group.fetch("alice", [f"unknown-{n}"]) for n in range(64)))
+    assert not any(answers)
+    assert len(kme.got("dec_keys")) <= 40
+    await group.close()
+
+
+async def test_each_key_is_stored_before_anybody_gets_it(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
+    key_IDs = _drawn(kme, 3)
+    keys = await group.fetch("alice", key_IDs)
+    assert kept.keys == {("alice", key_ID): keys[key_ID].key for key_ID in key_IDs}
+
+
+async def test_a_key_that_cannot_be_stored_is_not_handed_over_and_not_lost(
+    kme: FakeKME, group: KMEGroup, kept: Kept
+) -> None:
+    [key_ID] = _drawn(kme, 1)
+    kept.fails = 2
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await group.fetch("alice", [key_ID])
+    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kept.keys["alice", key_ID]
+    assert len(kme.got("dec_keys")) == 1
+
+
+async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(
+    kme: FakeKME, group: KMEGroup, kept: Kept
+) -> None:
+    [key_ID] = _drawn(kme, 1)
+    kme.latency = 0.02
+    asking = asyncio.create_task(group.fetch("alice", [key_ID]))
+    while not kme.got("dec_keys"):
+        await kme.next_request()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await group.close()
+    assert kept.keys["alice", key_ID] == kme.pair.issued[key_ID]
+
+
+async def test_keys_that_came_with_a_failure_are_kept(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
+    key_IDs = _drawn(kme, 4)
+    kme.misbehave("dec_keys", "short")
+    await group.fetch("alice", key_IDs)
+    assert set(kept.keys) == {("alice", key_ID) for key_ID in key_IDs}
+
+
+async def test_another_kme_of_the_group_is_asked_for_what_one_does_not_give(
+    two_kmes: tuple[FakeKME, FakeKME], time: FakeTime
+) -> None:
+    first, second = two_kmes
+    clients = [
+        kme.client(timing=time.timing, name=name, retry_attempts=0)
+        for kme, name in zip(two_kmes, "ab", strict=True)
+    ]
+    group = KMEGroup("g", clients, Prefetch(0, 0), timing=time.timing)
+    first.misbehave("dec_keys", "drop", times=None)
+    [key_ID] = _drawn(first, 1)
+    assert await group.fetch("alice", [key_ID])
+    assert len(second.got("dec_keys")) == 1
+    await group.close()
+
+
+async def test_when_no_kme_can_be_asked_the_error_says_so(kme: FakeKME, group: KMEGroup) -> None:
+    kme.misbehave("dec_keys", "drop", times=None)
+    with pytest.raises(KMEUnreachable):
+        await group.fetch("alice", _drawn(kme, 1))
+
+
+async def test_a_limit_that_the_status_does_not_tell_is_found_out(kme: FakeKME, group: KMEGroup) -> None:
+    kme.limits |= {"max_key_per_request": 0}
+    kme.misbehave("dec_keys", "http", code=413)
+    key_IDs = _drawn(kme, 64)
+    assert len(await group.fetch("alice", key_IDs)) == 64
+    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [64, 32, 32]
+
+
+async def test_a_kme_with_only_get_is_asked_for_each_key_alone(kme: FakeKME, time: FakeTime) -> None:
+    client = kme.client(timing=time.timing, quirks=Quirks(method="GET"))
+    group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=0, timing=time.timing)
+    key_IDs = _drawn(kme, 5)
+    assert set(await group.fetch("alice", [*key_IDs, "unknown"])) == set(key_IDs)
+    assert len(kme.got("dec_keys")) == 6
+    await group.close()
+
+
+async def test_closing_answers_everybody_and_leaves_no_task(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "hang", times=None)
+    group = KMEGroup("g", [kme.client(timeout=0.2, retry_attempts=0)], Prefetch(0, 0), lag_patience=0)
+    before = asyncio.all_tasks()
+    asking = [asyncio.create_task(group.fetch("alice", [key_ID])) for key_ID in _drawn(kme, 3)]
+    while not kme.got("dec_keys"):
+        await kme.next_request()
+    await group.close()
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(result, KMEUnreachable) for result in results)
+    assert {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)} == set()

@@ -1,0 +1,235 @@
+"""Keys that are ready: popped once, refused twice, destroyed in time, and always accounted for.
+Standard: issued = used + burnt + expired + in the pool.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.keys.accounts import Accounts
+from relay.keys.contract import Key
+from relay.keys.pads import pad_of, plan_pad
+from relay.keys.prefetch import Marks, Prefetch, marks
+from relay.keys.rates import Forecast, Peak, Rate, Refill
+from relay.keys.replies import KeyStatus, status_from_reply
+from relay.keys.rotation import KeysInUse, Rotation, Taken
+from relay.keys.stock import SeenKeys, Stock
+from tests.keys.fake_kme import FakeTime
+
+
+def _keys(number: int, size: int = 256) -> list[Key]:
+    return [Key(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
+
+
+def _stock(time: FakeTime, lifetime: float = 100, seen: SeenKeys | None = None) -> tuple[Stock, Accounts]:
+    accounts = Accounts()
+    stock = Stock("bob", lifetime=lifetime, accounts=accounts, seen=seen or SeenKeys(), clock=time.clock)
+    return stock, accounts
+
+
+def _status(**fields: object) -> KeyStatus:
+    return status_from_reply(fields)
+
+
+def test_keys_come_out_in_order_and_once(time: FakeTime) -> None:
+    stock, accounts = _stock(time)
+    keys = _keys(3)
+    stock.add(keys)
+    assert stock.pop(2) == keys[:2]
+    assert stock.pop(2) is None
+    assert stock.pop(1) == keys[2:]
+    assert accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
+
+
+def test_an_expired_key_is_destroyed_and_counted(time: FakeTime) -> None:
+    stock, accounts = _stock(time, lifetime=100)
+    stock.add(_keys(2))
+    time.now += 60
+    young = _keys(1)
+    stock.add(young)
+    time.now += 40
+    assert stock.pop(1) == young
+    assert accounts.totals()["expired"] == 2
+
+
+def test_a_key_id_seen_before_is_refused_and_burnt(time: FakeTime) -> None:
+    stock, accounts = _stock(time)
+    [key] = _keys(1)
+    stock.add([key])
+    stock.pop(1)
+    assert stock.add([Key(key.key_ID, secrets.token_bytes(32))]) == 1
+    assert stock.pop(1) is None
+    assert accounts.burnt_by_cause() == {"seen before": 1}
+
+
+def test_the_same_octets_under_another_id_are_refused(time: FakeTime) -> None:
+    stock, _ = _stock(time)
+    [key] = _keys(1)
+    assert stock.add([key]) == 0
+    assert stock.add([Key("another", key.key)]) == 1
+
+
+def test_short_keys_may_be_equal_by_chance(time: FakeTime) -> None:
+    stock, _ = _stock(time)
+    assert stock.add([Key("one", b"\x07"), Key("two", b"\x07")]) == 0
+
+
+def test_seen_keys_are_forgotten_oldest_first() -> None:
+    seen = SeenKeys(most=2)
+    keys = _keys(3)
+    assert all(seen.first_time(key) for key in keys)
+    assert not seen.first_time(keys[2])
+    assert seen.first_time(keys[0])
+
+
+def test_buffers_are_overwritten_when_keys_leave(time: FakeTime) -> None:
+    stock, _ = _stock(time)
+    stock.add(_keys(3))
+    buffers = [held.octets for held in stock._held]
+    stock.pop(1)
+    stock.burn_all("test")
+    assert all(not any(octets) for octets in buffers)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "again", "pop", "wait", "burn"]), st.integers(0, 5))))
+def test_the_accounts_agree_with_the_pool_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    time = FakeTime()
+    stock, accounts = _stock(time, lifetime=3)
+    given_before: list[Key] = []
+    used: list[str] = []
+    for step, number in steps:
+        if step == "add":
+            given_before += (keys := _keys(number))
+            stock.add(keys)
+        elif step == "again":
+            stock.add(given_before[:number])
+        elif step == "pop":
+            used += [key.key_ID for key in stock.pop(number) or []]
+        elif step == "wait":
+            time.now += number
+        else:
+            stock.burn_all("test")
+        assert accounts.totals("bob")["in_pool"] == len(stock)
+        assert accounts.totals() == accounts.totals("bob")
+    assert len(used) == len(set(used)) == accounts.totals()["used"]
+
+
+@given(
+    n_octets=st.integers(1, 10_000_000),
+    most=st.integers(1, 8192),
+    least=st.integers(1, 8),
+    per_request=st.integers(1, 128),
+)
+def test_a_pad_fits_the_limits_and_wastes_less_than_one_octet_a_key(
+    n_octets: int, most: int, least: int, per_request: int
+) -> None:
+    least = min(least, most)
+    status = _status(max_key_size=most * 8, min_key_size=least * 8, max_key_per_request=per_request)
+    plan = plan_pad(n_octets, status)
+    assert plan.size % 8 == 0
+    assert least * 8 <= plan.size <= most * 8
+    assert plan.number == -(-n_octets // most)
+    assert plan.number * plan.size // 8 >= n_octets
+    assert plan.number * plan.size // 8 - n_octets < max(plan.number, least)
+    assert plan.requests == -(-plan.number // per_request)
+
+
+def test_a_pad_of_a_kme_with_one_size_is_made_of_that_size() -> None:
+    plan = plan_pad(100, _status(key_size=256, max_key_size=65536), any_size=False)
+    assert (plan.size, plan.number) == (256, 4)
+
+
+def test_a_pad_of_a_kme_without_limits_asks_for_usual_keys_one_by_one() -> None:
+    plan = plan_pad(100, None)
+    assert (plan.size, plan.number, plan.per_request) == (200, 4, 1)
+
+
+def test_a_pad_has_exactly_its_octets_and_can_be_overwritten() -> None:
+    keys = _keys(3, size=64)
+    with pad_of(keys, [None] * 3, 20)[0] as pad:  # type: ignore[list-item]
+        assert bytes(pad.octets()) == b"".join(key.key for key in keys)[:20]
+        assert [len(segment.octets) for segment in pad.segments] == [8, 8, 4]
+    assert not any(pad.octets())
+
+
+def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
+    rule = Prefetch(low=8, high=32, most=1000, outage=10)
+    assert marks(rule, peak_rate=0, latency=0.2) == Marks(8, 32)
+    assert marks(rule, peak_rate=50, latency=0.2) == Marks(127, 510)
+    assert marks(rule, peak_rate=5000, latency=0.2).high == 1000
+
+
+def test_the_marks_stay_below_what_the_kme_stores_and_what_the_link_makes_in_a_lifetime() -> None:
+    rule = Prefetch(low=8, high=32, lifetime=10)
+    assert marks(rule, peak_rate=50, latency=0.2, status=_status(max_key_count=20)).high == 20
+    assert marks(rule, peak_rate=50, latency=0.2, refill_rate=1.5).high == 15
+
+
+def test_without_prefetch_both_marks_are_zero() -> None:
+    assert marks(Prefetch(0, 0), peak_rate=1000, latency=1) == Marks(0, 0)
+
+
+def test_a_rate_is_the_average_over_its_window(time: FakeTime) -> None:
+    rate = Rate(100, time.clock)
+    for _ in range(1000):
+        time.now += 1
+        rate.add(7)
+    assert rate.per_second == pytest.approx(7, rel=0.02)
+    time.now += 1000
+    assert rate.per_second == pytest.approx(0, abs=0.01)
+
+
+def test_a_peak_is_remembered_for_a_while(time: FakeTime) -> None:
+    peak = Peak(time.clock, window=100)
+    for _ in range(100):
+        time.now += 0.1
+        peak.add(1)
+    assert peak.per_second == pytest.approx(10, rel=0.2)
+    time.now += 100
+    assert peak.per_second == pytest.approx(5, rel=0.2)
+
+
+def test_the_refill_rate_counts_what_was_drawn_and_ignores_a_full_store(time: FakeTime) -> None:
+    refill = Refill(time.clock)
+    assert refill.per_second is None
+    refill.stored(1000, full=True)
+    time.now += 10
+    refill.stored(1000, full=True)
+    assert refill.per_second is None
+    refill.drawn(500)
+    time.now += 10
+    refill.stored(700, full=False)
+    assert refill.per_second == pytest.approx(20)
+
+
+def test_a_forecast_says_when_the_keys_are_gone() -> None:
+    assert Forecast(1000, 30, 10).empty_in == 50
+    assert Forecast(1000, 10, 10).empty_in is None
+    assert Forecast(1000, 10, None).empty_in == 100
+
+
+def test_a_key_wraps_as_many_messages_octets_and_seconds_as_set(time: FakeTime) -> None:
+    rotation = Rotation(max_messages=3, max_bytes=1000, max_age=60)
+    in_use = KeysInUse(time.clock)
+    taken = Taken(_keys(1)[0], None)  # type: ignore[arg-type]
+    in_use.began("bob", rotation, 100, taken)
+    assert in_use.again("bob", rotation, 100) is taken
+    assert in_use.again("eve", rotation, 100) is None
+    assert in_use.again("bob", rotation, 100) is taken
+    assert in_use.again("bob", rotation, 100) is None
+    in_use.began("bob", rotation, 100, taken)
+    assert in_use.again("bob", rotation, 901) is None
+    in_use.began("bob", rotation, 100, taken)
+    time.now += 60
+    assert in_use.again("bob", rotation, 1) is None
+
+
+def test_by_default_every_message_gets_its_own_key(time: FakeTime) -> None:
+    in_use = KeysInUse(time.clock)
+    in_use.began("bob", Rotation(), 100, Taken(_keys(1)[0], None))  # type: ignore[arg-type]
+    assert in_use.again("bob", Rotation(), 100) is None

@@ -1,0 +1,266 @@
+"""Real Postfix instances beside the host's own, made from the files in deploy/postfix as they stand.
+Standard: free ports, all files in one directory of its own, stopped and gone after the test whatever happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from relay.config import Address
+from tests.testlib.submit import Reply, submit
+
+FRAGMENTS = Path(__file__).parents[2] / "deploy" / "postfix"
+DEADLINE_S = 60.0
+POLL_S = 0.05
+
+_Found = TypeVar("_Found")
+
+_MAIN_CF = """\
+compatibility_level = {level}
+queue_directory = {directory}/queue
+data_directory = {directory}/data
+maillog_file = {directory}/log
+maillog_file_prefixes = {directory}
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mydestination =
+alias_maps =
+alias_database =
+local_recipient_maps =
+mynetworks = 127.0.0.0/8
+notify_classes =
+smtpd_peername_lookup = no
+"""
+
+_MASTER_CF = """\
+{smtp} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+mailboxes unix - - n - - smtp -o smtp_line_length_limit=0
+"""
+
+
+def _why_not() -> str:
+    if missing := [name for name in ("postfix", "postconf", "postqueue") if shutil.which(name) is None]:
+        return f"Postfix is not installed (no {missing[0]})"
+    return "" if os.geteuid() == 0 else "starting Postfix needs root"
+
+
+requires_postfix = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "Postfix can be started")
+"""For tests that start Postfix: they are skipped, with the reason, where that is not possible."""
+
+
+def free_addresses(number: int) -> list[Address]:
+    """Addresses on loopback on which nobody listens, all different."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [Address(*each.getsockname()) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One recipient of a mail in the queue; `reason` is why it was deferred, or "" where it was not."""
+
+    queue: str
+    sender: str
+    recipient: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """One instance; `smtp` is where its port 25 is."""
+
+    directory: Path
+    smtp: Address
+
+    @property
+    def config(self) -> Path:
+        """The directory of its main.cf and master.cf."""
+        return self.directory / "etc"
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        path = self.directory / "log"
+        return path.read_text() if path.exists() else ""
+
+    async def submit(
+        self,
+        message: bytes,
+        *,
+        sender: str = "ann@alice.example",
+        recipients: Sequence[str] = ("ben@bob.example",),
+        options: Sequence[str] = (),
+    ) -> Reply:
+        """The reply to a mail that is handed to its port 25."""
+        return await submit(self.smtp, message, sender=sender, recipients=recipients, options=options)
+
+    async def command(self, *words: str) -> str:
+        """Runs one of Postfix's commands on this instance: all it wrote. Fails where the command does."""
+        return await run(words[0], "-c", str(self.config), *words[1:])
+
+    async def flush(self) -> None:
+        """Everything that is deferred is tried again now."""
+        await self.command("postqueue", "-f")
+
+    async def queue(self) -> list[Queued]:
+        """What is in the queue now."""
+        lines = (await self.command("postqueue", "-j")).splitlines()
+        return [
+            Queued(mail["queue_name"], mail["sender"], recipient["address"], recipient.get("delay_reason", ""))
+            for mail in map(json.loads, lines)
+            for recipient in mail["recipients"]
+        ]
+
+    async def deferred(self, recipient: str) -> str:
+        """Waits until the mail to this recipient is deferred; gives the reason."""
+
+        def find(queue: list[Queued]) -> list[str]:
+            return [each.reason for each in queue if each.recipient == recipient and each.queue == "deferred"]
+
+        return (await self._until(find, f"no mail to {recipient} is deferred"))[0]
+
+    async def empty(self) -> None:
+        """Waits until nothing is in the queue."""
+        await self._until(lambda queue: not queue, "the queue is not empty")
+
+    async def _until(self, condition: Callable[[list[Queued]], _Found], complaint: str) -> _Found:
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        while not (found := condition(queue := await self.queue())):
+            assert asyncio.get_running_loop().time() < deadline, f"{complaint}: {queue}\n{self.log}"
+            await asyncio.sleep(POLL_S)
+        return found
+
+
+@asynccontextmanager
+async def made(
+    *,
+    smtp: Address,
+    fragments: Iterable[str],
+    ports: Mapping[int, Address],
+    settings: Mapping[str, str],
+) -> AsyncIterator[Postfix]:
+    """An instance that is configured but does not run.
+
+    `fragments` are directories in deploy/postfix, applied with the commands that stand in them; `ports` says
+    what is there instead of each port that they name; `settings` are further lines of main.cf.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="postfix-"))
+    try:
+        directory.chmod(0o755)  # Postfix's own user must get in; pytest's directories are root's alone
+        for name in ("etc", "queue", "data"):
+            (directory / name).mkdir()
+        shutil.chown(directory / "data", "postfix")
+        level = ".".join((await run("postconf", "-dh", "mail_version")).split(".")[:2])
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        main = [_MAIN_CF.format(level=level, directory=directory), *lines, ""]
+        (directory / "etc" / "main.cf").write_text("\n".join(main))
+        (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(smtp=smtp))
+        for name in fragments:
+            await _apply(directory, name, {str(port): str(there.port) for port, there in ports.items()}, smtp)
+        yield Postfix(directory, smtp)
+    finally:
+        shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def running(
+    *,
+    smtp: Address,
+    fragments: Iterable[str],
+    ports: Mapping[int, Address],
+    settings: Mapping[str, str],
+) -> AsyncIterator[Postfix]:
+    """The same, running."""
+    async with made(smtp=smtp, fragments=fragments, ports=ports, settings=settings) as postfix:
+        try:
+            await postfix.command("postfix", "start")
+            yield postfix
+        finally:
+            await _stop(postfix)
+
+
+async def run(*words: str, directory: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """Runs a command: what it wrote, standard error included. Fails where the command does."""
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=directory,
+        env={**os.environ, **(environment or {})},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(words)}: {process.returncode}\n{output.decode()}"
+    return output.decode()
+
+
+async def _apply(directory: Path, fragment: str, ports: Mapping[str, str], smtp: Address) -> None:
+    """Does what the comments of a fragment's main.cf say, with its ports and port 25 replaced."""
+    copy = directory / fragment
+    copy.mkdir()
+    for source in (FRAGMENTS / fragment).iterdir():
+        text = source.read_text().replace("smtp/inet", f"{smtp}/inet")
+        (copy / source.name).write_text(re.sub(r"\b\d{5}\b", lambda match: ports.get(match[0], match[0]), text))
+    commands = "\n".join(re.findall(r"^#     (.*)$", (copy / "main.cf").read_text(), re.MULTILINE))
+    said = await run("sh", "-ec", commands, directory=copy, environment={"MAIL_CONFIG": str(directory / "etc")})
+    assert not said, said
+
+
+async def _stop(postfix: Postfix) -> None:
+    """Ends all its processes and waits until its lock is free."""
+    master = postfix.directory / "queue" / "pid" / "master.pid"
+    if not master.exists():
+        return
+    await postfix.command("postfix", "abort")
+    async with asyncio.timeout(DEADLINE_S):
+        while await _runs(postfix):
+            await asyncio.sleep(POLL_S)
+
+
+async def _runs(postfix: Postfix) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        "postfix", "-c", str(postfix.config), "status", stderr=asyncio.subprocess.DEVNULL
+    )
+    return await process.wait() == 0

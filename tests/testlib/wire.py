@@ -1,0 +1,102 @@
+"""A TCP connection that can be listened to, cut and stopped half-way: networks and processes fail like that.
+Standard: octets pass unchanged and in order; whatever passed is kept for asserting on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from relay.config import Address
+
+
+class Wire:
+    """Forwards connections to `target`; `sent` is all that went there, `answered` all that came back.
+
+    It listens on a free port that stays the same while it is cut and mended.
+    """
+
+    def __init__(self, target: Address) -> None:
+        self.target = target
+        self.address = Address("127.0.0.1", 0)
+        self.sent = bytearray()
+        self.answered = bytearray()
+        self._stop_after: int | None = None
+        self._stopped = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.mend()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.cut()
+
+    async def mend(self) -> None:
+        """Connections are taken, and stop nowhere, from now on."""
+        self._stop_after = None
+        if self._server is None:
+            self._server = await asyncio.start_server(self._connection, *self.address)
+            self.address = Address(*self._server.sockets[0].getsockname()[:2])
+
+    async def cut(self) -> None:
+        """Open connections break, new ones are refused."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await server.wait_closed()
+
+    def stop_after(self, octets: int) -> None:
+        """Each connection stays open but passes at most so many octets to the target."""
+        self._stopped.clear()
+        self._stop_after = octets
+
+    async def stopped(self) -> None:
+        """Waits until a connection has come to the point where it stops."""
+        async with asyncio.timeout(30):
+            await self._stopped.wait()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        writers = [writer]
+        try:
+            there, to_there = await asyncio.open_connection(*self.target)
+            writers.append(to_there)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._there(reader, to_there))
+                both.create_task(self._back(there, writer))
+        except (asyncio.CancelledError, OSError, ExceptionGroup):
+            for each in writers:
+                each.transport.abort()
+        finally:
+            self._connections.discard(task)
+            for each in writers:
+                each.close()
+
+    async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passed = 0
+        while piece := await reader.read(65536):
+            if self._stop_after is not None and passed + len(piece) > self._stop_after:
+                self._stopped.set()
+                await asyncio.Event().wait()
+            passed += len(piece)
+            self.sent += piece
+            writer.write(piece)
+            await writer.drain()
+        writer.write_eof()
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            self.answered += piece
+            writer.write(piece)
+            await writer.drain()
+        writer.write_eof()
