@@ -15,13 +15,14 @@ from pathlib import Path
 
 import structlog
 
-from relay.config import KME, Address, Config, Direction, load_config
+from relay.config import KME, Address, Config, Direction, Peer, load_config
 from relay.entry import Recipe
 from relay.entry.smtp import SMTPEntry
 from relay.errors import ConfigError, StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.keys import OptimizedKMClient
+from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.levels import Level
@@ -83,19 +84,43 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others.
     """
     async with AsyncExitStack() as stack:
+        config, certificates = with_documents(config)
+        identity = own_identity(config)
         policies = PoliciesInForce(config)
         store = await open_store(config.store.database, SiteSecret.load_or_create(config.store.secret))
         stack.push_async_callback(store.close)
         keys = key_ring(config, store.received, prefetch=prefetch)
         stack.push_async_callback(keys.close)
-        levels: dict[str, Level] = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+        otp = OTP(config.otp.padding, compression=config.otp.compression)
+        levels: dict[str, Level] = {level.name: level for level in (otp, AES(), PQC(), RSA())}
         yield Parts(
             config,
             policies,
             store,
-            Sealer(config, policies, levels, keys),
-            Opener(config, levels, keys, store.received),
+            Sealer(config, policies, levels, keys, identity, certificates),
+            Opener(config, levels, keys, store.received, identity, certificates),
         )
+
+
+def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
+    """The configuration with the peers whose documents were imported, and the certificates in these.
+
+    What [peers.*] says of such a peer counts; what it leaves open comes from the document. Raises ConfigError.
+    """
+    certificates = trusted_peers(config)
+    peers = dict(config.peers)
+    for name, document in certificates.items():
+        table = peers.get(name) or Peer(domains=document.domains, sae_id=document.sae_id)
+        groups = table.kme_groups or common_groups(config, document)
+        peers[name] = table.model_copy(update={"kme_groups": groups})
+    return config.model_copy(update={"peers": peers}), certificates
+
+
+def own_identity(config: Config) -> Identity | None:
+    """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
+    if config.identity is None or not config.identity.directory.exists():
+        return None
+    return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
 def key_ring(config: Config, received: ReceivedKeys | None, *, prefetch: bool) -> KeyRing:

@@ -156,6 +156,24 @@ class Peer(toml.Table):
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(_list_as_tuple)] = ()
 
 
+class IdentityFiles(toml.Table):
+    """Where this site's keys and certificates lie, and the documents of its peers (levels pqc and rsa).
+
+    `passphrase` is a file with which the private keys are encrypted; without one they are not.
+    """
+
+    directory: PathSetting
+    peers_directory: PathSetting
+    passphrase: PathSetting | None = None
+
+
+class OTP(toml.Table):
+    """How level otp hides the size of what it seals, and whether it saves key by compressing first."""
+
+    padding: Literal["padme", "none"] = "padme"
+    compression: bool = False
+
+
 class Log(toml.Table):
     """How much is logged and in which form; message content and keys never are."""
 
@@ -171,8 +189,10 @@ class Config(toml.Table):
     incoming: Direction | None = None
     policies: Policies
     store: Store
+    identity: IdentityFiles | None = None
     kmes: dict[str, KME] = Field(default_factory=dict)
     peers: dict[str, Peer] = Field(default_factory=dict)
+    otp: OTP = OTP()
     log: Log = Log()
 
     def peer_by_sae(self, sae_id: str) -> tuple[str, Peer] | None:

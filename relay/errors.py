@@ -14,6 +14,7 @@ The tree::
     │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
+    │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
     │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig      over the size limit
@@ -111,6 +112,13 @@ class PolicyHolds(TryLater):
 
     status = "4.7.1"
     public = "Message held by policy, try again later"
+
+
+class CertificateExpired(TryLater):
+    """A certificate is not valid now: the mail waits until a person has renewed it."""
+
+    status = "4.7.5"
+    public = "Certificate not valid now, try again later"
 
 
 class StoreUnavailable(TryLater):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiosmtplib
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -29,7 +30,7 @@ pytestmark = [requires_postfix, pytest.mark.asyncio(loop_scope="module")]
 
 COMPLETE = b"Date: Wed, 25 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@alice.example>\r\n"
 """Fields without which Postfix would add its own."""
-TRACE_FIELDS = {b"received", b"return-path", b"delivered-to"}
+TRACE_FIELDS = {b"received", b"return-path", b"delivered-to", b"x-qumail-protection"}
 IN_CLEAR = 'levels = ["plaintext"]\n'
 SEALED = 'levels = ["aes"]\n'
 TOO_BIG = 1_100_000
@@ -47,7 +48,7 @@ class Two:
         await self.bob.postfix.empty()
 
 
-@pytest.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
     """Both sites and their KMEs; each test leaves the queues empty and everything running."""
     directory = tmp_path_factory.mktemp("sites")
@@ -154,8 +155,9 @@ async def test_a_pgp_signature_still_verifies(two: Two, tmp_path: Path) -> None:
     await send(two.alice, original, "pgp@bob.example")
     arrived = (await two.bob.delivered("pgp@bob.example")).message
     assert_unchanged(arrived, original)
-    _, first, second, _ = arrived.split(b"--s\r\n", 3)[0:1] + arrived.replace(b"--s--", b"--s\r\n").split(b"--s\r\n")[1:4]
-    await _pgp_verify(tmp_path, first[: -len(b"\r\n")], second.partition(b"\r\n\r\n")[2])
+    _, signed, rest = arrived.split(b"--s\r\n")
+    _, _, signature = rest.removesuffix(b"--s--\r\n").partition(b"\r\n\r\n")
+    await _pgp_verify(tmp_path, signed.removesuffix(b"\r\n"), signature)
 
 
 async def test_a_dkim_signature_still_verifies(two: Two) -> None:
@@ -419,4 +421,5 @@ async def _pgp_verify(home: Path, part: bytes, signature: bytes) -> None:
 
 
 async def _gpg(home: Path, *words: str) -> None:
-    await postfix.run("gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", *words, directory=home)
+    options = ("--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback")
+    await postfix.run("gpg", *options, *words, directory=home)

@@ -82,8 +82,14 @@ class SimulatedPair:
         capacity: float = float("inf"),
         rate: float = 0.0,
         clock: Callable[[], float] | None = None,
+        remember: int | None = None,
     ) -> None:
-        """Sizes are in bits; `clock` gives seconds and is needed with a `rate`."""
+        """Sizes are in bits; `clock` gives seconds and is needed with a `rate`.
+
+        `remember` is how many keys are remembered at most, for long runs; None: all of them.
+        """
+        self._remember = remember
+        self.number_issued = 0
         self.capacity = capacity
         self.rate = rate
         self.bits = capacity
@@ -109,7 +115,13 @@ class SimulatedPair:
             self.bits -= number * size
         keys = [(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
         self.issued |= dict(keys)
+        self.number_issued += len(keys)
         self.times_issued.update(key_ID for key_ID, _ in keys)
+        while self._remember is not None and len(self.issued) > self._remember:
+            oldest = next(iter(self.issued))
+            del self.issued[oldest], self.times_issued[oldest]
+            del self.times_delivered[oldest], self.unknown_for[oldest]
+            self.lost_on_the_way.discard(oldest)
         self.unknown_for.update({key_ID: self.lag_asks for key_ID, _ in keys if self.lag_asks})
         return keys
 
@@ -140,7 +152,8 @@ class SimulatedKME:
     """One KME of a pair, listening on localhost at a free port; an async context manager.
 
     `handshake` and `latency` are the seconds that a new connection and a request take. `limits` overrides
-    fields of its status. `decide` is asked for each request and may name a misbehaviour.
+    fields of its status. `decide` is asked for each request and may name a misbehaviour. Without `remember`
+    the requests are not kept.
     """
 
     def __init__(
@@ -152,6 +165,7 @@ class SimulatedKME:
         latency: float = 0.0,
         limits: Mapping[str, Any] | None = None,
         decide: Callable[[Received], Misbehaviour | None] | None = None,
+        remember: bool = True,
     ) -> None:
         self.pair = pair
         self.handshake = handshake
@@ -175,6 +189,7 @@ class SimulatedKME:
         self.not_found: Misbehaviour | None = None
         """What is answered for unknown key_IDs instead of the standard's 400 with details."""
         self._tls = tls
+        self._remember = remember
         self._decide = decide
         self._planned: dict[str, deque[Misbehaviour]] = {}
         self._always: dict[str, Misbehaviour] = {}
@@ -276,7 +291,8 @@ class SimulatedKME:
             json.loads(raw) if raw else None,
             connection.number,
         )
-        self.requests.append(request)
+        if self._remember:
+            self.requests.append(request)
         self._request_seen.set()
         how = self._misbehaviour(request)
         if request.call != "enc_keys":
@@ -388,6 +404,8 @@ class SimulatedKME:
                 return self.not_found.code, self.not_found.body, self.not_found.headers
             details = [{"key_ID": key_ID} for key_ID in missing]
             return 400, json.dumps({"message": _NOT_FOUND, "details": details}), ()
+        spoilt = {"other_keys": len(keys), "not_json": len(keys), "bad_base64": 1}.get(kind, 0)
+        self.pair.lost_on_the_way |= {key_ID for key_ID, _ in keys[len(keys) - spoilt :]}
         if kind == "other_keys":
             keys = [(str(uuid.uuid4()), octets) for _, octets in keys]
         return 200, json.dumps(_container(keys, kind)), ()

@@ -37,7 +37,7 @@ class Plan:
     limit: float
 
 
-FULL = Plan((Case("4 KB", 4_000, 16, 2.0), Case("10 MB", 10_000_000, 4, 1.0)), rounds=5, limit=50.0)
+FULL = Plan((Case("4 KB", 4_000, 16, 1.0), Case("10 MB", 10_000_000, 3, 0.5)), rounds=9, limit=50.0)
 QUICK = Plan((Case("4 KB", 4_000, 16, 0.5), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=6.0)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError
+from relay.keys.identity import identity_findings
 from relay.policy import load_policies
 from relay.store import SiteSecret
 
@@ -55,7 +57,7 @@ def check(config_file: Path, as_json: bool) -> None:
 
 async def _all(config_file: Path) -> list[Finding]:
     try:
-        config = load_config(config_file)
+        config, _ = app.with_documents(load_config(config_file))
     except ConfigError as error:
         return [Finding("configuration", str(config_file), tuple(error.problems))]
     return [Finding("configuration", str(config_file)), *[finding async for finding in _findings(config)]]
@@ -64,6 +66,8 @@ async def _all(config_file: Path) -> list[Finding]:
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
+    for what, problems in identity_findings(config, datetime.now(UTC)):
+        yield Finding(what, "", problems)
     async for finding in _kmes(config):
         yield finding
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):

@@ -105,7 +105,7 @@ class _Pass:
         self.octets = octets
         self.elements_left = MAX_ELEMENTS
         self.chunks_left = MIN_CHUNKS + len(octets) // OCTETS_A_CHUNK
-        self.content_type = b""
+        self.content_type: bytes | memoryview = b""
 
     def run(self) -> bytes:
         pieces, _, end = self.element(0, len(self.octets), _Place.OUTERMOST, 1)
@@ -126,10 +126,10 @@ class _Pass:
             if end is None:
                 raise BadStructure("indefinite length of something primitive or signed")
             if parent is _Place.CONTENT_INFO and tag == _OBJECT_IDENTIFIER:
-                self.content_type = bytes(self.octets[body : body + 16])
+                self.content_type = self.octets[body:end]
             return self.finished(tag, [self.octets[body:end]], end - body, end)
         if place is _Place.STRING:
-            return self.string(tag & ~CONSTRUCTED, body, end, limit)
+            return self.string(tag & ~CONSTRUCTED, body, end, limit, depth)
         return self.constructed(tag, body, end, limit, place, depth)
 
     def place(self, parent: _Place, tag: int) -> _Place:
@@ -164,23 +164,34 @@ class _Pass:
             pieces = [piece for child in children for piece in child]
         return self.finished(tag, pieces, size, position if end is not None else position + 2)
 
-    def string(self, tag: int, body: int, end: int | None, limit: int) -> tuple[Pieces, int, int]:
+    def string(self, tag: int, body: int, end: int | None, limit: int, depth: int) -> tuple[Pieces, int, int]:
         """An OCTET STRING in chunks, as one primitive element (X.690 8.7.3, 10.2)."""
         chunks: Pieces = []
-        size = 0
+        position = self.gather(chunks, body, end, limit, depth)
+        return self.finished(tag, chunks, sum(map(len, chunks)), position)
+
+    def gather(self, chunks: Pieces, body: int, end: int | None, limit: int, depth: int) -> int:
+        """Append the chunks between `body` and `end` and say where the string ends.
+
+        A chunk may be in chunks itself: Bouncy Castle puts a constructed string inside the implicit [0].
+        """
+        if depth > MAX_DEPTH:
+            raise BadStructure(f"elements are nested more than {MAX_DEPTH} deep")
         position = body
         within = limit if end is None else end
         while not self.ends(position, end):
             self.chunks_left -= 1
             if self.chunks_left < 0:
                 raise BadStructure("too many chunks for a message of this size")
-            chunk, chunk_body, chunk_end = self.head(position, within)
-            if chunk != OCTET_STRING or chunk_end is None:
-                raise BadStructure("a chunk of an OCTET STRING is not a primitive OCTET STRING")
-            chunks.append(self.octets[chunk_body:chunk_end])
-            size += chunk_end - chunk_body
-            position = chunk_end
-        return self.finished(tag, chunks, size, position if end is not None else position + 2)
+            tag, chunk, chunk_end = self.head(position, within)
+            if tag == OCTET_STRING | CONSTRUCTED:
+                position = self.gather(chunks, chunk, chunk_end, within, depth + 1)
+            elif tag == OCTET_STRING and chunk_end is not None:
+                chunks.append(self.octets[chunk:chunk_end])
+                position = chunk_end
+            else:
+                raise BadStructure("a chunk of an OCTET STRING is not an OCTET STRING")
+        return position if end is not None else position + 2
 
     def head(self, start: int, limit: int) -> tuple[int, int, int | None]:
         """Identifier octet, start of the contents and their end, None if that is marked (X.690 8.1.2, 8.1.3)."""

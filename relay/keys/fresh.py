@@ -78,6 +78,7 @@ class FreshKeys:
         self._timing = timing
         self._shelves: dict[tuple[str, int], _Shelf] = {}
         self._slaves: dict[str, _Slave] = {}
+        self._began = timing.clock()
         self._closed = False
 
     def ready(self, slave_sae: str, size: int) -> int:
@@ -299,7 +300,9 @@ class FreshKeys:
 
     def _slave(self, slave_sae: str) -> _Slave:
         if slave_sae not in self._slaves:
-            self._slaves[slave_sae] = _Slave(Refill(self._timing.clock), Rate(USE_WINDOW_S, self._timing.clock))
+            self._slaves[slave_sae] = _Slave(
+                Refill(self._timing.clock), Rate(USE_WINDOW_S, self._timing.clock, began=self._began)
+            )
         return self._slaves[slave_sae]
 
     def _shelf(self, slave_sae: str, size: int) -> _Shelf:

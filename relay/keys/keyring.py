@@ -80,6 +80,7 @@ class KeyRing:
         self._limits = dict(limits or {})
         self._timing = timing
         self._in_use = KeysInUse(timing.clock)
+        self._began = timing.clock()
         self._level_use: dict[tuple[str, str], Rate] = {}
         self._level_keys: dict[tuple[str, str], int] = {}
         self._alarms: set[tuple[str, str]] = set()
@@ -273,7 +274,7 @@ class KeyRing:
 
     def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
         place = (peer, level)
-        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock))
+        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock, began=self._began))
         rate.add(bits)
         self._level_keys[place] = self._level_keys.get(place, 0) + keys
 

@@ -12,13 +12,21 @@ from dataclasses import dataclass
 class Rate:
     """Something that happens, per second, averaged over about `window` seconds."""
 
-    def __init__(self, window: float, clock: Callable[[], float], *, young: bool = True) -> None:
-        """`young` False takes what was before the beginning as nothing, not as unknown."""
+    def __init__(
+        self,
+        window: float,
+        clock: Callable[[], float],
+        *,
+        young: bool = True,
+        began: float | None = None,
+    ) -> None:
+        """`young` False takes what was before the beginning (`began`, default now) as nothing, not as unknown."""
         self._window = window
         self._young = young
         self._clock = clock
         self._rate = 0.0
-        self._seen = self._began = clock()
+        self._seen = clock()
+        self._began = self._seen if began is None else began
 
     def add(self, amount: float) -> None:
         """`amount` happened now."""

@@ -72,7 +72,7 @@ def _checking_for(kme_id: str, name_from: NameFrom) -> type[ssl.SSLObject]:
         def do_handshake(self) -> None:
             super().do_handshake()
             names = sorted(set(names_in(self.getpeercert() or {}, name_from)))
-            if kme_id not in names:
+            if kme_id.casefold() not in (name.casefold() for name in names):
                 text = f"the certificate is not KME {kme_id}'s; it says {', '.join(names) or 'no name'}"
                 raise ssl.SSLCertVerificationError(1, text)
 

@@ -16,7 +16,7 @@ from relay.errors import BadStructure, BadTag, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import decrypt, encrypt, off_loop
-from relay.levels.signatures import MIN_RSA_BITS, certificate_id, names, sign, verify
+from relay.levels.signatures import MIN_RSA_BITS, certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
@@ -29,12 +29,13 @@ class RSA:
     quantum = False
 
     def obstacle(self, parties: Parties) -> str:
-        """Our own identity and the peer's RSA certificate are needed."""
+        """Our own identity and the peer's certificates are needed, and none of them may have expired."""
         if parties.identity is None:
             return "this site has no certificates; make them with `qumail-relay identity new`"
         if parties.certificates is None or parties.certificates.rsa_encryption is None:
             return "the peer's RSA certificate was not imported; see `qumail-relay identity import`"
-        return ""
+        ours = parties.identity.rsa_signing.certificate
+        return expired(parties.certificates.rsa_encryption, ours)
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
         """SignedData inside an AuthEnvelopedData with one KeyTransRecipientInfo."""

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from relay import cms
 from relay.cms import SignatureScheme
-from relay.errors import BadSignature, UnknownSigner
+from relay.errors import BadSignature, CertificateExpired, UnknownSigner
+from relay.keys.identity.checks import valid_now
 from relay.levels import Opening
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes
     """The payload inside SignedData, and the peer that signed it with the scheme that is wanted.
 
     Only pinned certificates count; the one inside the message is not looked at. Raises BadStructure,
-    BadSignature or UnknownSigner.
+    BadSignature, UnknownSigner or CertificateExpired.
     """
     signed = cms.decode_signed(der)
     if signed.scheme is not wanted:
@@ -65,6 +66,8 @@ def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes
     certificate = peer.signing if wanted is SignatureScheme.ML_DSA_87 else peer.rsa_signing
     if certificate is None:
         raise UnknownSigner(f"peer {peer.name!r} has no certificate for {wanted.value}")
+    if cause := expired(certificate):
+        raise CertificateExpired(f"peer {peer.name!r}: {cause}")
     digest = hashlib.new(_DIGESTS[wanted], signed.content).digest()
     if not hmac.compare_digest(digest, signed.digest):
         raise BadSignature(f"the signature of peer {peer.name!r} is over another content")
@@ -79,6 +82,17 @@ def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
     """How a message names this certificate: by its SubjectKeyIdentifier."""
     ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     return cms.CertificateID(ski=ski.value.digest)
+
+
+def expired(*certificates: x509.Certificate) -> str:
+    """Which of these certificates is not valid now and what to do, or ""."""
+    now = datetime.now(UTC)
+    for certificate in certificates:
+        if not valid_now(certificate, now):
+            until = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+            whose = certificate.subject.rfc4514_string()
+            return f"certificate {whose} is valid from {until} only; renew it, and import the peer's new document"
+    return ""
 
 
 def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:

@@ -18,6 +18,7 @@ import java.security.interfaces.RSAPrivateKey;
 import java.security.spec.MGF1ParameterSpec;
 import java.security.spec.PSSParameterSpec;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -27,10 +28,13 @@ import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 import org.bouncycastle.asn1.ASN1Encodable;
 import org.bouncycastle.asn1.ASN1Encoding;
+import org.bouncycastle.asn1.ASN1Integer;
 import org.bouncycastle.asn1.ASN1OctetString;
 import org.bouncycastle.asn1.ASN1Primitive;
 import org.bouncycastle.asn1.ASN1Set;
 import org.bouncycastle.asn1.DERNull;
+import org.bouncycastle.asn1.DEROctetString;
+import org.bouncycastle.asn1.DERSequence;
 import org.bouncycastle.asn1.cms.Attribute;
 import org.bouncycastle.asn1.cms.AuthEnvelopedData;
 import org.bouncycastle.asn1.cms.CMSObjectIdentifiers;
@@ -458,8 +462,17 @@ public final class Interop {
         }
     }
 
+    /** PKCS#8; where it holds the seed form `[0] IMPLICIT OCTET STRING`, Bouncy Castle 1.80 wants the bare seed. */
     private static PrivateKey key(String path) throws IOException {
-        return new JcaPEMKeyConverter().setProvider(BC).getPrivateKey((PrivateKeyInfo) pem(path));
+        PrivateKeyInfo found = (PrivateKeyInfo) pem(path);
+        byte[] octets = found.getPrivateKey().getOctets();
+        if (octets.length > 2 && octets[0] == (byte) 0x80 && octets[1] == octets.length - 2) {
+            byte[] seed = Arrays.copyOfRange(octets, 2, octets.length);
+            AlgorithmIdentifier algorithm = found.getPrivateKeyAlgorithm();
+            found = PrivateKeyInfo.getInstance(new DERSequence(new ASN1Encodable[] {
+                new ASN1Integer(0), algorithm, new DEROctetString(seed)}));
+        }
+        return new JcaPEMKeyConverter().setProvider(BC).getPrivateKey(found);
     }
 
     private static X509CertificateHolder certificate(String path) throws IOException {

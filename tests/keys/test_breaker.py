@@ -45,9 +45,7 @@ def test_a_success_in_between_starts_the_count_again(breaker: Breaker) -> None:
     assert breaker.state is State.CLOSED
 
 
-@pytest.mark.parametrize(
-    "error", [KMEExhausted("none left"), KeyNotFound("unknown"), KMERefusedRequest("too many")]
-)
+@pytest.mark.parametrize("error", [KMEExhausted("none left"), KeyNotFound("unknown"), KMERefusedRequest("too many")])
 def test_a_kme_that_says_no_is_well(breaker: Breaker, error: KeyUnavailable) -> None:
     for _ in range(10):
         _fail(breaker, error)
@@ -65,12 +63,12 @@ def test_after_its_time_one_probe_passes_and_others_wait_for_it(breaker: Breaker
     for _ in range(3):
         _fail(breaker)
     time.now += 6
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state == State.HALF_OPEN
     with breaker.passing() as probing:
         assert probing
         with pytest.raises(NotAsked), breaker.passing():
             pass
-    assert breaker.state is State.CLOSED
+    assert breaker.state == State.CLOSED
 
 
 def test_probes_that_fail_double_its_time_up_to_the_longest(breaker: Breaker, time: FakeTime) -> None:

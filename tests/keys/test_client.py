@@ -20,8 +20,8 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
-from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing, KMEBusy, KMERefusedRequest, NotAsked
 from relay.keys.client import Quirks
+from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing, KMEBusy, KMERefusedRequest, NotAsked
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 
 

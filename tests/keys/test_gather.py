@@ -95,9 +95,7 @@ async def test_one_unknown_key_does_not_cost_the_others(
     assert set(kme.pair.times_delivered.values()) == {1}
 
 
-async def test_a_key_that_is_not_yet_known_is_waited_for(
-    kme: FakeKME, group: KMEGroup, time: FakeTime
-) -> None:
+async def test_a_key_that_is_not_yet_known_is_waited_for(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
     kme.pair.lag_asks = 3
     [key_ID] = _drawn(kme, 1)
     assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.pair.issued[key_ID]
@@ -143,9 +141,7 @@ async def test_a_key_that_cannot_be_stored_is_not_handed_over_and_not_lost(
     assert len(kme.got("dec_keys")) == 1
 
 
-async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(
-    kme: FakeKME, group: KMEGroup, kept: Kept
-) -> None:
+async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
     [key_ID] = _drawn(kme, 1)
     kme.latency = 0.02
     asking = asyncio.create_task(group.fetch("alice", [key_ID]))
@@ -169,8 +165,7 @@ async def test_another_kme_of_the_group_is_asked_for_what_one_does_not_give(
 ) -> None:
     first, second = two_kmes
     clients = [
-        kme.client(timing=time.timing, name=name, retry_attempts=0)
-        for kme, name in zip(two_kmes, "ab", strict=True)
+        kme.client(timing=time.timing, name=name, retry_attempts=0) for kme, name in zip(two_kmes, "ab", strict=True)
     ]
     group = KMEGroup("g", clients, Prefetch(0, 0), timing=time.timing)
     first.misbehave("dec_keys", "drop", times=None)

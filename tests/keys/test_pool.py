@@ -22,9 +22,7 @@ NO_PREFETCH = Prefetch(low=0, high=0)
 
 def accounts_agree(group: KMEGroup) -> bool:
     """Whether what is in the pools is what the accounts say."""
-    return all(
-        pool.client.accounts.totals()["in_pool"] == sum(pool.held().values()) for pool in group.pools
-    )
+    return all(pool.client.accounts.totals()["in_pool"] == sum(pool.held().values()) for pool in group.pools)
 
 
 async def settled(group: KMEGroup) -> None:
@@ -188,7 +186,7 @@ async def test_the_healthier_kme_of_a_group_is_asked_and_a_dead_one_costs_one_tr
 async def test_keys_that_are_ready_at_another_kme_are_used_before_any_is_asked(
     two_kmes: tuple[FakeKME, FakeKME], time: FakeTime
 ) -> None:
-    first, second = two_kmes
+    first, _ = two_kmes
     clients = [kme.client(timing=time.timing, name=name) for kme, name in zip(two_kmes, "ab", strict=True)]
     group = KMEGroup("g", clients, {"a": NO_PREFETCH, "b": Prefetch(1, 4)}, timing=time.timing)
     group.warm("bob")
@@ -259,9 +257,7 @@ async def test_a_pad_is_all_or_nothing_and_its_keys_serve_the_next_try(
     assert accounts_agree(group)
 
 
-async def test_keys_of_a_pad_that_is_not_tried_again_expire(
-    kme: FakeKME, group: KMEGroup, time: FakeTime
-) -> None:
+async def test_keys_of_a_pad_that_is_not_tried_again_expire(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
     kme.pair.bits = 12 * 1000
     with pytest.raises(KMEExhausted):

@@ -4,7 +4,11 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.1; real handshakes on localhost.
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 import trustme
 
 from relay.errors import ConfigError, KMEMisconfigured
+from relay.keys import OptimizedKMClient
 from relay.keys.tls import TLSRules, client_context
 from tests.keys.fake_kme import Certificates, FakeKME
 
@@ -59,25 +64,57 @@ async def test_a_kme_of_another_authority_is_not_spoken_to(certificates: Certifi
     assert not await _accepted(certificates, tls, rules)
 
 
+@contextmanager
+def _refusing(tls: ssl.SSLContext) -> Iterator[str]:
+    """A TLS server without asyncio, which sends its alert before it closes; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):  # aiohttp may try once more
+                try:
+                    connection, _address = listener.accept()
+                except OSError:
+                    return
+                with connection, suppress(OSError):
+                    connection.settimeout(3)
+                    with tls.wrap_socket(connection, server_side=True) as inside:
+                        inside.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://localhost:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+async def _refused(certificates: Certificates, tls: ssl.SSLContext, rules: TLSRules) -> str:
+    with _refusing(tls) as url:
+        files = certificates.files
+        async with OptimizedKMClient(url, **files, tls=rules, retry_attempts=0) as client:
+            with pytest.raises(KMEMisconfigured) as error:
+                await client.request_enc_keys("bob")
+            assert client.accounts.totals()["issued"] == 0
+            return str(error.value)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_kme_that_does_not_know_us_is_a_configuration_fault_and_burns_nothing(
-    certificates: Certificates,
+    certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
-    tls = certificates.server_tls("localhost")
     only_others = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificates.authority.issue_cert("localhost", common_name="KME-A").configure_cert(only_others)
     trustme.CA().configure_trust(only_others)
     only_others.verify_mode = ssl.CERT_REQUIRED
-    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        only_others.maximum_version = version
-        assert not await _accepted(certificates, only_others, TLSRules())
-    assert await _accepted(certificates, tls, TLSRules())
+    only_others.minimum_version = only_others.maximum_version = version
+    cause = await _refused(certificates, only_others, TLSRules())
+    assert "is our certificate known there?" in cause
 
 
 async def test_a_kme_below_the_minimum_version_is_not_spoken_to(certificates: Certificates) -> None:
     tls = certificates.server_tls("localhost")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     assert await _accepted(certificates, tls, TLSRules())
-    assert not await _accepted(certificates, tls, TLSRules(minimum="1.3"))
+    assert "TLS failed" in await _refused(certificates, tls, TLSRules(minimum="1.3"))
 
 
 async def test_an_old_suite_can_be_allowed(certificates: Certificates) -> None:
@@ -89,9 +126,7 @@ async def test_an_old_suite_can_be_allowed(certificates: Certificates) -> None:
 
 @pytest.mark.parametrize("ciphers", [None, "ALL:aNULL:eNULL:@SECLEVEL=0", "DEFAULT"])
 @pytest.mark.parametrize("name_check", ["host", "kme_id", "both"])
-def test_no_setting_switches_verification_off(
-    certificates: Certificates, ciphers: str | None, name_check: Any
-) -> None:
+def test_no_setting_switches_verification_off(certificates: Certificates, ciphers: str | None, name_check: Any) -> None:
     rules = TLSRules(ciphers=ciphers, kme_id="KME-A", name_check=name_check)
     context = client_context(**certificates.files, rules=rules)
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -110,9 +145,7 @@ def test_a_kme_id_check_without_a_kme_id_is_a_configuration_error(certificates: 
         client_context(**certificates.files, rules=TLSRules(name_check="kme_id"))
 
 
-def test_files_that_are_no_certificates_are_a_configuration_error(
-    certificates: Certificates, tmp_path: Path
-) -> None:
+def test_files_that_are_no_certificates_are_a_configuration_error(certificates: Certificates, tmp_path: Path) -> None:
     (tmp_path / "rubbish.pem").write_text("this is not PEM")
     with pytest.raises(ConfigError, match=r"rubbish\.pem"):
         client_context(**(certificates.files | {"certificate": tmp_path / "rubbish.pem"}))

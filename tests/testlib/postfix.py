@@ -23,7 +23,7 @@ from relay.config import Address
 from tests.testlib.submit import Reply, submit
 
 FRAGMENTS = Path(__file__).parents[2] / "deploy" / "postfix"
-DEADLINE_S = 60.0
+DEADLINE_S = 20.0
 POLL_S = 0.05
 
 _Found = TypeVar("_Found")

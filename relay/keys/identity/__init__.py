@@ -2,32 +2,59 @@
 Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and RSA; read pairs.py first.
 """
 
-from relay.keys.identity.checks import valid_now
-from relay.keys.identity.create import create_identity, renew_identity
+from relay.keys.identity.checks import domains_of, valid_now
+from relay.keys.identity.create import VALID_DAYS, create_identity, renew_identity
+from relay.keys.identity.document import MAX_LENGTH as MAX_DOCUMENT
 from relay.keys.identity.document import read_document, write_document
 from relay.keys.identity.errors import BadDocument, ChangedKey, PinRefused, Rollback
+from relay.keys.identity.expiry import Expiry, expiring
+from relay.keys.identity.export import peer_document
+from relay.keys.identity.findings import identity_findings
+from relay.keys.identity.fingerprint import fingerprint, same_fingerprint
+from relay.keys.identity.layout import make_passphrase
 from relay.keys.identity.load import load_identity
+from relay.keys.identity.maker import Progress
 from relay.keys.identity.pairs import Identity, KEMKeyPair, KeyPair, Role, RSAKeyPair, SigningKeyPair
-from relay.keys.identity.peer import PeerCertificates
-from relay.keys.identity.requests import request_certificates
+from relay.keys.identity.peer import SPOKEN, PeerCertificates
+from relay.keys.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
+from relay.keys.identity.requests import awaited, request_certificates
 
 __all__ = [
+    "MAX_DOCUMENT",
+    "SPOKEN",
+    "VALID_DAYS",
     "BadDocument",
     "ChangedKey",
+    "Expiry",
     "Identity",
+    "Import",
     "KEMKeyPair",
     "KeyPair",
     "PeerCertificates",
     "PinRefused",
+    "Progress",
     "RSAKeyPair",
     "Role",
     "Rollback",
     "SigningKeyPair",
+    "awaited",
+    "common_groups",
     "create_identity",
+    "domains_of",
+    "examine",
+    "expiring",
+    "fingerprint",
+    "identity_findings",
     "load_identity",
+    "load_peer_documents",
+    "make_passphrase",
+    "peer_document",
+    "pin",
     "read_document",
     "renew_identity",
     "request_certificates",
+    "same_fingerprint",
+    "trusted_peers",
     "valid_now",
     "write_document",
 ]

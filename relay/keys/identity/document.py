@@ -211,5 +211,5 @@ def _json(raw: bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise BadDocument("not a peer document: a name is given twice")
     return found

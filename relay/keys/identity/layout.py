@@ -101,9 +101,16 @@ def read_passphrase(path: Path | None) -> bytes | None:
     return line
 
 
-def make_passphrase(path: Path, directory: Path) -> None:
-    """Writes 256 random bits in base64 to `path`, for whoever owns the identity's `directory`. Raises ConfigError."""
-    files.write(path, base64.b64encode(os.urandom(32)) + b"\n", owner_of=directory)
+def make_passphrase(path: Path, directory: Path) -> bool:
+    """Writes 256 random bits in base64 to `path`, for whoever owns the identity's `directory`, if both are new.
+
+    Gives whether it did: a missing passphrase of keys that exist is not replaced. Raises ConfigError.
+    """
+    with files.changing(directory):
+        if path.exists() or any(directory.glob("*.key")):
+            return False
+        files.write(path, base64.b64encode(os.urandom(32)) + b"\n", owner_of=directory)
+        return True
 
 
 def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:

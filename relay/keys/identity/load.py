@@ -26,6 +26,9 @@ from relay.keys.identity.layout import (
 )
 from relay.keys.identity.pairs import Identity, Key, KeyPair, Role
 
+_MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
+_PUT_CA = "put the certificate of the organisation's CA here"
+
 
 def load_identity(directory: Path, *, passphrase: Path | None = None, now: datetime | None = None) -> Identity:
     """The identity in `directory`; `passphrase` is the file that its keys are encrypted with, if they are.
@@ -59,7 +62,8 @@ class _Reader:
     def ca(self) -> x509.Certificate:
         path = ca_stem(self._directory).certificate
         if not path.exists():
-            raise ConfigError(f"{path}: missing; `qumail-relay identity new` makes this site's keys and certificates")
+            requested = any(self._directory.glob("*.csr"))
+            raise ConfigError(f"{path}: missing; {_PUT_CA if requested else _MAKE}")
         certificate = read_certificate(path)
         _named(path, check_ca, certificate)
         return certificate

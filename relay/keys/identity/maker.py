@@ -72,7 +72,7 @@ class Maker:
         if not stem.key.exists():
             if stem.certificate.exists():
                 raise ConfigError(f"{stem.key}: missing; put the CA's private key back here to issue certificates")
-            self._progress("CA (ML-DSA-87)")
+            self._progress("the CA (ML-DSA-87)")
             write_key(stem.key, MLDSA87PrivateKey.generate(), self._passphrase)
         key = read_key(stem.key, as_signing, self._passphrase)
         if not stem.certificate.exists():

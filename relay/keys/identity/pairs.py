@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from relay.keys.identity.fingerprint import fingerprint
+
 PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey
 Key = TypeVar("Key", bound=PrivateKey)
 
@@ -85,6 +87,11 @@ class Identity:
         """The RSA encryption pair, in use or older, with this SubjectKeyIdentifier; None where there is none."""
         pairs = (self.rsa_encryption, *self.older_rsa_encryption)
         return next((pair for pair in pairs if pair.ski == ski), None)
+
+    @property
+    def fingerprint(self) -> str:
+        """What peers compare over the telephone when they import our document."""
+        return fingerprint(self.ca, self.signing.certificate)
 
     @property
     def older(self) -> tuple[KEMKeyPair | RSAKeyPair, ...]:

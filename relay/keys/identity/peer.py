@@ -1,35 +1,31 @@
-"""What we know of a peer: its domains, its certificates, how it can open, and the fingerprint of its keys.
-Standard: SHA-256 over the SubjectPublicKeyInfos (RFC 5280, 4.1.2.7) of its CA and of its signing key.
+"""What we know of a peer from its document: its domains, its certificates, and how it can open.
+Standard: document.py; certificates, domains and levels must agree with each other.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.keys.identity.checks import check_ca, check_certificate, check_issued_by, domains_of
 from relay.keys.identity.errors import BadDocument
+from relay.keys.identity.fingerprint import fingerprint, public_key
 from relay.keys.identity.pairs import Role
 
 SPOKEN = ("otp", "aes", "pqc", "rsa")
 """The levels that a document can name, strongest first."""
 _NEEDED = {"pqc": (Role.KEM,), "rsa": (Role.RSA_ENCRYPTION, Role.RSA_SIGNING)}
 """The certificates, besides `signing`, without which a level cannot be sealed for a peer or verified."""
-_FINGERPRINT = b"qumail-relay peer fingerprint 1\0"
-_GROUP = 4
-"""Hexadecimal digits read out in one breath."""
 
 
 @dataclass(frozen=True)
 class PeerCertificates:
     """What a peer document says; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
 
-    `ca` and `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing.
+    `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing.
     """
 
     name: str
@@ -64,25 +60,13 @@ class PeerCertificates:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over both pinned keys, as 16 groups of 4 hexadecimal digits, to be compared over a telephone.
-
-        It stays the same when encryption keys or certificates are renewed.
-        """
-        digest = hashlib.sha256(_FINGERPRINT)
-        for certificate in (self.ca, self.signing):
-            digest.update(public_key_octets(certificate))
-        digits = digest.hexdigest().upper()
-        return " ".join(digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+        """What is compared over the telephone: that of the two pinned keys (fingerprint.py)."""
+        return fingerprint(self.ca, self.signing)
 
     @property
     def pinned_keys(self) -> tuple[bytes, bytes]:
         """The CA's and the signing key (SubjectPublicKeyInfo, DER): a document with others is another site's."""
-        return public_key_octets(self.ca), public_key_octets(self.signing)
-
-
-def public_key_octets(certificate: x509.Certificate) -> bytes:
-    """The DER of a certificate's SubjectPublicKeyInfo."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return public_key(self.ca), public_key(self.signing)
 
 
 def check_consistent(peer: PeerCertificates) -> None:

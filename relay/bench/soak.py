@@ -1,0 +1,269 @@
+"""A long run against KMEs that fail at random: keys drawn at one site are fetched at the other, all the time.
+Standard: accounts exact, no key twice, no key lost that was given, no growth, messages whenever keys exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedKME, SimulatedPair
+from relay.errors import KeyUnavailable
+from relay.keys import OptimizedKMClient
+from relay.keys.breaker import BreakerRules
+from relay.keys.contract import KeyReference
+from relay.keys.keyring import KeyRing, PeerKeys
+from relay.keys.pool import KMEGroup, Prefetch
+from relay.kme import certificates
+
+FAILURES = (
+    *(Misbehaviour(kind) for kind in ("drop", "lose_reply", "hang_in_body", "hang", "close_unsaid")),
+    *(Misbehaviour(kind) for kind in ("short", "lower_case", "object_keys", "bad_base64", "other_keys")),
+    *(Misbehaviour(kind) for kind in ("wrong_length", "repeat_ids", "same_again", "same_octets")),
+    *(Misbehaviour("http", code, "<html>") for code in (500, 502, 503, 504)),
+    Misbehaviour("http", 429, headers=(("Retry-After", "0.2"),)),
+)
+
+_PAD_SHARE = 0.1
+_PAD_OCTETS = 5_000
+_REMEMBERED_KEYS = 20_000
+_GROWTH_ALLOWED = 48 * 2**20
+_LONGEST_SILENCE_S = 15.0
+
+
+@dataclass(slots=True)
+class SoakResult:
+    """What happened. `faults` is empty when all promises were kept."""
+
+    seconds: float = 0.0
+    sent: int = 0
+    opened: int = 0
+    held_for_keys: int = 0
+    lost_by_kme: int = 0
+    longest_silence_s: float = 0.0
+    failures_made: int = 0
+    requests: int = 0
+    memory_growth: int = 0
+    tasks_left: int = 0
+    accounts: dict[str, dict[str, int]] = field(default_factory=dict)
+    burnt_by_cause: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and texts."""
+        return asdict(self)
+
+
+class _Dice:
+    """Decides for each request whether the KME fails, and how."""
+
+    def __init__(self, share: float, chance: random.Random) -> None:
+        self._share = share
+        self._chance = chance
+        self.requests = self.failures = 0
+
+    def __call__(self, _request: Received) -> Misbehaviour | None:
+        self.requests += 1
+        if self._chance.random() >= self._share:
+            return None
+        self.failures += 1
+        return self._chance.choice(FAILURES)
+
+
+async def soak(
+    seconds: float = 300.0,
+    *,
+    failing: float = 0.3,
+    per_second: float = 100.0,
+    seed: int | None = None,
+    progress: Callable[[str], None] = lambda _line: None,
+) -> SoakResult:
+    """Sends messages for `seconds` while each KME call fails with probability `failing`."""
+    dice = _Dice(failing, random.Random(seed))  # noqa: S311 - to choose failures, not keys
+    result = SoakResult()
+    before = asyncio.all_tasks()
+    with tempfile.TemporaryDirectory() as directory:
+        state = Path(directory)
+        certificates.prepare(state, "localhost")
+        async with AsyncExitStack() as stack:
+            pair = SimulatedPair(remember=_REMEMBERED_KEYS)
+            kmes = [
+                await stack.enter_async_context(
+                    SimulatedKME(
+                        pair,
+                        certificates.server_context(state, "KM1"),
+                        latency=0.005,
+                        decide=dice,
+                        remember=False,
+                    )
+                )
+                for _ in range(4)
+            ]
+            alice = _ring("alice", "bob", kmes[:2], state)
+            bob = _ring("bob", "alice", kmes[2:], state)
+            alice.start()
+            bob.start()
+            run = _Run(alice, bob, pair, result, per_second, progress)
+            await run.for_seconds(seconds)
+            _check_accounts(alice, result)
+            await alice.close()
+            await bob.close()
+            _check_accounts(alice, result, closed=True)
+            if result.accounts["together"]["issued"] < pair.number_issued:
+                result.faults.append(f"the KMEs issued {pair.number_issued} keys, more than were entered")
+    await asyncio.sleep(0.1)
+    result.tasks_left = len(asyncio.all_tasks() - before)
+    result.requests, result.failures_made = dice.requests, dice.failures
+    if result.tasks_left:
+        result.faults.append(f"{result.tasks_left} tasks are left")
+    return result
+
+
+class _Run:
+    """The messages of one soak, from Alice's ring to Bob's."""
+
+    def __init__(
+        self,
+        alice: KeyRing,
+        bob: KeyRing,
+        pair: SimulatedPair,
+        result: SoakResult,
+        per_second: float,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._alice = alice
+        self._bob = bob
+        self._pair = pair
+        self._result = result
+        self._pause = 1 / per_second
+        self._progress = progress
+        self._used: set[int] = set()
+        self._last_opened = 0.0
+        self._chance = random.Random(1)  # noqa: S311 - to choose sizes, not keys
+
+    async def for_seconds(self, seconds: float) -> None:
+        """Sends, waits for the last message, and checks what can be checked on the way."""
+        began = self._last_opened = time.monotonic()
+        settled: int | None = None
+        told = began
+        messages: set[asyncio.Task[None]] = set()
+        while (now := time.monotonic()) - began < seconds:
+            message = asyncio.create_task(self._message())
+            messages.add(message)
+            message.add_done_callback(messages.discard)
+            if settled is None and now - began > seconds * 0.4:
+                settled = _resident()
+            if now - told >= 10:
+                told = now
+                self._progress(f"{now - began:.0f} s: {self._result.opened} of {self._result.sent} opened")
+            await asyncio.sleep(self._pause)
+        memory = _resident()
+        if messages:
+            await asyncio.wait(messages)
+        self._result.seconds = round(time.monotonic() - began, 1)
+        self._result.memory_growth = memory - (settled or memory)
+        if self._result.memory_growth > _GROWTH_ALLOWED:
+            self._result.faults.append(f"memory grew by {self._result.memory_growth} octets")
+        if self._result.longest_silence_s > _LONGEST_SILENCE_S:
+            self._result.faults.append(f"no message for {self._result.longest_silence_s} s")
+
+    async def _message(self) -> None:
+        try:
+            sealed = await self._sealed()
+        except KeyUnavailable:
+            self._result.held_for_keys += 1
+            return
+        self._result.sent += 1
+        for reference, _ in sealed:
+            mark = hash(reference.key_ID)
+            if mark in self._used:
+                self._result.faults.append(f"key {reference.key_ID} was used twice")
+            self._used.add(mark)
+        await self._open(sealed)
+
+    async def _sealed(self) -> list[tuple[KeyReference, bytes]]:
+        if self._chance.random() >= _PAD_SHARE:
+            taken = await self._alice.take("bob")
+            return [(taken.reference, taken.key.key)]
+        with await self._alice.take_pad("bob", _PAD_OCTETS) as pad:
+            return [(segment.reference, bytes(segment.octets)) for segment in pad.segments]
+
+    async def _open(self, sealed: list[tuple[KeyReference, bytes]]) -> None:
+        """Fetches as a queue would: again while the KME cannot be asked."""
+        references = [reference for reference, _ in sealed]
+        for _ in range(50):
+            try:
+                keys = await self._bob.fetch(references)
+                break
+            except KeyUnavailable:
+                await asyncio.sleep(0.2)
+        else:
+            keys = {}
+        for reference, octets in sealed:
+            key = keys.get(reference)
+            if key is None:
+                self._result.lost_by_kme += 1
+                if reference.key_ID in self._pair.issued and reference.key_ID not in self._pair.lost_on_the_way:
+                    self._result.faults.append(f"key {reference.key_ID} was delivered or there, and is lost")
+            elif key.key[: len(octets)] != octets:
+                self._result.faults.append(f"key {reference.key_ID} is not the same at both sites")
+        if len(keys) == len(references):
+            self._result.opened += 1
+        now = time.monotonic()
+        self._result.longest_silence_s = max(self._result.longest_silence_s, round(now - self._last_opened, 2))
+        self._last_opened = now
+
+
+def _ring(own: str, other: str, kmes: list[SimulatedKME], state: Path) -> KeyRing:
+    clients = [
+        OptimizedKMClient(
+            kme.url,
+            ca=state / "ca.pem",
+            certificate=state / "sae-2.pem",
+            key=state / "sae-2.key",
+            name=f"{own}-{number}",
+            retry_attempts=2,
+            retry_delay=0.05,
+            timeout=1.0,
+            min_timeout=0.3,
+            burn_budget=1_000_000,
+            breaker=BreakerRules(delay=0.5, longest=2.0, misconfigured=1.0),
+        )
+        for number, kme in enumerate(kmes)
+    ]
+    group = KMEGroup("soak", clients, Prefetch(16, 64, 20.0), lag_patience=5.0)
+    return KeyRing(own, {"soak": group}, {other: PeerKeys(other, ("soak",))})
+
+
+def _check_accounts(ring: KeyRing, result: SoakResult, *, closed: bool = False) -> None:
+    together: Counter[str] = Counter()
+    causes: Counter[str] = Counter()
+    for group in ring.groups.values():
+        for pool in group.pools:
+            totals = pool.client.accounts.totals()
+            result.accounts[pool.client.name] = totals
+            together.update(totals)
+            causes.update(pool.client.accounts.burnt_by_cause())
+            held = sum(pool.held().values())
+            if totals["in_pool"] != held or (closed and held):
+                result.faults.append(f"{pool.client.name}: {held} keys in the pool, the accounts say {totals}")
+    result.accounts["together"] = dict(together)
+    result.burnt_by_cause = dict(causes)
+
+
+def _resident() -> int:
+    """Octets of memory that this process holds (Linux; 0 elsewhere)."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,270 @@
+"""`qumail-relay identity`: this site's keys and certificates, and the documents that peers exchange.
+Standard: exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from relay.cli.identity_tables import (
+    console,
+    identity_as_dict,
+    peer_as_dict,
+    print_identity,
+    print_import,
+    print_peer,
+    print_requested,
+)
+from relay.cli.options import config_option
+from relay.config import Config, IdentityFiles, load_config
+from relay.errors import ConfigError
+from relay.keys.identity import (
+    MAX_DOCUMENT,
+    SPOKEN,
+    VALID_DAYS,
+    Import,
+    Progress,
+    create_identity,
+    examine,
+    expiring,
+    load_identity,
+    load_peer_documents,
+    make_passphrase,
+    peer_document,
+    pin,
+    renew_identity,
+    request_certificates,
+    same_fingerprint,
+)
+from relay.policy.names import fold_domain
+
+
+@click.group()
+def identity() -> None:
+    """Who this site is to its peers: keys, certificates, and the documents that sites exchange.
+
+    \b
+    Two sites that want to seal for each other at levels pqc and rsa each do:
+      qumail-relay identity new                    once: make keys and certificates
+      qumail-relay identity export -o alice.json   write the document for the other site
+      qumail-relay identity import bob.json        pin the other site's document
+    and compare the fingerprints over the telephone before they answer yes.
+    """
+
+
+@identity.command()
+@config_option
+@click.option(
+    "--days",
+    type=click.IntRange(2, 3650),
+    default=VALID_DAYS,
+    show_default=True,
+    help="How long the certificates are valid.",
+)
+@click.option(
+    "--renew",
+    is_flag=True,
+    help="Fresh encryption keys and certificates; signing keys stay, and older keys go on opening.",
+)
+@click.option("--csr", is_flag=True, help="Ask your organisation's CA for certificates, instead of an own CA.")
+def new(config_file: Path, days: int, renew: bool, csr: bool) -> None:
+    """Make this site's keys and certificates: ML-KEM-1024, ML-DSA-87, and RSA-4096 twice.
+
+    They are made in the directory that [identity] names, readable by its owner only, and encrypted where a
+    passphrase file is set. If it is interrupted, run it again: it makes what is missing.
+
+    Renew before the certificates end (`check` warns from 30 days before), or when the site gets another
+    mail domain; then export again, and have your peers import it.
+
+    Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
+    if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
+    a request, a .pub file with a .cnf that says how to certify it; until the certificates are there, nothing
+    changes.
+    """
+    config, files = _configured(config_file)
+    domains = _domains(config)
+    if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
+        click.echo(f"{files.passphrase}: made; keep it away from the backups of {files.directory}")
+    with _progress() as progress:
+        if csr:
+            requested = request_certificates(
+                files.directory,
+                name=config.site.name,
+                domains=domains,
+                passphrase=files.passphrase,
+                renew=renew,
+                progress=progress,
+            )
+            print_requested(console(), requested, files.directory)
+            return
+        made = (renew_identity if renew else create_identity)(
+            files.directory,
+            name=config.site.name,
+            domains=domains,
+            valid_days=days,
+            passphrase=files.passphrase,
+            progress=progress,
+        )
+    print_identity(console(), made)
+    click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
+
+
+@identity.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def show(config_file: Path, as_json: bool) -> None:
+    """Show this site's certificates and fingerprint, and those of the pinned peers.
+
+    The exit status is 1 where a certificate ends within 30 days or has ended.
+    """
+    _, files = _configured(config_file)
+    ours = load_identity(files.directory, passphrase=files.passphrase)
+    peers = load_peer_documents(files.peers_directory)
+    ending = expiring(ours, peers, datetime.now(UTC))
+    if as_json:
+        click.echo(json.dumps(identity_as_dict(ours, peers, ending), indent=2))
+    else:
+        out = console()
+        print_identity(out, ours)
+        for peer in peers.values():
+            print_peer(out, peer)
+        for each in ending:
+            out.print(str(each), style="bold red", soft_wrap=True)
+    if ending:
+        sys.exit(1)
+
+
+@identity.command()
+@config_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. [default: standard output]",
+)
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(SPOKEN),
+    multiple=True,
+    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+)
+def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
+    """Write this site's peer document: what others need to seal for us.
+
+    It holds domains, SAE ID, KME groups, levels and certificates, signed with our ML-DSA-87 key. Nothing in it is
+    secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
+    than those before, so export again after every change here.
+    """
+    config, files = _configured(config_file)
+    ours = load_identity(files.directory, passphrase=files.passphrase)
+    groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
+    document = peer_document(
+        files.directory,
+        ours,
+        name=config.site.name,
+        domains=_domains(config),
+        sae_id=config.site.sae_id,
+        kme_groups=groups,
+        levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
+    )
+    if output is None:
+        click.echo(document, nl=False)
+    else:
+        try:
+            output.write_bytes(document)
+        except OSError as error:
+            raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
+    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+
+
+@identity.command("import")
+@config_option
+@click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
+@click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --fingerprint instead.")
+@click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
+@click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def import_document(
+    config_file: Path, name: str | None, yes: bool, expected: str | None, replace: bool, as_json: bool, file: Path
+) -> None:
+    """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
+
+    It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
+    a telephone number that you did not take from the same mail: whoever can exchange the file can read your mail.
+
+    A document that is older than the pinned one, or has another CA or signing key, is refused without --replace;
+    so is, always, a domain that belongs to us or to another peer.
+    """
+    if as_json and not (yes or expected):
+        raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")
+    config, _ = _configured(config_file)
+    raw = _read(file)
+    found = examine(config, raw, name=name, replace=replace, now=datetime.now(UTC))
+    if not as_json:
+        print_import(console(), config, found)
+    if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
+        raise ConfigError(
+            f"{file}: its fingerprint is {found.peer.fingerprint}, which is not the one given: not imported"
+        )
+    if found.change != "same":
+        if not (yes or expected):
+            click.confirm("Is this the fingerprint that the other site reads to you?", abort=True)
+        pin(config, raw, name=name, replace=replace, now=datetime.now(UTC))
+    _print_pinned(found, as_json=as_json)
+
+
+def _print_pinned(found: Import, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"change": found.change, **peer_as_dict(found.peer)}, indent=2))
+    elif found.change != "same":
+        click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")
+
+
+def _configured(config_file: Path) -> tuple[Config, IdentityFiles]:
+    config = load_config(config_file)
+    if config.identity is None:
+        raise ConfigError(
+            f"{config_file}: no [identity] table, which says where keys and peers' documents are kept; "
+            "deploy/relay.toml shows one"
+        )
+    return config, config.identity
+
+
+def _domains(config: Config) -> list[str]:
+    """The site's domains as certificates name them."""
+    try:
+        return [fold_domain(domain) for domain in config.site.domains]
+    except ValueError as error:
+        raise ConfigError(f"site.domains: {error}") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Says on standard error what is being made; on a terminal, in a line that goes away."""
+    err = Console(stderr=True, highlight=False)
+    with err.status("Making keys and certificates ...") as status:
+
+        def progress(what: str) -> None:
+            status.update(f"Making the key for {what} ...")
+            if not err.is_terminal:
+                click.echo(f"making the key for {what}", err=True)
+
+        yield progress

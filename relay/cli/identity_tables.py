@@ -1,0 +1,142 @@
+"""How `qumail-relay identity` shows certificates, documents and requests.
+Standard: what peers wrote is printed without control characters, and never taken as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from rich.console import Console
+from rich.table import Table
+
+from relay.config import Config
+from relay.keys.identity import (
+    Expiry,
+    Identity,
+    Import,
+    PeerCertificates,
+    awaited,
+    common_groups,
+    domains_of,
+)
+
+_CHANGES = {
+    "new": "A new peer: nothing is pinned under this name yet.",
+    "same": "Already pinned, nothing to do.",
+    "newer": "A newer document of the pinned peer; its CA and signing keys are the pinned ones.",
+    "replaced": "IT REPLACES THE PINNED DOCUMENT, which is newer or has other keys.",
+}
+
+
+def console() -> Console:
+    """Standard output, with what is printed taken as it is."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def print_identity(out: Console, identity: Identity) -> None:
+    """Our certificates and fingerprint."""
+    certificates = {role.label: certificate for role, certificate in identity.certificates.items()}
+    out.print(_table("This site", {**certificates, "CA": identity.ca}))
+    if identity.older:
+        out.print(f"Older encryption keys, kept for opening: {len(identity.older)}")
+    _print_fingerprint(out, identity.fingerprint)
+
+
+def print_peer(out: Console, peer: PeerCertificates) -> None:
+    """A pinned peer's certificates and fingerprint."""
+    certificates = {role.label: certificate for role, certificate in peer.certificates.items()}
+    title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {', '.join(peer.levels)}"
+    out.print(_table(title, {**certificates, "CA": peer.ca}))
+    _print_fingerprint(out, peer.fingerprint)
+
+
+def print_import(out: Console, config: Config, found: Import) -> None:
+    """A document that may be pinned, and what pinning it would change."""
+    peer, before = found.peer, found.before
+    called = "" if found.site == peer.name else f" (it calls itself {found.site})"
+    out.print(f"Peer {peer.name}{called}, document {peer.serial} of {peer.issued:%Y-%m-%d}", soft_wrap=True)
+    out.print(f"  domains     {', '.join(peer.domains)}", soft_wrap=True)
+    out.print(f"  levels      {', '.join(peer.levels)}")
+    out.print(f"  SAE         {peer.sae_id}")
+    shared = ", ".join(common_groups(config, peer)) or "none, so no level with quantum keys"
+    out.print(f"  KME groups  {', '.join(peer.kme_groups) or 'none'}; shared with us: {shared}", soft_wrap=True)
+    until = min(each.not_valid_after_utc for each in (peer.ca, *peer.certificates.values()))
+    out.print(f"  valid until {until:%Y-%m-%d}")
+    _print_fingerprint(out, peer.fingerprint)
+    if before is not None and before.fingerprint != peer.fingerprint:
+        out.print(f"Pinned now:  {before.fingerprint}", style="bold red", soft_wrap=True)
+    out.print(_CHANGES[found.change], style="bold red" if found.change == "replaced" else "")
+
+
+def print_requested(out: Console, requested: list[Path], directory: Path) -> None:
+    """What goes to the organisation's CA, and where what comes back has to be put."""
+    out.print("Give these to your organisation's CA:")
+    for path in requested:
+        out.print(f"  {path}", soft_wrap=True)
+    out.print(
+        "An ML-KEM key cannot sign a request for itself: its .pub file is the public key, and the .cnf file says\n"
+        "which extensions its certificate needs and with which OpenSSL command the CA can make it.\n"
+        "Put the certificates (PEM, mode 0600) beside the keys, under the same names with the ending .pem:"
+    )
+    certificates = {path.with_suffix(".pem") for path in requested}
+    for path in sorted(certificates | set(awaited(directory))):
+        out.print(f"  {path}", soft_wrap=True)
+    out.print("ca.pem is the certificate of the CA that issued them. Then look at `qumail-relay identity show`.")
+
+
+def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], ending: list[Expiry]) -> dict[str, Any]:
+    """All of it, for programs; times are RFC 3339."""
+    return {
+        "fingerprint": identity.fingerprint,
+        "domains": list(identity.domains),
+        "certificates": {
+            "ca": _certificate(identity.ca),
+            **{role.value: _certificate(certificate) for role, certificate in identity.certificates.items()},
+        },
+        "older": [pair.ski.hex() for pair in identity.older],
+        "peers": {name: peer_as_dict(peer) for name, peer in peers.items()},
+        "ending": [{"what": each.what, "days": each.days} for each in ending],
+    }
+
+
+def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
+    """What a peer's document says, for programs."""
+    return {
+        "name": peer.name,
+        "fingerprint": peer.fingerprint,
+        "domains": list(peer.domains),
+        "sae_id": peer.sae_id,
+        "kme_groups": list(peer.kme_groups),
+        "levels": list(peer.levels),
+        "serial": peer.serial,
+        "issued": peer.issued.isoformat(),
+        "certificates": {
+            "ca": _certificate(peer.ca),
+            **{role.value: _certificate(certificate) for role, certificate in peer.certificates.items()},
+        },
+    }
+
+
+def _certificate(certificate: x509.Certificate) -> dict[str, str]:
+    return {
+        "serial_number": f"{certificate.serial_number:x}",
+        "not_before": certificate.not_valid_before_utc.isoformat(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+    }
+
+
+def _table(title: str, certificates: Mapping[str, x509.Certificate]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("Certificate", "Valid until", "Domains"):
+        table.add_column(column, overflow="fold")
+    for what, certificate in certificates.items():
+        until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        table.add_row(what, until, ", ".join(domains_of(certificate)))
+    return table
+
+
+def _print_fingerprint(out: Console, digits: str) -> None:
+    out.print(f"Fingerprint: {digits}", style="bold", soft_wrap=True)

@@ -1,0 +1,142 @@
+"""Bouncy Castle as a second implementation of every structure: seals, opens, signs, verifies, parses.
+Standard: Debian's libbcpkix-java and a JDK; tests/java/Interop.java is compiled once a test session.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+SOURCE = Path(__file__).parents[1] / "java" / "Interop.java"
+JARS = tuple(Path("/usr/share/java") / f"{name}.jar" for name in ("bcpkix", "bcutil", "bcprov"))
+DEADLINE_S = 60
+_REFUSED = 1
+
+Argument = str | bytes | MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey | x509.Certificate
+
+
+class Refused(Exception):
+    """Bouncy Castle does not accept the message; says why."""
+
+
+def _missing() -> str:
+    """What has to be installed, or ""."""
+    packages = [] if shutil.which("javac") and shutil.which("java") else ["openjdk-21-jdk-headless"]
+    if not all(jar.exists() for jar in JARS):
+        packages.append("libbcpkix-java")
+    return " ".join(packages)
+
+
+requires_bouncycastle = pytest.mark.skipif(
+    bool(_missing()), reason=f"Bouncy Castle is not installed: apt-get install {_missing()}"
+)
+
+
+def parse(message: bytes) -> dict[str, Any]:
+    """What Bouncy Castle's own ASN.1 classes find in one ContentInfo: types, recipients, signers, algorithms."""
+    found: dict[str, Any] = json.loads(_run("parse", message))
+    return found
+
+
+def open_kek(message: bytes, key: bytes) -> bytes:
+    """The content of AuthEnvelopedData for a holder of `key`. Raises Refused."""
+    return _run("open-kek", message, Path("out"), key.hex())
+
+
+def open_rsa(message: bytes, key: RSAPrivateKey) -> bytes:
+    """The content of AuthEnvelopedData for an RSA key. Raises Refused."""
+    return _run("open-rsa", message, Path("out"), key)
+
+
+def open_kem(message: bytes, key: MLKEM1024PrivateKey) -> bytes:
+    """The content of AuthEnvelopedData for an ML-KEM-1024 key. Raises Refused."""
+    return _run("open-kem", message, Path("out"), key)
+
+
+def seal_kek(payload: bytes, key: bytes, key_id: str, *, ber: bool = False) -> bytes:
+    """AuthEnvelopedData (AES-256-GCM, 16 octets of tag), its content key wrapped under `key`; DER, or streamed BER."""
+    return _run("seal-kek", Path("out"), payload, _form(ber), key.hex(), key_id)
+
+
+def seal_rsa(payload: bytes, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
+    """The same by RSAES-OAEP with SHA-256."""
+    return _run("seal-rsa", Path("out"), payload, _form(ber), certificate)
+
+
+def seal_kem(payload: bytes, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
+    """The same by ML-KEM, HKDF-SHA256 and AES-256 wrap."""
+    return _run("seal-kem", Path("out"), payload, _form(ber), certificate)
+
+
+def sign(
+    payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate, *, ber: bool = False
+) -> bytes:
+    """SignedData around `payload`: ML-DSA-87 with SHA-512, or RSASSA-PSS with SHA-256."""
+    return _run("sign", Path("out"), payload, _form(ber), key, certificate)
+
+
+def verify(message: bytes, certificate: x509.Certificate) -> bytes:
+    """The content of SignedData whose signers are all `certificate`. Raises Refused."""
+    return _run("verify", message, Path("out"), certificate)
+
+
+def _form(ber: bool) -> str:
+    return "ber" if ber else "der"
+
+
+def _run(command: str, *arguments: Argument | Path) -> bytes:
+    """One run of Interop.java; arguments that are not text become files, and a Path says where output goes."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        words = [_word(argument, directory, number) for number, argument in enumerate(arguments)]
+        done = subprocess.run(
+            # Serial collection and one tier of compilation: these programs live for less than a second.
+            ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", _class_path(), "Interop", command, *words],
+            capture_output=True, check=False, timeout=DEADLINE_S,
+        )  # fmt: skip
+        if done.returncode == _REFUSED:
+            raise Refused(done.stderr.decode())
+        if done.returncode:
+            raise RuntimeError(f"Interop.java {command}: {done.stderr.decode()}")
+        output = directory / "out"
+        return output.read_bytes() if output.exists() else done.stdout
+
+
+def _word(argument: Argument | Path, directory: Path, number: int) -> str:
+    if isinstance(argument, str):
+        return argument
+    path = directory / (argument if isinstance(argument, Path) else str(number))
+    match argument:
+        case bytes():
+            path.write_bytes(argument)
+        case x509.Certificate():
+            path.write_bytes(argument.public_bytes(Encoding.PEM))
+        case MLKEM1024PrivateKey() | MLDSA87PrivateKey() | RSAPrivateKey():
+            path.write_bytes(argument.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return str(path)
+
+
+@functools.cache
+def _class_path() -> str:
+    """Compiles the program, once; the classes are gone with the test session."""
+    directory = tempfile.mkdtemp(prefix="interop-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    jars = ":".join(str(jar) for jar in JARS)
+    command = ["javac", "-Xlint:all,-path", "-Werror", "-cp", jars, "-d", directory, str(SOURCE)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=DEADLINE_S)
+    if done.returncode:
+        raise RuntimeError(f"{SOURCE} does not compile: {done.stderr.decode()}")
+    return f"{directory}:{jars}"
