@@ -14,6 +14,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,14 @@ from rich.text import Text
 
 from relay.config import Address
 from relay.forward import stuffed
+from relay.keys.identity import create_identity, peer_document
 
+LEVELS = {
+    "otp": "one-time pad of quantum key; no computation breaks it",
+    "aes": "AES-256-GCM under a quantum key",
+    "pqc": "ML-KEM-1024, ML-DSA-87, and AES-256-GCM under a quantum key",
+    "rsa": "RSA-4096, RSASSA-PSS, and AES-256-GCM under a quantum key",
+}
 SECRET = "The vault opens at 06:30, code 7-3-9."
 RELAY_TOML = """\
 [site]
@@ -54,6 +62,10 @@ secret = "site.secret"
 
 [log]
 format = "json"
+
+[identity]
+directory = "identity"
+peers_directory = "peers"
 
 [kmes.km]
 url = "{url}"
@@ -158,13 +170,11 @@ async def ready(running: asyncio.subprocess.Process, path: Path, log: Path, what
 
 
 async def relay(stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: Address, url: str) -> Address:
-    """One site's relay, with its own directory, configuration and policies; gives where it listens."""
+    """Starts one site's relay in its own directory, which is complete; gives where it listens."""
     sae, peer, peer_sae, direction = (
         ("2", "bob", "1", "outgoing") if name == "alice" else ("1", "alice", "2", "incoming")
     )
     directory = work / name
-    (directory / "policies").mkdir(parents=True)
-    (directory / "policies" / "default.toml").write_text('levels = ["aes"]\n')
     (directory / "relay.toml").write_text(
         RELAY_TOML.format(
             name=name,
@@ -186,6 +196,31 @@ async def relay(stack: AsyncExitStack, console: Console, work: Path, name: str, 
     return Address(host, int(port))
 
 
+def prepare_sites(work: Path) -> None:
+    """Both sites' policies and certificates; each gets the other's peer document, as after `identity import`."""
+    for name in ("alice", "bob"):
+        policies = work / name / "policies"
+        (policies / "bob.example").mkdir(parents=True)
+        (policies / "default.toml").write_text('levels = ["aes"]\n')
+        for level in LEVELS:
+            (policies / "bob.example" / f"{level}.toml").write_text(f'levels = ["{level}"]\nquantum = "required"\n')
+        (work / name / "peers").mkdir(mode=0o700)
+    for name, peer, sae in (("alice", "bob", "2"), ("bob", "alice", "1")):
+        domains = [f"{name}.example"]
+        keys = work / name / "identity"
+        identity = create_identity(keys, name=name, domains=domains)
+        document = peer_document(
+            keys,
+            identity,
+            name=name,
+            domains=domains,
+            sae_id=sae,
+            kme_groups=["alice-bob"],
+            levels=tuple(LEVELS),
+        )
+        (work / peer / "peers" / f"{name}.json").write_bytes(document)
+
+
 def event(log: Path, name: str) -> dict[str, Any]:
     """The last event of this name in a relay's log."""
     for line in reversed(log.read_text().splitlines()):
@@ -195,34 +230,46 @@ def event(log: Path, name: str) -> dict[str, Any]:
 
 
 async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]) -> None:
-    """Starts everything, sends the message, shows what happened; raises DemoError where it went wrong."""
+    """Starts everything, sends a message at each level, shows what happened; raises DemoError if it went wrong."""
     async with AsyncExitStack() as stack:
-        console.rule("[bold]QuMail Relay[/]: a message travels from Alice to Bob under a quantum key")
+        console.rule("[bold]QuMail Relay[/]: a message travels from Alice to Bob, at each of the four levels")
         state, log = work / "kme", work / "kme.log"
         kmes = await stack.enter_async_context(process(log, "kme", "--state", str(state), *kme_ports))
         urls = json.loads(await ready(kmes, state / "endpoints.json", log, "the development key servers"))
         console.print(f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)")
+        await asyncio.to_thread(prepare_sites, work)
+        console.print("  [green]✓[/] certificates of both sites (ML-KEM-1024, ML-DSA-87, RSA-4096), exchanged")
         mailbox = await stack.enter_async_context(Wire().listening())
         bob = await relay(stack, console, work, "bob", mailbox.address, urls["KM2"])
         wire = await stack.enter_async_context(Wire(onward=bob).listening())
         alice = await relay(stack, console, work, "alice", wire.address, urls["KM1"])
 
-        message = a_real_message()
-        reply = await send(alice, "alice@alice.example", ["bob@bob.example"], message)
-        if not reply.startswith("250"):
-            raise DemoError(f"Alice's relay answered {reply}; see {work}")
-        sealed, opened = wire.seen[-1], mailbox.seen[-1]
-        show(console, message, sealed, opened)
-        sent, received = (
-            event(work / "alice/relay.log", "sealed_and_sent"),
-            event(work / "bob/relay.log", "opened_and_sent"),
+        table = Table(
+            title="One message at each level", caption="the same message, octet for octet, came out each time"
         )
-        compare(console, message, opened, sent, received)
-        judge(message, sealed, opened, sent, received)
+        for heading in ("level", "what protects it", "quantum bits", "octets", "on the wire", "time"):
+            table.add_column(heading, justify="left" if heading.startswith(("level", "what")) else "right")
+        for level in LEVELS:
+            message = a_real_message()
+            began = time.monotonic()
+            reply = await send(alice, "alice@alice.example", [f"{level}@bob.example"], message)
+            taken = time.monotonic() - began
+            if not reply.startswith("250"):
+                raise DemoError(f"Alice's relay answered {reply} at level {level}; see {work}")
+            sealed, arrived = wire.seen[-1], mailbox.seen[-1]
+            sent = event(work / "alice/relay.log", "sealed_and_sent")
+            received = event(work / "bob/relay.log", "opened_and_sent")
+            opened = judge(message, sealed, arrived, sent, received)
+            if level == "aes":
+                show(console, message, sealed, arrived)
+                compare(console, message, opened, sent, received)
+            bits = f"{sent['quantum_bits']:,}"
+            table.add_row(level, LEVELS[level], bits, str(len(message)), str(len(sealed)), f"{taken * 1000:.0f} ms")
+        console.print(table)
         if stay:
             console.print(
                 f"\nIt stays up: send to {alice.host}:{alice.port} as you like, for instance "
-                "from anybody@alice.example to anybody@bob.example.\n"
+                "from anybody@alice.example to otp@, aes@, pqc@ or rsa@bob.example.\n"
                 f"Logs and policies: {work}\nCtrl-C ends it."
             )
             await until_told()
@@ -262,17 +309,21 @@ def compare(console: Console, message: bytes, opened: bytes, sent: dict[str, Any
     console.print(table)
 
 
-def judge(message: bytes, sealed: bytes, opened: bytes, sent: dict[str, Any], received: dict[str, Any]) -> None:
-    """Raises DemoError unless the message came out as it went in and was hidden in between."""
+def judge(message: bytes, sealed: bytes, arrived: bytes, sent: dict[str, Any], received: dict[str, Any]) -> bytes:
+    """What Bob's relay opened; raises DemoError unless it is the message and was hidden on the way."""
+    mark, _, opened = arrived.partition(b"\r\n")
+    if not mark.startswith(b"X-QuMail-Protection: "):
+        raise DemoError("Bob's relay did not say what protected the message")
     if hashlib.sha256(message).digest() != hashlib.sha256(opened).digest():
         raise DemoError("Bob's SHA-256 is not Alice's")
-    if sent["key_IDs"] != received["key_IDs"]:
-        raise DemoError("the two sides used different keys")
+    if sent["key_IDs"] != received["key_IDs"] or not sent["key_IDs"]:
+        raise DemoError("the two sides used different quantum keys")
     marks = (SECRET.encode(), b"vault", b"plan.bin", base64.b64encode(SECRET.encode())[:30])
     if any(mark in sealed for mark in marks):
         raise DemoError("the wire carried something of the message in clear")
     if b"smime-type=authEnveloped-data" not in sealed:
         raise DemoError("the wire did not carry a sealed message")
+    return opened
 
 
 async def until_told() -> None:
@@ -299,7 +350,7 @@ def main() -> int:
         with contextlib.suppress(OSError):
             print(f"DEMO FAILED: {error or type(error).__name__}", flush=True)
         return 1
-    print("DEMO OK: Bob received octet for octet what Alice sent; the wire saw ciphertext")
+    print("DEMO OK: at all four levels Bob received octet for octet what Alice sent; the wire saw ciphertext")
     return 0
 
 

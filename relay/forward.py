@@ -4,6 +4,8 @@ Standard: RFC 5321 (SMTP client), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import aiosmtplib
 
 from relay.config import Address
@@ -48,7 +50,8 @@ class NextHop:
             await self._command(client, b"RCPT", _rcpt_command(client, recipient))
         await self._command(client, b"DATA", b"", expected=354)
         answer = await self._data(client, mail.message)
-        await client.execute_command(b"QUIT")
+        with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):  # the mail is accepted, whatever follows
+            await client.execute_command(b"QUIT")
         return answer
 
     async def _command(self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None) -> str:

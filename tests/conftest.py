@@ -13,17 +13,22 @@ import pytest
 from relay import app
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+
+
+@pytest.fixture(scope="session")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    """Alice's, Bob's and Eve's certificates."""
+    return make_identities(tmp_path_factory.mktemp("identities"))
 
 
 @pytest.fixture
 async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
     """KM1 and KM2 on free ports."""
     link = LinkSettings(key_rate=1_000_000)
-    async with DevelopmentKMEs(
-        state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link
-    ) as servers:
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as servers:
         yield servers
 
 

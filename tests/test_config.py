@@ -96,9 +96,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[outgoing]", "[outgoin]", "relay.toml:5: outgoin: unknown setting; did you mean 'outgoing'?"),
     ],
 )  # fmt: skip
-def test_a_fault_is_named_with_file_and_line(
-    tmp_path: Path, line: str, replacement: str, expected: str
-) -> None:
+def test_a_fault_is_named_with_file_and_line(tmp_path: Path, line: str, replacement: str, expected: str) -> None:
     assert line in MINIMAL
     path = tmp_path / "relay.toml"
     path.write_text(MINIMAL.replace(line, replacement))

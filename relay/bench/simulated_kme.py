@@ -318,7 +318,7 @@ class SimulatedKME:
         if kind == "hang":
             await connection.reader.read()  # until the client gives up
             return False
-        if kind == "drop":
+        if kind == "drop" or connection.reader.at_eof():
             return False
         if kind == "http" and how is not None:
             code, body, headers = how.code, how.body, how.headers
@@ -339,6 +339,8 @@ class SimulatedKME:
             return False
         connection.writer.write(octets)
         await connection.writer.drain()
+        if connection.reader.at_eof():
+            self.pair.lost_on_the_way |= {key_ID for key_ID, _ in self._last}
         return kind != "close_unsaid"
 
     def _reply(self, request: Received, how: Misbehaviour | None) -> tuple[int, str, tuple[tuple[str, str], ...]]:
@@ -405,6 +407,8 @@ class SimulatedKME:
             details = [{"key_ID": key_ID} for key_ID in missing]
             return 400, json.dumps({"message": _NOT_FOUND, "details": details}), ()
         spoilt = {"other_keys": len(keys), "not_json": len(keys), "bad_base64": 1}.get(kind, 0)
+        if kind == "repeat_ids" and len(keys) > 1:
+            spoilt = len(keys)
         self.pair.lost_on_the_way |= {key_ID for key_ID, _ in keys[len(keys) - spoilt :]}
         if kind == "other_keys":
             keys = [(str(uuid.uuid4()), octets) for _, octets in keys]

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedKME, Simu
 from relay.errors import KeyUnavailable
 from relay.keys import OptimizedKMClient
 from relay.keys.breaker import BreakerRules
-from relay.keys.contract import KeyReference
+from relay.keys.contract import Key, KeyReference
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.kme import certificates
@@ -147,12 +147,13 @@ class _Run:
         self._pause = 1 / per_second
         self._progress = progress
         self._used: set[int] = set()
-        self._last_opened = 0.0
+        self._last_opened = self._until = 0.0
         self._chance = random.Random(1)  # noqa: S311 - to choose sizes, not keys
 
     async def for_seconds(self, seconds: float) -> None:
         """Sends, waits for the last message, and checks what can be checked on the way."""
         began = self._last_opened = time.monotonic()
+        self._until = began + seconds
         settled: int | None = None
         told = began
         messages: set[asyncio.Task[None]] = set()
@@ -198,29 +199,31 @@ class _Run:
             return [(segment.reference, bytes(segment.octets)) for segment in pad.segments]
 
     async def _open(self, sealed: list[tuple[KeyReference, bytes]]) -> None:
-        """Fetches as a queue would: again while the KME cannot be asked."""
-        references = [reference for reference, _ in sealed]
+        """Fetches as a mail queue would: again while the KME has a key and cannot be asked for it."""
+        keys: dict[KeyReference, Key] = {}
         for _ in range(50):
-            try:
-                keys = await self._bob.fetch(references)
+            with suppress(KeyUnavailable):
+                keys |= await self._bob.fetch([one for one, _ in sealed if one not in keys])
+            if all(self._may_be_lost(one) for one, _ in sealed if one not in keys):
                 break
-            except KeyUnavailable:
-                await asyncio.sleep(0.2)
-        else:
-            keys = {}
+            await asyncio.sleep(0.2)
         for reference, octets in sealed:
             key = keys.get(reference)
             if key is None:
                 self._result.lost_by_kme += 1
-                if reference.key_ID in self._pair.issued and reference.key_ID not in self._pair.lost_on_the_way:
+                if not self._may_be_lost(reference):
                     self._result.faults.append(f"key {reference.key_ID} was delivered or there, and is lost")
             elif key.key[: len(octets)] != octets:
                 self._result.faults.append(f"key {reference.key_ID} is not the same at both sites")
-        if len(keys) == len(references):
+        if len(keys) == len(sealed):
             self._result.opened += 1
-        now = time.monotonic()
+        now = min(time.monotonic(), self._until)
         self._result.longest_silence_s = max(self._result.longest_silence_s, round(now - self._last_opened, 2))
         self._last_opened = now
+
+    def _may_be_lost(self, reference: KeyReference) -> bool:
+        """Whether a KME spent this key without our getting it (or the key is too old to be known here)."""
+        return reference.key_ID in self._pair.lost_on_the_way or reference.key_ID not in self._pair.issued
 
 
 def _ring(own: str, other: str, kmes: list[SimulatedKME], state: Path) -> KeyRing:

@@ -8,8 +8,10 @@ import sys
 
 import click
 
+from relay.cli.bench import bench
 from relay.cli.check import check
 from relay.cli.files import open_file, seal_file
+from relay.cli.identity import identity
 from relay.cli.kme import kme
 from relay.cli.policy import policy
 from relay.cli.serve import serve
@@ -25,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, check, policy, seal_file, open_file, kme):
+for command in (serve, check, policy, seal_file, open_file, identity, kme, bench):
     cli.add_command(command)
 
 

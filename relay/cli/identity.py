@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict
 
 import click
 from rich.console import Console
@@ -93,28 +94,25 @@ def new(config_file: Path, days: int, renew: bool, csr: bool) -> None:
     domains = _domains(config)
     if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
         click.echo(f"{files.passphrase}: made; keep it away from the backups of {files.directory}")
+    common = _Common(name=config.site.name, domains=domains, passphrase=files.passphrase)
+    if csr:
+        with _progress() as progress:
+            requested = request_certificates(files.directory, renew=renew, progress=progress, **common)
+        print_requested(console(), requested, files.directory)
+        return
+    make = renew_identity if renew else create_identity
     with _progress() as progress:
-        if csr:
-            requested = request_certificates(
-                files.directory,
-                name=config.site.name,
-                domains=domains,
-                passphrase=files.passphrase,
-                renew=renew,
-                progress=progress,
-            )
-            print_requested(console(), requested, files.directory)
-            return
-        made = (renew_identity if renew else create_identity)(
-            files.directory,
-            name=config.site.name,
-            domains=domains,
-            valid_days=days,
-            passphrase=files.passphrase,
-            progress=progress,
-        )
+        made = make(files.directory, valid_days=days, progress=progress, **common)
     print_identity(console(), made)
     click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
+
+
+class _Common(TypedDict):
+    """What making, renewing and requesting want alike."""
+
+    name: str
+    domains: list[str]
+    passphrase: Path | None
 
 
 @identity.command()
@@ -213,9 +211,7 @@ def import_document(
     if not as_json:
         print_import(console(), config, found)
     if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
-        raise ConfigError(
-            f"{file}: its fingerprint is {found.peer.fingerprint}, which is not the one given: not imported"
-        )
+        raise ConfigError(f"{file}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
     if found.change != "same":
         if not (yes or expected):
             click.confirm("Is this the fingerprint that the other site reads to you?", abort=True)

@@ -18,7 +18,6 @@ from relay.keys.identity import (
     Identity,
     Import,
     PeerCertificates,
-    awaited,
     common_groups,
     domains_of,
 )
@@ -39,7 +38,7 @@ def console() -> Console:
 def print_identity(out: Console, identity: Identity) -> None:
     """Our certificates and fingerprint."""
     certificates = {role.label: certificate for role, certificate in identity.certificates.items()}
-    out.print(_table("This site", {**certificates, "CA": identity.ca}))
+    _print_table(out, "This site", {**certificates, "CA": identity.ca})
     if identity.older:
         out.print(f"Older encryption keys, kept for opening: {len(identity.older)}")
     _print_fingerprint(out, identity.fingerprint)
@@ -49,7 +48,7 @@ def print_peer(out: Console, peer: PeerCertificates) -> None:
     """A pinned peer's certificates and fingerprint."""
     certificates = {role.label: certificate for role, certificate in peer.certificates.items()}
     title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {', '.join(peer.levels)}"
-    out.print(_table(title, {**certificates, "CA": peer.ca}))
+    _print_table(out, title, {**certificates, "CA": peer.ca})
     _print_fingerprint(out, peer.fingerprint)
 
 
@@ -77,14 +76,14 @@ def print_requested(out: Console, requested: list[Path], directory: Path) -> Non
     for path in requested:
         out.print(f"  {path}", soft_wrap=True)
     out.print(
-        "An ML-KEM key cannot sign a request for itself: its .pub file is the public key, and the .cnf file says\n"
-        "which extensions its certificate needs and with which OpenSSL command the CA can make it.\n"
-        "Put the certificates (PEM, mode 0600) beside the keys, under the same names with the ending .pem:"
+        "An ML-KEM key cannot sign a request for itself: its .pub file is the public key, and the .cnf file says which "
+        "extensions its certificate needs and with which OpenSSL command the CA can make it. "
+        "Put the certificates, in PEM, beside the keys:"
     )
     certificates = {path.with_suffix(".pem") for path in requested}
-    for path in sorted(certificates | set(awaited(directory))):
+    for path in sorted(certificates | {directory / "ca.pem"}):
         out.print(f"  {path}", soft_wrap=True)
-    out.print("ca.pem is the certificate of the CA that issued them. Then look at `qumail-relay identity show`.")
+    out.print("ca.pem is the certificate of the CA that issued them. Then see `qumail-relay identity show`.")
 
 
 def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], ending: list[Expiry]) -> dict[str, Any]:
@@ -128,14 +127,15 @@ def _certificate(certificate: x509.Certificate) -> dict[str, str]:
     }
 
 
-def _table(title: str, certificates: Mapping[str, x509.Certificate]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _print_table(out: Console, title: str, certificates: Mapping[str, x509.Certificate]) -> None:
+    out.print(title, style="bold", soft_wrap=True)
+    table = Table()
     for column in ("Certificate", "Valid until", "Domains"):
         table.add_column(column, overflow="fold")
     for what, certificate in certificates.items():
         until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
         table.add_row(what, until, ", ".join(domains_of(certificate)))
-    return table
+    out.print(table)
 
 
 def _print_fingerprint(out: Console, digits: str) -> None:

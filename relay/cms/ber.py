@@ -13,11 +13,11 @@ from relay.cms.der import OCTET_STRING, SET, header
 from relay.errors import BadStructure
 
 MAX_DEPTH = 32
-"""Elements inside elements; the deepest part of a real message, a Name of an issuer, is 14 deep."""
+"""Elements inside elements; the deepest part of a real message, the Name of an issuer, is 11 deep."""
 MAX_ELEMENTS = 10_000
 """All elements but chunks; 100 recipients have some 2,500."""
 MIN_CHUNKS = 64
-OCTETS_A_CHUNK = 256
+OCTETS_A_CHUNK = 512
 """A message of n octets has at most MIN_CHUNKS + n / OCTETS_A_CHUNK chunks; real chunks have 1000 octets or more."""
 MAX_SET_OCTETS = 1024 * 1024
 """A SET that must be put in order is copied, so it may not be large; the content is never in one."""
@@ -27,7 +27,8 @@ CONSTRUCTED = 0x20
 END_OF_CONTENTS = b"\x00\x00"
 _OBJECT_IDENTIFIER = 0x06
 _ID_SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
-_ID_AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
+_ENVELOPED_DATA = (bytes.fromhex("2a864886f70d0109100117"), bytes.fromhex("2a864886f70d010703"))
+"""id-ct-authEnvelopedData and id-envelopedData, whose EncryptedContentInfo is the same."""
 
 Pieces = list[bytes | memoryview]
 """An encoded element in parts that are joined once, at the end."""
@@ -92,8 +93,7 @@ def to_der(data: bytes | memoryview) -> bytes:
     for what is cut short or followed by anything, for more depth, elements or chunks than a message has, and
     for signed or authenticated parts of indefinite length, which RFC 5652 5.4 and RFC 5083 2.1 want as DER.
     """
-    with memoryview(data) as view:
-        return _Pass(view).run()
+    return _Pass(memoryview(data)).run()
 
 
 class _Pass:
@@ -139,7 +139,7 @@ class _Pass:
                 return _Place.STRING
             raise BadStructure(f"universal tag {tag:#04x} in constructed form")
         if parent is _Place.CONTENT and tag == 0x30:
-            if self.content_type == _ID_AUTH_ENVELOPED_DATA:
+            if self.content_type in _ENVELOPED_DATA:
                 return _Place.ENVELOPED
             return _Place.SIGNED if self.content_type == _ID_SIGNED_DATA else _Place.OTHER
         return _PLACES.get((parent, tag), _Place.SET if tag == SET else _Place.OTHER)

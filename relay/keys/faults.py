@@ -79,7 +79,7 @@ class RepliedNotFound(KeyNotFound):
 class KeysMissing(KeyNotFound):
     """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others.
 
-    `certain` False means that the KME refused the whole request without a word on which of them it lacks.
+    `certain` False means that the KME refused the request without a word on which keys it lacks.
     """
 
     def __init__(self, cause: str, found: Sequence[Key], missing: Sequence[str], *, certain: bool = True) -> None:

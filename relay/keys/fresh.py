@@ -8,6 +8,7 @@ come are still there for the next one.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -35,6 +36,15 @@ STATUS_RETRY_S = 30.0
 """After a status call that failed, limits are taken as unknown for this long."""
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One who waits for `number` keys: `turn` is set when he is first in the queue, or when `error` is."""
+
+    number: int
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    error: KeyUnavailable | None = None
+
+
 @dataclass(slots=True)
 class _Shelf:
     """The stock for one slave SAE and key size, with the work that fills it."""
@@ -44,13 +54,18 @@ class _Shelf:
     stock: Stock
     peak: Peak
     prefetched: bool = False
-    wanted: int = 0
+    queue: deque[_Waiter] = field(default_factory=deque)
     drawing: asyncio.Task[None] | None = None
     refill: asyncio.Task[None] | None = None
 
     @property
+    def wanted(self) -> int:
+        """How many keys are waited for."""
+        return sum(waiter.number for waiter in self.queue)
+
+    @property
     def idle(self) -> bool:
-        return not (self.wanted or self.drawing or self.refill or len(self.stock) or self.prefetched)
+        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched)
 
 
 @dataclass(slots=True)
@@ -123,19 +138,42 @@ class FreshKeys:
         """
         shelf = self._shelf(slave_sae, size)
         shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
-        shelf.wanted += number
+        keys = None if shelf.queue else shelf.stock.pop(number)
+        if keys is None:
+            keys = await self._wait_for(shelf, number, patient)
+        shelf.peak.add(number)
+        self._slave(slave_sae).use.add(number * size)
+        self._refill_if_low(shelf)
+        self._put_away(shelf)
+        return keys
+
+    async def _wait_for(self, shelf: _Shelf, number: int, patient: bool) -> list[Key]:
+        """Waits in the queue; who is first in it has keys drawn until there are enough for him.
+
+        When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
+        """
+        me = _Waiter(number)
+        shelf.queue.append(me)
         try:
+            while shelf.queue[0] is not me and me.error is None:
+                await me.turn.wait()
+            if me.error is not None:
+                raise me.error
             # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
-            for _ in range(2 * shelf.wanted + 4):
+            for _ in range(2 * number + 4):
                 if (keys := shelf.stock.pop(number)) is not None:
-                    shelf.peak.add(number)
-                    self._slave(slave_sae).use.add(number * size)
-                    self._refill_if_low(shelf)
                     return keys
                 await self._drawn(shelf, patient)
             raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
+        except KeyUnavailable as error:
+            for other in shelf.queue:
+                other.error = error
+                other.turn.set()
+            raise
         finally:
-            shelf.wanted -= number
+            shelf.queue.remove(me)
+            if shelf.queue:
+                shelf.queue[0].turn.set()
             self._put_away(shelf)
 
     async def limits(self, slave_sae: str) -> KeyStatus | None:

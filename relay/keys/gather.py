@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 MOST_PER_CALL = 128
 """Key IDs in one call where the KME does not say how many it takes."""
 
+_MOST_SUSPECTS = 10_000
+
 CLOSING_GRACE_S = 3.0
 """How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
 
@@ -160,7 +162,7 @@ class Fetcher:
         except KeysMissing as error:
             await self._deliver(master_sae, desk, error.found)
             if error.certain:
-                self._not_found(desk, error.missing)
+                self._not_found(desk, error.missing, suspect=False)
                 found = {key.key_ID for key in error.found}
                 rest = [key_ID for key_ID in key_IDs if key_ID not in found | set(error.missing)]
                 return await self._ask(master_sae, desk, rest, splits - 1) if rest else splits
@@ -179,7 +181,7 @@ class Fetcher:
     async def _ask_halves(self, master_sae: str, desk: _Desk, key_IDs: list[str], splits: int) -> int:
         """Finds the key that spoils a call by halving it; when that takes too long, all go alone next time."""
         if splits <= 0 or len(key_IDs) == 1:
-            self._not_found(desk, key_IDs)
+            self._not_found(desk, key_IDs, suspect=True)
             return splits
         middle = len(key_IDs) // 2
         for half in (key_IDs[:middle], key_IDs[middle:]):
@@ -222,10 +224,12 @@ class Fetcher:
         trouble = await self._kept(master_sae, keys)
         return {key.key_ID: trouble or key for key in keys}
 
-    def _not_found(self, desk: _Desk, key_IDs: Iterable[str]) -> None:
+    def _not_found(self, desk: _Desk, key_IDs: Iterable[str], *, suspect: bool) -> None:
+        """The KME does not know these; a suspect goes alone from now on, so as not to spoil other calls."""
         for key_ID in key_IDs:
-            desk.suspects.add(key_ID)
-            if len(desk.suspects) > 10_000:
+            if suspect:
+                desk.suspects.add(key_ID)
+            if len(desk.suspects) > _MOST_SUSPECTS:
                 desk.suspects.pop()
             self._count("not_found", 1)
             _conclude(desk.under_way[key_ID], None)

@@ -137,8 +137,7 @@ class OptimizedKMClient(KMEClient):
             )
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
-            certain = bool(named) or len(wanted) == 1
-            raise KeysMissing(str(error), [], list(named or wanted), certain=certain) from error
+            raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
 
     async def _dec_keys_one_by_one(self, master_sae: str, key_IDs: Sequence[str], patient: bool) -> list[Key]:
         """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""

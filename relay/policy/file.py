@@ -1,77 +1,71 @@
-"""One policy file: which settings it may have, what they mean, and what is wrong with them.
+"""One policy file: which settings it may have beside those of a rule, and what is wrong with them.
 Standard: policies/README.md is the reference and has every setting that stands here.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.errors import ConfigError
 from relay.policy.names import Scope, printable, scope_of
+from relay.policy.rules import Rules
+from relay.policy.settings import KEM, Otherwise, Priority, Settings, Sign
+from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
 
-LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
-"""How a message is sealed; `plaintext` is not at all."""
+Unprotected = Literal["refuse", "mark"]
+"""What happens to mail that arrives with less than `require`."""
 
-Quantum = Literal["off", "preferred", "required"]
-"""Whether pqc and rsa get one more layer under a quantum key."""
-
-Otherwise = Literal["hold", "refuse"]
-"""What happens when none of the listed levels can be had."""
-
-_NAMES: tuple[LevelName, ...] = get_args(LevelName)
-_NUMBERED = _NAMES[:4]
+_LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
 
 
-def parse_levels(value: object) -> tuple[LevelName, ...]:
-    """`["otp", 2]` as ("otp", "aes"); raises ValueError saying what is wrong and how to write it.
-
-    There is no number for plaintext, and it stands alone: nobody shall get it by a slip, nor as the last
-    resort of a list.
-    """
-    if not isinstance(value, list) or not value:
-        raise ValueError('write a list with at least one level, for instance ["otp", "aes"]')
-    levels = tuple(_level(item) for item in value)
-    for place, level in enumerate(levels):
-        if level in levels[:place]:
-            raise ValueError(f"{level!r} is listed twice; leave one out")
-    if "plaintext" in levels and len(levels) > 1:
-        raise ValueError(
-            '"plaintext" stands alone: levels = ["plaintext"] lets this mail out in clear; '
-            "leave it out to have the mail sealed"
-        )
-    return levels
+def _required(value: object) -> LevelName:
+    level = parse_level(value)
+    if level == "plaintext":
+        raise ValueError('"plaintext" requires nothing; leave the setting out')
+    return level
 
 
-def _level(item: object) -> LevelName:
-    for number, name in enumerate(_NAMES, 1):
-        if item == name or (name in _NUMBERED and type(item) is int and item == number):
-            return name
-    close = difflib.get_close_matches(item.lower(), _NAMES, n=1) if isinstance(item, str) else ()
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_NAMES)}, or 1 to {len(_NUMBERED)}"
-    raise ValueError(f"{item!r} is not a level; {hint}")
+def _unprotected(value: object) -> object:
+    if value == "quarantine":
+        raise ValueError('there is no quarantine to put mail in; write "refuse" or "mark"')
+    return value
 
 
-class Policy(toml.Table):
+class Policy(Settings):
     """The settings of one file. Read it with `context={"peers": names of peers, "scope": Scope}`."""
 
     peer: str | None = None
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)]
     quantum: Quantum = "preferred"
+    kem: KEM = "ML-KEM-1024"
+    sign: Sign = "ML-DSA-87"
     otherwise: Otherwise = "hold"
+    priority: Priority = "normal"
     subdomains: bool = False
+    require: Annotated[LevelName, BeforeValidator(_required)] | None = None
+    unprotected: Annotated[Unprotected, BeforeValidator(_unprotected)] = "refuse"
+    when: Rules = ()
 
     @property
     def in_clear(self) -> bool:
-        """True where these settings let mail out unsealed."""
-        return self.levels == ("plaintext",)
+        """True where these settings let mail out unsealed, by themselves or by a rule."""
+        return any(each.levels == ("plaintext",) for each in (self, *self.when))
+
+    @cached_property
+    def looks_inside(self) -> bool:
+        """True where a rule asks about the message, so that the envelope alone does not decide."""
+        return any(rule.looks_inside for rule in self.when)
 
     @field_validator("peer")
     @classmethod
@@ -83,12 +77,12 @@ class Policy(toml.Table):
         known = f"configured: {', '.join(sorted(peers))}" if peers else "none is configured"
         raise ValueError(f"no peer {name!r}; " + (f"did you mean {close[0]!r}?" if close else known))
 
-    @field_validator("quantum")
+    @field_validator("unprotected")
     @classmethod
-    def _nothing_quantum_in_clear(cls, quantum: Quantum, info: ValidationInfo) -> Quantum:
-        if quantum == "required" and info.data.get("levels") == ("plaintext",):
-            raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
-        return quantum
+    def _only_with_require(cls, value: Unprotected, info: ValidationInfo) -> Unprotected:
+        if info.data.get("require") is None:
+            raise ValueError("without `require` nothing is unprotected; add it, or leave this out")
+        return value
 
     @field_validator("subdomains")
     @classmethod
@@ -104,7 +98,8 @@ class PolicyFile:
     """One policy file, read and checked.
 
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default,
-    `source` is its path for messages, `line` (1 is the first) is where its `levels` stand.
+    `source` is its path for messages, `line` (1 is the first) is where its `levels` stand, and `rule_lines`
+    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text.
     """
 
     name: str
@@ -113,10 +108,12 @@ class PolicyFile:
     policy: Policy
     source: str
     line: int
+    rule_lines: tuple[int, ...]
+    digest: int
 
 
-def read_policy(directory: Path, name: str, peers: Collection[str]) -> tuple[PolicyFile, str]:
-    """Read the file `name` in `directory`; also gives its text. Raises ConfigError with all its faults."""
+def read_policy(directory: Path, name: str, peers: Collection[str]) -> PolicyFile:
+    """Read the file `name` in `directory`. Raises ConfigError with all its faults."""
     path = directory / name
     source = printable(str(path))
     try:
@@ -126,8 +123,49 @@ def read_policy(directory: Path, name: str, peers: Collection[str]) -> tuple[Pol
     _expect_regular(path, source)
     text = toml.read(path)
     policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
-    line = toml.line_of(text, ("levels",)) or 1
-    return PolicyFile(name, scope, domain, policy, source, line), text
+    if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
+        raise ConfigError(faults)
+    rule_lines = tuple(_line(text, "when", number, "levels") for number in range(len(policy.when)))
+    digest = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
+    return PolicyFile(name, scope, domain, policy, source, _line_of_levels(text), rule_lines, digest)
+
+
+def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
+    """Rules that look into the message and list less than the file itself does, each with its line."""
+    for number, rule in enumerate(policy.when):
+        if not rule.looks_inside:
+            continue
+        for level in rule.levels or ():
+            if not raised(policy.levels, (level,)):
+                yield (
+                    _line(text, "when", number, "levels"),
+                    f"when.{number}.levels: a rule that looks into the message may only raise the level, and "
+                    f"{level!r} is weaker than the strongest that the file itself lists; leave it out",
+                )
+        if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
+            yield (
+                _line(text, "when", number, "quantum"),
+                f"when.{number}.quantum: a rule that looks into the message may only raise, and {rule.quantum!r} "
+                f"is less than the file's own {policy.quantum!r}; leave it out",
+            )
+        if rule.priority == "low" and policy.priority != "low":
+            yield (
+                _line(text, "when", number, "priority"),
+                f'when.{number}.priority: a rule that looks into the message may not lower it to "low", which '
+                "leaves fewer keys; leave it out",
+            )
+
+
+def _line(text: str, *location: str | int) -> int:
+    return toml.line_of(text, location) or 1
+
+
+def _line_of_levels(text: str) -> int:
+    """Where the file's own `levels` stand: by a short way where nothing can be mistaken for them."""
+    matches = list(_LEVELS_LINE.finditer(text))
+    if len(matches) == 1 and '"""' not in text and "'''" not in text:
+        return text.count("\n", 0, matches[0].end()) + 1
+    return _line(text, "levels")
 
 
 def _expect_regular(path: Path, source: str) -> None:

@@ -100,6 +100,7 @@ public final class Interop {
     private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
     private static final String USAGE = """
         parse FILE                                one line of JSON: content type, recipients, signers, algorithms
+        to-der FILE OUT                           the same message in DER
         open-kek FILE OUT KEYHEX
         open-rsa FILE OUT KEY.pem
         open-kem FILE OUT KEY.pem
@@ -128,6 +129,7 @@ public final class Interop {
     private static void run(String[] args) throws Exception {
         switch (args[0]) {
             case "parse" -> System.out.println(json(summary(read(args[1]))));
+            case "to-der" -> write(args[2], toDER(read(args[1])));
             case "open-kek" -> write(args[2], open(
                 read(args[1]),
                 new JceKEKAuthEnvelopedRecipient(new SecretKeySpec(Hex.decode(args[3]), "AES")).setProvider(BC),
@@ -324,6 +326,14 @@ public final class Interop {
             addSigned(found, SignedData.getInstance(outer.getContent()));
         }
         return found;
+    }
+
+    private static byte[] toDER(byte[] message) throws IOException {
+        ContentInfo outer = ContentInfo.getInstance(ASN1Primitive.fromByteArray(message));
+        ASN1Encodable content = CMSObjectIdentifiers.signedData.equals(outer.getContentType())
+            ? SignedData.getInstance(outer.getContent())
+            : AuthEnvelopedData.getInstance(outer.getContent());
+        return new ContentInfo(outer.getContentType(), content).getEncoded(ASN1Encoding.DER);
     }
 
     private static void addEnveloped(Map<String, Object> found, AuthEnvelopedData data) {

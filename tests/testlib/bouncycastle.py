@@ -51,6 +51,11 @@ def parse(message: bytes) -> dict[str, Any]:
     return found
 
 
+def to_der(message: bytes) -> bytes:
+    """One ContentInfo of AuthEnvelopedData or SignedData, re-encoded as DER."""
+    return _run("to-der", message, Path("out"))
+
+
 def open_kek(message: bytes, key: bytes) -> bytes:
     """The content of AuthEnvelopedData for a holder of `key`. Raises Refused."""
     return _run("open-kek", message, Path("out"), key.hex())

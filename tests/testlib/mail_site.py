@@ -46,6 +46,16 @@ class MailSite:
         listen = self.relay.addresses
         self.relay = await self._processes.enter_async_context(relay_process(self.site, listen=listen))
 
+    async def make_whole(self) -> None:
+        """Everything runs and nothing is cut or waits, whatever was done before."""
+        self.mailboxes.on_rcpt.clear()
+        for wire in (self.inbound, self.sealed, self.opened, self.kme):
+            await wire.mend()
+        if self.relay.process.returncode is not None:
+            await self.restart_relay()
+        if await self.postfix.queue():
+            await self.postfix.command("postsuper", "-d", "ALL")
+
     async def delivered(self, recipient: str) -> Got:
         """Waits until there is a mail for this recipient in the mailboxes."""
         while not (found := self.all_delivered(recipient)):
@@ -115,6 +125,4 @@ async def mail_site(
                 },
             )
         )
-        yield MailSite(
-            name, site, running, relay, mailboxes, inbound, sealed, opened, kme, processes
-        )  # fmt: skip
+        yield MailSite(name, site, running, relay, mailboxes, inbound, sealed, opened, kme, processes)

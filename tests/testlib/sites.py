@@ -5,6 +5,7 @@ Standard: what a test does not say is what deploy/relay.toml recommends.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay.config import Address, Config, load_config
+from tests.testlib.identities import Identities
 
 POLICIES: Mapping[str, str] = {"default.toml": 'levels = ["aes"]\n'}
 
@@ -80,6 +82,7 @@ def make_site(
     policies: Mapping[str, str] = POLICIES,
     settings: str = "",
     kme_settings: str = "",
+    identities: Identities | None = None,
 ) -> Site:
     """Alice (SAE 2, KM1) or Bob (SAE 1, KM2); `outgoing` and `incoming` are the next hops of each direction.
 
@@ -106,7 +109,20 @@ def make_site(
         )
     )
     site.write_policies(policies)
+    if identities is not None:
+        _give_identity(site, identities, name, peer)
     return site
+
+
+def _give_identity(site: Site, identities: Identities, name: str, peer: str) -> None:
+    """The site's own keys and certificates, and the peer's document as if it had been imported."""
+    own, other = (identities.alice, identities.bob) if name == "alice" else (identities.bob, identities.alice)
+    shutil.copytree(own.directory, site.directory / "identity")
+    (site.directory / "peers").mkdir(mode=0o700)
+    (site.directory / "peers" / f"{peer}.json").write_bytes(other.document)
+    text = site.config_file.read_text()
+    table = '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]'
+    site.config_file.write_text(text.replace("[store]", table))
 
 
 @dataclass
@@ -127,9 +143,7 @@ class RelayProcess:
 
 
 @asynccontextmanager
-async def relay_process(
-    site: Site, *, listen: Mapping[str, Address] | None = None
-) -> AsyncIterator[RelayProcess]:
+async def relay_process(site: Site, *, listen: Mapping[str, Address] | None = None) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again."""
     text = site.config_file.read_text()
     for direction, address in (listen or {}).items():
@@ -160,8 +174,4 @@ async def _read_when_ready(process: asyncio.subprocess.Process, ready: Path, log
                 raise AssertionError(f"the relay did not start:\n{log.read_text()}")
             await asyncio.sleep(0.02)
     lines = (line.split() for line in ready.read_text().splitlines())
-    return {
-        name: Address(host, int(port))
-        for name, host_port in lines
-        for host, port in [host_port.rsplit(":", 1)]
-    }
+    return {name: Address(host, int(port)) for name, host_port in lines for host, port in [host_port.rsplit(":", 1)]}

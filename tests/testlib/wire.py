@@ -37,7 +37,9 @@ class Wire:
         await self.cut()
 
     async def mend(self) -> None:
-        """Connections are taken, and stop nowhere, from now on."""
+        """New connections are taken and stop nowhere from now on; those that had to stop break."""
+        if self._stop_after is not None:
+            await self.cut()
         self._stop_after = None
         if self._server is None:
             self._server = await asyncio.start_server(self._connection, *self.address)

@@ -17,7 +17,7 @@ from relay.keys.identity.maker import Progress
 from relay.keys.identity.pairs import Identity, KEMKeyPair, KeyPair, Role, RSAKeyPair, SigningKeyPair
 from relay.keys.identity.peer import SPOKEN, PeerCertificates
 from relay.keys.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
-from relay.keys.identity.requests import awaited, request_certificates
+from relay.keys.identity.requests import request_certificates
 
 __all__ = [
     "MAX_DOCUMENT",
@@ -37,7 +37,6 @@ __all__ = [
     "Role",
     "Rollback",
     "SigningKeyPair",
-    "awaited",
     "common_groups",
     "create_identity",
     "domains_of",

@@ -60,6 +60,7 @@ def renew_identity(
     The signing keys and the CA's key stay, so that peers go on recognising us; the encryption keys before
     stay for opening. Peers need the new peer document before the old certificates end. Raises ConfigError.
     """
+    _refuse_requested(directory)
     maker = Maker(directory, name, domains, valid_days, passphrase, now, progress)
     before = load_identity(directory, passphrase=passphrase, now=now)
     with files.changing(directory):
@@ -74,6 +75,6 @@ def renew_identity(
 def _refuse_requested(directory: Path) -> None:
     if any(directory.glob("*.csr")):
         raise ConfigError(
-            f"{directory}: an organisation's CA was asked for these certificates (*.csr); put them here, or remove "
-            "the directory to begin anew"
+            f"{directory}: an organisation's CA was asked for these certificates (*.csr): put them here as .pem files, "
+            "renew them with --csr --renew, or use another directory to begin anew"
         )

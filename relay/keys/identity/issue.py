@@ -4,8 +4,6 @@ Standard: RFC 5280; RFC 9935 (ML-KEM certificates), RFC 9881 (ML-DSA certificate
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -75,16 +73,16 @@ def signing_request(
     return builder.sign(key, hashes.SHA512() if isinstance(key, RSAPrivateKey) else None)
 
 
-def openssl_extensions(role: Role, stem: str, name: str, domains: Sequence[str]) -> str:
-    """What `openssl x509 -extfile` needs to certify a public key that cannot sign a request, and the command."""
+def openssl_extensions(stem: str, domains: Sequence[str]) -> str:
+    """What `openssl x509 -extfile` needs to certify the ML-KEM key in `stem`.pub, and the command, in a comment."""
     alternative_names = ",".join(f"DNS:{domain}" for domain in domains)
-    holder = shlex.quote(f"/OU={role.label}/CN=" + re.sub(r"([\\/+])", r"\\\1", name))
     return f"""\
-# The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no PKCS#10
-# request for it; whoever runs the CA takes our word that we have the private key.
+# The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no
+# PKCS#10 request for it; whoever runs the CA takes our word that we have the private key.
 # With OpenSSL 3.5 or later:
-#   openssl x509 -new -force_pubkey {stem}.pub -subj {holder} \\
-#     -CA ca.pem -CAkey ca.key -days 730 -extfile {stem}.cnf -out {stem}.pem
+#   openssl x509 -new -force_pubkey {stem}.pub \\
+#     -subj "/OU={Role.KEM.label}/CN={domains[0]}" -CA ca.pem -CAkey ca.key \\
+#     -days 730 -extfile {stem}.cnf -out {stem}.pem
 basicConstraints = critical,CA:FALSE
 keyUsage = critical,keyEncipherment
 extendedKeyUsage = emailProtection
@@ -111,6 +109,8 @@ def _builder(
 
 def subject(name: str, unit: str) -> x509.Name:
     """Who a certificate is for: the site's name, and what it is to be used for. Raises ValueError."""
+    if not name.isprintable():
+        raise ValueError("it has characters that cannot be printed")
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),

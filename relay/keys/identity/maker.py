@@ -52,8 +52,7 @@ class Maker:
         now: datetime | None,
         progress: Progress,
     ) -> None:
-        if not name.isprintable() or not name:
-            raise ConfigError(f"{name!r}: not a name that a certificate can carry")
+        _check_name(name)
         if wrong := [domain for domain in domains if not is_ascii_domain(domain)]:
             raise ConfigError(f"{', '.join(wrong)}: not a mail domain in ASCII (A-labels), as certificates need it")
         if not domains:
@@ -123,7 +122,7 @@ class Maker:
         stem = self.stem(role, key)
         if isinstance(key, MLKEM1024PrivateKey):
             files.write(stem.public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-            files.write(stem.extensions, issue.openssl_extensions(role, stem.name, self._name, self._domains).encode())
+            files.write(stem.extensions, issue.openssl_extensions(stem.name, self._domains).encode())
             return [stem.public, stem.extensions]
         try:
             request = issue.signing_request(role, key, name=self._name, domains=self._domains)
@@ -135,6 +134,13 @@ class Maker:
     def stem(self, role: Role, key: PrivateKey) -> Stem:
         """Where the files of this key belong."""
         return stem_of(self.directory, role, key.public_key())
+
+
+def _check_name(name: str) -> None:
+    try:
+        issue.subject(name, "CA")
+    except ValueError as error:
+        raise ConfigError(f"{name!r}: not a name that a certificate can carry: {error}") from error
 
 
 def _generate(role: Role) -> PrivateKey:

@@ -25,7 +25,8 @@ _NEEDED = {"pqc": (Role.KEM,), "rsa": (Role.RSA_ENCRYPTION, Role.RSA_SIGNING)}
 class PeerCertificates:
     """What a peer document says; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
 
-    `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing.
+    `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and
+    `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing.
     """
 
     name: str

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.keys.identity import files
-from relay.keys.identity.layout import ca_stem, stems
+from relay.keys.identity.layout import ca_stem
 from relay.keys.identity.load import load_identity
 from relay.keys.identity.maker import Maker, Progress
 from relay.keys.identity.pairs import Identity, PrivateKey, Role
@@ -49,17 +49,6 @@ def request_certificates(
     if not requested:
         raise ConfigError(f"{directory}: all certificates are here; --renew asks for new ones")
     return requested
-
-
-def awaited(directory: Path) -> list[Path]:
-    """The certificates that have yet to come before the identity can be used."""
-    ca = ca_stem(directory).certificate
-    missing = [] if ca.exists() else [ca]
-    for role in Role:
-        every = stems(directory, role)
-        if every and not any(stem.certificate.exists() for stem in every):
-            missing.append(every[-1].certificate)
-    return missing
 
 
 def _key_to_certify(maker: Maker, role: Role, before: Identity | None) -> PrivateKey | None:

@@ -1,0 +1,129 @@
+"""The key ring of a site out of its settings: one client for each KME, one group for each name, one ring.
+Standard: relay.toml; every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relay.config import KME, Config, Peer
+from relay.keys.breaker import BreakerRules
+from relay.keys.client import Quirks
+from relay.keys.contract import ReceivedKeys
+from relay.keys.faults import Call, ErrorRule, Fault
+from relay.keys.keyring import KeyRing, Limits, PeerKeys
+from relay.keys.km_client import OptimizedKMClient
+from relay.keys.metrics import KeyMetrics
+from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.rotation import Rotation
+from relay.keys.skip import SKIPClient
+from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.tls import TLSRules
+
+_NO_PREFETCH = Prefetch(low=0, high=0)
+
+
+def key_ring(
+    config: Config,
+    received: ReceivedKeys | None = None,
+    *,
+    prefetch: bool = True,
+    metrics: KeyMetrics | None = None,
+    timing: Timing = REAL_TIME,
+) -> KeyRing:
+    """All keys of the site, with nothing running yet. Raises ConfigError where certificates cannot be used.
+
+    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others.
+    """
+    metrics = metrics or KeyMetrics()
+    members: dict[str, list[tuple[str, KME]]] = {}
+    for name, kme in config.kmes.items():
+        members.setdefault(kme.group, []).append((name, kme))
+    groups = {
+        group: _group(group, kmes, prefetch=prefetch, metrics=metrics, timing=timing) for group, kmes in members.items()
+    }
+    return KeyRing(
+        config.site.sae_id,
+        groups,
+        {name: peer_keys(peer) for name, peer in config.peers.items()},
+        received=received,
+        limits={name: Limits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
+        timing=timing,
+    )
+
+
+def km_client(
+    name: str, kme: KME, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
+) -> OptimizedKMClient | SKIPClient:
+    """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
+    kind: type[OptimizedKMClient | SKIPClient] = SKIPClient if kme.interface == "skip" else OptimizedKMClient
+    return kind(
+        kme.url,
+        ca=kme.ca,
+        certificate=kme.certificate,
+        key=kme.key,
+        retry_attempts=kme.retry_attempts,
+        retry_delay=kme.retry_delay,
+        timeout=kme.timeout,
+        connect_timeout=kme.connect_timeout,
+        min_timeout=kme.min_timeout,
+        pool_connections=kme.pool_connections,
+        pool_maxsize=kme.pool_maxsize,
+        burn_budget=kme.burn_budget,
+        name=name,
+        quirks=_quirks(kme),
+        tls=TLSRules(kme.tls_minimum, kme.tls_ciphers or None, kme.kme_id or None, kme.name_check, kme.name_from),
+        breaker=BreakerRules(kme.breaker_failures, kme.breaker_delay, kme.breaker_longest),
+        timing=timing,
+        metrics=metrics,
+    )
+
+
+def peer_keys(peer: Peer) -> PeerKeys:
+    """How the keys for one [peers.*] table are had."""
+    rotation = Rotation(peer.key_max_messages, peer.key_max_bytes, peer.key_max_age)
+    return PeerKeys(peer.sae_id, peer.kme_groups, rotation)
+
+
+def prefetch_of(kme: KME) -> Prefetch:
+    """How many keys of a KME are kept ready, and for how long."""
+    if not kme.prefetch:
+        return Prefetch(low=0, high=0, lifetime=kme.key_lifetime - kme.key_margin)
+    return Prefetch(
+        low=kme.cache_low,
+        high=kme.cache_high,
+        lifetime=kme.key_lifetime - kme.key_margin,
+        most=kme.cache_most,
+        outage=kme.outage,
+    )
+
+
+def _group(
+    group: str, kmes: Sequence[tuple[str, KME]], *, prefetch: bool, metrics: KeyMetrics, timing: Timing
+) -> KMEGroup:
+    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes]
+    return KMEGroup(
+        group,
+        clients,
+        {name: prefetch_of(kme) if prefetch else _NO_PREFETCH for name, kme in kmes},
+        lag_patience=max(kme.lag_patience for _, kme in kmes),
+        gather={name: kme.gather for name, kme in kmes},
+        gather_window=max(kme.gather_window for _, kme in kmes),
+        metrics=metrics,
+        timing=timing,
+    )
+
+
+def _quirks(kme: KME) -> Quirks:
+    return Quirks(
+        method=kme.method,
+        keep_alive=kme.keep_alive,
+        size_unit=kme.size_unit,
+        integer_key_ids=kme.integer_key_ids,
+        max_key_per_request=kme.max_key_per_request or None,
+        max_key_size=kme.max_key_size or None,
+        errors=tuple(
+            ErrorRule(Fault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
+            for rule in kme.errors
+        ),
+    )

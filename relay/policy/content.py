@@ -1,0 +1,230 @@
+"""What rules may ask about one message: its subject, header fields and attachments, read at most once and lazily.
+Standard: RFC 5322, RFC 2045 to 2047, RFC 2231; time and memory are bounded, and what is unclear counts as matching.
+
+A rule that looks into a message can only raise the level, so counting the unclear as matching is the safe side.
+"""
+
+from __future__ import annotations
+
+import email.errors
+import email.header
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+
+from relay import mime
+from relay.errors import MalformedMessage
+
+MAX_FIELD_OCTETS = 64 * 1024
+"""A header field is looked at up to here."""
+MAX_DEPTH = 8
+MAX_PARTS = 500
+MAX_PART_HEADER_OCTETS = 16 * 1024
+
+_STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
+_QUOTED_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|\([^()]*\)')
+_ADDRESS = re.compile(r"[^\s<>,;:@]*@[^\s<>,;:@]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a message that is not a wrapper around others: MIME type and file names, in lower case.
+
+    There may be two names, since mail programs do not agree which of two places counts.
+    """
+
+    type: str
+    names: tuple[str, ...] = ()
+
+
+class Content:
+    """One message, asked by any number of rules for any number of recipients."""
+
+    def __init__(self, message: bytes) -> None:
+        """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
+        self.message = message
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        return len(self.message)
+
+    @cached_property
+    def header(self) -> dict[str, list[str]]:
+        """All values of each field by its name in lower case, unfolded and decoded, in lower case."""
+        found: dict[str, list[str]] = {}
+        for name, raw in mime.fields(_outer_header(self.message)):
+            found.setdefault(name.decode("ascii", "replace"), []).append(decoded(raw.partition(b":")[2]))
+        return found
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subject; more than one where a message has several."""
+        return self.header.get("subject", [])
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Every part, that of a message without structure included."""
+        return self._walked[0]
+
+    @property
+    def unclear(self) -> bool:
+        """True where the structure could not be followed to its end."""
+        return self._walked[1]
+
+    @cached_property
+    def _walked(self) -> tuple[tuple[Part, ...], bool]:
+        walk = _Walk()
+        try:
+            walk.entity(self.message, 0, len(self.message), 0)
+        except (MalformedMessage, _Unclear):
+            walk.unclear = True
+        return tuple(walk.parts), walk.unclear
+
+    @cached_property
+    def authors(self) -> tuple[str, ...]:
+        """Everything in From fields that looks like an address, outside quotes and comments."""
+        found: list[str] = []
+        for name, raw in mime.fields(_outer_header(self.message)):
+            if name == b"from":
+                text = raw[:MAX_FIELD_OCTETS].partition(b":")[2].decode("utf-8", "replace")
+                found += _ADDRESS.findall(_QUOTED_OR_COMMENT.sub("", text))
+        return tuple(f"unknown{one}" if one.startswith("@") else one for one in found)
+
+    def waited(self, now: datetime) -> float | None:
+        """Seconds since the mail server that hands us this message got it, as its Received field says.
+
+        None where there is no such field, or none that can be read.
+        """
+        for name, raw in mime.fields(_outer_header(self.message)):
+            if name == b"received" and len(raw) <= MAX_FIELD_OCTETS:
+                return _seconds_since(raw.decode("ascii", "replace").rpartition(";")[2].strip(), now)
+        return None
+
+
+def _outer_header(message: bytes) -> bytes:
+    """The header, without a copy of a large body."""
+    return mime.split(message[: mime.MAX_HEADER_OCTETS + 4])[0]
+
+
+def decoded(value: bytes) -> str:
+    """A field's value unfolded, with encoded words read (RFC 2047), in lower case, blanks made single."""
+    text = value[:MAX_FIELD_OCTETS].replace(b"\r\n", b"").decode("utf-8", "replace")
+    if "=?" in text:
+        text = _words(text)
+    return " ".join(text.casefold().split())
+
+
+def _words(text: str) -> str:
+    try:
+        return str(email.header.make_header(email.header.decode_header(text)))
+    except (ValueError, LookupError, email.errors.HeaderParseError):
+        return text
+
+
+def _seconds_since(date: str, now: datetime) -> float | None:
+    try:
+        then = parsedate_to_datetime(date)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return max(0.0, (now - then).total_seconds())
+
+
+class _Unclear(Exception):
+    """The structure is deeper, larger or stranger than is followed."""
+
+
+class _Walk:
+    """Finds the parts between boundaries, on the raw bytes and without copying bodies."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.unclear = False
+
+    def entity(self, message: bytes, start: int, end: int, depth: int, *, in_digest: bool = False) -> None:
+        """One entity between two offsets: header, empty line, body."""
+        if depth > MAX_DEPTH or len(self.parts) >= MAX_PARTS:
+            raise _Unclear
+        header, body = _header(message, start, end, outermost=depth == 0)
+        entity = _structured(header)
+        entity.set_default_type("message/rfc822" if in_digest else "text/plain")
+        kind = entity.get_content_type()
+        wrapper = kind == "message/rfc822" or kind.startswith("multipart/")
+        if wrapper and entity.get("content-transfer-encoding", "7bit").strip().lower() in ("base64", "quoted-printable"):
+            raise _Unclear
+        if kind == "message/rfc822":
+            self.entity(message, body, end, depth + 1)
+        elif wrapper:
+            self._multipart(message, body, end, entity, depth)
+        else:
+            self.parts.append(Part(kind, _file_names(entity)))
+
+    def _multipart(self, message: bytes, body: int, end: int, entity: Message, depth: int) -> None:
+        boundary = _boundary(entity)
+        if not boundary:
+            raise _Unclear
+        delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+        in_digest = entity.get_content_type() == "multipart/digest"
+        begin = -1
+        for match in delimiter.finditer(message, max(0, body - 2), end):
+            if begin >= 0:
+                self.entity(message, begin, max(begin, match.start()), depth + 1, in_digest=in_digest)
+            if match[1]:
+                return
+            begin = min(match.end() + 2, end)
+        if begin < 0:
+            raise _Unclear
+        self.entity(message, begin, end, depth + 1, in_digest=in_digest)
+
+
+def _header(message: bytes, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
+    """An entity's header, and where its body begins."""
+    if outermost:
+        header = _outer_header(message)
+        return header, min(len(header) + 2, end)
+    if message.startswith(b"\r\n", start):
+        return b"", start + 2
+    stop = message.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEADER_OCTETS))
+    if stop < 0:
+        if end - start > MAX_PART_HEADER_OCTETS:
+            raise _Unclear
+        return message[start:end], end
+    return message[start : stop + 2], stop + 4
+
+
+def _structured(header: bytes) -> Message:
+    """The fields that say what an entity is; two of one kind could be read in two ways."""
+    entity = Message()
+    for name, raw in mime.fields(header):
+        if name in _STRUCTURE:
+            if len(raw) > mime.MAX_STRUCTURED_FIELD_OCTETS or name.decode() in entity:
+                raise _Unclear
+            entity[name.decode()] = raw.partition(b":")[2].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+    return entity
+
+
+def _boundary(entity: Message) -> bytes:
+    try:
+        value = entity.get_param("boundary", "")
+    except (ValueError, LookupError, IndexError):
+        return b""
+    return value.rstrip().encode("utf-8") if isinstance(value, str) else b""
+
+
+def _file_names(entity: Message) -> tuple[str, ...]:
+    """What a mail program may offer for saving the part (RFC 2183, RFC 2231, RFC 2047)."""
+    try:
+        first = entity.get_filename("")
+        del entity["content-disposition"]
+        second = entity.get_filename("")
+    except (ValueError, LookupError, TypeError) as error:
+        raise _Unclear from error
+    return tuple({_plain(name) for name in (first, second) if name})
+
+
+def _plain(name: str) -> str:
+    return " ".join((_words(name) if "=?" in name else name).casefold().split())

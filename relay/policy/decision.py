@@ -1,0 +1,108 @@
+"""What comes out of the policies: a decision for one recipient, and how it came about.
+Standard: both are immutable; names in `as_dict` are stable, since programs read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from relay.policy.chosen import RuleLook
+from relay.policy.names import Step
+from relay.policy.settings import KEM, MaxSize, Otherwise, Priority, Sign
+from relay.policy.strength import LevelName, Quantum
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How mail from `sender` to `recipient` (both as they were given) is sealed.
+
+    `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient.
+    `source` and `line` say where the deciding `levels` stand; `version` is that of the whole policy set.
+    `max_size` has the largest message (octets) for levels that have a limit, `hold_for` the seconds after
+    which mail is refused and held no longer. `rule` is the number of the rule that decided, 0 for none;
+    `looks_inside` tells that the file has rules which need the message.
+    """
+
+    sender: str
+    recipient: str
+    levels: tuple[LevelName, ...]
+    peer: str | None
+    quantum: Quantum
+    otherwise: Otherwise
+    source: str
+    line: int
+    version: str
+    kem: KEM = "ML-KEM-1024"
+    sign: Sign = "ML-DSA-87"
+    max_size: MaxSize = ()
+    hold_for: float | None = None
+    priority: Priority = "normal"
+    rule: int = 0
+    looks_inside: bool = False
+
+    @property
+    def in_clear(self) -> bool:
+        """True where policy lets this mail out unsealed; nothing else ever does."""
+        return self.levels == ("plaintext",)
+
+    @property
+    def where(self) -> str:
+        """`file:line`, as log lines have it."""
+        return f"{self.source}:{self.line}"
+
+    def too_big(self, level: LevelName, octets: int) -> str:
+        """Why a message of so many octets is not for this level, or ""."""
+        for limited, limit in self.max_size:
+            if limited == level and octets > limit:
+                return f"{level}: the message has {octets} octets, and max_size is {limit}"
+        return ""
+
+
+class Lookup(NamedTuple):
+    """One file that was looked for: its name, why, whether it is there, and whether it decides."""
+
+    file: str
+    step: Step
+    exists: bool
+    decides: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a decision came about: the files looked for in order, down to the one that decided, and its rules.
+
+    `decision` is None where the mail is held because no file covers the recipient, and `held` then says
+    why and what to do; otherwise `held` is "". `peer_because` says where the peer comes from.
+    """
+
+    sender: str
+    recipient: str
+    directory: str
+    version: str
+    lookups: tuple[Lookup, ...] = ()
+    decision: Decision | None = None
+    rules: tuple[RuleLook, ...] = ()
+    peer_because: str = ""
+    held: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON's types, with stable names."""
+        decision = None
+        if self.decision is not None:
+            decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
+                "levels": list(self.decision.levels),
+                "max_size": dict(self.decision.max_size),
+                "in_clear": self.decision.in_clear,
+                "peer_because": self.peer_because,
+            }
+        return {
+            "sender": self.sender,
+            "recipient": self.recipient,
+            "version": self.version,
+            "directory": self.directory,
+            "looked_for": [lookup._asdict() for lookup in self.lookups],
+            "rules": [look._asdict() for look in self.rules],
+            "decision": decision,
+            "held": self.held or None,
+        }

@@ -1,0 +1,192 @@
+"""One [[when]] table: the conditions under which it applies, and the settings that it puts in place of the file's.
+Standard: policies/README.md; all conditions of a rule must hold, and of a list of texts one is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+
+from relay.config import SizeSetting
+from relay.policy.content import Content, Part
+from relay.policy.names import fold_domain, parse_address
+from relay.policy.settings import Settings
+from relay.policy.units import Glob, Texts
+
+_FIELD_NAME = re.compile(r"[!-9;-~]+")
+NULL_SENDER = "<>"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An envelope sender as rules compare it: folded, with and without its tag; "<>" for the null sender."""
+
+    spellings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, address: str) -> Sender:
+        """Of the address as SMTP gave it, whatever that is."""
+        if not address:
+            return cls((NULL_SENDER,))
+        try:
+            local, domain = parse_address(address)
+        except ValueError:
+            return cls((address.lower(),))
+        untagged, tag, _ = local.partition("+")
+        whole = f"{local}@{domain}"
+        return cls((whole, f"{untagged}@{domain}") if tag and untagged else (whole,))
+
+
+def _sender_pattern(text: str) -> Glob:
+    if text == NULL_SENDER:
+        return Glob.of(text)
+    local, at, domain = text.rpartition("@")
+    if not at or not local:
+        raise ValueError(f'{text!r}: write an address, "*@example.org", or "<>" for the null sender')
+    if "*" not in domain:
+        domain = fold_domain(domain)
+    elif not domain.isascii():
+        raise ValueError(f"{text!r}: write a domain with * in A-labels (xn--...)")
+    return Glob.of(f"{local.lower()}@{domain.lower()}")
+
+
+def _type_pattern(text: str) -> Glob:
+    if not re.fullmatch(r"[\w.+*-]+/[\w.+*-]+", text, re.ASCII):
+        raise ValueError(f'{text!r}: write a MIME type such as "application/pdf" or "image/*"')
+    return Glob.of(text.lower())
+
+
+def _field_pattern(text: str) -> tuple[str, Glob | None]:
+    """`"X-Secret"` (the field is there) or `"X-Secret: yes*"` (and its value is)."""
+    name, colon, value = text.partition(":")
+    if not _FIELD_NAME.fullmatch(name.strip()):
+        raise ValueError(f'{text!r}: write a field name, or "Name: value" with * where anything may stand')
+    return name.strip().lower(), Glob.of(_plain(value)) if colon else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+class When(Settings):
+    """One rule. Its settings are those of the file, each of them optional."""
+
+    sender: Texts | None = None
+    subject_tag: Texts | None = None
+    header: Texts | None = None
+    larger_than: SizeSetting | None = None
+    smaller_than: SizeSetting | None = None
+    attachment_type: Texts | None = None
+    attachment_name: Texts | None = None
+
+    _senders: tuple[Glob, ...] = PrivateAttr(())
+    _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
+    _tags: tuple[str, ...] = PrivateAttr(())
+    _types: tuple[Glob, ...] = PrivateAttr(())
+    _names: tuple[Glob, ...] = PrivateAttr(())
+
+    @field_validator("sender")
+    @classmethod
+    def _sender_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            _sender_pattern(text)
+        return texts
+
+    @field_validator("header")
+    @classmethod
+    def _header_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            _field_pattern(text)
+        return texts
+
+    @field_validator("attachment_type")
+    @classmethod
+    def _type_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            _type_pattern(text)
+        return texts
+
+    @model_validator(mode="after")
+    def _says_something(self) -> When:
+        if not self.conditions:
+            raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
+        if not self.model_fields_set - set(CONDITIONS):
+            raise ValueError("a rule needs a setting that it changes, for instance levels")
+        if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
+            raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
+        if self.looks_inside and self.levels == ("plaintext",):
+            raise ValueError(
+                'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
+                "decide by sender, or in the file of the recipient"
+            )
+        self._senders = tuple(map(_sender_pattern, self.sender or ()))
+        self._fields = tuple(map(_field_pattern, self.header or ()))
+        self._tags = tuple(map(_plain, self.subject_tag or ()))
+        self._types = tuple(map(_type_pattern, self.attachment_type or ()))
+        self._names = tuple(Glob.of(_plain(text)) for text in self.attachment_name or ())
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions that this rule has."""
+        return tuple(name for name in CONDITIONS if getattr(self, name) is not None)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it asks about the message and not only about the envelope: then it may only raise."""
+        return self.conditions != ("sender",)
+
+    @property
+    def _looks_at_parts(self) -> bool:
+        return bool(self._types or self._names)
+
+    def mismatch(self, sender: Sender, content: Content | None) -> str:
+        """Why the rule does not apply, or "" where it does. Without content no rule that looks inside applies."""
+        if self._senders and not any(glob.matches(one) for glob in self._senders for one in sender.spellings):
+            return f"the sender is not {_listed(self.sender)}"
+        if content is None:
+            return "it looks into the message, and there is none" if self.looks_inside else ""
+        return next(self._mismatches(content), "")
+
+    def _mismatches(self, content: Content) -> Iterator[str]:
+        if self.larger_than is not None and content.size <= self.larger_than:
+            yield f"the message has {content.size} octets, not more than {self.larger_than}"
+        if self.smaller_than is not None and content.size >= self.smaller_than:
+            yield f"the message has {content.size} octets, not fewer than {self.smaller_than}"
+        if self._tags and not any(tag in subject for tag in self._tags for subject in content.subjects):
+            yield f"the subject does not have {_listed(self.subject_tag)}"
+        if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
+            yield f"no header field is {_listed(self.header)}"
+        if self._looks_at_parts and not content.unclear and not any(map(self._fits, content.parts)):
+            yield f"no attachment is {_listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
+
+    def _fits(self, part: Part) -> bool:
+        """Whether one part has the type and the name that are asked for."""
+        right_type = not self._types or any(glob.matches(part.type) for glob in self._types)
+        right_name = not self._names or any(glob.matches(name) for glob in self._names for name in part.names)
+        return right_type and right_name
+
+
+CONDITIONS = tuple(name for name in When.model_fields if name not in Settings.model_fields)
+"""The names of all conditions, in the order in which they are documented."""
+
+
+def _has_field(content: Content, name: str, glob: Glob | None) -> bool:
+    values = content.header.get(name)
+    return values is not None and (glob is None or any(glob.matches(value) for value in values))
+
+
+def _listed(texts: tuple[str, ...] | None) -> str:
+    return " or ".join(repr(text) for text in (texts or ())[:5]) + (" or ..." if len(texts or ()) > 5 else "")
+
+
+def _list_as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Rules = Annotated[tuple[When, ...], BeforeValidator(_list_as_tuple), Field(max_length=1000)]
+

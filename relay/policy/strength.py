@@ -1,0 +1,75 @@
+"""The levels as policies name and compare them: how they are written, and which of two is the stronger.
+Standard: the order is that of their numbers, otp (1) the strongest; a trigger in a message raises and never lowers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal, get_args
+
+LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
+"""How a message is sealed; `plaintext` is not at all."""
+
+Quantum = Literal["off", "preferred", "required"]
+"""Whether pqc and rsa get one more layer under a quantum key."""
+
+NAMES: tuple[LevelName, ...] = get_args(LevelName)
+_NUMBERED = NAMES[:4]
+_QUANTA: tuple[Quantum, ...] = get_args(Quantum)
+
+
+def parse_levels(value: object) -> tuple[LevelName, ...]:
+    """`["otp", 2]` as ("otp", "aes"); raises ValueError saying what is wrong and how to write it.
+
+    There is no number for plaintext, and it stands alone: nobody shall get it by a slip, nor as the last
+    resort of a list.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError('write a list with at least one level, for instance ["otp", "aes"]')
+    levels = tuple(parse_level(item) for item in value)
+    for place, level in enumerate(levels):
+        if level in levels[:place]:
+            raise ValueError(f"{level!r} is listed twice; leave one out")
+    if "plaintext" in levels and len(levels) > 1:
+        raise ValueError(
+            '"plaintext" stands alone: levels = ["plaintext"] lets this mail out in clear; '
+            "leave it out to have the mail sealed"
+        )
+    return levels
+
+
+def parse_level(item: object) -> LevelName:
+    """`"aes"` or 2 as "aes"; raises ValueError naming the level that was probably meant."""
+    for number, name in enumerate(NAMES, 1):
+        if item == name or (name in _NUMBERED and type(item) is int and item == number):
+            return name
+    close = difflib.get_close_matches(item.lower(), NAMES, n=1) if isinstance(item, str) else ()
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or 1 to {len(_NUMBERED)}"
+    raise ValueError(f"{item!r} is not a level; {hint}")
+
+
+def strength(level: LevelName) -> int:
+    """From 4 (otp) down to 0 (plaintext)."""
+    return len(_NUMBERED) - NAMES.index(level)
+
+
+def strength_of(protection: str) -> int:
+    """The strength of a finished message, whose layers are named from the inside out: `pqc+aes` is as strong as aes.
+
+    A name that is no level counts as nothing.
+    """
+    return max((strength(name) for name in NAMES if name in protection.split("+")), default=0)
+
+
+def raised(levels: tuple[LevelName, ...], wanted: tuple[LevelName, ...]) -> tuple[LevelName, ...]:
+    """Those of `wanted` that are at least as strong as every one of `levels`; empty where none is.
+
+    Whatever can be had, the first of these that can be is then never weaker than that of `levels`.
+    """
+    strongest = max(map(strength, levels))
+    return tuple(level for level in wanted if strength(level) >= strongest)
+
+
+def raised_quantum(quantum: Quantum, wanted: Quantum) -> Quantum:
+    """The stricter of the two."""
+    return max(quantum, wanted, key=_QUANTA.index)

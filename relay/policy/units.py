@@ -1,0 +1,75 @@
+"""Times, lists and patterns as policy files write them.
+Standard: what is doubtful is refused with the way to write it; matching a pattern takes time linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+MAX_HOLD_S = 30 * 86400
+"""Mail is held for thirty days at most."""
+MAX_TEXTS = 1000
+MAX_TEXT = 1000
+
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> float:
+    """`"4 h"`, `"30 min"`, `"2 d"` or a number of seconds, as seconds; raises ValueError."""
+    seconds = 0.0
+    if isinstance(value, int) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})\s*(s|min|h|d)", value.strip())):
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if not 0 < seconds <= MAX_HOLD_S:
+        raise ValueError('write a time such as "30 min", "4 h" or "2 d" (at most 30 d), or a number of seconds')
+    return seconds
+
+
+def parse_texts(value: object) -> tuple[str, ...]:
+    """One text, or a list of them, as a tuple; raises ValueError."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError("write a text in quotes, or a list of them")
+    if len(texts) > MAX_TEXTS or any(len(text) > MAX_TEXT for text in texts):
+        raise ValueError(f"at most {MAX_TEXTS} texts of at most {MAX_TEXT} characters")
+    return tuple(texts)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts), Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """A pattern in which `*` stands for any number of characters, and nothing else is special."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pattern: str) -> Glob:
+        """The pattern as it is written, case included."""
+        return cls(tuple(pattern.split("*")))
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole text is covered; never more than one pass over it for each part."""
+        first, *rest = self.parts
+        if not rest:
+            return text == first
+        *middle, last = rest
+        if not text.startswith(first) or len(text) < len(first) + len(last) or not text.endswith(last):
+            return False
+        place, end = len(first), len(text) - len(last)
+        for part in middle:
+            found = text.find(part, place, end)
+            if found < 0:
+                return False
+            place = found + len(part)
+        return True
+
+    def __str__(self) -> str:
+        return "*".join(self.parts)

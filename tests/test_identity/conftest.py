@@ -1,0 +1,60 @@
+"""Fixtures for the tests of identities: two sites, made once and copied for each test.
+Standard: the copies may be changed, the originals may not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from relay.keys.identity import create_identity
+from tests.test_identity.homes import NOW, Home, make_home, write_config
+
+
+@pytest.fixture(scope="session")
+def rsa(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An identity made from nothing, whose RSA keys the other sites of these tests share."""
+    home = write_config(tmp_path_factory.mktemp("first"), "first")
+    create_identity(home.identity_directory, name="first", domains=["first.example"], now=NOW)
+    return home.identity_directory
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory, rsa: Path) -> dict[str, Home]:
+    root = tmp_path_factory.mktemp("homes")
+    return {name: make_home(root / name, name, rsa) for name in ("alice", "bob")}
+
+
+@pytest.fixture(scope="session")
+def spare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The private key that a renewal gets where making one would only take time."""
+    key = generate_private_key(65537, 4096)
+    path = tmp_path_factory.mktemp("spare") / "rsa.key"
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+@pytest.fixture
+def spare_is_made(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next RSA keys that are made are all the spare one."""
+    key = load_pem_private_key(spare.read_bytes(), None)
+    monkeypatch.setattr("relay.keys.identity.maker.rsa.generate_private_key", lambda **_: key)
+
+
+def _copy(home: Home, target: Path) -> Home:
+    shutil.copytree(home.directory, target)
+    return Home(target, home.name)
+
+
+@pytest.fixture
+def alice(originals: dict[str, Home], tmp_path: Path) -> Home:
+    return _copy(originals["alice"], tmp_path / "alice")
+
+
+@pytest.fixture
+def bob(originals: dict[str, Home], tmp_path: Path) -> Home:
+    return _copy(originals["bob"], tmp_path / "bob")

@@ -1,0 +1,189 @@
+"""The optimized KM client against the development pair KM1 and KM2, over every behaviour that is documented.
+Standard: ETSI GS QKD 014 V1.1.1; real servers, real TLS, real certificates, on free ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay.errors import ConfigError, KeyNotFound, KMEExhausted, KMEMisconfigured
+from relay.keys import OptimizedKMClient, get_optimized_km_clients
+from relay.keys.faults import KeysMissing, KMERefusedRequest
+from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.tls import TLSRules
+from relay.kme import DevelopmentKMEs, LinkSettings
+
+SNIPPET = """
+import asyncio
+
+async def main():
+    from relay.keys import get_optimized_km_clients
+    km1_client, km2_client = get_optimized_km_clients()
+    status = await km1_client.check_key_status(1)
+    keys = await km1_client.request_enc_keys(1, number=1, size=256)
+    [same] = await km2_client.request_dec_keys(2, [keys[0].key_ID])
+    assert same == keys[0] and len(same.key) == 32 and status.stored_key_count > 0
+    print("fine")
+
+asyncio.run(main())
+"""
+
+Clients = tuple[OptimizedKMClient, OptimizedKMClient]
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
+    link = LinkSettings(key_rate=1_000_000, stored_key_limit=1000)
+    state = tmp_path / "qumail-relay" / "kme"
+    async with DevelopmentKMEs(state_dir=state, host="localhost", ports=(0, 0), link=link) as kmes:
+        yield kmes
+
+
+@pytest.fixture
+async def clients(servers: DevelopmentKMEs) -> AsyncIterator[Clients]:
+    alice, bob = get_optimized_km_clients(servers.state_dir)
+    async with alice, bob:
+        yield alice, bob
+
+
+async def test_the_snippet_of_the_documentation_runs_verbatim_and_without_noise(
+    servers: DevelopmentKMEs,
+) -> None:
+    environment = {"XDG_STATE_HOME": str(servers.state_dir.parent.parent), "PYTHONPATH": str(Path.cwd())}
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", SNIPPET],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "fine\n", "")
+
+
+def test_the_defaults_are_the_known_ones(servers: DevelopmentKMEs) -> None:
+    client, _ = get_optimized_km_clients(servers.state_dir)
+    assert client.retry_attempts == 3
+    assert client.retry_delay == 1
+    assert client.timeout == 10
+    assert client.pool_connections == 5
+    assert client.pool_maxsize == 10
+
+
+async def test_status_tells_the_pair_and_the_limits(clients: Clients) -> None:
+    status = await clients[0].check_key_status(1)
+    assert (status.source_KME_ID, status.target_KME_ID) == ("KM1", "KM2")
+    assert (status.master_SAE_ID, status.slave_SAE_ID) == ("2", "1")
+    assert (status.key_size, status.max_key_per_request, status.max_key_count) == (256, 128, 1000)
+    assert status.stored_key_count == 1000
+
+
+async def test_a_key_comes_out_at_the_other_side_once(clients: Clients) -> None:
+    alice, bob = clients
+    [key] = await alice.request_enc_keys(1, number=1, size=256)
+    assert await bob.request_dec_keys(2, [key.key_ID]) == [key]
+    with pytest.raises(KeyNotFound):
+        await bob.request_dec_keys(2, [key.key_ID])
+
+
+async def test_both_directions_and_many_keys_in_their_order(clients: Clients) -> None:
+    alice, bob = clients
+    keys = await bob.request_enc_keys("2", number=20, size=512)
+    assert {len(key.key) for key in keys} == {64}
+    ids = [key.key_ID for key in keys]
+    assert await alice.request_dec_keys("1", ids[::-1]) == keys[::-1]
+
+
+async def test_one_unknown_key_is_named_and_the_others_stay_where_they_are(clients: Clients) -> None:
+    alice, bob = clients
+    [key] = await alice.request_enc_keys(1)
+    with pytest.raises(KeysMissing) as missing:
+        await bob.request_dec_keys(2, ["unknown", key.key_ID])
+    assert missing.value.missing == ["unknown"]
+    assert missing.value.certain
+    assert await bob.request_dec_keys(2, [key.key_ID]) == [key]
+
+
+async def test_what_the_kme_does_not_accept_is_a_refused_request(clients: Clients) -> None:
+    with pytest.raises(KMERefusedRequest):
+        await clients[0].request_enc_keys(1, number=129)
+    with pytest.raises(KMERefusedRequest, match="extension_mandatory"):
+        await clients[0].request_enc_keys(1, extension_mandatory=[{"vendor_thing": 1}])
+    assert await clients[0].request_enc_keys(1, extension_optional=[{"vendor_thing": 1}])
+
+
+@pytest.mark.parametrize(("number", "size"), [(0, 256), (1, 0), (1, 12)])
+async def test_a_request_that_no_kme_could_accept_is_the_callers_fault(
+    clients: Clients, number: int, size: int
+) -> None:
+    with pytest.raises(ValueError, match="multiple of 8"):
+        await clients[0].request_enc_keys(1, number=number, size=size)
+
+
+async def test_an_exhausted_link_says_so_and_recovers_with_time(tmp_path: Path) -> None:
+    link = LinkSettings(key_rate=0.001, stored_key_limit=3)
+    async with DevelopmentKMEs(state_dir=tmp_path, host="localhost", ports=(0, 0), link=link) as kmes:
+        alice, bob = get_optimized_km_clients(kmes.state_dir)
+        async with alice, bob:
+            await alice.request_enc_keys(1, number=3)
+            with pytest.raises(KMEExhausted):
+                await alice.request_enc_keys(1)
+
+
+async def test_an_sae_that_the_kme_does_not_know_is_a_configuration_fault(clients: Clients) -> None:
+    with pytest.raises(KMEMisconfigured, match="401"):
+        await clients[0].check_key_status("mallory")
+
+
+async def test_another_sae_does_not_get_the_key(servers: DevelopmentKMEs, clients: Clients) -> None:
+    [key] = await clients[0].request_enc_keys(1)
+    with pytest.raises(KMEMisconfigured):
+        await clients[0].request_dec_keys(2, [key.key_ID])
+
+
+async def test_the_kme_id_of_the_certificate_is_confirmed(servers: DevelopmentKMEs) -> None:
+    state = servers.state_dir
+    files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
+    for kme_id, accepted in (("KM1", True), ("KM2", False)):
+        tls = TLSRules(kme_id=kme_id, name_check="both", name_from="either")
+        async with OptimizedKMClient(servers.urls[0], tls=tls, retry_attempts=0, **files) as client:  # type: ignore[arg-type]
+            if accepted:
+                await client.check_key_status(1)
+            else:
+                with pytest.raises(KMEMisconfigured, match="not KME KM2's"):
+                    await client.check_key_status(1)
+
+
+async def test_concurrent_use_shares_few_connections(clients: Clients) -> None:
+    alice, bob = clients
+    keys = await asyncio.gather(*(alice.request_enc_keys(1, number=2) for _ in range(20)))
+    ids = [key.key_ID for some in keys for key in some]
+    assert len(set(ids)) == 40
+    fetched = await asyncio.gather(*(bob.request_dec_keys(2, [key_ID]) for key_ID in ids))
+    assert [some[0].key_ID for some in fetched] == ids
+
+
+async def test_pools_of_both_sites_agree_on_every_key_and_pad(clients: Clients) -> None:
+    alice, bob = (KMEGroup("dev", [client], Prefetch(4, 16)) for client in clients)
+    taken = await asyncio.gather(*(alice.take("1") for _ in range(50)))
+    fetched = await asyncio.gather(*(bob.fetch("2", [key.key_ID]) for key in taken))
+    assert [some[key.key_ID] for some, key in zip(fetched, taken, strict=True)] == taken
+    with await alice.take_pad("1", 30_000) as pad:
+        ids = [segment.reference.key_ID for segment in pad.segments]
+        keys = await bob.fetch("2", ids)
+        assert b"".join(keys[key_ID].key for key_ID in ids)[:30_000] == bytes(pad.octets())
+    assert bob.calls < 20
+    await alice.close()
+    await bob.close()
+
+
+def test_without_development_servers_the_remedy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="qumail-relay kme"):
+        get_optimized_km_clients(tmp_path)

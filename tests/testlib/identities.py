@@ -1,0 +1,65 @@
+"""Alice's and Bob's keys and certificates, made once for all tests because RSA keys take seconds.
+Standard: made as `identity new` and `identity export` make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay import cms
+from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
+from relay.levels import Opening, Parties
+from relay.levels.signatures import names
+
+
+@dataclass(frozen=True)
+class Person:
+    """One site: where its keys lie, its identity, the document that its peers import."""
+
+    directory: Path
+    identity: Identity
+    document: bytes
+
+    @property
+    def certificates(self) -> PeerCertificates:
+        return read_document(self.document)
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Both sites, and a stranger who is nobody's peer."""
+
+    alice: Person
+    bob: Person
+    eve: Person
+
+    def to_bob(self) -> Parties:
+        """What Alice seals with."""
+        return Parties("2", "1", "bob", self.alice.identity, self.bob.certificates)
+
+    def at_bob(self) -> Opening:
+        """What Bob opens with."""
+        return Opening({}, self.bob.identity, self._signer)
+
+    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
+        peer = self.alice.certificates
+        known = [certificate for certificate in (peer.signing, peer.rsa_signing) if certificate is not None]
+        return peer if any(names(identifier, certificate) for certificate in known) else None
+
+
+def make_person(directory: Path, name: str, sae: str) -> Person:
+    """A site with everything it needs for levels pqc and rsa."""
+    domains = [f"{name}.example"]
+    identity = create_identity(directory, name=name, domains=domains)
+    document = peer_document(
+        directory, identity, name=name, domains=domains, sae_id=sae, kme_groups=["alice-bob"],
+        levels=("otp", "aes", "pqc", "rsa"),
+    )  # fmt: skip
+    return Person(directory, identity, document)
+
+
+def make_identities(directory: Path) -> Identities:
+    """Alice (SAE 2), Bob (SAE 1) and Eve (SAE 3)."""
+    people = [make_person(directory / name, name, sae) for name, sae in (("alice", "2"), ("bob", "1"), ("eve", "3"))]
+    return Identities(*people)
