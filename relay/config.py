@@ -101,6 +101,12 @@ class Direction(toml.Table):
     max_hops: int = Field(default=50, ge=5, le=1000)
 
 
+class IncomingDirection(Direction):
+    """The way in, where messages come sealed and so up to 1.4 times as large as the peer took them."""
+
+    max_message_size: SizeSetting = 75 * 2**20
+
+
 class Policies(toml.Table):
     """Where the policy files lie."""
 
@@ -239,7 +245,7 @@ class Config(toml.Table):
 
     site: Site
     outgoing: Direction | None = None
-    incoming: Direction | None = None
+    incoming: IncomingDirection | None = None
     policies: Policies
     store: Store
     identity: IdentityFiles | None = None

@@ -10,7 +10,7 @@ import aiosmtplib
 
 from relay.config import Address
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
-from relay.mail import Envelope, Mail, Recipient
+from relay.mail import Mail, Recipient
 
 
 class NextHop:
@@ -45,13 +45,13 @@ class NextHop:
     async def _converse(self, client: aiosmtplib.SMTP, mail: Mail) -> str:
         await client.ehlo()
         envelope = mail.envelope
-        await self._command(client, b"MAIL", _mail_command(client, envelope, len(mail.message)))
+        await self._command(client, b"MAIL", _mail_command(client, mail))
         for recipient in envelope.recipients:
             await self._command(client, b"RCPT", _rcpt_command(client, recipient))
         await self._command(client, b"DATA", b"", expected=354)
         answer = await self._data(client, mail.message)
-        with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):  # the mail is accepted, whatever follows
-            await client.execute_command(b"QUIT")
+        with suppress(aiosmtplib.SMTPException, OSError):  # the mail is accepted, whatever follows
+            client.protocol.write(b"QUIT\r\n")  # type: ignore[union-attr]
         return answer
 
     async def _command(self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None) -> str:
@@ -83,11 +83,12 @@ def stuffed(message: bytes) -> bytes:
     return data + (b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n")
 
 
-def _mail_command(client: aiosmtplib.SMTP, envelope: Envelope, size: int) -> bytes:
+def _mail_command(client: aiosmtplib.SMTP, mail: Mail) -> bytes:
+    envelope = mail.envelope
     parts = [f"FROM:<{envelope.sender}>"]
     if client.supports_extension("size"):
-        parts.append(f"SIZE={size}")
-    if envelope.eight_bit and client.supports_extension("8bitmime"):
+        parts.append(f"SIZE={len(mail.message)}")
+    if not mail.message.isascii() and client.supports_extension("8bitmime"):
         parts.append("BODY=8BITMIME")
     if envelope.smtputf8:
         if not client.supports_extension("smtputf8"):

@@ -1,5 +1,5 @@
 """One mail: the SMTP envelope and the message's bytes, immutable, as it travels through the relay.
-Standard: RFC 5321 (envelope), RFC 3461 (DSN parameters), RFC 6531 (SMTPUTF8), RFC 6152 (8BITMIME).
+Standard: RFC 5321 (envelope), RFC 3461 (DSN parameters), RFC 6531 (SMTPUTF8).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Envelope:
     sender: str
     recipients: tuple[Recipient, ...]
     smtputf8: bool = False
-    eight_bit: bool = False
     ret: str | None = None
     envid: str | None = None
 

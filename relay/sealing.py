@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,9 +15,9 @@ from relay import cms, mime
 from relay.config import Config
 from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
-from relay.levels import FreshKeys, Level, Parties, Sealed
+from relay.levels import Level, Parties, Sealed
 from relay.mail import Mail, Recipient
-from relay.policy import Decision, LevelName, PolicySet, Quantum
+from relay.policy import Content, Decision, KeysWithReserve, LevelName, LowPriority, PolicySet, Priority, Quantum
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
@@ -24,12 +25,23 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Weakened:
+    """A recipient who gets less than the first level that policy lists for him, or his mail in clear, and why."""
+
+    decision: Decision
+    used: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Form:
     """One message as it will leave: who gets it, how it is protected, which policy said so.
 
     `protection` names the layers from the inside out, `pqc+aes` for instance. `policy` is `file:line` of the
-    first recipient's decision; `keys` and `quantum_bits` are what was spent.
+    first recipient's decision; `keys` and `quantum_bits` are what was spent, `without_quantum` says why the
+    layer under a quantum key that was preferred is missing. `weakened` has one entry for each recipient who gets
+    less than the first level listed for him.
     """
 
     protection: str
@@ -39,7 +51,9 @@ class Form:
     policy_version: str
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
+    without_quantum: str = ""
     recipients: list[Recipient] = field(default_factory=list)
+    weakened: list[Weakened] = field(default_factory=list)
 
     @property
     def in_clear(self) -> bool:
@@ -47,7 +61,7 @@ class Form:
         return self.protection == "plaintext"
 
 
-_Tried = dict[tuple[str | None, LevelName, Quantum], "Form | RelayError"]
+_Tried = dict[tuple[str | None, LevelName, Quantum, Priority], "Form | RelayError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +75,16 @@ class Sealer:
     config: Config
     policies: Callable[[], PolicySet]
     levels: Mapping[str, Level]
-    keys: FreshKeys
+    keys: KeysWithReserve
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
         decision = self.policies().decide(sender, recipient)
-        obstacles = [self._obstacle(decision, level) for level in decision.levels]
+        if decision.looks_inside or decision.hold_for is not None:
+            return  # the message may raise the level, or tell how long it has waited
+        obstacles = [self.obstacle(decision, level) for level in decision.levels]
         if all(obstacles):
             raise _otherwise(decision, obstacles)
 
@@ -79,65 +95,83 @@ class Sealer:
         can get none of the levels listed for him.
         """
         policies = self.policies()
+        content = Content(mail.message)
         original = mime.without_hidden_fields(mail.message)
         tried: _Tried = {}
         for recipient in mail.envelope.recipients:
-            decision = policies.decide(mail.envelope.sender, recipient.address)
-            form = await self._first_that_works(original, decision, tried)
+            decision = policies.decide(mail.envelope.sender, recipient.address, content)
+            causes: list[str] = []
+            form = await self._first_that_works(original, decision, tried, causes)
+            if form is None:
+                raise _otherwise(decision, causes, content.waited(datetime.now(UTC)))
             form.recipients.append(recipient)
+            form.weakened += _weakened(decision, form, causes)
         return [form for form in tried.values() if isinstance(form, Form) and form.recipients]
 
-    async def _first_that_works(self, original: bytes, decision: Decision, tried: _Tried) -> Form:
-        """The form of the first level that can be had; each is tried once for a mail."""
-        causes: list[str] = []
+    async def _first_that_works(
+        self, original: bytes, decision: Decision, tried: _Tried, causes: list[str]
+    ) -> Form | None:
+        """The form of the first level that can be had; each is tried once for a mail. `causes` gets what failed."""
         for level in decision.levels:
-            if obstacle := self._obstacle(decision, level):
+            if obstacle := self.obstacle(decision, level, len(original)):
                 causes.append(obstacle)
                 continue
-            group = (decision.peer, level, decision.quantum)
+            group = (decision.peer, level, decision.quantum, decision.priority)
             if group not in tried:
                 tried[group] = await self._try(original, decision, level)
             outcome = tried[group]
             if isinstance(outcome, Form):
                 return outcome
             causes.append(f"{level}: {outcome}")
-        raise _otherwise(decision, causes)
+        return None
 
     async def _try(self, original: bytes, decision: Decision, level: LevelName) -> Form | RelayError:
-        policy = f"{decision.source}:{decision.line}"
+        policy = decision.where
         if level == "plaintext":
             return Form("plaintext", decision.peer, original, policy, decision.version)
         parties = self._parties(decision.peer or "")
         if self._already_sealed(original, parties):
             return Form("sealed before", decision.peer, original, policy, decision.version)
         try:
-            sealed, protection = await self._sealed(original, decision, level, parties)
+            sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
         except KeyUnavailable as error:
             return error
         message = mime.sealed_message(original, sealed.der)
-        return Form(protection, decision.peer, message, policy, decision.version, sealed.keys, sealed.quantum_bits)
+        return Form(
+            protection,
+            decision.peer,
+            message,
+            policy,
+            decision.version,
+            sealed.keys,
+            sealed.quantum_bits,
+            without_quantum,
+        )
 
     async def _sealed(
         self, original: bytes, decision: Decision, name: LevelName, parties: Parties
-    ) -> tuple[Sealed, str]:
-        """The level, and where policy wants quantum enhancement one more aes layer around it."""
+    ) -> tuple[Sealed, str, str]:
+        """The level, and where policy wants it one more aes layer around it, or why that one is missing."""
         level = self.levels[name]
-        sealed = await level.seal(mime.wrap_payload(original), parties, self.keys)
+        keys = self.keys if decision.priority == "normal" else LowPriority(self.keys)
+        sealed = await level.seal(mime.wrap_payload(original), parties, keys)
         if level.quantum or decision.quantum == "off":
-            return sealed, name
+            return sealed, name, ""
         try:
-            enhanced = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, self.keys)
+            enhanced = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, keys)
         except KeyUnavailable as error:
             if decision.quantum == "required":
                 raise
             log.warning("no_quantum_enhancement", protection=name, peer=decision.peer, cause=str(error))
-            return sealed, name
-        return enhanced, f"{name}+aes"
+            return sealed, name, str(error)
+        return enhanced, f"{name}+aes", ""
 
-    def _obstacle(self, decision: Decision, name: LevelName) -> str:
-        """Why a level cannot be done at all for this recipient, or "" where it can be tried."""
+    def obstacle(self, decision: Decision, name: LevelName, octets: int = 0) -> str:
+        """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
         if name == "plaintext":
             return ""
+        if too_big := decision.too_big(name, octets):
+            return too_big
         if name not in self.levels:
             return f"{name}: this relay cannot do it"
         if decision.peer is None:
@@ -176,6 +210,21 @@ class Sealer:
         return any((reference.master_sae, reference.slave_sae) == ours for reference in references)
 
 
-def _otherwise(decision: Decision, causes: list[str]) -> PolicyHolds | PolicyRefuses:
-    cause = f"{decision.source}:{decision.line}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
-    return PolicyRefuses(cause) if decision.otherwise == "refuse" else PolicyHolds(cause)
+def _weakened(decision: Decision, form: Form, causes: list[str]) -> list[Weakened]:
+    """What the ledger has to know of one recipient: nothing, where he gets the first level listed, whole."""
+    reasons = list(causes)
+    if form.in_clear:
+        reasons.append("policy lets this mail out in clear")
+    elif form.without_quantum:
+        reasons.append(f"no quantum key on top: {form.without_quantum}")
+    return [Weakened(decision, form.protection, "; ".join(reasons))] if reasons else []
+
+
+def _otherwise(decision: Decision, causes: list[str], waited: float | None = None) -> PolicyHolds | PolicyRefuses:
+    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused."""
+    cause = f"{decision.where}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
+    if decision.otherwise == "refuse":
+        return PolicyRefuses(cause)
+    if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
+        return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
+    return PolicyHolds(cause)

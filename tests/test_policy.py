@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from relay.errors import ConfigError, PolicyHolds, RelayError
 from relay.policy import Decision, LevelName, Policy, PolicySet, load_policies
-from relay.policy import load as policy_load
+from relay.policy import walk as policy_walk
 from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
 
 POLICIES = Path(__file__).parent.parent / "policies"
@@ -198,7 +198,15 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "line": 1,
             "version": without_default.version,
             "in_clear": False,
+            "kem": "ML-KEM-1024",
+            "sign": "ML-DSA-87",
+            "max_size": {},
+            "hold_for": None,
+            "priority": "normal",
+            "rule": 0,
+            "looks_inside": False,
         },
+        "rules": [],
         "held": None,
     }
 
@@ -490,7 +498,7 @@ def test_a_missing_or_empty_directory_is_an_error(tmp_path: Path) -> None:
 
 
 def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_load, "MAX_FILES", 3)
+    monkeypatch.setattr(policy_walk, "MAX_FILES", 3)
     files = {f"d{number}.example.toml": AES for number in range(3)}
     assert len(load_policies(write(tmp_path, files), PEERS).files) == 3
     with pytest.raises(ConfigError, match="more than 3 policy files"):
@@ -534,7 +542,8 @@ def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: levels, otherwise, peer, quantum, subdomains",
+            ":2: rules: unknown setting; known here: hold_for, kem, levels, max_size, otherwise, peer, priority, quantum, "
+            "require, sign, subdomains, unprotected, when",
         ),
         (AES + 'otherwise = "bounce"', ":2: otherwise: input should be 'hold' or 'refuse'"),
         (AES + 'quantum = "on"', ":2: quantum: input should be 'off', 'preferred' or 'required'"),
@@ -584,7 +593,7 @@ def test_every_fault_of_every_file_is_told_at_once(tmp_path: Path) -> None:
         },
     )
     assert [said.split(": ")[0] for said in faults(tmp_path)] == [
-        *("bob.example.toml:2", "bob.example.toml:1", "bob.example.toml:3"),
+        *("bob.example.toml:1", "bob.example.toml:2", "bob.example.toml:3"),
         *("bob.example/Alice.toml", "default.toml"),
     ]
 

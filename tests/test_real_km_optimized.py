@@ -144,7 +144,7 @@ async def test_an_sae_that_the_kme_does_not_know_is_a_configuration_fault(client
 
 async def test_another_sae_does_not_get_the_key(servers: DevelopmentKMEs, clients: Clients) -> None:
     [key] = await clients[0].request_enc_keys(1)
-    with pytest.raises(KMEMisconfigured):
+    with pytest.raises(KeyNotFound):
         await clients[0].request_dec_keys(2, [key.key_ID])
 
 
@@ -175,10 +175,10 @@ async def test_pools_of_both_sites_agree_on_every_key_and_pad(clients: Clients) 
     taken = await asyncio.gather(*(alice.take("1") for _ in range(50)))
     fetched = await asyncio.gather(*(bob.fetch("2", [key.key_ID]) for key in taken))
     assert [some[key.key_ID] for some, key in zip(fetched, taken, strict=True)] == taken
-    with await alice.take_pad("1", 30_000) as pad:
+    with await alice.take_pad("1", 10_000) as pad:
         ids = [segment.reference.key_ID for segment in pad.segments]
         keys = await bob.fetch("2", ids)
-        assert b"".join(keys[key_ID].key for key_ID in ids)[:30_000] == bytes(pad.octets())
+        assert b"".join(keys[key_ID].key for key_ID in ids)[:10_000] == bytes(pad.octets())
     assert bob.calls < 20
     await alice.close()
     await bob.close()

@@ -41,6 +41,7 @@ format = "json"
 
 [kmes.km1]
 url = "{kme}"
+group = "alice-bob"
 ca = "kme/ca.pem"
 certificate = "kme/sae-2.pem"
 key = "kme/sae-2.key"
@@ -48,6 +49,7 @@ key = "kme/sae-2.key"
 [peers.bob]
 domains = ["bob.example"]
 sae_id = "1"
+kme_groups = ["alice-bob"]
 """
 
 

@@ -61,8 +61,10 @@ def _print(console: Console, result: Result) -> None:
         ratio = f"{each.ratio:.2f} ({low:.2f} to {high:.2f})"
         table.add_row(each.name, _figure(each, each.relay), _figure(each, each.pass_through), ratio)
     console.print(table)
+    rounds = len(result.figures[0].relay)
     console.print(
-        f"Medians of {len(result.figures[0].relay)} rounds, each target in turn; {result.seconds:.0f} s in all.\n"
+        f"{f'Medians of {rounds} rounds' if rounds > 1 else 'One round'}, each target in turn; "
+        f"{result.seconds:.0f} s in all.\n"
         f"{result.sealed} mails sealed and arrived; {result.keys} keys left the KME.\n{result.machine}",
         highlight=False,
         soft_wrap=True,

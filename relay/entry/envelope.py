@@ -34,7 +34,7 @@ def parse_mail(arg: str | None, size_limit: int) -> Envelope:
     `size_limit` is in octets. Raises BadParameter or MessageTooBig.
     """
     sender, parameters = _split("FROM:", arg)
-    smtputf8 = eight_bit = False
+    smtputf8 = False
     ret = envid = None
     for name, value in parameters.items():
         match name:
@@ -42,7 +42,7 @@ def parse_mail(arg: str | None, size_limit: int) -> Envelope:
                 if int(value) > size_limit:
                     raise MessageTooBig(f"SIZE={value}, the limit is {size_limit} octets")
             case "BODY" if value and value.upper() in ("7BIT", "8BITMIME"):
-                eight_bit = value.upper() == "8BITMIME"
+                pass  # what is sent on says of itself whether it is 8-bit
             case "SMTPUTF8" if value is None:
                 smtputf8 = True
             case "RET" if value and value.upper() in ("FULL", "HDRS"):
@@ -52,7 +52,7 @@ def parse_mail(arg: str | None, size_limit: int) -> Envelope:
             case _:
                 raise BadParameter(555, "5.5.4", f"MAIL parameter not understood: {printable(name)}")
     _check_encoding(sender, utf8=smtputf8)
-    return Envelope(sender, (), smtputf8=smtputf8, eight_bit=eight_bit, ret=ret, envid=envid)
+    return Envelope(sender, (), smtputf8=smtputf8, ret=ret, envid=envid)
 
 
 def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:

@@ -55,9 +55,7 @@ class SMTPEntry:
                 backlog=512,
             )
         except OSError as error:
-            raise ConfigError(
-                f"{self.name}.listen: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error
+            raise ConfigError(f"{self.name}.listen: cannot listen on {host}:{port}: {error.strerror}") from error
         real = self._server.sockets[0].getsockname()
         return Address(real[0], real[1])
 
@@ -96,9 +94,7 @@ class _Conversation(SMTP):
     session: Session
     transport: asyncio.WriteTransport | None
 
-    def __init__(
-        self, recipe: Recipe, direction: Direction, hostname: str, conversations: set[_Conversation]
-    ) -> None:
+    def __init__(self, recipe: Recipe, direction: Direction, hostname: str, conversations: set[_Conversation]) -> None:
         self.command_size_limits = collections.defaultdict(lambda: COMMAND_OCTETS)
         super().__init__(
             None,
@@ -224,9 +220,7 @@ class _Conversation(SMTP):
                 mail = mails.Mail(envelope.started, content, id=mail_id, trace=trace)
                 await self._recipe.process(mail.to(envelope.recipients))
             except RelayError as error:
-                log.warning(
-                    "mail_not_accepted", reply=error.reply, kind=type(error).__name__, cause=str(error)
-                )
+                log.warning("mail_not_accepted", reply=error.reply, kind=type(error).__name__, cause=str(error))
                 return error.reply
             except ConnectionResetError:
                 raise

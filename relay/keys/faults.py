@@ -109,7 +109,15 @@ class ErrorRule:
 _EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
 _OF_ENC_KEYS = {404: Fault.EXHAUSTED, 503: Fault.EXHAUSTED}
-_OF_DEC_KEYS = {403: Fault.NOT_FOUND, 404: Fault.NOT_FOUND, 410: Fault.NOT_FOUND, 503: Fault.UNREACHABLE}
+# 401 to dec_keys is about one key (5.4: "not named as a slave of that key"), and any mail can name such a key:
+# taken for a configuration fault, it would open the breaker and keep all other mail from its keys.
+_OF_DEC_KEYS = {
+    401: Fault.NOT_FOUND,
+    403: Fault.NOT_FOUND,
+    404: Fault.NOT_FOUND,
+    410: Fault.NOT_FOUND,
+    503: Fault.UNREACHABLE,
+}
 _OF_ANY = {
     400: Fault.BAD_REQUEST,
     408: Fault.UNREACHABLE,

@@ -55,6 +55,9 @@ class _Shelf:
     peak: Peak
     prefetched: bool = False
     queue: deque[_Waiter] = field(default_factory=deque)
+    rest: float = 0.0
+    not_before: float = 0.0
+    trouble: KeyUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
     drawing: asyncio.Task[None] | None = None
     refill: asyncio.Task[None] | None = None
 
@@ -70,7 +73,7 @@ class _Shelf:
 
 @dataclass(slots=True)
 class _Slave:
-    """What is known of the KME's store for one slave SAE, and until when it is given a rest."""
+    """What is known of the KME's store for one slave SAE."""
 
     refill: Refill
     use: Rate
@@ -78,9 +81,6 @@ class _Slave:
     asked: float | None = None
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     most: int | None = None
-    rest: float = 0.0
-    not_before: float = 0.0
-    trouble: KeyUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
 
 
 class FreshKeys:
@@ -120,8 +120,7 @@ class FreshKeys:
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store."""
-        status = self._slave(slave_sae).status
-        stored = (status.stored_key_count or 0) * (status.key_size or USUAL_KEY_BITS) if status else 0
+        stored = _stored_bits(self._slave(slave_sae).status)
         return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
@@ -257,9 +256,9 @@ class FreshKeys:
             keys = await self._request(shelf, slave, number, patient)
             self._put_in_stock(shelf, keys)
         except (KMEExhausted, KMERefusedRequest, KMEBadReply) as error:
-            self._give_rest(slave, error)
+            self._give_rest(shelf, error)
             raise
-        slave.rest = slave.not_before = 0.0
+        shelf.rest = shelf.not_before = 0.0
         slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
     def _put_in_stock(self, shelf: _Shelf, keys: list[Key]) -> None:
@@ -277,25 +276,24 @@ class FreshKeys:
                 if number == 1:
                     raise
                 status = await self.look(shelf.slave_sae)
-                stored = (status.stored_key_count if status else None) or 1
-                number = stored if stored < number else 1
+                stored = _stored_bits(status) // shelf.size
+                number = stored if 0 < stored < number else 1
             except KMERefusedRequest:
                 if number == 1:
                     raise
                 number = slave.most = number // 2
 
-    def _give_rest(self, slave: _Slave, error: KeyUnavailable) -> None:
-        """Leaves the KME alone for a while that doubles: it is well, but has nothing for us now."""
-        slave.rest = min(LONGEST_REST_S, max(0.25, slave.rest * 2))
-        slave.not_before = self._timing.clock() + slave.rest * (0.5 + 0.5 * self._timing.chance())
-        slave.trouble = error
+    def _give_rest(self, shelf: _Shelf, error: KeyUnavailable) -> None:
+        """Asks for no more of these for a while that doubles: the KME is well, but has none for us now."""
+        shelf.rest = min(LONGEST_REST_S, max(0.25, shelf.rest * 2))
+        shelf.not_before = self._timing.clock() + shelf.rest * (0.5 + 0.5 * self._timing.chance())
+        shelf.trouble = error
 
     def _raise_if_resting(self, shelf: _Shelf) -> None:
-        slave = self._slave(shelf.slave_sae)
-        wait = slave.not_before - self._timing.clock()
+        wait = shelf.not_before - self._timing.clock()
         if wait > 0:
-            kind = KMEExhausted if isinstance(slave.trouble, KMEExhausted) else KMEBadReply
-            raise kind(f"not asked again for {wait:.1f} s: {slave.trouble}")
+            kind = KMEExhausted if isinstance(shelf.trouble, KMEExhausted) else KMEBadReply
+            raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
 
     def _refill_if_low(self, shelf: _Shelf) -> None:
         low = self._marks(shelf).low
@@ -316,7 +314,7 @@ class FreshKeys:
 
     def _put_away(self, shelf: _Shelf) -> None:
         """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
-        if shelf.idle:
+        if shelf.idle and self._timing.clock() >= shelf.not_before:
             self._shelves.pop((shelf.slave_sae, shelf.size), None)
 
     def _marks(self, shelf: _Shelf) -> Marks:
@@ -355,3 +353,8 @@ class FreshKeys:
             )
             self._shelves[place] = _Shelf(slave_sae, size, stock, Peak(self._timing.clock))
         return self._shelves[place]
+
+
+def _stored_bits(status: KeyStatus | None) -> int:
+    """What a KME says that it has; 0 where it does not say."""
+    return (status.stored_key_count or 0) * (status.key_size or USUAL_KEY_BITS) if status else 0

@@ -24,6 +24,7 @@ DEFAULT_KEY_BITS = 256
 """The size of a key when none is asked for."""
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_PLAIN = re.compile(r"[0-9A-Za-z_-]{1,256}")
 _MAX_KEY_ID_CHARS = 256
 
 
@@ -125,6 +126,8 @@ class SKIPClient(KMEClient):
         return [found[key_ID] for key_ID in key_IDs]
 
     async def _one(self, remote: str, key_ID: str, patient: bool) -> Key | KeyUnavailable:
+        if not _PLAIN.fullmatch(key_ID):
+            return KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
         request = Request("GET", f"/key/{quote(key_ID, safe='')}", (("remoteSystemID", remote),))
 
         def read(body: bytes) -> Key:

@@ -1,25 +1,39 @@
 """Which level, which peer and which fallback each recipient gets: found, checked and explained here.
 Standard: policies/README.md, the reference for those who write the files.
 
-`load_policies` reads a directory (load.py) of files (file.py) whose names are addresses (names.py) into
-an immutable PolicySet, which decides and explains (decide.py).
+`load_policies` reads a directory (load.py) of files (file.py, whose rules are in rules.py) whose names are
+addresses (names.py) into an immutable PolicySet, which decides and explains (decide.py).
 """
 
 from __future__ import annotations
 
-from relay.policy.decide import Decision, Explanation, Lookup, PolicySet
-from relay.policy.file import LevelName, Otherwise, Policy, PolicyFile, Quantum
+from relay.policy.chosen import RuleLook
+from relay.policy.content import Content
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision, Explanation, Lookup
+from relay.policy.file import Policy, PolicyFile, Unprotected
 from relay.policy.load import load_policies
+from relay.policy.priority import KeysWithReserve, LowPriority
+from relay.policy.require import Requirement
+from relay.policy.settings import Otherwise, Priority
+from relay.policy.strength import LevelName, Quantum
 
 __all__ = [
+    "Content",
     "Decision",
     "Explanation",
+    "KeysWithReserve",
     "LevelName",
     "Lookup",
+    "LowPriority",
     "Otherwise",
     "Policy",
     "PolicyFile",
     "PolicySet",
+    "Priority",
     "Quantum",
+    "Requirement",
+    "RuleLook",
+    "Unprotected",
     "load_policies",
 ]

@@ -4,30 +4,14 @@ Standard: a rule that looks into the message raises what would hold without it, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from relay.policy.content import Content
 from relay.policy.file import PolicyFile
 from relay.policy.rules import Sender, When
-from relay.policy.settings import KEM, Otherwise, Priority, Sign
-from relay.policy.strength import LevelName, Quantum, raised, raised_quantum
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The settings that hold for one mail to one recipient; `rule` is the number of the rule, 0 for none."""
-
-    levels: tuple[LevelName, ...]
-    quantum: Quantum
-    kem: KEM
-    sign: Sign
-    max_size: tuple[tuple[LevelName, int], ...]
-    otherwise: Otherwise
-    hold_for: float | None
-    priority: Priority
-    line: int
-    rule: int = 0
+from relay.policy.settings import Chosen
+from relay.policy.strength import raised, raised_quantum
 
 
 class RuleLook(NamedTuple):
@@ -45,15 +29,13 @@ class RuleLook(NamedTuple):
 def choose(file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None = None) -> Chosen:
     """What the file says for this mail; every rule looked at is put into `looks`."""
     if not file.policy.when:
-        return own(file)
+        return file.own
     by_envelope = Sender.of(sender)
     trigger = 0
-    base = own(file)
+    base = file.own
     for number, (rule, line) in enumerate(zip(file.policy.when, file.rule_lines, strict=True), 1):
-        if trigger and rule.looks_inside:
-            mismatch = "a rule before it applies"
-        else:
-            mismatch = rule.mismatch(by_envelope, content)
+        second = bool(trigger) and rule.looks_inside
+        mismatch = "a rule before it applies" if second else rule.mismatch(by_envelope, content)
         if looks is not None:
             looks.append(RuleLook(number, line, not mismatch, mismatch or _meaning(rule)))
         if mismatch:
@@ -66,36 +48,18 @@ def choose(file: PolicyFile, sender: str, content: Content | None, looks: list[R
     return _raised(base, file.policy.when[trigger - 1], trigger, file.rule_lines[trigger - 1]) if trigger else base
 
 
-def own(file: PolicyFile) -> Chosen:
-    """The file's own settings."""
-    policy = file.policy
-    return Chosen(
-        policy.levels,
-        policy.quantum,
-        policy.kem,
-        policy.sign,
-        tuple(policy.limits(policy.levels).items()),
-        policy.otherwise,
-        policy.hold_for,
-        policy.priority,
-        file.line,
-    )
-
-
 def _meaning(rule: When) -> str:
     return "raises what holds without it" if rule.looks_inside else "its settings hold instead of the file's"
 
 
 def _instead(base: Chosen, rule: When, number: int, line: int) -> Chosen:
     """The rule's settings in place of those of the file."""
-    levels = rule.levels or base.levels
-    limits = base.max_size if rule.max_size is None else tuple(rule.limits(levels).items())
     return Chosen(
-        levels,
+        rule.levels or base.levels,
         rule.quantum or base.quantum,
         rule.kem or base.kem,
         rule.sign or base.sign,
-        limits,
+        base.max_size if rule.max_size is None else rule.limits,
         rule.otherwise or base.otherwise,
         rule.hold_for or base.hold_for,
         rule.priority or base.priority,

@@ -26,6 +26,8 @@ MAX_PART_HEADER_OCTETS = 16 * 1024
 
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
 _QUOTED_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|\([^()]*\)')
+_ENCODED = frozenset({"base64", "quoted-printable"})
+"""What no part that holds others may be (RFC 2045, 6.4)."""
 _ADDRESS = re.compile(r"[^\s<>,;:@]*@[^\s<>,;:@]+")
 
 
@@ -154,7 +156,7 @@ class _Walk:
         entity.set_default_type("message/rfc822" if in_digest else "text/plain")
         kind = entity.get_content_type()
         wrapper = kind == "message/rfc822" or kind.startswith("multipart/")
-        if wrapper and entity.get("content-transfer-encoding", "7bit").strip().lower() in ("base64", "quoted-printable"):
+        if wrapper and entity.get("content-transfer-encoding", "").strip().lower() in _ENCODED:
             raise _Unclear
         if kind == "message/rfc822":
             self.entity(message, body, end, depth + 1)

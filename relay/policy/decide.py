@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay.errors import PolicyHolds
-from relay.policy.chosen import Chosen, RuleLook, choose
+from relay.policy.chosen import RuleLook, choose
 from relay.policy.content import Content
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
 from relay.policy.names import DEFAULT_FILE, Address, candidates, domain_file, parse_address
 from relay.policy.require import Requirement, strictest
+from relay.policy.settings import Chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,7 @@ class PolicySet:
         """The peer whose keys seal for this recipient."""
         return file.policy.peer or self.owners.get(address.domain)
 
-    def _decision(
-        self, sender: str, recipient: str, file: PolicyFile, chosen: Chosen, peer: str | None
-    ) -> Decision:
+    def _decision(self, sender: str, recipient: str, file: PolicyFile, chosen: Chosen, peer: str | None) -> Decision:
         return Decision(
             sender,
             recipient,

@@ -19,8 +19,8 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 from relay import toml
 from relay.errors import ConfigError
 from relay.policy.names import Scope, printable, scope_of
-from relay.policy.rules import Rules
-from relay.policy.settings import KEM, Otherwise, Priority, Settings, Sign
+from relay.policy.rules import Rules, When
+from relay.policy.settings import KEM, Chosen, Otherwise, Priority, Settings, Sign
 from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
 
 Unprotected = Literal["refuse", "mark"]
@@ -109,6 +109,7 @@ class PolicyFile:
     source: str
     line: int
     rule_lines: tuple[int, ...]
+    own: Chosen
     digest: int
 
 
@@ -127,33 +128,44 @@ def read_policy(directory: Path, name: str, peers: Collection[str]) -> PolicyFil
         raise ConfigError(faults)
     rule_lines = tuple(_line(text, "when", number, "levels") for number in range(len(policy.when)))
     digest = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
-    return PolicyFile(name, scope, domain, policy, source, _line_of_levels(text), rule_lines, digest)
+    line = _line_of_levels(text)
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, _own(policy, line), digest)
+
+
+def _own(policy: Policy, line: int) -> Chosen:
+    """The settings of the file where no rule applies."""
+    return Chosen(
+        policy.levels,
+        policy.quantum,
+        policy.kem,
+        policy.sign,
+        policy.limits,
+        policy.otherwise,
+        policy.hold_for,
+        policy.priority,
+        line,
+    )
 
 
 def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
-    """Rules that look into the message and list less than the file itself does, each with its line."""
+    """Rules that look into the message and set less than the file itself does, each with its line."""
     for number, rule in enumerate(policy.when):
-        if not rule.looks_inside:
-            continue
-        for level in rule.levels or ():
-            if not raised(policy.levels, (level,)):
-                yield (
-                    _line(text, "when", number, "levels"),
-                    f"when.{number}.levels: a rule that looks into the message may only raise the level, and "
-                    f"{level!r} is weaker than the strongest that the file itself lists; leave it out",
-                )
-        if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
-            yield (
-                _line(text, "when", number, "quantum"),
-                f"when.{number}.quantum: a rule that looks into the message may only raise, and {rule.quantum!r} "
-                f"is less than the file's own {policy.quantum!r}; leave it out",
-            )
-        if rule.priority == "low" and policy.priority != "low":
-            yield (
-                _line(text, "when", number, "priority"),
-                f'when.{number}.priority: a rule that looks into the message may not lower it to "low", which '
-                "leaves fewer keys; leave it out",
-            )
+        if rule.looks_inside:
+            for setting, fault in _lowered(policy, rule):
+                yield _line(text, "when", number, setting), f"when.{number}.{setting}: {fault}"
+
+
+def _lowered(policy: Policy, rule: When) -> Iterator[tuple[str, str]]:
+    may = "a rule that looks into the message may only raise the level, and"
+    for level in rule.levels or ():
+        if not raised(policy.levels, (level,)):
+            yield "levels", f"{may} {level!r} is weaker than the strongest that the file itself lists; leave it out"
+    if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
+        yield "quantum", f"{may} {rule.quantum!r} is less than the file's own {policy.quantum!r}; leave it out"
+    if rule.max_size is not None and rule.levels is None:
+        yield "max_size", f"{may} a size counts there only together with levels; add them"
+    if rule.priority == "low" and policy.priority != "low":
+        yield "priority", f'{may} "low" leaves it fewer keys; leave it out'
 
 
 def _line(text: str, *location: str | int) -> int:

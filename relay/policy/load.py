@@ -1,23 +1,23 @@
-"""Reads a directory of policy files into a PolicySet, or says everything that is wrong with all of them.
-Standard: what is not plainly a policy file is an error or ignored by rule, never half understood.
+"""Reads policy files into a PolicySet, and again after edits, or says everything that is wrong with all of them.
+Standard: all files or none; what is read again is only what changed, and the result is as if all had been.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile, read_policy
-from relay.policy.names import SUFFIX, fold_domain, printable
+from relay.policy.names import fold_domain, printable
+from relay.policy.walk import policy_names
 
-MAX_FILES = 200_000
-"""A directory with more policy files than this is not read."""
+DOUBTFUL_NS = 2_000_000_000
+"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
@@ -25,21 +25,95 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> Policy
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
-    faults: list[str] = []
-    owners = _owners(peers, faults)
-    names = _names(directory, faults)
-    digest = hashlib.sha256()
-    files: dict[str, PolicyFile] = {}
-    for name in names:
+    return PolicyFolder(directory, peers).read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading one file gave: the file or its faults, and the stamp by which a change is noticed."""
+
+    stamp: tuple[int, ...]
+    file: PolicyFile | None = None
+    faults: tuple[str, ...] = ()
+
+
+class PolicyFolder:
+    """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
+
+    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]]) -> None:
+        """Reads nothing yet."""
+        self.directory = directory
+        self._peers = peers
+        self._owner_faults: list[str] = []
+        self._owners = MappingProxyType(_owners(peers, self._owner_faults))
+        self._known: dict[str, _Read] = {}
+        self._walk_faults: list[str] = []
+
+    def read(self) -> PolicySet:
+        """All files; those that did not change since the last time are not read again. Raises ConfigError."""
+        faults: list[str] = []
+        names = policy_names(self.directory, faults)
+        self._walk_faults = faults
+        known = self._known
+        self._known = {}
+        for name in names:
+            before = known.get(name)
+            if before is not None and before.stamp and before.stamp == _stamp(self.directory / name):
+                self._known[name] = before
+            else:
+                self._known[name] = self._read(name)
+        return self._set()
+
+    def read_again(self, names: Collection[str]) -> PolicySet:
+        """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
+        before = self._known.keys() & set(names)
+        for name in names:
+            if (self.directory / name).is_symlink() or (self.directory / name).exists():
+                self._known[name] = self._read(name)
+            else:
+                self._known.pop(name, None)
+        if not set(names) <= before:
+            self._known = dict(sorted(self._known.items()))
+        return self._set()
+
+    def _read(self, name: str) -> _Read:
+        stamp = _stamp(self.directory / name)
+        if stamp and abs(time.time_ns() - stamp[0]) < DOUBTFUL_NS:
+            stamp = ()
         try:
-            files[name], text = read_policy(directory, name, peers.keys())
+            return _Read(stamp, read_policy(self.directory, name, self._peers.keys()))
         except ConfigError as error:
-            faults += error.problems
-        else:
-            digest.update(f"{name} {len(text)} {text}".encode())
-    if faults:
-        raise ConfigError(faults)
-    return PolicySet(directory, MappingProxyType(files), MappingProxyType(owners), digest.hexdigest()[:12])
+            return _Read(stamp, faults=tuple(error.problems))
+
+    def _set(self) -> PolicySet:
+        faults = [*self._owner_faults, *self._walk_faults]
+        files: dict[str, PolicyFile] = {}
+        version = 0
+        for name, read in self._known.items():
+            if read.file is None:
+                faults += read.faults
+            else:
+                files[name] = read.file
+                version += read.file.digest
+        if not faults and not files:
+            faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
+        if faults:
+            raise ConfigError(faults)
+        return PolicySet(self.directory, MappingProxyType(files), self._owners, _version(version))
+
+
+def _version(total: int) -> str:
+    """12 digits of the sum of all digests: after an edit it follows from the files edited alone."""
+    return (total % 2**256).to_bytes(32, "big").hex()[:12]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs after a file was written to or replaced; empty where it cannot be told."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
 
 
 def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, str]:
@@ -55,62 +129,3 @@ def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, 
             if owner != peer:
                 faults.append(f"peer {peer!r}: domain {domain!r} already belongs to peer {owner!r}")
     return owners
-
-
-def _names(directory: Path, faults: list[str]) -> list[str]:
-    """The names of all policy files, sorted; raises ConfigError if they are too many."""
-    shown = printable(str(directory))
-    before = len(faults)
-    names = sorted(islice(_walk(directory, faults), MAX_FILES + 1))
-    if len(names) > MAX_FILES:
-        raise ConfigError([*faults, f"{shown}: more than {MAX_FILES} policy files"])
-    if not names and len(faults) == before:
-        faults.append(f"{shown}: no policy file in it; create default.toml")
-    return names
-
-
-def _walk(directory: Path, faults: list[str]) -> Iterator[str]:
-    """Names of policy files, `example.org.toml` and `example.org/alice.toml`, in no order."""
-    for entry in _entries(directory, faults):
-        if not _is_directory(entry):
-            yield from _policy(entry, faults)
-        elif _looks_like_policy(entry.name):
-            faults.append(f"{_shown(entry)}: a directory, but called like a file; call it after a domain")
-        else:
-            for inner in _entries(Path(entry.path), faults):
-                if _is_directory(inner):
-                    faults.append(f"{_shown(inner)}: a directory too deep; policies lie in a domain's directory")
-                else:
-                    yield from (f"{entry.name}/{name}" for name in _policy(inner, faults))
-
-
-def _entries(directory: Path, faults: list[str]) -> Iterator[os.DirEntry[str]]:
-    """What lies in a directory, without dot-files (editors, version control, mounted volumes)."""
-    try:
-        with os.scandir(directory) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        faults.append(f"{printable(str(directory))}: cannot be read: {error.strerror}")
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself; reading it will say so
-        return False
-
-
-def _policy(entry: os.DirEntry[str], faults: list[str]) -> Iterator[str]:
-    """The file's name if it is a policy; README.md, `x.toml~` and `x.toml.bak` are not."""
-    if entry.name.endswith(SUFFIX):
-        yield entry.name
-    elif _looks_like_policy(entry.name):
-        faults.append(f"{_shown(entry)}: write the ending as {SUFFIX!r}, in small letters")
-
-
-def _looks_like_policy(name: str) -> bool:
-    return name.lower().endswith(SUFFIX)
-
-
-def _shown(entry: os.DirEntry[str]) -> str:
-    return printable(entry.path)

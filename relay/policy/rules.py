@@ -189,4 +189,3 @@ def _list_as_tuple(value: object) -> object:
 
 
 Rules = Annotated[tuple[When, ...], BeforeValidator(_list_as_tuple), Field(max_length=1000)]
-

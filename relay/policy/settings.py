@@ -4,13 +4,14 @@ Standard: policies/README.md is the reference and has every setting that stands 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.config import parse_size
-from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels
+from relay.policy.strength import SEALING, LevelName, Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
 Otherwise = Literal["hold", "refuse"]
@@ -34,12 +35,15 @@ def parse_max_size(value: object) -> MaxSize | int:
     if isinstance(value, dict):
         if not value:
             raise ValueError('write a size for at least one level, for instance { otp = "256 KiB" }')
-        return tuple((_sealing_level(level), _size(level, size)) for level, size in value.items())
+        sizes = [(_sealing_level(level), _size(level, size)) for level, size in value.items()]
+        if len(dict(sizes)) < len(sizes):
+            raise ValueError("a level has two sizes; leave one out")
+        return tuple(sizes)
     return parse_size(value)
 
 
-def _sealing_level(text: object) -> LevelName:
-    level = parse_level(text)
+def _sealing_level(text: str) -> LevelName:
+    level = parse_level(int(text) if text in ("1", "2", "3", "4") else text)
     if level == "plaintext":
         raise ValueError("a size for plaintext decides nothing; leave it out")
     return level
@@ -71,10 +75,28 @@ class Settings(toml.Table):
             raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
         return quantum
 
-    def limits(self, levels: tuple[LevelName, ...]) -> dict[LevelName, int]:
-        """The largest message in octets for each of `levels` that has a limit."""
-        if self.max_size is None:
-            return {}
+    @property
+    def limits(self) -> MaxSize:
+        """The largest message in octets for each level that has a limit; one size is for all levels."""
         if isinstance(self.max_size, int):
-            return dict.fromkeys(levels, self.max_size)
-        return dict(self.max_size)
+            return tuple((level, self.max_size) for level in SEALING)
+        return self.max_size or ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The settings that hold for one mail to one recipient, whether a file's own or those of a rule.
+
+    `line` is where its `levels` stand; `rule` is the number of the rule, 0 for none.
+    """
+
+    levels: tuple[LevelName, ...]
+    quantum: Quantum
+    kem: KEM
+    sign: Sign
+    max_size: MaxSize
+    otherwise: Otherwise
+    hold_for: float | None
+    priority: Priority
+    line: int
+    rule: int = 0

@@ -14,7 +14,8 @@ Quantum = Literal["off", "preferred", "required"]
 """Whether pqc and rsa get one more layer under a quantum key."""
 
 NAMES: tuple[LevelName, ...] = get_args(LevelName)
-_NUMBERED = NAMES[:4]
+SEALING = NAMES[:4]
+"""Those that seal; their numbers are 1 to 4."""
 _QUANTA: tuple[Quantum, ...] = get_args(Quantum)
 
 
@@ -41,16 +42,16 @@ def parse_levels(value: object) -> tuple[LevelName, ...]:
 def parse_level(item: object) -> LevelName:
     """`"aes"` or 2 as "aes"; raises ValueError naming the level that was probably meant."""
     for number, name in enumerate(NAMES, 1):
-        if item == name or (name in _NUMBERED and type(item) is int and item == number):
+        if item == name or (name in SEALING and type(item) is int and item == number):
             return name
     close = difflib.get_close_matches(item.lower(), NAMES, n=1) if isinstance(item, str) else ()
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or 1 to {len(_NUMBERED)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or 1 to {len(SEALING)}"
     raise ValueError(f"{item!r} is not a level; {hint}")
 
 
 def strength(level: LevelName) -> int:
     """From 4 (otp) down to 0 (plaintext)."""
-    return len(_NUMBERED) - NAMES.index(level)
+    return len(SEALING) - NAMES.index(level)
 
 
 def strength_of(protection: str) -> int:

@@ -95,9 +95,12 @@ import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
 import org.bouncycastle.util.encoders.Hex;
 
-/** Exits with 0 when done, 1 with the reason on standard error when the message is refused, 2 for a wrong call. */
+/** Exits with 0 when done, 3 with the reason on standard error when the message is refused, 2 for a wrong call. */
 public final class Interop {
     private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
+    private static final Map<String, Integer> WORDS = Map.of(
+        "parse", 2, "to-der", 3, "open-kek", 4, "open-rsa", 4, "open-kem", 4,
+        "seal-kek", 6, "seal-rsa", 5, "seal-kem", 5, "sign", 6, "verify", 4);
     private static final String USAGE = """
         parse FILE                                one line of JSON: content type, recipients, signers, algorithms
         to-der FILE OUT                           the same message in DER
@@ -114,7 +117,7 @@ public final class Interop {
         Security.addProvider(new BouncyCastleProvider());
         try {
             run(args);
-        } catch (ArrayIndexOutOfBoundsException | IllegalCallException wrong) {
+        } catch (IllegalCallException wrong) {
             System.err.println(USAGE);
             System.exit(2);
         } catch (Exception refused) {
@@ -122,11 +125,14 @@ public final class Interop {
             for (Throwable cause = refused.getCause(); cause != null; cause = cause.getCause()) {
                 System.err.println("  because: " + cause);
             }
-            System.exit(1);
+            System.exit(3);
         }
     }
 
     private static void run(String[] args) throws Exception {
+        if (args.length == 0 || !Integer.valueOf(args.length).equals(WORDS.get(args[0]))) {
+            throw new IllegalCallException();
+        }
         switch (args[0]) {
             case "parse" -> System.out.println(json(summary(read(args[1]))));
             case "to-der" -> write(args[2], toDER(read(args[1])));
@@ -147,7 +153,7 @@ public final class Interop {
             case "seal-kem" -> write(args[1], seal(read(args[2]), args[3], kemRecipient(certificate(args[4]))));
             case "sign" -> write(args[1], sign(read(args[2]), args[3], key(args[4]), certificate(args[5])));
             case "verify" -> write(args[2], verify(read(args[1]), certificate(args[3])));
-            default -> throw new IllegalCallException();
+            default -> throw new AssertionError(args[0]);
         }
     }
 

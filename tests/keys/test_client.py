@@ -84,7 +84,8 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
         ("dec_keys", 500, '{"message": "key not found"}', KeyNotFound),
         ("dec_keys", 503, '{"message": "key does not exist"}', KeyNotFound),
         ("dec_keys", 503, "", KMEUnreachable),
-        ("dec_keys", 401, "", KMEMisconfigured),
+        ("dec_keys", 401, "", KeyNotFound),
+        ("dec_keys", 415, "", KMEMisconfigured),
         ("status", 504, "<html>", KMEUnreachable),
         ("status", 401, "", KMEMisconfigured),
     ],
@@ -99,9 +100,9 @@ async def test_refusals_are_classified_by_call_code_and_message(
 
 
 async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
-    rule = ErrorRule(Fault.NOT_FOUND, 401, Call.DEC_KEYS, "gone")
-    kme.misbehave("dec_keys", "http", code=401, body='{"message": "key is gone"}')
-    kme.misbehave("dec_keys", "http", code=401, body='{"message": "who are you"}')
+    rule = ErrorRule(Fault.NOT_FOUND, 415, Call.DEC_KEYS, "gone")
+    kme.misbehave("dec_keys", "http", code=415, body='{"message": "key is gone"}')
+    kme.misbehave("dec_keys", "http", code=415, body='{"message": "who are you"}')
     async with kme.client(quirks=Quirks(errors=(rule,))) as client:
         with pytest.raises(KeyNotFound):
             await client.request_dec_keys("alice", ["some"])
@@ -148,6 +149,16 @@ async def test_a_configuration_fault_is_not_tried_again_and_makes_no_hot_loop(km
                 await client.request_enc_keys("bob")
     assert len(kme.got("enc_keys")) == 1
     assert time.slept == []
+
+
+async def test_a_key_of_somebody_else_does_not_keep_others_from_theirs(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(10):
+            kme.misbehave("dec_keys", "http", code=401)
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["of-somebody-else"])
+        [(key_ID, _)] = kme.pair.draw(1, 256)
+        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
 
 
 async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:

@@ -257,6 +257,39 @@ async def test_a_pad_is_all_or_nothing_and_its_keys_serve_the_next_try(
     assert accounts_agree(group)
 
 
+async def test_a_pad_that_cannot_be_had_does_not_keep_keys_from_other_mail(kme: FakeKME, time: FakeTime) -> None:
+    group = KMEGroup("g", [kme.client(timing=time.timing)], NO_PREFETCH, timing=time.timing)
+    kme.pair.bits = 3 * 256
+    with pytest.raises(KMEExhausted):
+        await group.take_pad("bob", 1000)
+    for _ in range(3):
+        await group.take("bob")
+    await group.close()
+
+
+async def test_those_who_wait_are_served_in_their_order(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_key_per_request"] = 1
+    group = KMEGroup("g", [kme.client(timing=time.timing)], NO_PREFETCH, timing=time.timing)
+    served: list[int] = []
+
+    async def take(place: int) -> None:
+        await group.take("bob")
+        served.append(place)
+
+    await asyncio.gather(*(take(place) for place in range(20)))
+    assert served == list(range(20))
+    await group.close()
+
+
+async def test_a_failure_is_told_to_all_who_wait_at_once(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "drop", times=None)
+    group = KMEGroup("g", [kme.client(timing=time.timing, retry_attempts=1)], NO_PREFETCH, timing=time.timing)
+    results = await asyncio.gather(*(group.take("bob") for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(result, KMEUnreachable) for result in results)
+    assert len(kme.got("enc_keys")) == 2
+    await group.close()
+
+
 async def test_keys_of_a_pad_that_is_not_tried_again_expire(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
     kme.pair.bits = 12 * 1000

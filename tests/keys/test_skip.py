@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys import KeySource
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.keys.skip import SKIPClient
@@ -153,6 +153,16 @@ async def test_a_remote_system_that_the_provider_does_not_serve_is_said(
     async with _client(providers[0], certificates) as client:
         with pytest.raises(KMEBadReply, match="mallory"):
             await client.check_key_status("mallory")
+
+
+@pytest.mark.parametrize("key_ID", ["..", "../capabilities", "a/b", "x?y=1", ""])
+async def test_a_key_id_that_would_lead_elsewhere_is_not_asked_for(
+    providers: tuple[FakeProvider, FakeProvider], certificates: Certificates, key_ID: str
+) -> None:
+    async with _client(providers[0], certificates) as client:
+        with pytest.raises(KeyNotFound):
+            await client.request_dec_keys("bob", [key_ID])
+    assert providers[0].asked == []
 
 
 @pytest.fixture(params=["etsi", "skip"])

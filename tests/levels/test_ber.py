@@ -268,54 +268,55 @@ def test_a_view_of_a_larger_buffer_is_read_where_it_is() -> None:
 
 # Any tree at all
 
-_leaf_tags = st.sampled_from([0x01, 0x02, 0x03, 0x05, 0x06, 0x0C, 0x17, 0x18, 0x80, 0x81, 0x82, 0x41])
-_octets = st.one_of(st.binary(max_size=20), st.binary(min_size=120, max_size=300))
-Twins = tuple[bytes, bytes]
-"""One value in DER, and in some BER."""
+Tree = tuple[int, "bytes | list[Tree]"]
+"""Identifier octet, and contents."""
+
+_contents = st.one_of(st.binary(max_size=20), st.binary(min_size=120, max_size=300))
+_leaves = st.tuples(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x17, 0x80, 0x81, 0x41]), _contents)
+# At most 8 strings, so that they have fewer chunks than the smallest message may have.
+_trees: st.SearchStrategy[Tree] = st.recursive(
+    _leaves,
+    lambda inside: st.tuples(
+        st.sampled_from([SEQUENCE, SET, CONTEXT_0, CONTEXT_1, 0xA4, 0x61]), st.lists(inside, max_size=5)
+    ),
+    max_leaves=8,
+)
 
 
-@st.composite
-def _leaves(draw: st.DrawFn) -> Twins:
-    tag, content = draw(_leaf_tags), draw(_octets)
-    return definite(tag, content), draw(st.sampled_from([definite, needless]))(tag, content)
+def _as_der(tree: Tree) -> bytes:
+    tag, contents = tree
+    if isinstance(contents, bytes):
+        return definite(tag, contents)
+    inside = [_as_der(element) for element in contents]
+    return definite(tag, *(sorted(inside) if tag == SET else inside))
 
 
-@st.composite
-def _strings(draw: st.DrawFn) -> Twins:
-    content = draw(_octets)
-    return definite(OCTET_STRING, content), _any_string(content, draw, 3)
+def _as_ber(tree: Tree, choose: random.Random) -> bytes:
+    """The same in one of its many other forms."""
+    tag, contents = tree
+    if isinstance(contents, list):
+        inside = [_as_ber(element, choose) for element in contents]
+        if tag == SET:
+            choose.shuffle(inside)
+        return choose.choice([definite, needless, indefinite])(tag, *inside)
+    return (
+        _string_as_ber(contents, choose) if tag == OCTET_STRING else choose.choice([definite, needless])(tag, contents)
+    )
 
 
-def _any_string(content: bytes, draw: st.DrawFn, depth: int) -> bytes:
-    """An OCTET STRING in one piece, in chunks, or in chunks of chunks."""
-    form: Form = draw(st.sampled_from([definite, needless, indefinite]))
-    if form is not indefinite and (not depth or draw(st.booleans())):
-        return form(OCTET_STRING, content)
-    if not depth:
-        return definite(OCTET_STRING, content)
-    cut = draw(st.integers(0, len(content)))
-    return form(CHUNKED_STRING, *(_any_string(part, draw, depth - 1) for part in (content[:cut], content[cut:])))
+def _string_as_ber(octets: bytes, choose: random.Random, nested: int = 0) -> bytes:
+    """In one piece, in chunks, or in chunks of chunks."""
+    if nested == 2 or choose.random() < 0.3:
+        return choose.choice([definite, needless])(OCTET_STRING, octets)
+    cut = choose.randint(0, len(octets))
+    parts = [_string_as_ber(part, choose, nested + 1) for part in (octets[:cut], octets[cut:])]
+    return choose.choice([definite, needless, indefinite])(CHUNKED_STRING, *parts)
 
 
-@st.composite
-def _branches(draw: st.DrawFn, children: st.SearchStrategy[Twins]) -> Twins:
-    tag = draw(st.sampled_from([SEQUENCE, SET, CONTEXT_0, CONTEXT_1, 0xA4, 0x61]))
-    inside = draw(st.lists(children, max_size=5))
-    form: Form = draw(st.sampled_from([definite, needless, indefinite]))
-    if tag != SET:
-        return definite(tag, *(der for der, _ in inside)), form(tag, *(other for _, other in inside))
-    shuffled = draw(st.permutations(inside))
-    return definite(tag, *sorted(der for der, _ in inside)), form(tag, *(other for _, other in shuffled))
-
-
-_trees = st.recursive(st.one_of(_leaves(), _strings()), _branches, max_leaves=25)
-
-
-@given(_trees)
-def test_der_stays_as_it_is_and_any_ber_of_it_becomes_it(twins: Twins) -> None:
-    der, other = twins
-    assert ber.to_der(der) == der
-    assert ber.to_der(other) == der
+@given(_trees, st.integers(min_value=0))
+def test_der_stays_as_it_is_and_any_ber_of_it_becomes_it(tree: Tree, seed: int) -> None:
+    assert ber.to_der(_as_der(tree)) == _as_der(tree)
+    assert ber.to_der(_as_ber(tree, random.Random(seed))) == _as_der(tree)
 
 
 # What is no message
@@ -408,6 +409,8 @@ def test_garbage_is_refused_or_is_one_element(garbage: bytes) -> None:
         (indefinite(CHUNKED_STRING, indefinite(OCTET_STRING)), "not an OCTET STRING"),
         (enveloped(indefinite(CONTEXT_0, indefinite(SEQUENCE, chunks(1, 1)))), "not an OCTET STRING"),
         (definite(CHUNKED_STRING, b"\x04\x05x"), "5 octets where 1 are left"),
+        (definite(SEQUENCE, b"\x30\x02\x04\x01", b"\x05\x00"), "1 octets where 0 are left"),
+        (definite(SEQUENCE, b"\x24\x02\x04\x01", b"\x05\x00"), "1 octets where 0 are left"),
     ],
 )
 def test_each_fault_is_named(message: bytes, cause: str) -> None:
@@ -421,6 +424,9 @@ _attacks = {
     "indefinite lengths nested 1,000 deep": lambda: b"\x30\x80" * 1000 + END * 1000,
     "indefinite lengths nested a million deep": lambda: b"\x30\x80" * 1_000_000,
     "chunks nested 1,000 deep": lambda: enveloped(b"\xa0\x80" + b"\x24\x80" * 1000 + END * 1001),
+    "chunks nested 1,000 deep in 24 MiB": lambda: enveloped(
+        b"\xa0\x80" + b"\x24\x80" * 1000 + chunks(24 * MIB, 1) + END * 1001
+    ),
     "a million one-byte chunks": lambda: enveloped(indefinite(CONTEXT_0, chunks(1, 1_000_000))),
     "a million one-byte chunks that are signed": lambda: signed(indefinite(CHUNKED_STRING, chunks(1, 1_000_000))),
     "a million empty chunks": lambda: enveloped(indefinite(CONTEXT_0, chunks(0, 1_000_000))),

@@ -16,7 +16,7 @@ from typing import TypedDict
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from relay.errors import ConfigError
 from relay.keys.identity import (
@@ -189,6 +189,20 @@ def test_an_rsa_key_of_2048_bits_is_refused(alice: Home) -> None:
         load_identity(alice.identity_directory)
 
 
+def test_an_rsa_key_whose_parts_do_not_belong_together_is_refused(alice: Home, spare: Path) -> None:
+    path = alice.path("rsa_signing.*.key")
+    ours, other = (load_pem_private_key(each.read_bytes(), None) for each in (path, spare))
+    assert isinstance(ours, rsa_keys.RSAPrivateKey)
+    assert isinstance(other, rsa_keys.RSAPrivateKey)
+    mine, theirs = ours.private_numbers(), other.private_numbers()
+    mixed = rsa_keys.RSAPrivateNumbers(
+        mine.p, mine.q, theirs.d, theirs.dmp1, theirs.dmq1, theirs.iqmp, mine.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    path.write_bytes(mixed.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(ConfigError, match="not a key for this role"):
+        load_identity(alice.identity_directory)
+
+
 def test_a_certificate_of_another_ca_is_refused(alice: Home, bob: Home) -> None:
     shutil.copy2(bob.path("ca.pem"), alice.path("ca.pem"))
     with pytest.raises(ConfigError, match="the site's CA certificate did not issue it"):
@@ -226,6 +240,17 @@ def test_renewal_changes_encryption_keys_and_keeps_what_peers_recognise_us_by(al
     assert after.signing.certificate != before.signing.certificate
     assert after.fingerprint == before.fingerprint
     assert after.domains == ("alice.example", "a.example")
+
+
+@pytest.mark.usefixtures("spare_is_made")
+@pytest.mark.parametrize("seconds", [0, -1000])
+def test_renewal_at_once_or_with_a_clock_that_went_back_counts_all_the_same(alice: Home, seconds: int) -> None:
+    before = alice.identity
+    renew_identity(alice.identity_directory, name="alice", domains=["a.example"], now=NOW + timedelta(seconds=seconds))
+    after = load_identity(alice.identity_directory, now=NOW)
+    assert after.kem.ski != before.kem.ski
+    assert after.rsa_encryption.ski != before.rsa_encryption.ski
+    assert after.domains == ("a.example",)
 
 
 @pytest.mark.usefixtures("spare_is_made")

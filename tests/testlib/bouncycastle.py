@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 SOURCE = Path(__file__).parents[1] / "java" / "Interop.java"
 JARS = tuple(Path("/usr/share/java") / f"{name}.jar" for name in ("bcpkix", "bcutil", "bcprov"))
 DEADLINE_S = 60
-_REFUSED = 1
+_REFUSED = 3
 
 Argument = str | bytes | MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey | x509.Certificate
 

@@ -5,11 +5,11 @@ Standard: an interrupted run leaves what was usable before, and the next one com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.keys.identity import files
+from relay.keys.identity import files, issue
 from relay.keys.identity.load import load_identity
 from relay.keys.identity.maker import Maker, Progress
 from relay.keys.identity.pairs import Identity, Role
@@ -61,8 +61,8 @@ def renew_identity(
     stay for opening. Peers need the new peer document before the old certificates end. Raises ConfigError.
     """
     _refuse_requested(directory)
-    maker = Maker(directory, name, domains, valid_days, passphrase, now, progress)
     before = load_identity(directory, passphrase=passphrase, now=now)
+    maker = Maker(directory, name, domains, valid_days, passphrase, _after(before, now), progress)
     with files.changing(directory):
         ca, ca_key = maker.renewed_ca()
         maker.certify(Role.SIGNING, before.signing.private_key, ca, ca_key)
@@ -70,6 +70,12 @@ def renew_identity(
         for role in (Role.KEM, Role.RSA_ENCRYPTION):
             maker.certify(role, maker.new_key(role), ca, ca_key)
     return load_identity(directory, passphrase=passphrase, now=now)
+
+
+def _after(before: Identity, now: datetime | None) -> datetime:
+    """A time from which on certificates are newer than those before, even if the clock went back."""
+    newest = max(certificate.not_valid_before_utc for certificate in before.certificates.values())
+    return max(now or datetime.now(UTC), newest + issue.CLOCK_SKEW + timedelta(seconds=1))
 
 
 def _refuse_requested(directory: Path) -> None:

@@ -173,7 +173,7 @@ def _check_format(raw: bytes) -> None:
     """Says of a document of another format that it is one; everything else is for the strict models."""
     found = _json(raw)
     number = found.get("format") if isinstance(found, dict) else None
-    if not isinstance(number, int):
+    if not isinstance(number, int) or isinstance(number, bool):
         raise BadDocument("not a peer document (no format number)")
     if number != FORMAT:
         raise BadDocument(f"format {str(number)[:20]}; this version of QuMail Relay knows format {FORMAT} only")

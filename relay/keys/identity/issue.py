@@ -20,7 +20,7 @@ PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
 
 CA_DAYS = 3652
 """How long our own CA's certificate is valid; it is made anew, for the same key, when a renewal needs it."""
-_CLOCK_SKEW = timedelta(hours=1)
+CLOCK_SKEW = timedelta(hours=1)
 """Certificates begin this long ago, because a peer's clock may be slow."""
 
 
@@ -101,7 +101,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )

@@ -1,8 +1,8 @@
 """Makes a site's keys and asks an organisation's CA to certify them.
-Standard: PKCS#10 (RFC 2986) for the three keys that sign; a bare public key for ML-KEM, which cannot.
+Standard: PKCS#10 (RFC 2986) for the three keys that can sign; a bare public key for ML-KEM, which cannot.
 
 A PKCS#10 request proves with a signature that the asker has the private key. An ML-KEM key cannot sign, and the
-statement of possession of RFC 9883 is understood by few CAs. So the CA gets the public key and the extensions that its
+statement of possession of RFC 9883 needs a CA that knows it. So the CA gets the public key and the extensions that its
 certificate has to have, and takes the site's word for it. A false word would harm the site alone, which could not
 open what is sealed for it. The certificate of the CA itself, `ca.pem`, is put beside the others; it may be an
 intermediate one, and it is what peers pin together with our ML-DSA key.

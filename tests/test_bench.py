@@ -1,0 +1,69 @@
+"""The mail benchmark from outside: it ends, its figures hang together, and it leaves nothing behind.
+Standard: no time and no speed is asserted, since the machine may be busy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay.bench.children import BenchmarkFailed, child, command
+from relay.bench.mails import MARKER, template
+
+
+def _bench(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, its temporary files under `directory`."""
+    return subprocess.run(
+        [sys.executable, "-m", "relay", "bench", "--quick", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env={**os.environ, "TMPDIR": str(directory)},
+    )
+
+
+def test_a_quick_run_measures_both_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = _bench(tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    small, large = result["figures"]
+    for figures in (small, large):
+        relay, bare = figures["relay"], figures["pass_through"]
+        assert len(relay["rounds"]) == len(bare["rounds"]) == 1
+        assert relay["mails_per_s"] > 0
+        assert relay["octets_per_s"] == relay["mails_per_s"] * figures["size"]
+        assert figures["ratio"] == pytest.approx(relay["mails_per_s"] / bare["mails_per_s"])
+    assert small["size"] < large["size"]
+    assert result["keys"] >= result["sealed"] > 0
+    assert result["machine"]["cores"] >= 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1_000, 1_001, 4_000, 4_077, 100_000])
+def test_mails_have_their_size_and_need_no_dot_stuffing(size: int) -> None:
+    mails = template(size)
+    first, second = (b"".join(mails.mail(serial)) for serial in (1, 999_999_999_999))
+    assert len(first) == len(second) == size
+    assert first != second
+    assert MARKER in first
+    assert b"\r\n." not in first
+    assert first.count(b"\n") == first.count(b"\r") == first.count(b"\r\n")
+    assert max(map(len, first.split(b"\r\n"))) <= 78
+    assert first.endswith(b"\r\n")
+
+
+def test_a_process_that_does_not_start_is_reported(tmp_path: Path) -> None:
+    nowhere = tmp_path / "ready"
+    with (
+        pytest.raises(BenchmarkFailed, match=r"`serve` did not start: .*relay\.toml"),
+        command("serve", "--config", str(tmp_path / "relay.toml"), ready_file=nowhere, log_file=tmp_path / "log"),
+    ):
+        pass
+    with pytest.raises(BenchmarkFailed, match="it has ended"), child("relay.bench.machine"):
+        pass
