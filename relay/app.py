@@ -5,6 +5,7 @@ Standard: whatever is started is stopped, in the opposite order, also when start
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,16 +16,15 @@ from pathlib import Path
 
 import structlog
 
-from relay.config import KME, Address, Config, Direction, Peer, load_config
+from relay.config import Address, Config, Direction, Peer, load_config
 from relay.entry import Recipe
 from relay.entry.smtp import SMTPEntry
 from relay.errors import ConfigError, StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
-from relay.keys import OptimizedKMClient
+from relay.keys.build import key_ring
 from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.keyring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.otp import OTP
@@ -34,12 +34,14 @@ from relay.opening import Opener
 from relay.outgoing import Outgoing
 from relay.policy import PolicySet, load_policies
 from relay.sealing import Sealer
-from relay.store import ReceivedKeys, SiteSecret, Store, open_store
+from relay.store import SiteSecret, Store, open_store
 
 log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
+WRITE_DOWN_S = 10.0
+"""How often `keys status` gets new figures."""
 
 
 class PoliciesInForce:
@@ -73,6 +75,7 @@ class Parts:
     config: Config
     policies: PoliciesInForce
     store: Store
+    keys: KeyRing
     sealer: Sealer
     opener: Opener
 
@@ -97,6 +100,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             config,
             policies,
             store,
+            keys,
             Sealer(config, policies, levels, keys, identity, certificates),
             Opener(config, levels, keys, store.received, identity, certificates),
         )
@@ -123,44 +127,6 @@ def own_identity(config: Config) -> Identity | None:
     return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
-def key_ring(config: Config, received: ReceivedKeys | None, *, prefetch: bool) -> KeyRing:
-    """All keys of the site. Raises ConfigError where a certificate cannot be used."""
-    kmes: dict[str, list[tuple[str, KME]]] = {}
-    for name, kme in config.kmes.items():
-        kmes.setdefault(kme.group, []).append((name, kme))
-    groups = {
-        group: KMEGroup(
-            group,
-            [km_client(kme, name) for name, kme in members],
-            _prefetch(members[0][1]) if prefetch else Prefetch(low=0, high=0),
-        )
-        for group, members in kmes.items()
-    }
-    peers = {name: PeerKeys(peer.sae_id, peer.kme_groups) for name, peer in config.peers.items()}
-    return KeyRing(config.site.sae_id, groups, peers, received=received)
-
-
-def _prefetch(kme: KME) -> Prefetch:
-    return Prefetch(kme.cache_low, kme.cache_high, kme.key_lifetime)
-
-
-def km_client(kme: KME, name: str = "") -> OptimizedKMClient:
-    """The KM client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
-    return OptimizedKMClient(
-        kme.url,
-        name=name or None,
-        ca=kme.ca,
-        certificate=kme.certificate,
-        key=kme.key,
-        retry_attempts=kme.retry_attempts,
-        retry_delay=kme.retry_delay,
-        timeout=kme.timeout,
-        connect_timeout=kme.connect_timeout,
-        pool_connections=kme.pool_connections,
-        pool_maxsize=kme.pool_maxsize,
-    )
-
-
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
     """A relay that serves; gives the real listening address of `outgoing` and `incoming`.
@@ -169,8 +135,9 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
     """
     async with AsyncExitStack() as stack:
         built = await stack.enter_async_context(parts(config))
-        sweeper = asyncio.create_task(_sweep(built.store))
-        stack.push_async_callback(_cancelled, sweeper)
+        built.keys.start()
+        for work in (_sweep(built.store), _write_down_keys(built.keys, keys_file(config))):
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)
         addresses: dict[str, Address] = {}
         if direction := config.outgoing:
@@ -223,6 +190,21 @@ async def _sweep(store: Store) -> None:
                 log.info("received_keys_destroyed", number=destroyed)
         except StoreUnavailable as error:
             log.error("sweep_failed", cause=str(error))
+
+
+async def _write_down_keys(keys: KeyRing, path: Path) -> None:
+    """For `keys status`, which is another process: what is known here, every few seconds."""
+    while True:
+        try:
+            _write_whole(path, json.dumps((await keys.report(look=False)).as_json()))
+        except OSError as error:
+            log.warning("key_report_not_written", file=str(path), cause=str(error))
+        await asyncio.sleep(WRITE_DOWN_S)
+
+
+def keys_file(config: Config) -> Path:
+    """Where the serving relay writes down how its keys stand; it holds no key."""
+    return config.store.secret.with_name("keys.json")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -27,6 +27,7 @@ The tree::
             ├── BadSignature   the signature does not match, or is not by whom it should be
             ├── UnknownSigner  signed by somebody whose certificate was not imported
             ├── UnknownPeer    sealed by or for a site that is not configured
+            ├── KeyDestroyed   its quantum key was used, and was destroyed when its time was over
             └── NotForUs       sealed to a certificate that is not ours
 
 Anything that is not a RelayError is treated as TryLater: unknown errors hold mail.
@@ -191,6 +192,10 @@ class UnknownSigner(CannotOpen):
 
 class UnknownPeer(CannotOpen):
     """Sealed by, or for, a site that is not configured here."""
+
+
+class KeyDestroyed(CannotOpen):
+    """Its quantum key was here, and was destroyed when its time was over: it will not come again."""
 
 
 class NotForUs(CannotOpen):

@@ -11,6 +11,7 @@ import structlog
 from relay import mime
 from relay.config import Direction
 from relay.forward import NextHop
+from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.opening import Opener
 
@@ -30,12 +31,12 @@ class Incoming:
 
     async def process(self, mail: Mail) -> None:
         """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse."""
-        mime.check_carriable(mail.message, self.direction.max_hops)
+        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         opened = await self.opener.open(mail.message, mail.envelope.sender)
         if opened is None:
             await self._pass_on(mail)
             return
-        mime.check_carriable(opened.original, self.direction.max_hops)
+        await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
         marked = mime.marked(opened.original, opened.protection, opened.peer)
         answer = await self.next_hop.deliver(mail.with_message(marked))
         await self.opener.done(opened)

@@ -5,7 +5,9 @@ Standard: RFC 5322 (header), RFC 2045 (MIME), RFC 8551 3.2 (application/pkcs7-mi
 from __future__ import annotations
 
 import binascii
+import io
 import re
+import struct
 from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
@@ -37,6 +39,11 @@ _BINARY_HEADER = (
 
 _FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 
+PIECE_OCTETS = 256 * 1024
+"""Large bodies are read in pieces of this size, so that other threads get their turn."""
+LINES_A_PIECE = 4096
+"""Lines of base64 that are written at once; each carries 57 octets."""
+
 
 def check_carriable(message: bytes, max_hops: int) -> None:
     """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage.
@@ -44,13 +51,12 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8).
     More than `max_hops` Received fields mean a loop (RFC 5321, 6.3).
     """
-    pairs = message.count(b"\r\n")
-    if message.count(b"\n") != pairs:
+    pairs = _count(message, b"\r\n")
+    if _count(message, b"\n") != pairs:
         raise MalformedMessage("a line ends in LF without CR")
-    if message.count(b"\r") != pairs:
+    if _count(message, b"\r") != pairs:
         raise MalformedMessage("a CR stands alone, without LF")
-    header, _ = split(message)
-    hops = sum(1 for name, _ in fields(header) if name == b"received")
+    hops = sum(1 for name, _ in fields(header_of(message)) if name == b"received")
     if hops > max_hops:
         raise MalformedMessage(f"too many hops ({hops} Received fields), the mail is in a loop")
 
@@ -60,14 +66,13 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
     The empty line belongs to neither; a message without one is all header.
     """
-    if message.startswith(b"\r\n"):
-        return b"", message[2:]
-    end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
-    if end < 0:
-        if len(message) > MAX_HEADER_OCTETS:
-            raise MalformedMessage(f"the header is longer than {MAX_HEADER_OCTETS} octets")
-        return message, b""
-    return message[: end + 2], message[end + 4 :]
+    end = _header_end(message)
+    return message[:end], message[end + 2 :]
+
+
+def header_of(message: bytes) -> bytes:
+    """The header as `split` gives it, without a copy of the body. Raises MalformedMessage."""
+    return message[: _header_end(message)]
 
 
 def fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -93,7 +98,7 @@ def without_hidden_fields(message: bytes) -> bytes:
 
 def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
     """The message without the header fields of these names (lower case); otherwise the same bytes."""
-    header, _ = split(message)
+    header = header_of(message)
     if not any(name in names for name, _ in fields(header)):
         return message
     kept: list[bytes] = []
@@ -151,9 +156,9 @@ def unwrap(payload: bytes) -> tuple[Literal["message", "enveloped", "signed"], b
 
 def sealed_message(original: bytes, der: bytes) -> bytes:
     """The outer message around sealed `der`: the fewest header fields, no subject, one base64 body."""
-    header, _ = split(original)
-    visible = b"".join(raw for name, raw in fields(header) if name in VISIBLE_FIELDS)
-    return (
+    visible = b"".join(raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS)
+    message = io.BytesIO()
+    message.write(
         visible
         + b"Subject: [...]\r\n"
         + b"MIME-Version: 1.0\r\n"
@@ -161,16 +166,17 @@ def sealed_message(original: bytes, der: bytes) -> bytes:
         + b"Content-Transfer-Encoding: base64\r\n"
         + b'Content-Disposition: attachment; filename="smime.p7m"\r\n'
         + b"\r\n"
-        + pybase64.encodebytes(der).replace(b"\n", b"\r\n")
     )
+    for piece in _base64_lines(der):
+        message.write(piece)
+    return message.getvalue()
 
 
 def is_sealed(message: bytes) -> bool:
     """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
-    header, _ = split(message)
     return any(
         _announces(_entity(raw), SEALED_TYPES)
-        for name, raw in fields(header)
+        for name, raw in fields(header_of(message))
         if name == b"content-type" and len(raw) <= MAX_STRUCTURED_FIELD_OCTETS
     )
 
@@ -192,10 +198,53 @@ def _decoded(encoding: str, body: bytes) -> bytes:
         return body
     if encoding != "base64":
         raise BadStructure(f"transfer encoding {encoding[:40]!r} of CMS; base64 is expected")
+    decoded = io.BytesIO()
+    rest, ended = b"", False
     try:
-        return pybase64.b64decode(body.translate(None, b"\r\n\t "), validate=True)
+        for start in range(0, len(body), PIECE_OCTETS):
+            text = rest + body[start : start + PIECE_OCTETS].translate(None, b"\r\n\t ")
+            if ended and text:
+                raise BadStructure("the sealed body is not clean base64: it goes on after its end")
+            whole = len(text) - len(text) % 4
+            decoded.write(pybase64.b64decode(text[:whole], validate=True))
+            ended = ended or text.endswith(b"=", 0, whole)
+            rest = text[whole:]
+        decoded.write(pybase64.b64decode(rest, validate=True))
     except (ValueError, binascii.Error) as error:
         raise BadStructure(f"the sealed body is not clean base64: {error}") from error
+    return decoded.getvalue()
+
+
+def _base64_lines(octets: bytes) -> Iterator[bytes]:
+    """Base64 in lines of 76 characters that end in CRLF (RFC 2045, 6.8), in pieces.
+
+    Cutting lines with `struct` takes half the time of `encodebytes` and gives CRLF at once.
+    """
+    view, step = memoryview(octets), 57 * LINES_A_PIECE
+    lines = struct.Struct("76s" * LINES_A_PIECE)
+    whole = len(octets) - len(octets) % step
+    for start in range(0, whole, step):
+        yield b"\r\n".join(lines.unpack(pybase64.b64encode(view[start : start + step])))
+        yield b"\r\n"
+    yield pybase64.encodebytes(view[whole:]).replace(b"\n", b"\r\n")
+
+
+def _header_end(message: bytes) -> int:
+    """Where the empty line after the header begins. Raises MalformedMessage."""
+    if message.startswith(b"\r\n"):
+        return 0
+    end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
+    if end >= 0:
+        return end + 2
+    if len(message) > MAX_HEADER_OCTETS:
+        raise MalformedMessage(f"the header is longer than {MAX_HEADER_OCTETS} octets")
+    return len(message)
+
+
+def _count(message: bytes, what: bytes) -> int:
+    """How often `what` is in the message; counted in pieces, each of which finds what begins in it."""
+    beyond = PIECE_OCTETS + len(what) - 1
+    return sum(message.count(what, start, start + beyond) for start in range(0, len(message), PIECE_OCTETS))
 
 
 def _announces(entity: Message, smime_types: frozenset[str]) -> bool:

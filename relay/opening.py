@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from relay import cms, mime
 from relay.config import Config, Peer
-from relay.errors import BadSignature, BadStructure, KeyNotFound, UnknownPeer
+from relay.errors import BadSignature, BadStructure, KeyDestroyed, KeyNotFound, KeyUnavailable, UnknownPeer
 from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
+from relay.levels.content import off_loop
 from relay.levels.signatures import names
 from relay.mail import domain_of
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
 MAX_LAYERS = 3
+MAX_STATES = 100
+"""Of how many missing keys it is looked up whether they were destroyed; the keys of one pad go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Opener:
             return None
         from_peer = self.config.peer_by_domain(domain_of(sender))
         try:
-            enveloped = cms.decode_enveloped(mime.sealed_content(message))
+            enveloped = await off_loop(len(message), _enveloped, message)
             level = self._level(enveloped)
             if not self._for_us(level, enveloped, from_peer):
                 return None
@@ -88,8 +91,12 @@ class Opener:
             level = self._level(enveloped)
             protection.insert(0, level.name)
             references = self._completed(level.references(enveloped), from_peer)
-            keys = await self._keys(references)
-            unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signer))
+            try:
+                keys = await self._keys(references)
+                unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signer))
+            except KeyUnavailable:
+                await self._check_destroyed(references)
+                raise
             used += [reference for reference in references if reference.key_ID in keys]
             peers |= self._peers(references, unsealed)
             if unsealed.signed_by is not None:
@@ -99,7 +106,7 @@ class Opener:
                 break
             if kind != "enveloped" or level.name != "aes" or len(protection) == MAX_LAYERS:
                 raise BadStructure(f"{kind} data inside a layer of {level.name}")
-            enveloped = cms.decode_enveloped(inner)
+            enveloped = await off_loop(len(inner), cms.decode_enveloped, inner)
         if len(peers) != 1:
             raise BadSignature(f"its layers come from different peers: {', '.join(sorted(peers))}")
         return Opened(inner, "+".join(protection), peers.pop(), tuple(used))
@@ -149,6 +156,12 @@ class Opener:
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
+    async def _check_destroyed(self, references: list[KeyReference]) -> None:
+        """Raises KeyDestroyed where one of these keys was here before, so that the mail does not wait for it."""
+        for each in references[:MAX_STATES]:
+            if await self.received.state(each.kme_group or "", each.master_sae or "", each.key_ID) == "destroyed":
+                raise KeyDestroyed(f"key {each.key_ID} was destroyed after its use: this is a copy, or mail too late")
+
     def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
         """The peer one of whose signing certificates this is."""
         for peer in self.certificates.values():
@@ -162,6 +175,10 @@ class Opener:
         by_key = {self.config.peer_by_sae(reference.master_sae or "") for reference in references}
         peers = {found[0] for found in by_key if found is not None}
         return peers | ({unsealed.signed_by.name} if unsealed.signed_by else set())
+
+
+def _enveloped(message: bytes) -> cms.AuthEnveloped:
+    return cms.decode_enveloped(mime.sealed_content(message))
 
 
 def _check_domain(peer: PeerCertificates, sender: str) -> None:

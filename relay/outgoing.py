@@ -11,6 +11,7 @@ import structlog
 from relay import mime
 from relay.config import Direction
 from relay.forward import NextHop
+from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.sealing import Form, Sealer
 
@@ -31,7 +32,7 @@ class Outgoing:
 
     async def process(self, mail: Mail) -> None:
         """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse."""
-        mime.check_carriable(mail.message, self.direction.max_hops)
+        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         forms = await self.sealer.seal(mail)
         for form in forms:
             await self._hand_on(mail, form)

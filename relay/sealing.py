@@ -16,6 +16,7 @@ from relay.config import Config
 from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
 from relay.levels import Level, Parties, Sealed
+from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 from relay.policy import Content, Decision, KeysWithReserve, LevelName, LowPriority, PolicySet, Priority, Quantum
 
@@ -130,13 +131,13 @@ class Sealer:
         if level == "plaintext":
             return Form("plaintext", decision.peer, original, policy, decision.version)
         parties = self._parties(decision.peer or "")
-        if self._already_sealed(original, parties):
+        if await off_loop(len(original), self._already_sealed, original, parties):
             return Form("sealed before", decision.peer, original, policy, decision.version)
         try:
             sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
         except KeyUnavailable as error:
             return error
-        message = mime.sealed_message(original, sealed.der)
+        message = await off_loop(len(sealed.der), mime.sealed_message, original, sealed.der)
         return Form(
             protection,
             decision.peer,

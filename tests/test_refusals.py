@@ -5,7 +5,6 @@ Standard: RFC 5321 reply codes, RFC 3463 enhanced status codes; a held or refuse
 from __future__ import annotations
 
 import base64
-import functools
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +19,6 @@ from structlog.testing import LogCapture
 from relay import app, mime
 from relay.config import Address
 from relay.errors import ConfigError
-from relay.keys.pool import KMEGroup
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.conftest import Pair
 from tests.testlib import mails
@@ -228,10 +226,15 @@ async def test_an_unknown_key_holds_the_mail(
     sink: Sink,
     wire: Sink,
     log: LogCapture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("relay.app.KMEGroup", functools.partial(KMEGroup, lag_patience=0.0))
-    bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
+    bob = make_site(
+        tmp_path / "bob",
+        "bob",
+        state=kmes.state_dir,
+        kme_url=kmes.urls[1],
+        incoming=sink.address,
+        kme_settings="lag_patience = 0",
+    )
     alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with AsyncExitStack() as stack:
         outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]

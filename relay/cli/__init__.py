@@ -12,6 +12,7 @@ from relay.cli.bench import bench
 from relay.cli.check import check
 from relay.cli.files import open_file, seal_file
 from relay.cli.identity import identity
+from relay.cli.keys import keys
 from relay.cli.kme import kme
 from relay.cli.policy import policy
 from relay.cli.serve import serve
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, check, policy, seal_file, open_file, identity, kme, bench):
+for command in (serve, check, policy, seal_file, open_file, keys, identity, kme, bench):
     cli.add_command(command)
 
 

@@ -21,6 +21,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError
+from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
 from relay.policy import load_policies
 from relay.store import SiteSecret
@@ -102,7 +103,7 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
     for name, kme in config.kmes.items():
         what = f"KME {name}"
         try:
-            client = app.km_client(kme.model_copy(update={"retry_attempts": 0}))
+            client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
         except ConfigError as error:
             yield Finding(what, kme.url, tuple(error.problems))
             continue
@@ -130,9 +131,7 @@ async def _next_hop(name: str, direction: Direction) -> Finding:
     except (OSError, TimeoutError) as error:
         return Finding(what, str(address), (f"{address}: no connection: {error or 'no answer in 5 s'}",))
     if not greeting.startswith("220"):
-        return Finding(
-            what, str(address), (f"{address}: does not greet as an SMTP server: {greeting[:80]!r}",)
-        )
+        return Finding(what, str(address), (f"{address}: does not greet as an SMTP server: {greeting[:80]!r}",))
     return Finding(what, str(address))
 
 
@@ -140,6 +139,4 @@ def _print(console: Console, finding: Finding) -> None:
     if not finding.problems:
         console.print(Text.assemble(("ok     ", "green"), (finding.what, "bold"), f"  {finding.detail}"))
     for problem in finding.problems:
-        console.print(
-            Text.assemble(("WRONG  ", "bold red"), (finding.what, "bold"), f"  {problem}"), soft_wrap=True
-        )
+        console.print(Text.assemble(("WRONG  ", "bold red"), (finding.what, "bold"), f"  {problem}"), soft_wrap=True)

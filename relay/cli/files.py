@@ -40,9 +40,7 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 
 @click.command("open")
 @config_option
-@click.option(
-    "--from", "sender", default="", help="Envelope sender, where other software sealed the message."
-)
+@click.option("--from", "sender", default="", help="Envelope sender, where other software sealed the message.")
 @click.argument("file", type=click.File("rb"))
 def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
@@ -58,9 +56,7 @@ async def _seal(config: Config, mail: Mail) -> bytes:
     async with app.parts(config, prefetch=False) as parts:
         [form] = await parts.sealer.seal(mail)
     if form.in_clear:
-        raise PolicyHolds(
-            f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal"
-        )
+        raise PolicyHolds(f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal")
     return form.message
 
 

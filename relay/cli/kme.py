@@ -33,18 +33,12 @@ _DEFAULT = LinkSettings()
     type=click.Path(path_type=Path, file_okay=False),
     help="Where certificates lie: ca.pem, sae-1.pem, sae-1.key ... [default: the user's state directory]",
 )
-@click.option(
-    "--key-rate", type=float, default=_DEFAULT.key_rate, show_default=True, help="bits/s of the link."
-)
+@click.option("--key-rate", type=float, default=_DEFAULT.key_rate, show_default=True, help="bits/s of the link.")
 @click.option(
     "--stored-keys", type=int, default=_DEFAULT.stored_key_limit, show_default=True, help="Keys kept at most."
 )
-@click.option(
-    "--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it."
-)
-@click.option(
-    "--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives."
-)
+@click.option("--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it.")
+@click.option("--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives.")
 def kme(
     ports: tuple[int, ...],
     host: str,

@@ -14,12 +14,13 @@ from relay import cms
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import Pad
+from relay.keys.stock import wipe
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.padding import Padding, compress, decompress, pad, unpad
+from relay.levels.padding import Padding, compress, decompress, pad, padded_size, unpad
 
 TAG_KEY_OCTETS = 32
-PIECE_OCTETS = 1024 * 1024
+PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
 
 
@@ -41,9 +42,9 @@ class OTP:
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
         """One AuthEnvelopedData; exactly 32 octets more of quantum key are spent than the padded payload has."""
         packed = await off_loop(len(payload), compress, payload) if self._compression else payload
-        padded = pad(packed, self._padding)
-        with await keys.take_pad(parties.peer, TAG_KEY_OCTETS + len(padded)) as one_time_pad:
-            if len(one_time_pad) != TAG_KEY_OCTETS + len(padded):
+        needed = TAG_KEY_OCTETS + padded_size(len(packed), self._padding)
+        with await keys.take_pad(parties.peer, needed) as one_time_pad:
+            if len(one_time_pad) != needed:
                 raise KMEBadReply("the pad is not as long as it has to be")
             content = cms.PadContent(
                 parties.master_sae,
@@ -54,9 +55,8 @@ class OTP:
                     cms.PadSegment(segment.reference.key_ID, len(segment.octets)) for segment in one_time_pad.segments
                 ),
             )
-            octets = one_time_pad.octets()
-            der = await off_loop(len(padded), _seal, padded, octets, content)
-        return Sealed(der, _references(content), 8 * (TAG_KEY_OCTETS + len(padded)))
+            der = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
+        return Sealed(der, _references(content), 8 * needed)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether the content is under a one-time pad."""
@@ -79,10 +79,12 @@ def _group(one_time_pad: Pad) -> str:
     return groups.pop()
 
 
-def _seal(padded: bytes, octets: bytearray, content: cms.PadContent) -> bytes:
-    ciphertext = _xor(padded, memoryview(octets)[TAG_KEY_OCTETS:])
+def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:
+    octets = one_time_pad.octets()
+    ciphertext = _xor(pad(packed, padding), memoryview(octets)[TAG_KEY_OCTETS:])
     tag = _tag(octets[:TAG_KEY_OCTETS], content.encode(), ciphertext).finalize()
-    octets[:] = bytes(len(octets))
+    wipe(octets)
+    one_time_pad.wipe()
     return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, ciphertext, tag))
 
 
@@ -96,7 +98,7 @@ def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
     except InvalidSignature as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
     padded = _xor(enveloped.ciphertext, memoryview(octets)[TAG_KEY_OCTETS:])
-    octets[:] = bytes(len(octets))
+    wipe(octets)
     packed = unpad(padded)
     return decompress(packed) if content.compression else packed
 
@@ -131,7 +133,7 @@ def _xor(data: bytes, octets: memoryview) -> bytes:
 
 def _xor_pieces(data: bytes, octets: memoryview) -> Iterable[bytes]:
     for start in range(0, len(data), PIECE_OCTETS):
-        piece = data[start : start + PIECE_OCTETS]
+        piece = memoryview(data)[start : start + PIECE_OCTETS]
         mask = int.from_bytes(octets[start : start + len(piece)])
         yield (int.from_bytes(piece) ^ mask).to_bytes(len(piece))
 

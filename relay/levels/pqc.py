@@ -60,8 +60,8 @@ def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | No
     public_key = peer.kem.public_key()
     if not isinstance(public_key, MLKEM1024PublicKey):
         raise BadStructure(f"the KEM certificate of peer {peer.name!r} is not ML-KEM-1024")
-    signed = sign(payload, identity.signing.private_key, identity.signing.certificate)
-    content = encrypt(mime.wrap_signed(signed))
+    pair = identity.signing
+    content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
     shared_secret, kem_ciphertext = public_key.encapsulate()
     wrapped = wrap(_key_encryption_key(shared_secret), content.key)
     return content.enveloped(cms.KEMRecipient(certificate_id(peer.kem), kem_ciphertext, wrapped))

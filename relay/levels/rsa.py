@@ -60,8 +60,8 @@ def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | No
     public_key = peer.rsa_encryption.public_key()
     if not isinstance(public_key, RSAPublicKey) or public_key.key_size < MIN_RSA_BITS:
         raise BadStructure(f"the RSA certificate of peer {peer.name!r} has less than {MIN_RSA_BITS} bits")
-    signed = sign(payload, identity.rsa_signing.private_key, identity.rsa_signing.certificate)
-    content = encrypt(mime.wrap_signed(signed))
+    pair = identity.rsa_signing
+    content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
     encrypted_key = public_key.encrypt(content.key, _oaep())
     return content.enveloped(cms.RSARecipient(certificate_id(peer.rsa_encryption), encrypted_key))
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import stat
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +28,14 @@ from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels,
 Unprotected = Literal["refuse", "mark"]
 """What happens to mail that arrives with less than `require`."""
 
+Stamp = tuple[int, int, int, int, int]
+"""Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
+
+DOUBTFUL_NS = 2_000_000_000
+"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
+
 _LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
+_RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", re.MULTILINE)
 
 
 def _required(value: object) -> LevelName:
@@ -99,7 +108,8 @@ class PolicyFile:
 
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default,
     `source` is its path for messages, `line` (1 is the first) is where its `levels` stand, and `rule_lines`
-    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text.
+    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text, `stamp`
+    tells the file from a changed one if it is `settled`.
     """
 
     name: str
@@ -111,25 +121,27 @@ class PolicyFile:
     rule_lines: tuple[int, ...]
     own: Chosen
     digest: int
+    stamp: Stamp
+    settled: bool
 
 
 def read_policy(directory: Path, name: str, peers: Collection[str]) -> PolicyFile:
     """Read the file `name` in `directory`. Raises ConfigError with all its faults."""
-    path = directory / name
-    source = printable(str(path))
+    source = printable(f"{directory}/{name}")
     try:
         scope, domain = scope_of(name)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
-    _expect_regular(path, source)
+    path = directory / name
+    stamp = _stamp_of_regular(path, source)
     text = toml.read(path)
     policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
     if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
         raise ConfigError(faults)
-    rule_lines = tuple(_line(text, "when", number, "levels") for number in range(len(policy.when)))
+    line, rule_lines = _lines(text, len(policy.when))
+    settled = time.time_ns() - stamp[1] > DOUBTFUL_NS
     digest = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
-    line = _line_of_levels(text)
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, _own(policy, line), digest)
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, _own(policy, line), digest, stamp, settled)
 
 
 def _own(policy: Policy, line: int) -> Chosen:
@@ -172,19 +184,55 @@ def _line(text: str, *location: str | int) -> int:
     return toml.line_of(text, location) or 1
 
 
-def _line_of_levels(text: str) -> int:
-    """Where the file's own `levels` stand: by a short way where nothing can be mistaken for them."""
-    matches = list(_LEVELS_LINE.finditer(text))
-    if len(matches) == 1 and '"""' not in text and "'''" not in text:
-        return text.count("\n", 0, matches[0].end()) + 1
-    return _line(text, "levels")
+def _lines(text: str, rules: int) -> tuple[int, tuple[int, ...]]:
+    """The line of the file's own levels, and for each rule that of its levels, or of its header without any.
+
+    Plain text is looked through once; anything that could be mistaken is read as TOML instead.
+    """
+    headers = list(_RULE_HEADER.finditer(text))
+    own, *others = _parts(text, [match.start() for match in headers])
+    lines = [_levels_line(text, *part) for part in (own, *others)]
+    if len(headers) != rules or not lines[0] or None in lines or '"""' in text or "'''" in text:
+        rule_lines = tuple(_line(text, "when", number, "levels") for number in range(rules))
+        return _line(text, "levels"), rule_lines
+    at_headers = [_line_at(text, match.start()) for match in headers]
+    return lines[0], tuple(line or header for line, header in zip(lines[1:], at_headers, strict=True))
 
 
-def _expect_regular(path: Path, source: str) -> None:
-    """Raise ConfigError for a pipe or device, which would never end, and for a link that leads nowhere."""
+def _parts(text: str, starts: list[int]) -> list[tuple[int, int]]:
+    return list(zip([0, *starts], [*starts, len(text)], strict=True))
+
+
+def _levels_line(text: str, start: int, end: int) -> int | None:
+    """The line of the one `levels` between two offsets; 0 where there is none, None where there are several."""
+    matches = list(_LEVELS_LINE.finditer(text, start, end))
+    if len(matches) > 1:
+        return None
+    return _line_at(text, matches[0].end()) if matches else 0
+
+
+def _line_at(text: str, offset: int) -> int:
+    return text.count("\n", 0, offset) + 1
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """What differs after a file was written to or replaced; None where there is no file."""
     try:
-        regular = stat.S_ISREG(path.stat().st_mode)
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+
+
+def _stamp_of_regular(path: Path, source: str) -> Stamp:
+    """Raises ConfigError for a pipe or device, which would never end, and for a link that leads nowhere."""
+    try:
+        found = path.stat()
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from error
-    if not regular:
+    if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{source}: not a regular file; a policy is a file (or a link to one)")
+    return _stamp(found)

@@ -4,20 +4,15 @@ Standard: all files or none; what is read again is only what changed, and the re
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
-from relay.policy.file import PolicyFile, read_policy
+from relay.policy.file import PolicyFile, read_policy, stamp_of
 from relay.policy.names import fold_domain, printable
 from relay.policy.walk import policy_names
-
-DOUBTFUL_NS = 2_000_000_000
-"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
@@ -28,13 +23,8 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> Policy
     return PolicyFolder(directory, peers).read()
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What reading one file gave: the file or its faults, and the stamp by which a change is noticed."""
-
-    stamp: tuple[int, ...]
-    file: PolicyFile | None = None
-    faults: tuple[str, ...] = ()
+_Read = PolicyFile | tuple[str, ...]
+"""What reading one file gave: the file, or its faults."""
 
 
 class PolicyFolder:
@@ -58,10 +48,8 @@ class PolicyFolder:
         self._known = {}
         for name in names:
             before = known.get(name)
-            if before is not None and before.stamp and before.stamp == _stamp(self.directory / name):
-                self._known[name] = before
-            else:
-                self._known[name] = self._read(name)
+            unchanged = isinstance(before, PolicyFile) and _unchanged(before, self.directory / name)
+            self._known[name] = before if before is not None and unchanged else self._read(name)
         return self._set()
 
     def read_again(self, names: Collection[str]) -> PolicySet:
@@ -77,24 +65,21 @@ class PolicyFolder:
         return self._set()
 
     def _read(self, name: str) -> _Read:
-        stamp = _stamp(self.directory / name)
-        if stamp and abs(time.time_ns() - stamp[0]) < DOUBTFUL_NS:
-            stamp = ()
         try:
-            return _Read(stamp, read_policy(self.directory, name, self._peers.keys()))
+            return read_policy(self.directory, name, self._peers.keys())
         except ConfigError as error:
-            return _Read(stamp, faults=tuple(error.problems))
+            return tuple(error.problems)
 
     def _set(self) -> PolicySet:
         faults = [*self._owner_faults, *self._walk_faults]
         files: dict[str, PolicyFile] = {}
         version = 0
         for name, read in self._known.items():
-            if read.file is None:
-                faults += read.faults
+            if isinstance(read, PolicyFile):
+                files[name] = read
+                version += read.digest
             else:
-                files[name] = read.file
-                version += read.file.digest
+                faults += read
         if not faults and not files:
             faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
         if faults:
@@ -107,13 +92,9 @@ def _version(total: int) -> str:
     return (total % 2**256).to_bytes(32, "big").hex()[:12]
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What differs after a file was written to or replaced; empty where it cannot be told."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+def _unchanged(file: PolicyFile, path: Path) -> bool:
+    """Whether a file is for sure as it was when it was read."""
+    return file.settled and file.stamp == stamp_of(path)
 
 
 def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, str]:

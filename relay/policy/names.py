@@ -158,4 +158,6 @@ def _decoded(stem: str) -> str:
 
 def printable(text: str) -> str:
     """`text` with everything that could disturb a terminal or a log line written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -75,10 +75,17 @@ def _refusing(tls: ssl.SSLContext) -> Iterator[str]:
                     connection, _address = listener.accept()
                 except OSError:
                     return
-                with connection, suppress(OSError):
-                    connection.settimeout(3)
-                    with tls.wrap_socket(connection, server_side=True) as inside:
-                        inside.recv(1)
+                connection.settimeout(3)
+                inside = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                with suppress(OSError):
+                    inside.do_handshake()
+                    inside.recv(1)
+                # What the client sent already is read, lest a reset overtake the alert.
+                with socket.socket(fileno=inside.detach()) as outside, suppress(OSError):
+                    outside.settimeout(3)
+                    outside.shutdown(socket.SHUT_WR)
+                    while outside.recv(4096):
+                        pass
 
         thread = threading.Thread(target=serve)
         thread.start()

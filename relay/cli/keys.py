@@ -1,0 +1,130 @@
+"""`qumail-relay keys status`: how many quantum keys there are, how fast they go, when they will be gone.
+Standard: what the serving relay wrote down of late, else what its KMEs say when they are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, Log, load_config
+from relay.keys.build import key_ring
+from relay.store import SiteSecret, open_store
+
+FRESH_S = 60.0
+
+
+@click.group()
+def keys() -> None:
+    """Look after the quantum keys: stored, used, and how long they will last."""
+
+
+@keys.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def status(config_file: Path, as_json: bool) -> None:
+    """Show each KME and peer: keys stored, refill and use, time to empty; and the received keys.
+
+    Figures of use come from the relay that serves; without one, only what the KMEs themselves say is known.
+    Exit status 1 where a KME is in trouble or keys will soon be gone.
+    """
+    configure_logging(Log(level="error"))
+    config, _ = app.with_documents(load_config(config_file))
+    report = asyncio.run(_report(config))
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        _print(Console(), report)
+    if any(row["trouble"] or row["alarm"] for row in report["pools"]):
+        sys.exit(1)
+
+
+async def _report(config: Config) -> dict[str, Any]:
+    written = app.keys_file(config)
+    age = time.time() - written.stat().st_mtime if written.exists() else None
+    if age is not None and age < FRESH_S:
+        report: dict[str, Any] = {"source": "the serving relay", "age_s": round(age, 1)}
+        report |= json.loads(written.read_text())
+    else:
+        async with key_ring(config, prefetch=False) as ring:
+            report = {"source": "the KMEs", "age_s": 0.0} | (await ring.report()).as_json()
+        for row in report["pools"]:
+            if row["stored_keys"] is None and not row["trouble"]:
+                row["trouble"] = "does not say how many keys it has"
+    return report | {"received": await _received(config)}
+
+
+async def _received(config: Config) -> list[dict[str, Any]]:
+    """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
+    if not config.store.secret.exists():
+        return []
+    async with await open_store(config.store.database, SiteSecret.load(config.store.secret)) as store:
+        counts = await store.received.counts()
+    return [
+        {"group": group, "master_sae": master, "held": each.held, "used": each.used, "destroyed": each.destroyed}
+        for (group, master), each in sorted(counts.items())
+    ]
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    source = f"from {report['source']}, {report['age_s']:.0f} s ago"
+    pools = _table(
+        f"Keys for sealing ({source})", "KME", "peer", "ready", "stored", "refill", "use", "empty in", "state"
+    )
+    for row in report["pools"]:
+        pools.add_row(
+            row["kme"],
+            row["peer"],
+            str(row["pool_keys"]),
+            "?" if row["stored_keys"] is None else str(row["stored_keys"]),
+            _rate(row["refill_bits_per_s"]),
+            _rate(row["use_bits_per_s"]),
+            _time(row["empty_in_s"]),
+            row["trouble"] or ("[bold red]keys run out[/]" if row["alarm"] else "[green]ok[/]"),
+        )
+    console.print(pools)
+    if report["levels"]:
+        levels = _table("Use by level", "peer", "level", "keys used", "use", "share", "alone empty in")
+        for row in report["levels"]:
+            share, alone = f"{row['share']:.0%}", _time(row["empty_in_s"])
+            use = _rate(row["use_bits_per_s"])
+            levels.add_row(row["peer"], row["level"], str(row["keys_used"]), use, share, alone)
+        console.print(levels)
+    if report["received"]:
+        received = _table(
+            "Received keys, kept until their mail is delivered", "group", "SAE", "held", "used", "destroyed"
+        )
+        for row in report["received"]:
+            received.add_row(*(str(value) for value in row.values()))
+        console.print(received)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def _rate(bits_per_s: float | None) -> str:
+    return "?" if bits_per_s is None else f"{bits_per_s / 1000:.1f} kbit/s"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
