@@ -19,7 +19,7 @@ import structlog
 from relay.config import Address, Config, Direction, Peer, load_config
 from relay.entry import Recipe
 from relay.entry.smtp import SMTPEntry
-from relay.errors import ConfigError, StoreUnavailable
+from relay.errors import StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.keys.build import key_ring
@@ -32,9 +32,12 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.outgoing import Outgoing
-from relay.policy import PolicySet, load_policies
+from relay.policy.reload import PoliciesInForce
+from relay.policy.shadow import ShadowRecord
 from relay.sealing import Sealer
+from relay.shadow import Shadow
 from relay.store import SiteSecret, Store, open_store
+from relay.store.ledger import AddressHash, Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -42,30 +45,6 @@ SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures."""
-
-
-class PoliciesInForce:
-    """The policy set that decides now; a broken edit leaves the one before in force."""
-
-    def __init__(self, config: Config) -> None:
-        """Raises ConfigError: a relay does not start on policies that it cannot read."""
-        self._config = config
-        self._current = self._load()
-
-    def __call__(self) -> PolicySet:
-        return self._current
-
-    def reload(self) -> None:
-        """Reads the directory again, whole or not at all."""
-        try:
-            self._current = self._load()
-        except ConfigError as error:
-            log.error("policies_not_reloaded", problems=error.problems, version=self._current.version)
-        else:
-            log.info("policies_loaded", version=self._current.version)
-
-    def _load(self) -> PolicySet:
-        return load_policies(self._config.policies.directory, self._config.peer_domains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +55,7 @@ class Parts:
     policies: PoliciesInForce
     store: Store
     keys: KeyRing
+    ledger: Ledger
     sealer: Sealer
     opener: Opener
 
@@ -89,8 +69,10 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
     async with AsyncExitStack() as stack:
         config, certificates = with_documents(config)
         identity = own_identity(config)
-        policies = PoliciesInForce(config)
-        store = await open_store(config.store.database, SiteSecret.load_or_create(config.store.secret))
+        policies = PoliciesInForce(config.policies.directory, config.peer_domains)
+        secret = SiteSecret.load_or_create(config.store.secret)
+        ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
+        store = await open_store(config.store.database, secret)
         stack.push_async_callback(store.close)
         keys = key_ring(config, store.received, prefetch=prefetch)
         stack.push_async_callback(keys.close)
@@ -101,6 +83,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             policies,
             store,
             keys,
+            ledger,
             Sealer(config, policies, levels, keys, identity, certificates),
             Opener(config, levels, keys, store.received, identity, certificates),
         )
@@ -136,15 +119,17 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
     async with AsyncExitStack() as stack:
         built = await stack.enter_async_context(parts(config))
         built.keys.start()
-        for work in (_sweep(built.store), _write_down_keys(built.keys, keys_file(config))):
+        for work in (_sweep(built.store), _write_down_keys(built.keys, keys_file(config)), built.policies.watch()):
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)
         addresses: dict[str, Address] = {}
         if direction := config.outgoing:
-            outgoing = Outgoing(direction, built.sealer, _next_hop(config, direction))
+            outgoing = Outgoing(
+                direction, built.sealer, _next_hop(config, direction), built.ledger, _shadow(config, built)
+            )
             addresses["outgoing"] = await _serve(stack, config, "outgoing", direction, outgoing)
         if direction := config.incoming:
-            incoming = Incoming(direction, built.opener, _next_hop(config, direction))
+            incoming = Incoming(direction, built.opener, _next_hop(config, direction), built.policies)
             addresses["incoming"] = await _serve(stack, config, "incoming", direction, incoming)
         log.info(
             "relay_serves",
@@ -176,6 +161,15 @@ async def _serve(stack: AsyncExitStack, config: Config, name: str, direction: Di
     address = await entry.start()
     stack.push_async_callback(entry.stop)
     return address
+
+
+def _shadow(config: Config, built: Parts) -> Shadow | None:
+    """Where policies are only tried out: what tells what would happen."""
+    if not config.policies.shadow:
+        return None
+    log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
+    record = config.policies.shadow_record
+    return Shadow(built.sealer, built.keys, ShadowRecord(record) if record is not None else None)
 
 
 def _next_hop(config: Config, direction: Direction) -> NextHop:

@@ -108,9 +108,22 @@ class IncomingDirection(Direction):
 
 
 class Policies(toml.Table):
-    """Where the policy files lie."""
+    """Where the policy files lie, and whether they are only tried out.
+
+    With `shadow` every mail leaves as it came, and what would have become of it is logged, and written into
+    `shadow_record` where that is set.
+    """
 
     directory: PathSetting
+    shadow: bool = False
+    shadow_record: PathSetting | None = None
+
+
+class Ledger(toml.Table):
+    """Where each mail is recorded that leaves with less than the first level listed, and how addresses stand there."""
+
+    file: PathSetting | None = None
+    addresses: Literal["hashed", "clear"] = "hashed"
 
 
 class Store(toml.Table):
@@ -252,7 +265,13 @@ class Config(toml.Table):
     kmes: dict[str, KME] = Field(default_factory=dict)
     peers: dict[str, Peer] = Field(default_factory=dict)
     otp: OTP = OTP()
+    ledger: Ledger = Ledger()
     log: Log = Log()
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is: beside the site secret unless it is set."""
+        return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
 
     def peer_by_sae(self, sae_id: str) -> tuple[str, Peer] | None:
         """Name and settings of the peer with this SAE ID, or None."""

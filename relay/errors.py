@@ -15,6 +15,7 @@ The tree::
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
     │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
+    │   ├── TrippedWire        what was about to leave is not sealed as policy wants: a fault of ours
     │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig      over the size limit
@@ -120,6 +121,10 @@ class CertificateExpired(TryLater):
 
     status = "4.7.5"
     public = "Certificate not valid now, try again later"
+
+
+class TrippedWire(TryLater):
+    """What was about to leave is not sealed as policy wants it: a fault of ours, and the mail stays."""
 
 
 class StoreUnavailable(TryLater):

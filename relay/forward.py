@@ -77,10 +77,12 @@ class NextHop:
 
 def stuffed(message: bytes) -> bytes:
     """The content as DATA carries it: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2)."""
-    data = message.replace(b"\r\n.", b"\r\n..")
-    if data.startswith(b"."):
-        data = b"." + data
-    return data + (b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n")
+    end = b".\r\n" if not message or message.endswith(b"\r\n") else b"\r\n.\r\n"
+    last_dot = message.rfind(b".") + 1  # nothing behind it needs a look
+    head = message[:last_dot].replace(b"\r\n.", b"\r\n..")
+    if head.startswith(b"."):
+        head = b"." + head
+    return b"".join((head, memoryview(message)[last_dot:], end))
 
 
 def _mail_command(client: aiosmtplib.SMTP, mail: Mail) -> bytes:

@@ -4,16 +4,19 @@ Standard: a key taken from the KME is stored before it is used; nothing is hande
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 from relay import mime
 from relay.config import Direction
+from relay.errors import PolicyRefuses
 from relay.forward import NextHop
 from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.opening import Opener
+from relay.policy import Content, PolicySet
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +28,7 @@ class Incoming:
     direction: Direction
     opener: Opener
     next_hop: NextHop
+    policies: Callable[[], PolicySet]
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
@@ -37,7 +41,8 @@ class Incoming:
             await self._pass_on(mail)
             return
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
-        marked = mime.marked(opened.original, opened.protection, opened.peer)
+        missed = self._unprotected(mail, opened.original, opened.protection, opened.peer)
+        marked = mime.marked(opened.original, opened.protection, opened.peer + missed)
         answer = await self.next_hop.deliver(mail.with_message(marked))
         await self.opener.done(opened)
         log.info(
@@ -51,8 +56,24 @@ class Incoming:
             answer=answer,
         )
 
+    def _unprotected(self, mail: Mail, original: bytes, protection: str, peer: str) -> str:
+        """What to add to the mark of a mail that arrived with less than it must, "" for enough.
+
+        Raises PolicyRefuses where policy says refuse.
+        """
+        required = self.policies().require(mail.envelope.sender, Content(original))
+        missed = required.missed(protection, peer) if required is not None else ""
+        if required is None or not missed:
+            return ""
+        log.warning("arrived_unprotected", cause=missed, action=required.otherwise, policy_version=required.version)
+        if required.otherwise == "refuse":
+            raise PolicyRefuses(missed)
+        return f"; required={required.level}"
+
     async def _pass_on(self, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
         message = mime.without_fields(mail.message, mime.OUR_MARKS)
+        if missed := self._unprotected(mail, message, "", ""):
+            message = b"X-QuMail-Protection: none" + missed.encode() + b"\r\n" + message
         await self.next_hop.deliver(mail.with_message(mail.trace + message))
         log.info("passed_unopened", recipients=len(mail.envelope.recipients), octets=len(mail.message))

@@ -138,19 +138,19 @@ def unwrap(payload: bytes) -> tuple[Literal["message", "enveloped", "signed"], b
     if payload.startswith(PAYLOAD_HEADER):
         return "message", payload[len(PAYLOAD_HEADER) :]
     try:
-        header, body = split(payload)
+        end = _header_end(payload)
     except MalformedMessage as error:
         raise BadStructure(f"the payload: {error}") from error
-    entity = _entity(header)
+    entity = _entity(payload[:end])
     encoding = entity.get("content-transfer-encoding", "binary").strip().lower()
     if entity.get_content_type() == "message/rfc822" and "content-type" in entity:
         if encoding not in ("7bit", "8bit", "binary"):
             raise BadStructure("the payload is transfer-encoded, which message/rfc822 must not be")
-        return "message", body
+        return "message", payload[end + 2 :]
     if _announces(entity, SEALED_TYPES):
-        return "enveloped", _decoded(encoding, body)
+        return "enveloped", _decoded(encoding, payload, end + 2)
     if _announces(entity, SIGNED_TYPES):
-        return "signed", _decoded(encoding, body)
+        return "signed", _decoded(encoding, payload, end + 2)
     raise BadStructure("the payload is neither message/rfc822 nor CMS")
 
 
@@ -183,8 +183,9 @@ def is_sealed(message: bytes) -> bool:
 
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
-    header, body = split(message)
-    return _decoded(_entity(header).get("content-transfer-encoding", "7bit").strip().lower(), body)
+    end = _header_end(message)
+    entity = _entity(message[:end])
+    return _decoded(entity.get("content-transfer-encoding", "7bit").strip().lower(), message, end + 2)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
@@ -193,16 +194,17 @@ def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, w
     return f"Received: from {client}\r\n\t{by};\r\n\t{format_datetime(when)}\r\n".encode()
 
 
-def _decoded(encoding: str, body: bytes) -> bytes:
+def _decoded(encoding: str, entity: bytes, begin: int) -> bytes:
+    """The body of an entity, which begins there; raises BadStructure where it is not clean base64."""
     if encoding == "binary":
-        return body
+        return entity[begin:]
     if encoding != "base64":
         raise BadStructure(f"transfer encoding {encoding[:40]!r} of CMS; base64 is expected")
     decoded = io.BytesIO()
     rest, ended = b"", False
     try:
-        for start in range(0, len(body), PIECE_OCTETS):
-            text = rest + body[start : start + PIECE_OCTETS].translate(None, b"\r\n\t ")
+        for start in range(begin, len(entity), PIECE_OCTETS):
+            text = rest + entity[start : start + PIECE_OCTETS].translate(None, b"\r\n\t ")
             if ended and text:
                 raise BadStructure("the sealed body is not clean base64: it goes on after its end")
             whole = len(text) - len(text) % 4

@@ -14,6 +14,9 @@ from relay.forward import NextHop
 from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.sealing import Form, Sealer
+from relay.shadow import Shadow
+from relay.store.ledger import Entry, Ledger
+from relay.tripwire import check_sealed
 
 log = structlog.get_logger(__name__)
 
@@ -25,20 +28,61 @@ class Outgoing:
     direction: Direction
     sealer: Sealer
     next_hop: NextHop
+    ledger: Ledger
+    shadow: Shadow | None = None
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """The answer to RCPT TO: raises PolicyHolds or PolicyRefuses where policy can already say so."""
-        self.sealer.check(sender, recipient)
+        if self.shadow is None:
+            self.sealer.check(sender, recipient)
 
     async def process(self, mail: Mail) -> None:
         """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse."""
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+        if self.shadow is not None:
+            await self._try_out(mail, self.shadow)
+            return
         forms = await self.sealer.seal(mail)
+        for form in forms:
+            await self._record(mail, form)
         for form in forms:
             await self._hand_on(mail, form)
 
+    async def _record(self, mail: Mail, form: Form) -> None:
+        """Writes down, before anything leaves, who gets less than the first level listed for him."""
+        for weakened in form.weakened:
+            decision = weakened.decision
+            entry = Entry.of(
+                "plaintext" if form.in_clear else "downgrade",
+                mail,
+                [decision.recipient],
+                policy=decision.where,
+                policy_version=decision.version,
+                peer=decision.peer,
+                listed=decision.levels,
+                used=form.protection,
+                reason=weakened.reason,
+            )
+            await self.ledger.record(entry)
+
+    async def _try_out(self, mail: Mail, shadow: Shadow) -> None:
+        """Shadow mode: says what would have become of the mail, and hands it on as it came."""
+        entries = await shadow.foresee(mail)
+        for entry in entries:
+            await self.ledger.record(entry)
+        answer = await self.next_hop.deliver(mail.with_message(mail.trace + mail.message))
+        log.warning(
+            "shadow_sent_unsealed",
+            recipients=len(mail.envelope.recipients),
+            octets=len(mail.message),
+            next_hop=str(self.next_hop.address),
+            answer=answer,
+        )
+
     async def _hand_on(self, mail: Mail, form: Form) -> None:
         leaving = mail.to(form.recipients).with_message(mail.trace + form.message)
+        if not form.in_clear:
+            await off_loop(len(leaving.message), check_sealed, leaving.message)
         answer = await self.next_hop.deliver(leaving)
         report, event = (log.warning, "sent_in_clear") if form.in_clear else (log.info, "sealed_and_sent")
         report(

@@ -19,6 +19,7 @@ from relay.levels import Level, Parties, Sealed
 from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 from relay.policy import Content, Decision, KeysWithReserve, LevelName, LowPriority, PolicySet, Priority, Quantum
+from relay.policy.foresee import Foresight, Supplied
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
@@ -109,6 +110,10 @@ class Sealer:
             form.weakened += _weakened(decision, form, causes)
         return [form for form in tried.values() if isinstance(form, Form) and form.recipients]
 
+    def foresight(self, supplied: Supplied | None = None) -> Foresight:
+        """Tells what this sealer would do; without `supplied`, as if all keys were there."""
+        return Foresight(self.obstacle, supplied, self.config.otp.padding)
+
     async def _first_that_works(
         self, original: bytes, decision: Decision, tried: _Tried, causes: list[str]
     ) -> Form | None:
@@ -132,7 +137,8 @@ class Sealer:
             return Form("plaintext", decision.peer, original, policy, decision.version)
         parties = self._parties(decision.peer or "")
         if await off_loop(len(original), self._already_sealed, original, parties):
-            return Form("sealed before", decision.peer, original, policy, decision.version)
+            message = mime.sealed_message(original, mime.sealed_content(original))
+            return Form("sealed before", decision.peer, message, policy, decision.version)
         try:
             sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
         except KeyUnavailable as error:

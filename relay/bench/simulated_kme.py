@@ -312,27 +312,30 @@ class SimulatedKME:
         return self._decide(request) if self._decide else None
 
     async def _answer(self, connection: _Connection, request: Received, how: Misbehaviour | None) -> bool:
-        if self.latency:
-            await asyncio.sleep(self.latency)
+        began = asyncio.get_running_loop().time()
         kind = how.kind if how else ""
+        if kind == "drop" or connection.reader.at_eof():
+            return False
         if kind == "hang":
             await connection.reader.read()  # until the client gives up
             return False
-        if kind == "drop" or connection.reader.at_eof():
-            return False
         if kind == "http" and how is not None:
-            code, body, headers = how.code, how.body, how.headers
+            code, body, headers, spent = how.code, how.body, how.headers, set[str]()
         else:
             code, body, headers = self._reply(request, how)
+            spent = {key_ID for key_ID, _ in self._last} if request.call != "status" else set()
+        # Making the answer is part of the time that a request takes.
+        if (left := began + self.latency - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
         if kind == "lose_reply":
-            self.pair.lost_on_the_way |= {key_ID for key_ID, _ in self._last}
+            self.pair.lost_on_the_way |= spent
             return False
         octets = body.encode()
         lines = [f"HTTP/1.1 {code} -", f"Content-Length: {len(octets)}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in headers]
         connection.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         if kind == "hang_in_body":
-            self.pair.lost_on_the_way |= {key_ID for key_ID, _ in self._last}
+            self.pair.lost_on_the_way |= spent
             connection.writer.write(octets[: len(octets) // 2])
             await connection.writer.drain()
             await connection.reader.read()
@@ -340,7 +343,7 @@ class SimulatedKME:
         connection.writer.write(octets)
         await connection.writer.drain()
         if connection.reader.at_eof():
-            self.pair.lost_on_the_way |= {key_ID for key_ID, _ in self._last}
+            self.pair.lost_on_the_way |= spent
         return kind != "close_unsaid"
 
     def _reply(self, request: Received, how: Misbehaviour | None) -> tuple[int, str, tuple[tuple[str, str], ...]]:

@@ -17,18 +17,32 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from relay.bench.throughput import FULL, QUICK, Figures, Result, measure
+from relay.cli.bench_keys import run_keys, run_soak
+from relay.cli.bench_levels import run_levels
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: shows that all works, says little about speed.")
+@click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow simulated KME.")
+@click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
+@click.option("--soak", "soak_s", type=click.FloatRange(1, 86400), help="So many seconds of mail over failing KMEs.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: all figures of all rounds.")
-def bench(quick: bool, as_json: bool) -> None:
+def bench(quick: bool, what: str | None, soak_s: float | None, as_json: bool) -> None:
     """Measure the outgoing relay at level aes, beside a bare aiosmtpd-to-aiosmtplib pass-through.
 
     Everything runs on this machine, on free ports, with development keys: sender, relay, pass-through, and a
     sink that checks that each mail arrived and was sealed. It takes up to a minute, --quick up to 10 s.
     """
     signal.signal(signal.SIGTERM, _stopped)
+    if soak_s is not None:
+        run_soak(soak_s, as_json=as_json)
+        return
+    if what == "keys":
+        run_keys(as_json=as_json)
+        return
+    if what == "levels":
+        run_levels(quick=quick, as_json=as_json)
+        return
     result = _measured(quick)
     if as_json:
         Console().print_json(data=_as_json(result))

@@ -53,9 +53,9 @@ def status(config_file: Path, as_json: bool) -> None:
 async def _report(config: Config) -> dict[str, Any]:
     written = app.keys_file(config)
     age = time.time() - written.stat().st_mtime if written.exists() else None
+    report: dict[str, Any]
     if age is not None and age < FRESH_S:
-        report: dict[str, Any] = {"source": "the serving relay", "age_s": round(age, 1)}
-        report |= json.loads(written.read_text())
+        report = {"source": "the serving relay", "age_s": round(age, 1)} | json.loads(written.read_text())
     else:
         async with key_ring(config, prefetch=False) as ring:
             report = {"source": "the KMEs", "age_s": 0.0} | (await ring.report()).as_json()

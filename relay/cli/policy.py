@@ -67,7 +67,7 @@ def print_policies(console: Console, policies: PolicySet) -> None:
     table = Table(title=Text(f"Policies in {printable(str(policies.directory))}"), title_justify="left")
     for column in ("File", "Covers", "Levels", "Peer", "Otherwise"):
         table.add_column(column, overflow="fold")
-    for file in policies.files.values():
+    for _, file in sorted(policies.files.items()):
         otherwise = "" if file.policy.in_clear else file.policy.otherwise
         table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
     console.print(table)

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from relay import cms
@@ -56,10 +53,8 @@ def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
         raise BadStructure("the content is not AES-256-GCM")
     if len(key) != 32:
         raise BadTag("the content key is not 32 octets")
-    decryptor = Cipher(AES(key), GCM(enveloped.content.nonce, enveloped.tag)).decryptor()
-    payload = decryptor.update(enveloped.ciphertext)
     try:
-        return payload + decryptor.finalize()
+        return AESGCM(key).decrypt(enveloped.content.nonce, enveloped.ciphertext + enveloped.tag, None)
     except InvalidTag as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
 

@@ -5,7 +5,6 @@ Standard: relay/FORMAT.md (the composition); RFC 8439 2.5 (Poly1305) and 2.8 (ho
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
@@ -14,7 +13,6 @@ from relay import cms
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import Pad
-from relay.keys.stock import wipe
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.padding import Padding, compress, decompress, pad, padded_size, unpad
@@ -81,10 +79,11 @@ def _group(one_time_pad: Pad) -> str:
 
 def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:
     octets = one_time_pad.octets()
-    ciphertext = _xor(pad(packed, padding), memoryview(octets)[TAG_KEY_OCTETS:])
-    tag = _tag(octets[:TAG_KEY_OCTETS], content.encode(), ciphertext).finalize()
-    wipe(octets)
-    one_time_pad.wipe()
+    for segment in one_time_pad.segments:
+        _forget(segment.octets)
+    ciphertext = _xor(pad(packed, padding), octets)
+    tag = _tag(octets, content.encode(), ciphertext).finalize()
+    _forget(octets)
     return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, ciphertext, tag))
 
 
@@ -94,11 +93,11 @@ def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
     if len(octets) != TAG_KEY_OCTETS + len(enveloped.ciphertext):
         raise BadStructure("the pad's segments are not as long as the ciphertext needs")
     try:
-        _tag(octets[:TAG_KEY_OCTETS], content.encode(), enveloped.ciphertext).verify(enveloped.tag)
+        _tag(octets, content.encode(), enveloped.ciphertext).verify(enveloped.tag)
     except InvalidSignature as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
-    padded = _xor(enveloped.ciphertext, memoryview(octets)[TAG_KEY_OCTETS:])
-    wipe(octets)
+    padded = _xor(enveloped.ciphertext, octets)
+    _forget(octets)
     packed = unpad(padded)
     return decompress(packed) if content.compression else packed
 
@@ -117,9 +116,9 @@ def _collect(content: cms.PadContent, opening: Opening) -> bytearray:
     return octets
 
 
-def _tag(key: bytes | bytearray, parameters: bytes, ciphertext: bytes) -> Poly1305:
-    """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths."""
-    poly1305 = Poly1305(bytes(key))
+def _tag(octets: bytearray, parameters: bytes, ciphertext: bytes) -> Poly1305:
+    """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths; its key comes first."""
+    poly1305 = Poly1305(bytes(octets[:TAG_KEY_OCTETS]))
     for part in (parameters, ciphertext):
         poly1305.update(part)
         poly1305.update(bytes(-len(part) % 16))
@@ -127,15 +126,22 @@ def _tag(key: bytes | bytearray, parameters: bytes, ciphertext: bytes) -> Poly13
     return poly1305
 
 
-def _xor(data: bytes, octets: memoryview) -> bytes:
-    return b"".join(_xor_pieces(data, octets))
+def _xor(data: bytes, octets: bytearray) -> bytes:
+    """`data` XOR what follows the tag's key in `octets`, which is overwritten by the result."""
+    with memoryview(octets)[TAG_KEY_OCTETS:] as target:
+        for start in range(0, len(data), PIECE_OCTETS):
+            piece = data[start : start + PIECE_OCTETS]
+            mask = int.from_bytes(target[start : start + len(piece)])
+            target[start : start + len(piece)] = (int.from_bytes(piece) ^ mask).to_bytes(len(piece))
+        return bytes(target)
 
 
-def _xor_pieces(data: bytes, octets: memoryview) -> Iterable[bytes]:
-    for start in range(0, len(data), PIECE_OCTETS):
-        piece = memoryview(data)[start : start + PIECE_OCTETS]
-        mask = int.from_bytes(octets[start : start + len(piece)])
-        yield (int.from_bytes(piece) ^ mask).to_bytes(len(piece))
+def _forget(octets: bytearray) -> None:
+    """Overwrites octets of a pad, in pieces since each takes memory itself, and gives their memory back."""
+    with memoryview(octets) as view:
+        for start in range(0, len(octets), PIECE_OCTETS):
+            view[start : start + PIECE_OCTETS] = bytes(len(view[start : start + PIECE_OCTETS]))
+    octets.clear()
 
 
 def _pad_content(enveloped: cms.AuthEnveloped) -> cms.PadContent:

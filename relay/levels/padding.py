@@ -36,7 +36,7 @@ def padded_size(length: int, padding: Padding = "padme") -> int:
 def pad(payload: bytes, padding: Padding = "padme") -> bytes:
     """Length (8 octets, big-endian), payload, zero octets."""
     size = padded_size(len(payload), padding)
-    return len(payload).to_bytes(LENGTH_OCTETS) + payload + bytes(size - LENGTH_OCTETS - len(payload))
+    return b"".join([len(payload).to_bytes(LENGTH_OCTETS), payload, bytes(size - LENGTH_OCTETS - len(payload))])
 
 
 def unpad(padded: bytes) -> bytes:

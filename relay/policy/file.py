@@ -34,7 +34,10 @@ Stamp = tuple[int, int, int, int, int]
 DOUBTFUL_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
 
+SMALL_OCTETS = 16 * 1024
+
 _LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", re.MULTILINE)
 
 
@@ -125,8 +128,17 @@ class PolicyFile:
     settled: bool
 
 
-def read_policy(directory: Path, name: str, peers: Collection[str]) -> PolicyFile:
-    """Read the file `name` in `directory`. Raises ConfigError with all its faults."""
+Known = dict[tuple[Scope, str], Policy]
+"""Policies by what was read: files that say the same share one, which saves time and memory."""
+
+MAX_KNOWN = 10_000
+
+
+def read_policy(directory: Path, name: str, peers: Collection[str], known: Known) -> PolicyFile:
+    """Read the file `name` in `directory`. Raises ConfigError with all its faults.
+
+    `known` is looked into and added to; it must be used with the same `peers` always.
+    """
     source = printable(f"{directory}/{name}")
     try:
         scope, domain = scope_of(name)
@@ -134,14 +146,39 @@ def read_policy(directory: Path, name: str, peers: Collection[str]) -> PolicyFil
         raise ConfigError(f"{source}: {error}") from error
     path = directory / name
     stamp = _stamp_of_regular(path, source)
-    text = toml.read(path)
-    policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
-    if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
-        raise ConfigError(faults)
+    text = _text(path, stamp)
+    meaning = (scope, _without_comments(text))
+    policy = known.get(meaning)
+    if policy is None:
+        policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
+        if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
+            raise ConfigError(faults)
+        if len(known) < MAX_KNOWN:
+            known[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
     settled = time.time_ns() - stamp[1] > DOUBTFUL_NS
     digest = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
     return PolicyFile(name, scope, domain, policy, source, line, rule_lines, _own(policy, line), digest, stamp, settled)
+
+
+def _text(path: Path, stamp: Stamp) -> str:
+    """What the file holds: by a short way where it is small and plain ASCII."""
+    if stamp[2] < SMALL_OCTETS:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(SMALL_OCTETS)
+        except OSError:
+            raw = b""
+        if raw and raw.isascii() and len(raw) < SMALL_OCTETS:
+            return raw.decode("ascii")
+    return toml.read(path)
+
+
+def _without_comments(text: str) -> str:
+    """The text without lines that mean nothing, where it is plain that they do."""
+    if '"""' in text or "'''" in text:
+        return text
+    return _EMPTY_LINE.sub("", text)
 
 
 def _own(policy: Policy, line: int) -> Chosen:

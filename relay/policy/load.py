@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
-from relay.policy.file import PolicyFile, read_policy, stamp_of
+from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
 from relay.policy.names import fold_domain, printable
-from relay.policy.walk import policy_names
+from relay.policy.walk import MAX_FILES, policy_names
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
@@ -21,10 +21,6 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> Policy
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
     return PolicyFolder(directory, peers).read()
-
-
-_Read = PolicyFile | tuple[str, ...]
-"""What reading one file gave: the file, or its faults."""
 
 
 class PolicyFolder:
@@ -36,65 +32,65 @@ class PolicyFolder:
         self._peers = peers
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
-        self._known: dict[str, _Read] = {}
+        self._files: dict[str, PolicyFile] = {}
+        self._faulty: dict[str, list[str]] = {}
         self._walk_faults: list[str] = []
+        self._known: Known = {}
+        self._total = 0
 
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
-        faults: list[str] = []
-        names = policy_names(self.directory, faults)
-        self._walk_faults = faults
-        known = self._known
-        self._known = {}
+        self._walk_faults = []
+        names = policy_names(self.directory, self._walk_faults)
+        for gone in (self._files.keys() | self._faulty.keys()) - set(names):
+            self._forget(gone)
         for name in names:
-            before = known.get(name)
-            unchanged = isinstance(before, PolicyFile) and _unchanged(before, self.directory / name)
-            self._known[name] = before if before is not None and unchanged else self._read(name)
+            file = self._files.get(name)
+            if file is None or not file.settled or file.stamp != stamp_of(self.directory / name):
+                self._read(name)
         return self._set()
 
     def read_again(self, names: Collection[str]) -> PolicySet:
         """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
-        before = self._known.keys() & set(names)
         for name in names:
-            if (self.directory / name).is_symlink() or (self.directory / name).exists():
-                self._known[name] = self._read(name)
+            path = self.directory / name
+            if path.is_symlink() or path.exists():
+                self._read(name)
             else:
-                self._known.pop(name, None)
-        if not set(names) <= before:
-            self._known = dict(sorted(self._known.items()))
+                self._forget(name)
         return self._set()
 
-    def _read(self, name: str) -> _Read:
+    def _read(self, name: str) -> None:
+        self._forget(name)
         try:
-            return read_policy(self.directory, name, self._peers.keys())
+            file = read_policy(self.directory, name, self._peers.keys(), self._known)
         except ConfigError as error:
-            return tuple(error.problems)
+            self._faulty[name] = error.problems
+        else:
+            self._files[name] = file
+            self._total += file.digest
+
+    def _forget(self, name: str) -> None:
+        self._faulty.pop(name, None)
+        if (file := self._files.pop(name, None)) is not None:
+            self._total -= file.digest
 
     def _set(self) -> PolicySet:
         faults = [*self._owner_faults, *self._walk_faults]
-        files: dict[str, PolicyFile] = {}
-        version = 0
-        for name, read in self._known.items():
-            if isinstance(read, PolicyFile):
-                files[name] = read
-                version += read.digest
-            else:
-                faults += read
-        if not faults and not files:
+        for name in sorted(self._faulty):
+            faults += self._faulty[name]
+        if len(self._files) + len(self._faulty) > MAX_FILES:
+            faults.append(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
+        if not faults and not self._files:
             faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
         if faults:
             raise ConfigError(faults)
-        return PolicySet(self.directory, MappingProxyType(files), self._owners, _version(version))
+        return PolicySet(self.directory, MappingProxyType(self._files.copy()), self._owners, _version(self._total))
 
 
 def _version(total: int) -> str:
     """12 digits of the sum of all digests: after an edit it follows from the files edited alone."""
     return (total % 2**256).to_bytes(32, "big").hex()[:12]
-
-
-def _unchanged(file: PolicyFile, path: Path) -> bool:
-    """Whether a file is for sure as it was when it was read."""
-    return file.settled and file.stamp == stamp_of(path)
 
 
 def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, str]:

@@ -135,6 +135,8 @@ def scope_of(name: str) -> tuple[Scope, str]:
     if name == DEFAULT_FILE:
         return "default", ""
     directory, _, file = name.rpartition("/")
+    if directory and _LITERAL_NAME.fullmatch(file) and _ASCII_DOMAIN.fullmatch(directory):
+        return "person", directory  # the usual case, by a short way
     local, at, domain = _decoded(file.removesuffix(SUFFIX)).rpartition("@")
     if directory:
         local, domain = local + at + domain, _decoded(directory)

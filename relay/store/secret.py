@@ -95,6 +95,10 @@ class SiteSecret:
         except (InvalidTag, ValueError) as error:
             raise StoreUnavailable("a stored row was changed: its tag does not match") from error
 
+    def derived(self, purpose: bytes) -> tuple[bytes, ...]:
+        """A key of 32 octets for another purpose than sealing, from each secret, that of the newest first."""
+        return tuple(_derive(secret, b"derived " + purpose, 32) for secret in self._secrets.values())
+
     def __repr__(self) -> str:
         return f"SiteSecret({', '.join(self.ids)})"
 

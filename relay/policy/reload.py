@@ -1,0 +1,97 @@
+"""The policy set in force, and how edits come into it: a whole new set or none.
+Standard: a broken edit leaves the set before in force, and is logged and counted; whoever asked keeps what he got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from relay.errors import ConfigError
+from relay.policy.decide import PolicySet
+from relay.policy.load import PolicyFolder
+from relay.policy.metrics import PolicyMetrics
+from relay.policy.watch import Changes, watch
+
+log = structlog.get_logger(__name__)
+
+MAX_LOGGED = 20
+"""No more faults, and no more names, than this are in one log line."""
+
+
+class PoliciesInForce:
+    """The policy set that decides now; calling it gives that set, which never changes."""
+
+    def __init__(
+        self, directory: Path, peers: Mapping[str, Sequence[str]], metrics: PolicyMetrics | None = None
+    ) -> None:
+        """Reads the directory. Raises ConfigError: a relay does not start on policies that it cannot read."""
+        self.metrics = metrics or PolicyMetrics()
+        self._folder = PolicyFolder(directory, peers)
+        self._current = self._folder.read()
+        self._problems: tuple[str, ...] = ()
+        self._asked = asyncio.Event()
+        self._watching = False
+        self.metrics.files.set(len(self._current.files))
+
+    def __call__(self) -> PolicySet:
+        return self._current
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the files as they were read last; empty where they are in force."""
+        return self._problems
+
+    def reload(self) -> None:
+        """Reads what has changed, whole or not at all: at once, or as soon as `watch` can where that runs."""
+        if self._watching:
+            self._asked.set()
+        else:
+            self._take_over(self._folder.read, None)
+
+    async def watch(self) -> None:
+        """Takes edits up as they come, until it is cancelled; reading is done in a thread."""
+        self._watching = True
+        try:
+            async for changes in watch(self._folder.directory, self._asked, lambda: self._current.files):
+                await self._follow(changes)
+        finally:
+            self._watching = False
+
+    async def _follow(self, changes: Changes) -> None:
+        names = changes.names
+        read = self._folder.read if names is None else lambda: self._folder.read_again(names)
+        await asyncio.to_thread(self._take_over, read, names)
+
+    def _take_over(self, read: Callable[[], PolicySet], names: frozenset[str] | None) -> None:
+        """The new set, unless something is wrong with it; nothing is said where nothing changed."""
+        began = time.perf_counter()
+        before = self._current
+        try:
+            policies = read()
+        except ConfigError as error:
+            if tuple(error.problems) != self._problems:
+                self._problems = tuple(error.problems)
+                self.metrics.reloads.labels(outcome="broken").inc()
+                self.metrics.problems.set(len(error.problems))
+                log.error("policies_not_reloaded", problems=error.problems[:MAX_LOGGED], version=before.version)
+            return
+        if policies.version == before.version and not self._problems:
+            return
+        self._problems = ()
+        self._current = policies
+        self.metrics.reloads.labels(outcome="loaded").inc()
+        self.metrics.problems.set(0)
+        self.metrics.files.set(len(policies.files))
+        log.info(
+            "policies_loaded",
+            version=policies.version,
+            before=before.version,
+            files=len(policies.files),
+            read=sorted(names)[:MAX_LOGGED] if names is not None else "all that changed",
+            seconds=round(time.perf_counter() - began, 4),
+        )

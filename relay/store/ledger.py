@@ -1,0 +1,178 @@
+"""The downgrade ledger: one line for each mail that left with less than it could have, which nobody can quietly change.
+Standard: JSON lines, each with the SHA-256 of the line before it; on the disk (fsync) before the mail leaves.
+
+A line is never changed or taken back. What a crash broke off was never confirmed to anybody; it stays as it is, and
+the next line continues the chain over it. Several processes may write one file: each locks it while it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from relay.errors import StoreUnavailable
+from relay.mail import Mail
+from relay.store.group_commit import GroupCommit
+from relay.store.secret import SiteSecret
+
+log = structlog.get_logger(__name__)
+
+Event = Literal["downgrade", "plaintext", "shadow", "released"]
+"""Why a line was written: a weaker level, no sealing at all by policy, shadow mode, or a person's decision."""
+
+GENESIS = "0" * 64
+"""What stands for the line before the first."""
+MAX_LINE_OCTETS = 1024 * 1024
+MAX_REASON = 2000
+_HASH_OCTETS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One mail, or those of its recipients that one policy treats alike.
+
+    `policy` is `file:line`, `listed` what it lists, `used` what protected the mail instead; `message` is the
+    SHA-256 of the message. `sender` and `recipients` are addresses, which are hashed before they are written.
+    """
+
+    event: Event
+    policy: str
+    policy_version: str
+    peer: str | None
+    listed: tuple[str, ...]
+    used: str
+    reason: str
+    message: str
+    sender: str = field(repr=False)
+    recipients: tuple[str, ...] = field(repr=False)
+    by: str = ""
+
+    @classmethod
+    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **what: Any) -> Entry:
+        """About this mail, to these of its recipients."""
+        return cls(event=event, message=mail.digest, sender=mail.envelope.sender, recipients=tuple(recipients), **what)
+
+
+class AddressHash:
+    """Addresses as they stand in the ledger: under keys that follow from the site secret, so that only this site
+    can tell whether an address is meant."""
+
+    def __init__(self, secret: SiteSecret | None) -> None:
+        """Without a secret addresses are written as they are."""
+        self._keys = secret.derived(b"ledger addresses") if secret is not None else ()
+
+    def write(self, address: str) -> str:
+        """How a new line names the address."""
+        return _hashed(self._keys[0], address) if self._keys else address
+
+    def spellings(self, address: str) -> set[str]:
+        """Everything that lines may have for the address, also under older secrets."""
+        return {address, address.lower(), *(_hashed(key, address) for key in self._keys)}
+
+
+def _hashed(key: bytes, address: str) -> str:
+    return hmac.digest(key, address.lower().encode("utf-8", "surrogatepass"), "sha256")[:_HASH_OCTETS].hex()
+
+
+class Ledger:
+    """The file, for writing; entries that are made at the same time share one write and one fsync."""
+
+    def __init__(self, path: Path, addresses: AddressHash) -> None:
+        """Nothing is opened before the first entry."""
+        self.path = path
+        self._addresses = addresses
+        self._commit: GroupCommit[dict[str, Any]] = GroupCommit(self._write_all)
+
+    async def record(self, entry: Entry) -> None:
+        """Returns when the entry is on the disk; raises StoreUnavailable, and then nothing may leave."""
+        fields = {
+            "event": entry.event,
+            "policy": entry.policy,
+            "policy_version": entry.policy_version,
+            "peer": entry.peer,
+            "listed": list(entry.listed),
+            "used": entry.used,
+            "reason": entry.reason[:MAX_REASON],
+            "message": entry.message,
+            "sender": self._addresses.write(entry.sender) if entry.sender else "",
+            "recipients": [self._addresses.write(address) for address in entry.recipients],
+        }
+        await self._commit(fields | ({"by": entry.by} if entry.by else {}))
+
+    async def _write_all(self, entries: Sequence[dict[str, Any]]) -> None:
+        try:
+            number, head = await asyncio.to_thread(self._append, entries)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: the ledger cannot be written: {error.strerror}") from error
+        # In the log, the head is out of reach of somebody who can write to the file.
+        log.info("ledger_written", entries=len(entries), number=number, head=head)
+
+    def _append(self, entries: Sequence[dict[str, Any]]) -> tuple[int, str]:
+        """Number and hash of the last line written."""
+        new = not self.path.exists()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            number, head, broken = _end(descriptor)
+            lines = b"\n" if broken else b""
+            for fields in entries:
+                number += 1
+                time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+                line = json.dumps({"number": number, "time": time, **fields, "previous": head}).encode("ascii")
+                head = hashlib.sha256(line).hexdigest()
+                lines += line + b"\n"
+            _write(descriptor, lines)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if new:
+            _sync_directory(self.path.parent)
+        return number, head
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _end(descriptor: int) -> tuple[int, str, bool]:
+    """Number of the last whole line, hash of the last line whatever it is, and whether that was broken off."""
+    size = os.fstat(descriptor).st_size
+    if not size:
+        return 0, GENESIS, False
+    for octets in (64 * 1024, 4 * MAX_LINE_OCTETS, size):
+        start = max(0, size - octets)
+        *lines, rest = os.pread(descriptor, size - start, start).split(b"\n")
+        if start:
+            del lines[:1]  # its beginning was not read
+        lines += [rest] if rest else []
+        if number := next((found for line in reversed(lines) if (found := _number(line))), 0):
+            return number, hashlib.sha256(lines[-1]).hexdigest(), rest != b""
+    return 0, hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS, rest != b""
+
+
+def _number(line: bytes) -> int:
+    try:
+        number = json.loads(line)["number"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return number if isinstance(number, int) else 0
