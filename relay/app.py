@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from relay.config import Address, Config, Direction, Peer, load_config
+from relay.deliveries import Deliveries
 from relay.entry import Recipe
 from relay.entry.smtp import SMTPEntry
 from relay.errors import StoreUnavailable
@@ -125,7 +126,12 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         addresses: dict[str, Address] = {}
         if direction := config.outgoing:
             outgoing = Outgoing(
-                direction, built.sealer, _next_hop(config, direction), built.ledger, _shadow(config, built)
+                direction,
+                built.sealer,
+                _next_hop(config, direction),
+                built.ledger,
+                Deliveries(built.store.journal),
+                _shadow(config, built),
             )
             addresses["outgoing"] = await _serve(stack, config, "outgoing", direction, outgoing)
         if direction := config.incoming:
@@ -182,6 +188,8 @@ async def _sweep(store: Store) -> None:
         try:
             if destroyed := await store.received.destroy_expired(time.time()):
                 log.info("received_keys_destroyed", number=destroyed)
+            if forgotten := await store.journal.expire():
+                log.warning("deliveries_given_up", forms=forgotten, cause="nobody tried them again")
         except StoreUnavailable as error:
             log.error("sweep_failed", cause=str(error))
 

@@ -14,6 +14,7 @@ The tree::
     │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
+    │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it
     │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
     │   ├── TrippedWire        what was about to leave is not sealed as policy wants: a fault of ours
     │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
@@ -114,6 +115,13 @@ class PolicyHolds(TryLater):
 
     status = "4.7.1"
     public = "Message held by policy, try again later"
+
+
+class KEMUnavailable(TryLater):
+    """A KEM beside ML-KEM cannot be done here: the mail waits until a person has installed its library."""
+
+    status = "4.7.5"
+    public = "Encryption not available, try again later"
 
 
 class CertificateExpired(TryLater):

@@ -10,6 +10,7 @@ import structlog
 
 from relay import mime
 from relay.config import Direction
+from relay.deliveries import Deliveries
 from relay.forward import NextHop
 from relay.levels.content import off_loop
 from relay.mail import Mail
@@ -29,6 +30,7 @@ class Outgoing:
     sealer: Sealer
     next_hop: NextHop
     ledger: Ledger
+    deliveries: Deliveries
     shadow: Shadow | None = None
 
     def check_recipient(self, sender: str, recipient: str) -> None:
@@ -42,11 +44,14 @@ class Outgoing:
         if self.shadow is not None:
             await self._try_out(mail, self.shadow)
             return
+        forms = await self.deliveries.begun_before(mail) or await self._sealed_anew(mail)
+        await self.deliveries.complete(mail, forms, self._hand_on)
+
+    async def _sealed_anew(self, mail: Mail) -> list[Form]:
         forms = await self.sealer.seal(mail)
         for form in forms:
             await self._record(mail, form)
-        for form in forms:
-            await self._hand_on(mail, form)
+        return forms
 
     async def _record(self, mail: Mail, form: Form) -> None:
         """Writes down, before anything leaves, who gets less than the first level listed for him."""

@@ -56,6 +56,7 @@ class Form:
     without_quantum: str = ""
     recipients: list[Recipient] = field(default_factory=list)
     weakened: list[Weakened] = field(default_factory=list)
+    delivered: bool = False
 
     @property
     def in_clear(self) -> bool:

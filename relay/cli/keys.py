@@ -59,7 +59,8 @@ async def _report(config: Config) -> dict[str, Any]:
     else:
         async with key_ring(config, prefetch=False) as ring:
             report = {"source": "the KMEs", "age_s": 0.0} | (await ring.report()).as_json()
-        for row in report["pools"]:
+        pools: list[dict[str, Any]] = report["pools"]
+        for row in pools:
             if row["stored_keys"] is None and not row["trouble"]:
                 row["trouble"] = "does not say how many keys it has"
     return report | {"received": await _received(config)}

@@ -4,7 +4,8 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 | read | for |
 |---|---|
 | enveloped.py | AuthEnvelopedData: who can open, and the encrypted content (RFC 5083) |
-| recipients.py | the kinds of RecipientInfo: quantum key, ML-KEM, RSA, one-time pad |
+| recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
+| kems.py | the KEMs that may be named, and their sizes |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
 | ber.py | the one pass that turns BER of other software into DER |
 | der.py, oids.py | writing and reading DER elements; object identifiers |
@@ -20,7 +21,9 @@ from relay.cms.enveloped import (
     decode_enveloped,
     encode_enveloped,
 )
+from relay.cms.kems import FURTHER_KEMS, KEMS, ML_KEM_1024
 from relay.cms.recipients import (
+    KEY_IDENTIFIER_OCTETS,
     CertificateID,
     KEKRecipient,
     KEMRecipient,
@@ -32,6 +35,10 @@ from relay.cms.recipients import (
 from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed
 
 __all__ = [
+    "FURTHER_KEMS",
+    "KEMS",
+    "KEY_IDENTIFIER_OCTETS",
+    "ML_KEM_1024",
     "NONCE_OCTETS",
     "TAG_OCTETS",
     "AuthEnveloped",

@@ -1,5 +1,5 @@
 """Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have.
-Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (ML-KEM).
+Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI).
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay.cms import der, oids
+from relay.cms.kems import KEMS, ML_KEM_1024, kem_by_oid
 from relay.errors import BadStructure
 
 WRAPPED_CEK_OCTETS = 40
 KEK_OCTETS = 32
 RSA_OCTETS = range(512, 2049)
 """Length of an RSA ciphertext: 4096 bits at least; a larger one than 16384 bits is no key but an attack."""
-KEM_CIPHERTEXT_OCTETS = 1568
+KEY_IDENTIFIER_OCTETS = 20
+"""What names the key of a further KEM."""
 MAX_OCTETS = 64 * 1024
 """All recipientInfos together; more is refused before it is parsed."""
 MAX_NUMBER = 100
@@ -64,15 +66,17 @@ class RSARecipient:
 
 @dataclass(frozen=True, slots=True)
 class KEMRecipient:
-    """Whoever has this certificate's ML-KEM-1024 key (KEMRecipientInfo, RFC 9629 3).
+    """Whoever has this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
-    `kem_ciphertext` is 1568 octets, `wrapped_cek` 40, wrapped under the 32 octets that HKDF-SHA256 makes of
-    the shared secret with `kem_kdf_info`.
+    `kem` is its name in kems.py, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
+    under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
+    certificate: `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
     """
 
     certificate: CertificateID
     kem_ciphertext: bytes
     wrapped_cek: bytes
+    kem: str = ML_KEM_1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def encode(recipient: Recipient) -> bytes:
             info = der.sequence(
                 der.integer(0),
                 _encode_rid(recipient.certificate),
-                der.algorithm(oids.ID_ML_KEM_1024),
+                der.algorithm(KEMS[recipient.kem].oid),
                 der.Element(der.OCTET_STRING, recipient.kem_ciphertext),
                 der.algorithm(oids.ID_HKDF_SHA256),
                 der.integer(KEK_OCTETS),
@@ -182,12 +186,18 @@ def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
 def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
     if info.version != 0:
         raise BadStructure(f"KEMRecipientInfo version {info.version}; 0 is the only one")
-    if info.kem.algorithm != oids.ID_ML_KEM_1024 or len(info.kem_ciphertext) != KEM_CIPHERTEXT_OCTETS:
-        raise BadStructure("the KEM is not ML-KEM-1024")
+    kem = kem_by_oid(info.kem.algorithm)
+    if kem is None:
+        raise BadStructure(f"KEM {info.kem.algorithm.dotted_string} is unknown")
+    if len(info.kem_ciphertext) != kem.ciphertext_octets:
+        raise BadStructure(f"a KEM ciphertext of {len(info.kem_ciphertext)} octets is not one of {kem.name}")
     if info.kdf.algorithm != oids.ID_HKDF_SHA256 or info.kek_length != KEK_OCTETS or info.ukm is not None:
         raise BadStructure("the key derivation is not HKDF-SHA256 to 32 octets without ukm")
     _check_wrapped(info.wrap, info.encrypted_key)
-    return KEMRecipient(decode_rid(info.rid), info.kem_ciphertext, info.encrypted_key)
+    certificate = decode_rid(info.rid)
+    if kem.name != ML_KEM_1024 and len(certificate.ski) != KEY_IDENTIFIER_OCTETS:
+        raise BadStructure(f"a key of {kem.name} is not named by {KEY_IDENTIFIER_OCTETS} octets")
+    return KEMRecipient(certificate, info.kem_ciphertext, info.encrypted_key, kem.name)
 
 
 def _check_wrapped(algorithm: _PlainAlgorithm, wrapped: bytes) -> None:

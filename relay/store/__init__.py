@@ -19,6 +19,7 @@ from typing import Self
 import structlog
 
 from relay.store.database import Database, open_database
+from relay.store.journal import Journal, JournalForm, mail_key
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
@@ -36,10 +37,13 @@ __all__ = [
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
     "Counts",
+    "Journal",
+    "JournalForm",
     "ReceivedKeys",
     "SiteSecret",
     "State",
     "Store",
+    "mail_key",
     "open_store",
 ]
 
@@ -52,9 +56,10 @@ log = structlog.get_logger(__name__)
 class Store:
     """An open store; `async with` closes it."""
 
-    def __init__(self, database: Database, received: ReceivedKeys) -> None:
+    def __init__(self, database: Database, received: ReceivedKeys, journal: Journal) -> None:
         self._database = database
         self.received = received
+        self.journal = journal
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -109,8 +114,10 @@ async def open_store(
             tombstone_keep_for=tombstone_keep_for,
             clock=clock,
         ),
+        Journal(database, clock),
     )
     try:
+        await store.journal.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
     except BaseException:

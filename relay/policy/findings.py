@@ -1,0 +1,163 @@
+"""What is doubtful in policy files that load: rules that never apply, levels that cannot be had, mail in clear.
+Standard: each finding names file, line and column, and how to mend it; nothing here stops the relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay import toml
+from relay.errors import ConfigError
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.file import PolicyFile
+from relay.policy.foresee import Obstacle
+from relay.policy.names import printable
+from relay.policy.rules import When
+from relay.policy.settings import Chosen, Settings
+from relay.policy.strength import LevelName
+from relay.policy.units import Glob
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One doubtful place; line and column begin at 1, and are 1 where nothing more exact is known."""
+
+    source: str
+    line: int
+    column: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}: {printable(self.what)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this relay and its peers can do.
+
+    `pads` has for each peer the octets of key that its KMEs can hold at most (missing: unknown), `largest` is
+    the largest message that the relay takes, in octets.
+    """
+
+    obstacle: Obstacle
+    pads: Mapping[str, int]
+    largest: int
+
+
+def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Finding]:
+    """Every doubtful place of every file, in the order of their names."""
+    for _, file in sorted(policies.files.items()):
+        peer = file.policy.peer or policies.owners.get(file.domain)
+        for location, what in (*_of_file(file, peer), *_unreachable(file), *_levels(file, peer, can, policies.version)):
+            yield _finding(policies.directory, file, location, what)
+
+
+def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
+    policy = file.policy
+    for place, settings in (((), policy), *((("when", number), rule) for number, rule in enumerate(policy.when))):
+        if settings.levels == ("plaintext",):
+            yield (*place, "levels"), "PLAINTEXT: this mail leaves in clear; list a level to have it sealed"
+        if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
+            yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
+    by_domain = file.scope == "default" or policy.subdomains
+    if peer is None and not by_domain and policy.levels != ("plaintext",):
+        yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
+    if policy.require is not None and peer is None and not by_domain:
+        yield ("require",), f"{file.domain} is no peer's domain, so any peer may have sealed it; set peer"
+
+
+def _unreachable(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
+    rules = file.policy.when
+    for number, rule in enumerate(rules):
+        for earlier, other in enumerate(rules[:number]):
+            if _covers(other, rule):
+                line = file.rule_lines[earlier]
+                yield ("when", number), f"never applies: rule {earlier + 1} (line {line}) applies first; move it up"
+                break
+
+
+def _covers(first: When, second: When) -> bool:
+    """Whether wherever the second rule would apply, the first does."""
+    return all(_condition_covers(name, first, second) for name in first.conditions)
+
+
+def _condition_covers(name: str, first: When, second: When) -> bool:
+    mine, other = getattr(first, name), getattr(second, name)
+    if other is None:
+        return False
+    if name == "larger_than":
+        return bool(mine <= other)
+    if name == "smaller_than":
+        return bool(mine >= other)
+    # A pattern covers another one if it matches that one's own text, stars and all.
+    wide = [Glob.of(text.casefold()) for text in mine]
+    if name == "subject_tag":
+        return all(any(tag.casefold() in text.casefold() for tag in mine) for text in other)
+    return all(any(glob.matches(text.casefold()) for glob in wide) for text in other)
+
+
+def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
+    """Levels that cannot be done at all, and one-time pads that no KME could ever give."""
+    if peer is None:
+        return
+    own: tuple[toml.Location, Settings, Chosen] = ((), file.policy, file.own)
+    rules = [(("when", number), rule, _by_rule(file, number)) for number, rule in enumerate(file.policy.when)]
+    for place, settings, chosen in (own, *rules):
+        if settings.levels is None:
+            continue
+        decision = Decision(
+            "", "somebody", chosen.levels, peer, chosen.quantum, chosen.otherwise, file.source, chosen.line, version
+        )
+        for level in chosen.levels:
+            if obstacle := can.obstacle(decision, level, 0):
+                yield (*place, "levels"), f"{obstacle}; until then {_then(chosen, level)}"
+        largest = min(dict(chosen.max_size).get("otp", can.largest), can.largest)
+        most = can.pads.get(peer)
+        if "otp" in chosen.levels and most is not None and largest > most:
+            yield (
+                (*place, "max_size" if settings.max_size is not None else "levels"),
+                f"otp: a message of {largest} octets needs a longer pad than the KMEs for peer {peer!r} can ever hold "
+                f"({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}",
+            )
+
+
+def _by_rule(file: PolicyFile, number: int) -> Chosen:
+    rule = file.policy.when[number]
+    return Chosen(
+        rule.levels or file.own.levels,
+        rule.quantum or file.own.quantum,
+        file.own.kem,
+        file.own.sign,
+        file.own.max_size if rule.max_size is None else rule.limits,
+        rule.otherwise or file.own.otherwise,
+        rule.hold_for or file.own.hold_for,
+        rule.priority or file.own.priority,
+        file.rule_lines[number],
+        number + 1,
+    )
+
+
+def _then(chosen: Chosen, level: LevelName) -> str:
+    if len(chosen.levels) > 1:
+        return "it is passed over"
+    return "this mail is refused" if chosen.otherwise == "refuse" else "this mail is held"
+
+
+def _finding(directory: Path, file: PolicyFile, location: toml.Location, what: str) -> Finding:
+    try:
+        text = toml.read(directory / file.name)
+    except ConfigError:
+        return Finding(file.source, 1, 1, what)
+    line = toml.line_of(text, location) or 1
+    return Finding(file.source, line, column_of(text, line, str(location[-1])), what)
+
+
+def column_of(text: str, line: int, name: str) -> int:
+    """Where `name`, or else the first thing on the line, begins; 1 is the first column."""
+    lines = text.splitlines()
+    here = lines[line - 1] if 0 < line <= len(lines) else ""
+    found = here.find(name)
+    return found + 1 if found >= 0 else len(here) - len(here.lstrip()) + 1

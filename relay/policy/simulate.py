@@ -1,0 +1,171 @@
+"""Adds up what policies would do with many messages, and picks out the odd ones; compares two sets of policies.
+Standard: memory does not grow with the number of messages, only with the number of different results.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from relay.errors import PolicyHolds
+from relay.policy.decide import PolicySet
+from relay.policy.foresee import Foresight, Outcome, Result
+from relay.policy.strength import strength_of
+from relay.policy.traffic import Sample
+
+ODD = 10
+"""So many messages are shown that were treated as few others."""
+MAX_KINDS = 10_000
+
+
+class Kind(NamedTuple):
+    """Messages that were treated alike."""
+
+    result: Result
+    protection: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Treated:
+    """One recipient of one message, and what would become of it."""
+
+    name: str
+    sender: str
+    recipient: str
+    octets: int
+    peer: str | None
+    policy: str
+    outcome: Outcome
+
+    @property
+    def kind(self) -> Kind:
+        """With which others it is counted."""
+        return Kind(self.outcome.result, self.outcome.protection, self.policy)
+
+
+async def treat(policies: PolicySet, foresight: Foresight, sample: Sample, recipient: str) -> Treated:
+    """What the policies would do with a sample for one of its recipients."""
+    try:
+        decision = policies.decide(sample.sender, recipient, sample.content)
+    except PolicyHolds as error:
+        held = Outcome("held", "", 0, (str(error),))
+        return Treated(sample.name, sample.sender, recipient, sample.octets, None, "no policy", held)
+    outcome = await foresight.outcome(decision, sample.octets)
+    return Treated(
+        sample.name, sample.sender, recipient, sample.octets, decision.peer, decision.where, outcome
+    )  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """The sums; `add` each recipient once."""
+
+    recipients: Counter[tuple[Result, str]] = field(default_factory=Counter)
+    octets: Counter[tuple[Result, str]] = field(default_factory=Counter)
+    quantum_bits: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    _examples: dict[Kind, list[Treated]] = field(default_factory=dict)
+
+    def add(self, treated: Treated) -> None:
+        """One more recipient."""
+        row = (treated.outcome.result, treated.outcome.protection)
+        self.recipients[row] += 1
+        self.octets[row] += treated.octets
+        if treated.outcome.quantum_bits and treated.peer is not None:
+            self.quantum_bits[treated.peer] += treated.outcome.quantum_bits
+        if treated.kind in self.kinds or len(self.kinds) < MAX_KINDS:
+            self.kinds[treated.kind] += 1
+            examples = self._examples.setdefault(treated.kind, [])
+            if len(examples) < ODD:
+                examples.append(treated)
+
+    def odd(self) -> list[Treated]:
+        """At most ten that were treated as the fewest others, the rarest first; none where all are alike."""
+        if len(self.kinds) < 2:
+            return []
+        rarest = sorted(self.kinds.items(), key=lambda item: (item[1], item[0]))[:-1]
+        return [treated for kind, _ in rarest for treated in self._examples[kind]][:ODD]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {
+            "results": [
+                {"result": row[0], "protection": row[1], "recipients": number, "octets": self.octets[row]}
+                for row, number in sorted(self.recipients.items())
+            ],
+            "quantum_bits": dict(sorted(self.quantum_bits.items())),
+            "odd": [as_dict(treated) for treated in self.odd()],
+        }
+
+
+def as_dict(treated: Treated) -> dict[str, Any]:
+    """One recipient as JSON's types, with stable names."""
+    return {
+        "message": treated.name,
+        "sender": treated.sender,
+        "recipient": treated.recipient,
+        "octets": treated.octets,
+        "peer": treated.peer,
+        "policy": treated.policy,
+        "result": treated.outcome.result,
+        "protection": treated.outcome.protection,
+        "causes": list(treated.outcome.causes),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A recipient whose treatment differs between two sets of policies."""
+
+    recipient: str
+    before: str
+    after: str
+    direction: str
+
+
+@dataclass
+class Differences:
+    """Recipients by change, with the number of mails; at most MAX_KINDS different ones."""
+
+    changes: Counter[Change] = field(default_factory=Counter)
+    directions: Counter[str] = field(default_factory=Counter)
+    same: int = 0
+
+    def add(self, before: Treated, after: Treated) -> None:
+        """The same recipient of the same message under the old policies and the new ones."""
+        first, second = _said(before.outcome), _said(after.outcome)
+        if first == second:
+            self.same += 1
+            return
+        direction = _direction(before.outcome, after.outcome)
+        self.directions[direction] += 1
+        change = Change(before.recipient, first, second, direction)
+        if change in self.changes or len(self.changes) < MAX_KINDS:
+            self.changes[change] += 1
+
+    def most_important(self) -> Iterator[tuple[Change, int]]:
+        """Those that go down first, and of these the ones with the most mails."""
+        order = {"down": 0, "stopped": 1, "let go": 2, "up": 3}
+        yield from sorted(
+            self.changes.items(), key=lambda item: (order[item[0].direction], -item[1], item[0].recipient)
+        )
+
+
+def _said(outcome: Outcome) -> str:
+    return outcome.protection or outcome.result
+
+
+def _direction(before: Outcome, after: Outcome) -> str:
+    """`up` and `down` by strength; `stopped` and `let go` where mail no longer leaves, or now does."""
+    left, leaves = before.result in ("sealed", "clear"), after.result in ("sealed", "clear")
+    if left and leaves:
+        first, second = strength_of(before.protection), strength_of(after.protection)
+        if first == second:
+            return "up" if after.protection.count("+") > before.protection.count("+") else "down"
+        return "up" if second > first else "down"
+    if left or leaves:
+        return "stopped" if left else "let go"
+    return "up"

@@ -1,0 +1,120 @@
+"""Messages to try policies on: single files, directories, maildirs and mboxes, one after the other.
+Standard: RFC 4155 (mbox, with its quoted From lines), Maildir; a message is read, asked, and forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.utils import getaddresses
+from pathlib import Path
+
+from relay import mime
+from relay.errors import ConfigError, MalformedMessage
+from relay.policy.content import Content
+
+MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
+"""What is larger is taken for a message of this size, of which only the beginning is looked at."""
+MAX_RECIPIENTS = 1000
+MAX_FILES = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One message as if it were sent: `sender` and `recipients` from its header, `read` octets it took in its file.
+
+    `content` is None where only the size is known.
+    """
+
+    name: str
+    sender: str
+    recipients: tuple[str, ...]
+    octets: int
+    content: Content | None = field(default=None, repr=False)
+    read: int = 0
+
+
+def total_octets(paths: list[Path]) -> int:
+    """How much there is to read, for a progress bar. Raises ConfigError."""
+    return sum(_size(file) for path in paths for file in _files(path))
+
+
+def samples(paths: list[Path]) -> Iterator[Sample]:
+    """Every message in files, directories (with all below them), maildirs and mboxes. Raises ConfigError."""
+    for path in paths:
+        for file in _files(path):
+            try:
+                yield from _messages(file)
+            except OSError as error:
+                raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files of messages; of a maildir those in `cur` and `new`, which are messages, and not `tmp`."""
+    if path.is_dir():
+        for number, file in enumerate(path.rglob("*")):
+            if number > MAX_FILES:
+                raise ConfigError(f"{path}: more than {MAX_FILES} files")
+            if file.is_file() and not file.name.startswith(".") and file.parent.name != "tmp":
+                yield file
+    elif path.is_file():
+        yield path
+    else:
+        raise ConfigError(f"{path}: neither a file nor a directory")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _messages(path: Path) -> Iterator[Sample]:
+    with path.open("rb") as file:
+        start = file.read(5)
+        file.seek(0)
+        if start != b"From ":
+            raw = file.read(MAX_MESSAGE_OCTETS)
+            yield _sample(str(path), raw, _size(path))
+            return
+        number, lines, size, blank = 0, [], 0, True
+        for line in iter(lambda: file.readline(1024 * 1024), b""):
+            if blank and line.startswith(b"From "):
+                if number:
+                    yield _sample(f"{path}:{number}", b"".join(lines), size)
+                number, lines, size = number + 1, [], len(line)
+            else:
+                size += len(line)
+                if size <= MAX_MESSAGE_OCTETS:
+                    lines.append(line[1:] if re.match(rb">+From ", line) else line)
+            blank = line in (b"\n", b"\r\n")
+        yield _sample(f"{path}:{number}", b"".join(lines), size)
+
+
+def _sample(name: str, raw: bytes, read: int) -> Sample:
+    message = raw if b"\r" in raw else raw.replace(b"\n", b"\r\n")
+    octets = max(len(message), read if read > MAX_MESSAGE_OCTETS else 0)
+    try:
+        sender, recipients = _envelope(message)
+    except MalformedMessage:
+        sender, recipients = "", ()
+    return Sample(name, sender, recipients, octets, Content(message), read)
+
+
+def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
+    """Sender and recipients as a mail program would give them to SMTP."""
+    header, _ = mime.split(message)
+    found: dict[bytes, list[str]] = {}
+    for name, raw in mime.fields(header):
+        if name in (b"return-path", b"sender", b"from", b"to", b"cc", b"bcc"):
+            text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
+            found.setdefault(name, []).append(text)
+    senders = [address for name in (b"return-path", b"sender", b"from") for address in _addresses(found.get(name, []))]
+    recipients = [address for name in (b"to", b"cc", b"bcc") for address in _addresses(found.get(name, []))]
+    return next(iter(senders), ""), tuple(dict.fromkeys(recipients[:MAX_RECIPIENTS]))
+
+
+def _addresses(values: list[str]) -> list[str]:
+    return [address for _, address in getaddresses(values) if "@" in address]

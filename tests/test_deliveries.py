@@ -1,0 +1,113 @@
+"""A mail in several forms, a next hop that fails for some of them, retries: each recipient gets it once.
+Standard: RFC 5321 6.1; a retry repeats nothing and spends no second key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relay import app, mime
+from relay.config import Address
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.submit import Reply, submit
+
+RECIPIENTS = ["ben@bob.example", "press@open.example"]
+
+
+@pytest.fixture
+def site(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
+    """Alice's site: sealed for Bob, in clear for open.example."""
+    return make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def running(site: Site) -> AsyncIterator[Address]:
+    async with app.running(site.config) as addresses:
+        yield addresses["outgoing"]
+
+
+async def send(relay: Address, message: bytes = mails.plain()) -> Reply:
+    return await submit(relay, message, recipients=RECIPIENTS)
+
+
+def deliveries(wire: Sink) -> list[tuple[str, ...]]:
+    return [got.recipients for got in wire.got]
+
+
+async def test_a_retry_completes_what_failed_and_repeats_nothing(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        wire.on_rcpt = {"press@open.example": "451 4.2.0 busy"}
+        assert (await send(relay)).code == 451
+        assert deliveries(wire) == [("ben@bob.example",)]
+        wire.on_rcpt = {}
+        assert (await send(relay)).code == 250
+        assert deliveries(wire) == [("ben@bob.example",), ("press@open.example",)]
+        assert wire.got[1].message.endswith(mails.plain())
+
+
+async def test_a_retry_sends_the_same_sealed_form_under_the_same_key(
+    site: Site, wire: Sink, kmes: DevelopmentKMEs
+) -> None:
+    async with running(site) as relay:
+        wire.on_data = ["451 4.2.0 busy"] * 3
+        for _ in range(3):
+            assert (await submit(relay, mails.plain())).code == 451
+        issued = kmes.link.issued.total()
+        assert (await submit(relay, mails.plain())).code == 250
+        assert kmes.link.issued.total() == issued
+    assert len(wire.got) == 1
+
+
+async def test_a_retry_after_a_restart_still_knows_what_has_left(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        wire.on_rcpt = {"ben@bob.example": "451 4.2.0 busy"}
+        assert (await send(relay)).code == 451
+    assert deliveries(wire) == [("press@open.example",)]
+    wire.on_rcpt = {}
+    async with running(site) as relay:
+        assert (await send(relay)).code == 250
+    assert deliveries(wire) == [("press@open.example",), ("ben@bob.example",)]
+    assert mime.is_sealed(wire.got[1].message)
+
+
+async def test_a_retry_after_a_kill_still_knows_what_has_left(site: Site, wire: Sink) -> None:
+    async with relay_process(site) as relay:
+        wire.on_rcpt = {"ben@bob.example": "451 4.2.0 busy"}
+        assert (await send(relay.addresses["outgoing"])).code == 451
+        relay.kill()
+    wire.on_rcpt = {}
+    async with relay_process(site) as relay:
+        assert (await send(relay.addresses["outgoing"])).code == 250
+    assert sorted(deliveries(wire)) == [("ben@bob.example",), ("press@open.example",)]
+
+
+async def test_the_same_message_sent_again_after_success_is_a_new_mail(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        for _ in range(2):
+            assert (await send(relay)).code == 250
+    assert sorted(deliveries(wire)) == [("ben@bob.example",)] * 2 + [("press@open.example",)] * 2
+
+
+async def test_a_form_that_is_refused_does_not_stop_the_others_and_the_sender_is_told(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        wire.on_rcpt = {"ben@bob.example": "550 5.1.1 unknown"}
+        assert str(await send(relay)).startswith("554 5.0.0")
+    assert deliveries(wire) == [("press@open.example",)]
+
+
+async def test_no_plaintext_is_kept_for_the_retry(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        wire.on_data = ["451 4.2.0 busy"] * 2
+        assert (await send(relay)).code == 451
+    for path in site.directory.glob("relay.db*"):
+        assert b"figures" not in path.read_bytes()

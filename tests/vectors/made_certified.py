@@ -1,0 +1,149 @@
+"""The test vectors of levels pqc and rsa.
+Standard: relay/FORMAT.md, "Level pqc" and "Level rsa"; RFC 9629, RFC 9882, RFC 8017, RFC 5652.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from relay import cms
+from relay.cms import SignatureScheme
+from tests.vectors import parts, trees
+from tests.vectors.case import Case
+from tests.vectors.parts import ORIGINAL, PAYLOAD, entity, flipped, gcm, people, replaced, signed
+from tests.vectors.people import Person
+
+_SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
+_FIRST = (*trees.RECIPIENTS, 0)
+
+
+def certified_cases() -> Iterator[Case]:
+    """What both levels share, then what only one of them can get wrong."""
+    for level in ("pqc", "rsa"):
+        yield from _opening(level)
+        yield from _failing(level)
+        yield from _forged(level)
+        for name, comment, content in _contents(level):
+            yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
+    for name, comment, der in _pqc_structures():
+        yield Case(f"pqc-{name}", "bad structure", "pqc", comment, der)
+    for name, comment, der in _rsa_structures():
+        yield Case(f"rsa-{name}", "bad structure", "rsa", comment, der)
+
+
+def _to(person: Person, level: str, content: bytes, *, by_issuer: bool = False) -> bytes:
+    recipient = (parts.kem if level == "pqc" else parts.ktri)(person, by_issuer=by_issuer)
+    return gcm(content, recipient)
+
+
+def _signed(level: str, *, by_issuer: bool = False) -> bytes:
+    return cms.encode_signed(signed(PAYLOAD, people()[0], _SCHEMES[level], by_issuer=by_issuer))
+
+
+def _around(der: bytes) -> bytes:
+    return entity("signed-data", der)
+
+
+def _opening(level: str) -> Iterator[Case]:
+    _, bob, eve = people()
+    content = _around(_signed(level))
+    one = (parts.kem if level == "pqc" else parts.ktri)
+    for name, comment, der in (
+        ("plain", "as we seal", _to(bob, level, content)),
+        ("by-issuer", "certificates named by issuer and serial number",
+         _to(bob, level, _around(_signed(level, by_issuer=True)), by_issuer=True)),
+        ("two-recipients", "for Eve and Bob", gcm(content, one(eve), one(bob))),
+        ("no-certificate", "SignedData without the signer's certificate",
+         _to(bob, level, _around(cms.encode_signed(replace(signed(PAYLOAD, people()[0], _SCHEMES[level]), certificate=b""))))),
+    ):  # fmt: skip
+        yield Case(f"{level}-{name}", "success", level, comment, der, original=ORIGINAL)
+
+
+def _failing(level: str) -> Iterator[Case]:
+    _, bob, eve = people()
+    content = _around(_signed(level))
+    sealed = _to(bob, level, content)
+    yield Case(f"{level}-for-eve", "no key", level, "encrypted to Eve alone", _to(eve, level, content))
+    yield Case(f"{level}-flipped-tag", "bad tag", level, "one bit of the tag", flipped(sealed))
+    yield Case(f"{level}-flipped-ciphertext", "bad tag", level, "one bit of the ciphertext", flipped(sealed, -99))
+    [recipient] = cms.decode_enveloped(sealed).recipients
+    if isinstance(recipient, cms.KEMRecipient):
+        old, new = recipient.kem_ciphertext, parts.kem(bob).kem_ciphertext
+    else:
+        assert isinstance(recipient, cms.RSARecipient)
+        old, new = recipient.encrypted_cek, parts.ktri(eve).encrypted_cek
+    other = replaced(sealed, old.hex(), new.hex())
+    yield Case(f"{level}-other-encapsulation", "wrong key", level, "another message's encrypted key", other)
+
+
+def _forged(level: str) -> Iterator[Case]:
+    alice, bob, eve = people()
+    right = signed(PAYLOAD, alice, _SCHEMES[level])
+    other = next(scheme for scheme in _SCHEMES.values() if scheme is not _SCHEMES[level])
+    later = cms.attributes_to_sign(right.scheme, right.digest, parts.WHEN.replace(year=2030))
+    for name, comment, forged in (
+        ("other-content", "another content under Alice's signature", replace(right, content=PAYLOAD + b"Eve\r\n")),
+        ("other-attributes", "another signing time", replace(right, attributes=later)),
+        ("flipped-signature", "one bit of the signature", replace(right, signature=flipped(right.signature, 40))),
+        ("other-digest", "a right signature over the digest of something else",
+         signed(PAYLOAD, alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
+        ("stranger", "signed by Eve, who is nobody's peer", signed(PAYLOAD, eve, _SCHEMES[level])),
+        ("pretender", "signed by Eve in Alice's name",
+         replace(signed(PAYLOAD, eve, _SCHEMES[level]), signer=right.signer)),
+        ("other-scheme", "signed by Alice with the other level's key", signed(PAYLOAD, alice, other)),
+    ):  # fmt: skip
+        der = _to(bob, level, _around(cms.encode_signed(forged)))
+        yield Case(f"{level}-{name}", "bad signature", level, comment, der)
+    sealed = _to(bob, level, _around(_signed(level)))
+    comment = "signed by Alice for a domain that is not hers"
+    yield Case(f"{level}-foreign-domain", "bad signature", level, comment, sealed, sender="boss@stranger.example")
+
+
+def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
+    """What is inside the encryption, and is no SignedData as the format wants it."""
+    right = _signed(level)
+    yield "unsigned", "the original without a signature", PAYLOAD
+    yield "garbage-inside", "not CMS inside", _around(b"garbage")
+    yield "two-signers", "two signers", _around(trees.doubled(right, trees.SIGNER))
+    yield "no-signers", "no signer", _around(trees.changed(right, trees.SIGNER, lambda _: []))
+    yield "detached", "the signed content left out", _around(trees.changed(right, (*trees.SIGNED_CONTENT, 1), lambda _: []))
+    bare = trees.changed(right, (*trees.SIGNER, 3), lambda _: [])
+    yield "no-signed-attributes", "a signature over the content itself", _around(bare)
+    yield "attribute-twice", "one signed attribute twice", _around(trees.doubled(right, (*trees.SIGNER, 3, 0)))
+    yield "signer-version", "a version that does not fit", _around(trees.put(right, (*trees.SIGNER, 0), b"\x02\x01\x02"))
+    yield "trailing-inside", "one octet too many inside", _around(right + b"\0")
+    unsigned = trees.put(right, (0,), bytes.fromhex("06092a864886f70d010701"))
+    yield "inner-type", "the inner content type is data", _around(unsigned)
+
+
+def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
+    sealed = _to(people()[1], "pqc", _around(_signed("pqc")))
+    info = (*_FIRST, 1)
+    yield "kem-version", "KEMRecipientInfo version 1", trees.put(sealed, (*info, 0), b"\x02\x01\x01")
+    yield "ml-kem-768", "another KEM", replaced(sealed, "0609608648016503040403", "0609608648016503040402")
+    yield "short-encapsulation", "1088 octets, as ML-KEM-768 has", trees.put(sealed, (*info, 3), b"\x04\x82\x04\x40" + bytes(1088))
+    yield "kdf", "another key derivation", replaced(sealed, "060b2a864886f70d010910031c", "060b2a864886f70d010910031d")
+    yield "kek-length", "a key-encryption key of 16 octets", trees.put(sealed, (*info, 5), b"\x02\x01\x10")
+    yield "ukm", "user keying material", trees.followed(sealed, (*info, 5), b"\xa0\x03\x04\x01x")
+    yield "short-wrapped-key", "a content key of 16 octets", trees.put(sealed, (*info, 7), b"\x04\x18" + bytes(24))
+
+
+def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
+    alice, bob, _ = people()
+    sealed = _to(bob, "rsa", _around(_signed("rsa")))
+    yield "pkcs1", "PKCS #1 v1.5 key transport", trees.put(sealed, (*_FIRST, 2), bytes.fromhex("300d06092a864886f70d0101010500"))
+    yield "oaep-sha1", "RSAES-OAEP with its defaults, SHA-1", trees.put(sealed, (*_FIRST, 2, 1), b"\x30\x00")
+    yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
+    yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")
+    right = signed(PAYLOAD, alice, SignatureScheme.RSA_PSS)
+    key = alice.identity.rsa_signing.private_key
+    pkcs1 = key.sign(right.attributes, padding.PKCS1v15(), hashes.SHA256())
+    der = cms.encode_signed(replace(right, signature=pkcs1))
+    plain = trees.put(der, (*trees.SIGNER, 4), bytes.fromhex("300d06092a864886f70d01010b0500"))
+    yield "pkcs1-signature", "a PKCS #1 v1.5 signature", _to(bob, "rsa", _around(plain))
+    salt = trees.put(der, (*trees.SIGNER, 4, 1, 2), bytes.fromhex("a203020114"))
+    yield "salt-20", "RSASSA-PSS with a salt of 20 octets", _to(bob, "rsa", _around(salt))

@@ -1,0 +1,35 @@
+"""Writes the test vectors: `python -m tests.vectors.make [DIRECTORY]`, by default beside this file.
+Standard: cases of levels otp and aes come out octet for octet the same; signatures and encapsulations are random.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.vectors.case import DIRECTORY, Case
+from tests.vectors.made_aes import aes_cases
+from tests.vectors.made_certified import certified_cases
+from tests.vectors.made_enhanced import enhanced_cases
+from tests.vectors.made_otp import otp_cases
+
+
+def cases() -> Iterator[Case]:
+    """Every case, made anew."""
+    yield from otp_cases()
+    yield from aes_cases()
+    yield from certified_cases()
+    yield from enhanced_cases()
+
+
+def write(directory: Path, made: Iterable[Case]) -> None:
+    """One file a case; files of cases that are no more are removed."""
+    for path in directory.glob("*.txt"):
+        path.unlink()
+    for case in made:
+        (directory / f"{case.name}.txt").write_bytes(case.text())
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else DIRECTORY, cases())
