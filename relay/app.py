@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.outgoing import Outgoing
+from relay.policy import PolicySet
 from relay.policy.reload import PoliciesInForce
 from relay.policy.shadow import ShadowRecord
 from relay.sealing import Sealer
@@ -77,8 +78,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
         stack.push_async_callback(store.close)
         keys = key_ring(config, store.received, prefetch=prefetch)
         stack.push_async_callback(keys.close)
-        otp = OTP(config.otp.padding, compression=config.otp.compression)
-        levels: dict[str, Level] = {level.name: level for level in (otp, AES(), PQC(), RSA())}
+        levels = all_levels(config)
         yield Parts(
             config,
             policies,
@@ -88,6 +88,20 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             Sealer(config, policies, levels, keys, identity, certificates),
             Opener(config, levels, keys, store.received, identity, certificates),
         )
+
+
+def all_levels(config: Config) -> dict[str, Level]:
+    """The levels that this relay can do, by name."""
+    otp = OTP(config.otp.padding, compression=config.otp.compression)
+    return {level.name: level for level in (otp, AES(), PQC(), RSA())}
+
+
+def planner(config: Config, policies: PolicySet, keys: KeyRing, certificates: Mapping[str, PeerCertificates]) -> Sealer:
+    """What tells how mail would be sealed, without store and ledger; `config` is one `with_documents`.
+
+    Raises ConfigError where this site's own certificates cannot be used.
+    """
+    return Sealer(config, lambda: policies, all_levels(config), keys, own_identity(config), certificates)
 
 
 def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:

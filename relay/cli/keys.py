@@ -55,12 +55,11 @@ async def _report(config: Config) -> dict[str, Any]:
     age = time.time() - written.stat().st_mtime if written.exists() else None
     report: dict[str, Any]
     if age is not None and age < FRESH_S:
-        report = {"source": "the serving relay", "age_s": round(age, 1)} | json.loads(written.read_text())
+        report = {"source": "the serving relay", "age_s": round(age, 1), **json.loads(written.read_text())}
     else:
         async with key_ring(config, prefetch=False) as ring:
-            report = {"source": "the KMEs", "age_s": 0.0} | (await ring.report()).as_json()
-        pools: list[dict[str, Any]] = report["pools"]
-        for row in pools:
+            report = {"source": "the KMEs", "age_s": 0.0, **(await ring.report()).as_json()}
+        for row in report["pools"]:
             if row["stored_keys"] is None and not row["trouble"]:
                 row["trouble"] = "does not say how many keys it has"
     return report | {"received": await _received(config)}

@@ -1,160 +1,119 @@
-"""`qumail-relay policy`: what is wrong with the policy files, and what they decide for one recipient.
-Standard: every fault is one line, `file:line: what, how to mend it`; exit status 0 fine, 1 wrong, 2 usage.
+"""`qumail-relay policy`: what is wrong with the policy files, what they decide, and what they would do with real mail.
+Standard: every fault is one line, `file:line:column: what, how to mend it`; exit status 0 fine, 1 wrong, 2 usage.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from relay.cli.options import config_option
-from relay.config import load_config
+from relay.cli.policy_now import Now, look_now
+from relay.cli.policy_print import plain_console, print_explanation, print_policies
+from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.policy_traffic import diff, simulate
 from relay.errors import ConfigError
-from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, load_policies
-from relay.policy.names import printable
+from relay.policy import Content, Decision
+from relay.policy.findings import Finding, doubtful
+from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
-_CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
-
-_OTHERWISE = {
-    "hold": "held: the sending server keeps the mail and tries again",
-    "refuse": "refused: the sender is told that the mail did not go",
-}
-_QUANTUM = {
-    "off": "no quantum key on top of pqc and rsa",
-    "preferred": "pqc and rsa get a quantum key on top where one can be had",
-    "required": "pqc and rsa only with a quantum key on top",
-}
+_offline = click.option("--offline", is_flag=True, help="Ask no KME.")
 
 
 @click.group()
 def policy() -> None:
-    """Check the policy files and explain what they decide."""
+    """Check the policy files, explain what they decide, and try them on real mail."""
 
 
 @policy.command()
 @config_option
-def check(config_file: Path) -> None:
-    """Say what is wrong with the policy files, or list what they mean."""
-    print_policies(_console(), _load(config_file))
+@_offline
+@click.option("--strict", is_flag=True, help="Exit with 1 for what is doubtful, too.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None:
+    """Say what is wrong with the policy files and what is doubtful, or list what they mean.
+
+    Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
+    KMEs can ever give, and mail in clear.
+    """
+    site = load_site(config_file)
+    findings = asyncio.run(_doubtful(site, offline=offline))
+    if as_json:
+        _print_json(
+            {
+                "directory": str(site.policies.directory),
+                "version": site.policies.version,
+                "files": len(site.policies.files),
+                "doubtful": [
+                    {"file": each.source, "line": each.line, "column": each.column, "what": each.what}
+                    for each in findings
+                ],
+            }
+        )
+    else:
+        print_policies(plain_console(), site.policies)
+        for each in findings:
+            click.echo(f"doubtful: {each}")
+    if strict and findings:
+        sys.exit(1)
+
+
+async def _doubtful(site: PolicySite, *, offline: bool) -> list[Finding]:
+    try:
+        if offline:
+            return list(doubtful(site.policies, await site.capabilities(None)))
+        async with site.keys() as keys:
+            return list(doubtful(site.policies, await site.capabilities(keys)))
+    except ConfigError as error:
+        return [Finding(str(site.policies.directory), 1, 1, problem) for problem in error.problems]
 
 
 @policy.command()
 @config_option
+@_offline
+@click.option("--message", type=click.File("rb"), help="A message file, for rules that look into messages.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 @click.argument("sender")
 @click.argument("recipient")
-def explain(config_file: Path, as_json: bool, sender: str, recipient: str) -> None:
-    """Say how mail from SENDER to RECIPIENT is sealed, and which file and line decide it.
+def explain(
+    config_file: Path, offline: bool, message: BinaryIO | None, as_json: bool, sender: str, recipient: str
+) -> None:
+    """Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.
 
-    SENDER may be "<>", the null sender. The exit status is 1 where no policy covers the recipient.
+    SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
-    explanation = _load(config_file).explain("" if sender == "<>" else sender, recipient)
+    site = load_site(config_file)
+    content = Content(_message(message)) if message is not None else None
+    explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
+    now = None
+    if explanation.decision is not None and not offline:
+        now = asyncio.run(_now(site, explanation.decision, content))
     if as_json:
-        click.echo(json.dumps(explanation.as_dict(), indent=2))
+        _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
     else:
-        print_explanation(_console(), explanation)
+        print_explanation(plain_console(), explanation, now)
     if explanation.decision is None:
         raise SystemExit(1)
 
 
-def print_policies(console: Console, policies: PolicySet) -> None:
-    """All files of the set as a table, those that let mail out in clear standing out."""
-    table = Table(title=Text(f"Policies in {printable(str(policies.directory))}"), title_justify="left")
-    for column in ("File", "Covers", "Levels", "Peer", "Otherwise"):
-        table.add_column(column, overflow="fold")
-    for _, file in sorted(policies.files.items()):
-        otherwise = "" if file.policy.in_clear else file.policy.otherwise
-        table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
-    console.print(table)
-    in_clear = sum(file.policy.in_clear for file in policies.files.values())
-    console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
-    if in_clear:
-        console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
+async def _now(site: PolicySite, decision: Decision, content: Content | None) -> Now:
+    return await look_now(site, decision, content)
 
 
-def print_explanation(console: Console, explanation: Explanation) -> None:
-    """One decision for a person: what decides, what was looked for before, and what follows from it."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("From", printable(explanation.sender) or "<> (the null sender)")
-    table.add_row("To", printable(explanation.recipient))
-    if (decision := explanation.decision) is not None:
-        table.add_row("Decided by", f"{decision.source}, line {decision.line}")
-    for place, lookup in enumerate(explanation.lookups):
-        table.add_row("" if place else "Looked for", f"{lookup.file} ({lookup.step}): {_found(lookup)}")
-    if decision is None:
-        table.add_row("Result", Text(f"held: {printable(explanation.held)}", style="bold red"))
-    else:
-        _add_decision(table, decision, explanation.peer_because)
-    table.add_row("Version", explanation.version)
-    console.print(table)
+def _message(file: BinaryIO) -> bytes:
+    """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
+    message = file.read(MAX_MESSAGE_OCTETS)
+    return message if b"\r" in message else message.replace(b"\n", b"\r\n")
 
 
-def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
-    if decision.in_clear:
-        table.add_row("Level", _CLEAR)
-        return
-    peer = decision.peer or Text("none", style="bold red")
-    table.add_row("Peer", Text.assemble(peer, f": {peer_because}"))
-    table.add_row("Levels", ", then ".join(decision.levels))
-    if _takes_quantum_layer(decision.levels):
-        table.add_row("Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}")
-    table.add_row("Otherwise", _OTHERWISE[decision.otherwise])
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
 
 
-def _found(lookup: Lookup) -> str:
-    if lookup.decides:
-        return "decides"
-    return "is there, but without `subdomains = true`" if lookup.exists else "not there"
-
-
-def _covered(file: PolicyFile) -> str:
-    if file.scope == "default":
-        return "everybody else"
-    if file.scope == "person":
-        return f"one person at {file.domain}"
-    return f"{file.domain} and its subdomains" if file.policy.subdomains else file.domain
-
-
-def _levels_of(file: PolicyFile) -> Text:
-    if file.policy.in_clear:
-        return _CLEAR
-    quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
-    return Text(", ".join(file.policy.levels) + quantum)
-
-
-def _takes_quantum_layer(levels: tuple[LevelName, ...]) -> bool:
-    return "pqc" in levels or "rsa" in levels
-
-
-def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
-    """The peer that the file names or its domain belongs to; where there is none, mail cannot be sealed."""
-    if file.policy.in_clear:
-        return Text()
-    if (peer := file.policy.peer or policies.owners.get(file.domain)) is not None:
-        return Text(peer)
-    if file.scope == "default" or file.policy.subdomains:
-        return Text("by domain")
-    return Text("none", style="bold yellow")
-
-
-def _load(config_file: Path) -> PolicySet:
-    """The policies that a configuration names; prints every fault and exits with status 1 if it cannot."""
-    try:
-        config = load_config(config_file)
-        return load_policies(config.policies.directory, config.peer_domains)
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(problem), err=True)
-        raise SystemExit(1) from error
-
-
-def _console() -> Console:
-    """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
-    return Console(markup=False, emoji=False, highlight=False)
+policy.add_command(simulate)
+policy.add_command(diff)

@@ -117,11 +117,9 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         largest = min(dict(chosen.max_size).get("otp", can.largest), can.largest)
         most = can.pads.get(peer)
         if "otp" in chosen.levels and most is not None and largest > most:
-            yield (
-                (*place, "max_size" if settings.max_size is not None else "levels"),
-                f"otp: a message of {largest} octets needs a longer pad than the KMEs for peer {peer!r} can ever hold "
-                f"({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}",
-            )
+            setting = "max_size" if settings.max_size is not None else "levels"
+            what = f"otp: a message of {largest} octets needs a longer pad than the KMEs for peer {peer!r} can ever hold"
+            yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
 def _by_rule(file: PolicyFile, number: int) -> Chosen:

@@ -148,7 +148,7 @@ class Differences:
 
     def most_important(self) -> Iterator[tuple[Change, int]]:
         """Those that go down first, and of these the ones with the most mails."""
-        order = {"down": 0, "stopped": 1, "let go": 2, "up": 3}
+        order = {"down": 0, "stopped": 1, "let go": 2, "other": 3, "up": 4}
         yield from sorted(
             self.changes.items(), key=lambda item: (order[item[0].direction], -item[1], item[0].recipient)
         )
@@ -168,4 +168,4 @@ def _direction(before: Outcome, after: Outcome) -> str:
         return "up" if second > first else "down"
     if left or leaves:
         return "stopped" if left else "let go"
-    return "up"
+    return "other"

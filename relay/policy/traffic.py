@@ -79,7 +79,8 @@ def _messages(path: Path) -> Iterator[Sample]:
             raw = file.read(MAX_MESSAGE_OCTETS)
             yield _sample(str(path), raw, _size(path))
             return
-        number, lines, size, blank = 0, [], 0, True
+        lines: list[bytes] = []
+        number, size, blank = 0, 0, True
         for line in iter(lambda: file.readline(1024 * 1024), b""):
             if blank and line.startswith(b"From "):
                 if number:

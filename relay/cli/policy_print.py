@@ -1,0 +1,205 @@
+"""How the policy commands show policies, decisions and sums to a person.
+Standard: addresses and file names are shown as they are, with everything that could disturb a terminal escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relay.cli.policy_now import Now
+from relay.keys.report import PoolRow
+from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
+from relay.policy.names import printable
+from relay.policy.simulate import Differences, Tally
+
+CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
+MAX_CHANGES = 50
+
+_OTHERWISE = {
+    "hold": "held: the sending server keeps the mail and tries again",
+    "refuse": "refused: the sender is told that the mail did not go",
+}
+_QUANTUM = {
+    "off": "no quantum key on top of pqc and rsa",
+    "preferred": "pqc and rsa get a quantum key on top where one can be had",
+    "required": "pqc and rsa only with a quantum key on top",
+}
+
+
+def plain_console() -> Console:
+    """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def print_policies(console: Console, policies: PolicySet) -> None:
+    """All files of the set as a table, those that let mail out in clear standing out."""
+    table = Table(title=Text(f"Policies in {printable(str(policies.directory))}"), title_justify="left")
+    for column in ("File", "Covers", "Levels", "Peer", "Otherwise"):
+        table.add_column(column, overflow="fold")
+    for _, file in sorted(policies.files.items()):
+        otherwise = "" if _only_clear(file) else file.policy.otherwise
+        table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
+    console.print(table)
+    in_clear = sum(file.policy.in_clear for file in policies.files.values())
+    console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
+    if in_clear:
+        console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
+
+
+def print_explanation(console: Console, explanation: Explanation, now: Now | None) -> None:
+    """One decision for a person: what decides, what was looked for before, and what follows from it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("From", printable(explanation.sender) or "<> (the null sender)")
+    table.add_row("To", printable(explanation.recipient))
+    if (decision := explanation.decision) is not None:
+        table.add_row("Decided by", f"{decision.source}, line {decision.line}")
+    for place, lookup in enumerate(explanation.lookups):
+        table.add_row("" if place else "Looked for", f"{lookup.file} ({lookup.step}): {_found(lookup)}")
+    for place, look in enumerate(explanation.rules):
+        table.add_row("" if place else "Rules", _rule(look))
+    if decision is None:
+        table.add_row("Result", Text(f"held: {printable(explanation.held)}", style="bold red"))
+    else:
+        _add_decision(table, decision, explanation.peer_because)
+    if now is not None:
+        _add_now(table, now)
+    table.add_row("Version", explanation.version)
+    console.print(table)
+
+
+def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
+    if decision.in_clear:
+        table.add_row("Level", CLEAR)
+        return
+    peer = decision.peer or Text("none", style="bold red")
+    table.add_row("Peer", Text.assemble(peer, f": {peer_because}"))
+    table.add_row("Levels", ", then ".join(map(str, decision.levels)))
+    limits = {level: size for level, size in decision.max_size if level in decision.levels}
+    if limits:
+        table.add_row("Max size", ", ".join(f"{level}: {size} octets" for level, size in limits.items()))
+    if _takes_quantum_layer(decision.levels):
+        table.add_row("Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}")
+    if decision.priority == "low":
+        table.add_row("Priority", "low: leaves alone what is kept in reserve at the KME")
+    table.add_row("Otherwise", _OTHERWISE[decision.otherwise])
+    if decision.hold_for is not None and decision.otherwise == "hold":
+        table.add_row("", f"for {decision.hold_for:.0f} s at most, then refused")
+
+
+def _add_now(table: Table, now: Now) -> None:
+    outcome = now.outcome
+    if outcome is not None:
+        size = f"a message of {now.octets} octets" if now.octets else "a small message"
+        what = f"{outcome.result} {outcome.protection}".rstrip()
+        spent = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ""
+        bad = outcome.result != "sealed"
+        table.add_row("Now", Text(f"{size} would be {what}{spent}", style="bold red" if bad else "bold green"))
+        for cause in outcome.causes:
+            table.add_row("", printable(cause))
+        table.add_row("SMTP reply", outcome.reply)
+    for place, row in enumerate(now.keys):
+        table.add_row("" if place else "Keys", _keys(row))
+    for place, each in enumerate(now.certificates):
+        table.add_row("" if place else "Certificates", f"{each.what}: ends {each.ends:%Y-%m-%d}, in {each.days} days")
+    if now.unknown:
+        table.add_row("Unknown", printable(now.unknown))
+
+
+def _keys(row: PoolRow) -> str:
+    if row.trouble:
+        return f"{row.kme} (group {row.group}): {printable(row.trouble)}"
+    stored = "an unknown number of keys" if row.stored_keys is None else f"{row.stored_keys} keys"
+    lasts = "" if row.empty_in_s is None else f", gone in {row.empty_in_s / 3600:.1f} h at the present rate"
+    return f"{row.kme} (group {row.group}): {stored} of {row.key_size} bits, {row.reserve_keys} in reserve{lasts}"
+
+
+def _rule(look: RuleLook) -> Text:
+    return Text(f"{look.rule} (line {look.line}): {'applies: ' if look.applies else ''}{printable(look.because)}")
+
+
+def _found(lookup: Lookup) -> str:
+    if lookup.decides:
+        return "decides"
+    return "is there, but without `subdomains = true`" if lookup.exists else "not there"
+
+
+def _covered(file: PolicyFile) -> str:
+    if file.scope == "default":
+        return "everybody else"
+    if file.scope == "person":
+        return f"one person at {file.domain}"
+    return f"{file.domain} and its subdomains" if file.policy.subdomains else file.domain
+
+
+def _only_clear(file: PolicyFile) -> bool:
+    return file.policy.levels == ("plaintext",) and not file.policy.when
+
+
+def _levels_of(file: PolicyFile) -> Text:
+    if _only_clear(file):
+        return CLEAR
+    quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
+    number = len(file.policy.when)
+    rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""
+    require = f"; requires {file.policy.require}" if file.policy.require else ""
+    text = Text(", ".join(file.policy.levels) + quantum + rules + require)
+    return Text.assemble(text, " ", CLEAR) if file.policy.in_clear else text
+
+
+def _takes_quantum_layer(levels: Sequence[LevelName]) -> bool:
+    return "pqc" in levels or "rsa" in levels
+
+
+def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
+    """The peer that the file names or its domain belongs to; where there is none, mail cannot be sealed."""
+    if _only_clear(file):
+        return Text()
+    if (peer := file.policy.peer or policies.owners.get(file.domain)) is not None:
+        return Text(peer)
+    if file.scope == "default" or file.policy.subdomains:
+        return Text("by domain")
+    return Text("none", style="bold yellow")
+
+
+def print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
+    """The sums as tables, and the odd ones out."""
+    table = Table("Result", "Protection", "Recipients", "Octets")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row, number in sorted(tally.recipients.items()):
+        what = Text(row[0], style="" if row[0] == "sealed" else "bold red")
+        table.add_row(what, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
+    console.print(table)
+    for peer, bits in sorted(tally.quantum_bits.items()):
+        console.print(f"Quantum key for peer {peer}: {bits:,} bits")
+    console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
+    if odd := tally.odd():
+        console.print(f"The {len(odd)} that were treated as the fewest others:")
+    for treated in tally.odd():
+        what = f"{treated.outcome.result} {treated.outcome.protection}".rstrip()
+        console.print(printable(f"  {what}: {treated.name}: to {treated.recipient} ({treated.policy})"))
+        for cause in treated.outcome.causes:
+            console.print(printable(f"      {cause}"))
+
+
+def print_differences(console: Console, differences: Differences) -> None:
+    """Whose mail is treated differently, what goes down first."""
+    table = Table("", "Recipient", "Before", "After", "Mails")
+    shown = list(differences.most_important())
+    for change, number in shown[:MAX_CHANGES]:
+        style = "bold red" if change.direction in ("down", "let go") else ""
+        table.add_row(
+            Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > MAX_CHANGES:
+        console.print(f"... and {len(shown) - MAX_CHANGES} more")
+    sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
+    console.print(f"Changed: {sums}; unchanged: {differences.same}.")

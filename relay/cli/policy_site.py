@@ -1,0 +1,117 @@
+"""What the policy commands work with: configuration, policies, keys, and what would be sealed with them.
+Standard: nothing is started, stored or taken; a KME is asked once for its status, and not again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.config import Config, Log, load_config
+from relay.errors import ConfigError, RelayError
+from relay.keys.build import key_ring
+from relay.keys.identity import PeerCertificates
+from relay.keys.keyring import KeyRing
+from relay.policy import PolicySet, load_policies
+from relay.policy.findings import Capabilities, column_of
+from relay.policy.foresee import Foresight
+from relay.policy.names import printable
+from relay.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySite:
+    """A site as its files describe it."""
+
+    config: Config
+    certificates: dict[str, PeerCertificates]
+    policies: PolicySet
+
+    @property
+    def largest(self) -> int:
+        """The largest message that leaves through this relay, in octets."""
+        direction = self.config.outgoing or self.config.incoming
+        return direction.max_message_size if direction is not None else 0
+
+    @asynccontextmanager
+    async def keys(self) -> AsyncIterator[KeyRing | None]:
+        """The site's keys, with nothing running; None where the KMEs' certificates cannot be used."""
+        impatient = {
+            name: kme.model_copy(update={"retry_attempts": 0}) for name, kme in self.config.kmes.items()
+        }  # fmt: skip
+        try:
+            ring = key_ring(self.config.model_copy(update={"kmes": impatient}), prefetch=False)
+        except ConfigError:
+            yield None
+            return
+        try:
+            yield ring
+        finally:
+            await ring.close()
+
+    def sealer(self, keys: KeyRing | None) -> Sealer:
+        """Tells what can be done; without `keys` it could not seal. Raises ConfigError."""
+        ring = keys or KeyRing(self.config.site.sae_id, {}, {})
+        return app.planner(self.config, self.policies, ring, self.certificates)
+
+    def foresight(self, keys: KeyRing | None) -> Foresight:
+        """What would become of a mail with the keys that are there, or as if all were, without `keys`."""
+        return self.sealer(keys).foresight(keys.can_supply if keys is not None else None)
+
+    async def capabilities(self, keys: KeyRing | None) -> Capabilities:
+        """What relay and peers can do; how long pads may be is asked of the KMEs."""
+        pads: dict[str, int] = {}
+        for name, peer in self.config.peers.items():
+            if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
+                pads[name] = most
+        return Capabilities(self.sealer(keys).obstacle, pads, self.largest)
+
+
+async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
+    """The octets of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
+    found: list[int] = []
+    for name in groups:
+        octets = 0
+        for pool in keys.groups[name].pools if name in keys.groups else ():
+            try:
+                status = await pool.limits(sae_id)
+            except RelayError:
+                return None
+            if status is None or not status.max_key_count:
+                return None
+            octets += status.max_key_count * (status.key_size or 256) // 8
+        found.append(octets)
+    return max(found, default=None)
+
+
+def load_site(config_file: Path, directory: Path | None = None) -> PolicySite:
+    """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1."""
+    configure_logging(Log(level="error"))
+    try:
+        config, certificates = app.with_documents(load_config(config_file))
+        policies = load_policies(directory or config.policies.directory, config.peer_domains)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(printable(with_column(problem)), err=True)
+        raise SystemExit(1) from error
+    return PolicySite(config, certificates, policies)
+
+
+def with_column(problem: str) -> str:
+    """`file:line: setting: what` as `file:line:column: setting: what`, where the line can be read."""
+    place, _, what = problem.partition(": ")
+    source, _, line = place.rpartition(":")
+    if not line.isdigit() or not source or source.rpartition(":")[2].isdigit():
+        return problem
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError):
+        return problem
+    setting = what.partition(":")[0].rpartition(".")[2]
+    return f"{source}:{line}:{column_of(text, int(line), setting)}: {what}"
