@@ -12,6 +12,7 @@ The tree::
     │   │   ├── KMEMisconfigured 401, TLS alert, unknown SAE: a person has to act
     │   │   ├── KMEBadReply      the KME's answer cannot be believed
     │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
+    │   │   (relay/keys/faults.py has finer kinds of these)
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
     │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it

@@ -99,7 +99,7 @@ def test_check_says_every_fault_with_file_and_line(site: Site, tmp_path: Path) -
     assert result.exit_code == 1
     assert result.stdout == ""
     first, second = result.stderr.splitlines()
-    assert first.startswith(f"{tmp_path}/policies/bob.example.toml:1: levels: 9 is not a level; known: otp,")
+    assert first.startswith(f"{tmp_path}/policies/bob.example.toml:1:1: levels: 9 is not a level; known: otp,")
     assert second.startswith(f"{tmp_path}/policies/x@y.example.toml: not the name that")
     assert second.endswith("call it 'y.example/x.toml'")
 
@@ -111,7 +111,7 @@ def test_a_wrong_configuration_is_said_and_exits_with_1(site: Site, tmp_path: Pa
     (tmp_path / "relay.toml").write_text("[site]\nnaem = 1")
     result = run(*command)
     assert result.exit_code == 1
-    assert f"{tmp_path}/relay.toml:2: site.naem: unknown setting; did you mean 'name'?" in result.stderr
+    assert f"{tmp_path}/relay.toml:2:1: site.naem: unknown setting; did you mean 'name'?" in result.stderr
 
 
 def test_the_configuration_can_be_named_on_the_command_line(site: Site, tmp_path: Path) -> None:
@@ -134,6 +134,11 @@ def test_explain_says_which_file_and_line_decided_and_what_follows(site: Site, t
         "Peer        bob: bob.example is one of its domains",
         "Levels      otp, then aes",
         "Otherwise   held: the sending server keeps the mail and tries again",
+        "Now         a small message would be held",
+        "            otp: no KME group is set for peer 'bob'",
+        "            aes: no KME group is set for peer 'bob'",
+        "SMTP reply  451 4.7.1 Message held by policy, try again later",
+        "Unknown     the KMEs could not be asked: their certificates cannot be used",
     ]
 
 

@@ -25,6 +25,7 @@ from relay.cli.identity_tables import (
     print_requested,
 )
 from relay.cli.options import config_option
+from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentityFiles, load_config
 from relay.errors import ConfigError
 from relay.keys.identity import (
@@ -76,7 +77,14 @@ def identity() -> None:
     help="Fresh encryption keys and certificates; signing keys stay, and older keys go on opening.",
 )
 @click.option("--csr", is_flag=True, help="Ask your organisation's CA for certificates, instead of an own CA.")
-def new(config_file: Path, days: int, renew: bool, csr: bool) -> None:
+@click.option(
+    "--kem",
+    "kems",
+    type=click.Choice(FURTHER_KEMS),
+    multiple=True,
+    help="Also keys for a KEM beside ML-KEM, as often as needed, also for an identity that is there; needs liboqs.",
+)
+def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, ...]) -> None:
     """Make this site's keys and certificates: ML-KEM-1024, ML-DSA-87, and RSA-4096 twice.
 
     They are made in the directory that [identity] names, readable by its owner only, and encrypted where a
@@ -89,7 +97,12 @@ def new(config_file: Path, days: int, renew: bool, csr: bool) -> None:
     if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
     a request, a .pub file with a .cnf that says how to certify it; until the certificates are there, nothing
     changes.
+
+    With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
+    they have imported our new document. Its keys need no certificate: the signed document carries them.
     """
+    if csr and kems:
+        raise click.UsageError("--kem needs no certificate: use it without --csr, once the certificates are there")
     config, files = _configured(config_file)
     domains = _domains(config)
     if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
@@ -102,7 +115,7 @@ def new(config_file: Path, days: int, renew: bool, csr: bool) -> None:
         return
     make = renew_identity if renew else create_identity
     with _progress() as progress:
-        made = make(files.directory, valid_days=days, progress=progress, **common)
+        made = make(files.directory, kems=kems, valid_days=days, progress=progress, **common)
     print_identity(console(), made)
     click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
 

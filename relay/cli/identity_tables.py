@@ -20,6 +20,7 @@ from relay.keys.identity import (
     PeerCertificates,
     common_groups,
     domains_of,
+    key_identifier,
 )
 
 _CHANGES = {
@@ -39,6 +40,7 @@ def print_identity(out: Console, identity: Identity) -> None:
     """Our certificates and fingerprint."""
     certificates = {role.label: certificate for role, certificate in identity.certificates.items()}
     _print_table(out, "This site", {**certificates, "CA": identity.ca})
+    _print_kems(out, identity.offered_kems)
     if identity.older:
         out.print(f"Older encryption keys, kept for opening: {len(identity.older)}")
     _print_fingerprint(out, identity.fingerprint)
@@ -49,6 +51,7 @@ def print_peer(out: Console, peer: PeerCertificates) -> None:
     certificates = {role.label: certificate for role, certificate in peer.certificates.items()}
     title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {', '.join(peer.levels)}"
     _print_table(out, title, {**certificates, "CA": peer.ca})
+    _print_kems(out, peer.further_kems)
     _print_fingerprint(out, peer.fingerprint)
 
 
@@ -62,6 +65,8 @@ def print_import(out: Console, config: Config, found: Import) -> None:
     out.print(f"  SAE         {peer.sae_id}")
     shared = ", ".join(common_groups(config, peer)) or "none, so no level with quantum keys"
     out.print(f"  KME groups  {', '.join(peer.kme_groups) or 'none'}; shared with us: {shared}", soft_wrap=True)
+    if peer.further_kems:
+        out.print(f"  KEMs        ml-kem-1024, {', '.join(peer.further_kems)}")
     until = min(each.not_valid_after_utc for each in (peer.ca, *peer.certificates.values()))
     out.print(f"  valid until {until:%Y-%m-%d}")
     _print_fingerprint(out, peer.fingerprint)
@@ -95,6 +100,7 @@ def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], 
             "ca": _certificate(identity.ca),
             **{role.value: _certificate(certificate) for role, certificate in identity.certificates.items()},
         },
+        "kems": _kems(identity.offered_kems),
         "older": [pair.ski.hex() for pair in identity.older],
         "peers": {name: peer_as_dict(peer) for name, peer in peers.items()},
         "ending": [{"what": each.what, "days": each.days} for each in ending],
@@ -116,7 +122,13 @@ def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
             "ca": _certificate(peer.ca),
             **{role.value: _certificate(certificate) for role, certificate in peer.certificates.items()},
         },
+        "kems": _kems(peer.further_kems),
     }
+
+
+def _kems(public_keys: Mapping[str, bytes]) -> dict[str, str]:
+    """What messages name each further KEM's key by."""
+    return {name: key_identifier(public_key).hex() for name, public_key in public_keys.items()}
 
 
 def _certificate(certificate: x509.Certificate) -> dict[str, str]:
@@ -136,6 +148,11 @@ def _print_table(out: Console, title: str, certificates: Mapping[str, x509.Certi
         until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
         table.add_row(what, until, ", ".join(domains_of(certificate)))
     out.print(table)
+
+
+def _print_kems(out: Console, public_keys: Mapping[str, bytes]) -> None:
+    if public_keys:
+        out.print(f"Further KEMs: {', '.join(public_keys)}")
 
 
 def _print_fingerprint(out: Console, digits: str) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -121,35 +122,29 @@ def _recorded(site: PolicySite, since: float) -> tuple[Tally, int, int]:
     number = 0
     for entry in _entries(site, since):
         number += 1
-        outcome = Outcome(
-            entry.get("result", "held"), entry.get("protection", ""), entry.get("quantum_bits", 0), tuple(entry.get("causes", ()))
-        )  # fmt: skip
-        tally.add(
-            Treated(
-                entry.get("time", ""),
-                entry["sender"],
-                entry["recipient"],
-                entry["octets"],
-                entry.get("peer"),
-                entry.get("policy", ""),
-                outcome,
-            )
-        )
+        tally.add(_as_recorded(entry))
     return tally, number, 0
+
+
+def _as_recorded(entry: dict[str, Any]) -> Treated:
+    causes = tuple(map(str, entry.get("causes", ())))
+    outcome = Outcome(entry["result"], entry["protection"], entry["quantum_bits"], causes)
+    who = (entry["sender"], entry["recipient"], entry["octets"], entry["peer"], entry["policy"])
+    return Treated(entry["time"], *who, outcome)
 
 
 def _shadowed(site: PolicySite, since: float) -> Iterator[Sample]:
     for entry in _entries(site, since):
-        yield Sample(entry.get("time", ""), entry["sender"], (entry["recipient"],), entry["octets"])
+        yield Sample(entry["time"], entry["sender"], (entry["recipient"],), entry["octets"])
 
 
-def _entries(site: PolicySite, since: float) -> Iterator[dict[str, object]]:
+def _entries(site: PolicySite, since: float) -> Iterator[dict[str, Any]]:
     record = site.config.policies.shadow_record
     if record is None:
         click.echo("policies.shadow_record is not set in relay.toml, so nothing is recorded", err=True)
         sys.exit(1)
     earliest = (datetime.now(UTC) - timedelta(hours=since)).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return (entry for entry in read_shadow(record) if str(entry.get("time", "")) >= earliest)
+    return (entry for entry in read_shadow(record) if entry["time"] >= earliest)
 
 
 def _foresight(site: PolicySite) -> Foresight:

@@ -118,7 +118,7 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         most = can.pads.get(peer)
         if "otp" in chosen.levels and most is not None and largest > most:
             setting = "max_size" if settings.max_size is not None else "levels"
-            what = f"otp: a message of {largest} octets needs a longer pad than the KMEs for peer {peer!r} can ever hold"
+            what = f"otp: the pad for {largest} octets is longer than all that the KMEs for peer {peer!r} can ever hold"
             yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 

@@ -20,6 +20,7 @@ from relay.policy.foresee import Outcome
 
 log = structlog.get_logger(__name__)
 
+_NEEDED = frozenset(("time", "sender", "recipient", "octets", "peer", "policy", "result", "protection", "quantum_bits"))
 MAX_OCTETS = 256 * 1024 * 1024
 """A record that has come to this size is put aside as `NAME.1`, in place of the one before."""
 
@@ -80,7 +81,7 @@ def read_shadow(path: Path) -> Iterator[dict[str, Any]]:
                     entry = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(entry, dict) and {"sender", "recipient", "octets"} <= entry.keys():
+                if isinstance(entry, dict) and _NEEDED <= entry.keys():
                     yield entry
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -188,7 +188,7 @@ def test_a_signature_for_another_purpose_is_refused(bob: Home) -> None:
         (b'{"format": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 500_000, "not JSON"),
         (b'{"a":' * 150_000, "not JSON"),
-        (b" " * (MAX_DOCUMENT + 1), "at most 1048576 octets"),
+        (b" " * (MAX_DOCUMENT + 1), "at most 3145728 octets"),
     ],
     ids=range(17),
 )

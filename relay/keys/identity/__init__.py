@@ -11,6 +11,7 @@ from relay.keys.identity.expiry import Expiry, expiring
 from relay.keys.identity.export import peer_document
 from relay.keys.identity.findings import identity_findings
 from relay.keys.identity.fingerprint import fingerprint, same_fingerprint
+from relay.keys.identity.further import FurtherKEMPair, key_identifier
 from relay.keys.identity.layout import make_passphrase
 from relay.keys.identity.load import load_identity
 from relay.keys.identity.maker import Progress
@@ -26,6 +27,7 @@ __all__ = [
     "BadDocument",
     "ChangedKey",
     "Expiry",
+    "FurtherKEMPair",
     "Identity",
     "Import",
     "KEMKeyPair",
@@ -44,6 +46,7 @@ __all__ = [
     "expiring",
     "fingerprint",
     "identity_findings",
+    "key_identifier",
     "load_identity",
     "load_peer_documents",
     "make_passphrase",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.keys.identity import files, issue
+from relay.keys.identity import files, further, issue
 from relay.keys.identity.load import load_identity
 from relay.keys.identity.maker import Maker, Progress
 from relay.keys.identity.pairs import Identity, Role
@@ -23,6 +23,7 @@ def create_identity(
     *,
     name: str,
     domains: Sequence[str],
+    kems: Sequence[str] = (),
     valid_days: int = VALID_DAYS,
     passphrase: Path | None = None,
     now: datetime | None = None,
@@ -30,18 +31,25 @@ def create_identity(
 ) -> Identity:
     """Makes what is missing of an identity: CA, four keys and their certificates, in `directory`.
 
-    `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted. An
-    interrupted run is completed by the next one. Raises ConfigError, also where the identity is complete.
+    `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted; `kems` names
+    the further KEMs that it gets keys for. An interrupted run is completed by the next one. Raises ConfigError,
+    also where the identity is complete.
     """
+    further.check_names(kems)
     maker = Maker(directory, name, domains, valid_days, passphrase, now, progress)
     with files.changing(directory):
-        _refuse_requested(directory)
         missing = [role for role in Role if not maker.has_certificate(role)]
-        if not missing:
+        missing_kems = [kem for kem in dict.fromkeys(kems) if kem not in further.names_in(directory)]
+        if missing or not missing_kems:
+            _refuse_requested(directory)
+        if not missing and not missing_kems:
             raise ConfigError(f"{directory}: the identity is complete; `qumail-relay identity new --renew` renews it")
-        ca, ca_key = maker.ca()
-        for role in missing:
-            maker.certify(role, maker.waiting_key(role) or maker.new_key(role), ca, ca_key)
+        if missing:
+            ca, ca_key = maker.ca()
+            for role in missing:
+                maker.certify(role, maker.waiting_key(role) or maker.new_key(role), ca, ca_key)
+        for kem in missing_kems:
+            maker.new_further_kem(kem)
     return load_identity(directory, passphrase=passphrase, now=now)
 
 
@@ -50,6 +58,7 @@ def renew_identity(
     *,
     name: str,
     domains: Sequence[str],
+    kems: Sequence[str] = (),
     valid_days: int = VALID_DAYS,
     passphrase: Path | None = None,
     now: datetime | None = None,
@@ -58,9 +67,12 @@ def renew_identity(
     """Fresh encryption keys, and fresh certificates for all four roles, from the site's own CA.
 
     The signing keys and the CA's key stay, so that peers go on recognising us; the encryption keys before
-    stay for opening. Peers need the new peer document before the old certificates end. Raises ConfigError.
+    stay for opening. So it is with the further KEMs, those there are and those of `kems`. Peers need the new peer
+    document before the old certificates end. Raises ConfigError.
     """
     _refuse_requested(directory)
+    kems = tuple(dict.fromkeys((*further.names_in(directory), *kems)))
+    further.check_names(kems)
     before = load_identity(directory, passphrase=passphrase, now=now)
     maker = Maker(directory, name, domains, valid_days, passphrase, _after(before, now), progress)
     with files.changing(directory):
@@ -69,6 +81,8 @@ def renew_identity(
         maker.certify(Role.RSA_SIGNING, before.rsa_signing.private_key, ca, ca_key)
         for role in (Role.KEM, Role.RSA_ENCRYPTION):
             maker.certify(role, maker.new_key(role), ca, ca_key)
+        for kem in kems:
+            maker.new_further_kem(kem)
     return load_identity(directory, passphrase=passphrase, now=now)
 
 

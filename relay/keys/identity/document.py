@@ -1,7 +1,7 @@
 """The peer document: one signed file from which another site learns how to seal for this one.
 Standard: JSON (RFC 8259), base64 (RFC 4648), ML-DSA-87 (FIPS 204) over the inner JSON with a context string.
 
-The file is a JSON object of exactly three members, at most 1 MiB::
+The file is a JSON object of exactly three members, at most 3 MiB::
 
     {"format": 1, "document": BASE64, "signature": BASE64}
 
@@ -13,8 +13,9 @@ number is the format, CMS signatures have no context: neither can be taken for t
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
     sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
+    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
 
-Certificates are base64 DER. `ca` issued the others, and each of them names all of `domains`. Levels pqc and rsa need
+Keys of further KEMs are base64 of the octets that liboqs gives, and of exactly the KEM's size. Certificates are base64 DER. `ca` issued the others, and each of them names all of `domains`. Levels pqc and rsa need
 their certificates, otp and aes a KME group. A member that is unknown, missing or given twice makes the document
 invalid. The signature proves nothing until the fingerprint was compared over another way, such as a telephone.
 """
@@ -32,14 +33,15 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, M
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from relay.cms import FURTHER_KEMS
 from relay.keys.identity.checks import UNREADABLE
 from relay.keys.identity.domains import is_ascii_domain
 from relay.keys.identity.errors import BadDocument
 from relay.keys.identity.peer import SPOKEN, PeerCertificates, check_consistent
 
 FORMAT = 1
-MAX_LENGTH = 2**20
-"""Octets of a peer document (1 MiB)."""
+MAX_LENGTH = 3 * 2**20
+"""Octets of a peer document (3 MiB): a Classic McEliece public key of 1 MiB is there in base64 of base64."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
 
 
@@ -69,6 +71,12 @@ def _certificate(value: object) -> x509.Certificate:
         return x509.load_der_x509_certificate(_unbase64(value))
     except UNREADABLE as error:
         raise ValueError("not an X.509 certificate in base64 DER") from error
+
+
+def _further_kem(value: str) -> str:
+    if value not in FURTHER_KEMS:
+        raise ValueError("not a KEM that is known here")
+    return value
 
 
 _Text = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
@@ -104,6 +112,7 @@ class _Document(_Strict):
     serial: Annotated[int, Field(ge=1, lt=2**63)]
     issued: AwareDatetime
     certificates: _Certificates
+    kems: dict[Annotated[str, AfterValidator(_further_kem)], _Octets] = {}
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -134,6 +143,7 @@ def read_document(raw: bytes) -> PeerCertificates:
         kem=certificates.kem,
         rsa_encryption=certificates.rsa_encryption,
         rsa_signing=certificates.rsa_signing,
+        further_kems=content.kems,
     )
     check_consistent(peer)
     _check_signature(certificates.signing, file)
@@ -144,7 +154,7 @@ def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
     """The peer document that says this, signed with the key of `peer.signing`. Raises BadDocument."""
     check_consistent(peer)
     certificates = {role.value: certificate for role, certificate in peer.certificates.items()}
-    inner = {
+    inner: dict[str, object] = {
         "name": peer.name,
         "domains": peer.domains,
         "sae_id": peer.sae_id,
@@ -157,6 +167,8 @@ def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
             for name, certificate in {"ca": peer.ca, **certificates}.items()
         },
     }
+    if peer.further_kems:
+        inner["kems"] = {name: _base64(public_key) for name, public_key in peer.further_kems.items()}
     document = json.dumps(inner, ensure_ascii=False).encode()
     file = {"format": FORMAT, "document": _base64(document), "signature": _base64(key.sign(document, _CONTEXT))}
     raw = json.dumps(file, indent=2).encode() + b"\n"

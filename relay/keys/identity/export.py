@@ -57,6 +57,7 @@ def peer_document(
         kem=identity.kem.certificate,
         rsa_encryption=identity.rsa_encryption.certificate,
         rsa_signing=identity.rsa_signing.certificate,
+        further_kems=identity.offered_kems,
     )
     return write_document(peer, identity.signing.private_key)
 

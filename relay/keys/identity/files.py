@@ -14,8 +14,8 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 
-MAX_LENGTH = 2**20
-"""Octets (1 MiB); no file here is longer."""
+MAX_LENGTH = 3 * 2**20
+"""Octets (3 MiB); no file here is longer."""
 
 _LEFTOVER = ".writing-"
 

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from relay.config import Config, IdentityFiles
 from relay.errors import ConfigError
+from relay.keys import liboqs
 from relay.keys.identity.domains import ascii_domain
 from relay.keys.identity.expiry import expiring
 from relay.keys.identity.export import RENEW
@@ -34,7 +35,7 @@ def _own(config: Config, files: IdentityFiles, now: datetime) -> Finding:
         identity = load_identity(files.directory, passphrase=files.passphrase, now=now)
     except ConfigError as error:
         return what, tuple(error.problems)
-    return what, (*_domains_missing(config, identity), *_ending(identity, {}, now))
+    return what, (*_domains_missing(config, identity), *_ending(identity, {}, now), *_kems_not_here(identity))
 
 
 def _peers(config: Config, now: datetime) -> list[Finding]:
@@ -51,6 +52,11 @@ def _peers(config: Config, now: datetime) -> list[Finding]:
 def _domains_missing(config: Config, identity: Identity) -> tuple[str, ...]:
     missing = sorted(set(map(ascii_domain, config.site.domains)) - set(identity.domains))
     return (f"the certificates do not name {', '.join(missing)}; {RENEW}",) if missing else ()
+
+
+def _kems_not_here(identity: Identity) -> tuple[str, ...]:
+    """Peers seal with the keys that we gave them, whether we can open or not."""
+    return tuple(cause for name in identity.offered_kems if (cause := liboqs.unavailable(name)))
 
 
 def _no_group(config: Config, peer: PeerCertificates) -> tuple[str, ...]:

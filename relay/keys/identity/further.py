@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -82,7 +83,7 @@ def key_identifier(public_key: bytes) -> bytes:
     return hashlib.sha256(public_key).digest()[:KEY_IDENTIFIER_OCTETS]
 
 
-def check_names(names: tuple[str, ...]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Raises ConfigError unless each is a further KEM that this machine can do."""
     if faults := [cause for name in names if (cause := liboqs.unavailable(name))]:
         raise ConfigError(faults)

@@ -7,6 +7,7 @@ The directory, of mode 0700, with files of mode 0600::
     kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
     signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
     signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (requests.py)
+    kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
     serial                         the serial number of the newest peer document
 
 ID is the first 16 hexadecimal digits of the key's identifier (SHA-1 of the public key, RFC 5280, 4.2.1.2). A key

@@ -13,6 +13,7 @@ from cryptography import x509
 from relay.errors import ConfigError
 from relay.keys.identity import files
 from relay.keys.identity.checks import check_ca, check_certificate, check_issued_by, domains_of, valid_now
+from relay.keys.identity.further import read_pairs
 from relay.keys.identity.layout import (
     Stem,
     as_kem,
@@ -37,7 +38,8 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
     with the file's name where something is missing, does not belong together, or could be read by others.
     """
     files.check_directory(directory)
-    reader = _Reader(directory, read_passphrase(passphrase), now or datetime.now(UTC))
+    secret = read_passphrase(passphrase)
+    reader = _Reader(directory, secret, now or datetime.now(UTC))
     ca = reader.ca()
     kem, older_kem = reader.pairs(Role.KEM, as_kem, ca)
     signing, _ = reader.pairs(Role.SIGNING, as_signing, ca)
@@ -52,6 +54,7 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
         rsa_signing=rsa_signing,
         older_kem=older_kem,
         older_rsa_encryption=older_rsa_encryption,
+        further_kems=read_pairs(directory, secret),
     )
 
 

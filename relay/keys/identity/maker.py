@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.errors import ConfigError
-from relay.keys.identity import files, issue
+from relay.keys.identity import files, further, issue
 from relay.keys.identity.domains import is_ascii_domain
 from relay.keys.identity.layout import (
     Stem,
@@ -105,6 +105,11 @@ class Maker:
         key = _generate(role)
         write_key(self.stem(role, key).key, key, self._passphrase)
         return key
+
+    def new_further_kem(self, name: str) -> None:
+        """A fresh pair of a further KEM, written."""
+        self._progress(name)
+        further.make_pair(self.directory, name, self._passphrase, self._now)
 
     def certify(self, role: Role, key: PrivateKey, ca: x509.Certificate, ca_key: MLDSA87PrivateKey) -> None:
         """A certificate for the key from our own CA, written."""

@@ -1,4 +1,4 @@
-"""The four key pairs of a site and what each is for: two to encrypt for it, two with which it signs.
+"""The four key pairs of a site and what each is for: two to encrypt for it, two with which it signs; and further KEMs.
 Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bits and more), RFC 5280 certificates.
 """
 
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from relay.keys.identity.fingerprint import fingerprint
+from relay.keys.identity.further import FurtherKEMPair
 
 PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey
 Key = TypeVar("Key", bound=PrivateKey)
@@ -68,6 +69,7 @@ class Identity:
     """This site's key pairs, and older ones that can still open what was sealed before a renewal.
 
     `domains` are those that the ML-DSA certificate names; `ca` issued all four certificates that are in use.
+    `further_kems` has the pairs of further KEMs, the newest first.
     """
 
     ca: x509.Certificate
@@ -78,6 +80,7 @@ class Identity:
     rsa_signing: RSAKeyPair
     older_kem: tuple[KEMKeyPair, ...] = ()
     older_rsa_encryption: tuple[RSAKeyPair, ...] = ()
+    further_kems: tuple[FurtherKEMPair, ...] = ()
 
     def kem_by_ski(self, ski: bytes) -> KEMKeyPair | None:
         """The ML-KEM pair, in use or older, with this SubjectKeyIdentifier; None where there is none."""
@@ -87,6 +90,16 @@ class Identity:
         """The RSA encryption pair, in use or older, with this SubjectKeyIdentifier; None where there is none."""
         pairs = (self.rsa_encryption, *self.older_rsa_encryption)
         return next((pair for pair in pairs if pair.ski == ski), None)
+
+    def further_kem(self, name: str, identifier: bytes) -> FurtherKEMPair | None:
+        """The pair of this KEM, in use or older, that a message names; None where there is none."""
+        named = (pair for pair in self.further_kems if (pair.name, pair.identifier) == (name, identifier))
+        return next(named, None)
+
+    @property
+    def offered_kems(self) -> dict[str, bytes]:
+        """The public key of each further KEM that peers get: the newest."""
+        return {pair.name: pair.public_key for pair in reversed(self.further_kems)}
 
     @property
     def fingerprint(self) -> str:

@@ -4,12 +4,13 @@ Standard: document.py; certificates, domains and levels must agree with each oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
 
+from relay.cms import KEMS
 from relay.keys.identity.checks import check_ca, check_certificate, check_issued_by, domains_of
 from relay.keys.identity.errors import BadDocument
 from relay.keys.identity.fingerprint import fingerprint, public_key
@@ -26,7 +27,8 @@ class PeerCertificates:
     """What a peer document says; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
 
     `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and
-    `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing.
+    `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing. `further_kems` has a public
+    key for each further KEM that it can open.
     """
 
     name: str
@@ -42,6 +44,7 @@ class PeerCertificates:
     kem: x509.Certificate | None = None
     rsa_encryption: x509.Certificate | None = None
     rsa_signing: x509.Certificate | None = None
+    further_kems: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def kme_group(self) -> str | None:
@@ -83,6 +86,9 @@ def check_consistent(peer: PeerCertificates) -> None:
             raise BadDocument(f"level {level} needs a certificate for {missing_role.label}")
         if level in ("otp", "aes") and not peer.kme_groups:
             raise BadDocument(f"level {level} needs a KME group")
+    for name, public_key in peer.further_kems.items():
+        if len(public_key) != KEMS[name].public_key_octets:
+            raise BadDocument(f"KEM {name}: {len(public_key)} octets are not a public key of it")
     for what, values in (("domain", peer.domains), ("level", peer.levels), ("KME group", peer.kme_groups)):
         if len(set(values)) != len(values):
             raise BadDocument(f"a {what} is named twice")
