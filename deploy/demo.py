@@ -218,7 +218,9 @@ def prepare_sites(work: Path) -> None:
             kme_groups=["alice-bob"],
             levels=tuple(LEVELS),
         )
-        (work / peer / "peers" / f"{name}.json").write_bytes(document)
+        pinned = work / peer / "peers" / f"{name}.json"
+        pinned.touch(mode=0o600)
+        pinned.write_bytes(document)
 
 
 def event(log: Path, name: str) -> dict[str, Any]:

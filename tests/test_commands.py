@@ -188,7 +188,8 @@ async def test_the_development_key_servers_say_where_they_are_and_that_they_are_
         assert (tmp_path / "state" / name).is_file()
 
 
-async def test_the_demonstration_ends_in_demo_ok() -> None:
+@pytest.mark.parametrize("umask", [0o002, 0o077], ids=["group writes", "private"])
+async def test_the_demonstration_ends_in_demo_ok(umask: int) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", "0", "--kme-port", "0",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, make_site, relay_process
-from tests.testlib.submit import submit
+from tests.testlib.submit import Reply, submit
 
 COMBINATIONS = {
     "otp": ('levels = ["otp"]', "otp", True),
@@ -53,7 +53,8 @@ class Journey:
         return self.sink.got[-1].message
 
     def event(self, relay: RelayProcess, name: str) -> dict[str, object]:
-        return [event for line in relay.log.splitlines() if (event := json.loads(line))["event"] == name][-1]
+        events: list[dict[str, object]] = [json.loads(line) for line in relay.log.splitlines()]
+        return [event for event in events if event["event"] == name][-1]
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
     await kmes.stop()
     try:
         outgoing = path.alice.addresses["outgoing"]
-        replies = []
+        replies: list[Reply] = []
         while not replies or replies[-1].code == 250:  # keys that were in the pool serve the first
             replies.append(await submit(outgoing, mails.plain(), recipients=["aes@bob.example"]))
         assert str(replies[-1]).startswith("451 4.7.1")

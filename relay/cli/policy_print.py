@@ -173,8 +173,8 @@ def print_tally(console: Console, tally: Tally, messages: int, left_out: int) ->
     for column in table.columns[2:]:
         column.justify = "right"
     for row, number in sorted(tally.recipients.items()):
-        what = Text(row[0], style="" if row[0] == "sealed" else "bold red")
-        table.add_row(what, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
+        result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
+        table.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
     console.print(table)
     for peer, bits in sorted(tally.quantum_bits.items()):
         console.print(f"Quantum key for peer {peer}: {bits:,} bits")

@@ -1,5 +1,5 @@
 """AES-256-GCM content under a fresh content key, as the levels aes, pqc and rsa use it.
-Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap).
+Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap), RFC 5869 and RFC 9629 5 (HKDF of a KEM's secret).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from relay import cms
@@ -70,6 +72,12 @@ def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:
         return aes_key_unwrap(key_encryption_key, wrapped)
     except (InvalidUnwrap, ValueError) as error:
         raise BadTag(f"{whose} does not open this message: it is another key, or it was changed on the way") from error
+
+
+def kem_key(shared_secret: bytes) -> bytes:
+    """The key-encryption key of a KEM recipient: HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
+    kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
+    return kdf.derive(shared_secret)
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

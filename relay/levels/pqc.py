@@ -6,16 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from relay import cms, mime
 from relay.cms import SignatureScheme
 from relay.errors import BadStructure, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, off_loop, unwrap, wrap
+from relay.levels.content import decrypt, encrypt, kem_key, off_loop, unwrap, wrap
 from relay.levels.signatures import certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
@@ -43,7 +41,10 @@ class PQC:
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether everybody who can open it does so with an ML-KEM key."""
-        return all(isinstance(recipient, cms.KEMRecipient) for recipient in enveloped.recipients)
+        return all(
+            isinstance(recipient, cms.KEMRecipient) and recipient.kem == cms.ML_KEM_1024
+            for recipient in enveloped.recipients
+        )
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
         """No quantum keys."""
@@ -63,7 +64,7 @@ def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | No
     pair = identity.signing
     content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
     shared_secret, kem_ciphertext = public_key.encapsulate()
-    wrapped = wrap(_key_encryption_key(shared_secret), content.key)
+    wrapped = wrap(kem_key(shared_secret), content.key)
     return content.enveloped(cms.KEMRecipient(certificate_id(peer.kem), kem_ciphertext, wrapped))
 
 
@@ -81,11 +82,5 @@ def _content_key(enveloped: cms.AuthEnveloped, identity: Identity | None) -> byt
         for pair in pairs:
             if isinstance(recipient, cms.KEMRecipient) and names(recipient.certificate, pair.certificate):
                 shared_secret = pair.private_key.decapsulate(recipient.kem_ciphertext)
-                return unwrap(_key_encryption_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
+                return unwrap(kem_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
     raise NotForUs("encrypted to an ML-KEM key that is not ours")
-
-
-def _key_encryption_key(shared_secret: bytes) -> bytes:
-    """HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
-    kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
-    return kdf.derive(shared_secret)

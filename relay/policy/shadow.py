@@ -81,7 +81,7 @@ def read_shadow(path: Path) -> Iterator[dict[str, Any]]:
                     entry = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(entry, dict) and _NEEDED <= entry.keys():
+                if isinstance(entry, dict) and entry.keys() >= _NEEDED:
                     yield entry
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -29,9 +29,8 @@ from relay.errors import (
     UnknownSigner,
 )
 from relay.levels import Level, Opening, Unsealed
-from relay.levels.content import encrypt, wrap
+from relay.levels.content import encrypt, kem_key, wrap
 from relay.levels.pqc import PQC
-from relay.levels.pqc import _key_encryption_key as kem_kek
 from relay.levels.rsa import RSA
 from relay.levels.signatures import certificate_id, sign
 from tests.testlib import mails
@@ -105,7 +104,7 @@ def _around(level: Level, identities: Identities, content: bytes) -> bytes:
     if level.name == "pqc":
         assert peer.kem is not None
         secret, ciphertext = peer.kem.public_key().encapsulate()  # type: ignore[union-attr]
-        recipient: Any = cms.KEMRecipient(certificate_id(peer.kem), ciphertext, wrap(kem_kek(secret), encrypted.key))
+        recipient: Any = cms.KEMRecipient(certificate_id(peer.kem), ciphertext, wrap(kem_key(secret), encrypted.key))
     else:
         from relay.levels.rsa import _oaep
 

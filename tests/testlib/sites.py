@@ -119,7 +119,9 @@ def _give_identity(site: Site, identities: Identities, name: str, peer: str) -> 
     own, other = (identities.alice, identities.bob) if name == "alice" else (identities.bob, identities.alice)
     shutil.copytree(own.directory, site.directory / "identity")
     (site.directory / "peers").mkdir(mode=0o700)
-    (site.directory / "peers" / f"{peer}.json").write_bytes(other.document)
+    pinned = site.directory / "peers" / f"{peer}.json"
+    pinned.touch(mode=0o600)
+    pinned.write_bytes(other.document)
     text = site.config_file.read_text()
     table = '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]'
     site.config_file.write_text(text.replace("[store]", table))

@@ -15,9 +15,10 @@ number is the format, CMS signatures have no context: neither can be taken for t
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
     kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
 
-Keys of further KEMs are base64 of the octets that liboqs gives, and of exactly the KEM's size. Certificates are base64 DER. `ca` issued the others, and each of them names all of `domains`. Levels pqc and rsa need
-their certificates, otp and aes a KME group. A member that is unknown, missing or given twice makes the document
-invalid. The signature proves nothing until the fingerprint was compared over another way, such as a telephone.
+Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
+DER. `ca` issued the others, and each of them names all of `domains`. Levels pqc and rsa need their certificates, otp
+and aes a KME group. A member that is unknown, missing or given twice makes the document invalid. The signature proves
+nothing until the fingerprint was compared over another way, such as a telephone.
 """
 
 from __future__ import annotations

@@ -111,9 +111,7 @@ def make_pair(directory: Path, name: str, passphrase: bytes | None, now: datetim
 
 def read_pairs(directory: Path, passphrase: bytes | None) -> tuple[FurtherKEMPair, ...]:
     """All pairs, the newest of each KEM first; liboqs is not needed for that. Raises ConfigError."""
-    pairs = [
-        _read(path, name, passphrase) for name in names_in(directory) for path in _public_files(directory, name)
-    ]
+    pairs = [_read(path, name, passphrase) for name in names_in(directory) for path in _public_files(directory, name)]
     return tuple(sorted(pairs, key=lambda pair: pair.made, reverse=True))
 
 

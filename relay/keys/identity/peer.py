@@ -86,9 +86,9 @@ def check_consistent(peer: PeerCertificates) -> None:
             raise BadDocument(f"level {level} needs a certificate for {missing_role.label}")
         if level in ("otp", "aes") and not peer.kme_groups:
             raise BadDocument(f"level {level} needs a KME group")
-    for name, public_key in peer.further_kems.items():
-        if len(public_key) != KEMS[name].public_key_octets:
-            raise BadDocument(f"KEM {name}: {len(public_key)} octets are not a public key of it")
+    for name, octets in peer.further_kems.items():
+        if len(octets) != KEMS[name].public_key_octets:
+            raise BadDocument(f"KEM {name}: {len(octets)} octets are not a public key of it")
     for what, values in (("domain", peer.domains), ("level", peer.levels), ("KME group", peer.kme_groups)):
         if len(set(values)) != len(values):
             raise BadDocument(f"a {what} is named twice")

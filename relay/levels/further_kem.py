@@ -1,0 +1,81 @@
+"""One more enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
+Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/cms/kems.py, otherwise as level pqc; RFC 5083.
+
+It says nothing of who sealed: that is for the signature inside, so it goes around level pqc and never stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from relay import cms
+from relay.errors import KEMUnavailable, NotForUs
+from relay.keys import KeyReference, liboqs
+from relay.keys.identity.further import key_identifier
+from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
+from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
+
+if TYPE_CHECKING:
+    from relay.keys.identity import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherKEM:
+    """The layer under the KEM `name`."""
+
+    name: str
+    quantum: ClassVar[bool] = False
+
+    def obstacle(self, parties: Parties) -> str:
+        """The library is needed here, and the peer's public key."""
+        if cause := liboqs.unavailable(self.name):
+            return cause
+        if parties.certificates is None or self.name not in parties.certificates.further_kems:
+            return (
+                f"peer {parties.peer!r} has no key for {self.name}: there, `qumail-relay identity new --kem {self.name}` "
+                "makes one; then import its new document"
+            )
+        return ""
+
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+        """AuthEnvelopedData with one KEMRecipientInfo. Raises KEMUnavailable."""
+        public_key = parties.certificates.further_kems.get(self.name) if parties.certificates is not None else None
+        if public_key is None:
+            raise KEMUnavailable(self.obstacle(parties))
+        return Sealed(await asyncio.to_thread(self._seal, payload, public_key))
+
+    def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
+        """Whether everybody who can open it does so with a key of this KEM."""
+        return all(
+            isinstance(recipient, cms.KEMRecipient) and recipient.kem == self.name
+            for recipient in enveloped.recipients
+        )
+
+    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
+        """No quantum keys."""
+        return ()
+
+    async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, released only after its tag has been verified. Raises KEMUnavailable."""
+        return Unsealed(await asyncio.to_thread(self._open, enveloped, opening.identity))
+
+    def _seal(self, payload: bytes, public_key: bytes) -> bytes:
+        shared_secret, ciphertext = liboqs.encapsulate(self.name, public_key)
+        content = encrypt(payload)
+        certificate = cms.CertificateID(ski=key_identifier(public_key))
+        wrapped = wrap(kem_key(shared_secret), content.key)
+        return content.enveloped(cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
+
+    def _open(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+        return decrypt(enveloped, self._content_key(enveloped, identity))
+
+    def _content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+        for recipient in enveloped.recipients:
+            if identity is None or not isinstance(recipient, cms.KEMRecipient):
+                continue
+            if pair := identity.further_kem(self.name, recipient.certificate.ski):
+                secret = liboqs.decapsulate(self.name, pair.private_key, recipient.kem_ciphertext)
+                return unwrap(kem_key(secret), recipient.wrapped_cek, f"our key of {self.name}")
+        raise NotForUs(f"encrypted to a key of {self.name} that is not ours")
