@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from relay.cms import FURTHER_KEMS
 from relay.config import Address, Config, Direction, Peer, load_config
 from relay.deliveries import Deliveries
 from relay.entry import Recipe
@@ -28,12 +29,14 @@ from relay.keys.identity import Identity, PeerCertificates, common_groups, load_
 from relay.keys.keyring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
+from relay.levels.further_kem import FurtherKEM
 from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.outgoing import Outgoing
 from relay.policy import PolicySet
+from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
 from relay.policy.shadow import ShadowRecord
 from relay.sealing import Sealer
@@ -93,7 +96,8 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
 def all_levels(config: Config) -> dict[str, Level]:
     """The levels that this relay can do, by name."""
     otp = OTP(config.otp.padding, compression=config.otp.compression)
-    return {level.name: level for level in (otp, AES(), PQC(), RSA())}
+    levels: list[Level] = [otp, AES(), PQC(), RSA(), *map(FurtherKEM, FURTHER_KEMS)]
+    return {level.name: level for level in levels}
 
 
 def planner(config: Config, policies: PolicySet, keys: KeyRing, certificates: Mapping[str, PeerCertificates]) -> Sealer:
@@ -134,6 +138,8 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
     async with AsyncExitStack() as stack:
         built = await stack.enter_async_context(parts(config))
         built.keys.start()
+        for finding in kems_not_here(built.policies()):
+            log.warning("kem_not_available", cause=str(finding))
         for work in (_sweep(built.store), _write_down_keys(built.keys, keys_file(config)), built.policies.watch()):
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)

@@ -20,6 +20,8 @@ from relay.errors import BadStructure, MalformedMessage
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024
 """A longer header is refused: no real message has one, and each line costs memory."""
+MAX_HEADER_LINES = 20_000
+"""So is one of more lines, folded ones counted."""
 MAX_STRUCTURED_FIELD_OCTETS = 8192
 
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
@@ -235,12 +237,13 @@ def _header_end(message: bytes) -> int:
     """Where the empty line after the header begins. Raises MalformedMessage."""
     if message.startswith(b"\r\n"):
         return 0
-    end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
-    if end >= 0:
-        return end + 2
-    if len(message) > MAX_HEADER_OCTETS:
+    found = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
+    end = found + 2 if found >= 0 else len(message)
+    if end > MAX_HEADER_OCTETS + 2:
         raise MalformedMessage(f"the header is longer than {MAX_HEADER_OCTETS} octets")
-    return len(message)
+    if message.count(b"\n", 0, end) + message.count(b"\r", 0, end) > 2 * MAX_HEADER_LINES:
+        raise MalformedMessage(f"the header has more than {MAX_HEADER_LINES} lines")
+    return end
 
 
 def _count(message: bytes, what: bytes) -> int:

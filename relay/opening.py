@@ -23,7 +23,7 @@ from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
-MAX_LAYERS = 3
+MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 MAX_STATES = 100
 """Of how many missing keys it is looked up whether they were destroyed; the keys of one pad go together."""
 
@@ -102,11 +102,12 @@ class Opener:
             if unsealed.signed_by is not None:
                 _check_domain(unsealed.signed_by, sender)
             kind, inner = mime.unwrap(unsealed.payload)
-            if kind == "message":
+            if kind == "message" and level.name not in cms.FURTHER_KEMS:
                 break
-            if kind != "enveloped" or level.name != "aes" or len(protection) == MAX_LAYERS:
+            if kind != "enveloped" or level.name not in _AROUND or len(protection) == MAX_LAYERS:
                 raise BadStructure(f"{kind} data inside a layer of {level.name}")
             enveloped = await off_loop(len(inner), cms.decode_enveloped, inner)
+            _check_order(level, self._level(enveloped), protection)
         if len(peers) != 1:
             raise BadSignature(f"its layers come from different peers: {', '.join(sorted(peers))}")
         return Opened(inner, "+".join(protection), peers.pop(), tuple(used))
@@ -121,10 +122,9 @@ class Opener:
         """Whether a message is between a peer and us, rather than one that people sealed for each other."""
         if not level.quantum:
             return self.identity is not None and any(
-                names(recipient.certificate, pair.certificate)
+                _is_for(self.identity, recipient)
                 for recipient in enveloped.recipients
                 if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
-                for pair in (self.identity.kem, self.identity.rsa_encryption, *self.identity.older)
             )
         return from_peer is not None or any(each.master_sae for each in level.references(enveloped))
 
@@ -175,6 +175,25 @@ class Opener:
         by_key = {self.config.peer_by_sae(reference.master_sae or "") for reference in references}
         peers = {found[0] for found in by_key if found is not None}
         return peers | ({unsealed.signed_by.name} if unsealed.signed_by else set())
+
+
+_AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
+"""The levels that may go around another one."""
+
+
+def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
+    """A further KEM goes around level pqc or another further KEM, each once: none of them says who sealed."""
+    if outer.name not in cms.FURTHER_KEMS:
+        return
+    if inner.name != "pqc" and (inner.name not in cms.FURTHER_KEMS or inner.name in protection):
+        raise BadStructure(f"{inner.name} inside a layer of {outer.name}")
+
+
+def _is_for(identity: Identity, recipient: cms.KEMRecipient | cms.RSARecipient) -> bool:
+    if isinstance(recipient, cms.KEMRecipient) and recipient.kem in cms.FURTHER_KEMS:
+        return identity.further_kem(recipient.kem, recipient.certificate.ski) is not None
+    pairs = (identity.kem, identity.rsa_encryption, *identity.older)
+    return any(names(recipient.certificate, pair.certificate) for pair in pairs)
 
 
 def _enveloped(message: bytes) -> cms.AuthEnveloped:

@@ -64,7 +64,7 @@ class Form:
         return self.protection == "plaintext"
 
 
-_Tried = dict[tuple[str | None, LevelName, Quantum, Priority], "Form | RelayError"]
+_Tried = dict[tuple[str | None, tuple[str, ...], Quantum, Priority], "Form | RelayError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Sealer:
             if obstacle := self.obstacle(decision, level, len(original)):
                 causes.append(obstacle)
                 continue
-            group = (decision.peer, level, decision.quantum, decision.priority)
+            group = (decision.peer, decision.layers(level), decision.quantum, decision.priority)
             if group not in tried:
                 tried[group] = await self._try(original, decision, level)
             outcome = tried[group]
@@ -159,20 +159,24 @@ class Sealer:
     async def _sealed(
         self, original: bytes, decision: Decision, name: LevelName, parties: Parties
     ) -> tuple[Sealed, str, str]:
-        """The level, and where policy wants it one more aes layer around it, or why that one is missing."""
+        """The level, further KEMs around it, and then an aes layer, where policy wants them, or why that is missing."""
         level = self.levels[name]
         keys = self.keys if decision.priority == "normal" else LowPriority(self.keys)
         sealed = await level.seal(mime.wrap_payload(original), parties, keys)
+        layers = decision.layers(name)
+        for kem in layers[1:]:
+            sealed = await self.levels[kem].seal(mime.wrap_enveloped(sealed.der), parties, keys)
+        protection = "+".join(layers)
         if level.quantum or decision.quantum == "off":
-            return sealed, name, ""
+            return sealed, protection, ""
         try:
             enhanced = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, keys)
         except KeyUnavailable as error:
             if decision.quantum == "required":
                 raise
-            log.warning("no_quantum_enhancement", protection=name, peer=decision.peer, cause=str(error))
-            return sealed, name, str(error)
-        return enhanced, f"{name}+aes", ""
+            log.warning("no_quantum_enhancement", protection=protection, peer=decision.peer, cause=str(error))
+            return sealed, protection, str(error)
+        return enhanced, f"{protection}+aes", ""
 
     def obstacle(self, decision: Decision, name: LevelName, octets: int = 0) -> str:
         """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
@@ -180,16 +184,18 @@ class Sealer:
             return ""
         if too_big := decision.too_big(name, octets):
             return too_big
-        if name not in self.levels:
-            return f"{name}: this relay cannot do it"
+        layers = decision.layers(name)
+        if missing := [layer for layer in layers if layer not in self.levels]:
+            return f"{name}: this relay cannot do {missing[0]}"
         if decision.peer is None:
             return f"{name}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
         level = self.levels[name]
         needs_keys = level.quantum or decision.quantum == "required"
         if needs_keys and not self.config.peers[decision.peer].kme_groups:
             return f"{name}: no KME group is set for peer {decision.peer!r}"
-        obstacle = level.obstacle(self._parties(decision.peer))
-        return f"{name}: {obstacle}" if obstacle else ""
+        parties = self._parties(decision.peer)
+        obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
+        return next((f"{name}: {obstacle}" for obstacle in obstacles if obstacle), "")
 
     def _parties(self, peer: str) -> Parties:
         return Parties(

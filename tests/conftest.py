@@ -4,11 +4,13 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 
 from relay import app
 from relay.config import Address
@@ -16,6 +18,18 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+
+
+@pytest.fixture(autouse=True)
+def _log_settings() -> Iterator[None]:
+    """Commands that run inside a test set up the log for themselves; the next test gets it as it was."""
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,7 +162,9 @@ def alice(directory: Path, kmes: DevelopmentKMEs, sink: Sink, policy: str, *, mo
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         policies={"default.toml": policy}, **how,
     )  # fmt: skip
-    site.config_file.write_text(site.config_file.read_text().replace('directory = "policies"', f'directory = "policies"\n{more}'))
+    site.config_file.write_text(
+        site.config_file.read_text().replace('directory = "policies"', f'directory = "policies"\n{more}')
+    )
     return site
 
 
@@ -183,7 +184,9 @@ async def test_a_weaker_level_leaves_a_line_for_each_recipient_that_says_why(
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert len(sink.got) == 1
     entries = list(ledger_entries(site.config.ledger_file))
-    assert [(each["event"], each["listed"], each["used"]) for each in entries] == [("downgrade", ["otp", "aes"], "aes")] * 2
+    assert [(each["event"], each["listed"], each["used"]) for each in entries] == [
+        ("downgrade", ["otp", "aes"], "aes")
+    ] * 2
     assert entries[0]["reason"] == f"otp: the message has {len(mails.plain())} octets, and max_size is 10"
     assert entries[0]["policy"] == f"{site.directory}/policies/default.toml:1"
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()
@@ -198,7 +201,7 @@ async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_writte
         site.config.ledger_file.unlink()
         site.config.ledger_file.mkdir()
         reply = await submit(addresses["outgoing"], mails.plain())
-        os.rmdir(site.config.ledger_file)
+        site.config.ledger_file.rmdir()
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     assert str(reply).startswith("451 4.3.1")
     assert len(sink.got) == 2
@@ -257,13 +260,17 @@ async def test_shadow_mode_changes_nothing_takes_no_key_and_says_what_would_be(
     message = mails.plain()
     async with app.running(site.config) as addresses:
         assert (await submit(addresses["outgoing"], message)).code == 250
-        assert (await submit(addresses["outgoing"], message, sender="x@alice.example", recipients=["a@nobody.example"])).code == 250
+        assert (
+            await submit(addresses["outgoing"], message, sender="x@alice.example", recipients=["a@nobody.example"])
+        ).code == 250
     assert all(got.message.endswith(message) for got in sink.got)
     assert len(sink.got) == 2
     said = [each for each in log.entries if each["event"] == "shadow"]
     assert [(each["result"], each["protection"]) for each in said] == [("sealed", "aes"), ("refused", "")]
     assert "ann" not in str(said)
-    assert [each["log_level"] for each in log.entries if each["event"] in ("shadow_mode", "shadow_sent_unsealed")] == ["warning"] * 3
+    assert [each["log_level"] for each in log.entries if each["event"] in ("shadow_mode", "shadow_sent_unsealed")] == [
+        "warning"
+    ] * 3
     recorded = (site.directory / "shadow.jsonl").read_text()
     assert "figures" not in recorded
     assert [json.loads(line)["quantum_bits"] for line in recorded.splitlines()] == [256, 0]

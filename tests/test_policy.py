@@ -198,7 +198,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "line": 1,
             "version": without_default.version,
             "in_clear": False,
-            "kem": "ML-KEM-1024",
+            "kem": ["ml-kem-1024"],
             "sign": "ML-DSA-87",
             "max_size": {},
             "hold_for": None,
@@ -542,8 +542,7 @@ def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: hold_for, kem, levels, max_size, otherwise, peer, priority, quantum, "
-            "require, sign, subdomains, unprotected, when",
+            ":2: rules: unknown setting; known here: hold_for, kem, levels, max_size, otherwise, peer, priority, quantum, require, sign, subdomains, unprotected, when",
         ),
         (AES + 'otherwise = "bounce"', ":2: otherwise: input should be 'hold' or 'refuse'"),
         (AES + 'quantum = "on"', ":2: quantum: input should be 'off', 'preferred' or 'required'"),

@@ -5,10 +5,11 @@ Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from relay.cli.policy import policy
@@ -42,6 +43,14 @@ sae_id = "SAE-BOB"
 """
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Commands set up the log of their process, which is that of the tests here."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

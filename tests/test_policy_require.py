@@ -44,6 +44,12 @@ def required(directory: Path, files: dict[str, str], sender: str, message: bytes
         ("x@stranger.example", "From: x@stranger.example, x@bob.example\r\n", "bob.example.toml"),
         ("free@bob.example", "", None),
         ("not an address", "", None),
+        ("a@b@bob.example", "", "bob.example.toml"),
+        ("x@bob.example.", "", "bob.example.toml"),
+        ("", "From: x@bob.example.\r\n", "bob.example.toml"),
+        ("", "From: <x@\uff22ob.example>\r\n", "bob.example.toml"),
+        ("", 'From: <"quoted"@bob.example>\r\n', "bob.example.toml"),
+        ("", 'From: "unfinished <x@bob.example>\r\n', "bob.example.toml"),
     ],
 )
 def test_sender_and_authors_decide_and_the_strictest_counts(

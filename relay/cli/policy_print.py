@@ -85,6 +85,8 @@ def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
         table.add_row("Max size", ", ".join(f"{level}: {size} octets" for level, size in limits.items()))
     if _takes_quantum_layer(decision.levels):
         table.add_row("Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}")
+    if len(decision.kem) > 1:
+        table.add_row("KEMs of pqc", ", then around it ".join(decision.kem))
     if decision.priority == "low":
         table.add_row("Priority", "low: leaves alone what is kept in reserve at the KME")
     table.add_row("Otherwise", _OTHERWISE[decision.otherwise])

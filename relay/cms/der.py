@@ -4,7 +4,7 @@ Standard: X.690 (DER); reading is by cryptography's strict parser.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from cryptography.hazmat import asn1
@@ -93,6 +93,42 @@ def parse_tlv(structure: type[T], element: asn1.TLV, what: str) -> T:
     except (ValueError, OverflowError) as error:
         raise BadStructure(f"{what}: {error}") from error
     return parsed
+
+
+def shown(value: int) -> str:
+    """An INTEGER of the message for an error's text: it may have a million digits."""
+    return str(value) if value.bit_length() <= 64 else f"of {value.bit_length()} bits"
+
+
+def children(octets: bytes | memoryview, most: int) -> list[memoryview]:
+    """The contents of each element in `octets`, which is not parsed any further.
+
+    For a look before the strict parser makes objects of everything. Raises BadStructure for more than `most`, and
+    for what is no sequence of elements.
+    """
+    view = memoryview(octets)
+    return [view[begin:end] for begin, end in _spans(octets, most)]
+
+
+def check_number(octets: bytes | memoryview, most: int) -> None:
+    """Raises BadStructure where `octets` are more than `most` elements, or are no sequence of elements."""
+    for _ in _spans(octets, most):
+        pass
+
+
+def _spans(octets: bytes | memoryview, most: int) -> Iterator[tuple[int, int]]:
+    position, size = 0, len(octets)
+    while position < size:
+        begin = position + 2
+        length = octets[position + 1] if begin <= size else size
+        if length >= 0x80:
+            begin += length & 0x7F
+            length = int.from_bytes(octets[position + 2 : begin])
+        position = begin + length
+        most -= 1
+        if most < 0 or position > size:
+            raise BadStructure("more elements than are accepted, or one that is cut short")
+        yield begin, position
 
 
 def whole(element: asn1.TLV) -> bytes:

@@ -101,7 +101,7 @@ def decode_enveloped(octets: bytes) -> AuthEnveloped:
         raise BadStructure(f"content type {kind.dotted_string} is not authenticated enveloped data")
     data = der.parse(_EnvelopedContentInfo, octets, "not AuthEnvelopedData as we accept it").content
     if data.version != 0:
-        raise BadStructure(f"AuthEnvelopedData version {data.version}; 0 is the only one")
+        raise BadStructure(f"AuthEnvelopedData version {der.shown(data.version)}; 0 is the only one")
     if data.encrypted.content_type != oids.ID_DATA:
         raise BadStructure(f"encrypted content type {data.encrypted.content_type.dotted_string} is not data")
     if len(data.mac) != TAG_OCTETS:
@@ -132,6 +132,8 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
     if algorithm.algorithm == oids.ID_ONE_TIME_PAD:
         if len(algorithm.parameters.data) > MAX_PARAMETERS_OCTETS:
             raise BadStructure("the list of pad segments is too long")
+        for fields in der.children(algorithm.parameters.data, 6)[5:]:
+            der.check_number(fields, MAX_SEGMENTS)
         pad = der.parse_tlv(_PadParameters, algorithm.parameters, "one-time pad parameters")
         return _decode_pad(pad)
     raise BadStructure(
@@ -141,14 +143,16 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
 
 def _decode_pad(pad: _PadParameters) -> PadContent:
     if pad.version != 0:
-        raise BadStructure(f"one-time pad version {pad.version}; 0 is the only one")
+        raise BadStructure(f"one-time pad version {der.shown(pad.version)}; 0 is the only one")
     if pad.compression not in (0, 1):
-        raise BadStructure(f"compression {pad.compression} is unknown")
+        raise BadStructure(f"compression {der.shown(pad.compression)} is unknown")
     if not 1 <= len(pad.segments) <= MAX_SEGMENTS:
         raise BadStructure(f"the pad has {len(pad.segments)} segments; 1 to {MAX_SEGMENTS} are accepted")
     segments = tuple(PadSegment(each.key_id, each.length) for each in pad.segments)
     if any(each.length < 1 for each in segments):
         raise BadStructure("a segment of the pad is empty")
+    if not all(each.key_ID.isprintable() for each in segments):
+        raise BadStructure("a key_ID is not 1 to 256 printable characters")
     if len({each.key_ID for each in segments}) != len(segments):
         raise BadStructure("the pad names one key twice")
     return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, segments)

@@ -160,7 +160,7 @@ def _encode_kek(recipient: KEKRecipient) -> bytes:
 
 def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:
     if info.version != 4:
-        raise BadStructure(f"KEKRecipientInfo version {info.version}; 4 is the only one")
+        raise BadStructure(f"KEKRecipientInfo version {der.shown(info.version)}; 4 is the only one")
     _check_wrapped(info.algorithm, info.encrypted_key)
     other = info.kekid.other
     attribute = None
@@ -175,7 +175,7 @@ def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:
 def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
     certificate = decode_rid(info.rid)
     if info.version != (2 if certificate.ski else 0):
-        raise BadStructure(f"KeyTransRecipientInfo version {info.version} does not fit its identifier")
+        raise BadStructure(f"KeyTransRecipientInfo version {der.shown(info.version)} does not fit its identifier")
     if der.whole(info.algorithm) not in _OAEP_AS_OTHERS_WRITE_IT:
         raise BadStructure("key transport is not RSAES-OAEP with SHA-256")
     if len(info.encrypted_key) not in RSA_OCTETS:
@@ -185,7 +185,7 @@ def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
 
 def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
     if info.version != 0:
-        raise BadStructure(f"KEMRecipientInfo version {info.version}; 0 is the only one")
+        raise BadStructure(f"KEMRecipientInfo version {der.shown(info.version)}; 0 is the only one")
     kem = kem_by_oid(info.kem.algorithm)
     if kem is None:
         raise BadStructure(f"KEM {info.kem.algorithm.dotted_string} is unknown")

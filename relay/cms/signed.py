@@ -18,6 +18,8 @@ from relay.errors import BadStructure
 
 MAX_SIGNATURE_OCTETS = 8192
 MAX_ATTRIBUTES_OCTETS = 16 * 1024
+MAX_AROUND_OCTETS = 256 * 1024
+"""Everything in SignedData but the signed content: certificates above all."""
 
 
 class SignatureScheme(Enum):
@@ -88,6 +90,7 @@ def decode_signed(octets: bytes) -> Signed:
     """
     if not ber.is_definite(octets):
         octets = ber.to_der(octets)
+    _check_size(octets)
     data = der.parse(_SignedContentInfo, octets, "not SignedData as we accept it")
     if data.content_type != oids.ID_SIGNED_DATA:
         raise BadStructure(f"content type {data.content_type.dotted_string} is not signed data")
@@ -107,6 +110,15 @@ def decode_signed(octets: bytes) -> Signed:
         raise BadStructure("the signature is longer than any that we know")
     attributes, digest = _decode_attributes(info.signed_attributes, scheme)
     return Signed(inner.encapsulated.content, scheme, signer, attributes, digest, info.signature)
+
+
+def _check_size(octets: bytes) -> None:
+    """Raises BadStructure where there is too much around the content, before all of it becomes objects."""
+    data: list[memoryview] = der.children(octets, 1)
+    for most in (2, 1, 6):
+        data = der.children(data[-1], most) if data else []
+    if sum(map(len, data[:2] + data[3:])) > MAX_AROUND_OCTETS:
+        raise BadStructure(f"more than {MAX_AROUND_OCTETS} octets around the signed content")
 
 
 def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[bytes, bytes]:

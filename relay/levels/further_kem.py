@@ -34,8 +34,8 @@ class FurtherKEM:
             return cause
         if parties.certificates is None or self.name not in parties.certificates.further_kems:
             return (
-                f"peer {parties.peer!r} has no key for {self.name}: there, `qumail-relay identity new --kem {self.name}` "
-                "makes one; then import its new document"
+                f"peer {parties.peer!r} has no key for {self.name}: it makes one with "
+                f"`qumail-relay identity new --kem {self.name}`; then import its new document"
             )
         return ""
 

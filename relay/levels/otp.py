@@ -15,7 +15,7 @@ from relay.keys import KeyReference
 from relay.keys.pads import Pad
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.padding import Padding, compress, decompress, pad, padded_size, unpad
+from relay.levels.padding import Padding, bound, compress, decompress, pad, padded_size, unpad
 
 TAG_KEY_OCTETS = 32
 PIECE_OCTETS = 64 * 1024
@@ -39,7 +39,9 @@ class OTP:
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
         """One AuthEnvelopedData; exactly 32 octets more of quantum key are spent than the padded payload has."""
-        packed = await off_loop(len(payload), compress, payload) if self._compression else payload
+        packed, compressed = payload, False
+        if self._compression:
+            packed, compressed = await off_loop(len(payload), _packed, payload)
         needed = TAG_KEY_OCTETS + padded_size(len(packed), self._padding)
         with await keys.take_pad(parties.peer, needed) as one_time_pad:
             if len(one_time_pad) != needed:
@@ -48,7 +50,7 @@ class OTP:
                 parties.master_sae,
                 parties.slave_sae,
                 _group(one_time_pad),
-                int(self._compression),
+                int(compressed),
                 tuple(
                     cms.PadSegment(segment.reference.key_ID, len(segment.octets)) for segment in one_time_pad.segments
                 ),
@@ -75,6 +77,12 @@ def _group(one_time_pad: Pad) -> str:
     if len(groups) != 1:
         raise KMEBadReply("the pad's keys come from several KME groups")
     return groups.pop()
+
+
+def _packed(payload: bytes) -> tuple[bytes, bool]:
+    """The payload compressed, unless the receiver would have to take it for a bomb, and whether it is."""
+    packed = compress(payload)
+    return (packed, True) if len(payload) <= bound(len(packed)) else (payload, False)
 
 
 def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:

@@ -11,8 +11,10 @@ from relay.errors import BadStructure
 
 LENGTH_OCTETS = 8
 MAX_EXPANSION = 200
-"""Decompressing stops at this many times the compressed size (and never below 1 MiB): a bomb is refused."""
+"""Decompressing stops at this many times the compressed size: a bomb is refused."""
 MIN_BOUND_OCTETS = 1024 * 1024
+MAX_BOUND_OCTETS = 32 * 1024 * 1024
+"""Decompressing never stops below MIN_BOUND_OCTETS, and always here."""
 
 Padding = Literal["padme", "none"]
 
@@ -50,22 +52,27 @@ def unpad(padded: bytes) -> bytes:
     return payload
 
 
+def bound(size: int) -> int:
+    """How many octets at most may come of `size` compressed ones; a sender must not compress what has more."""
+    return min(max(MIN_BOUND_OCTETS, MAX_EXPANSION * size), MAX_BOUND_OCTETS)
+
+
 def compress(payload: bytes) -> bytes:
-    """DEFLATE without a header."""
+    """DEFLATE without a header; whether a receiver would take it is for `bound` to say."""
     compressor = zlib.compressobj(level=9, wbits=-15)
     return compressor.compress(payload) + compressor.flush()
 
 
 def decompress(compressed: bytes) -> bytes:
     """The payload; raises BadStructure for what is no DEFLATE, is cut off, goes on, or grows beyond the bound."""
-    bound = max(MIN_BOUND_OCTETS, MAX_EXPANSION * len(compressed))
+    most = bound(len(compressed))
     decompressor = zlib.decompressobj(wbits=-15)
     try:
-        payload = decompressor.decompress(compressed, bound)
+        payload = decompressor.decompress(compressed, most)
     except zlib.error as error:
         raise BadStructure(f"the compressed payload: {error}") from error
     if decompressor.unconsumed_tail:
-        raise BadStructure(f"the compressed payload grows beyond {bound} octets")
+        raise BadStructure(f"the compressed payload grows beyond {most} octets")
     if not decompressor.eof or decompressor.unused_data:
         raise BadStructure("the compressed payload is cut off or goes on after its end")
     return payload

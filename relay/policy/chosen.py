@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from relay.policy.content import Content
 from relay.policy.file import PolicyFile
+from relay.policy.kems import with_kems
 from relay.policy.rules import Sender, When
 from relay.policy.settings import Chosen
 from relay.policy.strength import raised, raised_quantum
@@ -80,6 +81,7 @@ def _raised(base: Chosen, rule: When, number: int, line: int) -> Chosen:
         result,
         levels=levels or base.levels,
         quantum=raised_quantum(base.quantum, result.quantum),
+        kem=with_kems(base.kem, result.kem),
         max_size=result.max_size if levels else base.max_size,
         priority="normal" if "normal" in (base.priority, result.priority) else "low",
         line=line if levels or not rule.levels else base.line,

@@ -4,6 +4,7 @@ Standard: the most specific file wins whole; a look-up is in memory and never to
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +84,11 @@ class PolicySet:
         return strictest(self._required_from(address) for address in dict.fromkeys((sender, *authors)) if address)
 
     def _required_from(self, sender: str) -> Requirement | None:
-        try:
-            address = parse_address(sender)
-        except ValueError:
-            return None
-        file = self._find(address)
+        address = _readable(sender)
+        file = self._find(address) if address is not None else self.files.get(DEFAULT_FILE)
         if file is None or file.policy.require is None:
             return None
-        peer = self._peer(file, address)
+        peer = self._peer(file, address) if address is not None else file.policy.peer
         return Requirement(file.policy.require, file.policy.unprotected, sender, peer, file.source, self.version)
 
     def _find(self, address: Address, lookups: list[Lookup] | None = None) -> PolicyFile | None:
@@ -134,6 +132,17 @@ class PolicySet:
             f"no policy covers {address.local!r} at {address.domain}: "
             f"create {domain}, or {default} for everybody without a file of their own"
         )
+
+
+def _readable(sender: str) -> Address | None:
+    """The address as somebody may read it who is less strict: nobody gets past `require` by a strange spelling."""
+    domain = unicodedata.normalize("NFKC", sender.rpartition("@")[2]).strip(". ")
+    for spelling in (sender, f"unknown@{domain}"):
+        try:
+            return parse_address(spelling)
+        except ValueError:
+            continue
+    return None
 
 
 def _no_address(recipient: str, error: ValueError) -> str:

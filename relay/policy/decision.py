@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from relay.policy.chosen import RuleLook
+from relay.policy.kems import DEFAULT_KEMS, KEMNames
 from relay.policy.names import Step
-from relay.policy.settings import KEM, MaxSize, Otherwise, Priority, Sign
+from relay.policy.settings import MaxSize, Otherwise, Priority, Sign
 from relay.policy.strength import LevelName, Quantum
 
 
@@ -33,7 +34,7 @@ class Decision:
     source: str
     line: int
     version: str
-    kem: KEM = "ML-KEM-1024"
+    kem: KEMNames = DEFAULT_KEMS
     sign: Sign = "ML-DSA-87"
     max_size: MaxSize = ()
     hold_for: float | None = None
@@ -45,6 +46,10 @@ class Decision:
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed; nothing else ever does."""
         return self.levels == ("plaintext",)
+
+    def layers(self, level: LevelName) -> tuple[str, ...]:
+        """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
+        return (level, *self.kem[1:]) if level == "pqc" else (level,)
 
     @property
     def where(self) -> str:
@@ -92,6 +97,7 @@ class Explanation:
         if self.decision is not None:
             decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
                 "levels": list(self.decision.levels),
+                "kem": list(self.decision.kem),
                 "max_size": dict(self.decision.max_size),
                 "in_clear": self.decision.in_clear,
                 "peer_because": self.peer_because,

@@ -20,9 +20,10 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.errors import ConfigError
+from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, printable, scope_of
 from relay.policy.rules import Rules, When
-from relay.policy.settings import KEM, Chosen, Otherwise, Priority, Settings, Sign
+from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
 from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
 
 Unprotected = Literal["refuse", "mark"]
@@ -60,7 +61,7 @@ class Policy(Settings):
     peer: str | None = None
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)]
     quantum: Quantum = "preferred"
-    kem: KEM = "ML-KEM-1024"
+    kem: Annotated[KEMNames, BeforeValidator(parse_kems)] = DEFAULT_KEMS
     sign: Sign = "ML-DSA-87"
     otherwise: Otherwise = "hold"
     priority: Priority = "normal"
@@ -211,6 +212,8 @@ def _lowered(policy: Policy, rule: When) -> Iterator[tuple[str, str]]:
             yield "levels", f"{may} {level!r} is weaker than the strongest that the file itself lists; leave it out"
     if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
         yield "quantum", f"{may} {rule.quantum!r} is less than the file's own {policy.quantum!r}; leave it out"
+    if rule.kem is not None and (dropped := set(policy.kem) - set(rule.kem)):
+        yield "kem", f"{may} this one leaves out {', '.join(sorted(dropped))}; list it, too"
     if rule.max_size is not None and rule.levels is None:
         yield "max_size", f"{may} a size counts there only together with levels; add them"
     if rule.priority == "low" and policy.priority != "low":

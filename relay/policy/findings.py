@@ -10,6 +10,7 @@ from pathlib import Path
 
 from relay import toml
 from relay.errors import ConfigError
+from relay.keys import liboqs
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
@@ -51,13 +52,35 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Finding]:
     """Every doubtful place of every file, in the order of their names."""
     for _, file in sorted(policies.files.items()):
         peer = file.policy.peer or policies.owners.get(file.domain)
-        for location, what in (*_of_file(file, peer), *_unreachable(file), *_levels(file, peer, can, policies.version)):
+        levels = _levels(file, peer, can, policies.version)
+        for location, what in (*_of_file(file, peer), *_unreachable(file), *_kems_not_here(file), *levels):
             yield _finding(policies.directory, file, location, what)
+
+
+def kems_not_here(policies: PolicySet) -> Iterator[Finding]:
+    """Where policies name a further KEM that this machine cannot do, with the way to install it."""
+    for _, file in sorted(policies.files.items()):
+        for location, what in _kems_not_here(file):
+            yield _finding(policies.directory, file, location, what)
+
+
+def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
+    for place, settings in _settings(file):
+        for name in (settings.kem or ())[1:]:
+            if cause := liboqs.unavailable(name):
+                yield (*place, "kem"), cause
+
+
+def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, Settings]]:
+    """The file's own settings and those of its rules, each with where it stands."""
+    yield (), file.policy
+    for number, rule in enumerate(file.policy.when):
+        yield ("when", number), rule
 
 
 def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
     policy = file.policy
-    for place, settings in (((), policy), *((("when", number), rule) for number, rule in enumerate(policy.when))):
+    for place, settings in _settings(file):
         if settings.levels == ("plaintext",):
             yield (*place, "levels"), "PLAINTEXT: this mail leaves in clear; list a level to have it sealed"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
@@ -109,8 +132,9 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         if settings.levels is None:
             continue
         decision = Decision(
-            "", "somebody", chosen.levels, peer, chosen.quantum, chosen.otherwise, file.source, chosen.line, version
-        )
+            "", "somebody", chosen.levels, peer, chosen.quantum, chosen.otherwise, file.source, chosen.line, version,
+            kem=chosen.kem,
+        )  # fmt: skip
         for level in chosen.levels:
             if obstacle := can.obstacle(decision, level, 0):
                 yield (*place, "levels"), f"{obstacle}; until then {_then(chosen, level)}"
@@ -127,7 +151,7 @@ def _by_rule(file: PolicyFile, number: int) -> Chosen:
     return Chosen(
         rule.levels or file.own.levels,
         rule.quantum or file.own.quantum,
-        file.own.kem,
+        rule.kem or file.own.kem,
         file.own.sign,
         file.own.max_size if rule.max_size is None else rule.limits,
         rule.otherwise or file.own.otherwise,

@@ -69,7 +69,8 @@ class Foresight:
                 causes.append(f"{level}: no quantum key on top: {missing}")
                 if decision.quantum == "required":
                     continue
-            return Outcome("sealed", layer, 8 * (needed + (KEY_OCTETS if "+" in layer else 0)), tuple(causes))
+            on_top = 0 if layer == "+".join(decision.layers(level)) else KEY_OCTETS
+            return Outcome("sealed", layer, 8 * (needed + on_top), tuple(causes))
         late = decision.hold_for is not None and waited is not None and waited >= decision.hold_for
         refused = decision.otherwise == "refuse" or late
         return Outcome("refused" if refused else "held", "", 0, tuple(causes))
@@ -82,10 +83,11 @@ class Foresight:
 
     async def _enhanced(self, decision: Decision, level: LevelName) -> tuple[str, str]:
         """The layers of a finished message, and why one is missing that policy wants."""
+        layers = "+".join(decision.layers(level))
         if level in ("otp", "aes") or decision.quantum == "off":
-            return level, ""
+            return layers, ""
         missing = self.obstacle(decision, "aes", 0) or await self._missing(decision, KEY_OCTETS)
-        return (level, missing) if missing else (f"{level}+aes", "")
+        return (layers, missing) if missing else (f"{layers}+aes", "")
 
     async def _missing(self, decision: Decision, octets: int) -> str:
         if not octets or self.supplied is None or decision.peer is None:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.config import parse_size
+from relay.policy.kems import KEMNames, parse_kems
 from relay.policy.strength import SEALING, LevelName, Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
@@ -19,9 +20,6 @@ Otherwise = Literal["hold", "refuse"]
 
 Priority = Literal["low", "normal"]
 """Mail of low priority leaves alone what the KME keeps in reserve."""
-
-KEM = Literal["ML-KEM-1024"]
-"""How level pqc agrees on a key; every one that a level of this relay can do."""
 
 Sign = Literal["ML-DSA-87"]
 """How level pqc signs."""
@@ -61,7 +59,7 @@ class Settings(toml.Table):
 
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
     quantum: Quantum | None = None
-    kem: KEM | None = None
+    kem: Annotated[KEMNames, BeforeValidator(parse_kems)] | None = None
     sign: Sign | None = None
     max_size: Annotated[MaxSize | int, BeforeValidator(parse_max_size)] | None = None
     otherwise: Otherwise | None = None
@@ -74,6 +72,16 @@ class Settings(toml.Table):
         if quantum == "required" and info.data.get("levels") == ("plaintext",):
             raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
         return quantum
+
+    @field_validator("kem")
+    @classmethod
+    def _further_kems_go_around_pqc(cls, kem: KEMNames, info: ValidationInfo) -> KEMNames:
+        levels = info.data.get("levels")
+        if len(kem) > 1 and levels is not None and "pqc" not in levels:
+            raise ValueError(
+                f"{kem[1]!r} goes around level pqc, which is not listed; add it to levels, or leave this out"
+            )
+        return kem
 
     @property
     def limits(self) -> MaxSize:
@@ -92,7 +100,7 @@ class Chosen:
 
     levels: tuple[LevelName, ...]
     quantum: Quantum
-    kem: KEM
+    kem: KEMNames
     sign: Sign
     max_size: MaxSize
     otherwise: Otherwise

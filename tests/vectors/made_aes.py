@@ -158,9 +158,9 @@ def _payloads() -> Iterator[tuple[str, str, bytes]]:
     yield "encoded-payload", "message/rfc822 in base64", gcm(encoded, kek())
     yield "garbage-inside", "the layer inside is not CMS", gcm(parts.entity("authEnveloped-data", b"garbage"), kek())
     layer = PAYLOAD
-    for _ in range(4):
+    for _ in range(10):
         layer = parts.entity("authEnveloped-data", gcm(layer, kek()))
-    yield "too-many-layers", "four layers", gcm(layer, kek())
+    yield "too-many-layers", "ten layers", gcm(layer, kek())
 
 
 def _messages() -> Iterator[Case]:

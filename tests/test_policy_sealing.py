@@ -1,0 +1,120 @@
+"""What the settings do to real mail: sizes, how long it is held, the reserve, and rules about the message.
+Standard: policies/README.md; the answers are SMTP's, and nothing leaves that is not accounted for.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import LogCapture
+
+from relay import app
+from relay.kme import DevelopmentKMEs
+from relay.policy import content as policy_content
+from tests.test_refusals import log as log  # a fixture
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import Reply, submit
+
+HELD_LONG = 'levels = ["pqc"]\nhold_for = "1 h"\n'
+
+
+async def through_alice(
+    directory: Path,
+    kmes: DevelopmentKMEs,
+    sink: Sink,
+    policy: str,
+    *messages: bytes,
+    kme_settings: str = "",
+    **how: Any,
+) -> list[Reply]:
+    """The replies to these messages."""
+    site = make_site(
+        directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": policy}, kme_settings=kme_settings,
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        return [await submit(addresses["outgoing"], message, **how) for message in messages]
+
+
+def protections(log: LogCapture) -> list[str]:
+    return [entry["protection"] for entry in log.entries if entry["event"] in ("sealed_and_sent", "sent_in_clear")]
+
+
+def received(ago: timedelta) -> bytes:
+    return f"Received: from a by b; {format_datetime(datetime.now(UTC) - ago)}\r\n".encode() + mails.plain()
+
+
+async def test_a_message_that_is_too_large_for_a_level_goes_by_the_next(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    policy = 'levels = ["otp", "aes"]\nmax_size = { otp = "1 KiB", aes = "10 KiB" }\n'
+    sizes = (mails.plain(), mails.plain(body="x" * 2000 + "\r\n"), mails.plain(body="x" * 20_000 + "\r\n"))
+    replies = await through_alice(tmp_path, kmes, sink, policy, *sizes)
+    assert [reply.code for reply in replies] == [250, 250, 451]
+    assert protections(log) == ["otp", "aes"]
+    causes = [str(entry.get("cause", "")) for entry in log.entries]
+    assert any("aes: the message has" in cause and "and max_size is 10240" in cause for cause in causes)
+
+
+async def test_mail_is_held_for_as_long_as_policy_says_and_then_refused(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    early, late, unknown = await through_alice(
+        tmp_path, kmes, sink, HELD_LONG, received(timedelta(minutes=59)), received(timedelta(minutes=61)), mails.plain()
+    )
+    assert [str(reply)[:9] for reply in (early, late, unknown)] == ["451 4.7.1", "550 5.7.1", "451 4.7.1"]
+    assert not sink.got
+
+
+async def test_mail_of_low_priority_leaves_the_reserve_to_others(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    policy = 'levels = ["aes"]\npriority = "low"\n[[when]]\nsubject_tag = "[now]"\npriority = "normal"\n'
+    low, normal = await through_alice(
+        tmp_path, kmes, sink, policy, mails.plain(), mails.plain(subject="[now] x"),
+        kme_settings="reserve = 10_000_000\nprefetch = false\n",
+    )  # fmt: skip
+    assert (low.code, normal.code) == (451, 250)
+    assert any("reserved for mail of normal priority" in str(entry.get("cause", "")) for entry in log.entries)
+
+
+async def test_a_tag_in_the_subject_seals_what_else_would_leave_in_clear(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    policy = 'levels = ["plaintext"]\n[[when]]\nsubject_tag = "[seal]"\nlevels = ["aes"]\n'
+    await through_alice(tmp_path, kmes, sink, policy, mails.plain(), mails.plain(subject="[seal] x"))
+    assert protections(log) == ["plaintext", "aes"]
+
+
+async def test_a_message_can_make_possible_what_the_envelope_alone_could_not(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    policy = 'levels = ["pqc"]\notherwise = "refuse"\n[[when]]\nsubject_tag = "[q]"\nlevels = ["aes"]\n'
+    replies = await through_alice(tmp_path, kmes, sink, policy, mails.plain(subject="[q]"), mails.plain())
+    assert [reply.code for reply in replies] == [250, 550]
+
+
+async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_such_rules(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[int] = []
+    real = policy_content._Walk.entity
+
+    def counted(self: Any, message: bytes, start: int, end: int, depth: int, **how: bool) -> None:
+        walks.append(depth)
+        real(self, message, start, end, depth, **how)
+
+    monkeypatch.setattr(policy_content._Walk, "entity", counted)
+    recipients = [f"u{number}@bob.example" for number in range(5)]
+    policy = 'levels = ["aes"]\n[[when]]\nattachment_name = "*.exe"\nlevels = ["otp"]\n'
+    await through_alice(tmp_path / "with", kmes, sink, policy, mails.random_attachment(1000), recipients=recipients)
+    assert walks.count(0) == 1
+    walks.clear()
+    await through_alice(tmp_path / "without", kmes, sink, 'levels = ["aes"]\n', mails.plain(), recipients=recipients)
+    assert not walks
