@@ -792,7 +792,7 @@ async def test_our_own_fault_is_a_503_that_tells_nothing(site: Site, monkeypatch
         answer = await site.alice.get("1/enc_keys")
     assert (answer.status, answer.message) == (503, "error on the server side")
     assert b"secret" not in answer.raw
-    assert [entry["event"] for entry in logs] == ["kme.fault"]
+    assert [entry["event"] for entry in logs] == ["kme_fault"]
     assert "RuntimeError" in logs[0]["trace"]
     assert not any("exc_info" in entry for entry in logs)  # a log with frames would show their keys
 
@@ -803,9 +803,9 @@ async def test_the_log_says_not_quantum_at_the_start_and_never_has_a_key(tmp_pat
             issued = await site.alice.get("1/enc_keys", number=3)
             await site.bob.post("2/dec_keys", ids(*issued.keys))
             await site.bob.post("9/dec_keys", ids(*issued.keys))
-    started = [entry for entry in logs if entry["event"] == "kme.started"]
+    started = [entry for entry in logs if entry["event"] == "kme_started"]
     assert [(entry["kme"], entry["quantum"]) for entry in started] == [("KM1", False), ("KM2", False)]
-    assert [entry["kme"] for entry in logs if entry["event"] == "kme.unauthorized"] == ["KM2"]
+    assert [entry["kme"] for entry in logs if entry["event"] == "kme_unauthorized"] == ["KM2"]
     assert not [key["key"] for key in issued.body["keys"] if key["key"] in repr(logs)]
 
 

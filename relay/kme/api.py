@@ -170,7 +170,7 @@ class KeyDelivery:
         return sae
 
     def _unauthorized(self, why: str, **context: Any) -> NoReturn:
-        log.warning("kme.unauthorized", kme=self._kme, why=why, **context)
+        log.warning("kme_unauthorized", kme=self._kme, why=why, **context)
         raise _Unauthorized
 
 
@@ -368,5 +368,5 @@ async def _errors_have_their_body(
         return answer
     except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
         # Not log.exception: structlog may show the variables of each frame, and keys are among them.
-        log.error("kme.fault", trace="".join(traceback.format_exception(error)))
+        log.error("kme_fault", trace="".join(traceback.format_exception(error)))
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "error on the server side")

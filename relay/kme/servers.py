@@ -86,7 +86,7 @@ class DevelopmentKMEs:
             self._urls = first, second
             self._running = starting.pop_all()
         for kme, url in zip(KME_IDS, self._urls, strict=True):
-            log.info("kme.started", kme=kme, url=url, quantum=False, note=NOT_QUANTUM)
+            log.info("kme_started", kme=kme, url=url, quantum=False, note=NOT_QUANTUM)
 
     async def stop(self) -> None:
         """Stop listening, close what is open, and remove ENDPOINTS_FILE; does nothing when not running."""
@@ -95,7 +95,7 @@ class DevelopmentKMEs:
         self._remove_endpoints(self._urls)
         self._urls = None
         await self._running.aclose()
-        log.info("kme.stopped")
+        log.info("kme_stopped")
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -137,7 +137,7 @@ class DevelopmentKMEs:
             if path.read_bytes() == _endpoints(urls):
                 path.unlink()
         except OSError as error:
-            log.warning("kme.endpoints_not_removed", path=str(path), error=error.strerror)
+            log.warning("kme_endpoints_not_removed", path=str(path), error=error.strerror)
 
 
 def _endpoints(urls: tuple[str, str]) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from relay import cms
+from relay.cms import recipients
 from tests.vectors import parts, trees
 from tests.vectors.case import Case
 from tests.vectors.parts import ORIGINAL, PAYLOAD, deflate, flipped, kek, one_time_pad
@@ -106,7 +107,7 @@ def _malformed() -> Iterator[Case]:
         ("huge-segment", "a segment of 2^63 - 1 octets", trees.put(sealed, (*_SEGMENTS, 0, 1), b"\x02\x08\x7f" + b"\xff" * 7)),
         ("pad-too-short", "the segments do not reach the end", trees.put(sealed, (*_SEGMENTS, 1, 1), b"\x02\x01\x63")),
         ("no-parameters", "the content encryption without parameters", trees.changed(sealed, _PARAMETERS, lambda _: [])),
-        ("kek-recipient", "a quantum key's recipient beside the pad's", trees.followed(sealed, (*trees.RECIPIENTS, 0), _kek())),
+        ("kek-recipient", "a quantum key's recipient beside the pad's", _kek_first(sealed)),
         ("short-tag", "12 octets of tag", trees.put(sealed, trees.TAG, b"\x04\x0c" + bytes(12))),
         ("long-tag", "32 octets of tag", trees.put(sealed, trees.TAG, b"\x04\x20" + bytes(32))),
         ("truncated", "the last octet is missing", sealed[:-1]),
@@ -115,10 +116,10 @@ def _malformed() -> Iterator[Case]:
         yield _case(name, "bad structure", comment, (der, keys))
 
 
-def _kek() -> bytes:
-    from relay.cms import recipients
-
-    return recipients.encode(kek())
+def _kek_first(sealed: bytes) -> bytes:
+    """Before the other one, as DER orders a SET."""
+    recipient = trees.parsed(recipients.encode(kek()))
+    return trees.changed(sealed, (*trees.RECIPIENTS, 0), lambda pad: [recipient, pad])
 
 
 def _inside() -> Iterator[Case]:
