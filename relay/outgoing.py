@@ -14,7 +14,7 @@ from relay.deliveries import Deliveries
 from relay.forward import NextHop
 from relay.levels.content import off_loop
 from relay.mail import Mail
-from relay.sealing import Form, Sealer
+from relay.sealing import Form, Sealer, Weakened
 from relay.shadow import Shadow
 from relay.store.ledger import Entry, Ledger
 from relay.tripwire import check_sealed
@@ -49,32 +49,13 @@ class Outgoing:
 
     async def _sealed_anew(self, mail: Mail) -> list[Form]:
         forms = await self.sealer.seal(mail)
-        for form in forms:
-            await self._record(mail, form)
+        # Before anything leaves: who gets less than the first level listed for him.
+        await self.ledger.record(*(_entry(mail, form, each) for form in forms for each in form.weakened))
         return forms
-
-    async def _record(self, mail: Mail, form: Form) -> None:
-        """Writes down, before anything leaves, who gets less than the first level listed for him."""
-        for weakened in form.weakened:
-            decision = weakened.decision
-            entry = Entry.of(
-                "plaintext" if form.in_clear else "downgrade",
-                mail,
-                [decision.recipient],
-                policy=decision.where,
-                policy_version=decision.version,
-                peer=decision.peer,
-                listed=decision.levels,
-                used=form.protection,
-                reason=weakened.reason,
-            )
-            await self.ledger.record(entry)
 
     async def _try_out(self, mail: Mail, shadow: Shadow) -> None:
         """Shadow mode: says what would have become of the mail, and hands it on as it came."""
-        entries = await shadow.foresee(mail)
-        for entry in entries:
-            await self.ledger.record(entry)
+        await self.ledger.record(*await shadow.foresee(mail))
         answer = await self.next_hop.deliver(mail.with_message(mail.trace + mail.message))
         log.warning(
             "shadow_sent_unsealed",
@@ -103,3 +84,19 @@ class Outgoing:
             next_hop=str(self.next_hop.address),
             answer=answer,
         )
+
+
+def _entry(mail: Mail, form: Form, weakened: Weakened) -> Entry:
+    """What the ledger keeps of one recipient."""
+    decision = weakened.decision
+    return Entry.of(
+        "plaintext" if form.in_clear else "downgrade",
+        mail,
+        [decision.recipient],
+        policy=decision.where,
+        policy_version=decision.version,
+        peer=decision.peer,
+        listed=decision.levels,
+        used=form.protection,
+        reason=weakened.reason,
+    )

@@ -16,7 +16,7 @@ from relay.config import Config
 from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
 from relay.levels import Level, Parties, Sealed
-from relay.levels.content import off_loop
+from relay.levels.content import SMALL_OCTETS, off_loop
 from relay.mail import Mail, Recipient
 from relay.policy import Content, Decision, KeysWithReserve, LevelName, LowPriority, PolicySet, Priority, Quantum
 from relay.policy.foresee import Foresight, Supplied
@@ -99,6 +99,8 @@ class Sealer:
         """
         policies = self.policies()
         content = Content(mail.message)
+        if policies.looks_inside and content.size > SMALL_OCTETS:
+            await off_loop(content.size, content.read)
         original = mime.without_hidden_fields(mail.message)
         tried: _Tried = {}
         for recipient in mail.envelope.recipients:

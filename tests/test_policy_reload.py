@@ -21,6 +21,7 @@ from relay.config import Address
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import load_policies
+from relay.policy import watch as policy_watch
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
@@ -151,6 +152,25 @@ async def test_being_told_to_read_again_reads_what_no_watch_can_see(tmp_path: Pa
         elsewhere.write_text(PQC)
         policies.reload()
         await until(lambda: levels(policies, "x@y.example") == ("pqc",))
+
+
+async def test_where_the_kernel_can_watch_no_more_files_are_looked_at_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+) -> None:
+    def too_many(*_: object, **__: object) -> None:
+        raise RuntimeError("OS file watch limit reached")
+
+    monkeypatch.setattr(policy_watch, "awatch", too_many)
+    monkeypatch.setattr(policy_watch, "RETRY_S", 0.02)
+    write(tmp_path, {"default.toml": AES})
+    async with watched(tmp_path) as policies:
+        write(tmp_path, {"default.toml": PQC})
+        await until(lambda: levels(policies) == ("pqc",))
+        write(tmp_path, {"default.toml": AES})
+        await until(lambda: levels(policies) == ("aes",))
+    assert [entry["cause"] for entry in log.entries if entry["event"] == "policies_not_watched"] == [
+        "OS file watch limit reached"
+    ]
 
 
 def test_without_a_watch_reading_again_is_at_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Standard: tests/data/rules.toml, a table that an administrator can read, and pol
 from __future__ import annotations
 
 import dataclasses
+import time
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay import toml
-from relay.errors import ConfigError
+from relay.errors import ConfigError, MalformedMessage
 from relay.policy import Content, Decision, LevelName, PolicySet, load_policies
 from relay.policy.content import MAX_PARTS
 from relay.policy.strength import NAMES, SEALING, strength
@@ -223,7 +224,7 @@ def test_any_message_can_be_asked_anything(lines: list[bytes]) -> None:
     assert content.unclear in (True, False)
     assert all("@" in address for address in content.authors)
     assert content.waited(datetime.now(UTC)) is None or content.waited(datetime.now(UTC)) is not None
-    assert all(isinstance(value, str) for values in content.header.values() for value in values)
+    assert all(isinstance(value, str) for name in ("subject", "x", "from") for value in content.values(name) or ())
 
 
 @given(pattern=st.text(alphabet="ab*", max_size=8), text=st.text(alphabet="ab", max_size=10))
@@ -339,3 +340,41 @@ def test_a_thousand_rules_load_in_no_time_and_more_are_refused(tmp_path: Path) -
     assert policies.decide("x@y", "x@y").rule == 0
     with pytest.raises(ConfigError, match="1000 items"):
         load_policies(write(tmp_path, {"default.toml": "levels = [1]\n" + rule * 1001}), PEERS)
+
+
+HOSTILE = {
+    "encoded words": b"Subject: " + b"=?utf-8?q?b?= " * 100_000 + b"\r\n\r\n",
+    "many subjects": b"Subject: =?utf-8?q?b?=\r\n" * 15_000 + b"\r\n",
+    "parentheses in From": b"From: " + b"(" * 1_000_000 + b"\r\n\r\n",
+    "quotes in From": b"From: " + b'"\\' * 500_000 + b"\r\n\r\n",
+    "one long author": b"From: " + b"a" * 1_000_000 + b"@b\r\n\r\n",
+    "lines like a boundary": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"\r\n--bx" * 2_000_000,
+    "boundaries in boundaries": b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (depth, depth) for depth in range(8)
+    )
+    + b"\r\n-" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_no_message_takes_long(name: str) -> None:
+    content = Content(HOSTILE[name])
+    began = time.process_time()
+    content.read()
+    assert len(content.authors) <= 1
+    assert content.values("subject") is None or len(content.values("subject") or ()) <= 1
+    content.waited(datetime.now(UTC))
+    assert time.process_time() - began < 2.0  # some hundredths here; what is not linear takes minutes
+
+
+def test_a_message_of_more_authors_than_anybody_has_is_malformed() -> None:
+    with pytest.raises(MalformedMessage, match="more than 1000 authors"):
+        _ = Content(b"From: " + b",".join(b"a%d@b" % number for number in range(2000)) + b"\r\n\r\n").authors
+
+
+def test_more_fields_of_one_name_than_are_looked_at_count_as_matching(tmp_path: Path) -> None:
+    text = 'levels = ["pqc"]\n[[when]]\nheader = "X-Secret: yes"\nlevels = ["aes"]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": text}), PEERS)
+    few, many = (Content(b"X-Secret: no\r\n" * number + b"\r\n") for number in (20, 21))
+    assert policies.decide(SENDER, "x@y.example", few).levels == ("pqc",)
+    assert policies.decide(SENDER, "x@y.example", many).levels == ("aes",)

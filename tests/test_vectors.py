@@ -127,7 +127,9 @@ def test_there_are_at_least_60_cases_and_40_of_them_fail() -> None:
 
 
 def test_the_script_makes_these_cases_and_those_without_randomness_octet_for_octet(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.vectors.make", str(tmp_path)], cwd=DIRECTORY.parents[1], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.vectors.make", str(tmp_path)], cwd=DIRECTORY.parents[1], check=False
+    )
     assert done.returncode == 0
     made = {path.name: path.read_bytes() for path in tmp_path.glob("*.txt")}
     committed = {path.name: path.read_bytes() for path in DIRECTORY.glob("*.txt")}

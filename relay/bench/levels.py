@@ -5,7 +5,6 @@ Standard: one run on one machine; of several rounds the least time counts, since
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import statistics
 import tempfile
@@ -16,17 +15,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pybase64
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.poly1305 import Poly1305
-
 from relay import cms, mime
 from relay.bench.children import BenchmarkFailed
 from relay.bench.machine import Machine, machine
 from relay.bench.mails import template
 from relay.bench.openssl_cms import OpenSSL
+from relay.bench.primitives import bare, reference
 from relay.keys import Key, KeyReference
 from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys.pads import Pad, Segment
@@ -170,8 +164,8 @@ async def _figures(site: _Site, name: str, size: int, rounds: int) -> LevelFigur
     sealing, opening = _Watch(), _Watch()
     for _ in range(repeats):
         keys.make(needed)
-        references.append(_seconds(_reference_work, message))
-        bares.append(_seconds(_BARE[name.partition("+")[0]], message, site))
+        references.append(_seconds(reference, message))
+        bares.append(_seconds(bare, name.partition("+")[0], message, site.identity))
         async with sealing:
             await seal()
         async with opening:
@@ -250,39 +244,3 @@ def _seconds(work: Callable[..., object], *arguments: object) -> float:
     began = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - began
-
-
-def _reference_work(message: bytes) -> None:
-    pybase64.encodebytes(message)
-    _gcm(message)
-
-
-def _gcm(message: bytes) -> None:
-    AESGCM(bytes(32)).encrypt(bytes(12), message, None)
-
-
-def _bare_otp(message: bytes, site: _Site) -> None:
-    mask = int.from_bytes(message)
-    Poly1305.generate_tag(bytes(32), (int.from_bytes(message) ^ mask).to_bytes(len(message)))
-
-
-def _bare_pqc(message: bytes, site: _Site) -> None:
-    site.identity.signing.private_key.sign(hashlib.sha512(message).digest())
-    site.identity.kem.private_key.public_key().encapsulate()
-    _gcm(message)
-
-
-def _bare_rsa(message: bytes, site: _Site) -> None:
-    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
-    oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
-    site.identity.rsa_signing.private_key.sign(message, pss, hashes.SHA256())
-    site.identity.rsa_encryption.private_key.public_key().encrypt(bytes(32), oaep)
-    _gcm(message)
-
-
-_BARE: dict[str, Callable[[bytes, _Site], None]] = {
-    "otp": _bare_otp,
-    "aes": lambda message, _: _gcm(message),
-    "pqc": _bare_pqc,
-    "rsa": _bare_rsa,
-}

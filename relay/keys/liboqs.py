@@ -33,7 +33,8 @@ _IMPORTING = threading.Lock()
 
 INSTALL = (
     "install the Python package (pip install liboqs-python) and the native library liboqs (a package of "
-    "your system, or built from https://github.com/open-quantum-safe/liboqs as a shared library), then start again"
+    "your system, or built from https://github.com/open-quantum-safe/liboqs as a shared library; where the loader does "
+    "not find it, OQS_INSTALL_PATH names the directory whose lib/liboqs.so it is), then start again"
 )
 """What helps where something is missing."""
 

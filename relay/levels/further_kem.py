@@ -49,8 +49,7 @@ class FurtherKEM:
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether everybody who can open it does so with a key of this KEM."""
         return all(
-            isinstance(recipient, cms.KEMRecipient) and recipient.kem == self.name
-            for recipient in enveloped.recipients
+            isinstance(recipient, cms.KEMRecipient) and recipient.kem == self.name for recipient in enveloped.recipients
         )
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:

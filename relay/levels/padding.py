@@ -5,11 +5,14 @@ Standard: Padmé (Nikitin et al., PoPETs 2019/4), which leaks O(log log L) bits;
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Literal
 
 from relay.errors import BadStructure
 
 LENGTH_OCTETS = 8
+PIECE_OCTETS = 256 * 1024
+"""Decompressing goes on in pieces of this size."""
 MAX_EXPANSION = 200
 """Decompressing stops at this many times the compressed size: a bomb is refused."""
 MIN_BOUND_OCTETS = 1024 * 1024
@@ -66,13 +69,28 @@ def compress(payload: bytes) -> bytes:
 def decompress(compressed: bytes) -> bytes:
     """The payload; raises BadStructure for what is no DEFLATE, is cut off, goes on, or grows beyond the bound."""
     most = bound(len(compressed))
-    decompressor = zlib.decompressobj(wbits=-15)
+    pieces: list[bytes] = []
     try:
-        payload = decompressor.decompress(compressed, most)
+        for piece in _inflated(compressed):
+            most -= len(piece)
+            if most < 0:
+                raise BadStructure(f"the compressed payload grows beyond {bound(len(compressed))} octets")
+            pieces.append(piece)
     except zlib.error as error:
         raise BadStructure(f"the compressed payload: {error}") from error
-    if decompressor.unconsumed_tail:
-        raise BadStructure(f"the compressed payload grows beyond {most} octets")
-    if not decompressor.eof or decompressor.unused_data:
-        raise BadStructure("the compressed payload is cut off or goes on after its end")
-    return payload
+    return b"".join(pieces)
+
+
+def _inflated(compressed: bytes) -> Iterator[bytes]:
+    """What comes out, in pieces. Raises zlib.error and BadStructure."""
+    decompressor = zlib.decompressobj(wbits=-15)
+    for start in range(0, len(compressed), PIECE_OCTETS):
+        rest = compressed[start : start + PIECE_OCTETS]
+        while rest and not decompressor.eof:
+            yield decompressor.decompress(rest, PIECE_OCTETS)
+            rest = decompressor.unconsumed_tail
+        if decompressor.unused_data or (decompressor.eof and start + PIECE_OCTETS < len(compressed)):
+            raise BadStructure("the compressed payload goes on after its end")
+    yield decompressor.flush()
+    if not decompressor.eof:
+        raise BadStructure("the compressed payload is cut off")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.errors
 import email.header
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -18,17 +19,23 @@ from functools import cached_property
 from relay import mime
 from relay.errors import MalformedMessage
 
-MAX_FIELD_OCTETS = 64 * 1024
+MAX_FIELD_OCTETS = 16 * 1024
 """A header field is looked at up to here."""
+MAX_VALUES = 20
+MAX_AUTHORS = 1000
+MAX_DATE_OCTETS = 200
 MAX_DEPTH = 8
 MAX_PARTS = 500
+MAX_DELIMITERS = 2000
+MAX_LINE_OCTETS = 1000
 MAX_PART_HEADER_OCTETS = 16 * 1024
 
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
-_QUOTED_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|\([^()]*\)')
+_SEPARATORS = {ord(char): " " for char in "<>,;:"}
+_QUOTE_BEGINS = re.compile(r'["(]')
+_QUOTE_ENDS = {'"': '"', "(": ")"}
 _ENCODED = frozenset({"base64", "quoted-printable"})
 """What no part that holds others may be (RFC 2045, 6.4)."""
-_ADDRESS = re.compile(r"[^\s<>,;:@]*@[^\s<>,;:@]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class Content:
     def __init__(self, message: bytes) -> None:
         """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
         self.message = message
+        self._values: dict[str, list[str] | None] = {}
 
     @property
     def size(self) -> int:
@@ -55,17 +63,23 @@ class Content:
         return len(self.message)
 
     @cached_property
-    def header(self) -> dict[str, list[str]]:
-        """All values of each field by its name in lower case, unfolded and decoded, in lower case."""
-        found: dict[str, list[str]] = {}
+    def _fields(self) -> dict[bytes, list[bytes]]:
+        """The raw fields by name in lower case."""
+        found: dict[bytes, list[bytes]] = {}
         for name, raw in mime.fields(_outer_header(self.message)):
-            found.setdefault(name.decode("ascii", "replace"), []).append(decoded(raw.partition(b":")[2]))
+            found.setdefault(name, []).append(raw)
         return found
 
-    @property
-    def subjects(self) -> list[str]:
-        """The subject; more than one where a message has several."""
-        return self.header.get("subject", [])
+    def values(self, name: str) -> list[str] | None:
+        """All values of a field (its name in lower case), unfolded, decoded, in lower case; [] where it is not there.
+
+        None where there are so many that not all are looked at.
+        """
+        if name not in self._values:
+            raw = self._fields.get(name.encode("ascii", "replace"), [])
+            many = len(raw) > MAX_VALUES
+            self._values[name] = None if many else [decoded(each.partition(b":")[2]) for each in raw]
+        return self._values[name]
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -88,28 +102,53 @@ class Content:
 
     @cached_property
     def authors(self) -> tuple[str, ...]:
-        """Everything in From fields that looks like an address, outside quotes and comments."""
-        found: list[str] = []
-        for name, raw in mime.fields(_outer_header(self.message)):
-            if name == b"from":
-                text = raw[:MAX_FIELD_OCTETS].partition(b":")[2].decode("utf-8", "replace")
-                found += _ADDRESS.findall(_QUOTED_OR_COMMENT.sub("", text))
-        return tuple(f"unknown{one}" if one.startswith("@") else one for one in found)
+        """Everything in From fields that looks like an address, outside quotes and comments.
+
+        Raises MalformedMessage where there are more than MAX_AUTHORS.
+        """
+        found: dict[str, None] = {}
+        for raw in self._fields.get(b"from", []):
+            text = _without_quotes(raw.partition(b":")[2].decode("utf-8", "replace"))
+            for token in text.translate(_SEPARATORS).split():
+                if "@" in token:
+                    found[f"unknown{token}" if token.startswith("@") else token] = None
+            if len(found) > MAX_AUTHORS:
+                raise MalformedMessage(f"more than {MAX_AUTHORS} authors")
+        return tuple(found)
+
+    def read(self) -> None:
+        """Reads now what is slow to read of a large message."""
+        _ = self._walked
 
     def waited(self, now: datetime) -> float | None:
         """Seconds since the mail server that hands us this message got it, as its Received field says.
 
         None where there is no such field, or none that can be read.
         """
-        for name, raw in mime.fields(_outer_header(self.message)):
-            if name == b"received" and len(raw) <= MAX_FIELD_OCTETS:
-                return _seconds_since(raw.decode("ascii", "replace").rpartition(";")[2].strip(), now)
-        return None
+        received = self._fields.get(b"received", [b""])[0][-MAX_DATE_OCTETS:]
+        return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
 
 
 def _outer_header(message: bytes) -> bytes:
     """The header, without a copy of a large body."""
     return mime.split(message[: mime.MAX_HEADER_OCTETS + 4])[0]
+
+
+def _without_quotes(text: str) -> str:
+    """The text without quoted strings and comments (RFC 5322, 3.2); one that does not end is no such thing."""
+    pieces: list[str] = []
+    place = 0
+    for match in _QUOTE_BEGINS.finditer(text):
+        if match.start() < place:
+            continue
+        end = text.find(_QUOTE_ENDS[match[0]], match.end())
+        while end > 0 and text[end - 1] == "\\":
+            end = text.find(_QUOTE_ENDS[match[0]], end + 1)
+        if end < 0:
+            break
+        pieces.append(text[place : match.start()])
+        place = end + 1
+    return " ".join([*pieces, text[place:]])
 
 
 def decoded(value: bytes) -> str:
@@ -169,18 +208,33 @@ class _Walk:
         boundary = _boundary(entity)
         if not boundary:
             raise _Unclear
-        delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r\n|\Z)")
         in_digest = entity.get_content_type() == "multipart/digest"
         begin = -1
-        for match in delimiter.finditer(message, max(0, body - 2), end):
+        for start, after, last in _delimiters(message, boundary, max(0, body - 2), end):
             if begin >= 0:
-                self.entity(message, begin, max(begin, match.start()), depth + 1, in_digest=in_digest)
-            if match[1]:
+                self.entity(message, begin, max(begin, start), depth + 1, in_digest=in_digest)
+            if last:
                 return
-            begin = min(match.end() + 2, end)
+            begin = min(after + 2, end)
         if begin < 0:
             raise _Unclear
         self.entity(message, begin, end, depth + 1, in_digest=in_digest)
+
+
+def _delimiters(message: bytes, boundary: bytes, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Each line of this boundary (RFC 2046, 5.1.1): where it begins and ends, and whether it is the last one."""
+    needle = b"\r\n--" + boundary
+    for _ in range(MAX_DELIMITERS):
+        at = message.find(needle, start, end)
+        if at < 0:
+            return
+        start = after = at + len(needle)
+        last = message.startswith(b"--", after)
+        line_end = message.find(b"\r\n", after, min(end, after + MAX_LINE_OCTETS))
+        line_end = min(end, after + MAX_LINE_OCTETS) if line_end < 0 else line_end
+        if not message[after + 2 * last : line_end].strip(b" \t"):
+            yield at, line_end, last
+    raise _Unclear
 
 
 def _header(message: bytes, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:

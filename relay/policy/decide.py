@@ -24,13 +24,15 @@ class PolicySet:
     """All policy files of a directory as they were when they were read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
-    `version` is 12 hexadecimal digits that follow from all names and contents.
+    `version` is 12 hexadecimal digits that follow from all names and contents, `looks_inside` tells that a file has
+    rules which need the message.
     """
 
     directory: Path
     files: Mapping[str, PolicyFile]
     owners: Mapping[str, str]
     version: str
+    looks_inside: bool = False
 
     def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.

@@ -37,6 +37,7 @@ class PolicyFolder:
         self._walk_faults: list[str] = []
         self._known: Known = {}
         self._total = 0
+        self._looking_inside = 0
 
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
@@ -69,11 +70,13 @@ class PolicyFolder:
         else:
             self._files[name] = file
             self._total += file.digest
+            self._looking_inside += file.policy.looks_inside
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
+            self._looking_inside -= file.policy.looks_inside
 
     def _set(self) -> PolicySet:
         faults = [*self._owner_faults, *self._walk_faults]
@@ -85,7 +88,13 @@ class PolicyFolder:
             faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
         if faults:
             raise ConfigError(faults)
-        return PolicySet(self.directory, MappingProxyType(self._files.copy()), self._owners, _version(self._total))
+        return PolicySet(
+            self.directory,
+            MappingProxyType(self._files.copy()),
+            self._owners,
+            _version(self._total),
+            self._looking_inside > 0,
+        )
 
 
 def _version(total: int) -> str:

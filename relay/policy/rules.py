@@ -157,7 +157,8 @@ class When(Settings):
             yield f"the message has {content.size} octets, not more than {self.larger_than}"
         if self.smaller_than is not None and content.size >= self.smaller_than:
             yield f"the message has {content.size} octets, not fewer than {self.smaller_than}"
-        if self._tags and not any(tag in subject for tag in self._tags for subject in content.subjects):
+        subjects = content.values("subject") if self._tags else []
+        if self._tags and subjects is not None and not any(tag in each for tag in self._tags for each in subjects):
             yield f"the subject does not have {_listed(self.subject_tag)}"
         if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
             yield f"no header field is {_listed(self.header)}"
@@ -176,8 +177,10 @@ CONDITIONS = tuple(name for name in When.model_fields if name not in Settings.mo
 
 
 def _has_field(content: Content, name: str, glob: Glob | None) -> bool:
-    values = content.header.get(name)
-    return values is not None and (glob is None or any(glob.matches(value) for value in values))
+    values = content.values(name)
+    if values is None:
+        return True
+    return bool(values) and (glob is None or any(glob.matches(value) for value in values))
 
 
 def _listed(texts: tuple[str, ...] | None) -> str:

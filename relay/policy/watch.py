@@ -27,7 +27,8 @@ QUIET_MS = 50
 GATHER_MS = 250
 """Changes are handed on after this time even if there is no quiet (milliseconds)."""
 RESCAN_S = 60.0
-RETRY_S = 1.0
+RETRY_S = 2.0
+"""Where nothing can be watched, everything is looked at again after this time."""
 
 
 class Changes(NamedTuple):
@@ -44,14 +45,17 @@ async def watch(directory: Path, asked: asyncio.Event, known: Callable[[], Colle
 
     `known` gives the names of the files in force, by which a directory that has vanished is recognised.
     """
+    trouble = ""
     while True:
         asked.clear()
         target = await asyncio.to_thread(directory.resolve)
         try:
             async for changes in _watched(target, directory, asked, known):
                 yield changes
-        except OSError as error:
-            log.error("policies_not_watched", directory=str(directory), cause=str(error))
+        except (OSError, RuntimeError) as error:  # gone just now, or too many for the kernel
+            if str(error) != trouble:
+                trouble = str(error)
+                log.error("policies_not_watched", directory=str(directory), cause=trouble, instead="looked at again")
             await _pause(asked)
         yield EVERYTHING
 

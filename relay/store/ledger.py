@@ -94,8 +94,11 @@ class Ledger:
         self._addresses = addresses
         self._commit: GroupCommit[dict[str, Any]] = GroupCommit(self._write_all)
 
-    async def record(self, entry: Entry) -> None:
-        """Returns when the entry is on the disk; raises StoreUnavailable, and then nothing may leave."""
+    async def record(self, *entries: Entry) -> None:
+        """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
+        await asyncio.gather(*(self._commit(self._line(entry)) for entry in entries))
+
+    def _line(self, entry: Entry) -> dict[str, Any]:
         fields = {
             "event": entry.event,
             "policy": entry.policy,
@@ -108,7 +111,7 @@ class Ledger:
             "sender": self._addresses.write(entry.sender) if entry.sender else "",
             "recipients": [self._addresses.write(address) for address in entry.recipients],
         }
-        await self._commit(fields | ({"by": entry.by} if entry.by else {}))
+        return fields | ({"by": entry.by} if entry.by else {})
 
     async def _write_all(self, entries: Sequence[dict[str, Any]]) -> None:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from relay.cms.der import header
 from relay.cms.recipients import MAX_NUMBER
@@ -38,7 +39,9 @@ def _opening() -> Iterator[Case]:
     sealed = gcm(PAYLOAD, kek())
     yield _success("plain", "as we seal", sealed)
     yield _success("no-attribute", "the key_ID alone, as other software names a key", gcm(PAYLOAD, kek(attribute=None)))
-    yield _success("other-key-too", "a second recipient, whose key Bob does not have", gcm(PAYLOAD, kek("key-2"), kek()))
+    yield _success(
+        "other-key-too", "a second recipient, whose key Bob does not have", gcm(PAYLOAD, kek("key-2"), kek())
+    )
     long_name = "+".join(["0b8d2f9e-2f52-4a37-9a4f-3c1f6e5f9f41"] * 6)
     named = gcm(PAYLOAD, kek(long_name))
     yield replace(
@@ -62,17 +65,15 @@ def _rfc822(original: bytes) -> bytes:
 
 def _ber(sealed: bytes) -> bytes:
     """Every outer length indefinite, the ciphertext in chunks of 40 octets."""
-    tree = trees.parsed(sealed)
-    version, infos, encrypted, tag = tree[1][1][1][0][1]  # type: ignore[misc, index]
+    tree: Any = trees.parsed(sealed)
+    version, infos, encrypted, tag = tree[1][1][1][0][1]
     kind, algorithm, (_, ciphertext) = encrypted[1]
     assert isinstance(ciphertext, bytes)
-    chunks = b"".join(
-        trees.encoded((0x04, ciphertext[start : start + 40])) for start in range(0, len(ciphertext), 40)
-    )
+    chunks = b"".join(trees.encoded((0x04, ciphertext[start : start + 40])) for start in range(0, len(ciphertext), 40))
     end = b"\0\0"
     content = b"\x30\x80" + trees.encoded(kind) + trees.encoded(algorithm) + b"\xa0\x80" + chunks + end + end
     data = b"\x30\x80" + trees.encoded(version) + trees.encoded(infos) + content + trees.encoded(tag) + end
-    return b"\x30\x80" + trees.encoded(tree[1][0]) + b"\xa0\x80" + data + end + end  # type: ignore[arg-type]
+    return b"\x30\x80" + trees.encoded(tree[1][0]) + b"\xa0\x80" + data + end + end
 
 
 def _failing() -> Iterator[Case]:
@@ -108,8 +109,9 @@ def _algorithms() -> Iterator[tuple[str, str, bytes]]:
     yield "cbc-with-iv", "AES-256-CBC content with its own parameters", cbc
     yield "gcm-128", "AES-128-GCM content", replaced(sealed, oid, "0609608648016503040106")
     for length in (4, 8, 12, 13, 14, 15):
-        der = trees.put(sealed, (*_PARAMETERS, 1), bytes((2, 1, length)))
-        cut = trees.changed(der, trees.TAG, lambda node, length=length: [(node[0], node[1][:length])])  # type: ignore[misc]
+        cut = trees.put(
+            trees.put(sealed, trees.TAG, bytes((4, length, *range(length)))), (*_PARAMETERS, 1), bytes((2, 1, length))
+        )
         yield f"tag-{length}", f"a tag of {length} octets, which RFC 5084 would allow", cut
     yield "icvlen-default", "ICVlen left out, which means 12", trees.changed(sealed, (*_PARAMETERS, 1), lambda _: [])
     long = trees.put(sealed, (*_PARAMETERS, 0), b"\x04\x10" + nonce + bytes(4))
@@ -122,22 +124,34 @@ def _structures() -> Iterator[tuple[str, str, bytes]]:
     oid = "060b2a864886f70d0109100117"
     attributes = bytes.fromhex(_ATTRIBUTES)
     enveloped = trees.put(sealed, (0,), bytes.fromhex("06092a864886f70d010703"))
-    yield "enveloped-data", "EnvelopedData: encrypted without authentication", trees.changed(enveloped, trees.TAG, lambda _: [])
+    yield (
+        "enveloped-data",
+        "EnvelopedData: encrypted without authentication",
+        trees.changed(enveloped, trees.TAG, lambda _: []),
+    )
     yield "other-content-type", "a content type that nobody knows", replaced(sealed, oid, "060b2a864886f70d0109100177")
     yield "version-1", "AuthEnvelopedData version 1", trees.put(sealed, trees.VERSION, b"\x02\x01\x01")
     yield "kek-version-2", "KEKRecipientInfo version 2", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x02")
-    yield "authenticated-attributes", "attributes beside the content", trees.followed(
-        sealed, trees.CONTENT, header(0xA1, len(attributes)) + attributes
+    yield (
+        "authenticated-attributes",
+        "attributes beside the content",
+        trees.followed(sealed, trees.CONTENT, header(0xA1, len(attributes)) + attributes),
     )
-    yield "unauthenticated-attributes", "attributes after the tag", trees.followed(
-        sealed, trees.TAG, header(0xA2, len(attributes)) + attributes
+    yield (
+        "unauthenticated-attributes",
+        "attributes after the tag",
+        trees.followed(sealed, trees.TAG, header(0xA2, len(attributes)) + attributes),
     )
     yield "originator-info", "certificates of an originator", trees.followed(sealed, trees.VERSION, b"\xa0\x00")
     yield "no-recipients", "an empty SET of recipients", trees.put(sealed, trees.RECIPIENTS, b"\x31\x00")
     masses = [replace(kek(), key_identifier=f"key-{number:03}".encode()) for number in range(MAX_NUMBER + 1)]
     yield "too-many-recipients", f"{MAX_NUMBER + 1} recipients", gcm(PAYLOAD, *masses)
     yield "unknown-recipient", "a kind of recipient that nobody knows", trees.put(sealed, _FIRST, _OTHER_INFO)
-    yield "mixed-recipients", "a quantum key, and an RSA certificate", gcm(PAYLOAD, kek(), parts.ktri(parts.people()[1]))
+    yield (
+        "mixed-recipients",
+        "a quantum key, and an RSA certificate",
+        gcm(PAYLOAD, kek(), parts.ktri(parts.people()[1])),
+    )
     other = trees.put(sealed, (*_FIRST, 1, 1, 0), bytes.fromhex("0603550403"))
     yield "unknown-key-attribute", "an OtherKeyAttribute that is not ours", other
     yield "no-ciphertext", "encryptedContent left out", trees.changed(sealed, trees.CIPHERTEXT, lambda _: [])

@@ -51,7 +51,7 @@ def _around(der: bytes) -> bytes:
 def _opening(level: str) -> Iterator[Case]:
     _, bob, eve = people()
     content = _around(_signed(level))
-    one = (parts.kem if level == "pqc" else parts.ktri)
+    one = parts.kem if level == "pqc" else parts.ktri
     for name, comment, der in (
         ("plain", "as we seal", _to(bob, level, content)),
         ("by-issuer", "certificates named by issuer and serial number",
@@ -110,11 +110,19 @@ def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
     yield "garbage-inside", "not CMS inside", _around(b"garbage")
     yield "two-signers", "two signers", _around(trees.doubled(right, trees.SIGNER))
     yield "no-signers", "no signer", _around(trees.changed(right, trees.SIGNER, lambda _: []))
-    yield "detached", "the signed content left out", _around(trees.changed(right, (*trees.SIGNED_CONTENT, 1), lambda _: []))
+    yield (
+        "detached",
+        "the signed content left out",
+        _around(trees.changed(right, (*trees.SIGNED_CONTENT, 1), lambda _: [])),
+    )
     bare = trees.changed(right, (*trees.SIGNER, 3), lambda _: [])
     yield "no-signed-attributes", "a signature over the content itself", _around(bare)
     yield "attribute-twice", "one signed attribute twice", _around(trees.doubled(right, (*trees.SIGNER, 3, 0)))
-    yield "signer-version", "a version that does not fit", _around(trees.put(right, (*trees.SIGNER, 0), b"\x02\x01\x02"))
+    yield (
+        "signer-version",
+        "a version that does not fit",
+        _around(trees.put(right, (*trees.SIGNER, 0), b"\x02\x01\x02")),
+    )
     yield "trailing-inside", "one octet too many inside", _around(right + b"\0")
     unsigned = trees.put(right, (0,), bytes.fromhex("06092a864886f70d010701"))
     yield "inner-type", "the inner content type is data", _around(unsigned)
@@ -125,7 +133,11 @@ def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
     info = (*_FIRST, 1)
     yield "kem-version", "KEMRecipientInfo version 1", trees.put(sealed, (*info, 0), b"\x02\x01\x01")
     yield "ml-kem-768", "another KEM", replaced(sealed, "0609608648016503040403", "0609608648016503040402")
-    yield "short-encapsulation", "1088 octets, as ML-KEM-768 has", trees.put(sealed, (*info, 3), b"\x04\x82\x04\x40" + bytes(1088))
+    yield (
+        "short-encapsulation",
+        "1088 octets, as ML-KEM-768 has",
+        trees.put(sealed, (*info, 3), b"\x04\x82\x04\x40" + bytes(1088)),
+    )
     yield "kdf", "another key derivation", replaced(sealed, "060b2a864886f70d010910031c", "060b2a864886f70d010910031d")
     yield "kek-length", "a key-encryption key of 16 octets", trees.put(sealed, (*info, 5), b"\x02\x01\x10")
     yield "ukm", "user keying material", trees.followed(sealed, (*info, 5), b"\xa0\x03\x04\x01x")
@@ -135,7 +147,11 @@ def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
 def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
     alice, bob, _ = people()
     sealed = _to(bob, "rsa", _around(_signed("rsa")))
-    yield "pkcs1", "PKCS #1 v1.5 key transport", trees.put(sealed, (*_FIRST, 2), bytes.fromhex("300d06092a864886f70d0101010500"))
+    yield (
+        "pkcs1",
+        "PKCS #1 v1.5 key transport",
+        trees.put(sealed, (*_FIRST, 2), bytes.fromhex("300d06092a864886f70d0101010500")),
+    )
     yield "oaep-sha1", "RSAES-OAEP with its defaults, SHA-1", trees.put(sealed, (*_FIRST, 2, 1), b"\x30\x00")
     yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
     yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")

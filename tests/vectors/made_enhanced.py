@@ -27,7 +27,13 @@ def enhanced_cases() -> Iterator[Case]:
         yield Case(f"{level}-plain", "success", level, "as we seal", whole, KEYS, original=ORIGINAL)
         two = gcm(entity("authEnveloped-data", _outer(right)), kek())
         yield Case(
-            f"{level}-two-layers", "success", f"{level}+aes", "two layers of aes around it", two, KEYS, original=ORIGINAL
+            f"{level}-two-layers",
+            "success",
+            f"{level}+aes",
+            "two layers of aes around it",
+            two,
+            KEYS,
+            original=ORIGINAL,
         )
         yield Case(f"{level}-no-key", "no key", level, "Bob's KME does not have the key", whole)
         used = Case(f"{level}-used", "key already used", level, "the quantum key was destroyed", whole)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from relay import cms
 from relay.cms import recipients
+from relay.levels.padding import pad
 from tests.vectors import parts, trees
 from tests.vectors.case import Case
 from tests.vectors.parts import ORIGINAL, PAYLOAD, deflate, flipped, kek, one_time_pad
@@ -32,7 +33,7 @@ def _case(name: str, expect: str, comment: str, sealed: tuple[bytes, dict[str, b
 
 def _lengths(*first: int) -> list[int]:
     """Segments of these lengths, and one for the rest."""
-    return [*first, 32 + len(parts.pad(PAYLOAD)) - sum(first)]
+    return [*first, 32 + len(pad(PAYLOAD)) - sum(first)]
 
 
 def _opening() -> Iterator[Case]:
