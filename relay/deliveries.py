@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import structlog
 
-from relay import mime
 from relay.errors import RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
 from relay.mail import Mail
@@ -26,13 +25,17 @@ class Deliveries:
         self._journal = journal
 
     async def begun_before(self, mail: Mail) -> list[Form]:
-        """The forms of a mail whose delivery was begun and not completed; none for a new mail."""
+        """The forms of a mail whose delivery was begun and not completed; none for a new mail.
+
+        One that was to leave in clear is not among them: policy is asked again, since it may have changed.
+        """
         if self._journal.empty:
             return []
         remembered = await self._journal.recall(mail_key(mail))
         if remembered:
             log.info("delivery_resumed", delivered=sum(form.delivered for form in remembered), forms=len(remembered))
-        return [_form(mail, each) for each in remembered]
+        forms = [_form(mail, each) for each in remembered]
+        return [form for form in forms if form.delivered or not form.in_clear]
 
     async def complete(
         self, mail: Mail, forms: Sequence[Form], hand_on: Callable[[Mail, Form], Awaitable[None]]
@@ -88,13 +91,12 @@ def _entry(form: Form) -> JournalForm:
 
 
 def _form(mail: Mail, entry: JournalForm) -> Form:
-    """The form again; the message of one in clear is the mail's own."""
+    """The form again; one that was delivered or in clear has no message any more."""
     wanted = set(entry.recipients)
-    clear = entry.facts["protection"] == "plaintext"
     return Form(
         protection=entry.facts["protection"],
         peer=entry.facts["peer"],
-        message=mime.without_hidden_fields(mail.message) if clear else entry.message or b"",
+        message=entry.message or b"",
         policy=entry.facts["policy"],
         policy_version=entry.facts["policy_version"],
         keys=tuple(KeyReference(**reference) for reference in entry.facts["keys"]),

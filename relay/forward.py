@@ -10,6 +10,7 @@ import aiosmtplib
 
 from relay.config import Address
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 
 
@@ -64,7 +65,7 @@ class NextHop:
         """Sends the content dot-stuffed and in one piece; aiosmtplib's own way rewrites line ends."""
         if client.protocol is None:
             raise NextHopUnavailable(f"next hop {self.address}: the connection was lost before the content")
-        client.protocol.write(stuffed(message))
+        client.protocol.write(await off_loop(len(message), stuffed, message))
         reply = await client.protocol.read_response(timeout=self._timeout)
         if reply.code != 250:
             raise self._fault("end of data", reply.code, reply.message)

@@ -44,13 +44,16 @@ class Outgoing:
         if self.shadow is not None:
             await self._try_out(mail, self.shadow)
             return
-        forms = await self.deliveries.begun_before(mail) or await self._sealed_anew(mail)
+        forms = await self.deliveries.begun_before(mail)
+        known = {recipient.address for form in forms for recipient in form.recipients}
+        if rest := [recipient for recipient in mail.envelope.recipients if recipient.address not in known]:
+            forms += await self._sealed_anew(mail.to(rest))
         await self.deliveries.complete(mail, forms, self._hand_on)
 
     async def _sealed_anew(self, mail: Mail) -> list[Form]:
         forms = await self.sealer.seal(mail)
         # Before anything leaves: who gets less than the first level listed for him.
-        await self.ledger.record(*(_entry(mail, form, each) for form in forms for each in form.weakened))
+        await self.ledger.record(*_entries(mail, forms))
         return forms
 
     async def _try_out(self, mail: Mail, shadow: Shadow) -> None:
@@ -86,17 +89,25 @@ class Outgoing:
         )
 
 
-def _entry(mail: Mail, form: Form, weakened: Weakened) -> Entry:
-    """What the ledger keeps of one recipient."""
-    decision = weakened.decision
+def _entries(mail: Mail, forms: list[Form]) -> list[Entry]:
+    """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
+    alike: dict[tuple[int, str, str], list[Weakened]] = {}
+    for number, form in enumerate(forms):
+        for each in form.weakened:
+            alike.setdefault((number, each.decision.where, each.reason), []).append(each)
+    return [_entry(mail, forms[number], weakened) for (number, _, _), weakened in alike.items()]
+
+
+def _entry(mail: Mail, form: Form, weakened: list[Weakened]) -> Entry:
+    decision = weakened[0].decision
     return Entry.of(
         "plaintext" if form.in_clear else "downgrade",
         mail,
-        [decision.recipient],
+        [each.decision.recipient for each in weakened],
         policy=decision.where,
         policy_version=decision.version,
         peer=decision.peer,
         listed=decision.levels,
         used=form.protection,
-        reason=weakened.reason,
+        reason=weakened[0].reason,
     )

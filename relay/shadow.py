@@ -30,7 +30,7 @@ class Shadow:
     record: ShadowRecord | None = None
 
     async def foresee(self, mail: Mail) -> list[Entry]:
-        """What the ledger has to know, one entry for each recipient whose mail policy does not let out in clear."""
+        """What the ledger has to know, but of those whose mail policy lets out in clear."""
         policies = self.sealer.policies()
         content = Content(mail.message)
         foresight = self.sealer.foresight(self.keys.can_supply)
@@ -47,7 +47,11 @@ class Shadow:
             _log(each.outcome, each.as_dict())
         if self.record is not None:
             self.record.add(found)
-        return [_entry(mail, each) for each in found if not each.decision.in_clear]
+        alike: dict[tuple[str, str | None, Outcome], list[Foreseen]] = {}
+        for each in found:
+            if not each.decision.in_clear:
+                alike.setdefault((each.decision.where, each.decision.peer, each.outcome), []).append(each)
+        return [_entry(mail, foreseen) for foreseen in alike.values()]
 
 
 def _log(outcome: Outcome, fields: dict[str, object]) -> None:
@@ -56,12 +60,13 @@ def _log(outcome: Outcome, fields: dict[str, object]) -> None:
     log.info("shadow", reply=outcome.reply, **said)
 
 
-def _entry(mail: Mail, foreseen: Foreseen) -> Entry:
-    decision, outcome = foreseen.decision, foreseen.outcome
+def _entry(mail: Mail, foreseen: list[Foreseen]) -> Entry:
+    """For all recipients whom one policy would treat alike."""
+    decision, outcome = foreseen[0].decision, foreseen[0].outcome
     return Entry.of(
         "shadow",
         mail,
-        [decision.recipient],
+        [each.decision.recipient for each in foreseen],
         policy=decision.where,
         policy_version=decision.version,
         peer=decision.peer,

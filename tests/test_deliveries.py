@@ -105,6 +105,17 @@ async def test_a_form_that_is_refused_does_not_stop_the_others_and_the_sender_is
     assert deliveries(wire) == [("press@open.example",)]
 
 
+async def test_a_policy_tightened_meanwhile_keeps_the_retry_from_leaving_in_clear(site: Site, wire: Sink) -> None:
+    async with running(site) as relay:
+        wire.on_rcpt = {"press@open.example": "451 4.2.0 busy"}
+        assert (await send(relay)).code == 451
+    wire.on_rcpt = {}
+    site.write_policies({"open.example.toml": 'levels = ["aes"]\notherwise = "refuse"\n'})
+    async with running(site) as relay:
+        assert str(await send(relay)).startswith("550 5.7.1")
+    assert deliveries(wire) == [("ben@bob.example",)]
+
+
 async def test_no_plaintext_is_kept_for_the_retry(site: Site, wire: Sink) -> None:
     async with running(site) as relay:
         wire.on_data = ["451 4.2.0 busy"] * 2

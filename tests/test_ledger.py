@@ -175,18 +175,15 @@ async def test_mail_at_the_first_level_listed_leaves_no_line(tmp_path: Path, kme
     assert not site.config.ledger_file.exists()
 
 
-async def test_a_weaker_level_leaves_a_line_for_each_recipient_that_says_why(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
-) -> None:
+async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["otp", "aes"]\nmax_size = { otp = 10 }\n')
     async with app.running(site.config) as addresses:
         recipients = ["ben@bob.example", "carol@bob.example"]
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert len(sink.got) == 1
     entries = list(ledger_entries(site.config.ledger_file))
-    assert [(each["event"], each["listed"], each["used"]) for each in entries] == [
-        ("downgrade", ["otp", "aes"], "aes")
-    ] * 2
+    assert [(each["event"], each["listed"], each["used"]) for each in entries] == [("downgrade", ["otp", "aes"], "aes")]
+    assert len(set(entries[0]["recipients"])) == 2
     assert entries[0]["reason"] == f"otp: the message has {len(mails.plain())} octets, and max_size is 10"
     assert entries[0]["policy"] == f"{site.directory}/policies/default.toml:1"
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()

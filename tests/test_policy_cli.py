@@ -120,7 +120,7 @@ def test_a_wrong_configuration_is_said_and_exits_with_1(site: Site, tmp_path: Pa
     (tmp_path / "relay.toml").write_text("[site]\nnaem = 1")
     result = run(*command)
     assert result.exit_code == 1
-    assert f"{tmp_path}/relay.toml:2:1: site.naem: unknown setting; did you mean 'name'?" in result.stderr
+    assert f"{tmp_path}/relay.toml:2: site.naem: unknown setting; did you mean 'name'?" in result.stderr
 
 
 def test_the_configuration_can_be_named_on_the_command_line(site: Site, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from relay.cli.files import open_file, seal_file
 from relay.cli.identity import identity
 from relay.cli.keys import keys
 from relay.cli.kme import kme
+from relay.cli.ledger import ledger
 from relay.cli.policy import policy
 from relay.cli.serve import serve
 from relay.errors import ConfigError, RelayError
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, check, policy, seal_file, open_file, keys, identity, kme, bench):
+for command in (serve, check, policy, ledger, seal_file, open_file, keys, identity, kme, bench):
     cli.add_command(command)
 
 

@@ -93,12 +93,14 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
 def load_site(config_file: Path, directory: Path | None = None) -> PolicySite:
     """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1."""
     configure_logging(Log(level="error"))
+    config: Config | None = None
     try:
         config, certificates = app.with_documents(load_config(config_file))
         policies = load_policies(directory or config.policies.directory, config.peer_domains)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(printable(with_column(problem)), err=True)
+            in_policy = config is not None
+            click.echo(printable(with_column(problem) if in_policy else problem), err=True)
         raise SystemExit(1) from error
     return PolicySite(config, certificates, policies)
 
