@@ -18,6 +18,7 @@ from relay import mime
 from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
+from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
@@ -61,6 +62,27 @@ async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_pa
         status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
         assert (status, err) == (0, "")
         assert opened == mails.random_attachment()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ['levels = ["otp"]', 'levels = ["pqc"]\nquantum = "off"', 'levels = ["pqc"]\nquantum = "required"',
+     'levels = ["rsa"]\nquantum = "off"', 'levels = ["rsa"]\nquantum = "required"'],
+)  # fmt: skip
+async def test_seal_and_open_work_on_files_at_every_level(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policy: str
+) -> None:
+    sites = [
+        make_site(
+            tmp_path / name, name, state=kmes.state_dir, kme_url=url, outgoing=sink.address, identities=identities,
+            policies={"default.toml": policy + "\n"},
+        )
+        for name, url in zip(("alice", "bob"), kmes.urls, strict=True)
+    ]  # fmt: skip
+    status, err, sealed = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.eight_bit())
+    assert (status, err) == (0, "")
+    status, err, opened = await run("open", "--config", sites[1].config_file, "-", stdin=sealed)
+    assert (status, err, opened) == (0, "", mails.eight_bit())
 
 
 async def test_sealing_one_file_takes_one_key(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
@@ -230,3 +252,17 @@ async def test_keys_status_with_a_kme_in_trouble_ends_with_1(sites: tuple[Site, 
     status, _, out = await run("keys", "status", "--json", "--config", sites[0].config_file)
     await kmes.start()
     assert (status, bool(json.loads(out)["pools"][0]["trouble"])) == (1, True)
+
+
+async def test_the_site_secret_is_rotated_and_received_keys_stay_readable(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    status, _, out = await run("keys", "rotate-secret", "--config", bob.config_file)
+    assert (status, b"older ones kept: 1" in out) == (0, True)
+    status, _, out = await run("keys", "reseal", "--config", bob.config_file)
+    assert (status, out) == (0, b"1 keys sealed anew\n")
+    newest = next(line for line in (bob.directory / "site.secret").read_text().splitlines() if line)
+    (bob.directory / "site.secret").write_text(newest + "\n")
+    status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert (status, err, opened) == (0, "", mails.plain())

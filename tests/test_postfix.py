@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from relay import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import mails, postfix
+from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.wire import Wire
@@ -34,6 +35,13 @@ COMPLETE = b"Date: Wed, 25 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@alice.examp
 TRACE_FIELDS = {b"received", b"return-path", b"delivered-to", b"x-qumail-protection"}
 IN_CLEAR = 'levels = ["plaintext"]\n'
 SEALED = 'levels = ["aes"]\n'
+LEVELS = {
+    "otp": ('levels = ["otp"]\n', b"otp"),
+    "pqc": ('levels = ["pqc"]\nquantum = "off"\n', b"pqc"),
+    "pqc-quantum": ('levels = ["pqc"]\nquantum = "required"\n', b"pqc+aes"),
+    "rsa": ('levels = ["rsa"]\nquantum = "off"\n', b"rsa"),
+    "rsa-quantum": ('levels = ["rsa"]\nquantum = "required"\n', b"rsa+aes"),
+}
 TOO_BIG = 1_100_000
 """Octets: more than Alice's relay takes, with the limit it has here."""
 
@@ -58,7 +66,7 @@ async def two(sites: Two) -> AsyncIterator[Two]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
+async def sites(tmp_path_factory: pytest.TempPathFactory, identities: Identities) -> AsyncIterator[Two]:
     """Both sites and their KMEs."""
     directory = tmp_path_factory.mktemp("sites")
     link = LinkSettings(key_rate=1_000_000)
@@ -75,14 +83,15 @@ async def sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
                 smtp=alice_smtp, inbound=to_alice, peer_inbound=to_bob, settings='max_message_size = "1 MiB"',
                 policies={
                     "bob.example.toml": SEALED, "alice.example.toml": IN_CLEAR, "clear.example.toml": IN_CLEAR
-                },
+                } | {f"bob.example/{name}.toml": text for name, (text, _) in LEVELS.items()},
+                identities=identities,
             )
         )  # fmt: skip
         bob = await stack.enter_async_context(
             mail_site(
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1],
                 smtp=bob_smtp, inbound=to_bob, peer_inbound=to_alice,
-                policies={"alice.example.toml": SEALED, "bob.example.toml": IN_CLEAR},
+                policies={"alice.example.toml": SEALED, "bob.example.toml": IN_CLEAR}, identities=identities,
             )
         )  # fmt: skip
         yield Two(alice, bob)
@@ -140,6 +149,15 @@ async def test_what_bob_gets_is_what_alice_sent_and_the_wire_shows_none_of_it(tw
     on_the_wire = bytes(two.bob.inbound.sent[passed:])
     assert b"application/pkcs7-mime" in on_the_wire
     assert_not_readable(on_the_wire, original)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+async def test_every_level_goes_through_both_postfixes(two: Two, name: str) -> None:
+    message = KINDS["unencoded UTF-8"]
+    await send(two.alice, message, f"{name}@bob.example")
+    got = await two.bob.delivered(f"{name}@bob.example")
+    assert_unchanged(got.message, message)
+    assert b"X-QuMail-Protection: " + LEVELS[name][1] + b"; peer=alice\r\n" in got.message
 
 
 async def test_a_pgp_signature_still_verifies(two: Two, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
 from relay.keys.build import key_ring
+from relay.keys.identity import identity_findings
 from relay.store import SiteSecret, open_store
 
 FRESH_S = 60.0
@@ -34,7 +36,7 @@ def keys() -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 def status(config_file: Path, as_json: bool) -> None:
-    """Show each KME and peer: keys stored, refill and use, time to empty; and the received keys.
+    """Show each KME and peer: keys stored, refill and use, time to empty; received keys; certificates that end.
 
     Figures of use come from the relay that serves; without one, only what the KMEs themselves say is known.
     Exit status 1 where a KME is in trouble or keys will soon be gone.
@@ -46,8 +48,35 @@ def status(config_file: Path, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         _print(Console(), report)
-    if any(row["trouble"] or row["alarm"] for row in report["pools"]):
+    troubled = any(row["trouble"] or row["alarm"] for row in report["pools"])
+    if troubled or any(row["problems"] for row in report["certificates"]):
         sys.exit(1)
+
+
+@keys.command("rotate-secret")
+@config_option
+def rotate_secret(config_file: Path) -> None:
+    """Put a fresh site secret before those in its file; received keys are sealed under it from the next start on.
+
+    Relays that share a database need the same file: copy it to all of them and restart them before `keys reseal`.
+    """
+    config = load_config(config_file)
+    secret = SiteSecret.rotate(config.store.secret)
+    click.echo(f"{config.store.secret}: newest secret {secret.ids[0]}, older ones kept: {len(secret.ids) - 1}")
+
+
+@keys.command()
+@config_option
+def reseal(config_file: Path) -> None:
+    """Seal every received key anew under the newest site secret; then older lines may be taken out of its file."""
+    configure_logging(Log(level="error"))
+    config = load_config(config_file)
+    click.echo(f"{asyncio.run(_reseal(config))} keys sealed anew")
+
+
+async def _reseal(config: Config) -> int:
+    async with await open_store(config.store.database, SiteSecret.load(config.store.secret)) as store:
+        return await store.reseal()
 
 
 async def _report(config: Config) -> dict[str, Any]:
@@ -62,7 +91,10 @@ async def _report(config: Config) -> dict[str, Any]:
         for row in report["pools"]:
             if row["stored_keys"] is None and not row["trouble"]:
                 row["trouble"] = "does not say how many keys it has"
-    return report | {"received": await _received(config)}
+    certificates = [
+        {"what": what, "problems": list(problems)} for what, problems in identity_findings(config, datetime.now(UTC))
+    ]
+    return report | {"received": await _received(config), "certificates": certificates}
 
 
 async def _received(config: Config) -> list[dict[str, Any]]:
@@ -108,6 +140,13 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         for row in report["received"]:
             received.add_row(*(str(value) for value in row.values()))
         console.print(received)
+    _print_certificates(console, report["certificates"])
+
+
+def _print_certificates(console: Console, certificates: list[dict[str, Any]]) -> None:
+    for row in certificates:
+        for problem in row["problems"]:
+            console.print(f"[bold red]{row['what']}[/]: {problem}", soft_wrap=True)
 
 
 def _table(title: str, *headings: str) -> Table:

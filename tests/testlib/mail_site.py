@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from relay.config import Address
 from tests.testlib import postfix
+from tests.testlib.identities import Identities
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
@@ -78,6 +79,7 @@ async def mail_site(
     inbound: Wire,
     peer_inbound: Wire,
     policies: Mapping[str, str],
+    identities: Identities | None = None,
     settings: str = "",
 ) -> AsyncIterator[MailSite]:
     """A site that runs. `smtp` is where its Postfix shall take mail; `inbound` is in front of that.
@@ -101,6 +103,7 @@ async def mail_site(
             incoming=opened.address,
             policies=policies,
             settings=settings,
+            identities=identities,
             kme_settings="cache_low = 0\ncache_high = 0\n",
         )
         processes = await stack.enter_async_context(AsyncExitStack())
