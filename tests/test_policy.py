@@ -7,9 +7,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 import timeit
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -472,19 +474,32 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pyt
     assert faults(tmp_path) == ["default.toml: cannot be read: Permission denied"]
 
 
-def test_a_file_or_directory_without_permission_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES})
-    (tmp_path / "default.toml").chmod(0)
-    (tmp_path / "bob.example").chmod(0)
-    if os.access(tmp_path / "default.toml", os.R_OK):
-        pytest.skip("this user may read everything")
+@contextmanager
+def _as_somebody_who_may_not_read_everything() -> Iterator[None]:
+    """Root is nobody for a while; everybody else stays."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
     try:
-        assert sorted(faults(tmp_path)) == [
-            "bob.example: cannot be read: Permission denied",
-            "default.toml: cannot be read: Permission denied",
-        ]
+        yield
     finally:
-        (tmp_path / "bob.example").chmod(0o700)
+        os.seteuid(was)
+
+
+def test_a_file_or_directory_without_permission_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        write(directory, {"default.toml": AES, "bob.example/x.toml": AES})
+        (directory / "default.toml").chmod(0)
+        (directory / "bob.example").chmod(0)
+        with _as_somebody_who_may_not_read_everything():
+            found = sorted(faults(directory))
+        (directory / "bob.example").chmod(0o700)
+    assert found == [
+        "bob.example: cannot be read: Permission denied",
+        "default.toml: cannot be read: Permission denied",
+    ]
 
 
 def test_a_missing_or_empty_directory_is_an_error(tmp_path: Path) -> None:
