@@ -50,10 +50,7 @@ class NextHop:
         for recipient in envelope.recipients:
             await self._command(client, b"RCPT", _rcpt_command(client, recipient))
         await self._command(client, b"DATA", b"", expected=354)
-        answer = await self._data(client, mail.message)
-        with suppress(aiosmtplib.SMTPException, OSError):  # the mail is accepted, whatever follows
-            client.protocol.write(b"QUIT\r\n")  # type: ignore[union-attr]
-        return answer
+        return await self._data(client, mail.message)
 
     async def _command(self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None) -> str:
         reply = await client.execute_command(*filter(None, (verb, rest)))
@@ -63,12 +60,16 @@ class NextHop:
 
     async def _data(self, client: aiosmtplib.SMTP, message: bytes) -> str:
         """Sends the content dot-stuffed and in one piece; aiosmtplib's own way rewrites line ends."""
-        if client.protocol is None:
+        content = await off_loop(len(message), stuffed, message)
+        protocol = client.protocol  # the client forgets it when the connection ends
+        if protocol is None:
             raise NextHopUnavailable(f"next hop {self.address}: the connection was lost before the content")
-        client.protocol.write(await off_loop(len(message), stuffed, message))
-        reply = await client.protocol.read_response(timeout=self._timeout)
+        protocol.write(content)
+        reply = await protocol.read_response(timeout=self._timeout)
         if reply.code != 250:
             raise self._fault("end of data", reply.code, reply.message)
+        with suppress(aiosmtplib.SMTPException, OSError):  # the mail is accepted, whatever follows
+            protocol.write(b"QUIT\r\n")
         return reply.message
 
     def _fault(self, verb: str, code: int, message: str) -> RelayError:

@@ -11,11 +11,11 @@ import structlog
 
 from relay import mime
 from relay.config import Direction
-from relay.errors import PolicyRefuses
+from relay.errors import PolicyRefuses, StoreUnavailable
 from relay.forward import NextHop
 from relay.levels.content import off_loop
 from relay.mail import Mail
-from relay.opening import Opener
+from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class Incoming:
         missed = self._unprotected(mail, opened.original, opened.protection, opened.peer)
         marked = mime.marked(opened.original, opened.protection, opened.peer + missed)
         answer = await self.next_hop.deliver(mail.with_message(marked))
-        await self.opener.done(opened)
+        await self._done(opened)
         log.info(
             "opened_and_sent",
             protection=opened.protection,
@@ -55,6 +55,13 @@ class Incoming:
             next_hop=str(self.next_hop.address),
             answer=answer,
         )
+
+    async def _done(self, opened: Opened) -> None:
+        """The next hop has the mail: whatever fails now must not have it sent again."""
+        try:
+            await self.opener.done(opened)
+        except StoreUnavailable as error:
+            log.error("keys_not_marked_as_used", cause=str(error))
 
     def _unprotected(self, mail: Mail, original: bytes, protection: str, peer: str) -> str:
         """What to add to the mark of a mail that arrived with less than it must, "" for enough.

@@ -4,6 +4,7 @@ Standard: the level files write the format; what cannot be sealed is held or ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import cms, mime
+from relay import mime
 from relay.config import Config
 from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
+
+MAX_MADE = 10_000
+"""How many sealed messages are known again when they come back; older ones are sealed once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Sealer:
     """Seals mails; one value for the life of the relay.
 
     `levels` are those that this relay can do, by name; `policies` gives the policy set in force, asked once for
-    each mail; `certificates` are the peers' by peer name.
+    each mail; `certificates` are the peers' by peer name. `made` has the SHA-256 of what was sealed of late, with the
+    peer it is for.
     """
 
     config: Config
@@ -81,6 +86,7 @@ class Sealer:
     keys: KeysWithReserve
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    made: dict[bytes, str] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
@@ -139,14 +145,13 @@ class Sealer:
         if level == "plaintext":
             return Form("plaintext", decision.peer, original, policy, decision.version)
         parties = self._parties(decision.peer or "")
-        if await off_loop(len(original), self._already_sealed, original, parties):
-            message = mime.sealed_message(original, mime.sealed_content(original))
-            return Form("sealed before", decision.peer, message, policy, decision.version)
+        if before := await off_loop(len(original), self._sealed_before, original, parties.peer):
+            return Form("sealed before", decision.peer, before, policy, decision.version)
         try:
             sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
         except KeyUnavailable as error:
             return error
-        message = await off_loop(len(sealed.der), mime.sealed_message, original, sealed.der)
+        message = await off_loop(len(sealed.der), self._finished, original, sealed.der, parties.peer)
         return Form(
             protection,
             decision.peer,
@@ -208,22 +213,26 @@ class Sealer:
             certificates=self.certificates.get(peer),
         )
 
-    def _already_sealed(self, message: bytes, parties: Parties) -> bool:
-        """Whether we have sealed this for the same peer before: a second layer would help nobody."""
+    def _finished(self, original: bytes, der: bytes, peer: str) -> bytes:
+        """The outer message; what is in it will be known again."""
+        self.made[hashlib.sha256(der).digest()] = peer
+        while len(self.made) > MAX_MADE:
+            self.made.pop(next(iter(self.made)), None)
+        return mime.sealed_message(original, der)
+
+    def _sealed_before(self, message: bytes, peer: str) -> bytes:
+        """The outer message again where this is what we sealed for the same peer of late, b"" for everything else.
+
+        What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
+        """
         if not mime.is_sealed(message):
-            return False
+            return b""
         try:
-            enveloped = cms.decode_enveloped(mime.sealed_content(message))
-            references = [
-                reference
-                for level in self.levels.values()
-                if level.recognises(enveloped)
-                for reference in level.references(enveloped)
-            ]
+            der = mime.sealed_content(message)
         except BadStructure:
-            return False
-        ours = (parties.master_sae, parties.slave_sae)
-        return any((reference.master_sae, reference.slave_sae) == ours for reference in references)
+            return b""
+        ours = self.made.get(hashlib.sha256(der).digest()) == peer
+        return mime.sealed_message(message, der) if ours else b""
 
 
 def _weakened(decision: Decision, form: Form, causes: list[str]) -> list[Weakened]:

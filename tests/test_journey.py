@@ -5,14 +5,17 @@ Standard: what comes out is octet for octet what went in; what is on the wire sa
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay import app, mime
+from relay import app, cms, mime
+from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
+from relay.store import ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -118,6 +121,32 @@ async def test_what_is_sealed_already_is_not_sealed_again(
     assert mime.sealed_content(wire.got[1].message) == mime.sealed_content(wire.got[0].message)
     assert (await submit(pair.incoming, wire.got[1].message)).code == 250
     assert sink.got[0].message == AES_MARK + mails.plain()
+
+
+async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mail(
+    tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
+) -> None:
+    """Whoever knows the format can write our label around readable octets, even with a key_ID of ours."""
+    site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    async with app.running(site.config) as addresses:
+        await submit(addresses["outgoing"], mails.plain())
+        genuine = cms.decode_enveloped(mime.sealed_content(wire.got[0].message))
+        dressed = mime.sealed_message(b"", cms.encode_enveloped(replace(genuine, ciphertext=b"The figures are 42")))
+        assert (await submit(addresses["outgoing"], dressed)).code == 250
+    assert b"The figures are 42" not in mime.sealed_content(wire.got[1].message)
+    assert (await submit(pair.incoming, wire.got[1].message)).code == 250
+    assert sink.got[-1].message == AES_MARK + dressed
+
+
+async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_again(
+    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(*_: object) -> int:
+        raise StoreUnavailable("disk full")
+
+    monkeypatch.setattr(ReceivedKeys, "mark_used", unavailable)
+    assert (await submit(pair.outgoing, mails.plain())).code == 250
+    assert len(sink.got) == 1
 
 
 async def test_the_same_sealed_message_opens_again_when_it_comes_twice(
