@@ -11,6 +11,7 @@ import structlog
 
 from relay.errors import RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
+from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.sealing import Form
 from relay.store import Journal, JournalForm, mail_key
@@ -31,7 +32,7 @@ class Deliveries:
         """
         if self._journal.empty:
             return []
-        remembered = await self._journal.recall(mail_key(mail))
+        remembered = await self._journal.recall(await _key(mail))
         if remembered:
             log.info("delivery_resumed", delivered=sum(form.delivered for form in remembered), forms=len(remembered))
         forms = [_form(mail, each) for each in remembered]
@@ -66,15 +67,19 @@ class Deliveries:
     async def _remember(self, mail: Mail, forms: Sequence[Form]) -> None:
         """Without the journal a retry repeats what has left and spends another key, but nothing is lost."""
         try:
-            await self._journal.remember(mail_key(mail), [_entry(form) for form in forms])
+            await self._journal.remember(await _key(mail), [_entry(form) for form in forms])
         except StoreUnavailable as error:
             log.error("delivery_not_remembered", cause=str(error))
 
     async def _forget(self, mail: Mail) -> None:
         try:
-            await self._journal.forget(mail_key(mail))
+            await self._journal.forget(await _key(mail))
         except StoreUnavailable as error:
             log.error("delivery_not_forgotten", cause=str(error))
+
+
+async def _key(mail: Mail) -> bytes:
+    return await off_loop(len(mail.message), mail_key, mail)
 
 
 def _entry(form: Form) -> JournalForm:
