@@ -150,12 +150,18 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
                 built.sealer,
                 _next_hop(config, direction),
                 built.ledger,
-                Deliveries(built.store.journal),
+                Deliveries("outgoing", built.store.journal),
                 _shadow(config, built),
             )
             addresses["outgoing"] = await _serve(stack, config, "outgoing", direction, outgoing)
         if direction := config.incoming:
-            incoming = Incoming(direction, built.opener, _next_hop(config, direction), built.policies)
+            incoming = Incoming(
+                direction,
+                built.opener,
+                _next_hop(config, direction),
+                Deliveries("incoming", built.store.journal),
+                built.policies,
+            )
             addresses["incoming"] = await _serve(stack, config, "incoming", direction, incoming)
         log.info(
             "relay_serves",
@@ -209,7 +215,7 @@ async def _sweep(store: Store) -> None:
             if destroyed := await store.received.destroy_expired(time.time()):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
-                log.warning("deliveries_given_up", forms=forgotten, cause="nobody tried them again")
+                log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
         except StoreUnavailable as error:
             log.error("sweep_failed", cause=str(error))
 

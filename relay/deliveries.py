@@ -1,88 +1,149 @@
 """Brings every form of a mail to the next hop once, over as many tries as it takes.
-Standard: RFC 5321 6.1; SMTP answers once for all recipients, so what has left is remembered for the retry.
+Standard: RFC 5321 6.1; what has left, and the sealed form of what has not, is remembered for the retry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
 
 import structlog
 
-from relay.errors import RelayError, StoreUnavailable, TryLater
+from relay.errors import DeliveryUnderWay, RelayError, TryLater
 from relay.keys import KeyReference
 from relay.levels.content import off_loop
-from relay.mail import Mail
+from relay.mail import Mail, Outcomes, Recipient
 from relay.sealing import Form
-from relay.store import Journal, JournalForm, mail_key
+from relay.store import Begun, Journal, JournalForm, mail_key
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class Delivery:
+    """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
+
+    `forms` are those that were sealed before, or are being delivered now; whoever delivers adds his own.
+    """
+
+    mail: Mail
+    begun: Begun
+    forms: list[Form] = field(default_factory=list)
+    outcomes: dict[str, RelayError | None] = field(default_factory=dict)
+
+    @property
+    def rest(self) -> Mail:
+        """The mail to those recipients who neither have it nor have a sealed form waiting, each once."""
+        known = self.begun.delivered | {recipient.address for form in self.forms for recipient in form.recipients}
+        unique = {recipient.address: recipient for recipient in self.mail.envelope.recipients}
+        return self.mail.to(recipient for address, recipient in unique.items() if address not in known)
+
+    def note(self, recipients: Iterable[Recipient], outcomes: Outcomes) -> None:
+        """What the next hop has said for each of these recipients."""
+        for recipient, outcome in zip(recipients, outcomes, strict=True):
+            self.outcomes[recipient.address] = outcome
+
+    def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError) -> None:
+        """The same failure for all of them."""
+        for recipient in recipients:
+            self.outcomes[recipient.address] = outcome
+
+    @property
+    def answer(self) -> Outcomes:
+        """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
+        return tuple(self._outcome(address) for address in self.mail.envelope.addresses)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody has to wait for another try."""
+        return not any(isinstance(outcome, TryLater) for outcome in self.answer)
+
+    def _outcome(self, address: str) -> RelayError | None:
+        if address in self.begun.delivered:
+            return None
+        return self.outcomes.get(address, _NOT_TRIED)
+
+
+_NOT_TRIED = TryLater("not tried")
+
+
 class Deliveries:
-    """The delivery of mails in one or several forms; keeps sealed forms, so that a retry spends no second key."""
+    """The deliveries of one direction; keeps sealed forms, so that a retry spends no second key."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, direction: str, journal: Journal) -> None:
+        """`direction` keeps apart what passes the same journal in both directions."""
+        self._direction = direction
         self._journal = journal
+        self._under_way: set[tuple[bytes, str]] = set()
 
-    async def begun_before(self, mail: Mail) -> list[Form]:
-        """The forms of a mail whose delivery was begun and not completed; none for a new mail.
+    @asynccontextmanager
+    async def of(self, mail: Mail) -> AsyncIterator[Delivery]:
+        """One try; however it ends, what was delivered is remembered until the client needs to try no more.
 
-        One that was to leave in clear is not among them: policy is asked again, since it may have changed.
+        Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now.
         """
-        if self._journal.empty:
-            return []
-        remembered = await self._journal.recall(await _key(mail))
-        if remembered:
-            log.info("delivery_resumed", delivered=sum(form.delivered for form in remembered), forms=len(remembered))
-        forms = [_form(mail, each) for each in remembered]
-        return [form for form in forms if form.delivered or not form.in_clear]
-
-    async def complete(
-        self, mail: Mail, forms: Sequence[Form], hand_on: Callable[[Mail, Form], Awaitable[None]]
-    ) -> None:
-        """Hands on each form that has not left yet; one that fails does not stop the others.
-
-        Raises what speaks most for trying again, when all have been tried, and remembers the rest for then.
-        """
-        failures: list[RelayError] = []
-        for form in forms:
-            if form.delivered:
-                continue
+        key = await off_loop(len(mail.message), mail_key, self._direction, mail)
+        claims = {(key, address) for address in mail.envelope.addresses}
+        if claims & self._under_way:
+            raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
+        self._under_way |= claims
+        try:
+            begun = await self._journal.recall(key, mail.envelope.addresses)
+            if begun.delivered or begun.forms:
+                log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
+            delivery = Delivery(mail, begun, [_form(mail, each) for each in begun.forms])
             try:
-                await hand_on(mail, form)
-            except RelayError as error:
-                log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))
-                failures.append(error)
-                continue
-            form.delivered = True
-            if not all(each.delivered for each in forms):
-                await self._remember(mail, forms)
-        if failures:
-            await self._remember(mail, forms)
-            raise min(failures, key=lambda error: not isinstance(error, TryLater))
-        if not self._journal.empty:
-            await self._forget(mail)
+                yield delivery
+            finally:
+                await asyncio.shield(self._settle(key, delivery))
+        finally:
+            self._under_way -= claims
 
-    async def _remember(self, mail: Mail, forms: Sequence[Form]) -> None:
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client has not heard these outcomes and will try again: what is delivered must be known then."""
+        delivered = [each for each, outcome in zip(mail.envelope.addresses, outcomes, strict=True) if outcome is None]
+        if not delivered:
+            return
+        key = await off_loop(len(mail.message), mail_key, self._direction, mail)
+        await self._remember(key, delivered, [], [])
+        log.info("delivered_unheard", recipients=len(delivered))
+
+    async def _settle(self, key: bytes, delivery: Delivery) -> None:
+        """Remembers what a retry has to know, or forgets the mail where none will come."""
+        answers = dict(zip(delivery.mail.envelope.addresses, delivery.answer, strict=True))
+        delivered = [address for address, outcome in answers.items() if outcome is None]
+        if delivery.over:
+            await self._forget(key, list(answers))
+            return
+        final = delivery.mail.each_answered  # then who was refused will not be asked for again
+        waiting = {
+            address
+            for address, outcome in answers.items()
+            if outcome is not None and (isinstance(outcome, TryLater) or not final)
+        }
+        forms = [entry for form in delivery.forms if not form.in_clear and (entry := _entry(form, waiting)).recipients]
+        if not delivered and not forms:
+            return
+        others = waiting - {address for form in forms for address in form.recipients}
+        await self._remember(key, delivered, forms, sorted(others))
+
+    async def _remember(self, key: bytes, delivered: list[str], forms: list[JournalForm], others: list[str]) -> None:
         """Without the journal a retry repeats what has left and spends another key, but nothing is lost."""
         try:
-            await self._journal.remember(await _key(mail), [_entry(form) for form in forms])
-        except StoreUnavailable as error:
-            log.error("delivery_not_remembered", cause=str(error))
+            await self._journal.remember(key, delivered, forms, others)
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
-    async def _forget(self, mail: Mail) -> None:
+    async def _forget(self, key: bytes, recipients: list[str]) -> None:
         try:
-            await self._journal.forget(await _key(mail))
-        except StoreUnavailable as error:
-            log.error("delivery_not_forgotten", cause=str(error))
+            await self._journal.forget(key, recipients)
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            log.error("delivery_not_forgotten", cause=str(error), kind=type(error).__name__)
 
 
-async def _key(mail: Mail) -> bytes:
-    return await off_loop(len(mail.message), mail_key, mail)
-
-
-def _entry(form: Form) -> JournalForm:
+def _entry(form: Form, waiting: set[str]) -> JournalForm:
     facts = {
         "protection": form.protection,
         "peer": form.peer,
@@ -91,21 +152,22 @@ def _entry(form: Form) -> JournalForm:
         "keys": [asdict(reference) for reference in form.keys],
         "quantum_bits": form.quantum_bits,
     }
-    addresses = tuple(recipient.address for recipient in form.recipients)
-    return JournalForm(addresses, form.delivered, facts, None if form.in_clear else form.message)
+    recipients = tuple(each.address for each in form.recipients if each.address in waiting)
+    return JournalForm(recipients, facts, form.message, form.name)
 
 
 def _form(mail: Mail, entry: JournalForm) -> Form:
-    """The form again; one that was delivered or in clear has no message any more."""
-    wanted = set(entry.recipients)
+    """The form again, for those recipients of this mail who wait for it."""
+    wanted = dict.fromkeys(entry.recipients)
+    unique = {each.address: each for each in mail.envelope.recipients if each.address in wanted}
     return Form(
         protection=entry.facts["protection"],
         peer=entry.facts["peer"],
-        message=entry.message or b"",
+        message=entry.message,
         policy=entry.facts["policy"],
         policy_version=entry.facts["policy_version"],
         keys=tuple(KeyReference(**reference) for reference in entry.facts["keys"]),
         quantum_bits=entry.facts["quantum_bits"],
-        recipients=[recipient for recipient in mail.envelope.recipients if recipient.address in wanted],
-        delivered=entry.delivered,
+        recipients=list(unique.values()),
+        name=entry.name,
     )

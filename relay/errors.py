@@ -13,6 +13,7 @@ The tree::
     │   │   ├── KMEBadReply      the KME's answer cannot be believed
     │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
     │   │   (relay/keys/faults.py has finer kinds of these)
+    │   ├── DeliveryUnderWay   the same mail is being delivered at this moment
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
     │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it
@@ -38,6 +39,7 @@ Anything that is not a RelayError is treated as TryLater: unknown errors hold ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -67,6 +69,13 @@ class ConfigError(RelayError):
 
 class TryLater(RelayError):
     """Hold: the sender's queue keeps the mail and tries again."""
+
+
+class DeliveryUnderWay(TryLater):
+    """The same mail is being delivered at this moment: what comes of that is to be awaited."""
+
+    status = "4.3.2"
+    public = "This mail is being delivered already, try again later"
 
 
 class Refuse(RelayError):
@@ -214,3 +223,8 @@ class KeyDestroyed(CannotOpen):
 
 class NotForUs(CannotOpen):
     """Sealed to a certificate that is not ours."""
+
+
+def for_all(outcomes: Iterable[RelayError | None]) -> RelayError | None:
+    """The one outcome for all recipients where only one can be told (SMTP): hold before refuse before accepted."""
+    return min(outcomes, key=lambda each: (each is None, isinstance(each, Refuse)), default=None)

@@ -1,17 +1,27 @@
-"""Hands a mail to the next hop and returns only when the next hop has accepted it for every recipient.
+"""Hands a mail to the next hop and returns only when the next hop has said what becomes of it.
 Standard: RFC 5321 (SMTP client), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 1870 (SIZE).
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import aiosmtplib
 
 from relay.config import Address
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
 from relay.levels.content import off_loop
-from relay.mail import Mail, Recipient
+from relay.mail import Mail, Outcomes, Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a next hop has said: an outcome for each recipient, its own words of acceptance, and which one it was."""
+
+    outcomes: Outcomes
+    answer: str
+    next_hop: str
 
 
 class NextHop:
@@ -23,10 +33,10 @@ class NextHop:
         self._hostname = hostname
         self._timeout = timeout
 
-    async def deliver(self, mail: Mail) -> str:
-        """The next hop's own words of acceptance. Raises NextHopUnavailable or NextHopRefused.
+    async def deliver(self, mail: Mail) -> Handed:
+        """What the next hop has said for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
 
-        One refused recipient stops the mail before its content is sent, so that a retry repeats nothing.
+        Recipients that it does not accept do not stop the others.
         """
         client = aiosmtplib.SMTP(
             hostname=self.address.host,
@@ -43,14 +53,22 @@ class NextHop:
         finally:
             client.close()
 
-    async def _converse(self, client: aiosmtplib.SMTP, mail: Mail) -> str:
+    async def _converse(self, client: aiosmtplib.SMTP, mail: Mail) -> Handed:
         await client.ehlo()
         envelope = mail.envelope
         await self._command(client, b"MAIL", _mail_command(client, mail))
-        for recipient in envelope.recipients:
-            await self._command(client, b"RCPT", _rcpt_command(client, recipient))
+        outcomes = [await self._rcpt(client, recipient) for recipient in envelope.recipients]
+        if all(outcomes):
+            return Handed(tuple(outcomes), "no recipient was accepted", str(self.address))
         await self._command(client, b"DATA", b"", expected=354)
-        return await self._data(client, mail.message)
+        return Handed(tuple(outcomes), await self._data(client, mail.message), str(self.address))
+
+    async def _rcpt(self, client: aiosmtplib.SMTP, recipient: Recipient) -> RelayError | None:
+        try:
+            await self._command(client, b"RCPT", _rcpt_command(client, recipient))
+        except (NextHopRefused, NextHopUnavailable) as error:
+            return error
+        return None
 
     async def _command(self, client: aiosmtplib.SMTP, verb: bytes, rest: bytes, expected: int | None = None) -> str:
         reply = await client.execute_command(*filter(None, (verb, rest)))

@@ -11,10 +11,11 @@ import structlog
 
 from relay import mime
 from relay.config import Direction
-from relay.errors import PolicyRefuses, StoreUnavailable
+from relay.deliveries import Deliveries, Delivery
+from relay.errors import PolicyRefuses
 from relay.forward import NextHop
 from relay.levels.content import off_loop
-from relay.mail import Mail
+from relay.mail import Mail, Outcomes
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 
@@ -28,40 +29,57 @@ class Incoming:
     direction: Direction
     opener: Opener
     next_hop: NextHop
+    deliveries: Deliveries
     policies: Callable[[], PolicySet]
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
 
-    async def process(self, mail: Mail) -> None:
+    async def process(self, mail: Mail) -> Outcomes:
         """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse."""
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+        async with self.deliveries.of(mail) as delivery:
+            if delivery.rest.envelope.recipients:
+                await self._carry(delivery)
+        return delivery.answer
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client was gone before it could hear `outcomes`."""
+        await self.deliveries.unheard(mail, outcomes)
+
+    async def _carry(self, delivery: Delivery) -> None:
+        mail = delivery.rest
         opened = await self.opener.open(mail.message, mail.envelope.sender)
         if opened is None:
-            await self._pass_on(mail)
+            await self._pass_on(delivery, mail)
             return
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
         missed = self._unprotected(mail, opened.original, opened.protection, opened.peer)
         marked = mime.marked(opened.original, opened.protection, opened.peer + missed)
-        answer = await self.next_hop.deliver(mail.with_message(marked))
-        await self._done(opened)
-        log.info(
-            "opened_and_sent",
+        handed = await self.next_hop.deliver(mail.with_message(marked))
+        delivery.note(mail.envelope.recipients, handed.outcomes)
+        if delivery.over:
+            await self._done(opened)
+        refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
+        report = log.warning if refused else log.info
+        report(
+            "opened_and_sent" if len(refused) < len(handed.outcomes) else "opened_and_not_sent",
             protection=opened.protection,
             peer=opened.peer,
             key_IDs=[reference.key_ID for reference in opened.keys],
-            recipients=len(mail.envelope.recipients),
+            recipients=len(handed.outcomes) - len(refused),
+            not_accepted=refused[:10],
             octets=len(opened.original),
-            next_hop=str(self.next_hop.address),
-            answer=answer,
+            next_hop=handed.next_hop,
+            answer=handed.answer,
         )
 
     async def _done(self, opened: Opened) -> None:
         """The next hop has the mail: whatever fails now must not have it sent again."""
         try:
             await self.opener.done(opened)
-        except StoreUnavailable as error:
-            log.error("keys_not_marked_as_used", cause=str(error))
+        except Exception as error:  # noqa: BLE001 - the mail has left
+            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
 
     def _unprotected(self, mail: Mail, original: bytes, protection: str, peer: str) -> str:
         """What to add to the mark of a mail that arrived with less than it must, "" for enough.
@@ -77,10 +95,18 @@ class Incoming:
             raise PolicyRefuses(missed)
         return f"; required={required.level}"
 
-    async def _pass_on(self, mail: Mail) -> None:
+    async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
         message = mime.without_fields(mail.message, mime.OUR_MARKS)
         if missed := self._unprotected(mail, message, "", ""):
             message = b"X-QuMail-Protection: none" + missed.encode() + b"\r\n" + message
-        await self.next_hop.deliver(mail.with_message(mail.trace + message))
-        log.info("passed_unopened", recipients=len(mail.envelope.recipients), octets=len(mail.message))
+        handed = await self.next_hop.deliver(mail.with_message(mail.trace + message))
+        delivery.note(mail.envelope.recipients, handed.outcomes)
+        refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
+        report = log.warning if refused else log.info
+        report(
+            "passed_unopened",
+            recipients=len(handed.outcomes) - len(refused),
+            not_accepted=refused[:10],
+            octets=len(mail.message),
+        )

@@ -8,6 +8,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from relay.errors import RelayError
+
+Outcomes = tuple[RelayError | None, ...]
+"""What became of a mail for each of its recipients, in their order: None where the next hop has accepted it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
@@ -41,17 +46,39 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a mail came from, in the words of XFORWARD (decoded; "" where it is not known), for log and next hop.
+
+    `name` and `addr` are the client's host name and IP address, `port` its port, `proto` SMTP or ESMTP, `helo` what
+    it said, `ident` the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is
+    the name under which a user has authenticated; it is never sent on.
+    """
+
+    name: str = ""
+    addr: str = ""
+    port: str = ""
+    proto: str = ""
+    helo: str = ""
+    ident: str = ""
+    source: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
 
     `id` names the mail in log lines. `trace` is the Received field of this relay (RFC 5321, 4.4): it goes on
-    top of what is sent on, and is no part of what is sealed.
+    top of what is sent on, and is no part of what is sealed. `origin` is the client it came from, and
+    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all.
     """
 
     envelope: Envelope
     message: bytes = field(repr=False)
     id: str = ""
     trace: bytes = field(default=b"", repr=False)
+    origin: Origin = Origin()
+    each_answered: bool = False
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""

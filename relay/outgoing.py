@@ -10,16 +10,20 @@ import structlog
 
 from relay import mime
 from relay.config import Direction
-from relay.deliveries import Deliveries
-from relay.forward import NextHop
+from relay.deliveries import Deliveries, Delivery
+from relay.errors import RelayError, TryLater
+from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
-from relay.mail import Mail
-from relay.sealing import Form, Sealer, Weakened
+from relay.mail import Mail, Outcomes
+from relay.sealing import Form, Prepared, Sealer, Weakened
 from relay.shadow import Shadow
 from relay.store.ledger import Entry, Ledger
 from relay.tripwire import check_sealed
 
 log = structlog.get_logger(__name__)
+
+SHADOW = "shadow mode"
+"""Stands in place of the policy file that let a mail out in clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,55 +42,86 @@ class Outgoing:
         if self.shadow is None:
             self.sealer.check(sender, recipient)
 
-    async def process(self, mail: Mail) -> None:
-        """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse."""
+    async def process(self, mail: Mail) -> Outcomes:
+        """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse.
+
+        A group of recipients for whom something fails does not stop the others.
+        """
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
-        if self.shadow is not None:
-            await self._try_out(mail, self.shadow)
+        async with self.deliveries.of(mail) as delivery:
+            await self._prepare(delivery)
+            for form in delivery.forms:
+                await self._hand_on(delivery, form)
+        return delivery.answer
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client was gone before it could hear `outcomes`."""
+        await self.deliveries.unheard(mail, outcomes)
+
+    async def _prepare(self, delivery: Delivery) -> None:
+        """Adds the forms of those recipients who have none from an earlier try."""
+        rest = delivery.rest
+        if not rest.envelope.recipients:
             return
-        forms = await self.deliveries.begun_before(mail)
-        known = {recipient.address for form in forms for recipient in form.recipients}
-        if rest := [recipient for recipient in mail.envelope.recipients if recipient.address not in known]:
-            forms += await self._sealed_anew(mail.to(rest))
-        await self.deliveries.complete(mail, forms, self._hand_on)
+        try:
+            prepared = await self._in_clear(rest, self.shadow) if self.shadow else await self.sealer.seal(rest)
+            # Before anything leaves: who gets less than the first level listed for him.
+            await self.ledger.record(*_entries(rest, prepared.forms))
+        except RelayError as error:
+            delivery.note_for_all(rest.envelope.recipients, error)
+            return
+        delivery.forms += prepared.forms
+        delivery.outcomes.update(prepared.failures)
+        for cause in set(map(str, prepared.failures.values())):
+            log.warning("not_sealed", cause=cause)
 
-    async def _sealed_anew(self, mail: Mail) -> list[Form]:
-        forms = await self.sealer.seal(mail)
-        # Before anything leaves: who gets less than the first level listed for him.
-        await self.ledger.record(*_entries(mail, forms))
-        return forms
-
-    async def _try_out(self, mail: Mail, shadow: Shadow) -> None:
-        """Shadow mode: says what would have become of the mail, and hands it on as it came."""
+    async def _in_clear(self, mail: Mail, shadow: Shadow) -> Prepared:
+        """Shadow mode: says what would have become of the mail, which leaves as it came."""
         await self.ledger.record(*await shadow.foresee(mail))
-        answer = await self.next_hop.deliver(mail.with_message(mail.trace + mail.message))
-        log.warning(
-            "shadow_sent_unsealed",
-            recipients=len(mail.envelope.recipients),
-            octets=len(mail.message),
-            next_hop=str(self.next_hop.address),
-            answer=answer,
-        )
+        version = self.sealer.policies().version
+        form = Form("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
+        return Prepared([form], {})
 
-    async def _hand_on(self, mail: Mail, form: Form) -> None:
-        leaving = mail.to(form.recipients).with_message(mail.trace + form.message)
-        if not form.in_clear:
-            await off_loop(len(leaving.message), check_sealed, leaving.message)
-        answer = await self.next_hop.deliver(leaving)
-        report, event = (log.warning, "sent_in_clear") if form.in_clear else (log.info, "sealed_and_sent")
-        report(
-            event,
-            protection=form.protection,
-            peer=form.peer,
-            key_IDs=[reference.key_ID for reference in form.keys],
-            quantum_bits=form.quantum_bits,
-            recipients=len(form.recipients),
-            octets=len(leaving.message),
-            policy=form.policy,
-            policy_version=form.policy_version,
-            next_hop=str(self.next_hop.address),
-            answer=answer,
-        )
+    async def _hand_on(self, delivery: Delivery, form: Form) -> None:
+        mail = delivery.mail.to(form.recipients)
+        try:
+            leaving = mail.with_message(mail.trace + form.message)
+            if not form.in_clear:
+                await off_loop(len(leaving.message), check_sealed, leaving.message)
+            handed = await self.next_hop.deliver(leaving)
+        except RelayError as error:
+            log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))
+            delivery.note_for_all(form.recipients, error)
+            return
+        except Exception as error:  # noqa: BLE001 - unknown errors hold what they concern, and only that
+            log.error("form_not_delivered", protection=form.protection, peer=form.peer, cause=repr(error))
+            delivery.note_for_all(form.recipients, TryLater(f"{type(error).__name__}: {error}"))
+            return
+        delivery.note(form.recipients, handed.outcomes)
+        _report(form, handed, len(leaving.message))
+
+
+def _report(form: Form, handed: Handed, octets: int) -> None:
+    """What left, for whom not, and how it was protected."""
+    refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
+    in_clear = "shadow_sent_unsealed" if form.policy == SHADOW else "sent_in_clear"
+    report, event = (log.warning, in_clear) if form.in_clear else (log.info, "sealed_and_sent")
+    if len(refused) == len(form.recipients):
+        report, event = log.warning, "form_not_delivered"
+    report(
+        event,
+        protection=form.protection,
+        peer=form.peer,
+        key_IDs=[reference.key_ID for reference in form.keys],
+        quantum_bits=form.quantum_bits,
+        recipients=len(form.recipients) - len(refused),
+        not_accepted=refused[:10],
+        octets=octets,
+        policy=form.policy,
+        policy_version=form.policy_version,
+        next_hop=handed.next_hop,
+        answer=handed.answer,
+    )
 
 
 def _entries(mail: Mail, forms: list[Form]) -> list[Entry]:

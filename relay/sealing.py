@@ -47,7 +47,7 @@ class Form:
     `protection` names the layers from the inside out, `pqc+aes` for instance. `policy` is `file:line` of the
     first recipient's decision; `keys` and `quantum_bits` are what was spent, `without_quantum` says why the
     layer under a quantum key that was preferred is missing. `weakened` has one entry for each recipient who gets
-    less than the first level listed for him.
+    less than the first level listed for him. `name` is that of a form which waits in the journal.
     """
 
     protection: str
@@ -60,12 +60,20 @@ class Form:
     without_quantum: str = ""
     recipients: list[Recipient] = field(default_factory=list)
     weakened: list[Weakened] = field(default_factory=list)
-    delivered: bool = False
+    name: str = ""
 
     @property
     def in_clear(self) -> bool:
         """True where policy lets this message out unsealed."""
         return self.protection == "plaintext"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The forms of a mail, and why there is none for the rest of its recipients, by address."""
+
+    forms: list[Form]
+    failures: dict[str, RelayError]
 
 
 _Tried = dict[tuple[str | None, tuple[str, ...], Quantum, Priority], "Form | RelayError"]
@@ -97,11 +105,10 @@ class Sealer:
         if all(obstacles):
             raise _otherwise(decision, obstacles)
 
-    async def seal(self, mail: Mail) -> list[Form]:
+    async def seal(self, mail: Mail) -> Prepared:
         """One form for each (peer, level), shared by all its recipients.
 
-        All of them are made before any may leave. Raises PolicyHolds or PolicyRefuses where one recipient
-        can get none of the levels listed for him.
+        A recipient who can get none of the levels listed for him fails, alone, with what his policy says then.
         """
         policies = self.policies()
         content = Content(mail.message)
@@ -109,15 +116,21 @@ class Sealer:
             await off_loop(content.size, content.read)
         original = mime.without_hidden_fields(mail.message)
         tried: _Tried = {}
+        failures: dict[str, RelayError] = {}
         for recipient in mail.envelope.recipients:
-            decision = policies.decide(mail.envelope.sender, recipient.address, content)
-            causes: list[str] = []
-            form = await self._first_that_works(original, decision, tried, causes)
-            if form is None:
-                raise _otherwise(decision, causes, content.waited(datetime.now(UTC)))
+            try:
+                decision = policies.decide(mail.envelope.sender, recipient.address, content)
+                causes: list[str] = []
+                form = await self._first_that_works(original, decision, tried, causes)
+                if form is None:
+                    raise _otherwise(decision, causes, content.waited(datetime.now(UTC)))
+            except RelayError as error:
+                failures[recipient.address] = error
+                continue
             form.recipients.append(recipient)
             form.weakened += _weakened(decision, form, causes)
-        return [form for form in tried.values() if isinstance(form, Form) and form.recipients]
+        forms = [form for form in tried.values() if isinstance(form, Form) and form.recipients]
+        return Prepared(forms, failures)
 
     def foresight(self, supplied: Supplied | None = None) -> Foresight:
         """Tells what this sealer would do; without `supplied`, as if all keys were there."""

@@ -72,7 +72,7 @@ async def test_several_recipients_at_one_peer_share_one_ciphertext(
     assert clear.message.endswith(mails.plain())
 
 
-async def test_one_recipient_without_a_level_keeps_the_others_from_leaving_half_done(
+async def test_recipients_without_a_level_do_not_stop_the_others_and_get_theirs_with_the_retry(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
 ) -> None:
     site = make_site(
@@ -80,11 +80,15 @@ async def test_one_recipient_without_a_level_keeps_the_others_from_leaving_half_
         policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
     )  # fmt: skip
     await kmes.stop()
+    recipients = ["press@open.example", "ben@bob.example"]
     async with app.running(site.config) as addresses:
-        reply = await submit(addresses["outgoing"], mails.plain(), recipients=["press@open.example", "ben@bob.example"])
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 451
+    assert [got.recipients for got in wire.got] == [("press@open.example",)]
     await kmes.start()
-    assert reply.code == 451
-    assert not wire.got
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    assert [got.recipients for got in wire.got] == [("press@open.example",), ("ben@bob.example",)]
+    assert mime.is_sealed(wire.got[1].message)
 
 
 @pytest.mark.parametrize("sender", ["", "ann@alice.example"])

@@ -47,11 +47,11 @@ async def test_a_connection_that_is_gone_before_we_have_read_the_acceptance_stil
     async with await asyncio.start_server(_accepts_and_hangs_up, "127.0.0.1", 0) as server:
         next_hop = NextHop(Address(*server.sockets[0].getsockname()), "relay.example", timeout=10)
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-        assert await next_hop.deliver(Mail(envelope, b"Subject: x\r\n\r\ntext\r\n")) == "Ok: queued"
+        assert (await next_hop.deliver(Mail(envelope, b"Subject: x\r\n\r\ntext\r\n"))).answer == "Ok: queued"
 
 
 async def test_a_next_hop_that_hangs_up_right_after_accepting_has_accepted() -> None:
     async with await asyncio.start_server(_accepts_and_hangs_up, "127.0.0.1", 0) as server:
         next_hop = NextHop(Address(*server.sockets[0].getsockname()), "relay.example", timeout=10)
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-        assert await next_hop.deliver(Mail(envelope, b"Subject: x\r\n\r\ntext\r\n")) == "Ok: queued"
+        assert (await next_hop.deliver(Mail(envelope, b"Subject: x\r\n\r\ntext\r\n"))).answer == "Ok: queued"

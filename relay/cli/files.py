@@ -54,7 +54,10 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
 
 async def _seal(config: Config, mail: Mail) -> bytes:
     async with app.parts(config, prefetch=False) as parts:
-        [form] = await parts.sealer.seal(mail)
+        prepared = await parts.sealer.seal(mail)
+        for failure in prepared.failures.values():
+            raise failure
+        [form] = prepared.forms
     if form.in_clear:
         raise PolicyHolds(f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal")
     return form.message

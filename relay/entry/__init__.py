@@ -1,12 +1,12 @@
 """Where mail comes in; every entry hands each mail to one recipe and answers with what the recipe says.
-Standard: 250 is said only when the recipe has returned, which is after the next hop accepted the mail.
+Standard: 250 is said only for a recipient whose mail the next hop has accepted (RFC 5321 6.1, RFC 2033 4.2).
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from relay.mail import Mail
+from relay.mail import Mail, Outcomes
 
 
 class Recipe(Protocol):
@@ -15,5 +15,11 @@ class Recipe(Protocol):
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Raises the TryLater or Refuse that this recipient is to be answered with."""
 
-    async def process(self, mail: Mail) -> None:
-        """Carries the mail to the next hop; returns when it was accepted there. Raises TryLater or Refuse."""
+    async def process(self, mail: Mail) -> Outcomes:
+        """Carries the mail to the next hop: one outcome for each recipient, None where it was accepted there.
+
+        Raises TryLater or Refuse, which then holds for all recipients.
+        """
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted."""

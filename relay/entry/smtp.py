@@ -19,7 +19,7 @@ from relay import mime
 from relay.config import Address, Direction
 from relay.entry import Recipe
 from relay.entry.envelope import parse_mail, parse_rcpt, printable
-from relay.errors import ConfigError, MessageTooBig, RelayError, TryLater
+from relay.errors import ConfigError, MessageTooBig, RelayError, TryLater, for_all
 
 log = structlog.get_logger(__name__)
 
@@ -223,7 +223,9 @@ class _Conversation(SMTP):
                 content = await self._receive()
                 trace = self._trace(mail_id, utf8=envelope.started.smtputf8)
                 mail = mails.Mail(envelope.started, content, id=mail_id, trace=trace)
-                await self._recipe.process(mail.to(envelope.recipients))
+                outcomes = await self._recipe.process(mail.to(envelope.recipients))
+                if failure := for_all(outcomes):
+                    raise failure  # noqa: TRY301
             except RelayError as error:
                 log.warning("mail_not_accepted", reply=error.reply, kind=type(error).__name__, cause=str(error))
                 return error.reply

@@ -19,7 +19,7 @@ from typing import Self
 import structlog
 
 from relay.store.database import Database, open_database
-from relay.store.journal import Journal, JournalForm, mail_key
+from relay.store.journal import Begun, Journal, JournalForm, mail_key
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
@@ -36,6 +36,7 @@ __all__ = [
     "TOMBSTONE_KEEP_FOR_S",
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
+    "Begun",
     "Counts",
     "Journal",
     "JournalForm",

@@ -1,59 +1,80 @@
-"""The delivery journal: which forms of a mail have left and what the others look like, until all have left.
+"""The delivery journal: who has a mail already and what the sealed forms of the rest look like, until all have it.
 Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered and repeats nothing.
 
-Nothing is written for a mail that leaves at once in one form. Only sealed forms are kept, never plaintext.
+Nothing is written for a mail that leaves at once. Only sealed forms are kept, never plaintext. A mail server may split
+a mail over several transactions, at once or later: each is about its own recipients and leaves those of others alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Double, Integer, LargeBinary, Table, Text, delete, select
+from sqlalchemy import Boolean, Column, Double, LargeBinary, String, Table, Text, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.mail import Mail
 from relay.store.database import Database, metadata
 
 KEEP_FOR_S = 5 * 86400.0
 """How long a mail's journal waits for a retry: as long as mail servers keep trying."""
+AT_ONCE = 500
+"""Addresses in one statement; SQLite has a limit on parameters."""
 
 _forms = Table(
-    "delivery_journal",
+    "sealed_forms",
     metadata,
-    Column("mail", LargeBinary(32), primary_key=True),
-    Column("form", Integer, primary_key=True, autoincrement=False),
-    Column("recipients", Text, nullable=False),
-    Column("delivered", Boolean, nullable=False),
+    Column("form", String(32), primary_key=True),
+    Column("mail", LargeBinary(32), nullable=False, index=True),
     Column("facts", Text, nullable=False),
-    Column("message", LargeBinary),
+    Column("message", LargeBinary, nullable=False),
     Column("written_at", Double, nullable=False),
 )
-"""`mail` is mail_key(), `recipients` and `facts` are JSON, `message` is NULL for a form that was not sealed."""
+"""What waits to be sent again: `mail` is mail_key(), `facts` is JSON."""
+
+_deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("mail", LargeBinary(32), primary_key=True),
+    Column("recipient", Text, primary_key=True),
+    Column("delivered", Boolean, nullable=False),
+    Column("form", String(32)),
+    Column("written_at", Double, nullable=False),
+)
+"""One recipient of a mail; `form` is what waits for him, or NULL where it is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalForm:
-    """One form of a mail: the recipients it is for, whether they have it, and the sealed message.
+    """A sealed form of a mail that waits for its recipients.
 
-    `facts` are whatever its maker wants back, as JSON; `message` is None for a form that is made anew.
+    `facts` are whatever its maker wants back, as JSON; `name` is "" for one that is not in the journal yet.
     """
 
     recipients: tuple[str, ...]
-    delivered: bool
     facts: dict[str, Any]
-    message: bytes | None = field(repr=False)
+    message: bytes = field(repr=False)
+    name: str = ""
 
 
-def mail_key(mail: Mail) -> bytes:
-    """SHA-256 over sender, recipients and message: 32 octets that a retry of the same mail has too."""
-    digest = hashlib.sha256()
-    for part in (mail.envelope.sender, *sorted(mail.envelope.addresses)):
-        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    digest.update(b"\0" + mail.message)
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What earlier tries of a mail have left: who has it, and the forms that wait."""
+
+    delivered: frozenset[str] = frozenset()
+    forms: tuple[JournalForm, ...] = ()
+
+
+def mail_key(direction: str, mail: Mail) -> bytes:
+    """SHA-256 over direction, sender and message: 32 octets that every transaction with the same mail has."""
+    digest = hashlib.sha256(direction.encode() + b"\0")
+    digest.update(mail.envelope.sender.encode("utf-8", "surrogateescape") + b"\0\0")
+    digest.update(mail.message)
     return digest.digest()
 
 
@@ -70,57 +91,98 @@ class Journal:
         """Reads which mails are in the journal. With SQLite one process writes it and needs to look no more."""
         if self._database.is_sqlite:
             async with self._database.reading() as connection:
-                self._known = set(await connection.scalars(select(_forms.c.mail).distinct()))
+                self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
 
-    @property
-    def empty(self) -> bool:
-        """True where it is certain that no mail is in the journal, so that nobody has to look for one."""
-        return self._known is not None and not self._known
-
-    async def recall(self, key: bytes) -> list[JournalForm]:
-        """The forms of a mail in their order; none for a mail that is not in the journal."""
+    async def recall(self, key: bytes, recipients: Sequence[str]) -> Begun:
+        """What is known of a mail for these recipients; nothing of a mail that is not in the journal."""
         if self._known is not None and key not in self._known:
-            return []
+            return Begun()
+        delivered: set[str] = set()
+        waiting: dict[str, list[str]] = {}
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(_forms).where(_forms.c.mail == key).order_by(_forms.c.form))
-            return [
-                JournalForm(tuple(json.loads(row.recipients)), row.delivered, json.loads(row.facts), row.message)
-                for row in rows
+            for some in _in_portions(recipients):
+                rows = await connection.execute(
+                    select(_deliveries).where(_deliveries.c.mail == key, _deliveries.c.recipient.in_(some))
+                )
+                for row in rows:
+                    if row.delivered:
+                        delivered.add(row.recipient)
+                    elif row.form is not None:
+                        waiting.setdefault(row.form, []).append(row.recipient)
+            forms = [
+                JournalForm(tuple(waiting[row.form]), json.loads(row.facts), row.message, row.form)
+                for some in _in_portions(list(waiting))
+                for row in await connection.execute(select(_forms).where(_forms.c.form.in_(some)))
             ]
+        return Begun(frozenset(delivered), tuple(forms))
 
-    async def remember(self, key: bytes, forms: Sequence[JournalForm]) -> None:
-        """Writes down all forms of a mail in place of what was there; on the disk when it returns."""
-        rows = [
-            {
-                "mail": key,
-                "form": number,
-                "recipients": json.dumps(form.recipients),
-                "delivered": form.delivered,
-                "facts": json.dumps(form.facts),
-                "message": None if form.delivered else form.message,
-                "written_at": self._clock(),
-            }
-            for number, form in enumerate(forms)
-        ]
+    async def remember(
+        self, key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm], others: Iterable[str] = ()
+    ) -> None:
+        """Writes down who has the mail, which forms wait, and which `others` wait without one.
+
+        On the disk when it returns. What is known of further recipients stays; forms that wait for nobody go.
+        """
+        now = self._clock()
+        rows = [_row(key, recipient, True, None, now) for recipient in delivered]
+        rows += [_row(key, recipient, False, None, now) for recipient in others]
         async with self._database.writing() as connection:
-            await connection.execute(delete(_forms).where(_forms.c.mail == key))
-            await connection.execute(_forms.insert(), rows)
-        if self._known is not None:
+            for form in forms:
+                name = form.name or secrets.token_hex(16)
+                if not form.name:
+                    facts = json.dumps(form.facts)
+                    values = {"form": name, "mail": key, "facts": facts, "message": form.message, "written_at": now}
+                    await connection.execute(insert(_forms), values)
+                rows += [_row(key, recipient, False, name, now) for recipient in form.recipients]
+            await _forget(connection, key, [row["recipient"] for row in rows])
+            if rows:
+                await connection.execute(insert(_deliveries), rows)
+            await _sweep_forms(connection, key)
+        if self._known is not None and rows:
             self._known.add(key)
 
-    async def forget(self, key: bytes) -> None:
-        """The mail has left in all its forms."""
+    async def forget(self, key: bytes, recipients: Sequence[str]) -> None:
+        """These recipients wait no more. When nobody does, all is forgotten of the mail."""
         if self._known is not None and key not in self._known:
             return
         async with self._database.writing() as connection:
-            await connection.execute(delete(_forms).where(_forms.c.mail == key))
-        if self._known is not None:
+            await _forget(connection, key, recipients)
+            waits = select(_deliveries.c.recipient).where(_deliveries.c.mail == key, ~_deliveries.c.delivered)
+            over = (await connection.execute(waits.limit(1))).first() is None
+            if over:
+                await connection.execute(delete(_deliveries).where(_deliveries.c.mail == key))
+            await _sweep_forms(connection, key)
+        if self._known is not None and over:
             self._known.discard(key)
 
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
-        """Forgets mails that nobody tried again for `keep_for` seconds; returns how many forms these were."""
+        """Forgets what nobody tried again for `keep_for` seconds; returns of how many recipients that was."""
+        before = self._clock() - keep_for
         async with self._database.writing() as connection:
-            gone = await connection.execute(delete(_forms).where(_forms.c.written_at < self._clock() - keep_for))
+            gone = await connection.execute(delete(_deliveries).where(_deliveries.c.written_at < before))
+            wanted = select(_deliveries.c.form).where(_deliveries.c.form.is_not(None))
+            await connection.execute(delete(_forms).where(_forms.c.written_at < before, _forms.c.form.not_in(wanted)))
         if gone.rowcount:
             await self.load()
         return int(gone.rowcount)
+
+
+def _row(key: bytes, recipient: str, delivered: bool, form: str | None, now: float) -> dict[str, Any]:
+    return {"mail": key, "recipient": recipient, "delivered": delivered, "form": form, "written_at": now}
+
+
+async def _forget(connection: AsyncConnection, key: bytes, recipients: Sequence[str]) -> None:
+    for some in _in_portions(recipients):
+        await connection.execute(
+            delete(_deliveries).where(_deliveries.c.mail == key, _deliveries.c.recipient.in_(some))
+        )
+
+
+async def _sweep_forms(connection: AsyncConnection, key: bytes) -> None:
+    """Destroys the forms of a mail for which nobody waits any more."""
+    wanted = select(_deliveries.c.form).where(_deliveries.c.mail == key, _deliveries.c.form.is_not(None))
+    await connection.execute(delete(_forms).where(_forms.c.mail == key, _forms.c.form.not_in(wanted)))
+
+
+def _in_portions(values: Sequence[str]) -> list[Sequence[str]]:
+    return [values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE)]

@@ -591,7 +591,11 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
 async def seal(site: Site, *names: str) -> list[Form]:
     recipients = tuple(Recipient(f"{name}@bob.example") for name in names)
     async with app.parts(site.config, prefetch=False) as parts:
-        return await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), mails.random_attachment(20_000)))
+        mail = Mail(Envelope("ann@alice.example", recipients), mails.random_attachment(20_000))
+        prepared = await parts.sealer.seal(mail)
+        for failure in prepared.failures.values():
+            raise failure
+        return prepared.forms
 
 
 async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) -> None:
