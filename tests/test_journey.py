@@ -79,12 +79,12 @@ async def test_recipients_without_a_level_do_not_stop_the_others_and_get_theirs_
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
     )  # fmt: skip
+    gone = kmes.urls[0]
     await kmes.stop()
     recipients = ["press@open.example", "ben@bob.example"]
     async with app.running(site.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 451
     assert [got.recipients for got in wire.got] == [("press@open.example",)]
-    gone = kmes.urls[0]
     await kmes.start()
     site.config_file.write_text(site.config_file.read_text().replace(gone, kmes.urls[0]))
     async with app.running(site.config) as addresses:
