@@ -144,25 +144,12 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)
         addresses: dict[str, Address] = {}
-        if direction := config.outgoing:
-            outgoing = Outgoing(
-                direction,
-                built.sealer,
-                _next_hop(config, direction),
-                built.ledger,
-                Deliveries("outgoing", built.store.journal),
-                _shadow(config, built),
-            )
-            addresses["outgoing"] = await _serve(stack, config, "outgoing", direction, outgoing)
-        if direction := config.incoming:
-            incoming = Incoming(
-                direction,
-                built.opener,
-                _next_hop(config, direction),
-                Deliveries("incoming", built.store.journal),
-                built.policies,
-            )
-            addresses["incoming"] = await _serve(stack, config, "incoming", direction, incoming)
+        if config.outgoing:
+            outgoing = outgoing_recipe(built)
+            addresses["outgoing"] = await _serve(stack, config, "outgoing", config.outgoing, outgoing)
+        if config.incoming:
+            incoming = incoming_recipe(built)
+            addresses["incoming"] = await _serve(stack, config, "incoming", config.incoming, incoming)
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -171,6 +158,33 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         )
         yield addresses
         log.info("relay_stops")
+
+
+def outgoing_recipe(built: Parts) -> Outgoing:
+    """The journey out; [outgoing] must be set."""
+    config = built.config
+    assert config.outgoing is not None  # noqa: S101 - whoever calls has looked
+    return Outgoing(
+        config.outgoing,
+        built.sealer,
+        _next_hop(config, config.outgoing),
+        built.ledger,
+        Deliveries("outgoing", built.store.journal),
+        _shadow(config, built),
+    )
+
+
+def incoming_recipe(built: Parts) -> Incoming:
+    """The journey in; [incoming] must be set."""
+    config = built.config
+    assert config.incoming is not None  # noqa: S101 - whoever calls has looked
+    return Incoming(
+        config.incoming,
+        built.opener,
+        _next_hop(config, config.incoming),
+        Deliveries("incoming", built.store.journal),
+        built.policies,
+    )
 
 
 async def serve(config_file: Path, ready_file: Path | None = None) -> None:
