@@ -96,8 +96,11 @@ class Deliveries:
             delivery = Delivery(mail, begun, [_form(mail, each) for each in begun.forms])
             try:
                 yield delivery
-            finally:
                 await asyncio.shield(self._settle(key, delivery))
+            except BaseException:
+                # The client will not hear that anything was delivered.
+                await asyncio.shield(self._settle(key, delivery, heard=False))
+                raise
         finally:
             self._under_way -= claims
 
@@ -110,14 +113,14 @@ class Deliveries:
         await self._remember(key, delivered, [], [])
         log.info("delivered_unheard", recipients=len(delivered))
 
-    async def _settle(self, key: bytes, delivery: Delivery) -> None:
+    async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:
         """Remembers what a retry has to know, or forgets the mail where none will come."""
         answers = dict(zip(delivery.mail.envelope.addresses, delivery.answer, strict=True))
         delivered = [address for address, outcome in answers.items() if outcome is None]
-        if delivery.over:
+        if delivery.over and heard:
             await self._forget(key, list(answers))
             return
-        final = delivery.mail.each_answered  # then who was refused will not be asked for again
+        final = heard and delivery.mail.each_answered  # then who was refused will not be asked for again
         waiting = {
             address
             for address, outcome in answers.items()

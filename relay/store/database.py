@@ -5,9 +5,11 @@ Standard: a committed transaction is on the disk (SQLite synchronous=FULL, Postg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,6 +25,9 @@ SCHEMA_VERSION = 1
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
+_Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+
 metadata = MetaData()
 """All tables of the store; each table's file adds its own."""
 
@@ -36,6 +41,7 @@ class Database:
         self.name = name
         self._reader = reader
         self._writer = writer
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def is_sqlite(self) -> bool:
@@ -69,8 +75,24 @@ class Database:
                 # Not by way of `connection`, which would begin a transaction: there it is not permitted.
                 await engines.aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """What `work` gives; when the caller is cancelled it goes on, and ends before the database is closed.
+
+        A transaction that is broken off at the wrong moment would leave its connection, and SQLite's lock, behind.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # so that nobody complains when the caller is gone
+
     async def close(self) -> None:
         """Closes all connections."""
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._reader.dispose()
         if self._writer is not self._reader:
             await self._writer.dispose()
@@ -82,6 +104,25 @@ class Database:
         except (SQLAlchemyError, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
             raise StoreUnavailable(f"{self.name}: {str(cause) or type(cause).__name__}") from error
+
+
+class _OnDatabase(Protocol):
+    _database: Database
+
+
+_Owner = TypeVar("_Owner", bound=_OnDatabase)
+
+
+def to_its_end(
+    method: Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]],
+) -> Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]]:
+    """For a method that makes transactions: whoever waits for it may be cancelled, the method goes on to its end."""
+
+    @wraps(method)
+    async def run(self: _Owner, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        return await self._database.to_its_end(method(self, *args, **kwargs))
+
+    return run
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:

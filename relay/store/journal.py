@@ -19,7 +19,7 @@ from sqlalchemy import Boolean, Column, Double, LargeBinary, String, Table, Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.mail import Mail
-from relay.store.database import Database, metadata
+from relay.store.database import Database, metadata, to_its_end
 
 KEEP_FOR_S = 5 * 86400.0
 """How long a mail's journal waits for a retry: as long as mail servers keep trying."""
@@ -87,12 +87,14 @@ class Journal:
         self._clock = clock
         self._known: set[bytes] | None = None
 
+    @to_its_end
     async def load(self) -> None:
         """Reads which mails are in the journal. With SQLite one process writes it and needs to look no more."""
         if self._database.is_sqlite:
             async with self._database.reading() as connection:
                 self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
 
+    @to_its_end
     async def recall(self, key: bytes, recipients: Sequence[str]) -> Begun:
         """What is known of a mail for these recipients; nothing of a mail that is not in the journal."""
         if self._known is not None and key not in self._known:
@@ -116,6 +118,7 @@ class Journal:
             ]
         return Begun(frozenset(delivered), tuple(forms))
 
+    @to_its_end
     async def remember(
         self, key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm], others: Iterable[str] = ()
     ) -> None:
@@ -141,6 +144,7 @@ class Journal:
         if self._known is not None and rows:
             self._known.add(key)
 
+    @to_its_end
     async def forget(self, key: bytes, recipients: Sequence[str]) -> None:
         """These recipients wait no more. When nobody does, all is forgotten of the mail."""
         if self._known is not None and key not in self._known:
@@ -155,6 +159,7 @@ class Journal:
         if self._known is not None and over:
             self._known.discard(key)
 
+    @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
         """Forgets what nobody tried again for `keep_for` seconds; returns of how many recipients that was."""
         before = self._clock() - keep_for

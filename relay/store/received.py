@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 
 from relay.errors import KMEBadReply, StoreUnavailable, TryLater
 from relay.store import received_upkeep as upkeep
-from relay.store.database import Database
+from relay.store.database import Database, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.key_name import KeyName, from_column
 from relay.store.received_table import batches, find, held, keys, new_row, opened_key, place
@@ -85,6 +85,7 @@ class ReceivedKeys:
         if put.troubles:
             raise put.troubles[0]
 
+    @to_its_end
     async def get(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
         """The octets of those keys that are held, by key_ID; others are missing from the result.
 
@@ -95,6 +96,7 @@ class ReceivedKeys:
             found = await find(connection, names)
         return {name.key_ID: opened_key(self._secret, name, row) for name, row in found.items() if row}
 
+    @to_its_end
     async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> int:
         """Notes that these keys were used now; a first use sets a key's end to `keep_for` seconds from now.
 
@@ -114,6 +116,7 @@ class ReceivedKeys:
                 first += len(ours)
         return first
 
+    @to_its_end
     async def state(self, group: str, master_sae: str, key_ID: str) -> State:
         """Whether a key is held, is known to have been destroyed, or is unknown. Raises StoreUnavailable."""
         name = KeyName(group, master_sae, key_ID)
@@ -123,6 +126,7 @@ class ReceivedKeys:
             return "unknown"
         return "held" if found[name] else "destroyed"
 
+    @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
         """Overwrites, then deletes, all keys whose time is over; forgets old tombstones. Returns how many.
 
@@ -134,6 +138,7 @@ class ReceivedKeys:
         await upkeep.forget_destroyed(self._database, now - self._tombstone_keep_for)
         return destroyed
 
+    @to_its_end
     async def counts(self) -> dict[tuple[str, str], Counts]:
         """Counts by (KME group, master SAE). Raises StoreUnavailable."""
         names = (keys.c.kme_group, keys.c.master_sae)
@@ -147,14 +152,17 @@ class ReceivedKeys:
             rows = (await connection.execute(query.group_by(*names))).all()
         return {(from_column(group), from_column(sae)): Counts(*numbers) for group, sae, *numbers in rows}
 
+    @to_its_end
     async def missing_secrets(self) -> dict[str, int]:
         """How many keys are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
         return await upkeep.missing_secrets(self._database, self._secret)
 
+    @to_its_end
     async def reseal(self) -> int:
         """Moves all keys under the newest secret; returns how many were not. Raises StoreUnavailable."""
         return await upkeep.reseal(self._database, self._secret)
 
+    @to_its_end
     async def _store(self, puts: Sequence[_Put]) -> None:
         """One transaction for all; a row that is there stays, and is compared with what came."""
         names = [(place(name), name, key) for put in puts for name, key in put.keys.items()]
