@@ -23,3 +23,10 @@ class Recipe(Protocol):
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted."""
+
+
+class Entry(Protocol):
+    """One place where mail comes in, once it has been started."""
+
+    async def stop(self, grace: float = 30.0) -> None:
+        """Takes no new mail, lets mails in flight end within `grace` seconds, closes what is left."""

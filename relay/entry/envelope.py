@@ -9,10 +9,18 @@ import re
 from relay.errors import MessageTooBig, Refuse
 from relay.mail import Envelope, Recipient
 
+MAX_PATH = 512
+"""Characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
 _PATH = re.compile(r'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^"<>\s\x00-\x1f\x7f])*)>(?:\s+(\S.*))?\Z')
 _SOURCE_ROUTE = re.compile(r"^@[^:]*:")
+_MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
+"""RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
+_SIZE = re.compile(r"[0-9]{1,20}")
 _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE)
-_XTEXT = re.compile(r"[\x21-\x7e]{1,500}")
+_XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
+_ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT.pattern}")
+_UTF8_ORCPT = re.compile(r"utf-8;[^\x00-\x20+=\x7f]+", re.IGNORECASE)
+"""RFC 6533, 3: where SMTPUTF8 is spoken."""
 
 
 class BadParameter(Refuse):
@@ -28,18 +36,21 @@ class BadParameter(Refuse):
         return self._reply
 
 
-def parse_mail(arg: str | None, size_limit: int) -> Envelope:
-    """The envelope of `FROM:<sender> [parameters]`, without recipients yet.
+def parse_mail(arg: str | None, size_limit: int, ignored: frozenset[str] = frozenset()) -> tuple[Envelope, int]:
+    """The envelope of `FROM:<sender> [parameters]`, without recipients yet, and the declared size or 0.
 
-    `size_limit` is in octets. Raises BadParameter or MessageTooBig.
+    `size_limit` and the size are in octets; parameters that are `ignored` may have any value. Raises BadParameter or
+    MessageTooBig.
     """
     sender, parameters = _split("FROM:", arg)
     smtputf8 = False
     ret = envid = None
+    size = 0
     for name, value in parameters.items():
         match name:
-            case "SIZE" if value and value.isdecimal() and len(value) <= 20:
-                if int(value) > size_limit:
+            case "SIZE" if value and _SIZE.fullmatch(value):
+                size = int(value)
+                if size > size_limit:
                     raise MessageTooBig(f"SIZE={value}, the limit is {size_limit} octets")
             case "BODY" if value and value.upper() in ("7BIT", "8BITMIME"):
                 pass  # what is sent on says of itself whether it is 8-bit
@@ -49,10 +60,12 @@ def parse_mail(arg: str | None, size_limit: int) -> Envelope:
                 ret = value.upper()
             case "ENVID" if value and len(value) <= 100 and _XTEXT.fullmatch(value):
                 envid = value
+            case _ if name in ignored:
+                pass
             case _:
                 raise BadParameter(555, "5.5.4", f"MAIL parameter not understood: {printable(name)}")
     _check_encoding(sender, utf8=smtputf8)
-    return Envelope(sender, (), smtputf8=smtputf8, ret=ret, envid=envid)
+    return Envelope(sender, (), smtputf8=smtputf8, ret=ret, envid=envid), size
 
 
 def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:
@@ -68,12 +81,16 @@ def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:
         match name:
             case "NOTIFY" if value and _NOTIFY.fullmatch(value):
                 notify = value.upper()
-            case "ORCPT" if value and ";" in value and _XTEXT.fullmatch(value):
+            case "ORCPT" if value and len(value) <= 500 and _is_orcpt(value, utf8=utf8):
                 orcpt = value
             case _:
                 raise BadParameter(555, "5.5.4", f"RCPT parameter not understood: {printable(name)}")
     _check_encoding(address, utf8=utf8)
     return Recipient(address, notify=notify, orcpt=orcpt)
+
+
+def _is_orcpt(value: str, *, utf8: bool) -> bool:
+    return bool(_ORCPT.fullmatch(value) or (utf8 and _UTF8_ORCPT.fullmatch(value)))
 
 
 def printable(text: str) -> str:
@@ -89,8 +106,10 @@ def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     match = _PATH.match(arg[len(keyword) :].strip())
     if match is None:
         raise syntax
+    if len(match[1]) > MAX_PATH:
+        raise BadParameter(501, "5.1.3", "Path too long")
     address = _SOURCE_ROUTE.sub("", match[1])
-    if address and address.lower() != "postmaster" and not re.search(r".@[^@\"\\]+\Z", address):
+    if address and address.lower() != "postmaster" and not _MAILBOX.fullmatch(address):
         raise BadParameter(553, "5.1.3", "The address needs a domain")
     parameters: dict[str, str | None] = {}
     for word in (match[2] or "").split():

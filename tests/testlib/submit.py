@@ -1,10 +1,12 @@
 """Speaks to a relay as a mail server does and gives back every reply, for asserting on it.
-Standard: RFC 5321, by aiosmtplib, with the content sent exactly as it is given.
+Standard: RFC 5321 and RFC 2033, by aiosmtplib and bare sockets, with the content sent exactly as it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiosmtplib
@@ -54,3 +56,87 @@ async def submit(
         return Reply(reply.code, reply.message)
     finally:
         client.close()
+
+
+async def submit_lmtp(
+    address: Address,
+    message: bytes,
+    *,
+    sender: str = "ann@alice.example",
+    recipients: Sequence[str] = ("ben@bob.example",),
+    options: Sequence[str] = (),
+) -> list[Reply]:
+    """A reply for each recipient: that to its RCPT where it was not accepted, else its own one to the content."""
+    async with talking(address) as talk:
+        await talk.say("LHLO client.example")
+        mail = await talk.say(" ".join([f"MAIL FROM:<{sender}>", *options]))
+        if mail.code != 250:
+            return [mail] * len(recipients)
+        replies = [await talk.say(f"RCPT TO:<{recipient}>") for recipient in recipients]
+        if not any(reply.code == 250 for reply in replies):
+            return replies
+        data = await talk.say("DATA")
+        if data.code != 354:
+            return [data if reply.code == 250 else reply for reply in replies]
+        await talk.send(stuffed(message))
+        return [await talk.reply() if reply.code == 250 else reply for reply in replies]
+
+
+class Talk:
+    """One connection to a mail server, octet for octet."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, octets: bytes) -> None:
+        """Sends exactly these."""
+        self.writer.write(octets)
+        await self.writer.drain()
+
+    async def reply(self) -> Reply:
+        """The next whole reply, its lines joined by line feeds. Raises IncompleteReadError where none comes."""
+        lines: list[str] = []
+        async with asyncio.timeout(60):
+            while True:
+                line = (await self.reader.readuntil(b"\n")).decode().rstrip("\r\n")
+                lines.append(line[4:])
+                if line[3:4] != "-":
+                    return Reply(int(line[:3]), "\n".join(lines))
+
+    async def say(self, command: str) -> Reply:
+        """The reply to one command."""
+        await self.send(command.encode("utf-8", "surrogateescape") + b"\r\n")
+        return await self.reply()
+
+    async def begin(self, *recipients: str, hello: str = "EHLO") -> None:
+        """Everything up to and with the 354."""
+        for command in (
+            f"{hello} client.example",
+            "MAIL FROM:<ann@alice.example>",
+            *(f"RCPT TO:<{recipient}>" for recipient in recipients or ("ben@bob.example",)),
+        ):
+            reply = await self.say(command)
+            assert reply.code == 250, reply
+        reply = await self.say("DATA")
+        assert reply.code == 354, reply
+
+    async def ended(self) -> bool:
+        """Waits until the server has closed the connection; whether it had no more to say."""
+        async with asyncio.timeout(60):
+            try:
+                return not await self.reader.read()
+            except ConnectionError:
+                return True
+
+
+@asynccontextmanager
+async def talking(address: Address) -> AsyncIterator[Talk]:
+    """A connection whose greeting has been read; closed at the end without goodbye."""
+    reader, writer = await asyncio.open_connection(*address)
+    talk = Talk(reader, writer)
+    try:
+        reply = await talk.reply()
+        assert reply.code == 220, reply
+        yield talk
+    finally:
+        writer.close()

@@ -1,0 +1,123 @@
+"""How much memory the messages in flight may take: each holds its share, new ones wait for room and then are held.
+Standard: RFC 5321 4.5.3.1.10 and RFC 3463 4.3.1 (452 4.3.1): no message is taken that cannot be kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from relay.errors import TryLater
+
+
+class Overloaded(TryLater):
+    """There is no room for this message now."""
+
+    code = 452
+    status = "4.3.1"
+    public = "Too much mail at once, try again later"
+
+
+class Budget:
+    """The octets of memory that all messages of this process share.
+
+    `used` is what is held now, `peak` the most that ever was. What is larger than the whole budget gets its room
+    when nothing else is in flight, so that no message is too large for ever.
+    """
+
+    def __init__(self, octets: int, patience: float = 30.0) -> None:
+        """`octets` is the whole budget; `patience` is how many seconds one waits for room."""
+        self.octets = octets
+        self.patience = patience
+        self.used = 0
+        self.peak = 0
+        self._waiting: deque[_Waiting] = deque()
+
+    def share(self) -> Share:
+        """The share of one message, empty yet."""
+        return Share(self)
+
+    async def _enlarge(self, share: Share, octets: int) -> None:
+        more = octets - share.held
+        if self._has_room(share, more) and (share.held or not self._waiting):
+            self._give(share, more)
+            return
+        if share.held and self._all_others_wait(share):
+            raise Overloaded("all messages in flight wait for room; this one gives way")
+        waiting = _Waiting(share, more, asyncio.get_running_loop().create_future())
+        # Whoever has a part of his message already comes before those who have nothing.
+        self._waiting.appendleft(waiting) if share.held else self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(self.patience):
+                await waiting.given
+        except TimeoutError:
+            raise Overloaded(f"no room for {octets} octets within {self.patience:g} s") from None
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(waiting)
+            self._serve_waiting()
+
+    def _reduce(self, share: Share, octets: int) -> None:
+        self.used -= share.held - octets
+        share.held = octets
+        self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0].share, self._waiting[0].more):
+            waiting = self._waiting.popleft()
+            if not waiting.given.done():
+                self._give(waiting.share, waiting.more)
+                waiting.given.set_result(None)
+
+    def _has_room(self, share: Share, more: int) -> bool:
+        return self.used + more <= self.octets or self.used == share.held
+
+    def _give(self, share: Share, more: int) -> None:
+        share.held += more
+        self.used += more
+        self.peak = max(self.peak, self.used)
+
+    def _all_others_wait(self, share: Share) -> bool:
+        """Nobody could ever give back what this share waits for."""
+        return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
+
+
+class Share:
+    """What one message holds of the budget; given back at the end of `with`, or by `release`."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    async def hold(self, octets: int) -> None:
+        """Holds at least so many octets from now on. Raises Overloaded where there is no room for too long."""
+        if octets > self.held:
+            await self._budget._enlarge(self, octets)
+
+    def reduce(self, octets: int) -> None:
+        """Gives back what is more than so many octets."""
+        if octets < self.held:
+            self._budget._reduce(self, octets)
+
+    def release(self) -> None:
+        """Gives back all of it."""
+        self.reduce(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class _Waiting(NamedTuple):
+    """Who waits, for how many more octets, and what tells him that he has them."""
+
+    share: Share
+    more: int
+    given: asyncio.Future[None]

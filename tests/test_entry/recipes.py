@@ -1,0 +1,91 @@
+"""A recipe that remembers the mails it got, gives the outcomes that a test wants, and can be made to wait.
+Standard: relay.entry.Recipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.budget import Budget
+from relay.config import Address, Listening
+from relay.entry.conversation import Conversation, Service
+from relay.entry.lmtp import LMTPConversation
+from relay.entry.smtp import SMTPEntry
+from relay.errors import RelayError
+from relay.mail import Mail, Outcomes
+
+CONVERSATIONS: dict[str, type[Conversation]] = {"SMTP": Conversation, "LMTP": LMTPConversation}
+
+
+@dataclass
+class Recorder:
+    """Accepts everything, unless `outcomes` says what becomes of a recipient, or `failure` of the whole mail.
+
+    `gate`, while it is closed, keeps mails inside; `arrived` is set when one is inside.
+    """
+
+    mails: list[Mail] = field(default_factory=list)
+    unheard_mails: list[tuple[Mail, Outcomes]] = field(default_factory=list)
+    outcomes: dict[str, RelayError] = field(default_factory=dict)
+    failure: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    noted: asyncio.Event = field(default_factory=asyncio.Event)
+    inside: int = 0
+    cancelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def check_recipient(self, sender: str, recipient: str) -> None:
+        if recipient.startswith("held"):
+            raise self.outcomes[recipient]
+
+    async def process(self, mail: Mail) -> Outcomes:
+        self.inside += 1
+        self.arrived.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+        if self.failure is not None:
+            raise self.failure
+        self.mails.append(mail)
+        return tuple(self.outcomes.get(address) for address in mail.envelope.addresses)
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        self.unheard_mails.append((mail, outcomes))
+        self.noted.set()
+
+
+@dataclass
+class Running:
+    """An entry that serves, and what it works with."""
+
+    entry: SMTPEntry
+    address: Address
+    recipe: Recorder
+    budget: Budget
+    service: Service
+
+
+@asynccontextmanager
+async def serving(
+    protocol: str = "SMTP", *, budget: Budget | None = None, recipe: Recorder | None = None, **settings: Any
+) -> AsyncIterator[Running]:
+    """An entry on a free port; `settings` are those of [outgoing] and [incoming]."""
+    budget, recipe = budget or Budget(512 * 2**20), recipe or Recorder()
+    service = Service.of(recipe, "relay.alice.example", Listening(**settings), budget)
+    entry = SMTPEntry("outgoing.listen", Address("127.0.0.1", 0), service, CONVERSATIONS[protocol])
+    address = await entry.start()
+    try:
+        yield Running(entry, address, recipe, budget, service)
+    finally:
+        await entry.stop(grace=5)
