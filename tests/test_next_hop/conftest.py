@@ -1,0 +1,52 @@
+"""Next hops built as relay.toml would have them, closed after the test.
+Standard: everything goes over real sockets on loopback.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import dns.asyncresolver
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from relay.config import Address, Direction
+from relay.forward import NextHop
+from tests.testlib.hop import Hop
+
+Build = Callable[..., NextHop]
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    """Makes a NextHop: `build(hop, other, next_hop_tls="none", timeout=5)`."""
+    async with AsyncExitStack() as stack:
+
+        def make(*hops: Hop | str, resolver: dns.asyncresolver.Resolver | None = None, **settings: Any) -> NextHop:
+            places = [hop if isinstance(hop, str) else hop.next_hop for hop in hops]
+            values = {"listen": "127.0.0.1:0", "next_hop": places, "timeout": 60, **settings}
+            next_hop = NextHop(Direction.model_validate(values), "relay.example", resolver)
+            stack.push_async_callback(next_hop.close)
+            return next_hop
+
+        yield make
+
+
+@pytest.fixture
+def nobody() -> Iterator[Address]:
+    """An address that refuses connections; it is taken, so that nobody else gets it meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield Address(*taken.getsockname())
+
+
+@pytest.fixture
+def log() -> LogCapture:
+    """What is logged."""
+    capture = LogCapture()
+    structlog.configure(processors=[capture], cache_logger_on_first_use=False)
+    return capture
