@@ -1,0 +1,127 @@
+"""`qumail-relay users`: who may submit mail; passwords come from the terminal or standard input, never from arguments.
+Standard: exit status 0 fine, 1 something is wrong with the file or the user, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from relay.cli.options import config_option
+from relay.config import load_config
+from relay.entry.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
+from relay.errors import ConfigError
+from relay.policy.names import printable
+
+SHORTEST = 8
+"""Characters; RFC 9106 makes guessing slow, not a short password long (NIST SP 800-63B, 5.1.1.1)."""
+
+file_option = click.option(
+    "--file", "path", type=click.Path(path_type=Path), help="Another file than the configured one."
+)
+
+
+@click.group()
+def users() -> None:
+    """Say who may submit mail to the relay, and from which addresses ([submission] users)."""
+
+
+@users.command()
+@config_option
+@file_option
+@click.argument("name")
+@click.argument("addresses", nargs=-1)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input: its first line.")
+@click.option("--no-password", is_flag=True, help="Dovecot checks the password; the file tells only the addresses.")
+def add(
+    config_file: Path, path: Path | None, name: str, addresses: tuple[str, ...], from_stdin: bool, no_password: bool
+) -> None:
+    """Add user NAME, or give him a new password.
+
+    ADDRESSES are those that he may send from: user@domain, @domain for all of a domain, * for any address, and <>
+    for the null sender. Without any, a new user gets his own name, which must be an address then, and a user who is
+    there keeps what he has.
+    """
+    path = _path(config_file, path)
+    password_hash = NO_PASSWORD if no_password else hashed(_password(from_stdin))
+
+    def put(known: dict[str, User]) -> None:
+        there = known.get(folded_name(name))
+        wanted = addresses or (there.addresses if there else (name,))
+        known[folded_name(name)] = parse_user(f"{name}:{password_hash}:{','.join(wanted)}")
+        click.echo(f"{path}: {name} may send from {', '.join(wanted)}")
+
+    try:
+        change_users(path, put)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@users.command()
+@config_option
+@file_option
+@click.argument("name")
+def remove(config_file: Path, path: Path | None, name: str) -> None:
+    """Remove user NAME; what he sends from now on is not taken, also on a connection that is open."""
+    path = _path(config_file, path)
+
+    def take_out(known: dict[str, User]) -> None:
+        if known.pop(folded_name(name), None) is None:
+            raise ConfigError(f"{path}: no user {printable(name)}")
+
+    change_users(path, take_out)
+    click.echo(f"{path}: {name} removed")
+
+
+@users.command("list")
+@config_option
+@file_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of users; never a hash.")
+def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
+    """Show the users and the addresses that they may send from."""
+    path = _path(config_file, path)
+    known = list(read_users(path).values())
+    if as_json:
+        click.echo(json.dumps(listed(known), indent=2))
+        return
+    table = Table("User", "May send from", "Password")
+    for user in known:
+        has = "Dovecot's" if user.password_hash == NO_PASSWORD else "argon2"
+        table.add_row(printable(user.name), ", ".join(user.addresses) or "nothing", has)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table)
+    console.print(f"{len(known)} users")
+
+
+@users.command()
+@config_option
+@file_option
+def check(config_file: Path, path: Path | None) -> None:
+    """Say what is wrong with the file: its mode, its owner, its lines."""
+    path = _path(config_file, path)
+    known = read_users(path)
+    click.echo(f"{path}: {len(known)} users, nothing wrong")
+
+
+def _path(config_file: Path, path: Path | None) -> Path:
+    if path is not None:
+        return path
+    submission = load_config(config_file).submission
+    if submission is None or submission.users is None:
+        raise ConfigError(f"{config_file}: [submission] users is not set; name a file with --file")
+    return submission.users
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if len(password) < SHORTEST:
+        raise click.UsageError(f"the password is shorter than {SHORTEST} characters")
+    return password

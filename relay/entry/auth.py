@@ -1,0 +1,187 @@
+"""Who is it? Checks name and password against the password file or Dovecot, and slows down whoever guesses.
+Standard: RFC 4954 (SMTP AUTH and its replies), RFC 4616 (PLAIN); LOGIN as mail programs speak it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pybase64
+
+from relay.entry.envelope import printable
+from relay.entry.rates import HourlyRate, Seen, network_of
+from relay.entry.senders import SenderRights
+from relay.entry.users import MAX_NAME, UserFile
+from relay.errors import Refuse, TryLater
+
+AT_ONCE = 2
+"""Passwords that are checked at the same time: each takes 64 MiB and a processor for some 50 ms."""
+PATIENCE_S = 30.0
+"""How long a login waits for its turn and its answer."""
+
+
+class LoginFailed(Refuse):
+    """No such user, or not his password; which of the two is told to nobody."""
+
+    code = 535
+    status = "5.7.8"
+    public = "Authentication credentials invalid"
+
+
+class TooManyFailures(TryLater):
+    """So many logins have failed from there, or for that user, that no further one is looked at now."""
+
+    code = 421
+    status = "4.7.0"
+    public = "Too many failed logins, try again later"
+
+
+class LoginUnavailable(TryLater):
+    """Whether the password is right cannot be found out now."""
+
+    code = 454
+    status = "4.7.0"
+    public = "Temporary authentication failure"
+
+
+class BadExchange(Refuse):
+    """What the client sent is not what its mechanism wants."""
+
+    def __init__(self, cause: str, reply: str = "501 5.5.2 Not a valid authentication response") -> None:
+        self._reply = reply
+        super().__init__(cause)
+
+    @property
+    def reply(self) -> str:
+        """The reply for this kind of mistake (RFC 4954, 4)."""
+        return self._reply
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a user says of himself."""
+
+    name: str
+    password: str = field(repr=False)
+
+
+class BackEnd(Protocol):
+    """Something that knows users."""
+
+    async def verify(self, credentials: Credentials, client: str) -> str | None:
+        """The user's own name if the password is his, else None; `client` is an IP address. Raises LoginUnavailable."""
+
+    async def rights(self, name: str) -> SenderRights | None:
+        """What a user who has logged in may send from, None if he is none any more."""
+
+    def close(self) -> None:
+        """Ends what it runs."""
+
+
+class FileBackEnd:
+    """Users of the password file; argon2 runs in two threads of its own."""
+
+    def __init__(self, users: UserFile) -> None:
+        self._users = users
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
+
+    async def verify(self, credentials: Credentials, client: str) -> str | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                user = await loop.run_in_executor(
+                    self._threads, self._users.verify, credentials.name, credentials.password
+                )
+        except TimeoutError as error:
+            raise LoginUnavailable(f"no password could be checked within {PATIENCE_S:.0f} s") from error
+        return user.name if user else None
+
+    async def rights(self, name: str) -> SenderRights | None:
+        user = await asyncio.to_thread(self._users.get, name)
+        return user.rights if user else None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Logins:
+    """All tries to log in; failures count against the client's network and against the user's name.
+
+    Where a user has logged in before, only failures with his name from that network count, so that neither guesses
+    from elsewhere nor a neighbour's broken program shut him out.
+    """
+
+    def __init__(self, back_end: BackEnd, failures_per_hour: int, delay: float) -> None:
+        """A failure is answered only after `delay` seconds."""
+        self.back_end = back_end
+        self._by_network = HourlyRate(failures_per_hour)
+        self._by_user = HourlyRate(failures_per_hour)
+        self._by_place = HourlyRate(failures_per_hour)
+        self._places = Seen()
+        self._delay = delay
+
+    async def login(self, credentials: Credentials, client: str) -> str:
+        """The name of the user who has logged in. Raises LoginFailed, TooManyFailures or LoginUnavailable."""
+        network, user = network_of(client), credentials.name[:MAX_NAME]
+        place = f"{network} {user}"
+        if place in self._places:
+            charges = [(self._by_place, place)]
+        else:
+            charges = [(self._by_network, network), (self._by_user, user)]
+        # Taken before it is known how this ends: a hundred tries at once are a hundred tries.
+        for rate, name in charges:
+            if not rate.take(name):
+                raise TooManyFailures(f"failed logins of {printable(name)}")
+        try:
+            name_of_user = await self.back_end.verify(credentials, client)
+        except LoginUnavailable:
+            _give_back(charges)
+            raise
+        if name_of_user is None:
+            await asyncio.sleep(self._delay)
+            raise LoginFailed(f"user {printable(user)} from {client}")
+        _give_back(charges)
+        self._places.add(place)
+        return name_of_user
+
+
+def _give_back(charges: list[tuple[HourlyRate, str]]) -> None:
+    for rate, name in charges:
+        rate.give_back(name)
+
+
+def parse_plain(response: bytes) -> Credentials:
+    """The message of PLAIN: [authorization identity] NUL name NUL password. Raises BadExchange and LoginFailed.
+
+    Acting for another user is not possible.
+    """
+    parts = response.split(b"\0")
+    if len(parts) != 3:
+        raise BadExchange("PLAIN without its two NULs")
+    acting_for, name, password = parts
+    if acting_for not in (b"", name):
+        raise LoginFailed(f"acting for {printable(acting_for.decode(errors='replace'))}")
+    return credentials_of(name, password)
+
+
+def credentials_of(name: bytes, password: bytes) -> Credentials:
+    """Name and password as text. Raises LoginFailed where no user can have them."""
+    try:
+        credentials = Credentials(name.decode(), password.decode())
+    except UnicodeDecodeError as error:
+        raise LoginFailed("name or password is not UTF-8") from error
+    if not name or not password or b"\0" in name + password:
+        raise LoginFailed("name or password is empty or has a NUL")
+    return credentials
+
+
+def decoded(response: bytes) -> bytes:
+    """The octets of one response; raises BadExchange where it is not base64 (RFC 4954, 4)."""
+    try:
+        return pybase64.b64decode(response, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadExchange("not base64") from error

@@ -1,0 +1,120 @@
+"""What a submission server does to a mail before it goes its way: checks its authors, adds Date and Message-ID.
+Standard: RFC 6409 6.1 (authors), 8.2 and 8.3 (missing Date and Message-ID); nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Protocol, TypeVar
+
+from relay import mime
+from relay.entry import Recipe
+from relay.entry.senders import SenderRights
+from relay.errors import Refuse, TryLater
+from relay.mail import Mail, Outcomes
+
+REMEMBERED = 1000
+"""Mails without Date or Message-ID whose fields are kept for the next try."""
+
+
+class Rights(Protocol):
+    """Tells what users may send from."""
+
+    async def rights(self, name: str) -> SenderRights | None:
+        """None for one who is no user any more."""
+
+
+class NoUser(Refuse):
+    """Nobody has logged in, or not any more."""
+
+    code = 530
+    status = "5.7.0"
+    public = "Authentication required"
+
+
+class Completion:
+    """The outgoing recipe for submitted mail.
+
+    A mail that is tried again gets the fields that it got the first time: it has to be the same mail, so that
+    nothing that has left already leaves once more.
+    """
+
+    def __init__(self, recipe: Recipe, users: Rights, hostname: str, *, check_from: bool) -> None:
+        self._recipe = recipe
+        self._users = users
+        self._hostname = hostname
+        self._check_from = check_from
+        self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
+        self._done: OrderedDict[str, bytes] = OrderedDict()
+
+    def check_recipient(self, sender: str, recipient: str) -> None:
+        self._recipe.check_recipient(sender, recipient)
+
+    async def process(self, mail: Mail) -> Outcomes:
+        """Raises FromNotAllowed, MalformedMessage, and what the recipe raises."""
+        rights = await self._users.rights(mail.origin.user)
+        if rights is None:
+            raise NoUser(mail.origin.user)
+        missing = await asyncio.to_thread(self._look, mail.message, rights)
+        if not missing:
+            return await self._recipe.process(mail)
+        return await self._completed(mail, missing)
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        if (added := self._done.pop(mail.id, None)) is not None:
+            _put(self._waiting, await asyncio.to_thread(_key, mail), added)
+            mail = mail.with_message(added + mail.message)
+        await self._recipe.unheard(mail, outcomes)
+
+    def _look(self, message: bytes, rights: SenderRights) -> frozenset[bytes]:
+        """Which fields are missing, once the authors are found to be the user."""
+        if self._check_from:
+            rights.check_from(message)
+        there = {name for name, _ in mime.fields(mime.header_of(message))}
+        return frozenset({b"date", b"message-id"}) - there
+
+    async def _completed(self, mail: Mail, missing: frozenset[bytes]) -> Outcomes:
+        key = await asyncio.to_thread(_key, mail)
+        added = self._waiting.get(key) or self._fields(missing)
+        _put(self._waiting, key, added)
+        outcomes: Outcomes = ()
+        try:
+            outcomes = await self._recipe.process(mail.with_message(added + mail.message))
+        except Refuse as error:
+            outcomes = (error,)
+            raise
+        finally:
+            if outcomes and not any(isinstance(outcome, TryLater) for outcome in outcomes):
+                self._waiting.pop(key, None)
+        _put(self._done, mail.id, added)
+        return outcomes
+
+    def _fields(self, missing: frozenset[bytes]) -> bytes:
+        fields = b""
+        if b"date" in missing:
+            fields += f"Date: {format_datetime(datetime.now(UTC))}\r\n".encode()
+        if b"message-id" in missing:
+            fields += f"Message-ID: <{secrets.token_hex(16)}@{self._hostname}>\r\n".encode()
+        return fields
+
+
+_Key = TypeVar("_Key", bytes, str)
+
+
+def _put(table: OrderedDict[_Key, bytes], key: _Key, value: bytes) -> None:
+    """Adds to a table that forgets what came first when it is full."""
+    table[key] = value
+    if len(table) > REMEMBERED:
+        table.popitem(last=False)
+
+
+def _key(mail: Mail) -> bytes:
+    """What every try with the same mail has: its user, its sender and its octets."""
+    digest = hashlib.sha256(mail.message)
+    digest.update(repr((mail.origin.user, mail.envelope.sender)).encode())
+    return digest.digest()

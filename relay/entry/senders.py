@@ -1,0 +1,131 @@
+"""Which sender addresses a user may use, in MAIL FROM and in the From field.
+Standard: RFC 5321 2.4 (domains in any case, local parts exactly), RFC 6409 6.1, RFC 5322 3.6.2 (From).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email import policy
+from email.errors import ObsoleteHeaderDefect
+from email.headerregistry import AddressHeader
+
+from relay import mime
+from relay.errors import MalformedMessage, Refuse
+from relay.policy.names import fold_domain
+
+ANY = "*"
+"""Any address but the null sender."""
+NULL = "<>"
+"""The null reverse-path, with which mail programs send notices such as read receipts (RFC 8098, 3)."""
+
+MAX_FROM_OCTETS = 2048
+"""No person's From field is as long, and reading one takes more than linear time."""
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_RIGHT = re.compile(r"[^\s,:<>\"@]*@[^\s,:<>\"@]+")
+
+
+class SenderNotAllowed(Refuse):
+    """The user may not send from this address."""
+
+    code = 553
+    public = "You may not send from this address"
+
+
+class FromNotAllowed(Refuse):
+    """The From field names an author that the user is not."""
+
+    public = "You may not write this address in the From field"
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRights:
+    """The addresses that one user may send from.
+
+    `addresses` are whole ones, `domains` stand for every address in them; domains are folded (lower case, A-labels).
+    """
+
+    addresses: frozenset[tuple[str, str]] = frozenset()
+    domains: frozenset[str] = frozenset()
+    any_address: bool = False
+    null: bool = False
+
+    def check_sender(self, sender: str) -> None:
+        """`sender` is the reverse-path, "" for the null one. Raises SenderNotAllowed."""
+        if not (self.null if not sender else self._allow(sender)):
+            raise SenderNotAllowed(f"sender <{sender}> is none of the user's addresses")
+
+    def check_from(self, message: bytes) -> None:
+        """Every author must be the user. Raises FromNotAllowed, and MalformedMessage where there is not one From.
+
+        Some hostile fields take 0.1 s, so this belongs into a thread.
+        """
+        if self.any_address:
+            return
+        values = [raw for name, raw in mime.fields(mime.header_of(message)) if name == b"from"]
+        if len(values) != 1:
+            raise MalformedMessage(f"the header has {len(values) or 'no'} From fields; it must have one")
+        authors = _authors(values[0])
+        if not authors:
+            raise FromNotAllowed("the From field has no address that could be read without doubt")
+        for author in authors:
+            if not self._allow(author):
+                raise FromNotAllowed(f"author <{author}> is none of the user's addresses")
+
+    def _allow(self, address: str) -> bool:
+        try:
+            local, domain = _parts(address)
+        except ValueError:
+            return False
+        return self.any_address or domain in self.domains or (local, domain) in self.addresses
+
+
+def parse_rights(entries: Iterable[str]) -> SenderRights:
+    """`ann@alice.example`, `@alice.example` (the whole domain), `*` and `<>` as rights; raises ValueError."""
+    addresses: set[tuple[str, str]] = set()
+    domains: set[str] = set()
+    plain = set(entries)
+    for entry in plain - {ANY, NULL}:
+        if not _RIGHT.fullmatch(entry):
+            raise ValueError(f"{entry[:80]!r} is no address; write user@domain, @domain, {ANY} or {NULL}")
+        local, domain = _parts(entry)
+        if local:
+            addresses.add((local, domain))
+        else:
+            domains.add(domain)
+    return SenderRights(frozenset(addresses), frozenset(domains), any_address=ANY in plain, null=NULL in plain)
+
+
+def own_name(name: str, domains: Iterable[str]) -> SenderRights:
+    """What a user may use of whom only his name is known: the name itself, or name@domain in each of `domains`."""
+    if name.startswith("@"):  # would be a whole domain
+        return SenderRights()
+    try:
+        return parse_rights([name] if "@" in name else [f"{name}@{domain}" for domain in domains])
+    except ValueError:
+        return SenderRights()
+
+
+def _parts(address: str) -> tuple[str, str]:
+    """Local part (without quotes, in its own case) and folded domain; raises ValueError."""
+    local, _, domain = address.rpartition("@")
+    if quoted := _QUOTED.fullmatch(local):
+        local = re.sub(r"\\(.)", r"\1", quoted[1])
+    return local, fold_domain(domain)
+
+
+def _authors(field: bytes) -> list[str]:
+    """The addresses of a From field; none where it is not plainly a list of them."""
+    if len(field) > MAX_FROM_OCTETS:
+        return []
+    value = field.split(b":", 1)[1].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+    try:
+        header = policy.SMTPUTF8.header_factory("From", value)
+    except Exception:  # noqa: BLE001 - the standard library's parser raises many kinds on hostile fields
+        return []
+    in_doubt = any(not isinstance(defect, ObsoleteHeaderDefect) for defect in header.defects)
+    if in_doubt or not isinstance(header, AddressHeader):
+        return []
+    return [address.addr_spec for address in header.addresses]
