@@ -162,7 +162,7 @@ def decoded(value: bytes) -> str:
 def _words(text: str) -> str:
     try:
         return str(email.header.make_header(email.header.decode_header(text)))
-    except (ValueError, LookupError, email.errors.HeaderParseError):
+    except (ValueError, LookupError, email.errors.MessageError):
         return text
 
 

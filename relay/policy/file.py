@@ -26,7 +26,7 @@ from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
 from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
 
-Unprotected = Literal["refuse", "mark"]
+Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
 
 Stamp = tuple[int, int, int, int, int]
@@ -49,12 +49,6 @@ def _required(value: object) -> LevelName:
     return level
 
 
-def _unprotected(value: object) -> object:
-    if value == "quarantine":
-        raise ValueError('there is no quarantine to put mail in; write "refuse" or "mark"')
-    return value
-
-
 class Policy(Settings):
     """The settings of one file. Read it with `context={"peers": names of peers, "scope": Scope}`."""
 
@@ -67,7 +61,7 @@ class Policy(Settings):
     priority: Priority = "normal"
     subdomains: bool = False
     require: Annotated[LevelName, BeforeValidator(_required)] | None = None
-    unprotected: Annotated[Unprotected, BeforeValidator(_unprotected)] = "refuse"
+    unprotected: Unprotected = "refuse"
     when: Rules = ()
 
     @property

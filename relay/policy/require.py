@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from relay.policy.file import Unprotected
 from relay.policy.strength import LevelName, strength, strength_of
+
+_SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,6 @@ class Requirement:
 
 
 def strictest(requirements: Iterable[Requirement | None]) -> Requirement | None:
-    """The one with the strongest level; of equal ones the one that refuses; None where there is none."""
+    """The one with the strongest level; of equal ones the one with the severest action; None where there is none."""
     found = [each for each in requirements if each is not None]
-    return max(found, key=lambda each: (strength(each.level), each.otherwise == "refuse"), default=None)
+    return max(found, key=lambda each: (strength(each.level), -_SEVEREST_FIRST.index(each.otherwise)), default=None)

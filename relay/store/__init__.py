@@ -1,4 +1,4 @@
-"""What must survive a crash: today the received keys; each further table is one file beside received.py.
+"""What must survive a crash: received keys, the delivery journal, the quarantine; each is one class beside the others.
 Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
@@ -11,6 +11,7 @@ The contract, the same over SQLite and PostgreSQL:
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,12 @@ from typing import Self
 
 import structlog
 
+from relay.errors import StoreUnavailable
 from relay.store.database import Database, open_database
+from relay.store.first_seen import FirstSeen
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
+from relay.store.quarantine import Put, Quarantine, Room, Total
+from relay.store.quarantine_table import Arrival, Kept
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
@@ -36,14 +41,21 @@ __all__ = [
     "TOMBSTONE_KEEP_FOR_S",
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
+    "Arrival",
     "Begun",
     "Counts",
+    "FirstSeen",
     "Journal",
     "JournalForm",
+    "Kept",
+    "Put",
+    "Quarantine",
     "ReceivedKeys",
+    "Room",
     "SiteSecret",
     "State",
     "Store",
+    "Total",
     "mail_key",
     "open_store",
 ]
@@ -57,17 +69,28 @@ log = structlog.get_logger(__name__)
 class Store:
     """An open store; `async with` closes it."""
 
-    def __init__(self, database: Database, received: ReceivedKeys, journal: Journal) -> None:
+    def __init__(
+        self,
+        database: Database,
+        received: ReceivedKeys,
+        journal: Journal,
+        quarantine: Quarantine,
+        first_seen: FirstSeen,
+    ) -> None:
         self._database = database
         self.received = received
         self.journal = journal
+        self.quarantine = quarantine
+        self.first_seen = first_seen
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
 
         Raises StoreUnavailable.
         """
-        return await self.received.missing_secrets()
+        missing = Counter(await self.received.missing_secrets())
+        missing.update(await self.quarantine.missing_secrets())
+        return dict(missing)
 
     async def reseal(self) -> int:
         """Seals anew, under the newest secret, every row that is under an older one; returns how many.
@@ -75,7 +98,16 @@ class Store:
         Once it has returned, the older secrets may be taken out of the file. Raises StoreUnavailable, also
         where some rows could not be opened; all others are then resealed nevertheless.
         """
-        return await self.received.reseal()
+        resealed = 0
+        troubles = []
+        for part in (self.received, self.quarantine):
+            try:
+                resealed += await part.reseal()
+            except StoreUnavailable as error:
+                troubles.append(str(error))
+        if troubles:
+            raise StoreUnavailable("; ".join(troubles))
+        return resealed
 
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more."""
@@ -116,6 +148,8 @@ async def open_store(
             clock=clock,
         ),
         Journal(database, clock),
+        Quarantine(database, secret, clock),
+        FirstSeen(database, clock),
     )
     try:
         await store.journal.load()

@@ -28,8 +28,10 @@ from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)
 
-Event = Literal["downgrade", "plaintext", "shadow", "released"]
-"""Why a line was written: a weaker level, no sealing at all by policy, shadow mode, or a person's decision."""
+Event = Literal["downgrade", "plaintext", "shadow", "released", "dropped"]
+"""Why a line was written: a weaker level, no sealing at all by policy, shadow mode, or a person's decision.
+
+What a person decides about is a message in quarantine: it is handed on after all, or destroyed."""
 
 GENESIS = "0" * 64
 """What stands for the line before the first."""

@@ -1,0 +1,274 @@
+"""`qumail-relay quarantine`: what was put aside instead of delivered, and what a person decides about it.
+Standard: exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage; the relay may run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from relay import app, mime
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, Log, load_config
+from relay.errors import ConfigError, RelayError
+from relay.policy.names import printable
+from relay.quarantine import REASONS
+from relay.quarantine.release import Release, Released, why_not
+from relay.quarantine.triage import SHARES
+from relay.store import Kept, SiteSecret, Store, open_store
+
+NEARLY_FULL = 0.8
+
+reason_option = click.option("--reason", type=click.Choice(REASONS), help="Only messages put aside for this reason.")
+ids_argument = click.argument("ids", nargs=-1, metavar="ID...")
+
+
+@click.group()
+def quarantine() -> None:
+    """Look at arriving mail that could not be opened, release it, or drop it."""
+
+
+@quarantine.command("list")
+@config_option
+@reason_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of messages.")
+def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
+    """List the messages, the oldest first; nothing of their content is shown."""
+    kept = asyncio.run(_all(_config(config_file), reason))
+    if as_json:
+        click.echo(json.dumps([_facts(each) for each in kept], indent=2))
+        return
+    table = Table("ID", "Arrived (UTC)", "Reason", "From", "Waiting", "Octets", "Cause")
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", column.header in ("ID", "Reason")
+    for each in kept:
+        sender, waiting = printable(each.envelope.sender) or "<>", str(len(each.envelope.recipients))
+        table.add_row(each.id, _when(each)[:16], each.reason, sender, waiting, str(each.size), each.cause)
+    console = Console(markup=False, emoji=False, highlight=False)
+    if kept:
+        console.print(table)
+    console.print(f"{len(kept)} messages, {sum(each.size for each in kept)} octets")
+
+
+@quarantine.command()
+@config_option
+@click.option("--raw", is_flag=True, help="The message itself, as it is kept, to standard output.")
+@click.option("--headers", is_flag=True, help="Its header.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@click.argument("name", metavar="ID")
+def show(config_file: Path, raw: bool, headers: bool, as_json: bool, name: str) -> None:
+    """Show one message: why it is here, where it came from, who waits for it.
+
+    What was `unprotected` can be read: --raw and --headers show content there. Everything else is still sealed.
+    """
+    if raw + headers + as_json > 1:
+        raise click.UsageError("--raw, --headers and --json exclude each other")
+    kept, message = asyncio.run(_one(_config(config_file), name, with_message=raw or headers))
+    if raw or headers:
+        sys.stdout.buffer.write(message if raw else mime.header_of(message))
+    elif as_json:
+        click.echo(json.dumps(_facts(kept), indent=2))
+    else:
+        for key, value in _facts(kept).items():
+            lines = value if isinstance(value, list) else [value]
+            for number, line in enumerate(lines):
+                click.echo(f"{'' if number else key:12} {printable(str(line))}".rstrip())
+
+
+@quarantine.command()
+@config_option
+@click.option("--all", "everything", is_flag=True, help="All messages, or with --reason all of that kind.")
+@reason_option
+@click.option("--to", "address", help="Only to this one of the recipients who wait.")
+@click.option("--unopened", is_flag=True, help="Hand the sealed message on as it came, without opening it.")
+@ids_argument
+def release(
+    config_file: Path, everything: bool, reason: str | None, address: str | None, unopened: bool, ids: tuple[str, ...]
+) -> None:
+    """Open the messages with the keys and certificates of today, and deliver them to those who wait.
+
+    A message leaves the quarantine when the next hop has accepted it for all of them. One that cannot be opened
+    stays, and why is said. What was `unprotected` is delivered as it is, with its mark.
+    """
+    _check_selection(ids, everything=everything, reason=reason)
+
+    async def one(decide: Release, kept: Kept) -> bool:
+        to = [each for each in kept.envelope.recipients if address in (None, each.address)]
+        if not to:
+            click.echo(f"{kept.id}: {printable(str(address))} does not wait for it", err=True)
+            return False
+        return _told(kept, await decide.release(kept, to, unopened=unopened))
+
+    _for_each(_config(config_file), ids, reason, one)
+
+
+@quarantine.command()
+@config_option
+@click.option("--all", "everything", is_flag=True, help="All messages of one kind; --reason says which.")
+@reason_option
+@ids_argument
+def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str, ...]) -> None:
+    """Destroy the messages: nobody will get them, and nobody is told. The ledger keeps who decided that."""
+    _check_selection(ids, everything=everything, reason=reason)
+    if everything and reason is None:
+        raise click.UsageError("say with --reason which kind of messages --all means")
+
+    async def one(decide: Release, kept: Kept) -> bool:
+        await decide.drop(kept)
+        click.echo(f"{kept.id}: dropped; {len(kept.envelope.recipients)} recipients will not get it")
+        return True
+
+    _for_each(_config(config_file), ids, reason, one)
+
+
+async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
+    """For `check`: what is there, and what somebody has to do about it."""
+    if config.quarantine.action == "refuse":
+        return "off: what cannot be opened is refused", ()
+    try:
+        async with _store(config) as store:
+            totals = await store.quarantine.totals() if store is not None else {}
+            parties = await store.quarantine.parties() if store is not None else {}
+    except RelayError as error:
+        return "", (str(error),)
+    if not totals:
+        return "empty", ()
+    number = sum(total.number for total in totals.values())
+    kinds = ", ".join(f"{totals[reason].number} {reason}" for reason in REASONS if reason in totals)
+    problems = [f"{number} messages ({kinds}) wait for a decision: qumail-relay quarantine list"]
+    share = config.quarantine.max_size // SHARES
+    problems += [
+        f"nearly full: mail of {f'peer {party}' if party else 'strangers'} has {octets} octets and may have {share} "
+        "(a part of quarantine.max_size); beyond that it is held"
+        for party, octets in sorted(parties.items())
+        if octets > NEARLY_FULL * share
+    ]
+    return "", tuple(problems)
+
+
+_Decision = Callable[[Release, Kept], Awaitable[bool]]
+
+
+def _for_each(config: Config, ids: Sequence[str], reason: str | None, decision: _Decision) -> None:
+    """Decides about each message that is meant; ends with 1 where one is not there or stays."""
+    if not asyncio.run(_decide(config, ids, reason, decision)):
+        sys.exit(1)
+
+
+async def _decide(config: Config, ids: Sequence[str], reason: str | None, decision: _Decision) -> bool:
+    if config.incoming is None:
+        raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
+    fine = True
+    async with app.parts(_impatient(config), prefetch=False) as parts:
+        decide = Release(
+            parts.store.quarantine,
+            parts.opener,
+            parts.next_hops["incoming"],
+            parts.ledger,
+            parts.policies,
+            config.incoming.max_hops,
+            _who(),
+        )
+        for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
+            kept = await parts.store.quarantine.find(name)
+            if kept is None:
+                click.echo(f"{name}: there is no such message; qumail-relay quarantine list", err=True)
+                fine = False
+                continue
+            try:
+                fine &= await decision(decide, kept)
+            except RelayError as error:
+                click.echo(f"{name}: stays in quarantine: {why_not(error)}", err=True)
+                fine = False
+    return fine
+
+
+def _told(kept: Kept, released: Released) -> bool:
+    """Says what became of a message for each recipient; True where all have it who were meant."""
+    for recipient, outcome in zip(released.recipients, released.outcomes, strict=True):
+        said = "delivered" if outcome is None else f"not delivered, waits: {outcome}"
+        click.echo(f"{kept.id}: {printable(recipient.address)}: {said}", err=outcome is not None)
+    return all(outcome is None for outcome in released.outcomes)
+
+
+def _check_selection(ids: Sequence[str], *, everything: bool, reason: str | None) -> None:
+    if bool(ids) == everything:
+        raise click.UsageError("name messages by their IDs, or all of them with --all")
+    if reason is not None and not everything:
+        raise click.UsageError("--reason chooses among --all")
+
+
+def _config(config_file: Path) -> Config:
+    configure_logging(Log(level="error"))
+    return load_config(config_file)
+
+
+def _impatient(config: Config) -> Config:
+    """Whoever stands there and waits is not made to wait for a key that is late."""
+    kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
+    return config.model_copy(update={"kmes": kmes})
+
+
+def _who() -> str:
+    """The person, also behind sudo."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+@asynccontextmanager
+async def _store(config: Config) -> AsyncIterator[Store | None]:
+    """The store, or None before the relay has first started: looking makes nothing."""
+    database = config.store.database
+    if not config.store.secret.exists() or (isinstance(database, Path) and not database.exists()):
+        yield None
+        return
+    async with await open_store(database, SiteSecret.load(config.store.secret)) as store:
+        yield store
+
+
+async def _all(config: Config, reason: str | None) -> list[Kept]:
+    async with _store(config) as store:
+        return await store.quarantine.all(reason) if store is not None else []
+
+
+async def _one(config: Config, name: str, *, with_message: bool) -> tuple[Kept, bytes]:
+    async with _store(config) as store:
+        kept = await store.quarantine.find(name) if store is not None else None
+        if store is None or kept is None:
+            raise ConfigError(f"{name}: there is no such message; qumail-relay quarantine list")
+        return kept, await store.quarantine.message(name) if with_message else b""
+
+
+def _facts(kept: Kept) -> dict[str, Any]:
+    origin = {name: value for name, value in asdict(kept.origin).items() if value}
+    return {
+        "id": kept.id,
+        "reason": kept.reason,
+        "cause": kept.cause,
+        "arrived": _when(kept),
+        "arrivals": kept.arrivals,
+        "sender": kept.envelope.sender,
+        "recipients": [each.address for each in kept.envelope.recipients],
+        "octets": kept.size,
+        "protection": kept.protection or ("none" if kept.reason == "unprotected" else "sealed"),
+        "party": kept.party,
+        "mail": kept.mail_id,
+        "origin": [f"{name}={value}" for name, value in origin.items()],
+    }
+
+
+def _when(kept: Kept) -> str:
+    return datetime.fromtimestamp(kept.arrived_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

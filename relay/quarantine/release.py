@@ -1,0 +1,149 @@
+"""Lets messages out of quarantine by a person's decision: opens once more, hands on, and only then forgets.
+Standard: the ledger has each release on the disk before anything leaves; unopened mail goes on as it came.
+
+A release that is killed after the next hop has accepted and before the entry is gone delivers again when it is
+repeated: between the two there is one transaction and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from relay import mime
+from relay.errors import CannotOpen, RelayError, StoreUnavailable, TryLater
+from relay.forward import Handed, NextHop
+from relay.levels.content import off_loop
+from relay.mail import Envelope, Mail, Outcomes, Recipient
+from relay.opening import Opened, Opener
+from relay.policy import Content, PolicySet
+from relay.store import Kept, Quarantine
+from relay.store.ledger import Entry, Event, Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of a message for each recipient, and whether that was all, so that it is gone."""
+
+    recipients: tuple[Recipient, ...]
+    outcomes: Outcomes
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A message as it will leave; `protection` is what the ledger says of it."""
+
+    mail: Mail
+    protection: str
+    peer: str
+    opened: Opened | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What it works with. `max_hops` is that of incoming mail, `by` the person, for the ledger."""
+
+    quarantine: Quarantine
+    opener: Opener
+    next_hop: NextHop
+    ledger: Ledger
+    policies: Callable[[], PolicySet]
+    max_hops: int
+    by: str
+
+    async def release(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool = False) -> Released:
+        """Hands the message on to those of its recipients; with `unopened`, sealed as it came.
+
+        Raises CannotOpen, or whatever else stands in the way; the message is then as it was.
+        """
+        await self._claim(kept)
+        try:
+            leaving = await self._leaving(kept, to, unopened=unopened)
+            await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
+            handed = await self.next_hop.deliver(leaving.mail)
+        except BaseException:
+            with suppress(StoreUnavailable):  # then the claim ends by itself
+                await self.quarantine.unclaim(kept.id)
+            raise
+        over = await self._delivered(kept, _accepted(leaving.mail, handed))
+        if over and leaving.opened is not None:
+            await self.opener.done(leaving.opened)
+        return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
+
+    async def drop(self, kept: Kept) -> None:
+        """Destroys the message for all who wait for it. Raises StoreUnavailable, and TryLater as `release` does."""
+        await self._claim(kept)
+        await self._record("dropped", kept, kept.envelope, "nothing", kept.peer)
+        await self.quarantine.drop(kept.id)
+
+    async def _claim(self, kept: Kept) -> None:
+        if not await self.quarantine.claim(kept.id):
+            raise TryLater("it is being released at this moment, or is gone; look again in a quarter of an hour")
+
+    async def _delivered(self, kept: Kept, accepted: Sequence[str]) -> bool:
+        try:
+            return await self.quarantine.delivered(kept.id, accepted)
+        except StoreUnavailable as error:
+            who = ", ".join(accepted) or "nobody"
+            raise StoreUnavailable(
+                f"{who} HAS it, and a release would repeat it, as this was not noted: {error}"
+            ) from error
+
+    async def _leaving(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool) -> _Leaving:
+        message = await self.quarantine.message(kept.id)
+        mail = Mail(replace(kept.envelope, recipients=tuple(to)), message, id=kept.mail_id, origin=kept.origin)
+        if kept.reason == "unprotected":  # what is kept is what would have been handed on, and its mark says so
+            return _Leaving(_headers_only(mail), kept.protection or "none", kept.peer)
+        if unopened:
+            without_marks = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
+            return _Leaving(mail.with_message(kept.trace + without_marks), "unopened", kept.peer)
+        opened = await self.opener.open(message, kept.envelope.sender)
+        if opened is None:
+            raise CannotOpen("it is not sealed for this site, as this is configured now; --unopened hands it on sealed")
+        await off_loop(len(opened.original), mime.check_carriable, opened.original, self.max_hops)
+        missed = self._missed(kept.envelope, opened)
+        marked = await off_loop(
+            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer + missed
+        )
+        return _Leaving(_headers_only(mail.with_message(marked)), opened.protection, opened.peer, opened)
+
+    def _missed(self, envelope: Envelope, opened: Opened) -> str:
+        """What the mark adds where policy requires more: releasing is a person's decision, which this does not stop."""
+        required = self.policies().require(envelope.sender, Content(opened.original))
+        if required is None or not required.missed(opened.protection, opened.peer):
+            return ""
+        return f"; required={required.level}"
+
+    async def _record(self, event: Event, kept: Kept, envelope: Envelope, used: str, peer: str) -> None:
+        entry = Entry(
+            event=event,
+            message=kept.digest,
+            sender=envelope.sender,
+            recipients=envelope.addresses,
+            policy=f"quarantine {kept.id}",
+            policy_version=self.policies().version,
+            peer=peer or None,
+            listed=(),
+            used=used,
+            reason=f"{kept.reason}: {kept.cause}",
+            by=self.by,
+        )
+        await self.ledger.record(entry)
+
+
+def why_not(error: RelayError) -> str:
+    """Why a message stays, for a person."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _accepted(mail: Mail, handed: Handed) -> list[str]:
+    return [
+        address for address, outcome in zip(mail.envelope.addresses, handed.outcomes, strict=True) if outcome is None
+    ]
+
+
+def _headers_only(mail: Mail) -> Mail:
+    """RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here must not quote its content."""
+    return replace(mail, envelope=replace(mail.envelope, ret="HDRS"))

@@ -1,0 +1,292 @@
+"""The quarantine: messages that could not be handed on, sealed at rest, until a person decides about each.
+Standard: a message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
+
+A message is one entry, however often and for however many recipients it comes; `mail` (32 octets) says which
+message it is. Nothing expires here: `room` bounds how much there can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Update, delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.errors import QuarantineFull, StoreUnavailable
+from relay.mail import Recipient
+from relay.store.database import Database
+from relay.store.quarantine_table import (
+    ENTRY_OCTETS,
+    Arrival,
+    Kept,
+    described,
+    facts_of,
+    kept_of,
+    messages,
+    opened_message,
+    recipient_octets,
+    recipients,
+    sealed_message,
+)
+from relay.store.received_table import batches
+from relay.store.secret import SiteSecret
+
+CLAIM_S = 900.0
+"""Seconds that a release has for itself; a killed one is in nobody's way for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many octets there may be in all, and how many of one party."""
+
+    total: int
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Where a mail was put: the entry's id, whether it is a new one, and the recipients who are new in it."""
+
+    id: str
+    new: bool
+    recipients: tuple[Recipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Number of messages, and what they count in octets."""
+
+    number: int = 0
+    octets: int = 0
+
+
+class Quarantine:
+    """The quarantine of one store."""
+
+    def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._secret = secret
+        self._clock = clock
+
+    async def has(self, mail: bytes) -> bool:
+        """Whether this message is here. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            found = await connection.scalar(select(messages.c.id).where(messages.c.mail == mail))
+        return found is not None
+
+    async def put(self, mail: bytes, arrival: Arrival, room: Room) -> Put:
+        """Keeps the message, or adds its recipients where it is here already; on the disk when this returns.
+
+        Raises QuarantineFull and StoreUnavailable, and then nothing was changed.
+        """
+        row = None if await self.has(mail) else await asyncio.to_thread(self._row, mail, arrival)
+        async with self._database.writing() as connection:
+            name = await self._arrived_again(connection, mail)
+            if name is None:
+                if row is None:
+                    raise StoreUnavailable("the same message was released or dropped at this moment")
+                await _check_room(connection, arrival.party, row["octets"], room)
+                name = await self._insert(connection, row)
+            fresh = await _not_there(connection, name, arrival.mail.envelope.recipients)
+            if fresh:
+                octets = sum(map(recipient_octets, fresh))
+                await _check_room(connection, arrival.party, octets, room)
+                await connection.execute(recipients.insert(), [_recipient_row(name, each) for each in fresh])
+                counted = update(messages).where(messages.c.id == name)
+                await connection.execute(counted.values(octets=messages.c.octets + octets))
+        return Put(name, row is not None and name == row["id"], tuple(fresh))
+
+    async def all(self, reason: str | None = None) -> list[Kept]:
+        """Every message, or those with this reason, the oldest first. Raises StoreUnavailable."""
+        query = select(*described).order_by(messages.c.arrived_at, messages.c.id)
+        if reason is not None:
+            query = query.where(messages.c.reason == reason)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            waiting: dict[str, list[Recipient]] = {row.id: [] for row in rows}
+            for some in batches(list(waiting)):
+                for each in await _recipients(connection, some):
+                    waiting[each.id].append(Recipient(each.address, each.notify, each.orcpt))
+        return [kept_of(row, waiting[row.id]) for row in rows]
+
+    async def find(self, name: str) -> Kept | None:
+        """The message with this id, or None. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(*described).where(messages.c.id == name))).first()
+            rows = await _recipients(connection, [name])
+        return kept_of(row, [Recipient(each.address, each.notify, each.orcpt) for each in rows]) if row else None
+
+    async def message(self, name: str) -> bytes:
+        """The octets of a message that is here. Raises StoreUnavailable, also where its row was changed."""
+        row = await self._whole(name)
+        if row is None:
+            raise StoreUnavailable(f"message {name} is not in quarantine any more")
+        return await asyncio.to_thread(opened_message, self._secret, row)
+
+    async def claim(self, name: str) -> bool:
+        """Takes the message for a release; False where another one has it at this moment, or it is gone."""
+        now = self._clock()
+        free = or_(messages.c.claimed_until.is_(None), messages.c.claimed_until <= now)
+        claim = update(messages).where(messages.c.id == name, free).values(claimed_until=now + CLAIM_S)
+        async with self._database.writing() as connection:
+            return bool((await connection.execute(claim)).rowcount)
+
+    async def unclaim(self, name: str) -> None:
+        """The release is over, and whoever still waits may be tried again."""
+        async with self._database.writing() as connection:
+            await connection.execute(_unclaimed(messages.c.id == name))
+
+    async def delivered(self, name: str, addresses: Iterable[str]) -> bool:
+        """These recipients have the message, and its release is over; True where it is gone since nobody waits."""
+        async with self._database.writing() as connection:
+            await connection.execute(select(messages.c.id).where(messages.c.id == name).with_for_update())
+            for some in batches(list(addresses)):
+                gone = delete(recipients).where(recipients.c.id == name, recipients.c.address.in_(some))
+                await connection.execute(gone)
+            over = not await _recipients(connection, [name], limit=1)
+            row = messages.c.id == name
+            await connection.execute(delete(messages).where(row) if over else _unclaimed(row))
+        if over:
+            await self._database.scrub()
+        return over
+
+    async def drop(self, name: str) -> None:
+        """Destroys the message; nobody will get it. Raises StoreUnavailable."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(messages).where(messages.c.id == name))
+            await connection.execute(delete(recipients).where(recipients.c.id == name))
+        await self._database.scrub()
+
+    async def totals(self) -> dict[str, Total]:
+        """How much there is, by reason. Raises StoreUnavailable."""
+        query = select(messages.c.reason, func.count(), func.sum(messages.c.octets)).group_by(messages.c.reason)
+        async with self._database.reading() as connection:
+            return {
+                reason: Total(int(number), int(octets)) for reason, number, octets in await connection.execute(query)
+            }
+
+    async def parties(self) -> dict[str, int]:
+        """How many octets each party has here. Raises StoreUnavailable."""
+        query = select(messages.c.party, func.sum(messages.c.octets)).group_by(messages.c.party)
+        async with self._database.reading() as connection:
+            return {party: int(octets) for party, octets in await connection.execute(query)}
+
+    async def missing_secrets(self) -> dict[str, int]:
+        """How many messages are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
+        query = (
+            select(messages.c.secret_id, func.count())
+            .where(messages.c.secret_id.not_in(self._secret.ids))
+            .group_by(messages.c.secret_id)
+        )
+        async with self._database.reading() as connection:
+            return {str(secret_id): int(number) for secret_id, number in await connection.execute(query)}
+
+    async def reseal(self) -> int:
+        """Moves all messages under the newest secret, one by one; returns how many were not.
+
+        Raises StoreUnavailable, at the end, where some could not be opened.
+        """
+        older = select(messages.c.id).where(messages.c.secret_id != self._secret.ids[0])
+        async with self._database.reading() as connection:
+            names = (await connection.scalars(older)).all()
+        resealed = failed = 0
+        for name in names:
+            try:
+                resealed += await self._reseal(name)
+            except StoreUnavailable:
+                failed += 1
+        if resealed:
+            await self._database.scrub()
+        if failed:
+            raise StoreUnavailable(f"{resealed} quarantined messages were resealed, but {failed} cannot be opened")
+        return resealed
+
+    def _row(self, mail: bytes, arrival: Arrival) -> dict[str, Any]:
+        name, facts = secrets.token_hex(6), facts_of(arrival)
+        sealed = sealed_message(self._secret, name, mail, arrival.reason, facts, arrival.stored)
+        return {
+            "id": name,
+            "mail": mail,
+            "reason": arrival.reason,
+            "party": arrival.party,
+            "facts": facts,
+            "arrived_at": self._clock(),
+            "arrivals": 1,
+            "size": len(arrival.stored),
+            "octets": ENTRY_OCTETS + len(facts) + len(sealed.data),
+            "secret_id": sealed.secret_id,
+            "sealed": sealed.data,
+        }
+
+    async def _arrived_again(self, connection: AsyncConnection, mail: bytes) -> str | None:
+        """Notes one more arrival of a message that is here, whose row is then ours until the end; gives its id."""
+        again = update(messages).where(messages.c.mail == mail).values(arrivals=messages.c.arrivals + 1)
+        name: str | None = await connection.scalar(again.returning(messages.c.id))
+        return name
+
+    async def _insert(self, connection: AsyncConnection, row: dict[str, Any]) -> str:
+        """The id of the new entry, or of the one that another relay has made of the same message meanwhile."""
+        insert = self._database.insert(messages).values(row)
+        once = insert.on_conflict_do_update(
+            index_elements=[messages.c.mail], set_={"arrivals": messages.c.arrivals + 1}
+        )
+        return str(await connection.scalar(once.returning(messages.c.id)))
+
+    async def _whole(self, name: str) -> Row[Any] | None:
+        async with self._database.reading() as connection:
+            return (await connection.execute(select(messages).where(messages.c.id == name))).first()
+
+    async def _reseal(self, name: str) -> int:
+        row = await self._whole(name)
+        if row is None:
+            return 0
+        message = await asyncio.to_thread(opened_message, self._secret, row)
+        new = await asyncio.to_thread(
+            sealed_message, self._secret, row.id, row.mail, row.reason, row.facts, message
+        )  # fmt: skip
+        change = update(messages).where(messages.c.id == name, messages.c.secret_id == row.secret_id)
+        async with self._database.writing() as connection:
+            done = await connection.execute(change.values(sealed=new.data, secret_id=new.secret_id))
+        return int(done.rowcount)
+
+
+def _unclaimed(which: ColumnElement[bool]) -> Update:
+    return update(messages).where(which).values(claimed_until=None)
+
+
+async def _check_room(connection: AsyncConnection, party: str, octets: int, room: Room) -> None:
+    """Raises QuarantineFull where `octets` more would be too much of this party, or in all."""
+    everything = select(func.coalesce(func.sum(messages.c.octets), 0))
+    theirs = await connection.scalar(everything.where(messages.c.party == party)) or 0
+    if theirs + octets > room.share:
+        whose = f"mail in the name of peer {party!r}" if party else "mail in the name of no peer"
+        raise QuarantineFull(f"{whose} has {theirs} octets in quarantine, and may have {room.share}")
+    total = await connection.scalar(everything) or 0
+    if total + octets > room.total:
+        raise QuarantineFull(f"the quarantine holds {total} octets, and may hold {room.total}")
+
+
+async def _recipients(
+    connection: AsyncConnection, names: Sequence[str], limit: int | None = None
+) -> Sequence[Row[Any]]:
+    query = select(recipients).where(recipients.c.id.in_(names)).order_by(recipients.c.address).limit(limit)
+    return (await connection.execute(query)).all()
+
+
+async def _not_there(connection: AsyncConnection, name: str, wanted: Sequence[Recipient]) -> list[Recipient]:
+    """Those of the recipients who are not in this entry yet, each once."""
+    unique = {each.address: each for each in wanted}
+    for some in batches(list(unique)):
+        there = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
+        for address in await connection.scalars(there):
+            unique.pop(address, None)
+    return list(unique.values())
+
+
+def _recipient_row(name: str, recipient: Recipient) -> dict[str, Any]:
+    return {"id": name, "address": recipient.address, "notify": recipient.notify, "orcpt": recipient.orcpt}

@@ -1,0 +1,162 @@
+"""The tables of the quarantine: their columns, and messages going into and coming out of rows, sealed in between.
+Standard: a message leaves this file only when its row says of it just what it said when it was stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Row, String, Table, Text
+
+from relay.mail import Envelope, Mail, Origin, Recipient
+from relay.store.database import metadata
+from relay.store.secret import Sealed, SiteSecret
+
+messages = Table(
+    "quarantine",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("mail", LargeBinary(32), nullable=False, unique=True),
+    Column("reason", String(32), nullable=False),
+    Column("party", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("arrived_at", Double, nullable=False),
+    Column("arrivals", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("octets", BigInteger, nullable=False),
+    Column("claimed_until", Double),
+    Column("secret_id", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("quarantine_party", "party", "octets"),
+)
+"""`facts` is JSON; `size` are the message's octets, `octets` what the whole entry counts with its recipients.
+
+Times are seconds since 1970. `sealed` stands last, so that the others are read without it.
+"""
+
+recipients = Table(
+    "quarantine_recipients",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("notify", Text),
+    Column("orcpt", Text),
+)
+"""Those who still wait for a message."""
+
+described = [column for column in messages.c if column.name not in ("secret_id", "sealed")]
+"""All columns but the message itself."""
+
+ENTRY_OCTETS = 1024
+RECIPIENT_OCTETS = 256
+"""What a row of either table counts beside the text in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A mail that is to be kept, for a `reason` (a word) and a `cause` (a sentence).
+
+    `stored` are the message's octets as they will be wanted again: those of the mail, or what it was opened to,
+    where that is known; then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
+    """
+
+    mail: Mail
+    reason: str
+    cause: str
+    party: str
+    stored: bytes = field(repr=False)
+    protection: str = ""
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A message in quarantine, without its octets; its envelope names those who still wait for it.
+
+    `arrived_at` is in seconds since 1970, `size` the message's octets, `digest` their SHA-256 as 64 hexadecimal
+    digits, `arrivals` how often it came.
+    """
+
+    id: str
+    reason: str
+    cause: str
+    party: str
+    envelope: Envelope
+    arrived_at: float
+    arrivals: int
+    size: int
+    protection: str
+    peer: str
+    mail_id: str
+    origin: Origin
+    digest: str
+    trace: bytes = field(repr=False)
+
+
+def facts_of(arrival: Arrival) -> str:
+    """What the row keeps of the arrival beside its message and recipients, as JSON (which is ASCII)."""
+    mail = arrival.mail
+    envelope = mail.envelope
+    return json.dumps(
+        {
+            "cause": arrival.cause,
+            "sender": envelope.sender,
+            "smtputf8": envelope.smtputf8,
+            "ret": envelope.ret,
+            "envid": envelope.envid,
+            "mail_id": mail.id,
+            "trace": mail.trace.decode("utf-8", "surrogateescape"),
+            "origin": asdict(mail.origin),
+            "protection": arrival.protection,
+            "peer": arrival.peer,
+            "digest": hashlib.sha256(arrival.stored).hexdigest(),
+        }
+    )
+
+
+def kept_of(row: Row[Any], waiting: Sequence[Recipient]) -> Kept:
+    """The row as it is shown, with the recipients who wait."""
+    facts = json.loads(row.facts)
+    envelope = Envelope(
+        facts["sender"], tuple(waiting), smtputf8=facts["smtputf8"], ret=facts["ret"], envid=facts["envid"]
+    )
+    return Kept(
+        id=row.id,
+        reason=row.reason,
+        cause=facts["cause"],
+        party=row.party,
+        envelope=envelope,
+        arrived_at=row.arrived_at,
+        arrivals=row.arrivals,
+        size=row.size,
+        protection=facts["protection"],
+        peer=facts["peer"],
+        mail_id=facts["mail_id"],
+        origin=Origin(**facts["origin"]),
+        digest=facts["digest"],
+        trace=facts["trace"].encode("utf-8", "surrogateescape"),
+    )
+
+
+def sealed_message(secret: SiteSecret, name: str, mail: bytes, reason: str, facts: str, message: bytes) -> Sealed:
+    """The message, sealed for this row and no other."""
+    return secret.seal(message, _context(name, mail, reason, facts))
+
+
+def opened_message(secret: SiteSecret, row: Row[Any]) -> bytes:
+    """The message again; raises StoreUnavailable where anything that the row says of it was changed."""
+    return secret.open(Sealed(row.secret_id, row.sealed), _context(row.id, row.mail, row.reason, row.facts))
+
+
+def _context(name: str, mail: bytes, reason: str, facts: str) -> bytes:
+    parts = [messages.name.encode(), name.encode(), mail, reason.encode(), facts.encode()]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def recipient_octets(recipient: Recipient) -> int:
+    """What a recipient counts."""
+    return RECIPIENT_OCTETS + len(recipient.address.encode()) + len(recipient.orcpt or "")
