@@ -15,17 +15,32 @@ from tests.testlib import postfix
 from tests.testlib.postfix import FRAGMENTS, requires_postfix
 
 DEPLOY = FRAGMENTS.parent
-BOTH = ("outgoing-content-filter", "incoming-content-filter")
+LMTP = ("outgoing-lmtp", "incoming-lmtp")
+SMTP = ("outgoing-smtp", "incoming-smtp")
+SINGLE = (*LMTP, *SMTP, "smarthost", "smarthost-login", "milter")
+TOGETHER = (LMTP, SMTP, (*LMTP, "outgoing-proxy"), (*SMTP, "outgoing-proxy"))
+PORTS = (10024, 10025, 10026, 10028, 10034, 10035, 10036, 10038)
+
+
+def text(directory: str, name: str) -> str:
+    return (FRAGMENTS / directory / name).read_text()
+
+
+def service(directory: str, port: int) -> str:
+    """The service of a master.cf that takes mail back, without its comment."""
+    found = re.search(rf"^127\.0\.0\.1:{port} inet .*\n(    .*\n)*", text(directory, "master.cf"), re.MULTILINE)
+    assert found
+    return found[0]
 
 
 @requires_postfix
-@pytest.mark.parametrize("fragments", [*((name,) for name in (*BOTH, "smarthost")), BOTH], ids="+".join)
+@pytest.mark.parametrize("fragments", [*((name,) for name in SINGLE), *TOGETHER], ids="+".join)
 async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[str, ...]) -> None:
-    smtp, *free = postfix.free_addresses(5)
-    ports = dict(zip((10025, 10026, 10035, 10036), free, strict=True))
+    smtp, *free = postfix.free_addresses(1 + len(PORTS))
     async with postfix.made(
-        smtp=smtp, fragments=fragments, ports=ports, settings={"myhostname": "mail.alice.example"}
-    ) as made:
+        smtp=smtp, fragments=fragments, ports=dict(zip(PORTS, free, strict=True)),
+        settings={"myhostname": "mail.alice.example"},
+    ) as made:  # fmt: skip
         await made.command("postfix", "check")
         assert made.log == ""
         for way_to_print in ("-n", "-M", "-P"):
@@ -33,48 +48,71 @@ async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[s
 
 
 @requires_postfix
-async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoing_relay_decide_on_everything() -> None:
-    smtp, *free = postfix.free_addresses(5)
-    ports = dict(zip((10025, 10026, 10035, 10036), free, strict=True))
-    async with postfix.made(smtp=smtp, fragments=BOTH, ports=ports, settings={}) as made:
+@pytest.mark.parametrize(("fragments", "outgoing", "incoming"), [(LMTP, 10024, 10034), (SMTP, 10025, 10035)])
+async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoing_relay_decide_on_everything(
+    fragments: tuple[str, ...], outgoing: int, incoming: int
+) -> None:
+    smtp, *free = postfix.free_addresses(1 + len(PORTS))
+    ports = dict(zip(PORTS, free, strict=True))
+    async with postfix.made(smtp=smtp, fragments=fragments, ports=ports, settings={}) as made:
         filters = {
             line.split("/")[0]: line.partition("= ")[2]
             for line in (await made.command("postconf", "-P", "*/inet/content_filter")).splitlines()
         }
-        assert filters == {str(smtp): f"qumail:[127.0.0.1]:{ports[10035].port}", str(ports[10026]): ""}
+        assert filters == {str(smtp): f"qumail:[127.0.0.1]:{ports[incoming].port}", str(ports[10026]): ""}
         everything_else = await made.command("postconf", "-h", "content_filter")
-        assert everything_else.strip() == f"qumail:[127.0.0.1]:{ports[10025].port}"
+        assert everything_else.strip() == f"qumail:[127.0.0.1]:{ports[outgoing].port}"
 
 
 def test_the_ports_are_those_of_relay_toml() -> None:
     config = load_config(DEPLOY / "relay.toml")
-    assert config.outgoing
-    assert config.incoming
-    for directory, direction in zip(BOTH, (config.outgoing, config.incoming), strict=True):
-        main, master = ((FRAGMENTS / directory / name).read_text() for name in ("main.cf", "master.cf"))
-        assert f"qumail:[{direction.listen.host}]:{direction.listen.port}" in main
-        assert re.search(rf"^{re.escape(str(direction.next_hop))} inet ", master, re.MULTILINE)
-    assert f"relayhost = [127.0.0.1]:{config.outgoing.listen.port}" in (FRAGMENTS / "smarthost" / "main.cf").read_text()
-    assert config.outgoing.listen == Address("127.0.0.1", 10025)
+    outgoing, incoming = config.outgoing, config.incoming
+    assert outgoing
+    assert incoming
+    for directories, addresses in ((LMTP, (outgoing.lmtp, incoming.lmtp)), (SMTP, (outgoing.listen, incoming.listen))):
+        for directory, address, direction in zip(directories, addresses, (outgoing, incoming), strict=True):
+            assert address
+            assert f"qumail:[{address.host}]:{address.port}" in text(directory, "main.cf")
+            [next_hop] = direction.next_hop
+            assert re.search(rf"^{re.escape(str(next_hop))} inet ", text(directory, "master.cf"), re.MULTILINE)
+    assert outgoing.listen == Address("127.0.0.1", 10025)
+    assert "relayhost = [127.0.0.1]:10025\n" in text("smarthost", "main.cf")
+    assert "smtpd_proxy_filter=127.0.0.1:10025'" in text("outgoing-proxy", "main.cf")
+    assert config.submission
+    assert config.submission.listen
+    assert f"]:{config.submission.listen.port}\n" in text("smarthost-login", "main.cf")
+
+
+@pytest.mark.parametrize(("port", "by_lmtp", "by_smtp"), [(10026, *(LMTP[0], SMTP[0])), (10036, *(LMTP[1], SMTP[1]))])
+def test_mail_comes_back_in_the_same_way_whatever_carried_it_to_the_relay(
+    port: int, by_lmtp: str, by_smtp: str
+) -> None:
+    assert service(by_lmtp, port) == service(by_smtp, port)
 
 
 def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix() -> None:
     config = load_config(DEPLOY / "relay.toml")
     assert config.outgoing
-    for directory in BOTH:
-        text = (FRAGMENTS / directory / "main.cf").read_text()
-        limit = re.search(r"^message_size_limit = (\d+)$", text, re.MULTILINE)
+    for directory in (*LMTP, *SMTP, "milter"):
+        limit = re.search(r"^message_size_limit = (\d+)$", text(directory, "main.cf"), re.MULTILINE)
         assert limit
         assert int(limit[1]) >= 1.4 * config.outgoing.max_message_size
 
 
+def test_every_directory_is_explained_and_tested() -> None:
+    directories = {path.name for path in FRAGMENTS.iterdir()}
+    assert directories == {*SINGLE, "outgoing-proxy"}
+    explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "README.md").read_text()))
+    assert explained == directories
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 async def test_the_systemd_unit_is_valid_and_gives_the_relay_next_to_no_rights(tmp_path: Path) -> None:
-    text = (DEPLOY / "qumail-relay.service").read_text()
+    service_file = (DEPLOY / "qumail-relay.service").read_text()
     program = tmp_path / "qumail-relay"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / "qumail-relay.service"
-    unit.write_text(re.sub(r"^(ExecStart(?:Pre)?=)\S+", rf"\g<1>{program}", text, flags=re.MULTILINE))
+    unit.write_text(re.sub(r"^(ExecStart(?:Pre)?=)\S+", rf"\g<1>{program}", service_file, flags=re.MULTILINE))
     assert await postfix.run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
     await postfix.run("systemd-analyze", "security", "--offline=yes", "--threshold=20", str(unit))

@@ -4,10 +4,12 @@ Standard: Postfix is set up from deploy/postfix, both directions at once, and ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from relay.config import Address
@@ -36,6 +38,7 @@ class MailSite:
     opened: Wire
     kme: Wire
     _processes: AsyncExitStack
+    postfix_works: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def kill_relay(self) -> None:
         """SIGKILL; gone when this returns."""
@@ -49,19 +52,31 @@ class MailSite:
 
     async def make_whole(self) -> None:
         """Everything runs and nothing is cut or waits, whatever was done before."""
+        await self.mend()
+        if await self.postfix.queue():
+            await self.postfix.command("postsuper", "-d", "ALL")
+
+    async def mend(self) -> None:
+        """The same, but what is in the queue stays there."""
         self.mailboxes.on_rcpt.clear()
+        self.mailboxes.on_data.clear()
         for wire in (self.inbound, self.sealed, self.opened, self.kme):
             await wire.mend()
         if self.relay.process.returncode is not None:
             await self.restart_relay()
-        if await self.postfix.queue():
-            await self.postfix.command("postsuper", "-d", "ALL")
 
     async def delivered(self, recipient: str) -> Got:
         """Waits until there is a mail for this recipient in the mailboxes."""
         while not (found := self.all_delivered(recipient)):
             await self.mailboxes.messages(len(self.mailboxes.got) + 1)
         return found[0]
+
+    async def logged(self, text: str, after: int = 0) -> str:
+        """Waits until the relay has logged this, behind so many characters of its log; gives the line."""
+        async with asyncio.timeout(30):
+            while text not in self.relay.log[after:]:
+                await asyncio.sleep(0.02)
+        return next(line for line in self.relay.log[after:].splitlines() if text in line)
 
     def all_delivered(self, recipient: str) -> list[Got]:
         """Every mail for this recipient that was delivered so far."""
@@ -81,10 +96,16 @@ async def mail_site(
     policies: Mapping[str, str],
     identities: Identities | None = None,
     settings: str = "",
+    postfix_settings: Mapping[str, str] | None = None,
+    over: Literal["smtp", "lmtp"] = "smtp",
+    submission: Address | None = None,
+    tables: str = "",
 ) -> AsyncIterator[MailSite]:
     """A site that runs. `smtp` is where its Postfix shall take mail; `inbound` is in front of that.
 
-    Mail for the peer goes to `peer_inbound`, all other mail to the site's own mailboxes.
+    Mail for the peer goes to `peer_inbound`, all other mail to the site's own mailboxes. Postfix speaks `over` to
+    the relay; what comes in at `submission`, where that is given, goes through the relay before the queue.
+    `tables` go into relay.toml.
     """
     peer = "bob" if name == "alice" else "alice"
     from_outgoing, from_incoming = postfix.free_addresses(2)
@@ -102,10 +123,12 @@ async def mail_site(
             outgoing=sealed.address,
             incoming=opened.address,
             policies=policies,
-            settings=settings,
+            settings=f'{settings}\nlmtp = "127.0.0.1:0"',
             identities=identities,
             kme_settings="cache_low = 0\ncache_high = 0\n",
         )
+        with site.config_file.open("a") as file:
+            file.write(tables)
         processes = await stack.enter_async_context(AsyncExitStack())
         relay = await processes.enter_async_context(relay_process(site))
         here = f"mailboxes:[{mailboxes.address.host}]:{mailboxes.address.port}"
@@ -113,10 +136,13 @@ async def mail_site(
         running = await stack.enter_async_context(
             postfix.running(
                 smtp=smtp,
-                fragments=("outgoing-content-filter", "incoming-content-filter"),
+                submission=submission,
+                fragments=(f"outgoing-{over}", f"incoming-{over}", *(("outgoing-proxy",) if submission else ())),
                 ports={
+                    10024: relay.addresses["outgoing_lmtp"],
                     10025: relay.addresses["outgoing"],
                     10026: from_outgoing,
+                    10034: relay.addresses["incoming_lmtp"],
                     10035: relay.addresses["incoming"],
                     10036: from_incoming,
                 },
@@ -125,7 +151,8 @@ async def mail_site(
                     "relay_domains": f"{name}.example",
                     "default_transport": here,
                     "transport_maps": f"inline:{{ {name}.example={here}, {peer}.example={there} }}",
-                },
+                }
+                | dict(postfix_settings or {}),
             )
         )
         yield MailSite(name, site, running, relay, mailboxes, inbound, sealed, opened, kme, processes)

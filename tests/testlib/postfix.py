@@ -47,6 +47,7 @@ smtpd_peername_lookup = no
 
 _MASTER_CF = """\
 {smtp} inet n - n - - smtpd
+{submission} inet n - n - - smtpd -o syslog_name=postfix/submission
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -83,6 +84,8 @@ def _why_not() -> str:
 
 requires_postfix = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "Postfix can be started")
 """For tests that start Postfix: they are skipped, with the reason, where that is not possible."""
+requires_postconf = pytest.mark.skipif(shutil.which("postconf") is None, reason="Postfix is not installed")
+"""For tests that only read and write its configuration, which needs no rights."""
 
 
 def free_addresses(number: int) -> list[Address]:
@@ -161,6 +164,26 @@ class Postfix:
 
         return (await self._until(find, f"no mail to {recipient} is deferred"))[0]
 
+    async def queued_message(self, name: str) -> bytes:
+        """The message of a queue file as it is there, with CRLF line ends; b"" where the file is gone meanwhile."""
+        process = await asyncio.create_subprocess_exec(
+            "postcat", "-c", str(self.config), "-hbq", name, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        return output.replace(b"\n", b"\r\n")
+
+    async def queued_names(self) -> dict[str, list[str]]:
+        """The recipients of each queue file, by its name."""
+        lines = (await self.command("postqueue", "-j")).splitlines()
+        return {
+            mail["queue_id"]: [recipient["address"] for recipient in mail["recipients"]]
+            for mail in map(json.loads, lines)
+        }
+
+    async def abort(self) -> None:
+        """All its processes end at once; it can be started again when this returns."""
+        await _stop(self)
+
     async def empty(self) -> None:
         """Waits until nothing is in the queue."""
         await self._until(lambda queue: not queue, "the queue is not empty")
@@ -180,28 +203,57 @@ async def made(
     fragments: Iterable[str],
     ports: Mapping[int, Address],
     settings: Mapping[str, str],
+    submission: Address | None = None,
+    changes: str = "",
 ) -> AsyncIterator[Postfix]:
     """An instance that is configured but does not run.
 
     `fragments` are directories in deploy/postfix, applied with the commands that stand in them; `ports` says
-    what is there instead of each port that they name; `settings` are further lines of main.cf.
+    what is there instead of each port that they name; `settings` are further lines of main.cf. `submission` is
+    where its port 587 is; by default on a port of its own that nobody is told. `changes` are shell commands for
+    what is done to the configuration after that.
     """
     directory = Path(tempfile.mkdtemp(prefix="postfix-"))
     try:
         directory.chmod(0o755)  # Postfix's own user must get in; pytest's directories are root's alone
-        for name in ("etc", "queue", "data"):
+        for name in ("queue", "data"):
             (directory / name).mkdir()
         shutil.chown(directory / "data", "postfix")
-        level = ".".join((await run("postconf", "-dh", "mail_version")).split(".")[:2])
-        lines = [f"{name} = {value}" for name, value in settings.items()]
-        main = [_MAIN_CF.format(level=level, directory=directory), *lines, ""]
-        (directory / "etc" / "main.cf").write_text("\n".join(main))
-        (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(smtp=smtp))
-        for name in fragments:
-            await _apply(directory, name, {str(port): str(there.port) for port, there in ports.items()}, smtp)
+        there = {str(port): str(address.port) for port, address in ports.items()}
+        [unknown] = free_addresses(1)
+        await configure(
+            directory, fragments, smtp=str(smtp), submission=str(submission or unknown), ports=there, settings=settings
+        )
+        await change(directory, changes)
         yield Postfix(directory, smtp)
     finally:
         shutil.rmtree(directory)
+
+
+async def configure(
+    directory: Path,
+    fragments: Iterable[str],
+    *,
+    smtp: str = "smtp",
+    submission: str = "submission",
+    ports: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> None:
+    """Writes main.cf and master.cf into `directory`/etc and applies fragments of deploy/postfix to them.
+
+    `smtp` and `submission` are the names of these services in master.cf; `ports` says what is written instead of
+    each port of five digits that the fragments name.
+    """
+    (directory / "etc").mkdir()
+    level = ".".join((await run("postconf", "-dh", "mail_version")).split(".")[:2])
+    lines = [f"{name} = {value}" for name, value in (settings or {}).items()]
+    main = [_MAIN_CF.format(level=level, directory=directory), *lines, ""]
+    (directory / "etc" / "main.cf").write_text("\n".join(main))
+    (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(smtp=smtp, submission=submission))
+    for name in fragments:
+        await _apply(
+            directory, name, ports or {}, {"smtp/inet": f"{smtp}/inet", "submission/inet": f"{submission}/inet"}
+        )
 
 
 @asynccontextmanager
@@ -211,9 +263,13 @@ async def running(
     fragments: Iterable[str],
     ports: Mapping[int, Address],
     settings: Mapping[str, str],
+    submission: Address | None = None,
+    changes: str = "",
 ) -> AsyncIterator[Postfix]:
-    """The same, running."""
-    async with made(smtp=smtp, fragments=fragments, ports=ports, settings=settings) as postfix:
+    """The same as `made`, running."""
+    async with made(
+        smtp=smtp, fragments=fragments, ports=ports, settings=settings, submission=submission, changes=changes
+    ) as postfix:
         try:
             await postfix.command("postfix", "start")
             yield postfix
@@ -236,16 +292,24 @@ async def run(*words: str, directory: Path | None = None, environment: Mapping[s
     return output.decode()
 
 
-async def _apply(directory: Path, fragment: str, ports: Mapping[str, str], smtp: Address) -> None:
-    """Does what the comments of a fragment's main.cf say, with its ports and port 25 replaced."""
+async def _apply(directory: Path, fragment: str, ports: Mapping[str, str], services: Mapping[str, str]) -> None:
+    """Does what the comments of a fragment's main.cf say, with its ports and services replaced."""
     copy = directory / fragment
     copy.mkdir()
     for source in (FRAGMENTS / fragment).iterdir():
-        text = source.read_text().replace("smtp/inet", f"{smtp}/inet")
+        text = source.read_text()
+        for service, there in services.items():
+            text = re.sub(rf"\b{service}\b", there, text)
         (copy / source.name).write_text(re.sub(r"\b\d{5}\b", lambda match: ports.get(match[0], match[0]), text))
     commands = "\n".join(re.findall(r"^#     (.*)$", (copy / "main.cf").read_text(), re.MULTILINE))
-    said = await run("sh", "-ec", commands, directory=copy, environment={"MAIL_CONFIG": str(directory / "etc")})
+    said = await change(directory, commands, beside=copy)
     assert not said, said
+
+
+async def change(directory: Path, commands: str, *, beside: Path | None = None) -> str:
+    """Runs shell commands, postconf above all, on the configuration in `directory`/etc: what they wrote."""
+    environment = {"MAIL_CONFIG": str(directory / "etc")}
+    return await run("sh", "-ec", commands, directory=beside or directory, environment=environment)
 
 
 async def _stop(postfix: Postfix) -> None:

@@ -1,0 +1,242 @@
+"""How a Postfix and the relay are joined: which mail goes into which direction, and where it comes back.
+Standard: FILTER_README (after-queue), SMTPD_PROXY_README (before-queue), transport(5) for the form of destinations.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relay.config import Address, Config, Direction, Server
+from relay.postfix.settings import Service, Settings, split_list
+
+Protocol = Literal["smtp", "lmtp"]
+RELAYHOST_SETTINGS = ("relayhost", "default_transport", "relay_transport")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One setting that leads from Postfix to the relay.
+
+    `source` is the service that has the setting, None for main.cf; `transport` the service of master.cf that
+    carries the mail, None with smtpd_proxy_filter (smtpd(8) itself speaks) or where there is no such service.
+    """
+
+    setting: str
+    value: str
+    source: Service | None
+    transport_name: str
+    transport: Service | None
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One direction of the relay as this Postfix sees it.
+
+    `handed_back` are the local addresses to which the relay hands mail, `reinjections` the services there;
+    `by_milter` says whether Postfix asks the relay's milter of this direction.
+    """
+
+    name: str
+    direction: Direction
+    ways: tuple[Way, ...]
+    handed_back: tuple[Address, ...]
+    reinjections: tuple[Service, ...]
+    by_milter: bool
+
+    @property
+    def filters(self) -> tuple[Way, ...]:
+        """The ways that are filters, after or before the queue."""
+        return tuple(way for way in self.ways if way.setting not in RELAYHOST_SETTINGS)
+
+    @property
+    def watched(self) -> bool:
+        """Whether mail is meant to be filtered: then all of it must be."""
+        return bool(self.filters) or self.by_milter
+
+    @property
+    def transports(self) -> dict[str, Service]:
+        """The services of master.cf that bring mail here, by name."""
+        return {way.transport_name: way.transport for way in self.ways if way.transport is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All that the rules look at."""
+
+    settings: Settings
+    config: Config
+    sides: tuple[Side, ...]
+
+    def side(self, name: str) -> Side | None:
+        """`outgoing` or `incoming`, or None where relay.toml does not have it."""
+        return next((side for side in self.sides if side.name == name), None)
+
+    @property
+    def sources(self) -> list[Service]:
+        """The services through which mail comes in from outside the relay."""
+        back = {service.key for side in self.sides for service in side.reinjections}
+        kinds = ("smtpd", "pickup", "qmqpd")
+        return [each for each in self.settings.services if each.command in kinds and each.key not in back]
+
+    def leads_to(self, service: Service) -> list[str]:
+        """The names of the directions that filter what comes in by this service, once for each way."""
+        settings = ("smtpd_proxy_filter", "content_filter") if service.command == "smtpd" else ("content_filter",)
+        targets = [_target(name, self.settings.value(name, service)) for name in settings]
+        by_filter = [
+            side.name for side in self.sides for target in targets if target and listens(side.direction, target[1])
+        ]
+        running = milters(self.settings, service)
+        by_milter = [
+            side.name
+            for side in self.sides
+            if any(is_milter_of(self.settings, side.direction, milter) for milter in running)
+        ]
+        return by_filter + by_milter
+
+
+def draw(settings: Settings, config: Config) -> Picture:
+    """The picture of this Postfix and this relay."""
+    directions = (("outgoing", config.outgoing), ("incoming", config.incoming))
+    sides = [_side(settings, name, direction) for name, direction in directions if direction is not None]
+    return Picture(settings, config, tuple(sides))
+
+
+def entries(direction: Direction) -> dict[Address, Protocol]:
+    """Where the relay listens in this direction, and what it speaks there."""
+    known: tuple[tuple[Address | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
+    return {address: protocol for address, protocol in known if address is not None}
+
+
+def listens(direction: Direction, address: Address) -> Protocol | None:
+    """What the relay speaks at this address, or None where it does not listen there."""
+    for entry, protocol in entries(direction).items():
+        if entry.port == address.port and _same_host(entry.host, address.host):
+            return protocol
+    return None
+
+
+def milters(settings: Settings, service: Service) -> list[str]:
+    """The milters that really run for what comes in by this service, each as `inet:host:port` or `unix:path`."""
+    if "no_milters" in settings.words("receive_override_options", service):
+        return []
+    name = "smtpd_milters" if service.command == "smtpd" else "non_smtpd_milters"
+    items = [item.strip("{} ") for item in split_list(settings.value(name, service))]
+    return [re.split(r"[,\s]", item)[0] for item in items]
+
+
+def is_milter_of(settings: Settings, direction: Direction, milter: str) -> bool:
+    """Whether this milter is the relay's, for this direction."""
+    ours = direction.milter
+    if isinstance(ours, Address):
+        there = _address(milter)
+        return there is not None and there.port == ours.port and _same_host(ours.host, there.host)
+    kind, _, path = milter.partition(":")
+    return ours is not None and kind == "unix" and Path(settings.value("queue_directory")) / path == ours
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can be reached, or reach us, by it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def service_address(service: Service) -> tuple[str, int] | None:
+    """Host ("" for every interface) and port of an inet service; None for others."""
+    match = re.fullmatch(r"(?:\[?(?P<host>[^\]]*?)\]?:)?(?P<port>[^:]+)", service.name)
+    if service.type not in ("inet", "pass") or not match:
+        return None
+    port = _port(match["port"])
+    return (match["host"] or "", port) if port else None
+
+
+def destination(value: str) -> tuple[str, Address] | None:
+    """Transport and address of `transport:[host]:port`; None where it names no TCP address."""
+    transport, _, rest = value.partition(":")
+    target = _address(rest)
+    return (transport, target) if target else None
+
+
+def _side(settings: Settings, name: str, direction: Direction) -> Side:
+    ways = tuple(_ways(settings, direction))
+    back = tuple(_handed_back(settings, direction))
+    services = [
+        service
+        for service in settings.services
+        if service.command == "smtpd" and (at := service_address(service))
+        if any(at[1] == address.port and (not at[0] or _same_host(at[0], address.host)) for address in back)
+    ]
+    by_milter = any(
+        is_milter_of(settings, direction, milter) for each in settings.services for milter in milters(settings, each)
+    )
+    return Side(name, direction, ways, back, tuple(services), by_milter)
+
+
+def _handed_back(settings: Settings, direction: Direction) -> Iterator[Address]:
+    """The next hops that are on this host: loopback, or an address that master.cf names."""
+    named = {at for service in settings.services if (at := service_address(service))}
+    for hop in direction.next_hop:
+        if not isinstance(hop, Server) or hop.protocol != "smtp" or not isinstance(hop.address, Address):
+            continue
+        if is_loopback(hop.address.host) or hop.address in named:
+            yield hop.address
+
+
+def _ways(settings: Settings, direction: Direction) -> Iterator[Way]:
+    """Every setting of main.cf, and of each service that takes mail, that leads here."""
+    takers = [each for each in settings.services if each.command in ("smtpd", "pickup", "qmqpd")]
+    for setting in ("content_filter", "smtpd_proxy_filter", *RELAYHOST_SETTINGS):
+        sources: list[Service | None] = [None, *(each for each in takers if setting in each.overrides)]
+        for source in sources:
+            value = settings.value(setting, source)
+            target = _target(setting, value)
+            if target and listens(direction, target[1]):
+                yield _way(settings, setting, value, source, target[0])
+
+
+def _way(settings: Settings, setting: str, value: str, source: Service | None, transport_name: str) -> Way:
+    if setting == "smtpd_proxy_filter":
+        return Way(setting, value, source, "smtpd", None, "smtp")
+    transport = settings.service(transport_name, "unix")
+    protocol: Protocol = "lmtp" if transport is not None and transport.command == "lmtp" else "smtp"
+    return Way(setting, value, source, transport_name, transport, protocol)
+
+
+def _target(setting: str, value: str) -> tuple[str, Address] | None:
+    """Transport and address in the value of a setting; None where it is empty or names no TCP address."""
+    if setting == "smtpd_proxy_filter":
+        address = _address(value if ":" in value else f"127.0.0.1:{value}")
+        return ("smtpd", address) if address else None
+    if setting == "relayhost":
+        address = _address(value)
+        return ("smtp", address) if address else None
+    return destination(value)
+
+
+def _address(text: str) -> Address | None:
+    """`[host]:port`, `host:port` or `inet:host:port`."""
+    match = re.fullmatch(r"(?:inet:)?(?:\[([^\]]+)\]|([^:\[\]/]+)):([^:]+)", text.strip())
+    port = _port(match[3]) if match else None
+    return Address(match[1] or match[2], port) if match and port else None
+
+
+def _port(text: str) -> int | None:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return socket.getservbyname(text, "tcp")
+    except OSError:
+        return None
+
+
+def _same_host(ours: str, theirs: str) -> bool:
+    """Whether a connection to `theirs` can reach what listens on `ours`."""
+    return ours == theirs or ours in ("0.0.0.0", "::") or (is_loopback(ours) and is_loopback(theirs))  # noqa: S104

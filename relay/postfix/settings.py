@@ -1,0 +1,146 @@
+"""Reads a Postfix configuration with Postfix's own postconf(1) into one immutable value; changes nothing.
+Standard: postconf(1), postconf(5), master(5): a service's own `-o name=value` stands before main.cf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay.errors import ConfigError
+
+TIMEOUT_S = 30.0
+"""postconf reads a few files; a directory on a dead network drive must not hang us."""
+ADMIN_PATHS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
+"""Where Postfix's commands are, also for users whose PATH does not say so."""
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One line of master.cf; `command` is the program's name, `process_limit` as it stands there ("-": default)."""
+
+    name: str
+    type: str
+    command: str
+    process_limit: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """As postconf names it: `smtp/inet`."""
+        return f"{self.name}/{self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One configuration: main.cf with every default, master.cf, and what postconf warned of."""
+
+    directory: Path
+    main: Mapping[str, str]
+    services: tuple[Service, ...]
+    warnings: tuple[str, ...] = ()
+
+    def value(self, name: str, service: Service | None = None) -> str:
+        """A setting as this service has it, "" where it is empty or unknown."""
+        if service is not None and name in service.overrides:
+            return service.overrides[name]
+        return self.main.get(name, "")
+
+    def words(self, name: str, service: Service | None = None) -> list[str]:
+        """A list setting, in lower case."""
+        return [word for word in re.split(r"[,\s]+", self.value(name, service).lower()) if word]
+
+    def number(self, name: str, service: Service | None = None) -> int:
+        """A setting that is a number; 0 where it is not one."""
+        text = self.value(name, service)
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+    def seconds(self, name: str, service: Service | None = None) -> float:
+        """A setting that is a time ("600s", "1h")."""
+        match = re.fullmatch(r"(\d+)([smhdw]?)", self.value(name, service))
+        return int(match[1]) * _UNITS[match[2]] if match else 0
+
+    def where(self, name: str, service: Service | None = None) -> str:
+        """Where a person finds this setting."""
+        if service is not None and name in service.overrides:
+            return f"master.cf {service.key}: {name}={service.overrides[name]}"
+        return f"main.cf: {name} = {self.main.get(name, '')}"
+
+    def service(self, name: str, type_: str) -> Service | None:
+        """The line of master.cf with this name and type."""
+        return next((each for each in self.services if (each.name, each.type) == (name, type_)), None)
+
+
+def split_list(value: str) -> list[str]:
+    """The items of a list setting: split at commas and blanks that stand in no braces."""
+    items, depth, item = [], 0, ""
+    for character in value + " ":
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0 and character in ", \t":
+            items += [item] if item else []
+            item = ""
+        else:
+            item += character
+    return items
+
+
+async def read_settings(directory: Path) -> Settings:
+    """The configuration in this directory. Raises ConfigError where Postfix is missing or cannot read it."""
+    outputs = [await command("postconf", directory, way) for way in ("-x", "-Fx", "-Px", "-n")]
+    main, fields, overrides, _ = (output for output, _ in outputs)
+    warned = [
+        line.partition("warning: ")[2] for _, said in outputs for line in said.splitlines() if "warning: " in line
+    ]
+    return Settings(directory, dict(_pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned)))
+
+
+async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
+    """What one of Postfix's commands wrote on standard output and standard error.
+
+    Raises ConfigError where it is missing, fails, or does not end.
+    """
+    path = os.pathsep.join((os.environ.get("PATH", ""), *ADMIN_PATHS))
+    program = shutil.which(name, path=path)
+    if program is None:
+        raise ConfigError(f"{name}: not found; install Postfix on this host (Debian: apt-get install postfix)")
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", str(directory), *words,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise ConfigError(f"{name} -c {directory}: no end after {TIMEOUT_S:.0f} s") from None
+    said = err.decode("utf-8", "replace").strip()
+    if process.returncode != 0:
+        raise ConfigError(f"{directory}: {said or f'{name} failed'}")
+    return out.decode("utf-8", "replace"), said
+
+
+def _pairs(output: str) -> list[tuple[str, str]]:
+    """Lines `name = value`."""
+    lines = (line.partition(" =") for line in output.splitlines() if " =" in line)
+    return [(name, value.strip()) for name, _, value in lines]
+
+
+def _services(fields: str, overrides: str) -> list[Service]:
+    """master.cf out of `postconf -F` and `postconf -P`, whose names are service/type/field."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    own: dict[tuple[str, str], dict[str, str]] = {}
+    for output, into in ((fields, found), (overrides, own)):
+        for key, value in _pairs(output):
+            name, type_, what = key.rsplit("/", 2)
+            into.setdefault((name, type_), {})[what] = value
+    return [
+        Service(name, type_, Path(each["command"].split()[0]).name, each["process_limit"], own.get((name, type_), {}))
+        for (name, type_), each in found.items()
+    ]

@@ -1,0 +1,218 @@
+"""Rules about the service that takes mail back from the relay: only for it, not again to it, and unchanged.
+Standard: FILTER_README, XFORWARD_README, postconf(5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from relay.postfix.fault import Fault
+from relay.postfix.picture import Picture, Side, is_loopback, service_address
+from relay.postfix.settings import Service
+
+RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
+TLS_THAT_REFUSES = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
+KEYWORDS = ("dsn", "8bitmime", "smtputf8")
+HANDLED_BEFORE = ("no_unknown_recipient_checks", "no_header_body_checks")
+
+
+def no_reinjection(picture: Picture) -> Iterator[Fault]:
+    """The relay hands mail to a port of this host on which Postfix does not listen."""
+    for side in picture.sides:
+        if side.handed_back and not side.reinjections:
+            address = side.handed_back[0]
+            yield Fault(
+                "no-reinjection",
+                f"{picture.settings.directory}/master.cf",
+                f"no smtpd service at {address}, where the relay's [{side.name}] hands mail back, so all mail waits",
+                f"add it, as master.cf in deploy/postfix/{side.name}-* does",
+            )
+
+
+def loop(picture: Picture) -> Iterator[Fault]:
+    """What comes back goes into the relay again."""
+    for side, service in _reinjections(picture):
+        again = set(picture.leads_to(service)) - ({"outgoing"} if side.name == "incoming" else set())
+        if not again:
+            continue
+        settings = ("smtpd_proxy_filter", "content_filter", "smtpd_milters")
+        for name in [each for each in settings if picture.settings.value(each, service)]:
+            yield Fault(
+                "loop",
+                picture.settings.where(name, service),
+                f"what the relay hands back to {service.name} goes to the relay's [{min(again)}] again, in a loop",
+                f"postconf -P '{service.key}/{name}='",
+            )
+
+
+def open_to_others(picture: Picture) -> Iterator[Fault]:
+    """Other hosts can reach the port, and so send as anybody and past the relay."""
+    for side, service in _reinjections(picture):
+        at = service_address(service)
+        only_here = picture.settings.words("inet_interfaces") in (["loopback-only"], ["127.0.0.1"], ["localhost"])
+        if at and not is_loopback(at[0]) and not only_here and all(is_loopback(each.host) for each in side.handed_back):
+            yield Fault(
+                "reinjection-open",
+                f"master.cf {service.key}",
+                "the port is open on every interface, and mail that comes in by it passes the relay",
+                f"name the service 127.0.0.1:{at[1]}",
+            )
+
+
+def strangers_trusted(picture: Picture) -> Iterator[Fault]:
+    """mynetworks must name this host, and only it, since it decides who may use the port."""
+    for side, service in _reinjections(picture):
+        if not all(is_loopback(address.host) for address in side.handed_back):
+            continue
+        networks = [_network(word) for word in picture.settings.words("mynetworks", service)]
+        foreign = [each for each in networks if each is not None and not _is_here(each)]
+        if foreign or not any(_is_here(each) for each in networks):
+            yield Fault(
+                "reinjection-mynetworks",
+                picture.settings.where("mynetworks", service),
+                f"{service.name} relays for {foreign[0]} too"
+                if foreign
+                else f"{service.name} refuses the relay itself",
+                f"postconf -P '{service.key}/mynetworks=127.0.0.0/8'",
+            )
+
+
+def restrictions(picture: Picture) -> Iterator[Fault]:
+    """Restrictions made for clients must not refuse what the relay has sealed or opened."""
+    for _, service in _reinjections(picture):
+        for kind in RESTRICTIONS:
+            parameter = f"smtpd_{kind}_restrictions"
+            words = picture.settings.words(parameter, service)
+            if words and words[0] not in ("permit_mynetworks", "permit"):
+                yield Fault(
+                    "reinjection-restrictions",
+                    picture.settings.where(parameter, service),
+                    "mail that was accepted already is looked at again when the relay hands it back, and may be lost "
+                    "to a bounce",
+                    f"postconf -P '{service.key}/{parameter}=permit_mynetworks,reject'",
+                )
+        if not {"reject", "defer", "reject_unauth_destination", "defer_unauth_destination"} & {
+            word
+            for kind in ("client", "relay", "recipient")
+            for word in picture.settings.words(f"smtpd_{kind}_restrictions", service)
+        }:
+            yield Fault(
+                "reinjection-restrictions",
+                f"master.cf {service.key}",
+                "nothing refuses other clients than the relay",
+                f"postconf -P '{service.key}/smtpd_client_restrictions=permit_mynetworks,reject'",
+            )
+
+
+def done_again(picture: Picture) -> Iterator[Fault]:
+    """What was done in front of the relay must not be done behind it again."""
+    for side, service in _reinjections(picture):
+        options = picture.settings.words("receive_override_options", service)
+        where = picture.settings.where("receive_override_options", service)
+        if missing := [option for option in HANDLED_BEFORE if option not in options]:
+            yield Fault(
+                "checked-again",
+                where,
+                f"{' and '.join(missing)} missing: recipients and headers are checked again behind the relay, and "
+                "what fails there is lost to a bounce",
+                f"add {','.join(missing)}",
+            )
+        not_mapped = [
+            source
+            for source in picture.sources
+            if side.name in picture.leads_to(source)
+            and "no_address_mappings" in picture.settings.words("receive_override_options", source)
+            and not is_loopback((service_address(source) or ("", 0))[0])  # another filter hands back there
+        ]
+        if "no_address_mappings" not in options and not not_mapped:
+            yield Fault(
+                "mapped-again",
+                where,
+                "no_address_mappings is missing: virtual aliases, canonical and BCC maps work twice, the second time "
+                "behind the relay, where a new recipient is not sealed for",
+                "add no_address_mappings",
+            )
+        for source in not_mapped:
+            yield Fault(
+                "mapped-behind",
+                picture.settings.where("receive_override_options", source),
+                "virtual aliases, canonical and BCC maps work behind the relay, which then decides about other "
+                "recipients than those who get the mail",
+                f"take no_address_mappings out here, and set it for {service.key}",
+            )
+
+
+def rewritten(picture: Picture) -> Iterator[Fault]:
+    """Header fields must pass unchanged: signatures cover them."""
+    for _, service in _reinjections(picture):
+        if picture.settings.value("local_header_rewrite_clients", service):
+            yield Fault(
+                "rewritten",
+                picture.settings.where("local_header_rewrite_clients", service),
+                "Postfix adds fields and domains to the header of what the relay hands back",
+                f"postconf -P '{service.key}/local_header_rewrite_clients='",
+            )
+
+
+def refused(picture: Picture) -> Iterator[Fault]:
+    """The relay must be able to hand back all that came to it, with all its parameters."""
+    settings = picture.settings
+    for side, service in _reinjections(picture):
+        plain = side.direction.next_hop_tls in ("auto", "none")
+        if plain and settings.value("smtpd_tls_security_level", service) in TLS_THAT_REFUSES:
+            yield Fault(
+                "reinjection-needs-tls",
+                settings.where("smtpd_tls_security_level", service),
+                "the port takes no mail without TLS",
+                f"postconf -P '{service.key}/smtpd_tls_security_level=none'",
+            )
+        hidden = [word for word in settings.words("smtpd_discard_ehlo_keywords", service) if word in KEYWORDS]
+        if hidden:
+            yield Fault(
+                "keywords-hidden",
+                settings.where("smtpd_discard_ehlo_keywords", service),
+                f"{', '.join(hidden)} is not offered, so the relay cannot pass on what mails carry; without dsn a "
+                "bounce of an opened mail quotes all of it",
+                f"postconf -P '{service.key}/smtpd_discard_ehlo_keywords='",
+            )
+        if settings.value("smtputf8_enable", service) == "no" and settings.value("smtputf8_enable") == "yes":
+            yield Fault(
+                "smtputf8-refused",
+                settings.where("smtputf8_enable", service),
+                "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back",
+                f"postconf -PX {service.key}/smtputf8_enable",
+            )
+        hosts = [_network(word) for word in settings.words("smtpd_authorized_xforward_hosts", service)]
+        if not any(_is_here(each) for each in hosts):
+            yield Fault(
+                "xforward-refused",
+                settings.where("smtpd_authorized_xforward_hosts", service),
+                "Postfix's log then names the relay for every mail, not the client",
+                f"postconf -P '{service.key}/smtpd_authorized_xforward_hosts=127.0.0.0/8'",
+            )
+
+
+def _reinjections(picture: Picture) -> Iterator[tuple[Side, Service]]:
+    for side in picture.sides:
+        for service in side.reinjections:
+            yield side, service
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(word: str) -> _Network | None:
+    """`127.0.0.0/8` or `[::1]/128`; None for tables, names and exclusions."""
+    try:
+        return ipaddress.ip_network(word.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return None
+
+
+def _is_here(network: _Network | None) -> bool:
+    """Whether it is on loopback, also where it is written as IPv4 in IPv6."""
+    if network is None:
+        return False
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return network.is_loopback or (mapped is not None and mapped.is_loopback and network.prefixlen >= 104)

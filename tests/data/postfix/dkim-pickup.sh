@@ -1,0 +1,3 @@
+# The same for mail of programs.
+# expect: dkim-before-filter
+postconf -e 'non_smtpd_milters = inet:localhost:8891'

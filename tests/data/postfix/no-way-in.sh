@@ -1,0 +1,3 @@
+# Nothing on port 25 leads to the incoming relay.
+# expect: no-way-in
+postconf -PX smtp/inet/content_filter

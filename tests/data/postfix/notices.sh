@@ -1,0 +1,3 @@
+# The postmaster gets copies of bounces.
+# expect: notices
+postconf -e 'notify_classes = bounce, resource, software'
