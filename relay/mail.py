@@ -94,6 +94,21 @@ class Mail:
         return hashlib.sha256(self.message).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """What becomes of a mail that its mail server keeps (milter).
+
+    `message` takes the place of what the mail server has, for `recipients` alone: the others have theirs, or theirs
+    goes another way. None means that the mail server drops the mail. `opened` says that the message was inside the
+    one before, whose trace fields stay on top. `outcomes` are as usual; where one is not None, nothing is replaced.
+    """
+
+    outcomes: Outcomes
+    message: bytes | None = field(default=None, repr=False)
+    recipients: tuple[str, ...] = ()
+    opened: bool = False
+
+
 def domain_of(address: str) -> str:
     """The domain of an address in lower case, or "" where there is none (the null sender, `postmaster`)."""
     return address.rpartition("@")[2].lower() if "@" in address else ""

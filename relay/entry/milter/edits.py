@@ -1,0 +1,72 @@
+"""What a mail server has to do so that its message becomes another one: fields away, fields and body new.
+Standard: milter protocol 6 with SMFIP_HDR_LEADSPC; a value has LF where the message has CRLF, and keeps its blanks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from kilter.protocol import AddHeader, ChangeHeader, ReplaceBody
+from kilter.protocol.core import EditMessage
+
+from relay import mime
+
+BODY_OCTETS = 65_535
+"""The largest piece of a body in one packet (libmilter's MILTER_CHUNK_SIZE)."""
+
+Field = tuple[str, bytes]
+"""A header field as the milter protocol has it: name, and value with everything behind the colon."""
+
+
+def message_of(fields: Sequence[Field], body: bytes) -> bytes:
+    """The message that the mail server has: the same octets that went into it."""
+    header = b"".join(
+        name.encode("ascii") + b":" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+        for name, value in fields
+    )
+    return header + b"\r\n" + body
+
+
+def can_be_told(message: bytes) -> bool:
+    """Whether edits can make exactly this message: its header has nothing but fields, and no NUL."""
+    header, body = mime.split(message)
+    raw = list(mime.fields(header))
+    whole = b"".join(each for _, each in raw) == header and b"\0" not in header
+    plain = all(each[len(name) : len(name) + 1] == b":" and each.endswith(b"\r\n") for name, each in raw)
+    return (
+        whole and plain and (not body or body.endswith(b"\r\n")) and message[len(header) : len(header) + 2] == b"\r\n"
+    )
+
+
+def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
+    """Makes `message` of the header fields and the body before; nothing where it is the same.
+
+    With `under_trace` the Received fields from before stay, on top of the whole new header.
+    """
+    header, new_body = mime.split(message)
+    after = [_field(raw) for _, raw in mime.fields(header)]
+    if under_trace or list(before) != after:
+        yield from _removals(before, frozenset({"received"}) if under_trace else frozenset())
+        for name, value in after:
+            yield AddHeader(name, value)
+    if body != new_body:
+        view = memoryview(new_body)
+        for start in range(0, len(new_body), BODY_OCTETS):
+            yield ReplaceBody(bytes(view[start : start + BODY_OCTETS]))
+        if not new_body:
+            yield ReplaceBody(b"")
+
+
+def _removals(before: Sequence[Field], keep: frozenset[str]) -> Iterator[EditMessage]:
+    """Each field by its name and its number among those of that name; the last one first, since numbers move up."""
+    numbers = Counter(name.lower() for name, _ in before)
+    for name, _ in reversed(before):
+        if name.lower() not in keep:
+            yield ChangeHeader(numbers[name.lower()], name, b"")
+        numbers[name.lower()] -= 1
+
+
+def _field(raw: bytes) -> Field:
+    name, _, value = raw.removesuffix(b"\r\n").partition(b":")
+    return name.decode("ascii"), value.replace(b"\r\n", b"\n")

@@ -1,0 +1,145 @@
+"""Milter packets on a connection: each is read whole, checked, and given as a message; a malformed one ends it all.
+Standard: a packet is 4 octets of length, 1 of command, and its data (libmilter's mfdef.h); checked by kilter-protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from kilter.protocol import (
+    ActionFlags,
+    FilterProtocol,
+    Header,
+    Macro,
+    Message,
+    Negotiate,
+    Progress,
+    ProtocolFlags,
+    Stage,
+)
+from kilter.protocol.buffer import SimpleBuffer
+from kilter.protocol.core import FilterMessage, MTAMessage
+from kilter.protocol.exceptions import InvalidMessage, UnexpectedMessage, UnknownMessage
+
+from relay.errors import TryLater
+
+MAX_PACKET_OCTETS = 2 * 1024 * 1024
+"""A header field is one packet; body packets have 64 KiB, or 1 MiB where that is negotiated."""
+VERSION = 6
+ACTIONS = ActionFlags.ADD_HEADERS | ActionFlags.CHANGE_HEADERS | ActionFlags.CHANGE_BODY | ActionFlags.DELETE_RECIPIENT
+NEEDED = ProtocolFlags.HDR_LEADSPC
+"""Without the blanks behind the colon a header could not be given back octet for octet."""
+WISHED = (
+    ProtocolFlags.NO_CONNECT
+    | ProtocolFlags.NO_HELO
+    | ProtocolFlags.NO_DATA
+    | ProtocolFlags.NO_UNKNOWN
+    | ProtocolFlags.NR_HDR
+    | ProtocolFlags.NR_EOH
+    | ProtocolFlags.NR_BODY
+)
+"""Fewer packets and fewer answers to wait for, where the mail server offers them."""
+MACROS = {
+    Stage.ENVELOPE_FROM: ("{auth_authen}", "{client_addr}", "{client_name}", "{client_port}"),
+    Stage.END_MESSAGE: ("i",),
+}
+"""What we want to know for the log."""
+_TROUBLE = (InvalidMessage, UnexpectedMessage, UnknownMessage, AssertionError, ValueError, LookupError, StopIteration)
+"""What kilter-protocol raises for packets that are none."""
+
+
+class ProtocolFault(TryLater):
+    """The mail server does not speak the milter protocol as it must; its default action holds the mail."""
+
+
+class Packets:
+    """The packets of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
+        """`timeout` is in seconds, for each packet once it has begun; a mail server may be silent between mails."""
+        self._reader = reader
+        self._writer = writer
+        self._timeout = timeout
+        self._protocol = FilterProtocol()
+
+    async def next(self) -> MTAMessage | None:
+        """The next message, or None at the end of the connection or for macros that cannot be read.
+
+        Raises ProtocolFault.
+        """
+        try:
+            head = await self._reader.readexactly(4)
+            length = int.from_bytes(head)
+            if not 1 <= length <= MAX_PACKET_OCTETS:
+                raise ProtocolFault(f"a packet of {length} octets")
+            async with asyncio.timeout(self._timeout):
+                data = await self._reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise ProtocolFault("the connection ended in the middle of a packet") from error
+            return None
+        except TimeoutError as error:
+            raise ProtocolFault(f"a packet took longer than {self._timeout:g} s") from error
+        except OSError:
+            return None
+        return self._parsed(head + data)
+
+    def negotiate(self, offer: Negotiate) -> None:
+        """Answers what the mail server offers with what we need. Raises ProtocolFault where it offers too little."""
+        if missing := (NEEDED & ~offer.protocol_flags) | (ACTIONS & ~offer.action_flags):
+            raise ProtocolFault(f"the mail server cannot do {missing!r}, which we need")
+        flags = NEEDED | (WISHED & offer.protocol_flags)
+        macros, actions = {}, ACTIONS
+        if ActionFlags.SETSYMLIST in offer.action_flags:
+            macros, actions = MACROS, ACTIONS | ActionFlags.SETSYMLIST
+        self.send([Negotiate(min(VERSION, offer.version), actions, flags, macros)])
+
+    def needs_answer(self, message: MTAMessage) -> bool:
+        """Whether the mail server waits for one."""
+        return self._protocol.needs_response(message)
+
+    def send(self, messages: Iterable[FilterMessage]) -> None:
+        """Writes them; `drain` waits until they are on their way."""
+        for message in messages:
+            buffer = SimpleBuffer(_size(message))
+            self._protocol.write_to(buffer, message)
+            self._writer.write(buffer[:].tobytes())
+
+    def say_that_we_work(self) -> None:
+        """Between the end of a message and its answer, so that the mail server waits on."""
+        buffer = SimpleBuffer(16)
+        Progress().pack(buffer)
+        self._writer.write(buffer[:].tobytes())
+
+    async def drain(self) -> None:
+        """Raises ProtocolFault where the mail server is gone or does not read."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._writer.drain()
+        except (OSError, TimeoutError) as error:
+            raise ProtocolFault(f"the mail server does not listen: {type(error).__name__}") from error
+
+    def _parsed(self, packet: bytes) -> MTAMessage:
+        buffer = SimpleBuffer(len(packet))
+        buffer[:] = packet
+        try:
+            message = next(iter(self._protocol.read_from(buffer)))
+            message.freeze()
+        except UnicodeDecodeError:
+            if packet[4:5] == b"D":
+                return Macro(0, {})  # names and values for the log only
+            raise ProtocolFault("a packet with other characters than it may have") from None
+        except _TROUBLE as error:
+            raise ProtocolFault(f"a malformed or misplaced packet: {type(error).__name__}") from error
+        return message
+
+
+def _size(message: Message) -> int:
+    """Room for the packet of a message, in octets."""
+    match message:
+        case Header():
+            return 64 + len(message.name) + len(message.value)
+        case _:
+            content = getattr(message, "content", None) or getattr(message, "value", None) or b""
+            return 4096 + len(content)
