@@ -1,0 +1,85 @@
+"""`qumail-relay imap once`: opens what lies sealed in mailboxes now, and says how far it is.
+Standard: exit status 0 when nothing is left sealed that is for us, 1 otherwise; --json for programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from relay import app
+from relay.budget import Budget
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, Log, load_config
+from relay.entry.imap import Report, Visited
+from relay.errors import ConfigError
+
+_QUIET = Log(level="warning")
+
+
+@click.group("imap")
+def imap() -> None:
+    """Mailboxes that this relay reaches only by IMAP ([imap.*])."""
+
+
+@imap.command("once")
+@config_option
+@click.option("--account", "accounts", multiple=True, help="Only this account; may be repeated.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
+    """Open what lies sealed in the mailboxes now, then stop.
+
+    It can be stopped at any moment and run again. A relay that serves does the same all the time.
+    """
+    configure_logging(_QUIET)
+    config = load_config(config_file)
+    names = accounts or tuple(config.imap)
+    if unknown := [name for name in names if name not in config.imap]:
+        raise ConfigError(f"{config_file}: there is no [imap.{unknown[0]}]; known: {', '.join(config.imap) or 'none'}")
+    if not names:
+        raise ConfigError(f"{config_file}: no [imap.*] is set, so there is no mailbox to open anything in")
+    visits = asyncio.run(_visit(config, names))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in visits], indent=2))
+    else:
+        for each in visits:
+            click.echo(_in_words(each))
+    sys.exit(1 if any(each.failure or each.unopened for each in visits) else 0)
+
+
+async def _visit(config: Config, names: tuple[str, ...]) -> list[Visited]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with app.parts(config, prefetch=False) as built:
+        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+        mailboxes = app.mailboxes(built, budget)
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            report = _shown(progress)
+            return [each for name in names for each in await mailboxes.once(name, report)]
+
+
+def _shown(progress: Progress) -> Report:
+    tasks = {}
+
+    def report(account: str, folder: str, opened: int, left: int) -> None:
+        name = f"{account} {folder}"
+        if name not in tasks:
+            tasks[name] = progress.add_task(name)
+        progress.update(tasks[name], completed=opened, total=opened + left)
+
+    return report
+
+
+def _in_words(visited: Visited) -> str:
+    words = f"{visited.account} {visited.folder}: {visited.opened} opened"
+    if visited.unopened:
+        words += f", {visited.unopened} left sealed (flagged $QuMailUnopened; the log above says why)"
+    return f"{words}; failed: {visited.failure}" if visited.failure else words

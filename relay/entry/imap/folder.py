@@ -1,0 +1,356 @@
+"""The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
+Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
+
+Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder
+and appends no second original. Two watchers at once may both append: each then leaves the first original, by UID,
+and removes later doubles before the sealed message is put away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from relay import mime
+from relay.budget import Budget, Share
+from relay.config import IMAPAccount
+from relay.entry.imap.original import FIELDS, Marks, Original, mark_in, open_original
+from relay.entry.imap.responses import Fetched
+from relay.entry.imap.session import MailboxRefused, Selected, Session
+from relay.errors import MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
+from relay.levels.content import off_loop
+from relay.opening import Opened, Opener
+from relay.policy import PolicySet
+
+log = structlog.get_logger(__name__)
+
+UNOPENED, OPENED = "$QuMailUnopened", "$QuMailOpened"
+OURS = frozenset({UNOPENED.lower(), OPENED.lower()})
+OVERVIEW_MESSAGES = 500
+BATCH_MESSAGES = 64
+BATCH_OCTETS = 8 * 2**20
+"""How many messages are fetched and opened together; a larger one goes alone."""
+MEMORY_FACTOR = 3
+"""How many times its size a message takes while it is opened."""
+LINGER_S = 0.5
+"""How long others wait for a message whose keys do not come."""
+MOST_BREAKS = 3
+"""How often the connection may break over a message before it has to wait like one that cannot be opened."""
+
+Progress = Callable[[int, int], None]
+"""Hears how many messages were opened so far, and how many wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What opens messages; shared by all folders of an account."""
+
+    opener: Opener
+    policies: Callable[[], PolicySet]
+    marks: Marks
+    budget: Budget
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A sealed message in the folder: when its next try is due (in the loop's time), and how many there were."""
+
+    size: int
+    flagged: bool
+    due: float = 0.0
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class _Taken:
+    """A sealed message that is being opened, and the memory that it holds."""
+
+    share: Share
+    message: Fetched | None = None
+    marks: tuple[str, ...] = ()
+    opening: asyncio.Task[Original | None] | None = None
+    opened: Opened | None = None
+
+
+class Folder:
+    """One folder of an account, over any number of connections one after the other."""
+
+    def __init__(self, account: IMAPAccount, name: str, means: Means, progress: Progress) -> None:
+        self.account = account
+        self.name = name
+        self.opened = 0
+        self._means = means
+        self._progress = progress
+        self._validity = 0
+        self._seen = 0
+        self._waiting: dict[int, _Waiting] = {}
+        self._originals: dict[str, set[int]] = {}
+        self._taken: dict[int, _Taken] = {}
+        self._in_hand: Sequence[int] = ()
+        self._breaks: Counter[int] = Counter()
+
+    @property
+    def unopened(self) -> int:
+        """How many sealed messages are known and wait for their turn, or for another try."""
+        return len(self._waiting)
+
+    def pause(self) -> float:
+        """Seconds until the next try of a message is due, at most until the folder is looked at anyway."""
+        now = asyncio.get_running_loop().time()
+        return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
+
+    async def begin(self, session: Session) -> None:
+        """Selects the folder on a new connection. Raises MailboxUnavailable."""
+        self._blame()
+        self._session = session
+        self._selected = await session.select(self.name)
+        if self._selected.validity != self._validity:
+            await self._begin_anew(self._selected)
+
+    async def work(self) -> None:
+        """Opens all that can be opened now. Raises MailboxUnavailable; the next call goes on where this one was."""
+        there: list[int] = []
+        try:
+            while True:
+                await self._scan()
+                await self._put_away(there)
+                there = await self._take()
+                if not self._taken:
+                    break
+                there += await self._append_opened()
+        finally:
+            await self._let_go()
+
+    # Finding
+
+    async def _begin_anew(self, selected: Selected) -> None:
+        """The folder, or what its UIDs mean, is new to us: the first message that looks sealed is the beginning."""
+        sealed = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
+        self._waiting.clear()
+        self._originals.clear()
+        self._breaks.clear()
+        self._seen = (sealed[0] if sealed else selected.next_uid) - 1
+        self._validity = selected.validity
+
+    async def _scan(self) -> None:
+        """Looks at all messages that were not looked at yet."""
+        self._session.protocol.news.clear()
+        uids = [uid for uid in await self._session.search("UID", f"{self._seen + 1}:*") if uid > self._seen]
+        for start in range(0, len(uids), OVERVIEW_MESSAGES):
+            portion = uids[start : start + OVERVIEW_MESSAGES]
+            for each in await self._session.overview(portion[0], portion[-1], FIELDS):
+                self._look_at(each)
+            self._seen = portion[-1]
+
+    def _look_at(self, message: Fetched) -> None:
+        flags = {flag.lower() for flag in message.flags}
+        if mark := mark_in(message.content):
+            self._originals.setdefault(mark, set()).add(message.uid)
+        if mime.is_sealed(message.content) and not flags & {OPENED.lower(), "\\deleted"}:
+            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags)
+
+    # Opening
+
+    async def _take(self) -> list[int]:
+        """Fetches messages whose turn it is and begins to open them; gives those whose originals are there already."""
+        sizes = await self._batch()
+        self._in_hand = tuple(sizes)
+        found = {each.uid: each for each in await self._session.messages(sizes)} if sizes else {}
+        self._in_hand = ()
+        there: list[int] = []
+        for uid in sizes:
+            taken = self._taken[uid]
+            taken.message = found.get(uid)
+            if taken.message is None:  # somebody else has taken it away
+                self._over(uid)
+                continue
+            taken.marks = await off_loop(len(taken.message.content), self._means.marks.of, taken.message.content)
+            if await self._present(taken.marks):
+                there.append(uid)
+            else:
+                work = open_original(self._means.opener, self._means.policies, taken.message.content, taken.marks[0])
+                taken.opening = asyncio.create_task(work)
+        return there
+
+    async def _batch(self) -> dict[int, int]:
+        """UIDs and sizes of what is fetched next, for which memory is held now."""
+        sizes: dict[int, int] = {}
+        for uid, waiting in self._turns():
+            alone = self._breaks[uid] > 0
+            if len(self._taken) >= BATCH_MESSAGES:
+                break
+            if sizes and (alone or sum(sizes.values()) + waiting.size > BATCH_OCTETS):
+                break
+            if waiting.size > self.account.max_message_size:
+                await self._leave(uid, MessageTooBig(f"{waiting.size} octets"))
+                continue
+            share = self._means.budget.share()
+            try:
+                await share.hold(MEMORY_FACTOR * waiting.size)
+            except TryLater as error:
+                self._postpone(uid, error)
+                break
+            self._taken[uid] = _Taken(share)
+            sizes[uid] = waiting.size
+            if alone:
+                break
+        return sizes
+
+    def _turns(self) -> list[tuple[int, _Waiting]]:
+        """What is due and not taken yet: new messages first, then those that could not be opened before."""
+        now = asyncio.get_running_loop().time()
+        due = [(uid, each) for uid, each in self._waiting.items() if each.due <= now and uid not in self._taken]
+        return sorted(due, key=lambda turn: (turn[1].flagged or turn[1].tries > 0, self._breaks[turn[0]], turn[0]))
+
+    async def _append_opened(self) -> list[int]:
+        """Appends the originals of what was opened by now: gives the UIDs of their sealed messages."""
+        openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
+        if openings:
+            await asyncio.wait(openings, timeout=LINGER_S)
+        return [
+            uid
+            for uid, taken in list(self._taken.items())
+            if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
+        ]
+
+    async def _append(self, uid: int, taken: _Taken, opening: asyncio.Task[Original | None]) -> bool:
+        """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
+        try:
+            original = opening.result()
+        except RelayError as error:
+            await self._leave(uid, error)
+            return False
+        except Exception as error:  # whatever it is, the message stays
+            log.error("imap_opening_failed", folder=self.name, uid=uid, exc_info=error)
+            await self._leave(uid, TryLater(type(error).__name__))
+            return False
+        if original is None or taken.message is None:
+            self._over(uid)
+            return False
+        flags = [flag for flag in taken.message.flags if flag.lower() not in OURS and self._selected.keeps(flag)]
+        self._in_hand = (uid,)
+        try:
+            await self._session.append(self.name, original.message, flags, taken.message.date)
+        except MailboxRefused as error:
+            self._in_hand = ()
+            await self._leave(uid, error)
+            return False
+        self._in_hand = ()
+        taken.opening, taken.opened = None, original.opened
+        return True
+
+    # What becomes of the sealed message
+
+    async def _put_away(self, uids: list[int]) -> None:
+        """The originals of these are in the folder: as the settings say, their sealed messages may go now."""
+        if not uids:
+            return
+        for uid in uids:
+            present = await self._present(self._taken[uid].marks, at_least=2)
+            if present[1:]:
+                log.warning("imap_double_removed", folder=self.name, uid=uid, cause="another watcher was here as well")
+                await self._session.remove(present[1:])
+        try:
+            if self.account.after == "move":
+                await self._session.move(uids, self.account.sealed_folder)
+            elif self.account.after == "flag":
+                await self._session.add_flag(uids, OPENED)
+            else:
+                await self._session.remove(uids)
+        except MailboxRefused as error:
+            log.error("imap_not_put_away", folder=self.name, messages=len(uids), cause=str(error))
+            for uid in uids:
+                self._postpone(uid, error)
+                self._release(uid)
+            return
+        for uid in uids:
+            await self._done(uid)
+
+    async def _done(self, uid: int) -> None:
+        opened = self._taken[uid].opened
+        self._over(uid)
+        self.opened += 1
+        self._progress(self.opened, len(self._waiting))
+        if opened is None:
+            return
+        log.info(
+            "imap_opened",
+            folder=self.name,
+            uid=uid,
+            protection=opened.protection,
+            peer=opened.peer,
+            key_IDs=[reference.key_ID for reference in opened.keys],
+            octets=len(opened.original),
+        )
+        try:
+            await self._means.opener.done(opened)
+        except RelayError as error:  # the original is there; the keys go when their time is over
+            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
+
+    async def _present(self, marks: Iterable[str], at_least: int = 1) -> list[int]:
+        """The UIDs of the originals with one of these marks that are in the folder now, ascending.
+
+        The server is not asked, and there are none, where fewer than `at_least` were ever seen.
+        """
+        known = {uid for mark in marks for uid in self._originals.get(mark, ())}
+        return sorted(await self._session.exist(known)) if len(known) >= at_least else []
+
+    async def _leave(self, uid: int, error: RelayError) -> None:
+        """The message stays as it is and is flagged, once."""
+        waiting = self._waiting[uid]
+        self._release(uid)
+        self._postpone(uid, error)
+        if not waiting.flagged and self._selected.keeps(UNOPENED):
+            with suppress(MailboxRefused):
+                await self._session.add_flag([uid], UNOPENED)
+        waiting.flagged = True
+
+    def _postpone(self, uid: int, error: RelayError) -> None:
+        """Sets the time of the next try."""
+        waiting, account = self._waiting[uid], self.account
+        pause = min(account.retry * 2 ** min(waiting.tries, 30), account.retry_longest)
+        pause = account.retry_refused if isinstance(error, Refuse) else pause
+        waiting.tries += 1
+        waiting.due = asyncio.get_running_loop().time() + pause
+        log.warning(
+            "imap_not_opened",
+            folder=self.name,
+            uid=uid,
+            kind=type(error).__name__,
+            cause=str(error),
+            again_in_s=pause,
+        )
+
+    def _blame(self) -> None:
+        """The last connection broke over these: they are tried alone, and after some more breaks, later."""
+        for uid in self._in_hand:
+            self._breaks[uid] += 1
+            if self._breaks[uid] % MOST_BREAKS == 0 and uid in self._waiting:
+                self._postpone(uid, MailboxUnavailable("the connection breaks over this message"))
+        self._in_hand = ()
+
+    def _over(self, uid: int) -> None:
+        """There is nothing more to do for this message."""
+        self._release(uid)
+        del self._waiting[uid]
+        del self._breaks[uid]
+        if not self._waiting:
+            self._originals.clear()
+
+    def _release(self, uid: int) -> None:
+        if taken := self._taken.pop(uid, None):
+            taken.share.release()
+
+    async def _let_go(self) -> None:
+        """Gives up what is being opened; keys that come for it are kept by the store."""
+        openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
+        for uid in list(self._taken):
+            self._release(uid)

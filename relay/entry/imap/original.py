@@ -1,0 +1,105 @@
+"""Opens one sealed message of a mailbox, and marks the original so that it is known again for what it was made from.
+Standard: what is checked and said is what relay/incoming.py checks and says of mail in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import getaddresses
+
+import structlog
+
+from relay import mime
+from relay.errors import MalformedMessage, PolicyRefuses
+from relay.levels.content import off_loop
+from relay.opening import Opened, Opener
+from relay.policy import Content, PolicySet
+from relay.store import SiteSecret
+
+log = structlog.get_logger(__name__)
+
+FIELDS = ("Content-Type", "X-QuMail-Protection")
+"""The header fields that tell sealed messages and originals."""
+MAX_FIELD_OCTETS = 8192
+
+_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; sealed=([0-9a-f]{32})\r?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An opened message as it goes into the mailbox, and the mark in it."""
+
+    message: bytes = field(repr=False)
+    mark: str
+    opened: Opened
+
+
+class Marks:
+    """Names for sealed messages that nobody else can make up: an original carries that of what it was made from."""
+
+    def __init__(self, secret: SiteSecret, account: str) -> None:
+        """The same sealed message has another mark in another account."""
+        self._keys = secret.derived(b"imap originals")
+        self._account = account.encode()
+
+    def of(self, sealed: bytes) -> tuple[str, ...]:
+        """The marks that an original of this message may carry, the one to write now first (32 hex digits each)."""
+        digest = hashlib.sha256(sealed).digest()
+        whole = (hmac.digest(key, self._account + b"\0" + digest, "sha256") for key in self._keys)
+        return tuple(each[:16].hex() for each in whole)
+
+
+def mark_in(header: bytes) -> str:
+    """What these header fields carry as a mark, or ""."""
+    match = _MARK.search(header)
+    return match[1].decode() if match else ""
+
+
+def sender_of(sealed: bytes) -> str:
+    """Whom a message in a mailbox is from: its envelope sender, else the one address in From; "" where neither is.
+
+    The server that delivered it has put the envelope sender on top, as Return-Path (RFC 5321, 4.4). A sender may
+    choose that freely, but gains nothing: whose keys or signature opened the message decides whether it counts.
+    """
+    authors: list[str] = []
+    for name, raw in mime.fields(mime.header_of(sealed)):
+        if name not in (b"return-path", b"from") or len(raw) > MAX_FIELD_OCTETS:
+            continue
+        value = raw.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+        if name == b"return-path":
+            return value.strip("<>")
+        authors += [address for _, address in getaddresses([value]) if address]
+    return authors[0] if len(authors) == 1 else ""
+
+
+async def open_original(opener: Opener, policies: Callable[[], PolicySet], sealed: bytes, mark: str) -> Original | None:
+    """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse."""
+    sender = sender_of(sealed)
+    opened = await opener.open(sealed, sender)
+    if opened is None:
+        return None
+    original = opened.original
+    await off_loop(len(original), mime.check_carriable, original, sys.maxsize)
+    if b"\0" in original:
+        raise MalformedMessage("a NUL, which IMAP cannot carry")
+    missed = _missed(policies(), sender, opened)
+    peer = f"{opened.peer}{missed}; sealed={mark}"
+    message = await off_loop(len(original), mime.marked, original, opened.protection, peer)
+    return Original(message, mark, opened)
+
+
+def _missed(policies: PolicySet, sender: str, opened: Opened) -> str:
+    """What to add to the mark of a message that arrived with less than it must. Raises PolicyRefuses."""
+    required = policies.require(sender, Content(opened.original))
+    cause = required.missed(opened.protection, opened.peer) if required is not None else ""
+    if required is None or not cause:
+        return ""
+    log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
+    if required.otherwise != "mark":
+        raise PolicyRefuses(cause)
+    return f"; required={required.level}"

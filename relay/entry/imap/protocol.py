@@ -1,0 +1,222 @@
+"""aioimaplib's protocol with a reader of its own: bounded in memory, and ended at once by whatever is not IMAP.
+Standard: RFC 3501 2.2 and 4.3 (lines, literals, tags, continuations), RFC 2177 (IDLE).
+
+aioimaplib reads by recursion, without bounds, and commands never hear of a lost connection; its commands, tags and
+states are used as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from aioimaplib import aioimaplib
+
+from relay.errors import MailboxUnavailable
+
+Untagged = tuple[bytes, ...]
+"""One untagged response: text and literals in turn, beginning and ending with text that has no CRLF."""
+
+MAX_LINE_OCTETS = 8 * 2**20
+"""A SEARCH result names all messages in one line."""
+MAX_RESPONSES = 20_000
+"""No command of ours has more; each costs time."""
+PIECE_OCTETS = 256 * 1024
+SLACK_OCTETS = 64 * 1024
+"""What a server may send beside what was asked for."""
+
+_LITERAL = re.compile(rb"\{(\d{1,10})\}$")
+_STATUS = re.compile(rb"\* (?:OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
+_NEWS = re.compile(rb"\* \d+ EXISTS$", re.IGNORECASE)
+
+
+class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no types
+    """One command; `replies` are what the server gets for each continuation that it asks for."""
+
+    def __init__(self, name: str, tag: str, *args: str, prefix: str | None = None, replies: Iterable[bytes] = ()):
+        super().__init__(name, tag, *args, prefix=prefix)
+        self.replies = deque(replies)
+
+    def __repr__(self) -> str:
+        """The line that is sent, which may hold a password: it must not be logged."""
+        words = [self.tag, (self.prefix or "").strip(), self.name, *self.args]
+        return " ".join(str(word) for word in words if word)
+
+    @property
+    def untagged(self) -> list[Untagged]:
+        """The untagged responses that came before the tagged one."""
+        return [line for line in self._resp_lines if isinstance(line, tuple)]
+
+    def fail(self, error: Exception) -> None:
+        """Whoever waits for the command gets this error."""
+        self._exception = error
+        self.close(b"", "KO")
+
+
+class Protocol(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
+    """One connection. `news` is set when the server tells of new messages; `heard` is called for all that it says."""
+
+    pending_sync_command: Request | None
+    pending_async_commands: dict[str, Request]
+
+    def __init__(self, server: str) -> None:
+        """`server` names it in errors."""
+        super().__init__(asyncio.get_running_loop())
+        self.news = asyncio.Event()
+        self.greeted = asyncio.Event()
+        self.heard: Callable[[], object] = lambda: None
+        self.failure: MailboxUnavailable | None = None
+        self._server = server
+        self._buffer = bytearray()
+        self._searched = 0
+        self._parts: list[bytes] = []
+        self._literal: bytearray | None = None
+        self._missing = 0
+        self._allowance = SLACK_OCTETS
+        self._responses = 0
+
+    @property
+    def idling(self) -> asyncio.Event:
+        """Set once the server has begun to IDLE."""
+        event: asyncio.Event = self._idle_event
+        return event
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing lies here unread: after STARTTLS that would be from whoever sits in between."""
+        return not self._buffer and not self._parts
+
+    def allow(self, octets: int) -> None:
+        """What the server may send until this is called again, beside some slack; more ends the connection."""
+        self._allowance = octets + SLACK_OCTETS
+        self._responses = 0
+
+    def end(self, cause: str) -> None:
+        """Breaks the connection; the command under way, and those to come, fail with `cause`."""
+        if self.failure is None:
+            self.failure = MailboxUnavailable(f"{self._server}: {cause}")
+        if self.transport is not None:
+            self.transport.abort()
+        waiting = [self.pending_sync_command, *self.pending_async_commands.values()]
+        self.pending_sync_command = None
+        self.pending_async_commands.clear()
+        for command in waiting:
+            if command is not None:
+                command.fail(self.failure)
+        self.greeted.set()
+        self.news.set()
+        self.idling.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(f"the connection was lost ({exc})" if exc else "the server closed the connection")
+
+    def data_received(self, data: bytes) -> None:
+        if self.failure is not None:
+            return
+        self.heard()
+        self._allowance -= len(data)
+        if self._allowance < 0:
+            self.end("it sends more than was asked for")
+            return
+        self._buffer += data
+        try:
+            self._read()
+        except (aioimaplib.AioImapException, ValueError) as error:
+            self.end(f"it does not speak IMAP: {type(error).__name__}")
+
+    async def execute(self, command: Request, scrub: str | None = None) -> None:
+        """Sends the command and waits for its tagged response. Raises MailboxUnavailable."""
+        if self.failure is not None:
+            raise self.failure
+        with suppress(aioimaplib.Abort):
+            await super().execute(command, scrub)
+            return
+        raise MailboxUnavailable(f"{self._server}: {command.name} is not possible in state {self.state}")
+
+    def _read(self) -> None:
+        """Takes all whole lines and literals out of the buffer."""
+        buffer, at = self._buffer, 0
+        while self.failure is None:
+            if self._literal is not None:
+                piece = buffer[at : at + self._missing]
+                at += len(piece)
+                self._literal += piece
+                self._missing -= len(piece)
+                if self._missing:
+                    break
+                self._parts.append(bytes(self._literal))
+                self._literal = None
+                self._searched = at
+            end = buffer.find(b"\r\n", max(at, self._searched))
+            if end < 0:
+                break
+            self._line(bytes(memoryview(buffer)[at:end]))
+            at = end + 2
+        del buffer[:at]
+        self._searched = max(0, len(buffer) - 1)
+        if len(buffer) > MAX_LINE_OCTETS:
+            self.end(f"a line is longer than {MAX_LINE_OCTETS} octets")
+
+    def _line(self, line: bytes) -> None:
+        self._parts.append(line)
+        first = self._parts[0]
+        if first.startswith(b"* ") and not _STATUS.match(first) and (literal := _LITERAL.search(line)):
+            self._missing = int(literal[1])
+            if self._missing > self._allowance + len(self._buffer):
+                self.end(f"it announces a literal of {self._missing} octets, which is more than was asked for")
+            self._literal = bytearray()
+            return
+        response, self._parts = tuple(self._parts), []
+        self._response(response)
+
+    def _response(self, response: Untagged) -> None:
+        line = response[0]
+        self._responses += 1
+        if self._responses > MAX_RESPONSES:
+            self.end(f"it answers with more than {MAX_RESPONSES} responses")
+        if not self.greeted.is_set():
+            self._greeting(line)
+        elif line.startswith(b"* "):
+            if _NEWS.match(line):
+                self.news.set()
+            command = self.pending_sync_command or next(iter(self.pending_async_commands.values()), None)
+            if command is not None:
+                command.append_to_resp(response)
+        elif line.startswith(b"+"):
+            self._continuation(line)
+        elif line:
+            self._response_done(line)
+
+    def _greeting(self, line: bytes) -> None:
+        if line.startswith(b"* OK"):
+            self.state = aioimaplib.NONAUTH
+            self.greeted.set()
+        else:  # BYE, or PREAUTH: then somebody else has logged in, or wants to keep us from STARTTLS
+            self.end(f"it greets with {printable(line)}")
+
+    def _continuation(self, line: bytes) -> None:
+        command = self.pending_sync_command
+        if command is not None and command.replies:
+            task = self.loop.create_task(self._send(command.replies.popleft()))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        elif command is not None and command.name == "IDLE":
+            self.idling.set()
+        else:
+            self.end("it asks for more than there was to send")
+
+    async def _send(self, reply: bytes) -> None:
+        """In pieces, for encrypting a large message at once would keep everybody else waiting."""
+        for start in range(0, len(reply), PIECE_OCTETS):
+            if self.failure is None:
+                self.transport.write(reply[start : start + PIECE_OCTETS])
+                await asyncio.sleep(0)
+
+
+def printable(line: bytes) -> str:
+    """What a server said, short, for the log."""
+    text = line[:200].decode("ascii", "replace")
+    return "".join(character if character.isprintable() else "?" for character in text)

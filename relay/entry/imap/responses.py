@@ -1,0 +1,165 @@
+"""What a server says of messages, taken apart; folder names as they go over the wire.
+Standard: RFC 3501 7.4.2 (FETCH), 7.2.5 (SEARCH), 5.1.3 (modified UTF-7), 9 (syntax).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from relay.entry.imap.protocol import Untagged
+
+MAX_DEPTH = 8
+_TOKEN = re.compile(rb'\s*(?:([()])|"((?:[^"\\]|\\.)*)"|([^\s()"{\[]+(?:\[[^\]]*\](?:<\d+>)?)?))', re.DOTALL)
+_LITERAL = re.compile(rb"\{\d+\}$")
+_FETCH = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
+_FLAG = re.compile(r"\\?[!#$&'+-\[^-z|}~]+")
+_DATE = re.compile(r"[ \d]\d-[A-Za-z]{3}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One message in a folder: what of it was asked for.
+
+    `date` is its INTERNALDATE as the server wrote it, `size` is in octets, `content` the body section.
+    """
+
+    uid: int
+    flags: tuple[str, ...] = ()
+    date: str = ""
+    size: int = 0
+    content: bytes = field(default=b"", repr=False)
+
+
+def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
+    """The messages in the responses to UID FETCH; those without a UID (told unasked) are left out.
+
+    Raises ValueError where a response is not what the standard says.
+    """
+    for response in responses:
+        match = _FETCH.match(response[0])
+        if match is None:
+            continue
+        items = _items(response, match.end())
+        if "UID" in items:
+            yield _fetched(items)
+
+
+def searched(responses: Iterable[Untagged]) -> list[int]:
+    """The UIDs in the responses to UID SEARCH, ascending. Raises ValueError."""
+    found: set[int] = set()
+    for [line, *_] in responses:
+        name, *numbers = line[2:].split()
+        if name.upper() == b"SEARCH":
+            found.update(map(int, numbers))
+    return sorted(found)
+
+
+def status_code(responses: Iterable[Untagged], name: str) -> str | None:
+    """The value of a response code such as `* OK [UIDVALIDITY 3]`, or None where no response has it."""
+    pattern = re.compile(rb"\* OK \[%s ([^\]]*)\]" % name.encode(), re.IGNORECASE)
+    for [line, *_] in responses:
+        if match := pattern.match(line):
+            return match[1].decode("ascii", "replace")
+    return None
+
+
+def uid_set(uids: Iterable[int]) -> str:
+    """UIDs as a sequence set: `3:5,9`."""
+    ranges: list[list[int]] = []
+    for uid in sorted(uids):
+        if ranges and uid == ranges[-1][1] + 1:
+            ranges[-1][1] = uid
+        else:
+            ranges.append([uid, uid])
+    return ",".join(f"{first}:{last}" if first != last else str(first) for first, last in ranges)
+
+
+def quoted(text: str) -> str:
+    """A quoted string (RFC 3501, 9)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def folder_name(name: str) -> str:
+    """A folder's name, quoted, in modified UTF-7."""
+    encoded = re.sub(r"[^\x20-\x7e]+|&", lambda match: _shifted(match[0]), name)
+    return quoted(encoded)
+
+
+def _shifted(text: str) -> str:
+    if text == "&":
+        return "&-"
+    return f"&{base64.b64encode(text.encode('utf-16-be')).decode().rstrip('=').replace('/', ',')}-"
+
+
+def _fetched(items: dict[str, object]) -> Fetched:
+    flags, date = items.get("FLAGS", []), items.get("INTERNALDATE", b"")
+    sections = [value for name, value in items.items() if name.startswith("BODY[")]
+    content = sections[0] if sections else b""
+    if not isinstance(flags, list) or not isinstance(date, bytes) or not isinstance(content, bytes):
+        raise ValueError("a FETCH response has lists and strings in the wrong places")  # noqa: TRY004 - not ours
+    when = date.decode("ascii")
+    if when and not _DATE.fullmatch(when):
+        raise ValueError("an INTERNALDATE is not a date")
+    names = [flag.decode("ascii", "replace") for flag in flags if isinstance(flag, bytes)]
+    return Fetched(
+        uid=_number(items["UID"]),
+        flags=tuple(flag for flag in names if _FLAG.fullmatch(flag)),
+        date=when,
+        size=_number(items.get("RFC822.SIZE", b"0")),
+        content=content,
+    )
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, bytes) or not value.isdigit() or len(value) > 10:
+        raise ValueError("a number is none")
+    return int(value)
+
+
+def _items(response: Untagged, begin: int) -> dict[str, object]:
+    """The names and values of one FETCH response; a value is octets, or a list of values."""
+    lists: list[list[object]] = [[]]
+    for token, is_text in _tokens(response, begin):
+        if is_text and token == b"(":
+            lists.append([])
+            if len(lists) > MAX_DEPTH:
+                raise ValueError("lists in lists in lists")
+        elif is_text and token == b")":
+            if len(lists) < 2:
+                raise ValueError("a list ends that has not begun")
+            ended = lists.pop()
+            lists[-1].append(ended)
+        else:
+            lists[-1].append(token)
+    pairs = lists[0][0] if len(lists) == 1 and len(lists[0]) == 1 else None
+    if not isinstance(pairs, list) or len(pairs) % 2:
+        raise ValueError("a FETCH response is not one list of names and values")
+    names = [name.decode("ascii").upper() if isinstance(name, bytes) else "" for name in pairs[::2]]
+    return dict(zip(names, pairs[1::2], strict=True))
+
+
+def _tokens(response: Untagged, begin: int) -> Iterator[tuple[bytes, bool]]:
+    """Each token, and whether it stands in the text as it is (rather than being a string or a literal)."""
+    for number, part in enumerate(response):
+        if number % 2:
+            yield part, False
+            continue
+        text = part[begin:] if number == 0 else part
+        text = _LITERAL.sub(b"", text) if number < len(response) - 1 else text
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                if text[at:].strip():
+                    raise ValueError("a FETCH response has a character that nothing begins with")
+                break
+            at = match.end()
+            if match[2] is not None:
+                yield re.sub(rb"\\(.)", rb"\1", match[2]), False
+            else:
+                word = match[1] or match[3]
+                yield (b"", False) if word.upper() == b"NIL" else (word, True)

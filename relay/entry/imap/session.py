@@ -1,0 +1,337 @@
+"""One verified, logged-in connection to an IMAP server, and the commands that the watcher needs.
+Standard: RFC 3501, RFC 8314 (TLS), RFC 4959 (SASL-IR), RFC 2177 (IDLE), RFC 4315 (UIDPLUS), RFC 6851 (MOVE).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aioimaplib import aioimaplib
+
+from relay.config import Address, IMAPAccount
+from relay.entry.imap import responses
+from relay.entry.imap.credentials import Credential, credential
+from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
+from relay.entry.imap.responses import Fetched, folder_name, quoted, uid_set
+from relay.errors import ConfigError, MailboxUnavailable
+
+LONGEST_IDLE_S = 29 * 60.0
+"""Servers may end an IDLE after half an hour (RFC 2177)."""
+LEAST_OCTETS_PER_S = 20_000
+"""How slow a connection may be before it is given up."""
+MAX_FIELDS_OCTETS = 8192
+"""Of the fields that are looked at in each message, no more is asked for."""
+MAX_OVERVIEW_OCTETS = 16 * 2**20
+MAX_IDLE_OCTETS = 2**20
+GOODBYE_S = 5.0
+
+_Parsed = TypeVar("_Parsed")
+
+
+class MailboxRefused(MailboxUnavailable):
+    """The server answered NO or BAD to a command; the connection can be used on. `why` is its response code."""
+
+    def __init__(self, server: str, command: str, text: str) -> None:
+        super().__init__(f"{server}: {command}: {text}")
+        self.why = text.partition("[")[2].partition("]")[0].upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A folder as SELECT describes it; `keywords` are the flags that can be kept there, `*` standing for any."""
+
+    validity: int
+    next_uid: int
+    keywords: frozenset[str]
+
+    def keeps(self, flag: str) -> bool:
+        """Whether a flag given to a message stays with it."""
+        return flag.lower() in self.keywords or ("\\*" in self.keywords and not flag.startswith("\\"))
+
+
+@asynccontextmanager
+async def connected(account: IMAPAccount) -> AsyncIterator[Session]:
+    """A session that has logged in, over verified TLS; it is logged out of, or broken off, at the end.
+
+    Raises MailboxUnavailable, and ConfigError where the account's own settings are at fault.
+    """
+    for name in ("aioimaplib", "aioimaplib.aioimaplib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs content
+    login = await credential(account)
+    session = Session(account, await _connection(account, _tls(account)))
+    try:
+        await session.log_in(login)
+        yield session
+    except BaseException:
+        session.protocol.end("given up")
+        raise
+    await session.log_out()
+
+
+def _tls(account: IMAPAccount) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(account.ca) if account.ca else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{account.ca}: cannot be used as CA certificates: {error}") from error
+
+
+async def _connection(account: IMAPAccount, tls: ssl.SSLContext) -> Protocol:
+    """A connection that is encrypted, verified and greeted. Raises MailboxUnavailable."""
+    server = str(Address(account.host, account.port))
+    protocol = Protocol(server)
+    implicit = account.tls == "implicit"
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(account.timeout):
+            await loop.create_connection(
+                lambda: protocol,
+                account.host,
+                account.port,
+                ssl=tls if implicit else None,
+                server_hostname=account.host if implicit else None,
+            )
+            await protocol.greeted.wait()
+            if not implicit:
+                await _start_tls(protocol, server, account.host, tls)
+    except TimeoutError as error:
+        protocol.end("no connection in time")
+        raise MailboxUnavailable(f"{server}: no connection within {account.timeout:.0f} s") from error
+    except OSError as error:  # of which ssl.SSLError is one
+        protocol.end("no connection")
+        raise MailboxUnavailable(f"{server}: {error}") from error
+    except BaseException:
+        protocol.end("given up")
+        raise
+    return protocol
+
+
+async def _start_tls(protocol: Protocol, server: str, host: str, tls: ssl.SSLContext) -> None:
+    """From here on encrypted; what was said in clear before counts for nothing (RFC 3501, 6.2.1)."""
+    request = Request("STARTTLS", protocol.new_tag())
+    await protocol.execute(request)
+    if request.response.result != "OK" or not protocol.is_quiet:
+        raise MailboxUnavailable(f"{server}: STARTTLS is refused, or spoken after: nothing is sent unencrypted")
+    loop = asyncio.get_running_loop()
+    protocol.transport = await loop.start_tls(protocol.transport, protocol, tls, server_hostname=host)
+
+
+class Session:
+    """Commands one at a time; each raises MailboxRefused where the server says no, else MailboxUnavailable."""
+
+    def __init__(self, account: IMAPAccount, protocol: Protocol) -> None:
+        self.account = account
+        self.protocol = protocol
+        self.server = str(Address(account.host, account.port))
+        self._answer = b""
+        self._may_idle = account.idle
+
+    async def log_in(self, login: Credential) -> None:
+        """Authenticates, after which the server's capabilities are known."""
+        await self._learn_capabilities()
+        if f"AUTH={login.mechanism}" in self._capabilities:
+            await self._authenticate(login)
+        elif login.mechanism == "PLAIN" and "LOGINDISABLED" not in self._capabilities:
+            await self._command("LOGIN", quoted(login.user), quoted(login.secret))
+        else:
+            raise ConfigError(f"{self.server}: the server does not offer {login.mechanism}")
+        self.protocol.state = aioimaplib.AUTH
+        await self._learn_capabilities()
+
+    async def log_out(self) -> None:
+        """Says goodbye where that takes no time; the connection is closed."""
+        with suppress(MailboxUnavailable, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._command("LOGOUT")
+        self.protocol.end("logged out")
+
+    async def select(self, folder: str) -> Selected:
+        """Opens a folder for reading and writing."""
+        self.protocol.news.clear()
+        untagged = await self._command("SELECT", folder_name(folder))
+        self.protocol.state = aioimaplib.SELECTED
+        if self._answer.upper().startswith(b"[READ-ONLY]"):
+            raise MailboxUnavailable(f"{self.server}: {folder!r} may only be read by this user")
+        validity, next_uid, flags = (
+            responses.status_code(untagged, name) for name in ("UIDVALIDITY", "UIDNEXT", "PERMANENTFLAGS")
+        )
+        if validity is None or not validity.isdigit():
+            raise MailboxUnavailable(f"{self.server}: {folder!r} has no UIDVALIDITY, so its messages have no names")
+        known = frozenset((flags or "").strip("()").lower().split())
+        return Selected(int(validity), int(next_uid) if next_uid and next_uid.isdigit() else 1, known)
+
+    async def search(self, *criteria: str) -> list[int]:
+        """The UIDs of the messages in the folder to which all criteria apply, ascending."""
+        untagged = await self._command("SEARCH", *criteria, uid=True, allow=MAX_OVERVIEW_OCTETS)
+        return self._parsed(lambda: responses.searched(untagged))
+
+    async def overview(self, first: int, last: int, fields: Sequence[str]) -> list[Fetched]:
+        """UID, size, flags and these header fields of the messages with UIDs from `first` to `last`."""
+        section = f"BODY.PEEK[HEADER.FIELDS ({' '.join(fields)})]<0.{MAX_FIELDS_OCTETS}>"
+        found = await self._fetch(f"{first}:{last}", f"(UID FLAGS RFC822.SIZE {section})", MAX_OVERVIEW_OCTETS)
+        return [each for each in found if first <= each.uid <= last]
+
+    async def messages(self, sizes: dict[int, int]) -> list[Fetched]:
+        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it told them.
+
+        Servers tell sizes that are not quite right, so half as much again is taken.
+        """
+        octets = sum(sizes.values()) * 3 // 2
+        found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", octets)
+        return [each for each in found if each.uid in sizes]
+
+    async def exist(self, uids: Iterable[int]) -> set[int]:
+        """Those of these UIDs that are still there."""
+        return {each.uid for each in await self._fetch(uid_set(uids), "(UID)")}
+
+    async def append(self, folder: str, message: bytes, flags: Collection[str], date: str) -> None:
+        """Puts a message into a folder: it is there, on the server's disk, when this returns."""
+        words = [folder_name(folder), f"({' '.join(flags)})"]
+        if date:
+            words.append(quoted(date))
+        reply = message + b"\r\n"
+        await self._command("APPEND", *words, f"{{{len(message)}}}", replies=[reply])
+
+    async def add_flag(self, uids: Iterable[int], flag: str) -> None:
+        """Gives the messages one more flag."""
+        await self._command("STORE", uid_set(uids), "+FLAGS.SILENT", f"({flag})", uid=True)
+
+    async def move(self, uids: Collection[int], folder: str) -> None:
+        """Moves messages to a folder, which is made if missing; a UID that is gone already is no fault."""
+        try:
+            await self._move(uids, folder)
+        except MailboxRefused as error:
+            if error.why != "TRYCREATE":
+                raise
+            with suppress(MailboxRefused):  # somebody else may be as quick
+                await self._command("CREATE", folder_name(folder))
+                await self._command("SUBSCRIBE", folder_name(folder))
+            await self._move(uids, folder)
+
+    async def remove(self, uids: Collection[int]) -> None:
+        """Deletes messages; where UIDs cannot be expunged alone, they are left flagged as deleted."""
+        await self.add_flag(uids, "\\Deleted")
+        if "UIDPLUS" in self._capabilities:
+            await self._command("EXPUNGE", uid_set(uids), uid=True)
+
+    async def idle(self, seconds: float) -> bool:
+        """Waits for the server to tell of new messages, at most for so long, and whether it did.
+
+        Where it cannot tell, this takes just so long.
+        """
+        if self._may_idle and "IDLE" in self._capabilities and not self.protocol.news.is_set():
+            try:
+                await self._idle(min(seconds, LONGEST_IDLE_S))
+            except MailboxRefused:
+                self._may_idle = False
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.protocol.news.wait()
+        return self.protocol.news.is_set()
+
+    async def _idle(self, seconds: float) -> None:
+        idling, limit = self.protocol.idling, self.account.timeout
+        idling.clear()
+        request = self._command("IDLE", allow=MAX_IDLE_OCTETS, seconds=seconds + 2 * limit)
+        ended = asyncio.create_task(request)
+        ended.add_done_callback(lambda _: idling.set())
+        news = asyncio.create_task(self.protocol.news.wait())
+        try:
+            async with asyncio.timeout(limit):
+                await idling.wait()
+            await asyncio.wait({ended, news}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                self.protocol.idle_done()
+            async with asyncio.timeout(limit):
+                await ended
+        except TimeoutError as error:
+            self.protocol.end("IDLE is not answered")
+            raise MailboxUnavailable(f"{self.server}: IDLE is not answered") from error
+        finally:
+            for task in (ended, news):
+                task.cancel()
+            await asyncio.gather(ended, news, return_exceptions=True)
+
+    @property
+    def _capabilities(self) -> set[str]:
+        capabilities: set[str] = self.protocol.capabilities
+        return capabilities
+
+    async def _learn_capabilities(self) -> None:
+        untagged = await self._command("CAPABILITY")
+        words = [line[2:].decode("ascii", "replace").upper().split() for [line, *_] in untagged]
+        self.protocol.capabilities = {
+            word for name, *rest in filter(None, words) if name == "CAPABILITY" for word in rest
+        }
+
+    async def _authenticate(self, login: Credential) -> None:
+        """A server that refuses a token may say why first, and waits for an empty line."""
+        if "SASL-IR" in self._capabilities:
+            words, replies = [login.initial_response.decode()], [b"\r\n"]
+        else:
+            words, replies = [], [login.initial_response + b"\r\n", b"\r\n"]
+        await self._command("AUTHENTICATE", login.mechanism, *words, replies=replies)
+
+    async def _move(self, uids: Collection[int], folder: str) -> None:
+        if "MOVE" in self._capabilities:
+            await self._command("MOVE", uid_set(uids), folder_name(folder), uid=True)
+        else:
+            await self._command("COPY", uid_set(uids), folder_name(folder), uid=True)
+            await self.remove(uids)
+
+    async def _fetch(self, uids: str, what: str, octets: int = 0) -> list[Fetched]:
+        untagged = await self._command("FETCH", uids, what, uid=True, allow=octets)
+        return self._parsed(lambda: list(responses.fetched(untagged)))
+
+    def _parsed(self, parse: Callable[[], _Parsed]) -> _Parsed:
+        try:
+            return parse()
+        except ValueError as error:
+            self.protocol.end(f"a response cannot be understood: {error}")
+            raise MailboxUnavailable(f"{self.server}: a response cannot be understood: {error}") from error
+
+    async def _command(
+        self,
+        name: str,
+        *words: str,
+        uid: bool = False,
+        replies: Sequence[bytes] = (),
+        allow: int = 0,
+        seconds: float | None = None,
+    ) -> list[Untagged]:
+        """One command, and its untagged responses, of `allow` octets at most beside some slack.
+
+        It may take `seconds`. Without that, the server may be silent for the account's timeout, and all may take
+        what so many octets take over a slow connection.
+        """
+        request = Request(name, self.protocol.new_tag(), *words, prefix="UID" if uid else None, replies=replies)
+        self.protocol.allow(allow)
+        now = asyncio.get_running_loop().time
+        silence = seconds or self.account.timeout + sum(map(len, replies)) / LEAST_OCTETS_PER_S
+        last = now() + silence + (0 if seconds else allow / LEAST_OCTETS_PER_S)
+        try:
+            async with asyncio.timeout(silence) as limit:
+                self.protocol.heard = lambda: _extend(limit, min(now() + silence, last))
+                await self.protocol.execute(request)
+        except TimeoutError as error:
+            self.protocol.end(f"{name} was not answered in time")
+            raise MailboxUnavailable(f"{self.server}: {name} was not answered in time") from error
+        except ValueError as error:
+            raise MailboxUnavailable(f"{self.server}: {name}: a word of it has control characters") from error
+        finally:
+            self.protocol.heard = lambda: None
+        self._answer = request.response.lines[-1]
+        if request.response.result != "OK":
+            raise MailboxRefused(self.server, name, printable(self._answer))
+        return request.untagged
+
+
+def _extend(limit: asyncio.Timeout, when: float) -> None:
+    if not limit.expired():
+        limit.reschedule(when)

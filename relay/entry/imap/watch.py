@@ -1,0 +1,169 @@
+"""Watches mailboxes: for each folder a connection that works, waits for news, and comes back after any failure.
+Standard: RFC 2177 (IDLE); reconnection by exponential backoff with full jitter; one process at a time an account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay.budget import Budget
+from relay.config import IMAPAccount
+from relay.entry.imap.folder import Folder, Means
+from relay.entry.imap.original import Marks
+from relay.entry.imap.session import connected
+from relay.errors import ConfigError, MailboxUnavailable
+from relay.opening import Opener
+from relay.policy import PolicySet
+from relay.store import SiteSecret
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
+LOCK_PAUSE_S = 2.0
+"""How often it is looked whether another process has left an account."""
+PROGRESS_S = 10.0
+"""How often a long run says in the log how far it is."""
+
+Report = Callable[[str, str, int, int], None]
+"""Hears account, folder, how many messages were opened so far, and how many wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """What one look at a folder came to: messages opened, and sealed ones that are left; or why it failed."""
+
+    account: str
+    folder: str
+    opened: int
+    unopened: int
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mailboxes:
+    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it."""
+
+    accounts: Mapping[str, IMAPAccount]
+    opener: Opener
+    policies: Callable[[], PolicySet]
+    secret: SiteSecret
+    budget: Budget
+    directory: Path
+
+    async def watch(self) -> None:
+        """Opens what arrives in all folders of all accounts, until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for name in self.accounts:
+                group.create_task(self._watch(name))
+
+    async def once(self, name: str, report: Report) -> list[Visited]:
+        """Opens what is in the folders of an account now. Raises ConfigError where another process watches it."""
+        with structlog.contextvars.bound_contextvars(account=name), self._locked(name) as ours:
+            if not ours:
+                raise ConfigError(f"imap.{name}: another process is watching this account; it opens what arrives")
+            return [await self._visit(name, folder) for folder in self._folders(name, report)]
+
+    async def _visit(self, name: str, folder: Folder) -> Visited:
+        failure = ""
+        try:
+            async with connected(folder.account) as session:
+                await folder.begin(session)
+                await folder.work()
+        except (MailboxUnavailable, ConfigError) as error:
+            failure = str(error)
+        return Visited(name, folder.name, folder.opened, folder.unopened, failure)
+
+    async def _watch(self, name: str) -> None:
+        """Watches an account as soon as no other process does."""
+        structlog.contextvars.bind_contextvars(account=name)
+        said = ""
+        while True:
+            cause = "another process is watching this account"
+            try:
+                with self._locked(name) as ours:
+                    if ours:
+                        await self._watch_folders(name)
+            except ConfigError as error:
+                cause = str(error)
+            if said != cause:
+                log.warning("imap_stands_by", cause=cause)
+            said = cause
+            await asyncio.sleep(LOCK_PAUSE_S)
+
+    async def _watch_folders(self, name: str) -> None:
+        async with asyncio.TaskGroup() as group:
+            for folder in self._folders(name, _in_the_log()):
+                group.create_task(_watch_folder(folder))
+
+    def _folders(self, name: str, report: Report) -> list[Folder]:
+        account = self.accounts[name]
+        means = Means(self.opener, self.policies, Marks(self.secret, name), self.budget)
+
+        def folder(folder_name: str) -> Folder:
+            return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))
+
+        return [folder(each) for each in account.folders]
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[bool]:
+        """Whether the account is ours; the lock goes with the process, however that ends. Raises ConfigError."""
+        path = self.directory / f"imap-{name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(descriptor)
+
+
+async def _watch_folder(folder: Folder) -> None:
+    failures = 0
+    while True:
+        try:
+            async with connected(folder.account) as session:
+                await folder.begin(session)
+                log.info("imap_watches", folder=folder.name, sealed=folder.unopened)
+                while True:
+                    await folder.work()
+                    if not await session.idle(folder.pause()):
+                        await folder.begin(session)  # somebody may have deleted it and made another of its name
+                    failures = 0
+        except (MailboxUnavailable, ConfigError) as error:
+            cause = str(error)
+        except Exception as error:  # whatever it is, the next connection may do better
+            cause = type(error).__name__
+            log.error("imap_failed", folder=folder.name, exc_info=error)
+        pause = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 30)))  # noqa: S311
+        failures += 1
+        log.warning("imap_unavailable", folder=folder.name, cause=cause, again_in_s=round(pause, 1))
+        await asyncio.sleep(pause)
+
+
+def _in_the_log() -> Report:
+    """Says in the log how a long run gets on."""
+    said = time.monotonic()
+
+    def report(account: str, folder: str, opened: int, left: int) -> None:
+        nonlocal said
+        if left and time.monotonic() - said >= PROGRESS_S:
+            said = time.monotonic()
+            log.info("imap_progress", folder=folder, opened=opened, left=left)
+
+    return report

@@ -1,0 +1,98 @@
+"""Alice, who seals, and Bob's relay with a mailbox at a provider that it reaches only by IMAP.
+Standard: sealed messages are made by Alice's own parts, and opened with keys of the development KMEs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay import app
+from relay.budget import Budget
+from relay.config import Address
+from relay.entry.imap import Visited
+from relay.kme import DevelopmentKMEs
+from relay.mail import Envelope, Mail, Recipient
+from tests.testlib import mails
+from tests.testlib.dovecot import PASSWORD, Dovecot, dovecot
+from tests.testlib.identities import Identities
+from tests.testlib.sites import Site, make_site
+
+NOWHERE = Address("127.0.0.1", 1)
+
+
+def original(subject: str, body: str = "The figures are 42 and 43.\r\n") -> bytes:
+    """A message that is known by its subject."""
+    return mails.plain(subject, body).replace(b"<1@alice.example>", f"<{subject}@alice.example>".encode())
+
+
+@dataclass
+class Alice:
+    """Seals as Alice's relay does."""
+
+    parts: app.Parts
+
+    async def seal(self, message: bytes, recipient: str = "ben@bob.example") -> bytes:
+        """The sealed form of a message, as it would leave."""
+        prepared = await self.parts.sealer.seal(Mail(Envelope("ann@alice.example", (Recipient(recipient),)), message))
+        assert not prepared.failures
+        return prepared.forms[0].message
+
+
+@pytest.fixture
+async def alice(tmp_path: Path, kmes: DevelopmentKMEs) -> AsyncIterator[Alice]:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
+    async with app.parts(site.config) as parts:
+        yield Alice(parts)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Dovecot]:
+    """Ben's provider."""
+    async with dovecot() as running:
+        yield running
+
+
+def imap_table(address: Address, ca: Path, more: str = "") -> str:
+    """[imap.ben] for a server; the password lies beside relay.toml."""
+    return (
+        f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\n'
+        f'password_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
+    )
+
+
+def bob_site(
+    directory: Path, kmes: DevelopmentKMEs, table: str, kme_url: str = "", identities: Identities | None = None
+) -> Site:
+    """Bob's site, which only watches mailboxes."""
+    site = make_site(
+        directory, "bob", state=kmes.state_dir, kme_url=kme_url or kmes.urls[1], kme_settings="lag_patience = 0.2",
+        identities=identities,
+    )  # fmt: skip
+    with site.config_file.open("a") as file:
+        file.write(table)
+    password = directory / "ben.password"
+    password.touch(mode=0o600)
+    password.write_text(f"{PASSWORD}\n")
+    return site
+
+
+@pytest.fixture
+def bob(tmp_path: Path, kmes: DevelopmentKMEs, server: Dovecot) -> Site:
+    return bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
+
+
+async def visit(site: Site) -> list[Visited]:
+    """Opens what is in Ben's mailbox now, as `imap once` does."""
+    async with app.parts(site.config, prefetch=False) as built:
+        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        return await mailboxes.once("ben", lambda *_: None)
+
+
+def opened(messages: list[bytes]) -> list[bytes]:
+    """The originals among messages of a mailbox, without the mark, in order."""
+    marked = [each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; sealed=")]
+    return sorted(each.partition(b"\r\n")[2] for each in marked)

@@ -1,0 +1,151 @@
+"""Killed at any point, cut off at any point, or two at once: each original is there once, each sealed message put away.
+Standard: `imap once` as a process that gets SIGKILL; the server is a real Dovecot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from relay import app
+from relay.errors import ConfigError
+from relay.kme import DevelopmentKMEs
+from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
+from tests.testlib.dovecot import Dovecot, requires_dovecot
+from tests.testlib.imap_wire import IMAPWire, Point
+from tests.testlib.sites import Site
+
+pytestmark = requires_dovecot
+
+SUBJECTS = ("one", "two", "three")
+
+POINTS = [
+    Point("AUTHENTICATE", 1, "after"),
+    Point("UID SEARCH", 1, "after"),
+    Point("UID FETCH", 2, "after"),
+    Point("APPEND", 1, "before"),
+    Point("APPEND", 1, "middle"),
+    Point("APPEND", 1, "after"),
+    Point("APPEND", 3, "after"),
+    Point("UID FETCH", 3, "after"),
+    Point("CREATE", 1, "after"),
+    Point("UID MOVE", 2, "before"),
+    Point("UID MOVE", 2, "after"),
+    Point("LOGOUT", 1, "before"),
+]
+
+
+async def fill(alice: Alice, server: Dovecot) -> list[bytes]:
+    sealed = [await alice.seal(original(subject)) for subject in SUBJECTS]
+    await asyncio.to_thread(server.deliver, *sealed)
+    return sealed
+
+
+def check(server: Dovecot, sealed: list[bytes]) -> None:
+    """Each original is there once, and each sealed message was put away once."""
+    messages = server.messages()
+    assert opened(messages) == sorted(map(original, SUBJECTS))
+    assert len(messages) == len(SUBJECTS)
+    put_away = server.messages("Sealed")
+    assert len(put_away) == len(sealed)
+    for each in sealed:
+        assert sum(message.endswith(each) for message in put_away) == 1
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+async def test_killed_anywhere_and_run_again_each_original_is_there_once(
+    point: Point, alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    sealed = await fill(alice, server)
+    async with IMAPWire(server, point) as wire:
+        bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
+        )
+        wire.reached = process.kill
+        assert await process.wait() < 0, "the point was reached"
+        [visited] = await visit(bob)
+    assert (visited.failure, visited.unopened) == ("", 0)
+    await asyncio.to_thread(check, server, sealed)
+    cut_short = point.command == "APPEND" and point.when != "after"
+    assert wire.commands["APPEND"] == len(SUBJECTS) + cut_short, "what was appended is not appended again"
+
+
+def another(bob: Site, directory: Path) -> Site:
+    """A relay of the same site on another host: it shares the store and the secret, and has no lock in common."""
+    shutil.copytree(bob.directory, directory)
+    site = Site(directory)
+    text = site.config_file.read_text()
+    site.config_file.write_text(text.replace('"relay.db"', f'"{bob.directory}/relay.db"'))
+    return site
+
+
+async def test_two_watchers_at_once_leave_each_original_once(
+    alice: Alice, bob: Site, server: Dovecot, tmp_path: Path
+) -> None:
+    async with app.parts(bob.config):
+        pass  # the secret is made
+    twin = another(bob, tmp_path / "twin")
+    async with AsyncExitStack() as both:
+        for site in (bob, twin):
+            await both.enter_async_context(app.running(site.config))
+        for round_ in range(5):
+            sealed = [await alice.seal(original(f"{round_}-{number}")) for number in range(4)]
+            await asyncio.to_thread(server.deliver, *sealed)
+            await server.until((round_ + 1) * 4, "Sealed")
+        found = await server.until(20)
+    assert opened(found) == sorted(original(f"{round_}-{number}") for round_ in range(5) for number in range(4))
+
+
+async def test_a_double_that_two_watchers_have_made_is_removed(
+    alice: Alice, bob: Site, server: Dovecot, tmp_path: Path
+) -> None:
+    sealed = await fill(alice, server)
+    async with app.parts(bob.config):
+        pass
+    async with IMAPWire(server, Point("APPEND", 1, "before")) as wire:
+        twin = another(bob, tmp_path / "twin")
+        text = twin.config_file.read_text().replace(f"port = {server.tls.port}", f"port = {wire.address.port}")
+        twin.config_file.write_text(text)
+        go_on = wire.hold()
+        late = asyncio.create_task(visit(twin))
+        await wire.held()
+        [first] = await visit(bob)
+        go_on.set()
+        [second] = await late
+    assert (first.failure, first.opened, second.failure) == ("", 3, "")
+    await asyncio.to_thread(check, server, sealed)
+
+
+async def test_a_second_process_stands_by_until_the_first_has_gone(alice: Alice, bob: Site, server: Dovecot) -> None:
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(app.running(bob.config))
+        await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
+        await server.until(1, "Sealed")
+        with pytest.raises(ConfigError, match="another process is watching this account"):
+            await visit(bob)
+        async with app.running(bob.config):
+            await first.aclose()
+            await asyncio.to_thread(server.deliver, await alice.seal(original("two")))
+            await server.until(2, "Sealed")
+    assert opened(server.messages()) == [original("one"), original("two")]
+
+
+async def test_connections_that_break_all_the_time_lose_and_double_nothing(
+    alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    sealed = [await alice.seal(original(f"{number:03}")) for number in range(100)]
+    await asyncio.to_thread(server.put, sealed)
+    async with IMAPWire(server) as wire:
+        bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
+        async with app.running(bob.config):
+            for number in (3, 20, 40):
+                await wire.passed("APPEND", number)
+                wire.cut()
+            await server.until(100, "Sealed")
+    assert opened(server.messages()) == [original(f"{number:03}") for number in range(100)]
