@@ -5,6 +5,7 @@ Standard: octets pass unchanged and in order; whatever passed is kept for assert
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,13 @@ from relay.config import Address
 class Wire:
     """Forwards connections to `target`; `sent` is all that went there, `answered` all that came back.
 
-    It listens on a free port that stays the same while it is cut and mended.
+    It listens on a free port that stays the same while it is cut and mended. With a `watch`, nothing is kept: it is
+    called for each connection, and what it gives sees the pieces that go to the target, in order.
     """
 
-    def __init__(self, target: Address) -> None:
+    def __init__(self, target: Address, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
         self.target = target
+        self.watch = watch
         self.address = Address("127.0.0.1", 0)
         self.sent = bytearray()
         self.answered = bytearray()
@@ -86,19 +89,24 @@ class Wire:
 
     async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0
+        look = self.watch() if self.watch is not None else None
         while piece := await reader.read(65536):
             if self._stop_after is not None and passed + len(piece) > self._stop_after:
                 self._stopped.set()
                 await asyncio.Event().wait()
             passed += len(piece)
-            self.sent += piece
+            if look is None:
+                self.sent += piece
+            else:
+                look(piece)
             writer.write(piece)
             await writer.drain()
         writer.write_eof()
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(65536):
-            self.answered += piece
+            if self.watch is None:
+                self.answered += piece
             writer.write(piece)
             await writer.drain()
         writer.write_eof()

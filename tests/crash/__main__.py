@@ -1,0 +1,43 @@
+"""The command: a crash test as long as one likes, with its report.
+Standard: exit status 0 only when every promise was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tests.crash.run import run
+from tests.testlib.identities import make_identities
+
+
+@click.command()
+@click.option("--messages", default=2000, show_default=True, help="How many messages are sent under fire.")
+@click.option("--seed", default=1, show_default=True, help="Chooses messages, faults and their order.")
+@click.option("--largest", default=5_000_000, show_default=True, help="Octets of the largest message.")
+@click.option("--pause", default=0.7, show_default=True, help="Average seconds between two faults.")
+def main(messages: int, seed: int, largest: int, pause: float) -> None:
+    """Two sites with Postfix, relays and KMEs under random faults; every promise is checked afterwards. Needs root."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "identities").mkdir()
+        identities = make_identities(Path(directory) / "identities")
+        report = asyncio.run(
+            run(
+                Path(directory), identities, messages=messages, seed=seed, largest=largest, pause=pause,
+                progress=lambda text: click.echo(text, err=True),
+            )
+        )  # fmt: skip
+    for name, value in vars(report).items():
+        if name != "faults":
+            click.echo(f"{name}: {dict(value) if isinstance(value, dict) else value}")
+    click.echo(f"keys_burnt: {report.keys_burnt}")
+    for fault in report.faults:
+        click.echo(f"PROMISE BROKEN: {fault}")
+    sys.exit(1 if report.faults else 0)
+
+
+main()

@@ -1,0 +1,136 @@
+"""What goes wrong in a crash test: processes killed and frozen, wires cut and stalled, the store locked, mailboxes busy.
+Standard: which fault comes when is chosen by the seed; each is undone after a while, and all are at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.testlib.mail_site import MailSite
+from tests.testlib.wire import Wire
+
+Fault = Callable[[MailSite, random.Random], Awaitable[None]]
+
+
+async def relay_killed(site: MailSite, chance: random.Random) -> None:
+    """SIGKILL, and a new process after a while."""
+    await site.kill_relay()
+    await asyncio.sleep(chance.uniform(0, 1))
+    await site.restart_relay()
+
+
+async def relay_frozen(site: MailSite, chance: random.Random) -> None:
+    """SIGSTOP, sometimes for longer than its neighbours wait."""
+    site.relay.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(chance.choice((0.3, 1, 6)))
+    site.relay.process.send_signal(signal.SIGCONT)
+
+
+async def relay_stopped(site: MailSite, chance: random.Random) -> None:
+    """SIGTERM: what is in flight is to be finished."""
+    site.relay.process.terminate()
+    await site.relay.process.wait()
+    await site.restart_relay()
+
+
+async def mail_server_killed(site: MailSite, chance: random.Random) -> None:
+    """All of Postfix at once, in the middle of whatever it does, and a new one."""
+    async with site.postfix_works:
+        await site.postfix.abort()
+        await asyncio.sleep(chance.uniform(0, 0.5))
+        await site.postfix.command("postfix", "start")
+
+
+async def store_locked(site: MailSite, chance: random.Random) -> None:
+    """Somebody else writes the database for so long that the relay waits, or gives up."""
+    await asyncio.to_thread(_hold, site.site.directory / "relay.db", chance.choice((0.5, 7)))
+
+
+def _hold(database: Path, seconds: float) -> None:
+    with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+async def mailboxes_busy(site: MailSite, chance: random.Random) -> None:
+    """The last server of all has no time for the next mails."""
+    site.mailboxes.on_data += ["451 4.3.2 busy"] * chance.randint(1, 5)
+
+
+def cut(name: str) -> Fault:
+    """A connection breaks, and cannot be made for a while."""
+
+    async def fault(site: MailSite, chance: random.Random) -> None:
+        wire: Wire = getattr(site, name)
+        await wire.cut()
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        await wire.mend()
+
+    fault.__name__ = f"{name}_cut"
+    return fault
+
+
+def stalled(name: str) -> Fault:
+    """Each connection stops after some octets and then stays as it is, for a while."""
+
+    async def fault(site: MailSite, chance: random.Random) -> None:
+        wire: Wire = getattr(site, name)
+        wire.stop_after(int(10 ** chance.uniform(1, 6)))
+        await asyncio.sleep(chance.uniform(0.5, 7))
+        await wire.mend()
+
+    fault.__name__ = f"{name}_stalled"
+    return fault
+
+
+_PROCESSES: dict[Fault, int] = {
+    relay_killed: 6,
+    relay_frozen: 3,
+    relay_stopped: 2,
+    mail_server_killed: 2,
+    store_locked: 2,
+}
+_WIRES = {"alice": ("sealed", "kme"), "bob": ("inbound", "opened", "kme")}
+FAULTS: dict[str, dict[Fault, int]] = {
+    name: _PROCESSES
+    | {cut(wire): 2 for wire in wires}
+    | {stalled(wire): 1 for wire in wires}
+    | ({mailboxes_busy: 2} if name == "bob" else {})
+    for name, wires in _WIRES.items()
+}
+"""By site, with how often each is chosen against the others: those that Alice's mail to Bob can meet."""
+
+
+@dataclass
+class Chaos:
+    """Faults at one site, one after the other, until told to stop; `happened` counts them by name."""
+
+    site: MailSite
+    seed: int
+    pause: float
+    happened: Counter[str] = field(default_factory=Counter)
+    over: bool = False
+
+    async def run(self) -> None:
+        """Until `stop` was called and the fault that was under way is over."""
+        faults = FAULTS[self.site.name]
+        chance = random.Random(f"{self.site.name}/{self.seed}")
+        while not self.over:
+            await asyncio.sleep(chance.expovariate(1 / self.pause))
+            [fault] = chance.choices(list(faults), list(faults.values()))
+            self.happened[f"{self.site.name}.{fault.__name__}"] += 1
+            await fault(self.site, chance)
+
+    def stop(self) -> None:
+        """The fault that is under way is the last."""
+        self.over = True

@@ -1,0 +1,278 @@
+"""One crash test: mail flows under fire, then everything is mended, then every promise is checked.
+Standard: each recipient has each message, octet for octet, or it is held for a key that its KME has lost; nothing leaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay import mime
+from relay.keys import Key
+from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.crash import traffic
+from tests.crash.faults import Chaos
+from tests.crash.traffic import Message
+from tests.crash.watch import Watch, key_ids
+from tests.testlib import postfix
+from tests.testlib.identities import Identities
+from tests.testlib.mail_site import MailSite, mail_site
+from tests.testlib.sink import Got
+from tests.testlib.wire import Wire
+
+SUBMITTERS = 4
+SETTLE_S = 120.0
+POSTFIX = {
+    "minimal_backoff_time": "1s",
+    "maximal_backoff_time": "2s",
+    "queue_run_delay": "1s",
+    "default_destination_concurrency_failed_cohort_limit": "1000",
+    "smtp_connect_timeout": "3s",
+    "smtp_helo_timeout": "5s",
+    "smtp_data_done_timeout": "20s",
+    "lmtp_data_done_timeout": "20s",
+    "message_size_limit": "30000000",
+}
+"""A Postfix that does not wait long before it tries again."""
+RELAY = "timeout = 5\n"
+
+
+@dataclass
+class Report:
+    """What a run has found; `faults` are broken promises, and there must be none."""
+
+    messages: int = 0
+    deliveries: int = 0
+    repeated: int = 0
+    held_for_lost_keys: int = 0
+    keys_issued: int = 0
+    keys_used: int = 0
+    keys_burnt_in_war: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def keys_burnt(self) -> int:
+        return self.keys_issued - self.keys_used
+
+
+@dataclass
+class Battlefield:
+    """Both sites, what they share, and who looks."""
+
+    alice: MailSite
+    bob: MailSite
+    kmes: DevelopmentKMEs
+    watch: Watch
+    given: set[str]
+
+
+@asynccontextmanager
+async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[Battlefield]:
+    """Two whole sites that run."""
+    link = LinkSettings(
+        key_rate=1e9, stored_key_limit=4_000_000, max_key_size=1_000_000, max_key_per_request=1000, lifetime=86_400
+    )
+    alice_smtp, bob_smtp = postfix.free_addresses(2)
+    watch = Watch()
+    async with AsyncExitStack() as stack:
+        kmes = await stack.enter_async_context(
+            DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
+        )
+        to_alice = await stack.enter_async_context(Wire(alice_smtp))
+        to_bob = await stack.enter_async_context(Wire(bob_smtp, watch.at("between the sites")))
+        alice = await stack.enter_async_context(
+            mail_site(
+                directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=alice_smtp,
+                inbound=to_alice, peer_inbound=to_bob, policies=traffic.POLICIES, identities=identities,
+                settings=RELAY, postfix_settings=POSTFIX,
+            )
+        )  # fmt: skip
+        bob = await stack.enter_async_context(
+            mail_site(
+                directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=bob_smtp,
+                inbound=to_bob, peer_inbound=to_alice, policies={"default.toml": 'levels = ["plaintext"]\n'},
+                identities=identities, settings=RELAY, postfix_settings=POSTFIX,
+            )
+        )  # fmt: skip
+        alice.sealed.watch = watch.of_sealed("from Alice's relay to her Postfix")
+        for wire in (alice.kme, bob.kme):
+            wire.watch = watch.at("to a KME")
+        bob.opened.watch = lambda: lambda _: None  # opened mail is plaintext, and too much of it to be kept
+        yield Battlefield(alice, bob, kmes, watch, _remember_given(kmes))
+
+
+async def run(
+    directory: Path,
+    identities: Identities,
+    *,
+    messages: int,
+    seed: int,
+    largest: int = 5_000_000,
+    pause: float = 0.7,
+    gap: float = 0.25,
+    control: int = 5,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Sends `messages` of up to `largest` octets under fire, `control` more in peace, and checks all of them.
+
+    `pause` is the average time between two faults at one site, `gap` that between two messages, in seconds.
+    """
+    began = time.monotonic()
+    report = Report()
+    async with battlefield(directory, identities) as field_:
+        everything = [traffic.message(number, seed, largest) for number in range(messages)]
+        chaos = [Chaos(site, seed, pause) for site in (field_.alice, field_.bob)]
+        async with asyncio.TaskGroup() as faults:
+            for each in chaos:
+                faults.create_task(each.run())
+            await _submit_all(field_.alice, everything, progress, random.Random(seed), gap)
+            await _quiet(field_, everything, progress, for_s=SETTLE_S / 8)
+            for each in chaos:
+                each.stop()
+        progress("mended")
+        for site in (field_.alice, field_.bob):
+            await site.mend()
+        await _quiet(field_, everything, progress, for_s=SETTLE_S)
+        report.keys_burnt_in_war = field_.kmes.link.issued.total() - len(field_.watch.sealed_under)
+        in_peace = [traffic.message(number, seed, 20_000) for number in range(messages, messages + control)]
+        await _submit_all(field_.alice, in_peace, progress, random.Random(seed), 0)
+        await _quiet(field_, everything + in_peace, progress, for_s=SETTLE_S)
+        report.events = sum((each.happened for each in chaos), Counter())
+        await _check(report, field_, everything + in_peace, in_peace)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+async def _submit_all(
+    site: MailSite,
+    messages: Sequence[Message],
+    progress: Callable[[str], None],
+    chance: random.Random,
+    gap: float,
+) -> None:
+    """Into the site's Postfix, on average one in `gap` seconds."""
+    waiting = iter(messages)
+
+    async def submitter() -> None:
+        for each in waiting:
+            await asyncio.sleep(2 * gap * SUBMITTERS * chance.random())
+            async with site.postfix_works:
+                reply = await site.postfix.submit(each.octets, recipients=each.recipients)
+            assert reply.code == 250, reply
+            if each.number % 50 == 0:
+                progress(f"message {each.number} submitted")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(SUBMITTERS):
+            group.create_task(submitter())
+
+
+async def _quiet(
+    field_: Battlefield, messages: Sequence[Message], progress: Callable[[str], None], *, for_s: float
+) -> None:
+    """Waits until everything has arrived, or nothing more has for a while, at most `for_s` seconds."""
+    wanted = {(each.number, recipient) for each in messages for recipient in each.recipients}
+    deadline = time.monotonic() + for_s
+    missing = len(wanted)
+    changed = time.monotonic()
+    while time.monotonic() < deadline:
+        now = len(wanted - set(_arrived(field_.bob)))
+        if now == 0:
+            return
+        if now != missing:
+            missing, changed = now, time.monotonic()
+            progress(f"{missing} deliveries missing")
+        if time.monotonic() - changed > max(15.0, for_s / 4):
+            return
+        await asyncio.sleep(0.5)
+
+
+def _arrived(site: MailSite) -> Counter[tuple[int, str]]:
+    return Counter((_number(got), recipient) for got in site.mailboxes.got for recipient in got.recipients)
+
+
+def _number(got: Got) -> int:
+    begin = got.message.index(b"Message-ID: <") + len(b"Message-ID: <")
+    return int(got.message[begin : got.message.index(b".", begin)])
+
+
+async def _check(report: Report, field_: Battlefield, messages: Sequence[Message], in_peace: Sequence[Message]) -> None:
+    """Every promise, against what is in the mailboxes, queues, files and accounts."""
+    faults = report.faults
+    known = {each.number: each for each in messages}
+    report.messages = len(messages)
+    for got in field_.bob.mailboxes.got:
+        original = known[_number(got)]
+        part = got.message[len(got.message) - len(original.octets) :]
+        if hashlib.sha256(part).hexdigest() != original.digest:
+            faults.append(f"message {original.number} arrived changed")
+        for recipient in set(got.recipients) - set(original.recipients):
+            faults.append(f"message {original.number} arrived at {recipient}, for whom it was not")
+    arrived = _arrived(field_.bob)
+    report.deliveries = len(arrived)
+    report.repeated = sum(number - 1 for number in arrived.values())
+    sealed = await _sealed_in_queue(field_.bob)
+    for each in messages:
+        missing = [recipient for recipient in each.recipients if not arrived[each.number, recipient]]
+        waiting = sealed.get(each.number, {})
+        for recipient in missing:
+            lost = waiting.get(recipient)
+            if lost is None:
+                faults.append(f"message {each.number} is lost for {recipient}")
+            elif not lost & field_.given:
+                faults.append(f"message {each.number} waits for {recipient}, but its KME gave no key of it away")
+            else:
+                report.held_for_lost_keys += 1
+        if each in in_peace and any(arrived[each.number, recipient] != 1 for recipient in each.recipients):
+            faults.append(f"message {each.number}, sent in peace, arrived {arrived}")
+    field_.watch.look_into_files(field_.alice.site.directory)
+    field_.watch.look_into_files(field_.bob.site.directory)
+    faults += [f"plaintext was seen: {place}" for place in dict.fromkeys(field_.watch.seen)]
+    _check_keys(report, field_)
+
+
+def _check_keys(report: Report, field_: Battlefield) -> None:
+    """No key under two ciphertexts; those that were issued were used, or burnt by a fault, and in peace none is."""
+    used = field_.watch.sealed_under
+    report.keys_used = len(used)
+    report.keys_issued = field_.kmes.link.issued.total()
+    report.faults += [
+        f"key {key_ID} is under {len(those)} ciphertexts" for key_ID, those in used.items() if len(those) > 1
+    ]
+    if burnt := report.keys_burnt - report.keys_burnt_in_war:
+        report.faults.append(f"{burnt} keys were burnt in peace")
+
+
+async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
+    """By number and recipient, the key_IDs of the sealed messages that wait in a site's queue."""
+    found: dict[int, dict[str, set[str]]] = defaultdict(dict)
+    for name, recipients in (await site.postfix.queued_names()).items():
+        if not (message := await site.postfix.queued_message(name)):
+            continue
+        number = int(message.split(b"Message-ID: <")[1].split(b".")[0])
+        for recipient in recipients:
+            found[number][recipient] = key_ids(mime.sealed_content(message))
+    return found
+
+
+def _remember_given(kmes: DevelopmentKMEs) -> set[str]:
+    """The key_IDs that a slave was given, from now on: what is lost on the way cannot be had again."""
+    given: set[str] = set()
+    deliver = kmes.link.deliver
+
+    def remembered(key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
+        keys = deliver(key_ids, master=master, slave=slave)
+        given.update(key.key_ID for key in keys)
+        return keys
+
+    kmes.link.deliver = remembered  # type: ignore[method-assign]
+    return given

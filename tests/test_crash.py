@@ -1,0 +1,25 @@
+"""The crash test in short: two sites with Postfix under random faults, and every promise checked afterwards.
+Standard: as tests/crash; the long form is `python -m tests.crash`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.run import run
+from tests.testlib.identities import Identities
+from tests.testlib.postfix import requires_postfix
+
+
+@requires_postfix
+@pytest.mark.timeout(240)
+async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_message_and_nobody_else_does(
+    tmp_path: Path, identities: Identities
+) -> None:
+    report = await run(tmp_path, identities, messages=80, seed=20261125, largest=1_000_000, pause=0.5)
+    assert report.faults == []
+    assert report.events.total() >= 10
+    assert report.keys_used > 80
+    assert report.deliveries > 200
