@@ -148,9 +148,11 @@ class RelayProcess:
 async def relay_process(site: Site, *, listen: Mapping[str, Address] | None = None) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again."""
     text = site.config_file.read_text()
-    for direction, address in (listen or {}).items():
+    for name, address in (listen or {}).items():
+        direction, _, lmtp = name.partition("_")
         before, table, after = text.partition(f"[{direction}]")
-        after = after.replace('listen = "127.0.0.1:0"', f'listen = "{address}"', 1)
+        setting = lmtp or "listen"
+        after = after.replace(f'{setting} = "127.0.0.1:0"', f'{setting} = "{address}"', 1)
         text = before + table + after
     site.config_file.write_text(text)
     ready, log_file = site.directory / "ready", site.directory / "relay.log"
