@@ -16,11 +16,23 @@ from pathlib import Path
 
 import structlog
 
+from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
 from relay.config import Address, Config, Direction, Peer, load_config
 from relay.deliveries import Deliveries
-from relay.entry import Recipe
+from relay.dkim import Signer, SigningKey, arrivals, load_key
+from relay.entry import Entry, Recipe
+from relay.entry.auth import BackEnd, FileBackEnd, Logins
+from relay.entry.auth_dovecot import DovecotBackEnd
+from relay.entry.completion import Completion
+from relay.entry.conversation import Conversation, Service
+from relay.entry.imap import Mailboxes
+from relay.entry.lmtp import LMTPConversation
+from relay.entry.milter import InPlaceRecipe, MilterEntry
 from relay.entry.smtp import SMTPEntry
+from relay.entry.submission import Rates, Submission
+from relay.entry.tls import ServerTLS
+from relay.entry.users import UserFile
 from relay.errors import StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
@@ -39,6 +51,9 @@ from relay.policy import PolicySet
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
 from relay.policy.shadow import ShadowRecord
+from relay.quarantine.metrics import QuarantineMetrics
+from relay.quarantine.notice import Notices
+from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow
 from relay.store import SiteSecret, Store, open_store
@@ -63,6 +78,9 @@ class Parts:
     ledger: Ledger
     sealer: Sealer
     opener: Opener
+    triage: Triage
+    next_hops: dict[str, NextHop]
+    dkim_keys: list[SigningKey]
 
 
 @asynccontextmanager
@@ -82,6 +100,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
         keys = key_ring(config, store.received, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
+        next_hops = _next_hops(stack, config)
         yield Parts(
             config,
             policies,
@@ -90,6 +109,9 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             ledger,
             Sealer(config, policies, levels, keys, identity, certificates),
             Opener(config, levels, keys, store.received, identity, certificates),
+            _triage(config, store, next_hops),
+            next_hops,
+            dkim_keys(config),
         )
 
 
@@ -122,6 +144,11 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     return config.model_copy(update={"peers": peers}), certificates
 
 
+def dkim_keys(config: Config) -> list[SigningKey]:
+    """The keys of [[dkim.keys]]. Raises ConfigError where one cannot be used."""
+    return [load_key(table) for table in config.dkim.keys] if config.dkim else []
+
+
 def own_identity(config: Config) -> Identity | None:
     """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
     if config.identity is None or not config.identity.directory.exists():
@@ -131,25 +158,42 @@ def own_identity(config: Config) -> Identity | None:
 
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
-    """A relay that serves; gives the real listening address of `outgoing` and `incoming`.
+    """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
     Raises ConfigError and StoreUnavailable when it cannot start.
     """
     async with AsyncExitStack() as stack:
         built = await stack.enter_async_context(parts(config))
         built.keys.start()
+        await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        for work in (_sweep(built.store), _write_down_keys(built.keys, keys_file(config)), built.policies.watch()):
+        for work in (
+            _sweep(built.store, built.triage),
+            _write_down_keys(built.keys, keys_file(config)),
+            built.policies.watch(),
+        ):
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, built.policies.reload)
+        submission = _submission(config)
+        if submission:
+            stack.callback(submission.logins.back_end.close)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built.policies, submission)
         addresses: dict[str, Address] = {}
+        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+        entries: list[Entry] = []
+        stack.push_async_callback(_stopped, entries)
         if config.outgoing:
             outgoing = outgoing_recipe(built)
-            addresses["outgoing"] = await _serve(stack, config, "outgoing", config.outgoing, outgoing)
+            addresses |= await _serve(entries, config, budget, "outgoing", config.outgoing, outgoing)
+            addresses |= await _serve_milter(entries, budget, "outgoing", config.outgoing, outgoing)
+            if submission:
+                addresses |= await _serve_submission(entries, config, budget, submission, outgoing)
         if config.incoming:
             incoming = incoming_recipe(built)
-            addresses["incoming"] = await _serve(stack, config, "incoming", config.incoming, incoming)
+            addresses |= await _serve(entries, config, budget, "incoming", config.incoming, incoming)
+            addresses |= await _serve_milter(entries, budget, "incoming", config.incoming, incoming)
+        if config.imap:
+            stack.push_async_callback(_cancelled, asyncio.create_task(mailboxes(built, budget).watch()))
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -160,6 +204,13 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         log.info("relay_stops")
 
 
+def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
+    """What opens sealed messages in the mailboxes of [imap.*]."""
+    config = built.config
+    secret = SiteSecret.load(config.store.secret)
+    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, config.store.secret.parent)
+
+
 def outgoing_recipe(built: Parts) -> Outgoing:
     """The journey out; [outgoing] must be set."""
     config = built.config
@@ -167,10 +218,11 @@ def outgoing_recipe(built: Parts) -> Outgoing:
     return Outgoing(
         config.outgoing,
         built.sealer,
-        _next_hop(config, config.outgoing),
+        built.next_hops["outgoing"],
         built.ledger,
         Deliveries("outgoing", built.store.journal),
         _shadow(config, built),
+        Signer(built.dkim_keys) if built.dkim_keys else None,
     )
 
 
@@ -181,9 +233,11 @@ def incoming_recipe(built: Parts) -> Incoming:
     return Incoming(
         config.incoming,
         built.opener,
-        _next_hop(config, config.incoming),
+        built.next_hops["incoming"],
         Deliveries("incoming", built.store.journal),
         built.policies,
+        built.triage,
+        arrivals(config, built.dkim_keys),
     )
 
 
@@ -202,11 +256,82 @@ async def serve(config_file: Path, ready_file: Path | None = None) -> None:
         await stop.wait()
 
 
-async def _serve(stack: AsyncExitStack, config: Config, name: str, direction: Direction, recipe: Recipe) -> Address:
-    entry = SMTPEntry(name, direction, config.site.hostname, recipe)
+async def _serve(
+    entries: list[Entry], config: Config, budget: Budget, name: str, direction: Direction, recipe: Recipe
+) -> dict[str, Address]:
+    """The real addresses, by the names `outgoing` and `outgoing_lmtp`, of those that the direction sets."""
+    wanted: dict[str, tuple[str, Address | None, type[Conversation]]] = {
+        name: (f"{name}.listen", direction.listen, Conversation),
+        f"{name}_lmtp": (f"{name}.lmtp", direction.lmtp, LMTPConversation),
+    }
+    addresses: dict[str, Address] = {}
+    for key, (setting, listen, conversation) in wanted.items():
+        if listen is not None:
+            service = Service.of(recipe, config.site.hostname, direction, budget)
+            entry = SMTPEntry(setting, listen, service, conversation)
+            addresses[key] = await entry.start()
+            entries.append(entry)
+    return addresses
+
+
+async def _serve_milter(
+    entries: list[Entry], budget: Budget, name: str, direction: Direction, recipe: InPlaceRecipe
+) -> dict[str, Address]:
+    """The real address, as `outgoing_milter`; none where the direction has no milter, or it is a Unix socket."""
+    if direction.milter is None:
+        return {}
+    entry = MilterEntry(f"{name}.milter", direction.milter, recipe, direction, budget)
     address = await entry.start()
-    stack.push_async_callback(entry.stop)
-    return address
+    entries.append(entry)
+    return {f"{name}_milter": address} if isinstance(address, Address) else {}
+
+
+def _submission(config: Config) -> Submission | None:
+    """What the submission server checks users with. Raises ConfigError where a file of it cannot be used."""
+    table = config.submission
+    if table is None:
+        return None
+    users = UserFile(table.users) if table.users else None
+    back_end: BackEnd
+    if table.dovecot_auth:
+        back_end = DovecotBackEnd(table.dovecot_auth, config.site.domains, users)
+    else:
+        assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
+        back_end = FileBackEnd(users)
+    logins = Logins(back_end, table.failed_logins, table.failed_login_delay)
+    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table))
+
+
+async def _serve_submission(
+    entries: list[Entry], config: Config, budget: Budget, submission: Submission, outgoing: Outgoing
+) -> dict[str, Address]:
+    """The real addresses, as `submission` and `submission_tls`, of those that are set; limits count for both."""
+    table = submission.settings
+    recipe = Completion(outgoing, submission.logins.back_end, config.site.hostname, check_from=table.check_from)
+    service = Service.of(recipe, config.site.hostname, table, budget)
+    wanted = (
+        ("submission", "listen", table.listen, None),
+        ("submission_tls", "listen_tls", table.listen_tls, submission.tls.listening),
+    )
+    addresses: dict[str, Address] = {}
+    for key, setting, listen, tls in wanted:
+        if listen is not None:
+            entry = SMTPEntry(f"submission.{setting}", listen, service, submission.conversation, tls)
+            addresses[key] = await entry.start()
+            entries.append(entry)
+    return addresses
+
+
+def _reload(policies: PoliciesInForce, submission: Submission | None) -> None:
+    """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
+    policies.reload()
+    if submission:
+        submission.tls.reload()
+
+
+async def _stopped(entries: list[Entry]) -> None:
+    """All at once, so that they share the time that mails in flight are given."""
+    await asyncio.gather(*(entry.stop() for entry in entries))
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
@@ -218,14 +343,30 @@ def _shadow(config: Config, built: Parts) -> Shadow | None:
     return Shadow(built.sealer, built.keys, ShadowRecord(record) if record is not None else None)
 
 
-def _next_hop(config: Config, direction: Direction) -> NextHop:
-    return NextHop(direction.next_hop, config.site.hostname, direction.timeout)
+def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
+    """The next hop of each direction; whoever uses it shares its connections."""
+    directions = {"outgoing": config.outgoing, "incoming": config.incoming}
+    hops = {name: NextHop(each, config.site.hostname) for name, each in directions.items() if each is not None}
+    for hop in hops.values():
+        stack.push_async_callback(hop.close)
+    return hops
 
 
-async def _sweep(store: Store) -> None:
+def _triage(config: Config, store: Store, next_hops: dict[str, NextHop]) -> Triage:
+    """What decides about arriving mail that cannot be opened."""
+    metrics = QuarantineMetrics()
+    metrics.limit.set(config.quarantine.max_size)
+    notices = None
+    if config.incoming is not None and config.quarantine.notice:
+        notices = Notices(config.site, next_hops["incoming"], metrics)
+    return Triage(config, store, metrics, notices)
+
+
+async def _sweep(store: Store, triage: Triage) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
+            await triage.look()
             if destroyed := await store.received.destroy_expired(time.time()):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():

@@ -55,6 +55,12 @@ class Delivery:
         """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
         return tuple(self._outcome(address) for address in self.mail.envelope.addresses)
 
+    def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
+        """Whether everybody but these has the mail."""
+        these = {recipient.address for recipient in recipients}
+        addresses = self.mail.envelope.addresses
+        return all(address in these or self._outcome(address) is None for address in addresses)
+
     @property
     def over(self) -> bool:
         """Whether nobody has to wait for another try."""
@@ -110,7 +116,13 @@ class Deliveries:
         if not delivered:
             return
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
-        await self._remember(key, delivered, [], [])
+        # A retry that comes meanwhile waits until it is written down.
+        claims = {(key, address) for address in delivered} - self._under_way
+        self._under_way |= claims
+        try:
+            await self._remember(key, delivered, [], [])
+        finally:
+            self._under_way -= claims
         log.info("delivered_unheard", recipients=len(delivered))
 
     async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:

@@ -18,11 +18,14 @@ The tree::
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
     │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it
     │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
+    │   ├── MailboxUnavailable the IMAP server cannot be reached, broke off, or said no
     │   ├── TrippedWire        what was about to leave is not sealed as policy wants: a fault of ours
+    │   ├── QuarantineFull     a message that must be kept finds no room: a person has to look at what is there
     │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig      over the size limit
-        ├── MalformedMessage   bare CR or LF, header too long, too many hops
+        ├── MalformedMessage   bare CR or LF, header too long
+        │   └── MailLoop       it has passed too many mail servers
         ├── PolicyRefuses      no listed level can be had and the policy says refuse
         ├── NextHopRefused     the next hop said 5xx
         └── CannotOpen         a sealed message that is not what it should be
@@ -47,7 +50,7 @@ class RelayError(Exception):
     """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears."""
 
     code: ClassVar[int] = 451
-    status: ClassVar[str] = "4.3.0"
+    status: str = "4.3.0"
     public: ClassVar[str] = "Temporary failure, try again later"
 
     @property
@@ -119,6 +122,12 @@ class NextHopUnavailable(TryLater):
     status = "4.4.1"
     public = "Next hop not available, try again later"
 
+    def __init__(self, cause: str, status: str | None = None) -> None:
+        """`status` is what the next hop gave as its enhanced status code; it counts where its class is 4."""
+        super().__init__(cause)
+        if status and status.startswith("4."):
+            self.status = status
+
 
 class PolicyHolds(TryLater):
     """None of the policy's levels can be had now and it says hold, or no policy covers the recipient."""
@@ -141,12 +150,22 @@ class CertificateExpired(TryLater):
     public = "Certificate not valid now, try again later"
 
 
+class MailboxUnavailable(TryLater):
+    """The IMAP server cannot be reached, broke off, answered what cannot be believed, or said no."""
+
+
 class TrippedWire(TryLater):
     """What was about to leave is not sealed as policy wants it: a fault of ours, and the mail stays."""
 
 
 class StoreUnavailable(TryLater):
     """What must survive a crash cannot be written now."""
+
+    status = "4.3.1"
+
+
+class QuarantineFull(TryLater):
+    """There is no room left for a message that cannot be opened: its sender's queue keeps it."""
 
     status = "4.3.1"
 
@@ -175,6 +194,13 @@ class MalformedMessage(Refuse):
         return f"{self.code} {self.status} {self.public}: {self}"
 
 
+class MailLoop(MalformedMessage):
+    """The message has passed so many mail servers that it must be going round in a circle (RFC 5321, 6.3)."""
+
+    status = "5.4.6"
+    public = "Too many hops"
+
+
 class PolicyRefuses(Refuse):
     """None of the policy's levels can be had, and it says refuse."""
 
@@ -187,6 +213,12 @@ class NextHopRefused(Refuse):
     code = 554
     status = "5.0.0"
     public = "Refused by the next hop"
+
+    def __init__(self, cause: str, status: str | None = None) -> None:
+        """`status` is what the next hop gave as its enhanced status code; it counts where its class is 5."""
+        super().__init__(cause)
+        if status and status.startswith("5."):
+            self.status = status
 
 
 class CannotOpen(Refuse):

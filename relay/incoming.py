@@ -1,25 +1,37 @@
-"""The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on.
+"""The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
 Standard: a key taken from the KME is stored before it is used; nothing is handed on that was not verified.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from relay import mime
 from relay.config import Direction
 from relay.deliveries import Deliveries, Delivery
-from relay.errors import PolicyRefuses
+from relay.dkim import Arrivals
+from relay.errors import CannotOpen, KeyNotFound, PolicyRefuses
 from relay.forward import NextHop
+from relay.forward.place import Place
 from relay.levels.content import off_loop
-from relay.mail import Mail, Outcomes
+from relay.mail import InPlace, Mail, Outcomes
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
+from relay.quarantine.triage import Triage
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """What a mail lacks that policy requires: for the log, for its mark, and whether it is put aside for that."""
+
+    cause: str
+    mark: str
+    quarantine: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +40,11 @@ class Incoming:
 
     direction: Direction
     opener: Opener
-    next_hop: NextHop
+    next_hop: NextHop | Place
     deliveries: Deliveries
     policies: Callable[[], PolicySet]
+    triage: Triage
+    dkim: Arrivals | None = None
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
@@ -43,20 +57,43 @@ class Incoming:
                 await self._carry(delivery)
         return delivery.answer
 
+    async def in_place(self, mail: Mail) -> InPlace:
+        """Opens the mail for a mail server that keeps it (milter). Raises TryLater or Refuse."""
+        place = Place()
+        outcomes = await replace(self, next_hop=place).process(mail)
+        if place.mail is None:
+            return InPlace(outcomes)  # it is in quarantine
+        opened = mime.split(place.mail.message)[1] != mime.split(mail.message)[1]
+        return InPlace(outcomes, place.mail.message, place.mail.envelope.addresses, opened=opened)
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
 
     async def _carry(self, delivery: Delivery) -> None:
         mail = delivery.rest
-        opened = await self.opener.open(mail.message, mail.envelope.sender)
+        signatures = await self.dkim.verified(mail.message) if self.dkim else ()
+        try:
+            opened = await self.opener.open(mail.message, mail.envelope.sender)
+        except (CannotOpen, KeyNotFound) as error:
+            await self.triage.cannot_open(mail, error)
+            _note_kept(delivery, mail)
+            return
         if opened is None:
             await self._pass_on(delivery, mail)
             return
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
-        missed = self._unprotected(mail, opened.original, opened.protection, opened.peer)
-        marked = mime.marked(opened.original, opened.protection, opened.peer + missed)
-        handed = await self.next_hop.deliver(mail.with_message(marked))
+        missed = self._missed(mail, opened.original, opened.protection, opened.peer)
+        peer = opened.peer + (missed.mark if missed else "")
+        marked = await off_loop(len(opened.original), mime.marked, opened.original, opened.protection, peer)
+        if self.dkim:
+            marked = await self.dkim.told(marked, signatures)
+        if missed and missed.quarantine:
+            await self.triage.unprotected(mail, mail.trace + marked, opened.protection, opened.peer, missed.cause)
+            _note_kept(delivery, mail)
+            await self._done(opened)
+            return
+        handed = await self.next_hop.deliver(_returning_headers(mail).with_message(mail.trace + marked))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         if delivery.over:
             await self._done(opened)
@@ -81,25 +118,31 @@ class Incoming:
         except Exception as error:  # noqa: BLE001 - the mail has left
             log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
 
-    def _unprotected(self, mail: Mail, original: bytes, protection: str, peer: str) -> str:
-        """What to add to the mark of a mail that arrived with less than it must, "" for enough.
+    def _missed(self, mail: Mail, original: bytes, protection: str, peer: str) -> _Missed | None:
+        """What a mail lacks that arrived with less than it must, None for enough.
 
         Raises PolicyRefuses where policy says refuse.
         """
         required = self.policies().require(mail.envelope.sender, Content(original))
-        missed = required.missed(protection, peer) if required is not None else ""
-        if required is None or not missed:
-            return ""
-        log.warning("arrived_unprotected", cause=missed, action=required.otherwise, policy_version=required.version)
+        cause = required.missed(protection, peer) if required is not None else ""
+        if required is None or not cause:
+            return None
+        log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
         if required.otherwise == "refuse":
-            raise PolicyRefuses(missed)
-        return f"; required={required.level}"
+            raise PolicyRefuses(cause)
+        return _Missed(cause, f"; required={required.level}", required.otherwise == "quarantine")
 
     async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
-        message = mime.without_fields(mail.message, mime.OUR_MARKS)
-        if missed := self._unprotected(mail, message, "", ""):
-            message = b"X-QuMail-Protection: none" + missed.encode() + b"\r\n" + message
+        message = await off_loop(len(mail.message), mime.without_fields, mail.message, mime.OUR_MARKS)
+        if self.dkim:
+            message = await self.dkim.without_forged(message)
+        if missed := self._missed(mail, message, "", ""):
+            message = b"X-QuMail-Protection: none" + missed.mark.encode() + b"\r\n" + message
+        if missed and missed.quarantine:
+            await self.triage.unprotected(mail, mail.trace + message, "", "", missed.cause)
+            _note_kept(delivery, mail)
+            return
         handed = await self.next_hop.deliver(mail.with_message(mail.trace + message))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
@@ -110,3 +153,13 @@ class Incoming:
             not_accepted=refused[:10],
             octets=len(mail.message),
         )
+
+
+def _note_kept(delivery: Delivery, mail: Mail) -> None:
+    """The mail is in quarantine for these recipients, and whoever sent it need not try again."""
+    delivery.note(mail.envelope.recipients, (None,) * len(mail.envelope.recipients))
+
+
+def _returning_headers(mail: Mail) -> Mail:
+    """The mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was opened must not quote its content."""
+    return replace(mail, envelope=replace(mail.envelope, ret="HDRS"))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import structlog
 
 from relay import mime
-from relay.config import Direction
+from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
-from relay.errors import RelayError, TryLater
+from relay.dkim import Signer
+from relay.errors import RelayError, TryLater, for_all
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
-from relay.mail import Mail, Outcomes
+from relay.mail import InPlace, Mail, Outcomes
 from relay.sealing import Form, Prepared, Sealer, Weakened
 from relay.shadow import Shadow
 from relay.store.ledger import Entry, Ledger
@@ -30,12 +31,13 @@ SHADOW = "shadow mode"
 class Outgoing:
     """What the recipe works with; one value for the life of the relay."""
 
-    direction: Direction
+    direction: OutgoingDirection
     sealer: Sealer
     next_hop: NextHop
     ledger: Ledger
     deliveries: Deliveries
     shadow: Shadow | None = None
+    signer: Signer | None = None
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """The answer to RCPT TO: raises PolicyHolds or PolicyRefuses where policy can already say so."""
@@ -53,6 +55,30 @@ class Outgoing:
             for form in delivery.forms:
                 await self._hand_on(delivery, form)
         return delivery.answer
+
+    async def in_place(self, mail: Mail) -> InPlace:
+        """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
+
+        There can be one form in its place; others are handed to the next hop before, and when one of these has to
+        wait, so has the whole mail. Without `milter_split` a mail that needs several forms waits untouched.
+        """
+        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+        message: bytes | None = None
+        async with self.deliveries.of(mail) as delivery:
+            await self._prepare(delivery)
+            self._check_one_form(delivery)
+            stays = max(delivery.forms, key=lambda form: len(form.recipients), default=None)
+            others = [form for form in delivery.forms if form is not stays]
+            for form in others:
+                await self._hand_on(delivery, form)
+            if stays is not None and delivery.waits_only_for(stays.recipients):
+                message = await self._put_in_place(delivery, stays)
+            elif stays is not None:
+                await self._hand_on(delivery, stays)
+        elsewhere = [recipient for form in others for recipient in form.recipients]
+        await self.unheard(mail.to(elsewhere), (None,) * len(elsewhere))  # whether the client hears we never know
+        recipients = stays.recipients if stays is not None and message is not None else []
+        return InPlace(delivery.answer, message, tuple(each.address for each in recipients))
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
@@ -82,12 +108,35 @@ class Outgoing:
         form = Form("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
         return Prepared([form], {})
 
+    def _check_one_form(self, delivery: Delivery) -> None:
+        """Raises TryLater where one message cannot do for all recipients and nothing may be split."""
+        if self.direction.milter_split:
+            return
+        if failure := for_all(delivery.outcomes.values()):
+            raise failure
+        if len(delivery.forms) > 1:
+            raise TryLater("its recipients need different protection, and milter_split is off")
+
+    async def _put_in_place(self, delivery: Delivery, form: Form) -> bytes:
+        message = await self._signed(form)
+        if not form.in_clear:
+            await off_loop(len(message), check_sealed, message, form.protection)
+        delivery.note(form.recipients, (None,) * len(form.recipients))
+        _report(form, Handed((None,) * len(form.recipients), "put in place", "milter"), len(message))
+        return message
+
+    async def _signed(self, form: Form) -> bytes:
+        """Under the DKIM signatures of its author's domain. What leaves in clear is left to the mail server's signer."""
+        if self.signer is None or form.in_clear:
+            return form.message
+        return await off_loop(len(form.message), self.signer.fields, form.message) + form.message
+
     async def _hand_on(self, delivery: Delivery, form: Form) -> None:
         mail = delivery.mail.to(form.recipients)
         try:
-            leaving = mail.with_message(mail.trace + form.message)
+            leaving = mail.with_message(mail.trace + await self._signed(form))
             if not form.in_clear:
-                await off_loop(len(leaving.message), check_sealed, leaving.message)
+                await off_loop(len(leaving.message), check_sealed, leaving.message, form.protection)
             handed = await self.next_hop.deliver(leaving)
         except RelayError as error:
             log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))

@@ -114,7 +114,7 @@ class Sealer:
         content = Content(mail.message)
         if policies.looks_inside and content.size > SMALL_OCTETS:
             await off_loop(content.size, content.read)
-        original = mime.without_hidden_fields(mail.message)
+        original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
         tried: _Tried = {}
         failures: dict[str, RelayError] = {}
         for recipient in mail.envelope.recipients:

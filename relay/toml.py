@@ -23,6 +23,12 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 16
 """How many names of a dotted key or table header are looked at for its line."""
 
+MAX_QUOTED_CHARS = 500
+"""No fault quotes more of a file than this."""
+
+MAX_NAMES = 200
+"""Names in one dotted key; the time that tomllib takes for them grows with their square."""
+
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""
 
@@ -33,6 +39,10 @@ _KEY = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
 _TOKEN = re.compile(
     r'''"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]''', re.DOTALL
 )
+
+
+_QUOTED = re.compile(r"""\"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""")
+_LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}")
 
 
 class Table(BaseModel):
@@ -72,11 +82,13 @@ def read(path: Path) -> str:
 
 def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:
     """Turn TOML `text` into `model`; `source` is the file's name for messages. Raises ConfigError."""
+    if _LONG_KEY.search(_QUOTED.sub("x", text)):
+        raise ConfigError(f"{source}: a dotted key of more than {MAX_NAMES} names; no setting lies so deep")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         where = re.search(r"line (\d+), column (\d+)", str(error))
-        what = re.sub(r" \(at .*\)$", "", str(error))
+        what = _short(re.sub(r" \(at .*\)$", "", str(error)))
         position = f"{where[1]}:{where[2]}" if where else str(text.count("\n") + 1)
         raise ConfigError(f"{source}:{position}: not TOML: {what}") from error
     except ValueError as error:  # not tomllib's own: a number with thousands of digits
@@ -163,7 +175,7 @@ def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], sourc
     location = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     line = _nearest(lines, location)
     where = f"{source}:{line}" if line else source
-    name = ".".join(str(part) for part in location)
+    name = _short(".".join(str(part) for part in location))
     if fault["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -171,10 +183,16 @@ def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], sourc
         return f"{where}: {name}: unknown setting; {hint}"
     if fault["type"] == "missing":
         return f"{where}: {name}: missing; this setting is required"
-    message = fault["msg"].removeprefix("Value error, ") or "not a value that can stand here"
+    message = _short(fault["msg"].removeprefix("Value error, ")) or "not a value that can stand here"
     if message[1:2].islower():
         message = message[0].lower() + message[1:]
     return f"{where}: {name}: {message}" if name else f"{where}: {message}"
+
+
+def _short(text: str) -> str:
+    """One line of at most MAX_QUOTED_CHARS of what may be quoted from the file."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: MAX_QUOTED_CHARS + 1])
+    return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
 
 
 def _known_keys(model: type[BaseModel], location: Location) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Collection, Iterator
 
 import pybase64
 
@@ -19,11 +20,33 @@ MAY_SHOW = frozenset(
 
 _LINE = re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n")
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;\s*smime-type=authEnveloped-data;\s*name=\"smime\.p7m\"\s*")
-_AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
+_AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
+_DATA = bytes.fromhex("2a864886f70d010701")
+_AES_256_GCM = bytes.fromhex("060960864801650304012e")
+_ONE_TIME_PAD = bytes.fromhex("0614698286a6dcf08ff1ca9e97b8c5a2c1d1aea39e71")
+_KEM = bytes.fromhex("060b2a864886f70d0109100d03")
+_PAD = bytes.fromhex("06146982d5abc39fe9cb8a8bf1a89596bed7bfc8dc46")
+
+_Form = tuple[int, bytes, bytes]
+"""The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
+_KEM_FORM: _Form = (0xA4, _KEM, _AES_256_GCM)
+_FORMS: dict[str, _Form] = {
+    "aes": (0xA2, b"", _AES_256_GCM),
+    "otp": (0xA4, _PAD, _ONE_TIME_PAD),
+    "rsa": (0x30, b"", _AES_256_GCM),
+    "pqc": _KEM_FORM,
+}
+_MAX_RECIPIENTS = 100
+_READABLE = b"Content-Type: "
+"""Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""
 
 
-def check_sealed(message: bytes) -> None:
-    """Raises TrippedWire, which holds the mail, unless `message` is a sealed message and nothing else."""
+def check_sealed(message: bytes, protection: str) -> None:
+    """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
+
+    `protection` names the layers from the inside out, `pqc+aes` for instance, of which the last can be seen; a name
+    that is not here is that of a further KEM. Of what was "sealed before" any layer may be the last.
+    """
     header, empty_line, body = message.partition(b"\r\n\r\n")
     if not empty_line:
         raise TrippedWire("there is no body")
@@ -36,7 +59,9 @@ def check_sealed(message: bytes) -> None:
     types = fields.get(b"content-type", [])
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
-    _check_body(body)
+    last = protection.rpartition("+")[2]
+    forms = set(_FORMS.values()) if protection == "sealed before" else {_FORMS.get(last, _KEM_FORM)}
+    _check_body(body, forms)
 
 
 def _fields(header: bytes) -> dict[bytes, list[bytes]]:
@@ -57,18 +82,54 @@ def _fields(header: bytes) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _check_body(body: bytes) -> None:
-    """The body is base64, all of it, of one DER element that begins as AuthEnvelopedData does."""
+def _check_body(body: bytes, forms: Collection[_Form]) -> None:
+    """The body is base64, all of it, of one DER element: AuthEnvelopedData of one of these forms (RFC 5083, 2.1)."""
     try:
         der = pybase64.b64decode(body.translate(None, b"\r\n"), validate=True)
     except (ValueError, binascii.Error) as error:
         raise TrippedWire("the body is not base64 alone") from error
-    if der[:1] != b"\x30" or len(der) < 32:
-        raise TrippedWire("the body is not CMS")
-    octets = der[1] & 0x7F if der[1] & 0x80 else 0
-    length = int.from_bytes(der[2 : 2 + octets]) if octets else der[1]
-    start = 2 + octets
-    if start + length != len(der):
-        raise TrippedWire("the body is longer or shorter than its CMS")
-    if der[start : start + len(_AUTH_ENVELOPED_DATA)] != _AUTH_ENVELOPED_DATA:
+    (content_info,) = _inside(memoryview(der), 0x30)
+    content_type, content = _inside(content_info, 0x06, 0xA0)
+    (enveloped,) = _inside(content, 0x30)
+    if content_type != _AUTH_ENVELOPED_DATA:
         raise TrippedWire("the body is not authenticated enveloped data")
+    version, recipients, encrypted, tag = _inside(enveloped, 0x02, 0x31, 0x30, 0x04)
+    inner_type, algorithm, ciphertext = _inside(encrypted, 0x06, 0x30, 0x80)
+    if bytes(version) != b"\0" or inner_type != _DATA or not ciphertext or len(tag) != 16:
+        raise TrippedWire("version, content or tag are not those of a sealed message")
+    found = list(_elements(recipients, _MAX_RECIPIENTS))
+    if not found or not any(_has_form(form, found, algorithm) for form in forms):
+        raise TrippedWire("it is not sealed at the level that policy wants")
+    if _READABLE in der:
+        raise TrippedWire("the sealed content can be read")
+
+
+def _has_form(form: _Form, recipients: list[tuple[int, memoryview]], algorithm: memoryview) -> bool:
+    tag, beginning, content = form
+    alike = all(each == tag and inside[: len(beginning)] == beginning for each, inside in recipients)
+    return alike and algorithm[: len(content)] == content
+
+
+def _inside(octets: memoryview, *tags: int) -> list[memoryview]:
+    """The contents of the elements that `octets` consist of, whose tags must be these."""
+    found = list(_elements(octets, len(tags)))
+    if [tag for tag, _ in found] != [*tags]:
+        raise TrippedWire("the body is not CMS as sealed messages have it")
+    return [inside for _, inside in found]
+
+
+def _elements(octets: memoryview, most: int) -> Iterator[tuple[int, memoryview]]:
+    """Tag and contents of each of at most so many elements, their lengths in the shortest form (X.690, 10.1)."""
+    position = 0
+    while position < len(octets):
+        start = position + 2
+        length = octets[position + 1] if start <= len(octets) else 0x80
+        if length >= 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(octets[position + 2 : start])
+        shortest = 2 if length < 0x80 else 2 + (length.bit_length() + 7) // 8
+        most -= 1
+        if most < 0 or start - position != shortest or start + length > len(octets):
+            raise TrippedWire("the body is longer or shorter than its CMS")
+        yield octets[position], octets[start : start + length]
+        position = start + length

@@ -261,7 +261,7 @@ async def test_the_site_secret_is_rotated_and_received_keys_stay_readable(sites:
     status, _, out = await run("keys", "rotate-secret", "--config", bob.config_file)
     assert (status, b"older ones kept: 1" in out) == (0, True)
     status, _, out = await run("keys", "reseal", "--config", bob.config_file)
-    assert (status, out) == (0, b"1 keys sealed anew\n")
+    assert (status, out) == (0, b"1 keys and messages sealed anew\n")
     newest = next(line for line in (bob.directory / "site.secret").read_text().splitlines() if line)
     (bob.directory / "site.secret").write_text(newest + "\n")
     status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from relay.config import Config, load_config, parse_address, parse_size
 from relay.errors import ConfigError
@@ -44,7 +44,7 @@ def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
         models = [field.annotation, *getattr(field.annotation, "__args__", ())]
         [model] = [m for m in models if isinstance(m, type) and issubclass(m, BaseModel)]
         values = data[name]
-        tables[name] = (model, next(iter(values.values())) if name in ("kmes", "peers") else values)
+        tables[name] = (model, next(iter(values.values())) if name in ("kmes", "peers", "imap") else values)
     return tables
 
 
@@ -70,11 +70,10 @@ def test_documented_defaults_are_the_real_ones(table: str) -> None:
     for name, field in model.model_fields.items():
         if name not in commented or field.is_required():
             continue
-        value = documented[name]
         default = field.get_default(call_default_factory=True)
-        if name in ("max_message_size", "key_max_bytes"):
-            value = parse_size(value)
-        assert (tuple(value) if isinstance(value, list) else value) == default, name
+        setting: Any = Annotated[field.annotation, *field.metadata, "as it is written"]
+        meant: object = TypeAdapter(setting).validate_python(documented[name])
+        assert meant == default, name
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
@@ -127,6 +126,15 @@ def test_peers_that_cannot_be_are_refused(tmp_path: Path, peer: str, expected: s
         load_config(path)
 
 
+def test_a_quarantine_into_which_the_largest_message_never_fits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL.replace("[outgoing]", "[incoming]") + '[quarantine]\nmax_size = "100 MiB"\n')
+    with pytest.raises(ConfigError, match=r"relay\.toml:14: quarantine\.max_size: write more than 157286400 octets"):
+        load_config(path)
+    path.write_text(path.read_text() + 'action = "refuse"\n')
+    assert load_config(path).quarantine.max_size == 100 * 2**20
+
+
 def test_a_relay_with_nothing_to_serve_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "relay.toml"
     path.write_text(re.sub(r"\[outgoing\].*?(?=\[policies\])", "", MINIMAL, flags=re.DOTALL))
@@ -148,3 +156,33 @@ def test_sizes_and_addresses_are_read_as_people_write_them() -> None:
     for wrong in ("0", "-1", "1.5 MiB", "many", "", 0, True, None):
         with pytest.raises(ValueError, match="write a size"):
             parse_size(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("", "relay.toml:5: outgoing: none of listen (SMTP), lmtp"),
+        ('listen = "[::1]:26"\nlmtp = "[::1]:26"\n', "relay.toml:7: outgoing.lmtp: outgoing.listen already listens there"),
+        ('lmtp = "127.0.0.1:24"\ntrusted = ["10.0.0.1/8"]\n', "outgoing.trusted: 10.0.0.1/8 has host bits set"),
+        ('lmtp = "127.0.0.1:24"\ntrusted = "10.0.0.0/8"\n', "outgoing.trusted: write a list of networks"),
+        ('lmtp = "127.0.0.1:24"\nconnections = 0\n', "outgoing.connections: "),
+    ],
+)  # fmt: skip
+def test_where_it_listens_must_make_sense(tmp_path: Path, settings: str, expected: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL.replace('listen = "127.0.0.1:0"\n', settings))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_lmtp_alone_is_enough_and_directions_may_not_share_an_address(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    alone = MINIMAL.replace("listen =", "lmtp =").replace("127.0.0.1:0", "127.0.0.1:24")
+    path.write_text(alone)
+    direction = load_config(path).outgoing
+    assert direction is not None
+    assert (direction.listen, direction.lmtp) == (None, ("127.0.0.1", 24))
+    path.write_text(alone + '[incoming]\nlisten = "127.0.0.1:24"\nnext_hop = "127.0.0.1:25"\n')
+    with pytest.raises(ConfigError, match=r"incoming\.listen: outgoing\.lmtp already listens there"):
+        load_config(path)

@@ -35,8 +35,8 @@ POLICIES = {
     "open.example.toml": 'levels = ["plaintext"]\n',
     "default.toml": 'levels = ["aes"]\n',
 }
-AMBIGUOUS = ("_data", "end_of_data", "read_response", "_read_answer")
-"""The functions that wait for the answer to the content: there nobody can know whether the next hop has taken it."""
+AMBIGUOUS = ("read_verdict",)
+"""The function that waits for the answer to the content: there nobody can know whether the next hop has taken it."""
 
 
 Direction = Callable[[Path, DevelopmentKMEs, Sink, Identities], AbstractAsyncContextManager["Journey"]]

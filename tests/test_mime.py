@@ -51,6 +51,36 @@ def test_bcc_never_goes_out_folded_or_not() -> None:
     assert mime.without_hidden_fields(message) == b"From: a@a\r\nSubject: s\r\n\r\nBcc: in the body stays\r\n"
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"Bcc:",
+                b"bcC \t: x",
+                b"B\0cc: y",
+                b" Bcc: z",
+                b"X-Bcc: x",
+                b"Bcc",
+                b": x",
+                b"",
+                b"\t",
+                b"Resent-BCC:",
+                b"a: b",
+            ]
+        ),
+        max_size=12,
+    ),
+    st.sampled_from([b"\r\n", b"\n", b"\r"]),
+)
+def test_exactly_the_hidden_fields_are_left_out_whatever_ends_the_lines(parts: list[bytes], line_end: bytes) -> None:
+    message = line_end.join([*parts, b""])
+    header, body = mime.split(message)
+    kept = [raw for name, raw in mime.fields(header) if name not in mime.NEVER_CARRIED]
+    without = mime.without_hidden_fields(message)
+    assert [raw for _, raw in mime.fields(mime.split(without)[0])] == kept
+    assert without.endswith(body)
+
+
 def test_only_the_fewest_fields_are_visible_outside() -> None:
     original = (
         b"Received: from x by y; now\r\nFrom: a@a\r\nTo: b@b,\r\n\tc@c\r\nSubject: takeover\r\nX-Project: Zeus\r\n"

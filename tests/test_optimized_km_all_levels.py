@@ -81,7 +81,7 @@ async def test_every_combination_gives_bob_what_alice_sent(path: Journey) -> Non
     messages = [mails.plain(), mails.eight_bit(), mails.random_attachment(40_000)]
     for name, (_, protection, quantum) in COMBINATIONS.items():
         for message in messages:
-            mark, _, opened = (await path.send(name, message)).partition(b"\r\n")
+            mark, _, opened = mails.untraced(await path.send(name, message)).partition(b"\r\n")
             assert hashlib.sha256(opened).digest() == hashlib.sha256(message).digest(), name
             assert mark.decode() == f"X-QuMail-Protection: {protection}; peer=alice"
             sent, received = path.event(path.alice, "sealed_and_sent"), path.event(path.bob, "opened_and_sent")
@@ -122,13 +122,15 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
         await kmes.start()
 
 
-async def test_a_signature_by_a_peer_for_a_foreign_domain_is_refused(path: Journey) -> None:
+async def test_a_signature_by_a_peer_for_a_foreign_domain_is_put_aside(path: Journey) -> None:
     await path.send("pqc", mails.plain())
     reply = await submit(
         path.bob.addresses["incoming"], path.wire.got[-1].message,
         sender="ceo@stranger.example", recipients=["pqc@bob.example"],
     )  # fmt: skip
-    assert str(reply).startswith("554 5.7.5")
+    assert reply.code == 250
+    assert len(path.sink.got) == 1
+    assert path.event(path.bob, "put_in_quarantine")["reason"] == "tampered"
     assert "stranger.example is not one of its domains" in path.bob.log
 
 
@@ -138,4 +140,4 @@ async def test_a_protection_mark_from_outside_is_removed(path: Journey) -> None:
     assert b"X-QuMail-Protection" not in path.sink.got[-1].message
     opened = await path.send("aes", forged)
     assert opened.count(b"X-QuMail-Protection") == 1
-    assert opened.startswith(b"X-QuMail-Protection: aes; peer=alice\r\n")
+    assert mails.untraced(opened).startswith(b"X-QuMail-Protection: aes; peer=alice\r\n")

@@ -303,8 +303,8 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
         ('levels = ["aes"]\nrequire = "plaintext"', ':2: require: "plaintext" requires nothing; leave the setting out'),
         ('levels = ["aes"]\nunprotected = "mark"', ":2: unprotected: without `require` nothing is unprotected"),
         (
-            'levels = ["aes"]\nrequire = "aes"\nunprotected = "quarantine"',
-            ':3: unprotected: there is no quarantine to put mail in; write "refuse" or "mark"',
+            'levels = ["aes"]\nrequire = "aes"\nunprotected = "drop"',
+            ":3: unprotected: input should be 'refuse', 'quarantine' or 'mark'",
         ),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ Standard: TOML 1.0; every fault of a file is one line, `file:line: key: what is 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -207,7 +208,7 @@ def test_a_great_number_of_faults_is_told_in_reasonable_time() -> None:
 
 
 def test_a_very_long_dotted_key_is_looked_at_only_as_deep_as_needed() -> None:
-    assert faults("\nlevel" + ".a" * 3000 + " = 1") == ["f:2: level: input should be a valid integer"]
+    assert faults("\nlevel" + ".a" * 150 + " = 1") == ["f:2: level: input should be a valid integer"]
 
 
 @given(text=st.text() | st.text(alphabet="levl=\"'[]{}.,#\n\\ 1"))
@@ -216,3 +217,30 @@ def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
         toml.parse(text, File, source="f")
     except ConfigError as error:
         assert all(problem.startswith("f:") for problem in error.problems)
+
+
+def test_a_fault_is_one_short_line_whatever_the_file_says() -> None:
+    for text in (
+        f"{'k' * 50_000} = 1",
+        f'"{"a.b" * 20_000}" = 1',
+        '"two\\nlines\\u001b" = 1',
+        f"level = '{'x' * 50_000}'",
+    ):
+        (only,) = faults(text)
+        assert len(only) < 1500
+        assert only.isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["a." * 200_000 + "a = 1", '"a" . ' * 100_000 + "a = 1", "note = {" + "a." * 200_000 + "a = 1}"]
+)
+def test_a_dotted_key_of_endless_names_is_refused_at_once(text: str) -> None:
+    start = time.process_time()
+    (only,) = faults(text)
+    assert "more than 200 names" in only
+    assert time.process_time() - start < 1
+
+
+def test_dots_in_values_are_no_dotted_key() -> None:
+    text = f"note = '{'a.' * 1000}'\n# {'b.' * 100}\nlevel = 2"
+    assert toml.parse(text, File, source="f").note == "a." * 1000

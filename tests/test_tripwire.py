@@ -4,11 +4,14 @@ Standard: each case is a message that some fault could have produced.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from relay import app, mime
+from relay.cms.der import header
 from relay.errors import TrippedWire
 from relay.kme import DevelopmentKMEs
 from relay.levels import Sealed
@@ -20,6 +23,8 @@ from tests.testlib.keys import MemoryKeys
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
+from tests.vectors import trees
+from tests.vectors.case import read_all
 
 
 async def _sealed(original: bytes = b"") -> bytes:
@@ -29,7 +34,20 @@ async def _sealed(original: bytes = b"") -> bytes:
 
 async def test_sealed_messages_pass() -> None:
     for original in (mails.plain(), mails.random_attachment(100), b"\r\n", b"To: a@b,\r\n\tc@d\r\n\r\nx\r\n"):
-        check_sealed(await _sealed(original))
+        check_sealed(await _sealed(original), "aes")
+
+
+TYPE = bytes.fromhex("060b2a864886f70d0109100117")
+DATA = bytes.fromhex("2a864886f70d010701")
+AES_256_GCM = bytes.fromhex("60864801650304012e")
+
+
+def _element(tag: int, *contents: bytes) -> bytes:
+    inside = b"".join(contents)
+    return header(tag, len(inside)) + inside
+
+
+TEXT = _element(0x04, b"The figures are 42 and 43")
 
 
 CHANGES = {
@@ -50,13 +68,53 @@ CHANGES = {
     "encoding": lambda m: m.replace(b"base64", b"8bit"),
     "other cms": lambda m: mime.sealed_message(m, b"\x30\x1f" + b"\x06\x09" + bytes(29)),
     "cut": lambda m: m[: len(m) - 200] + b"\r\n",
+    "plaintext behind the type": lambda m: mime.sealed_message(m, _element(0x30, TYPE, b"The figures are 42 and 43")),
+    "plaintext beside the structure": lambda m: _changed(m, lambda der: der[:2] + der[2:] + b"The figures are 42"),
+    "plaintext as version": lambda m: _changed(m, lambda der: trees.put(der, trees.VERSION, TEXT)),
+    "plaintext as tag": lambda m: _changed(m, lambda der: trees.put(der, trees.TAG, TEXT)),
+    "plaintext as attribute": lambda m: _changed(m, lambda der: trees.followed(der, trees.CONTENT, TEXT)),
+    "plaintext as recipient": lambda m: _changed(m, lambda der: trees.put(der, (*trees.RECIPIENTS, 0), TEXT)),
+    "no recipient": lambda m: _changed(m, lambda der: trees.put(der, trees.RECIPIENTS, b"\x31\0")),
+    "many recipients": lambda m: _changed(m, lambda der: trees.doubled(der, (*trees.RECIPIENTS, 0), 101)),
+    "no ciphertext": lambda m: _changed(m, lambda der: trees.put(der, trees.CIPHERTEXT, b"\x80\0")),
+    "null cipher": lambda m: _changed(
+        m, lambda der: trees.put(der, trees.CIPHERTEXT, _element(0x80, mime.wrap_payload(mails.plain())))
+    ),
+    "other algorithm": lambda m: _changed(m, lambda der: der.replace(AES_256_GCM, AES_256_GCM[:-1] + b"\x2a")),
+    "other inner type": lambda m: _changed(m, lambda der: der.replace(DATA, DATA[:-1] + b"\x02")),
+    "BER": lambda m: _changed(m, lambda der: b"\x30\x80" + trees.encoded(trees.parsed(der))[4:] + b"\0\0"),
 }
+
+
+def _changed(message: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The sealed message with its DER changed."""
+    der = mime.sealed_content(message)
+    assert change(der) != der
+    return mime.sealed_message(message, change(der))
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_everything_else_trips_it(change: str) -> None:
     with pytest.raises(TrippedWire):
-        check_sealed(CHANGES[change](await _sealed()))  # type: ignore[no-untyped-call]
+        check_sealed(CHANGES[change](await _sealed()), "aes")  # type: ignore[no-untyped-call]
+
+
+WANTED = ("aes", "otp", "rsa", "pqc", "pqc+aes", "rsa+aes", "pqc+hqc-256")
+
+
+@pytest.mark.parametrize("case", ["aes-plain", "otp-one-segment", "rsa-plain", "pqc-plain", "pqc+aes-plain"])
+def test_a_message_sealed_at_another_level_than_policy_wants_trips_it(case: str) -> None:
+    """The outermost layer is what can be seen: a KEM is not told from another one."""
+    content = {each.name: each.content for each in read_all()}[case]
+    level = case.partition("-")[0]
+    passes = set()
+    for protection in (*WANTED, "sealed before"):
+        with suppress(TrippedWire):
+            check_sealed(mime.sealed_message(mails.plain(), content), protection)
+            passes.add(protection)
+    seen = {"aes": {"aes", "pqc+aes", "rsa+aes"}, "pqc": {"pqc", "pqc+hqc-256"}}
+    last = level.rpartition("+")[2]
+    assert passes == seen.get(last, {last}) | {"sealed before"}
 
 
 async def test_a_level_that_does_not_seal_holds_the_mail(

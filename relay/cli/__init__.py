@@ -12,11 +12,14 @@ from relay.cli.bench import bench
 from relay.cli.check import check
 from relay.cli.files import open_file, seal_file
 from relay.cli.identity import identity
+from relay.cli.imap import imap
 from relay.cli.keys import keys
 from relay.cli.kme import kme
 from relay.cli.ledger import ledger
 from relay.cli.policy import policy
+from relay.cli.quarantine import quarantine
 from relay.cli.serve import serve
+from relay.cli.users import users
 from relay.errors import ConfigError, RelayError
 
 
@@ -29,7 +32,21 @@ def cli() -> None:
     """
 
 
-for command in (serve, check, policy, ledger, seal_file, open_file, keys, identity, kme, bench):
+for command in (
+    serve,
+    check,
+    policy,
+    ledger,
+    seal_file,
+    open_file,
+    keys,
+    identity,
+    quarantine,
+    imap,
+    kme,
+    users,
+    bench,
+):
     cli.add_command(command)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +15,14 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app
+from relay import app, postfix
+from relay.cli.check_submission import submission_states
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
+from relay.cli.quarantine import quarantine_state
 from relay.config import Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError
+from relay.forward import NextHop
 from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
 from relay.policy import load_policies
@@ -39,14 +41,23 @@ class Finding:
 
 @click.command()
 @config_option
+@click.option(
+    "--postfix",
+    "postfix_directory",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value="/etc/postfix",
+    metavar="[DIR]",
+    help="Look at the Postfix configured in DIR (/etc/postfix) instead; neither need run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
-def check(config_file: Path, as_json: bool) -> None:
-    """Look at configuration, policies, secrets, KMEs and next hops, and say what is wrong.
+def check(config_file: Path, postfix_directory: Path | None, as_json: bool) -> None:
+    """Look at configuration, policies, secrets, quarantine, KMEs and next hops, and say what is wrong.
 
     It may run beside a serving relay: it changes nothing and takes no key.
     """
     configure_logging(Log(level="error"))
-    findings = asyncio.run(_all(config_file))
+    findings = asyncio.run(_postfix(config_file, postfix_directory) if postfix_directory else _all(config_file))
     console = Console()
     if as_json:
         console.print_json(data=[asdict(finding) for finding in findings])
@@ -55,6 +66,18 @@ def check(config_file: Path, as_json: bool) -> None:
             _print(console, finding)
     if any(finding.problems for finding in findings):
         sys.exit(1)
+
+
+async def _postfix(config_file: Path, directory: Path) -> list[Finding]:
+    try:
+        config = load_config(config_file)
+    except ConfigError as error:
+        return [Finding("configuration", str(config_file), tuple(error.problems))]
+    try:
+        problems = tuple(map(str, await postfix.faults(directory, config)))
+    except ConfigError as error:
+        problems = tuple(error.problems)
+    return [Finding("configuration", str(config_file)), Finding("Postfix", str(directory), problems)]
 
 
 async def _all(config_file: Path) -> list[Finding]:
@@ -68,13 +91,18 @@ async def _all(config_file: Path) -> list[Finding]:
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
+    if config.incoming is not None:
+        yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
         yield Finding(what, "", problems)
+    async for what, detail, problems in submission_states(config, datetime.now(UTC)):
+        yield Finding(what, detail, problems)
     async for finding in _kmes(config):
         yield finding
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
-            yield await _next_hop(name, direction)
+            async for finding in _next_hops(name, direction, config.site.hostname):
+                yield finding
 
 
 def _policies(config: Config) -> Finding:
@@ -121,20 +149,16 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
                 yield Finding(what, f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}")
 
 
-async def _next_hop(name: str, direction: Direction) -> Finding:
-    what, address = f"{name} next hop", direction.next_hop
+async def _next_hops(name: str, direction: Direction, hostname: str) -> AsyncIterator[Finding]:
+    """Each is greeted as for a mail, in a tenth of the usual time: somebody is waiting."""
+    what = f"{name} next hop"
     try:
-        async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-            greeting = (await reader.readline()).decode("utf-8", "replace").strip()
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-    except (OSError, TimeoutError) as error:
-        return Finding(what, str(address), (f"{address}: no connection: {error or 'no answer in 5 s'}",))
-    if not greeting.startswith("220"):
-        return Finding(what, str(address), (f"{address}: does not greet as an SMTP server: {greeting[:80]!r}",))
-    return Finding(what, str(address))
+        next_hop = NextHop(direction.model_copy(update={"timeout": direction.timeout / 10}), hostname)
+    except ConfigError as error:
+        yield Finding(what, "", tuple(error.problems))
+        return
+    for place, problem in await next_hop.look():
+        yield Finding(what, place, (problem,) if problem else ())
 
 
 def _print(console: Console, finding: Finding) -> None:

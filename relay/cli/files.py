@@ -74,7 +74,8 @@ async def _open(config: Config, message: bytes, sender: str) -> bytes:
 
 def _message(file: BinaryIO, config: Config) -> bytes:
     """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
-    limit = max(d.max_message_size for d in (config.outgoing, config.incoming) if d is not None)
+    ways = [each for each in (config.outgoing, config.incoming, *config.imap.values()) if each is not None]
+    limit = max(each.max_message_size for each in ways)
     message = file.read(2 * limit + 1)
     if len(message) > 2 * limit:
         raise MessageTooBig(f"{file.name}: more than {2 * limit} octets")

@@ -68,10 +68,13 @@ def rotate_secret(config_file: Path) -> None:
 @keys.command()
 @config_option
 def reseal(config_file: Path) -> None:
-    """Seal every received key anew under the newest site secret; then older lines may be taken out of its file."""
+    """Seal received keys and quarantined mail anew under the newest site secret.
+
+    Then older lines may be taken out of its file.
+    """
     configure_logging(Log(level="error"))
     config = load_config(config_file)
-    click.echo(f"{asyncio.run(_reseal(config))} keys sealed anew")
+    click.echo(f"{asyncio.run(_reseal(config))} keys and messages sealed anew")
 
 
 async def _reseal(config: Config) -> int:

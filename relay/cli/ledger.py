@@ -21,7 +21,7 @@ from relay.store import SiteSecret
 from relay.store.ledger import AddressHash
 from relay.store.ledger_reading import ledger_entries, verify_ledger
 
-EVENTS = ("downgrade", "plaintext", "shadow", "released")
+EVENTS = ("downgrade", "plaintext", "shadow", "released", "dropped")
 
 
 @click.group()
