@@ -13,7 +13,7 @@ from relay import mime
 from relay.config import Direction
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Arrivals
-from relay.errors import CannotOpen, KeyNotFound, PolicyRefuses
+from relay.errors import CannotOpen, KeyNotFound, PolicyRefuses, RelayError
 from relay.forward import NextHop
 from relay.forward.place import Place
 from relay.levels.content import off_loop
@@ -50,20 +50,31 @@ class Incoming:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
 
     async def process(self, mail: Mail) -> Outcomes:
-        """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse."""
+        """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse.
+
+        What fails now is no news for recipients who got the mail with an earlier try.
+        """
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail) as delivery:
-            if delivery.rest.envelope.recipients:
-                await self._carry(delivery)
+            if rest := delivery.rest.envelope.recipients:
+                try:
+                    await self._carry(delivery)
+                except RelayError as error:
+                    delivery.note_for_all(rest, error)
         return delivery.answer
 
-    async def in_place(self, mail: Mail) -> InPlace:
-        """Opens the mail for a mail server that keeps it (milter). Raises TryLater or Refuse."""
-        place = Place()
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
+        """Opens the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
+
+        A message that does not fit there is handed to the next hop.
+        """
+        place = Place(self.next_hop, fits)
         outcomes = await replace(self, next_hop=place).process(mail)
+        if place.handed_on:
+            await self.unheard(mail, outcomes)  # whether the client hears we never know
         if place.mail is None:
-            return InPlace(outcomes)  # it is in quarantine
-        opened = mime.split(place.mail.message)[1] != mime.split(mail.message)[1]
+            return InPlace(outcomes)  # the next hop has it, or it is in quarantine
+        opened = await off_loop(len(mail.message), _has_other_body, mail.message, place.mail.message)
         return InPlace(outcomes, place.mail.message, place.mail.envelope.addresses, opened=opened)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
@@ -153,6 +164,10 @@ class Incoming:
             not_accepted=refused[:10],
             octets=len(mail.message),
         )
+
+
+def _has_other_body(message: bytes, other: bytes) -> bool:
+    return mime.split(message)[1] != mime.split(other)[1]
 
 
 def _note_kept(delivery: Delivery, mail: Mail) -> None:

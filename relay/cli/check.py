@@ -17,6 +17,7 @@ from rich.text import Text
 
 from relay import app, postfix
 from relay.cli.check_submission import submission_states
+from relay.cli.dkim import dkim_findings
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import quarantine_state
@@ -96,6 +97,8 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
     for what, problems in identity_findings(config, datetime.now(UTC)):
         yield Finding(what, "", problems)
     async for what, detail, problems in submission_states(config, datetime.now(UTC)):
+        yield Finding(what, detail, problems)
+    async for what, detail, problems in dkim_findings(config):
         yield Finding(what, detail, problems)
     async for finding in _kmes(config):
         yield finding

@@ -15,6 +15,7 @@ from typing import TypedDict
 import click
 from rich.console import Console
 
+from relay.cli.dkim import dkim
 from relay.cli.identity_tables import (
     console,
     identity_as_dict,
@@ -60,6 +61,9 @@ def identity() -> None:
       qumail-relay identity import bob.json        pin the other site's document
     and compare the fingerprints over the telephone before they answer yes.
     """
+
+
+identity.add_command(dkim)
 
 
 @identity.command()

@@ -24,6 +24,7 @@ from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
+from relay.dkim import arrivals
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -182,6 +183,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
             parts.policies,
             config.incoming.max_hops,
             _who(),
+            arrivals(config, parts.dkim_keys),
         )
         for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
             kept = await parts.store.quarantine.find(name)

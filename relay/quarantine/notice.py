@@ -63,13 +63,20 @@ class Notices:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 for recipient in recipients:
-                    notice = self._notice(mail, name, reason, recipient)
-                    handed = await self.next_hop.deliver(notice)
-                    sent += handed.outcomes[0] is None
-        except Exception as error:  # noqa: BLE001 - the mail is kept, and that is what counts
-            log.warning("notices_not_sent", id=name, cause=f"{type(error).__name__}: {error}")
+                    sent += await self._sent(mail, name, reason, recipient)
+        except TimeoutError:
+            log.warning("notice_not_sent", id=name, cause=f"not within {PATIENCE_S:.0f} s")
         self.metrics.notices.labels("sent").inc(sent)
         self.metrics.notices.labels("failed").inc(len(recipients) - sent)
+
+    async def _sent(self, mail: Mail, name: str, reason: Reason, recipient: Recipient) -> bool:
+        """Whether the next hop has taken the notice to this recipient; the others get theirs in any case."""
+        try:
+            handed = await self.next_hop.deliver(self._notice(mail, name, reason, recipient))
+        except Exception as error:  # noqa: BLE001 - the mail is kept, and that is what counts
+            log.warning("notice_not_sent", id=name, cause=f"{type(error).__name__}: {error}")
+            return False
+        return handed.outcomes[0] is None
 
     def _notice(self, mail: Mail, name: str, reason: Reason, recipient: Recipient) -> Mail:
         contact = f"postmaster@{self.site.domains[0]}"

@@ -7,11 +7,12 @@ repeated: between the two there is one transaction and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from relay import mime
+from relay.dkim import Arrivals
 from relay.errors import CannotOpen, RelayError, StoreUnavailable, TryLater
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
@@ -52,21 +53,17 @@ class Release:
     policies: Callable[[], PolicySet]
     max_hops: int
     by: str
+    dkim: Arrivals | None = None
 
     async def release(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool = False) -> Released:
         """Hands the message on to those of its recipients; with `unopened`, sealed as it came.
 
         Raises CannotOpen, or whatever else stands in the way; the message is then as it was.
         """
-        await self._claim(kept)
-        try:
+        async with self._claimed(kept):
             leaving = await self._leaving(kept, to, unopened=unopened)
             await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
             handed = await self.next_hop.deliver(leaving.mail)
-        except BaseException:
-            with suppress(StoreUnavailable):  # then the claim ends by itself
-                await self.quarantine.unclaim(kept.id)
-            raise
         over = await self._delivered(kept, _accepted(leaving.mail, handed))
         if over and leaving.opened is not None:
             await self.opener.done(leaving.opened)
@@ -74,13 +71,21 @@ class Release:
 
     async def drop(self, kept: Kept) -> None:
         """Destroys the message for all who wait for it. Raises StoreUnavailable, and TryLater as `release` does."""
-        await self._claim(kept)
-        await self._record("dropped", kept, kept.envelope, "nothing", kept.peer)
-        await self.quarantine.drop(kept.id)
+        async with self._claimed(kept):
+            await self._record("dropped", kept, kept.envelope, "nothing", kept.peer)
+            await self.quarantine.drop(kept.id)
 
-    async def _claim(self, kept: Kept) -> None:
+    @asynccontextmanager
+    async def _claimed(self, kept: Kept) -> AsyncIterator[None]:
+        """The message is ours until its fate is noted, or until something fails. Raises TryLater."""
         if not await self.quarantine.claim(kept.id):
             raise TryLater("it is being released at this moment, or is gone; look again in a quarter of an hour")
+        try:
+            yield
+        except BaseException:
+            with suppress(StoreUnavailable):  # then the claim ends by itself
+                await self.quarantine.unclaim(kept.id)
+            raise
 
     async def _delivered(self, kept: Kept, accepted: Sequence[str]) -> bool:
         try:
@@ -98,6 +103,8 @@ class Release:
             return _Leaving(_headers_only(mail), kept.protection or "none", kept.peer)
         if unopened:
             without_marks = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
+            if self.dkim:
+                without_marks = await self.dkim.without_forged(without_marks)
             return _Leaving(mail.with_message(kept.trace + without_marks), "unopened", kept.peer)
         opened = await self.opener.open(message, kept.envelope.sender)
         if opened is None:
@@ -107,6 +114,8 @@ class Release:
         marked = await off_loop(
             len(opened.original), mime.marked, opened.original, opened.protection, opened.peer + missed
         )
+        if self.dkim:
+            marked = await self.dkim.told(marked, await self.dkim.verified(message))
         return _Leaving(_headers_only(mail.with_message(marked)), opened.protection, opened.peer, opened)
 
     def _missed(self, envelope: Envelope, opened: Opened) -> str:

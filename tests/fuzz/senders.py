@@ -19,6 +19,7 @@ WORDS = (
     b"ann@alice.example", b"ceo@alice.example", b"<ann@alice.example>", b"<ceo@alice.example>", b"Ann ", b'"Ann" ', b'"ceo@alice.example"',
     b"(ceo@alice.example)", b",", b";", b":", b"group: ", b"<", b">", b"<>", b"@", b'"', b"\\", b"(", b")", b"[", b"]", b"\0", b" ", b"\t",
     b"\r\n ", b"\r\n\t", b"=?utf-8?q?ceo=40alice.example?=", b"=?utf-8?b?Y2VvQGFsaWNlLmV4YW1wbGU=?=", b"=?utf-8?q?=3Cceo=40alice.example=3E?= ",
+    b"=?utf-8?q?", b"=?utf-<?q?", b"?=", b"=?",
     b"\xef\xbc\xa0", b"\xc2\xa0", b"\xe2\x80\xae", b"\xff", b"@evil.example:", b"<@a,@b:ann@alice.example>", b".", b"ANN@ALICE.EXAMPLE", b"%",
     b"From: ceo@alice.example\r\n", b"\r\nFrom: ceo@alice.example", b"Sender: x@y\r\n", b"\r\n\r\n",
 )  # fmt: skip
@@ -40,8 +41,6 @@ def target(data: bytes) -> None:
         RIGHTS.check_from(message)
         _, field = next(mime.fields(mime.header_of(message)))
         value = field.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
-        if "=?" in value:
-            return  # that reader knows nothing of encoded words
         found = {"".join(address.split()) for _, address in getaddresses([value]) if "@" in address}
         others = {each for each in found if not each.startswith("@") and each.lower() != OWN}
         check(not others, f"another reader sees {others}")

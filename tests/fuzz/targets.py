@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fuzz import conversations, messages, replies, rules, senders, settings, structures
+from tests.fuzz import conversations, messages, replies, rules, senders, settings, signatures, structures
 
 TARGETS = {
     target.name: target
@@ -20,6 +20,7 @@ TARGETS = {
         replies.KME,
         rules.RULES,
         senders.SENDERS,
+        signatures.DKIM,
         settings.POLICY,
         settings.RELAY,
     )

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from relay import mime, toml, tripwire
 from relay.cms import der
+from relay.dkim import results as dkim_results
 from relay.entry import content
 from relay.entry import senders as submission_senders
 from relay.entry.lmtp import LMTPConversation
@@ -29,7 +30,7 @@ from tests.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS, found
 
-EXAMPLES = {"smtp": 60, "lmtp": 60, "mime": 200, "tripwire": 300, "policy": 100, "relay": 100}
+EXAMPLES = {"smtp": 60, "lmtp": 60, "mime": 200, "tripwire": 300, "dkim": 200, "policy": 100, "relay": 100}
 USUAL_EXAMPLES = 400
 
 
@@ -117,6 +118,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "opening": (mime, "unwrap", _any_type),
     "kme": (replies, "_key", _with_the_text),
     "rules": (message_content, "MAX_AUTHORS", "many"),
+    "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
     "senders": (submission_senders, "_authors", lambda field: ["ann@alice.example"]),
     "policy": (toml, "_short", lambda text: f"{text}\n"),
     "relay": (toml, "_short", lambda text: text * 1000),

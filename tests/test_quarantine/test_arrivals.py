@@ -123,7 +123,16 @@ async def test_a_notice_that_cannot_be_sent_changes_nothing(bob: Bob, seal: Seal
     async with bob.running() as relay:
         assert (await submit(relay, message)).code == 250
     assert len(await bob.listed()) == 1
-    assert [entry["event"] for entry in log.entries if "notice" in entry["event"]] == ["notices_not_sent"]
+    assert [entry["event"] for entry in log.entries if "notice" in entry["event"]] == ["notice_not_sent"]
+
+
+async def test_a_notice_that_is_refused_does_not_stop_those_to_the_others(bob: Bob, seal: Seal, sink: Sink) -> None:
+    bob.configure(settings(NOTICE))
+    message = flipped(await seal())
+    sink.on_rcpt = {BEN: "550 5.1.1 unknown"}
+    async with bob.running() as relay:
+        assert (await submit(relay, message, recipients=[BEN, CARL])).code == 250
+    assert [got.recipients for got in sink.got] == [(CARL,)]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from relay.store import Quarantine
 from tests.test_commands import run
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
+from tests.testlib.hop import Hop
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit
 
@@ -72,6 +73,27 @@ async def test_what_is_released_is_what_was_sealed_from_whom_it_came(bob: Bob, w
     [got] = sink.got
     assert (got.sender, got.recipients) == ("ann@alice.example", (BEN, CARL))
     assert got.message == b"X-QuMail-Protection: aes; peer=alice\r\n" + mails.random_attachment()
+
+
+@pytest.mark.parametrize(("how", "expected"), [([], "HDRS"), (["--unopened"], "FULL")])
+async def test_a_bounce_of_what_was_released_opened_has_the_header_only(
+    bob: Bob, waiting: str, sink: Sink, how: list[str], expected: str
+) -> None:
+    async with Hop() as hop:
+        bob.configure(lambda text: text.replace(f'"{sink.address}"', f'"{hop.address}"'))
+        assert (await bob.command("release", *how, waiting))[0] == 0
+    [said] = [command for command in hop.commands if command.startswith("MAIL")]
+    assert f" RET={expected} ENVID=QQ1" in said
+
+
+async def test_a_drop_that_fails_changes_nothing_and_may_be_tried_again_at_once(bob: Bob, waiting: str) -> None:
+    ledger = bob.site.directory / "ledger.jsonl"
+    ledger.mkdir()
+    status, err, _ = await bob.command("drop", waiting)
+    assert (status, "the ledger cannot be written" in err) == (1, True)
+    ledger.rmdir()
+    assert len(await bob.listed()) == 1
+    assert (await bob.command("drop", waiting))[0] == 0
 
 
 async def test_two_people_who_release_at_the_same_moment_deliver_once(bob: Bob, waiting: str, sink: Sink) -> None:

@@ -50,7 +50,9 @@ async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_whe
     [entry] = await bob.listed()
     assert (entry["reason"], entry["protection"], len(entry["recipients"])) == ("unprotected", "aes", 2)
     assert (await bob.command("release", "--all"))[0] == 0
-    assert mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+    assert (
+        mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+    )
 
 
 async def test_where_nothing_is_kept_it_is_refused(bob: Bob, sink: Sink) -> None:

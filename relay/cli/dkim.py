@@ -1,0 +1,152 @@
+"""`qumail-relay identity dkim`: the keys that sign for this site's mail domains, and their DNS records.
+Standard: RFC 6376 3.6.2, RFC 1035 5.1 (zone files); exit status 1 where the DNS does not have what it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from relay import app
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import DKIM, Config, DKIMKey, Log, load_config
+from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, make_key, published
+from relay.errors import ConfigError
+from relay.policy.names import fold_domain
+
+STRING_OCTETS = 255
+"""The longest string in a TXT record (RFC 1035, 3.3.14)."""
+
+
+@click.group()
+def dkim() -> None:
+    """The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.
+
+    A new key is used once it has its [[dkim.keys]] table and the relay is restarted. Publish its record first, and
+    leave the record of an old key in the DNS for some days after its last mail.
+    """
+
+
+@dkim.command()
+@config_option
+@click.argument("domain")
+@click.argument("selector")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["rsa", "ed25519"]),
+    default="rsa",
+    show_default=True,
+    help="Every verifier knows rsa; ed25519 (RFC 8463) is worth a second key.",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(ADVISED_RSA_BITS, 4096),
+    default=ADVISED_RSA_BITS,
+    show_default=True,
+    help="The size of an RSA key; above 2048, some providers cannot publish the record.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file. [default: that of the key's table, or dkim/DOMAIN.SELECTOR.pem beside the site secret]",
+)
+def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bits: int, output: Path | None) -> None:
+    """Make a key for DOMAIN under SELECTOR, and print its DNS record.
+
+    The file is readable by its owner only; one that is there is never replaced.
+    """
+    config = load_config(config_file)
+    if domain.lower() not in config.site.domains:
+        raise ConfigError(f"{domain}: none of site.domains ({', '.join(config.site.domains)})")
+    path, configured = _place(config, domain.lower(), selector)
+    path = output or path
+    try:
+        table = DKIMKey.model_validate({"domain": domain, "selector": selector, "key": path})
+        key = make_key(table.key, fold_domain(table.domain), selector, algorithm, bits)
+    except (ValidationError, ValueError) as error:
+        raise click.UsageError(f"{selector!r} cannot be a selector: letters, digits, and . - _ between them") from error
+    click.echo(zone_lines(key))
+    if not configured:
+        click.echo(
+            "\nPublish this record, then add to relay.toml:\n\n"
+            f'[[dkim.keys]]\ndomain = "{table.domain}"\nselector = "{selector}"\nkey = "{path.absolute()}"',
+            err=True,
+        )
+
+
+@dkim.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of keys.")
+def show(config_file: Path, as_json: bool) -> None:
+    """Print the DNS record of each key in relay.toml, and what is wrong with what the DNS has now."""
+    configure_logging(Log(level="error"))
+    config = load_config(config_file)
+    if config.dkim is None or not config.dkim.keys:
+        raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
+    found = asyncio.run(published(app.dkim_keys(config), _key_records(config.dkim)))
+    if as_json:
+        click.echo(json.dumps([_as_dict(key, problems) for key, problems in found], indent=2))
+    else:
+        for key, problems in found:
+            click.echo(zone_lines(key))
+            for problem in problems:
+                click.echo(problem, err=True)
+    if any(problems for _, problems in found):
+        sys.exit(1)
+
+
+async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+    """For `check`: what was looked at, how it stands, and what is wrong with it; nothing without [dkim]."""
+    if config.dkim is None:
+        return
+    for table in config.dkim.keys:
+        what = f"DKIM key {table.selector} of {table.domain}"
+        try:
+            [(key, problems)] = await published([load_key(table)], _key_records(config.dkim))
+        except ConfigError as error:
+            yield what, str(table.key), tuple(error.problems)
+        else:
+            yield what, f"{key.algorithm}, {key.bits} bits, in the DNS", tuple(problems)
+    if config.dkim.arc_seal:
+        try:
+            arrivals(config, app.dkim_keys(config))
+        except ConfigError as error:
+            yield "ARC", "", tuple(error.problems)
+
+
+def _key_records(table: DKIM) -> KeyRecords:
+    return KeyRecords(table.dns_timeout, table.dns_servers)
+
+
+def zone_lines(key: SigningKey) -> str:
+    """The record as it stands in a zone file."""
+    text = key.record
+    strings = [text[start : start + STRING_OCTETS] for start in range(0, len(text), STRING_OCTETS)]
+    return f"{key.name}. IN TXT ( " + "\n    ".join(f'"{each}"' for each in strings) + " )"
+
+
+def _place(config: Config, domain: str, selector: str) -> tuple[Path, bool]:
+    """Where the key file belongs, and whether relay.toml says so."""
+    for table in config.dkim.keys if config.dkim else ():
+        if (table.domain, table.selector) == (domain, selector):
+            return table.key, True
+    return config.store.secret.parent / "dkim" / f"{domain}.{selector}.pem", False
+
+
+def _as_dict(key: SigningKey, problems: list[str]) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "algorithm": key.algorithm,
+        "bits": key.bits,
+        "record": key.record,
+        "problems": problems,
+    }

@@ -1,0 +1,169 @@
+"""Verifies a message's ARC chain, and adds a set to it that tells those to come what we have found and changed.
+Standard: RFC 8617 4 (fields), 5.1 (sealing), 5.2 (validating); dkimpy walks the chain, OpenSSL checks each signature.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import dkim
+import structlog
+
+from relay import mime
+from relay.dkim.canonical import Header, body_hash, canonical
+from relay.dkim.checking import Checked, NotPassed, Tags, key_name, parse_tags
+from relay.dkim.keys import SigningKey
+from relay.dkim.records import Answers
+from relay.dkim.results import Result, payload
+from relay.dkim.signing import Clock, content_tags, key_tags, signed_field, signed_names
+
+log = structlog.get_logger(__name__)
+
+RESULTS, MESSAGE, SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
+MAX_SETS = 50
+"""A longer chain is invalid (RFC 8617, 4.2.1)."""
+MAX_FIELD_OCTETS = 16_384
+"""No real field of a set is as long."""
+
+
+class Chain:
+    """The ARC sets of one message, `length` of them; `result` counts after `verify`."""
+
+    def __init__(self, header: Header) -> None:
+        self._fields = [(name, raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
+        self._seals = [_tags_or_none(raw) for raw in header.named(SEAL)]
+        self._whole = len(self._fields) <= 3 * MAX_SETS and all(len(raw) <= MAX_FIELD_OCTETS for _, raw in self._fields)
+        self.length = max((_instance(raw) for _, raw in self._fields), default=0) if self._whole else MAX_SETS
+        self.result: Literal["none", "pass", "fail", "temperror"] = "none"
+        self.reason = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether somebody has said that the chain is broken, after which nobody adds to it (RFC 8617, 5.1.2)."""
+        return any(tags.get(b"cv") == b"fail" for tags in self._seals) or self.length >= MAX_SETS
+
+    @property
+    def as_result(self) -> Result:
+        """For Authentication-Results."""
+        return Result("arc", self.result, self.reason)
+
+    def key_names(self) -> list[str]:
+        """The DNS names of all keys that are needed."""
+        return list(self._key_names()) if self._whole else []
+
+    def verify(self, checked: Checked, answers: Answers) -> None:
+        """Sets `result`, and the reason where it is not the best one."""
+        if not self._fields:
+            return
+        if not self._whole:
+            self.result, self.reason = "fail", "more or longer fields than a chain has"
+            return
+        walk = _Walk(self._fields, checked, answers)
+        try:
+            found, _, reason = walk.verify()
+        except Exception as error:  # noqa: BLE001 - whatever a chain is made of, it must not hold the mail for ever
+            log.info("arc_chain_not_verified", kind=type(error).__name__)
+            found, reason = dkim.CV_Fail, "malformed"
+        if found == dkim.CV_Pass:
+            self.result = "pass"
+        else:
+            self.result = "temperror" if walk.trouble else "fail"
+            self.reason = walk.trouble or reason
+
+    def _key_names(self) -> Iterator[str]:
+        for name, raw in self._fields:
+            if name != RESULTS:
+                try:
+                    yield key_name(parse_tags(raw))
+                except NotPassed:
+                    continue  # verifying it will say so
+
+
+class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
+    """dkimpy's walk along the chain, with our check of each signature."""
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]], checked: Checked, answers: Answers) -> None:
+        unheard = logging.getLogger(f"{__name__}.unheard")
+        unheard.disabled = True  # dkimpy logs what it reads
+        super().__init__(logger=unheard)
+        self.headers = [(name, b" " + canonical(raw).partition(b":")[2]) for name, raw in fields]
+        self.trouble = ""
+        self._raw = checked
+        self._answers = answers
+
+    def verify_sig(
+        self, sig: Tags, include_headers: list[bytes], sig_header: tuple[bytes, bytes], dnsfunc: object
+    ) -> bool:
+        """One signature of one set."""
+        name, value = sig_header
+        if b"l" in sig:
+            return False  # it leaves octets unsigned
+        # A second From that was put on top of the signed one must not go unnoticed.
+        names = [*include_headers, b"from"] if b"from" in include_headers else include_headers
+        try:
+            self._raw.check(sig, names, name + b":" + value, self._answers)
+        except NotPassed as failed:
+            if failed.result == "temperror":
+                self.trouble = failed.reason
+            return False
+        return True
+
+
+class Sealer:
+    """Adds ARC sets under one of the site's RSA keys (RFC 8617, 4.1 knows no other)."""
+
+    def __init__(self, key: SigningKey, authserv_id: str, clock: Clock = time.time) -> None:
+        self._key = key
+        self._authserv_id = authserv_id
+        self._clock = clock
+
+    def seal(self, message: bytes, chain: Chain, results: Sequence[Result]) -> bytes:
+        """The fields of the next set, to be put on top; b"" where the chain takes no more.
+
+        `chain` is the verified chain of the message; `results` is what was found when the message arrived.
+        """
+        if chain.ended or chain.result == "temperror":
+            return b""
+        raw, body = mime.split(message)
+        header = Header(raw)
+        number = ("i", str(chain.length + 1))
+        who = [number, *key_tags(self._key, str(int(self._clock())))]
+        said = (*(each for each in results if each.method != "arc"), chain.as_result)
+        found = f"ARC-Authentication-Results: i={number[1]}; {payload(self._authserv_id, said)}\r\n".encode()
+        names = signed_names(header)
+        digest = base64.b64encode(body_hash(body).digest).decode()
+        content = signed_field(
+            "ARC-Message-Signature", [*who, *content_tags(names, digest)], b"".join(header.chosen(names)), self._key
+        )
+        before = b"" if chain.result == "fail" else b"".join(_sets(header, chain.length))
+        seal = signed_field(
+            "ARC-Seal", [*who, ("cv", chain.result)], before + canonical(found) + canonical(content), self._key
+        )
+        return seal + content + found
+
+
+def _sets(header: Header, length: int) -> Iterator[bytes]:
+    """The fields of all sets as a seal covers them, oldest first (RFC 8617, 5.1.1)."""
+    for number in range(1, length + 1):
+        for name in (RESULTS, MESSAGE, SEAL):
+            yield from (canonical(raw) for raw in header.named(name) if _instance(raw) == number)
+
+
+def _instance(raw: bytes) -> int:
+    """The i= tag, which comes first in Authentication-Results and anywhere in the others; 0 where there is none."""
+    for tag in canonical(raw).partition(b":")[2].split(b";"):
+        name, _, value = tag.partition(b"=")
+        if name.strip() == b"i" and value.strip().isdigit() and len(value) < 5:
+            return int(value)
+    return 0
+
+
+def _tags_or_none(raw: bytes) -> Tags:
+    try:
+        return parse_tags(raw)
+    except NotPassed:
+        return {}

@@ -1,0 +1,95 @@
+"""What was found about a message's signatures, as the header field that says so to those who come after.
+Standard: RFC 8601 (Authentication-Results), 5 (foreign fields under our name are removed), RFC 8617 4.1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from relay import mime
+
+_NAME = b"authentication-results"
+_TOKEN = re.compile(r"[A-Za-z0-9._@+/=-]+")
+_OUTSIDE = re.compile(rb'"(?:[^"\\]|\\.)*"|[()]|[^"()]+|"', re.DOTALL)
+_IN_COMMENT = re.compile(rb"\\.|[()]|[^()\\]+|\\", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One method's result, in the words of RFC 8601, 2.7; `properties` are `header.d` and the like."""
+
+    method: str
+    result: str
+    reason: str = ""
+    properties: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.method}={self.result}"
+        if self.reason:
+            text += f' reason="{_plain(self.reason)}"'
+        return text + "".join(
+            f" {name}={value}" for name, value in self.properties if _TOKEN.fullmatch(value) and len(value) <= 253
+        )
+
+
+def results_field(authserv_id: str, results: Sequence[Result]) -> bytes:
+    """The Authentication-Results field."""
+    return f"Authentication-Results: {payload(authserv_id, results)}\r\n".encode("ascii")
+
+
+def payload(authserv_id: str, results: Sequence[Result]) -> str:
+    """Its value, a result a line, as ARC-Authentication-Results has it too."""
+    return f"{authserv_id};\r\n " + (";\r\n ".join(map(str, results)) or "none")
+
+
+def without_forged(message: bytes, authserv_id: str) -> bytes:
+    """The message without Authentication-Results that claim to be ours; otherwise the same bytes."""
+    header = mime.header_of(message)
+    if _NAME not in header.lower():
+        return message
+    kept = b"".join(lines for lines, forged in _groups(header, authserv_id.lower().encode()) if not forged)
+    return kept + message[len(header) :]
+
+
+def _groups(header: bytes, ours: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Each field, or line that is none, with its folding, and whether it is an Authentication-Results of ours."""
+    group: list[bytes] = []
+    for line in header.splitlines(keepends=True):
+        if group and line[:1] not in (b" ", b"\t"):
+            yield _judged(b"".join(group), ours)
+            group = []
+        group.append(line)
+    yield _judged(b"".join(group), ours)
+
+
+def _judged(raw: bytes, ours: bytes) -> tuple[bytes, bool]:
+    name, colon, value = raw.partition(b":")
+    if not colon or name.strip().lower() != _NAME:
+        return raw, False
+    return raw, _authserv_id(value) in (ours, None)
+
+
+def _authserv_id(value: bytes) -> bytes | None:
+    """The first word behind comments, in lower case; None where that cannot be told (RFC 8601, 2.2)."""
+    depth, position, word = 0, 0, b""
+    while match := (_IN_COMMENT if depth else _OUTSIDE).match(value, position):
+        piece, position = match[0], match.end()
+        if piece in (b"(", b")"):
+            depth += 1 if piece == b"(" else -1
+            if depth < 0:
+                return None
+            word += b" "
+        elif not depth:
+            quoted = len(piece) > 1 and piece.startswith(b'"')
+            word += piece[1:-1].replace(b"\\", b"") if quoted else piece
+            if b";" in piece or len(word) > mime.MAX_STRUCTURED_FIELD_OCTETS:
+                break
+    words = word.partition(b";")[0].split()
+    return words[0].lower() if words and not depth else None
+
+
+def _plain(text: str) -> str:
+    """What can stand between quotation marks, whatever it was made of."""
+    return re.sub(r"[^A-Za-z0-9 ._:=/,-]", "", text)[:120]
