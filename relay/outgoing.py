@@ -4,6 +4,7 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -56,48 +57,57 @@ class Outgoing:
                 await self._hand_on(delivery, form)
         return delivery.answer
 
-    async def in_place(self, mail: Mail) -> InPlace:
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
         There can be one form in its place; others are handed to the next hop before, and when one of these has to
-        wait, so has the whole mail. Without `milter_split` a mail that needs several forms waits untouched.
+        wait, so has the whole mail. Without `milter_split` a mail that needs several forms waits untouched. A message
+        that does not fit there is handed to the next hop too.
         """
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         message: bytes | None = None
         async with self.deliveries.of(mail) as delivery:
             await self._prepare(delivery)
             self._check_one_form(delivery)
-            stays = max(delivery.forms, key=lambda form: len(form.recipients), default=None)
-            others = [form for form in delivery.forms if form is not stays]
-            for form in others:
-                await self._hand_on(delivery, form)
+            # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
+            stays = max(delivery.forms, key=lambda form: (not form.in_clear, len(form.recipients)), default=None)
+            for form in delivery.forms:
+                if form is not stays:
+                    await self._hand_on(delivery, form)
             if stays is not None and delivery.waits_only_for(stays.recipients):
-                message = await self._put_in_place(delivery, stays)
-            elif stays is not None:
+                message = await self._put_in_place(delivery, stays, fits)
+            if stays is not None and message is None:
                 await self._hand_on(delivery, stays)
-        elsewhere = [recipient for form in others for recipient in form.recipients]
-        await self.unheard(mail.to(elsewhere), (None,) * len(elsewhere))  # whether the client hears we never know
-        recipients = stays.recipients if stays is not None and message is not None else []
-        return InPlace(delivery.answer, message, tuple(each.address for each in recipients))
+        here = stays.recipients if stays is not None and message is not None else []
+        elsewhere = [each for form in delivery.forms if form.recipients is not here for each in form.recipients]
+        # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
+        if any(name == b"message-id" for name, _ in mime.fields(mime.header_of(mail.message))):
+            outcomes = dict(zip(mail.envelope.addresses, delivery.answer, strict=True))
+            await self.unheard(mail.to(elsewhere), tuple(outcomes[each.address] for each in elsewhere))
+        return InPlace(delivery.answer, message, tuple(each.address for each in here))
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
 
     async def _prepare(self, delivery: Delivery) -> None:
-        """Adds the forms of those recipients who have none from an earlier try."""
+        """Adds the forms of those recipients who have none from an earlier try, or none that policy wants now."""
+        if self.shadow is None:
+            delivery.forms = await self.sealer.still_permitted(delivery.mail, delivery.forms)
         rest = delivery.rest
         if not rest.envelope.recipients:
             return
         try:
             prepared = await self._in_clear(rest, self.shadow) if self.shadow else await self.sealer.seal(rest)
             # Before anything leaves: who gets less than the first level listed for him.
-            await self.ledger.record(*_entries(rest, prepared.forms))
+            await self.ledger.record(*await off_loop(len(rest.message), _entries, rest, prepared.forms))
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
         delivery.forms += prepared.forms
-        delivery.outcomes.update(prepared.failures)
+        for recipient in rest.envelope.recipients:
+            if failure := prepared.failures.get(recipient.address):
+                delivery.note_for_all([recipient], failure)
         for cause in set(map(str, prepared.failures.values())):
             log.warning("not_sealed", cause=cause)
 
@@ -117,16 +127,19 @@ class Outgoing:
         if len(delivery.forms) > 1:
             raise TryLater("its recipients need different protection, and milter_split is off")
 
-    async def _put_in_place(self, delivery: Delivery, form: Form) -> bytes:
+    async def _put_in_place(self, delivery: Delivery, form: Form, fits: Callable[[bytes], bool]) -> bytes | None:
+        """What takes the mail's place, or None where it does not fit there."""
         message = await self._signed(form)
         if not form.in_clear:
             await off_loop(len(message), check_sealed, message, form.protection)
+        if not await off_loop(len(message), fits, message):
+            return None
         delivery.note(form.recipients, (None,) * len(form.recipients))
         _report(form, Handed((None,) * len(form.recipients), "put in place", "milter"), len(message))
         return message
 
     async def _signed(self, form: Form) -> bytes:
-        """Under the DKIM signatures of its author's domain. What leaves in clear is left to the mail server's signer."""
+        """Under the DKIM signatures of its author's domain; what leaves in clear is left to the mail server's."""
         if self.signer is None or form.in_clear:
             return form.message
         return await off_loop(len(form.message), self.signer.fields, form.message) + form.message

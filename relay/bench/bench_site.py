@@ -26,7 +26,7 @@ sae_id = "2"
 hostname = "relay.alice.example"
 
 [outgoing]
-listen = "127.0.0.1:0"
+{listening}
 next_hop = "127.0.0.1:{next_hop}"
 
 [policies]
@@ -85,9 +85,21 @@ class BenchSite:
     relay_log: Path
 
 
+@dataclass(frozen=True, slots=True)
+class SealingRelay:
+    """A relay that runs: the port of each entry by its name, and what it logs; `keys` is what its KME has."""
+
+    ports: dict[str, int]
+    log: Path
+    keys: KeyStock
+
+
 @contextmanager
-def bench_site() -> Iterator[BenchSite]:
-    """Starts everything, and at the end stops it and removes its files. Raises BenchmarkFailed."""
+def sealing_relay(next_hop: int, listening: str = 'listen = "127.0.0.1:0"') -> Iterator[SealingRelay]:
+    """Development KMEs, and a relay at level aes that hands on to a local port; stopped at the end, files removed.
+
+    `listening` are the settings of [outgoing] that say where mail comes in. Raises BenchmarkFailed.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qumail-relay-bench-")))
         state = directory / "kme"
@@ -100,23 +112,32 @@ def bench_site() -> Iterator[BenchSite]:
             )
         )  # fmt: skip
         keys = KeyStock(json.loads(addresses)["KM1"], state)
-        sink = stack.enter_context(child("relay.bench.sink"))
         config_file, ready_file = directory / "relay.toml", directory / "ready"
-        config_file.write_text(_RELAY_TOML.format(next_hop=sink.greeting, kme=keys.url))
+        config_file.write_text(_RELAY_TOML.format(listening=listening, next_hop=next_hop, kme=keys.url))
         (directory / "policies").mkdir()
         (directory / "policies" / "default.toml").write_text('levels = ["aes"]\n')
         relay_log = directory / "relay.log"
-        listening = stack.enter_context(
+        entries = stack.enter_context(
             command(
                 "serve", "--config", str(config_file), "--ready-file", str(ready_file),
                 ready_file=ready_file, log_file=relay_log,
             )
         )  # fmt: skip
+        words = (line.split() for line in entries.splitlines())
+        yield SealingRelay({name: int(address.rpartition(":")[2]) for name, address in words}, relay_log, keys)
+
+
+@contextmanager
+def bench_site() -> Iterator[BenchSite]:
+    """Starts everything, and at the end stops it and removes its files. Raises BenchmarkFailed."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(child("relay.bench.sink"))
+        relay = stack.enter_context(sealing_relay(sink.greeting))
         yield BenchSite(
-            relay=int(listening.split()[1].rpartition(":")[2]),
+            relay=relay.ports["outgoing"],
             pass_through=stack.enter_context(child("relay.bench.pass_through", str(sink.greeting))).greeting,
             sender=stack.enter_context(child("relay.bench.sender")),
             sink=sink,
-            keys=keys,
-            relay_log=relay_log,
+            keys=relay.keys,
+            relay_log=relay.log,
         )

@@ -19,6 +19,7 @@ from rich.table import Table
 from relay.bench.throughput import FULL, QUICK, Figures, Result, measure
 from relay.cli.bench_keys import run_keys, run_soak
 from relay.cli.bench_levels import run_levels
+from relay.cli.bench_milter import run_milter
 from relay.cli.bench_policy import run_policy
 
 
@@ -27,6 +28,7 @@ from relay.cli.bench_policy import run_policy
 @click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow simulated KME.")
 @click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
 @click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
+@click.option("--milter", "what", flag_value="milter", help="The milter in a Postfix instead (root, Postfix).")
 @click.option("--soak", "soak_s", type=click.FloatRange(1, 86400), help="So many seconds of mail over failing KMEs.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: all figures of all rounds.")
 def bench(quick: bool, what: str | None, soak_s: float | None, as_json: bool) -> None:
@@ -44,6 +46,9 @@ def bench(quick: bool, what: str | None, soak_s: float | None, as_json: bool) ->
         return
     if what == "policy":
         run_policy(quick=quick, as_json=as_json)
+        return
+    if what == "milter":
+        run_milter(quick=quick, as_json=as_json)
         return
     if what == "levels":
         run_levels(quick=quick, as_json=as_json)

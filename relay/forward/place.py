@@ -1,20 +1,29 @@
 """Stands in for the next hop where the mail server keeps the mail (milter): it remembers what was to be sent on.
-Standard: nothing leaves from here; whoever has asked tells the mail server what to put in the mail's place.
+Standard: what fits is put in the mail's place by whoever has asked; what does not goes to the next hop after all.
 """
 
 from __future__ import annotations
 
-from relay.forward import Handed
+from collections.abc import Callable
+
+from relay.forward import Handed, NextHop
+from relay.levels.content import off_loop
 from relay.mail import Mail
 
 
 class Place:
-    """For one mail; `mail` is what was handed on, or None where nothing was."""
+    """For one mail; `mail` is what is to be put in its place, or None where nothing is."""
 
-    def __init__(self) -> None:
+    def __init__(self, next_hop: NextHop | Place, fits: Callable[[bytes], bool]) -> None:
+        self._next_hop = next_hop
+        self._fits = fits
         self.mail: Mail | None = None
+        self.handed_on = False
 
     async def deliver(self, mail: Mail) -> Handed:
-        """Accepts everything."""
+        """Accepts what fits; for the rest it is as the next hop says."""
+        if not await off_loop(len(mail.message), self._fits, mail.message):
+            self.handed_on = True
+            return await self._next_hop.deliver(mail)
         self.mail = mail
         return Handed((None,) * len(mail.envelope.recipients), "put in place", "milter")

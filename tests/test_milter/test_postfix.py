@@ -11,39 +11,32 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from relay import app, mime
+from relay import app
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.test_milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
 from tests.testlib.identities import Identities
-from tests.testlib.postfix import Postfix, requires_postfix
-from tests.testlib.sink import Got, Sink
+from tests.testlib.postfix import requires_postfix
+from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
 pytestmark = [requires_postfix, pytest.mark.asyncio(loop_scope="module")]
 
-IN_CLEAR = 'levels = ["plaintext"]\n'
 COMPLETE = b"Date: Wed, 25 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@alice.example>\r\n"
-TRACE_FIELDS = {b"received", b"return-path", b"delivered-to", b"x-qumail-protection"}
-
-
-@dataclass
-class Organisation:
-    postfix: Postfix
-    mailboxes: Sink
-
-    async def delivered(self, recipient: str) -> Got:
-        while not (found := [got for got in self.mailboxes.got if recipient in got.recipients]):
-            await self.mailboxes.messages(len(self.mailboxes.got) + 1)
-        return found[0]
 
 
 @dataclass
 class Two:
+    """`wire` has what goes from Alice to Bob, `back` what comes from him; `sealing` is where Alice's relay takes SMTP."""
+
     alice: Organisation
     bob: Organisation
     wire: Wire
+    back: Wire
+    sealing: Address
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -57,49 +50,28 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
             )
         )
         wire = await stack.enter_async_context(Wire(bob_smtp))
+        back = await stack.enter_async_context(Wire(alice_smtp))
 
-        async def organisation(name: str, smtp: Address, peer: str, there: Address) -> Organisation:
+        async def organisation(name: str, smtp: Address, peer: str, there: Address) -> tuple[Organisation, Address]:
             mailboxes = await stack.enter_async_context(Sink())
             [again] = postfix.free_addresses(1)
             site = make_site(
                 directory / name, name, state=kmes.state_dir, kme_url=kmes.urls[name == "bob"],
-                outgoing=again, incoming=again, identities=identities, settings='milter = "127.0.0.1:0"',
-                policies={
-                    f"{peer}.example.toml": 'levels = ["aes"]\n',
-                    f"{peer}.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n',
-                    f"{name}.example.toml": IN_CLEAR,
-                    "clear.example.toml": IN_CLEAR,
-                },
+                outgoing=again, incoming=again, identities=identities, settings=MILTER,
+                policies=policies(name, peer) | {f"{peer}.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n'},
             )  # fmt: skip
             relay = await stack.enter_async_context(app.running(site.config))
-            here = f"mailboxes:[{mailboxes.address.host}]:{mailboxes.address.port}"
             running = await stack.enter_async_context(
-                postfix.running(
-                    smtp=smtp,
-                    fragments=("milter",),
-                    ports={10028: relay["outgoing_milter"], 10038: relay["incoming_milter"], 10026: again},
-                    settings={
-                        "myhostname": f"mail.{name}.example",
-                        "relay_domains": f"{name}.example",
-                        "default_transport": here,
-                        "transport_maps": (
-                            f"inline:{{ {name}.example={here}, {peer}.example=smtp:[{there.host}]:{there.port} }}"
-                        ),
-                    },
+                postfix_of(
+                    name, smtp=smtp, outgoing=relay["outgoing_milter"], incoming=relay["incoming_milter"],
+                    again=again, mailboxes=mailboxes, elsewhere={f"{peer}.example": there},
                 )
-            )
-            return Organisation(running, mailboxes)
+            )  # fmt: skip
+            return running, relay["outgoing"]
 
-        bob = await organisation("bob", bob_smtp, "alice", alice_smtp)
-        alice = await organisation("alice", alice_smtp, "bob", wire.address)
-        yield Two(alice, bob, wire)
-
-
-def original_part(arrived: bytes, original: bytes) -> bytes:
-    """What was delivered, without the trace fields that servers put on top."""
-    trace = arrived[: len(arrived) - len(original)]
-    assert {name for name, _ in mime.fields(trace)} <= TRACE_FIELDS, trace
-    return arrived[len(trace) :]
+        bob, _ = await organisation("bob", bob_smtp, "alice", back.address)
+        alice, sealing = await organisation("alice", alice_smtp, "bob", wire.address)
+        yield Two(alice, bob, wire, back, sealing)
 
 
 KINDS = {
@@ -108,6 +80,8 @@ KINDS = {
     "eight-bit": COMPLETE + mails.eight_bit(),
     "folded": mails.plain().replace(b"Subject: ", b"Subject:no blank\r\n\tfolded with tab\r\n  and two blanks \r\nX-A:  two\r\nX-A: one\r\nSubject2: "),
     "large": mails.plain(body="A line of a large mail\r\n" * 200_000),
+    "long-lines": mails.plain(body="A line that does not end " * 10_000 + "\r\nand one more\r\n").replace(b"To: ", b"X-Long: " + b"word " * 10_000 + b"\r\nTo: "),
+    "nul": mails.plain(body="A body with a NUL \0 in it\r\n"),
 }  # fmt: skip
 
 
@@ -154,10 +128,43 @@ async def test_mail_among_own_users_is_as_it_was(two: Two) -> None:
 async def test_what_sendmail_submits_is_sealed_too(two: Two) -> None:
     two.bob.mailboxes.got.clear()
     passed = len(two.wire.sent)
-    await postfix.run(
-        "sh", "-c", 'printf "Subject: From a script\\n\\nThe figures are 42 and 43.\\n" | sendmail -f ann@alice.example s@bob.example',
-        environment={"MAIL_CONFIG": str(two.alice.postfix.config)},
-    )  # fmt: skip
+    await two.alice.sendmail(
+        "Subject: From a script\n\nThe figures are 42 and 43.\n", "-f", "ann@alice.example", "s@bob.example"
+    )
     got = await two.bob.delivered("s@bob.example")
     assert got.message.endswith(b"\r\n\r\nThe figures are 42 and 43.\r\n")
     assert b"From a script" not in bytes(two.wire.sent[passed:])
+
+
+@pytest.mark.parametrize("lines", [1, 700])
+async def test_a_header_field_that_postfix_would_cut_is_refused_and_none_is_lost(two: Two, lines: int) -> None:
+    long = b"X-Long:" + (b" " + b"x" * (70_000 // lines) + b"\r\n") * lines
+    reply = await two.alice.postfix.submit(long + mails.plain(), recipients=["long@bob.example"])
+    assert str(reply) == "554 5.6.0 Malformed message: a header field is too long to reach a milter whole"
+
+
+async def test_a_bounce_of_opened_mail_quotes_no_content_and_is_sealed_on_its_way_back(two: Two) -> None:
+    original = mails.plain(subject="Will bounce", body="The content that nobody else may see\r\n")
+    two.bob.mailboxes.on_rcpt["gone@bob.example"] = "550 5.1.1 no such user"
+    two.alice.mailboxes.got.clear()
+    passed = len(two.back.sent)
+    assert (await two.alice.postfix.submit(original, recipients=["gone@bob.example"])).code == 250
+    got = await two.alice.delivered("ann@alice.example")
+    assert got.sender == ""
+    assert b"X-QuMail-Protection: aes; peer=bob\r\n" in got.message
+    assert b"Will bounce" in got.message
+    assert b"nobody else may see" not in got.message
+    sent = bytes(two.back.sent[passed:])
+    assert b"Subject: [...]" in sent
+    assert b"Will bounce" not in sent
+
+
+async def test_an_original_that_a_milter_cannot_give_a_mail_server_arrives_by_the_next_hop_and_once(two: Two) -> None:
+    original = mails.plain(subject="A header and no empty line").partition(b"\r\n\r\n")[0] + b"\r\n"
+    two.bob.mailboxes.got.clear()
+    assert (await submit(two.sealing, original, recipients=["blank@bob.example"])).code == 250
+    got = await two.bob.delivered("blank@bob.example")
+    assert original_part(got.message, original) == original
+    assert b"X-QuMail-Protection: aes; peer=alice\r\n" in got.message
+    await two.bob.postfix.empty()
+    assert len(two.bob.mailboxes.got) == 1

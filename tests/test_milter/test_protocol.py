@@ -48,17 +48,21 @@ class Recipe:
     gate: asyncio.Event | None = None
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     got: list[Mail] = field(default_factory=list)
+    fitted: list[bool] = field(default_factory=list)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         if error := self.refuses.get(recipient):
             raise error
 
-    async def in_place(self, mail: Mail) -> InPlace:
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         self.got.append(mail)
         self.reached.set()
         if self.gate is not None:
             await self.gate.wait()
-        return self.makes(mail)
+        made = self.makes(mail)
+        if made.message is not None:
+            self.fitted.append(fits(made.message))
+        return made
 
 
 def other(mail: Mail) -> InPlace:
@@ -378,6 +382,38 @@ async def test_a_relay_that_stops_answers_the_mail_in_flight_first() -> None:
         recipe.gate.set()
         assert (await sending).word == miltertest.SMFIR_ACCEPT
         await stopping
+
+
+async def test_a_mail_whose_mail_server_is_gone_comes_to_its_end_before_the_relay_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conversation, "PROGRESS_S", 0.01)
+    recipe = Recipe(gate=asyncio.Event())
+
+    def begin() -> MTA:
+        mta = MTA(running.address)
+        mta.negotiate()
+        mta.connection.send(miltertest.SMFIC_MAIL, args=["<ann@alice.example>"])
+        mta.connection.send(miltertest.SMFIC_RCPT, args=["<ben@bob.example>"])
+        mta.content(FIELDS, BODY)
+        mta.connection._send(miltertest.SMFIC_BODYEOB)
+        return mta
+
+    async with milter(recipe) as running:
+        mta = await in_thread(begin)
+        await recipe.reached.wait()
+        mta.close()
+        while running.entry._connections:
+            await asyncio.sleep(0.01)
+        assert running.budget.used > 0, "it still takes memory"
+        stopping = asyncio.create_task(running.entry.stop(20))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        assert recipe.gate is not None
+        recipe.gate.set()
+        await stopping
+        assert recipe.fitted == [True]
+        assert running.budget.used == 0
 
 
 async def test_it_listens_on_a_unix_socket_in_the_place_of_a_dead_one(tmp_path: Path) -> None:

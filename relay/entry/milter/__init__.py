@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -32,8 +33,11 @@ class InPlaceRecipe(Protocol):
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Raises the TryLater or Refuse that this recipient is to be answered with."""
 
-    async def in_place(self, mail: Mail) -> InPlace:
-        """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients."""
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
+        """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients.
+
+        A message that does not fit there goes to the next hop.
+        """
 
 
 class MilterEntry:
@@ -50,6 +54,7 @@ class MilterEntry:
         self._budget = budget
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], Conversation] = {}
+        self._deliveries: set[asyncio.Task[InPlace]] = set()
 
     async def start(self) -> Address | Path:
         """Listens; gives the real address (port 0 became a free one). Raises ConfigError."""
@@ -75,11 +80,12 @@ class MilterEntry:
                 task.cancel()
             else:
                 conversation.ending = True
-        if self._connections:
-            await asyncio.wait(list(self._connections), timeout=grace)
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        if waited_for := {*self._connections, *self._deliveries}:
+            await asyncio.wait(waited_for, timeout=grace)
+        late = {*self._connections, *self._deliveries}
+        for each in late:
+            each.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,7 +99,7 @@ class MilterEntry:
             writer.close()
             return
         packets = Packets(reader, writer, self._settings.timeout)
-        conversation = Conversation(packets, self._recipe, self._settings, self._budget)
+        conversation = Conversation(packets, self._recipe, self._settings, self._budget, self._deliveries)
         self._connections[task] = conversation
         try:
             await conversation.run()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,12 @@ log = structlog.get_logger(__name__)
 PROGRESS_S = 15.0
 """How often the mail server is told that we still work; it waits for 300 s without (milter_content_timeout)."""
 KNOWN_PARAMETERS = ("SMTPUTF8", "RET=", "ENVID=", "NOTIFY=", "ORCPT=")
+WHOLE_FIELD_OCTETS = 54_000
+"""Postfix gives a milter 60,000 octets of a header field, cut at the last line end unless that lost a tenth of them."""
+FIELD_OCTETS = 200
+"""What a header field takes in memory beside its own octets."""
+CONNECTION_STAGES = frozenset(b"CH")
+"""Macros of these hold for all mails of a connection; those of the others end with their mail."""
 
 
 @dataclass(slots=True)
@@ -66,20 +72,34 @@ class _Message:
     def octets(self) -> int:
         return self.header_octets + len(self.body)
 
+    @property
+    def memory(self) -> int:
+        """What the room for it has to be reckoned from."""
+        return self.octets + FIELD_OCTETS * len(self.fields)
+
 
 class Conversation:
     """One connection; a mail server sends several mails over it, one after the other.
 
-    `ending` makes it end after the mail in flight.
+    `ending` makes it end after the mail in flight; `deliveries` are those that may outlive their connections.
     """
 
-    def __init__(self, packets: Packets, recipe: InPlaceRecipe, settings: Listening, budget: Budget) -> None:
+    def __init__(
+        self,
+        packets: Packets,
+        recipe: InPlaceRecipe,
+        settings: Listening,
+        budget: Budget,
+        deliveries: set[asyncio.Task[InPlace]],
+    ) -> None:
         self._packets = packets
         self._recipe = recipe
         self._settings = settings
+        self._budget = budget
+        self._deliveries = deliveries
         self._share: Share = budget.share()
         self._message: _Message | None = None
-        self._macros: dict[str, str] = {}
+        self._macros: dict[int, Mapping[str, str]] = {}
         self.ending = False
 
     @property
@@ -90,13 +110,17 @@ class Conversation:
     async def run(self) -> None:
         """Until the mail server ends it, or does what the protocol does not know."""
         try:
-            while not (self.ending and self.idle) and (message := await self._packets.next()) is not None:
-                if isinstance(message, Close):
+            while not (self.ending and self.idle):
+                in_content = self._message is not None and bool(self._message.fields)
+                message = await self._packets.next(in_content=in_content)
+                if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
                 await self._packets.drain()
         except ProtocolFault as error:
             log.warning("milter_protocol_fault", cause=str(error))
+        except Exception as error:
+            log.error("milter_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
         finally:
             self._start_over()
 
@@ -108,9 +132,9 @@ class Conversation:
                 self._packets.negotiate(message)
                 return
             case Macro():
-                self._macros |= message.macros
+                self._macros[message.stage] = message.macros
             case Abort():
-                self._start_over()
+                self._mail_is_over()
             case EnvelopeFrom():
                 answer = self._mail(bytes(message.sender), [bytes(each) for each in message.arguments])
             case EnvelopeRecipient():
@@ -125,23 +149,26 @@ class Conversation:
                 await self._body(message.content)
                 answer = await self._end()
         if self._packets.needs_answer(message):
-            self._packets.send(answer)
+            await self._packets.send(answer)
 
     # One step each.
 
     def _mail(self, sender: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         self._start_over()
+        words = _words(self._whole(sender, "mail_addr"), parameters)
         try:
-            envelope, _ = parse_mail(f"FROM:{_words(sender, parameters)}", self._settings.max_message_size)
+            utf8 = not words.isascii() and " SMTPUTF8" not in words.upper()  # sendmail(1) does not say so
+            envelope, _ = parse_mail(f"FROM:{words}{' SMTPUTF8' if utf8 else ''}", self._settings.max_message_size)
         except RelayError as error:
-            return [_reply(TryLater(str(error)))]  # the mail server has taken it, so it is we who do not understand
+            log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
+            return [_reply(error)]
         self._message = _Message(envelope)
         return [Continue()]
 
     def _rcpt(self, recipient: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         message = self._in_message()
         try:
-            found = parse_rcpt(f"TO:{_words(recipient, parameters)}", utf8=True)
+            found = parse_rcpt(f"TO:{_words(self._whole(recipient, 'rcpt_addr'), parameters)}", utf8=True)
             if len(message.recipients) >= self._settings.max_recipients:
                 return [ReplyCode(b"452 4.5.3 Too many recipients\0")]
             self._recipe.check_recipient(message.envelope.sender, found.address)
@@ -155,8 +182,9 @@ class Conversation:
         message = self._in_message()
         message.header_octets += len(name) + len(value) + 3
         if message.header_octets > mime.MAX_HEADER_OCTETS or len(message.fields) >= mime.MAX_HEADER_LINES:
-            message.fault = MalformedMessage("the header is too long")
-            message.fields.clear()
+            self._give_up(message, MalformedMessage("the header is too long"))
+        elif len(name) + len(value) >= WHOLE_FIELD_OCTETS:
+            self._give_up(message, MalformedMessage("a header field is too long to reach a milter whole"))
         if message.fault is None:
             message.fields.append((name, value))
             await self._hold_room(message)
@@ -172,15 +200,19 @@ class Conversation:
     async def _hold_room(self, message: _Message) -> None:
         """What is too large, or for which there is no room, is taken no more, and answered at its end."""
         if message.octets > self._settings.max_message_size:
-            message.fault = MessageTooBig(f"the message is over the limit of {self._settings.max_message_size} octets")
-        elif self._share.held < room_for(message.octets):
+            limit = self._settings.max_message_size
+            self._give_up(message, MessageTooBig(f"the message is over the limit of {limit} octets"))
+        elif self._share.held < room_for(message.memory):
             try:
-                await self._share.hold(room_for(message.octets + STEP_OCTETS))
+                await self._share.hold(room_for(message.memory + STEP_OCTETS))
             except TryLater as error:
-                message.fault = error
-        if message.fault is not None:
-            message.body.clear()
-            self._share.release()
+                self._give_up(message, error)
+
+    def _give_up(self, message: _Message, fault: RelayError) -> None:
+        message.fault = message.fault or fault
+        message.fields.clear()
+        message.body.clear()
+        self._share.release()
 
     async def _end(self) -> list[FilterMessage]:
         """The whole mail is here: what takes its place, or why there is nothing."""
@@ -198,7 +230,7 @@ class Conversation:
                 log.error("milter_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
                 return [_reply(TryLater("unforeseen"))]
             finally:
-                self._start_over()
+                self._mail_is_over()
 
     async def _in_place(self, message: _Message, mail_id: str) -> list[FilterMessage]:
         body = bytes(message.body)
@@ -210,20 +242,27 @@ class Conversation:
             raise failure
         if result.message is None:
             return [Discard()]
-        if not can_be_told(result.message):
-            raise TryLater("the mail server could not be told this message in header fields and body")
         return await off_loop(len(result.message), _answer, message.fields, body, mail, result)
 
     async def _working(self, mail: Mail) -> InPlace:
         """The recipe, and signs of life meanwhile; it goes on to its end also when the mail server is gone."""
-        task = asyncio.create_task(self._recipe.in_place(mail))
+
+        def fits(message: bytes) -> bool:
+            return message == mail.message or can_be_told(message)
+
+        task = asyncio.create_task(self._recipe.in_place(mail, fits))
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear it
-        while True:
-            done, _ = await asyncio.wait([task], timeout=PROGRESS_S)
-            if done:
-                return task.result()
-            self._packets.say_that_we_work()
-            await self._packets.drain()
+        try:
+            while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
+                self._packets.say_that_we_work()
+                await self._packets.drain()
+        except BaseException:
+            share, self._share = self._share, self._budget.share()  # it still takes its memory
+            task.add_done_callback(lambda _: share.release())
+            raise
+        return task.result()
 
     # What stands behind.
 
@@ -236,8 +275,20 @@ class Conversation:
         self._message = None
         self._share.release()
 
+    def _mail_is_over(self) -> None:
+        self._start_over()
+        self._macros = {stage: macros for stage, macros in self._macros.items() if stage in CONNECTION_STAGES}
+
     def _macro(self, name: str) -> str:
-        return self._macros.get(name) or self._macros.get(f"{{{name}}}", "")
+        """The value that the latest stage gave, or ""."""
+        braced = f"{{{name}}}"
+        found = (macros.get(braced) or macros.get(name) for macros in reversed(self._macros.values()))
+        return next(filter(None, found), "")
+
+    def _whole(self, path: bytes, macro: str) -> bytes:
+        """The path, with the domain that the mail server adds where it has none (`<root>`)."""
+        full = self._macro(macro).encode("utf-8", "surrogateescape")
+        return full if path not in (b"", b"<>") and b"@" not in path and b"@" in full else path
 
     def _origin(self) -> Origin:
         return Origin(
@@ -256,7 +307,8 @@ class Conversation:
 def _answer(before: list[Field], body: bytes, mail: Mail, result: InPlace) -> list[FilterMessage]:
     """The edits, and the last word."""
     assert result.message is not None  # noqa: S101 - whoever calls has looked
-    told = list(edits(before, body, result.message, under_trace=result.opened))
+    same = result.message == mail.message
+    told = [] if same else list(edits(before, body, result.message, under_trace=result.opened))
     gone = [RemoveRecipient(f"<{each}>") for each in mail.envelope.addresses if each not in result.recipients]
     return [*told, *gone, Accept()]
 

@@ -42,14 +42,15 @@ def can_be_told(message: bytes) -> bool:
 def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
     """Makes `message` of the header fields and the body before; nothing where it is the same.
 
-    With `under_trace` the Received fields from before stay, on top of the whole new header.
+    With `under_trace` the Received fields from before stay, on top of the whole new header. Otherwise every field
+    stays that is in its place, since each edit costs the mail server time.
     """
     header, new_body = mime.split(message)
     after = [_field(raw) for _, raw in mime.fields(header)]
-    if under_trace or list(before) != after:
-        yield from _removals(before, frozenset({"received"}) if under_trace else frozenset())
-        for name, value in after:
-            yield AddHeader(name, value)
+    stay = [name.lower() == "received" for name, _ in before] if under_trace else _in_order(before, after)
+    yield from _removals(before, stay)
+    for name, value in after if under_trace else after[sum(stay) :]:
+        yield AddHeader(name, value)
     if body != new_body:
         view = memoryview(new_body)
         for start in range(0, len(new_body), BODY_OCTETS):
@@ -58,11 +59,23 @@ def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: 
             yield ReplaceBody(b"")
 
 
-def _removals(before: Sequence[Field], keep: frozenset[str]) -> Iterator[EditMessage]:
+def _in_order(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
+    """For each field from before whether it stays: those that do are the beginning of the new header."""
+    wanted = iter(after)
+    expected = next(wanted, None)
+    stay = []
+    for each in before:
+        stay.append(each == expected)
+        if each == expected:
+            expected = next(wanted, None)
+    return stay
+
+
+def _removals(before: Sequence[Field], stay: Sequence[bool]) -> Iterator[EditMessage]:
     """Each field by its name and its number among those of that name; the last one first, since numbers move up."""
     numbers = Counter(name.lower() for name, _ in before)
-    for name, _ in reversed(before):
-        if name.lower() not in keep:
+    for (name, _), stays in zip(reversed(before), reversed(stay), strict=True):
+        if not stays:
             yield ChangeHeader(numbers[name.lower()], name, b"")
         numbers[name.lower()] -= 1
 

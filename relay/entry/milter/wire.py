@@ -16,6 +16,7 @@ from kilter.protocol import (
     Negotiate,
     Progress,
     ProtocolFlags,
+    ReplaceBody,
     Stage,
 )
 from kilter.protocol.buffer import SimpleBuffer
@@ -41,10 +42,11 @@ WISHED = (
 )
 """Fewer packets and fewer answers to wait for, where the mail server offers them."""
 MACROS = {
-    Stage.ENVELOPE_FROM: ("{auth_authen}", "{client_addr}", "{client_name}", "{client_port}"),
+    Stage.ENVELOPE_FROM: ("{auth_authen}", "{client_addr}", "{client_name}", "{client_port}", "{mail_addr}"),
+    Stage.ENVELOPE_RECIPIENT: ("{rcpt_addr}",),
     Stage.END_MESSAGE: ("i",),
 }
-"""What we want to know for the log."""
+"""What we want to know for the log, and addresses with the domain that the mail server adds where there is none."""
 _TROUBLE = (InvalidMessage, UnexpectedMessage, UnknownMessage, AssertionError, ValueError, LookupError, StopIteration)
 """What kilter-protocol raises for packets that are none."""
 
@@ -57,19 +59,20 @@ class Packets:
     """The packets of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
-        """`timeout` is in seconds, for each packet once it has begun; a mail server may be silent between mails."""
+        """`timeout` is in seconds, for each packet once it has begun."""
         self._reader = reader
         self._writer = writer
         self._timeout = timeout
         self._protocol = FilterProtocol()
 
-    async def next(self) -> MTAMessage | None:
-        """The next message, or None at the end of the connection or for macros that cannot be read.
+    async def next(self, *, in_content: bool) -> MTAMessage | None:
+        """The next message, or None at the end of the connection. Raises ProtocolFault.
 
-        Raises ProtocolFault.
+        A mail server may be silent between mails, and while its client is; not in the content, which it has whole.
         """
         try:
-            head = await self._reader.readexactly(4)
+            async with asyncio.timeout(self._timeout if in_content else None):
+                head = await self._reader.readexactly(4)
             length = int.from_bytes(head)
             if not 1 <= length <= MAX_PACKET_OCTETS:
                 raise ProtocolFault(f"a packet of {length} octets")
@@ -80,7 +83,7 @@ class Packets:
                 raise ProtocolFault("the connection ended in the middle of a packet") from error
             return None
         except TimeoutError as error:
-            raise ProtocolFault(f"a packet took longer than {self._timeout:g} s") from error
+            raise ProtocolFault(f"nothing more came for {self._timeout:g} s") from error
         except OSError:
             return None
         return self._parsed(head + data)
@@ -93,18 +96,23 @@ class Packets:
         macros, actions = {}, ACTIONS
         if ActionFlags.SETSYMLIST in offer.action_flags:
             macros, actions = MACROS, ACTIONS | ActionFlags.SETSYMLIST
-        self.send([Negotiate(min(VERSION, offer.version), actions, flags, macros)])
+        self._write(Negotiate(min(VERSION, offer.version), actions, flags, macros))
 
     def needs_answer(self, message: MTAMessage) -> bool:
         """Whether the mail server waits for one."""
         return self._protocol.needs_response(message)
 
-    def send(self, messages: Iterable[FilterMessage]) -> None:
-        """Writes them; `drain` waits until they are on their way."""
+    async def send(self, messages: Iterable[FilterMessage]) -> None:
+        """Writes them, a large body not faster than the mail server reads it. Raises ProtocolFault, as `drain`."""
         for message in messages:
-            buffer = SimpleBuffer(_size(message))
-            self._protocol.write_to(buffer, message)
-            self._writer.write(buffer[:].tobytes())
+            self._write(message)
+            if isinstance(message, ReplaceBody):
+                await self.drain()
+
+    def _write(self, message: FilterMessage) -> None:
+        buffer = SimpleBuffer(_size(message))
+        self._protocol.write_to(buffer, message)
+        self._writer.write(buffer[:].tobytes())
 
     def say_that_we_work(self) -> None:
         """Between the end of a message and its answer, so that the mail server waits on."""
@@ -128,11 +136,17 @@ class Packets:
             message.freeze()
         except UnicodeDecodeError:
             if packet[4:5] == b"D":
-                return Macro(0, {})  # names and values for the log only
+                return _macros(packet[5:])  # the library knows ASCII alone, and addresses may be UTF-8
             raise ProtocolFault("a packet with other characters than it may have") from None
         except _TROUBLE as error:
             raise ProtocolFault(f"a malformed or misplaced packet: {type(error).__name__}") from error
         return message
+
+
+def _macros(data: bytes) -> Macro:
+    """Stage, then names and values in turn, each with a NUL behind it."""
+    words = [word.decode("utf-8", "replace") for word in data[1:].split(b"\0")]
+    return Macro(data[0], dict(zip(words[::2], words[1::2], strict=False)))
 
 
 def _size(message: Message) -> int:
