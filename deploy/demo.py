@@ -313,8 +313,9 @@ def compare(console: Console, message: bytes, opened: bytes, sent: dict[str, Any
 
 def judge(message: bytes, sealed: bytes, arrived: bytes, sent: dict[str, Any], received: dict[str, Any]) -> bytes:
     """What Bob's relay opened; raises DemoError unless it is the message and was hidden on the way."""
-    mark, _, opened = arrived.partition(b"\r\n")
-    if not mark.startswith(b"X-QuMail-Protection: "):
+    trace, mark, rest = arrived.partition(b"X-QuMail-Protection: ")
+    _, _, opened = rest.partition(b"\r\n")
+    if not mark or not trace.startswith(b"Received: "):
         raise DemoError("Bob's relay did not say what protected the message")
     if hashlib.sha256(message).digest() != hashlib.sha256(opened).digest():
         raise DemoError("Bob's SHA-256 is not Alice's")

@@ -9,10 +9,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -33,7 +34,6 @@ from relay.entry.smtp import SMTPEntry
 from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
 from relay.entry.users import UserFile
-from relay.errors import StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.keys.build import key_ring
@@ -168,12 +168,9 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        for work in (
-            _sweep(built.store, built.triage),
-            _write_down_keys(built.keys, keys_file(config)),
-            built.policies.watch(),
-        ):
-            stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        _in_background(stack, "sweep", _sweep(built.store, built.triage))
+        _in_background(stack, "key report", _write_down_keys(built.keys, keys_file(config)))
+        _in_background(stack, "policy watch", built.policies.watch())
         submission = _submission(config)
         if submission:
             stack.callback(submission.logins.back_end.close)
@@ -193,7 +190,7 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
             addresses |= await _serve(entries, config, budget, "incoming", config.incoming, incoming)
             addresses |= await _serve_milter(entries, budget, "incoming", config.incoming, incoming)
         if config.imap:
-            stack.push_async_callback(_cancelled, asyncio.create_task(mailboxes(built, budget).watch()))
+            _in_background(stack, "mailboxes", mailboxes(built, budget).watch())
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -311,7 +308,7 @@ async def _serve_submission(
     service = Service.of(recipe, config.site.hostname, table, budget)
     wanted = (
         ("submission", "listen", table.listen, None),
-        ("submission_tls", "listen_tls", table.listen_tls, submission.tls.listening),
+        ("submission_tls", "listen_tls", table.listen_tls, submission.tls),
     )
     addresses: dict[str, Address] = {}
     for key, setting, listen, tls in wanted:
@@ -371,8 +368,8 @@ async def _sweep(store: Store, triage: Triage) -> None:
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-        except StoreUnavailable as error:
-            log.error("sweep_failed", cause=str(error))
+        except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
+            log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 
 
 async def _write_down_keys(keys: KeyRing, path: Path) -> None:
@@ -380,14 +377,26 @@ async def _write_down_keys(keys: KeyRing, path: Path) -> None:
     while True:
         try:
             _write_whole(path, json.dumps((await keys.report(look=False)).as_json()))
-        except OSError as error:
-            log.warning("key_report_not_written", file=str(path), cause=str(error))
+        except Exception as error:  # noqa: BLE001 - the next one may succeed
+            log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(WRITE_DOWN_S)
 
 
 def keys_file(config: Config) -> Path:
     """Where the serving relay writes down how its keys stand; it holds no key."""
     return config.store.secret.with_name("keys.json")
+
+
+def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until the stack is closed; should it end by itself, the log says so."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_ended)
+    stack.push_async_callback(_cancelled, task)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -25,7 +25,8 @@ log = structlog.get_logger(__name__)
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
-    `forms` are those that were sealed before, or are being delivered now; whoever delivers adds his own.
+    `forms` are those that were sealed before, or are being delivered now; whoever delivers adds his own. `outcomes`
+    are by mailbox, like everything in the journal.
     """
 
     mail: Mail
@@ -36,40 +37,40 @@ class Delivery:
     @property
     def rest(self) -> Mail:
         """The mail to those recipients who neither have it nor have a sealed form waiting, each once."""
-        known = self.begun.delivered | {recipient.address for form in self.forms for recipient in form.recipients}
-        unique = {recipient.address: recipient for recipient in self.mail.envelope.recipients}
-        return self.mail.to(recipient for address, recipient in unique.items() if address not in known)
+        known = self.begun.delivered | {recipient.mailbox for form in self.forms for recipient in form.recipients}
+        unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
+        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
 
     def note(self, recipients: Iterable[Recipient], outcomes: Outcomes) -> None:
         """What the next hop has said for each of these recipients."""
         for recipient, outcome in zip(recipients, outcomes, strict=True):
-            self.outcomes[recipient.address] = outcome
+            self.outcomes[recipient.mailbox] = outcome
 
     def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError) -> None:
         """The same failure for all of them."""
         for recipient in recipients:
-            self.outcomes[recipient.address] = outcome
+            self.outcomes[recipient.mailbox] = outcome
 
     @property
     def answer(self) -> Outcomes:
         """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
-        return tuple(self._outcome(address) for address in self.mail.envelope.addresses)
+        return tuple(self._outcome(mailbox) for mailbox in self.mail.envelope.mailboxes)
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
         """Whether everybody but these has the mail."""
-        these = {recipient.address for recipient in recipients}
-        addresses = self.mail.envelope.addresses
-        return all(address in these or self._outcome(address) is None for address in addresses)
+        these = {recipient.mailbox for recipient in recipients}
+        mailboxes = self.mail.envelope.mailboxes
+        return all(mailbox in these or self._outcome(mailbox) is None for mailbox in mailboxes)
 
     @property
     def over(self) -> bool:
         """Whether nobody has to wait for another try."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
-    def _outcome(self, address: str) -> RelayError | None:
-        if address in self.begun.delivered:
+    def _outcome(self, mailbox: str) -> RelayError | None:
+        if mailbox in self.begun.delivered:
             return None
-        return self.outcomes.get(address, _NOT_TRIED)
+        return self.outcomes.get(mailbox, _NOT_TRIED)
 
 
 _NOT_TRIED = TryLater("not tried")
@@ -91,12 +92,12 @@ class Deliveries:
         Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now.
         """
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
-        claims = {(key, address) for address in mail.envelope.addresses}
+        claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
         if claims & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
         self._under_way |= claims
         try:
-            begun = await self._journal.recall(key, mail.envelope.addresses)
+            begun = await self._journal.recall(key, mail.envelope.mailboxes)
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
             delivery = Delivery(mail, begun, [_form(mail, each) for each in begun.forms])
@@ -112,12 +113,12 @@ class Deliveries:
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client has not heard these outcomes and will try again: what is delivered must be known then."""
-        delivered = [each for each, outcome in zip(mail.envelope.addresses, outcomes, strict=True) if outcome is None]
+        delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
         if not delivered:
             return
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
         # A retry that comes meanwhile waits until it is written down.
-        claims = {(key, address) for address in delivered} - self._under_way
+        claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
         try:
             await self._remember(key, delivered, [], [])
@@ -127,22 +128,24 @@ class Deliveries:
 
     async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:
         """Remembers what a retry has to know, or forgets the mail where none will come."""
-        answers = dict(zip(delivery.mail.envelope.addresses, delivery.answer, strict=True))
-        delivered = [address for address, outcome in answers.items() if outcome is None]
+        answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
+        delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
         if delivery.over and heard:
             await self._forget(key, list(answers))
             return
         final = heard and delivery.mail.each_answered  # then who was refused will not be asked for again
         waiting = {
-            address
-            for address, outcome in answers.items()
+            mailbox
+            for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
         forms = [entry for form in delivery.forms if not form.in_clear and (entry := _entry(form, waiting)).recipients]
         if not delivered and not forms:
             return
-        others = waiting - {address for form in forms for address in form.recipients}
+        others = waiting - {mailbox for form in forms for mailbox in form.recipients}
         await self._remember(key, delivered, forms, sorted(others))
+        if delivery.begun.forms and (given_up := sorted(set(answers) - waiting - set(delivered))):
+            await self._forget(key, given_up)
 
     async def _remember(self, key: bytes, delivered: list[str], forms: list[JournalForm], others: list[str]) -> None:
         """Without the journal a retry repeats what has left and spends another key, but nothing is lost."""
@@ -167,14 +170,14 @@ def _entry(form: Form, waiting: set[str]) -> JournalForm:
         "keys": [asdict(reference) for reference in form.keys],
         "quantum_bits": form.quantum_bits,
     }
-    recipients = tuple(each.address for each in form.recipients if each.address in waiting)
+    recipients = tuple(each.mailbox for each in form.recipients if each.mailbox in waiting)
     return JournalForm(recipients, facts, form.message, form.name)
 
 
 def _form(mail: Mail, entry: JournalForm) -> Form:
     """The form again, for those recipients of this mail who wait for it."""
     wanted = dict.fromkeys(entry.recipients)
-    unique = {each.address: each for each in mail.envelope.recipients if each.address in wanted}
+    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
     return Form(
         protection=entry.facts["protection"],
         peer=entry.facts["peer"],

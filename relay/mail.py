@@ -25,6 +25,12 @@ class Recipient:
     notify: str | None = None
     orcpt: str | None = None
 
+    @property
+    def mailbox(self) -> str:
+        """The address with its domain in lower case: who differs in that alone is the same (RFC 5321, 2.4)."""
+        local, at, domain = self.address.rpartition("@")
+        return local + at + (domain.lower() if at else domain)
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -43,6 +49,11 @@ class Envelope:
     def addresses(self) -> tuple[str, ...]:
         """The recipients' addresses, in the order they were given."""
         return tuple(recipient.address for recipient in self.recipients)
+
+    @property
+    def mailboxes(self) -> tuple[str, ...]:
+        """The same as mailboxes; one that was given twice is here twice."""
+        return tuple(recipient.mailbox for recipient in self.recipients)
 
 
 @dataclass(frozen=True, slots=True)

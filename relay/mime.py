@@ -50,14 +50,17 @@ LINES_A_PIECE = 4096
 def check_carriable(message: bytes, max_hops: int) -> None:
     """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage or MailLoop.
 
-    A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8).
-    More than `max_hops` Received fields mean a loop (RFC 5321, 6.3).
+    A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8). A first line that
+    begins with a blank would continue whatever field is put on top. More than `max_hops` Received fields mean a loop
+    (RFC 5321, 6.3).
     """
     pairs = _count(message, b"\r\n")
     if _count(message, b"\n") != pairs:
         raise MalformedMessage("a line ends in LF without CR")
     if _count(message, b"\r") != pairs:
         raise MalformedMessage("a CR stands alone, without LF")
+    if message.startswith((b" ", b"\t")):
+        raise MalformedMessage("the first line begins with a blank, as if it continued another")
     header = header_of(message)
     if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
         return

@@ -132,6 +132,36 @@ class Sealer:
         forms = [form for form in tried.values() if isinstance(form, Form) and form.recipients]
         return Prepared(forms, failures)
 
+    async def still_permitted(self, mail: Mail, forms: list[Form]) -> list[Form]:
+        """These forms of an earlier try, without recipients whose policy has been changed and wants another one now."""
+        policies = self.policies()
+        content = Content(mail.message)
+        older = [form for form in forms if form.policy_version != policies.version]
+        if older and policies.looks_inside and content.size > SMALL_OCTETS:
+            await off_loop(content.size, content.read)
+        for form in older:
+            form.recipients = [each for each in form.recipients if self._permits(policies, mail, content, each, form)]
+        return [form for form in forms if form.recipients]
+
+    def _permits(self, policies: PolicySet, mail: Mail, content: Content, recipient: Recipient, form: Form) -> bool:
+        try:
+            decision = policies.decide(mail.envelope.sender, recipient.address, content)
+        except RelayError:
+            return False
+        return decision.peer == form.peer and form.protection in self._protections(decision)
+
+    def _protections(self, decision: Decision) -> set[str]:
+        """What a form may say of itself that a decision has led to, or a stronger one."""
+        found: set[str] = set()
+        for level in decision.levels:
+            layers = "+".join(decision.layers(level))
+            if level == "plaintext" or level not in self.levels:
+                continue
+            found |= {"sealed before", f"{layers}+aes"}
+            if self.levels[level].quantum or decision.quantum != "required":
+                found.add(layers)
+        return found
+
     def foresight(self, supplied: Supplied | None = None) -> Foresight:
         """Tells what this sealer would do; without `supplied`, as if all keys were there."""
         return Foresight(self.obstacle, supplied, self.config.otp.padding)

@@ -11,6 +11,7 @@ import structlog
 
 from relay.errors import RelayError
 from relay.keys.keyring import KeyRing
+from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.policy import Content
 from relay.policy.foresee import Outcome
@@ -51,7 +52,7 @@ class Shadow:
         for each in found:
             if not each.decision.in_clear:
                 alike.setdefault((each.decision.where, each.decision.peer, each.outcome), []).append(each)
-        return [_entry(mail, foreseen) for foreseen in alike.values()]
+        return await off_loop(content.size, lambda: [_entry(mail, foreseen) for foreseen in alike.values()])
 
 
 def _log(outcome: Outcome, fields: dict[str, object]) -> None:

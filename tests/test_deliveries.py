@@ -4,8 +4,9 @@ Standard: RFC 5321 6.1; a retry repeats nothing and spends no second key.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import Reply, submit
 
 RECIPIENTS = ["ben@bob.example", "press@open.example"]
+AES_OCTETS = bytes.fromhex("060960864801650304012e")
+OTP_OCTETS = bytes.fromhex("0614698286a6dcf08ff1ca9e97b8c5a2c1d1aea39e71")
+"""How DER writes the content encryption of each level."""
 
 
 @pytest.fixture
@@ -38,6 +42,12 @@ async def running(site: Site) -> AsyncIterator[Address]:
 
 async def send(relay: Address, message: bytes = mails.plain()) -> Reply:
     return await submit(relay, message, recipients=RECIPIENTS)
+
+
+def forms(site: Site) -> list[bytes]:
+    """The sealed forms that wait in the journal."""
+    with closing(sqlite3.connect(site.directory / "relay.db")) as database:
+        return [message for (message,) in database.execute("SELECT message FROM sealed_forms")]
 
 
 def deliveries(wire: Sink) -> list[tuple[str, ...]]:
@@ -122,3 +132,52 @@ async def test_no_plaintext_is_kept_for_the_retry(site: Site, wire: Sink) -> Non
         assert (await send(relay)).code == 451
     for path in site.directory.glob("relay.db*"):
         assert b"figures" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("first", ["250", "451 4.2.0 busy"])
+async def test_a_mailbox_whose_domain_is_written_in_two_ways_gets_one_copy(site: Site, wire: Sink, first: str) -> None:
+    recipients = ["ben@bob.example", "ben@BOB.Example", "Ben@bob.example"]
+    wire.on_data = [first] if first != "250" else []
+    async with running(site) as relay:
+        if wire.on_data:
+            assert (await submit(relay, mails.plain(), recipients=recipients)).code == 451
+            recipients.reverse()  # nor does a retry need the same spelling
+        assert (await submit(relay, mails.plain(), recipients=recipients)).code == 250
+    [got] = wire.got
+    assert sorted(address.partition("@")[0] for address in got.recipients) == ["Ben", "ben"]
+
+
+async def test_who_has_the_mail_does_not_get_it_again_under_another_spelling_of_his_domain(
+    site: Site, wire: Sink
+) -> None:
+    async with running(site) as relay:
+        wire.on_rcpt = {"press@open.example": "451 4.2.0 busy"}
+        assert (await send(relay)).code == 451
+        wire.on_rcpt = {}
+        assert (await submit(relay, mails.plain(), recipients=["ben@bob.EXAMPLE", "press@OPEN.example"])).code == 250
+    assert deliveries(wire) == [("ben@bob.example",), ("press@OPEN.example",)]
+
+
+@pytest.mark.parametrize(
+    ("edit", "makes_another", "octets"),
+    [
+        ({"bob.example.toml": 'levels = ["otp"]\n'}, True, OTP_OCTETS),
+        ({"bob.example.toml": 'levels = ["otp", "aes"]\n'}, False, AES_OCTETS),
+        ({"nowhere.example.toml": 'levels = ["otp"]\n'}, False, AES_OCTETS),
+    ],
+    ids=["stronger", "still listed", "of others"],
+)
+async def test_a_sealed_form_waits_only_for_as_long_as_policy_wants_it(
+    site: Site, wire: Sink, kmes: DevelopmentKMEs, edit: dict[str, str], makes_another: bool, octets: bytes
+) -> None:
+    async with running(site) as relay:
+        wire.on_data = ["451 4.2.0 busy"]
+        assert (await submit(relay, mails.plain())).code == 451
+    site.write_policies(edit)
+    async with running(site) as relay:
+        [form] = forms(site)
+        assert (await submit(relay, mails.plain())).code == 250
+    [got] = wire.got
+    assert octets in mime.sealed_content(mails.untraced(got.message))
+    assert (mails.untraced(got.message) != form) == makes_another
+    assert forms(site) == []

@@ -139,4 +139,6 @@ async def test_sealed_mail_that_is_too_weak_can_be_marked(
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     policy = AES + 'require = "otp"\nunprotected = "mark"\n'
     assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250
-    assert mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+    assert (
+        mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+    )

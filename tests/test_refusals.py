@@ -172,6 +172,14 @@ async def test_bare_cr_and_lf_are_refused_and_end_nothing(alice: Any, sink: Sink
     assert not sink.got
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+async def test_a_first_line_that_would_continue_our_own_mark_is_refused(alice: Any, sink: Sink, blank: bytes) -> None:
+    async with alice() as relay:
+        reply = await submit(relay, blank + b"; peer=bank\r\n" + mails.plain())
+    assert str(reply).startswith("554 5.6.0")
+    assert not sink.got
+
+
 async def test_a_message_over_the_limit_is_refused_whether_its_size_was_said_or_not(alice: Any, sink: Sink) -> None:
     async with alice(settings='max_message_size = "1 MiB"') as relay:
         said = await submit(relay, mails.plain(), options=["SIZE=2000000"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from relay.budget import Share
 from relay.errors import MessageTooBig, TryLater
+from relay.levels.content import off_loop
 
 END_OF_DATA = b"\r\n.\r\n"
 PIECE_OCTETS = 1024 * 1024
@@ -57,7 +58,7 @@ async def receive(reader: asyncio.StreamReader, limit: int, share: Share, got: C
         raise failed
     await share.hold(room_for(end))
     share.reduce(room_for(end))
-    content = unstuffed(data, end + 2)
+    content = await off_loop(end, unstuffed, data, end + 2)
     if len(content) > limit:
         raise MessageTooBig(f"the content has {len(content)} octets, the limit is {limit}")
     return content

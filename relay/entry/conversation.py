@@ -241,10 +241,10 @@ class Conversation(Dialogue):
         assert self._timeout_handle is not None  # noqa: S101 - aiosmtpd has set it with the connection
         self._timeout_handle.cancel()
         outcomes = await self._outcomes(mail)
+        if self.transport is not None:
+            self._reset_timeout()  # also for a client that does not read the answer
         if not await self._heard(mail.id, outcomes):
             await self._note_unheard(mail, outcomes)
-        if self.transport is not None:
-            self._reset_timeout()
 
     async def _outcomes(self, mail: Mail) -> Outcomes:
         """What the recipe says for each recipient; what it raises holds for all of them."""
@@ -264,14 +264,13 @@ class Conversation(Dialogue):
 
     async def _heard(self, mail_id: str, outcomes: Outcomes) -> bool:
         """Answers; whether the client was there to hear it. One that sends no more may or may not hear it."""
-        there = not self.left
         if self.transport is None or self.transport.is_closing():
             return False
         try:
             await self.answer(mail_id, outcomes)
         except ConnectionError:
             return False
-        return there
+        return not self.left  # who has left while we said it raises nothing
 
     async def _note_unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         log.warning("client_gone_before_the_answer", recipients=len(outcomes))

@@ -23,6 +23,8 @@ NULL = "<>"
 MAX_FROM_OCTETS = 2048
 """No person's From field is as long, and reading one takes more than linear time."""
 
+_ENCODED_WORD = re.compile(r"=\?[\w.:*+-]+\?[BbQq]\?[^\s?()<>@,;:\\\"\[\]]*\?=", re.ASCII)
+"""RFC 2047, 2 and 5 (3): nothing in it means something to a reader who does not know encoded words."""
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _RIGHT = re.compile(r"[^\s,:<>\"@]*@[^\s,:<>\"@]+")
 
@@ -121,6 +123,8 @@ def _authors(field: bytes) -> list[str]:
     if len(field) > MAX_FROM_OCTETS:
         return []
     value = field.split(b":", 1)[1].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+    if "=?" in _ENCODED_WORD.sub("=", value):
+        return []  # for one reader it begins an encoded word, and another one sees addresses in there
     try:
         header = policy.SMTPUTF8.header_factory("From", value)
     except Exception:  # noqa: BLE001 - the standard library's parser raises many kinds on hostile fields

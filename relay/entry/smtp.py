@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
 
 from relay.config import Address
 from relay.entry.conversation import Conversation, Service
+from relay.entry.tls import ServerTLS
+from relay.entry.tls_server import TLSServer
 from relay.errors import ConfigError
 
 
@@ -23,7 +24,7 @@ class SMTPEntry:
         listen: Address,
         service: Service,
         conversation: Callable[[Service], Conversation] = Conversation,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTLS | None = None,
     ) -> None:
         """`setting` is where relay.toml names the address, for messages; with `tls` a connection begins with TLS."""
         self._setting = setting
@@ -31,20 +32,25 @@ class SMTPEntry:
         self._service = service
         self._conversation = conversation
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TLSServer | None = None
 
     async def start(self) -> Address:
         """Listens; gives the real address (port 0 became a free one). Raises ConfigError."""
         logging.getLogger("mail.log").setLevel(logging.ERROR)  # aiosmtpd logs addresses and content
         host, port = self._listen
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: self._conversation(self._service), host, port, backlog=512, ssl=self._tls
-            )
+            if self._tls is not None:
+                self._server = TLSServer(self._tls, self._one_more, self._service)
+                await self._server.listen(self._listen)
+            else:
+                self._server = await asyncio.get_running_loop().create_server(self._one_more, host, port, backlog=512)
         except OSError as error:
             raise ConfigError(f"{self._setting}: cannot listen on {self._listen}: {error.strerror}") from error
         real = self._server.sockets[0].getsockname()
         return Address(real[0], real[1])
+
+    def _one_more(self) -> Conversation:
+        return self._conversation(self._service)
 
     async def stop(self, grace: float = 30.0) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""

@@ -28,8 +28,6 @@ class ServerTLS:
         self._certificate = certificate
         self._key = key
         self.context = server_context(certificate, key)
-        self.listening = server_context(certificate, key)
-        self.listening.sni_callback = self._choose
 
     def reload(self) -> None:
         """Takes the files as they are now; keeps the certificate in use where they cannot be used."""
@@ -39,10 +37,6 @@ class ServerTLS:
             log.error("certificate_not_reloaded", problems=error.problems)
             return
         log.info("certificate_reloaded", file=str(self._certificate))
-
-    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        """A listening socket keeps its context for ever; this puts the present one in its place."""
-        connection.context = self.context
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:

@@ -46,7 +46,7 @@ _deliveries = Table(
     Column("form", String(32)),
     Column("written_at", Double, nullable=False),
 )
-"""One recipient of a mail; `form` is what waits for him, or NULL where it is made anew."""
+"""One recipient (a mailbox) of a mail; `form` is what waits for him, or NULL where it is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ class Journal:
 
     @to_its_end
     async def load(self) -> None:
-        """Reads which mails are in the journal. With SQLite one process writes it and needs to look no more."""
+        """Reads which mails are in the journal. With SQLite one process writes it and needs to look no more.
+
+        It changes only inside of transactions that write, of which there is one at a time.
+        """
         if self._database.is_sqlite:
             async with self._database.reading() as connection:
                 self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
@@ -141,8 +144,8 @@ class Journal:
             if rows:
                 await connection.execute(insert(_deliveries), rows)
             await _sweep_forms(connection, key)
-        if self._known is not None and rows:
-            self._known.add(key)
+            if self._known is not None and rows:
+                self._known.add(key)
 
     @to_its_end
     async def forget(self, key: bytes, recipients: Sequence[str]) -> None:
@@ -156,8 +159,8 @@ class Journal:
             if over:
                 await connection.execute(delete(_deliveries).where(_deliveries.c.mail == key))
             await _sweep_forms(connection, key)
-        if self._known is not None and over:
-            self._known.discard(key)
+            if self._known is not None and over:
+                self._known.discard(key)
 
     @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
@@ -167,8 +170,8 @@ class Journal:
             gone = await connection.execute(delete(_deliveries).where(_deliveries.c.written_at < before))
             wanted = select(_deliveries.c.form).where(_deliveries.c.form.is_not(None))
             await connection.execute(delete(_forms).where(_forms.c.written_at < before, _forms.c.form.not_in(wanted)))
-        if gone.rowcount:
-            await self.load()
+            if self._known is not None and gone.rowcount:
+                self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
         return int(gone.rowcount)
 
 

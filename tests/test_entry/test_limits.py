@@ -11,7 +11,8 @@ import pytest
 
 from relay.config import Address
 from relay.entry import dialogue
-from tests.test_entry.recipes import serving
+from relay.errors import TryLater
+from tests.test_entry.recipes import Recorder, serving
 from tests.testlib import mails
 from tests.testlib.submit import Reply, Talk, submit, submit_lmtp, talking
 
@@ -100,6 +101,26 @@ async def test_a_client_that_does_not_read_our_replies_is_let_go() -> None:
         talk.reader._transport.pause_reading()  # type: ignore[attr-defined]
         talk.writer.write(b"HELP\r\n" * 500_000)
         while running.service.connections.all():
+            await asyncio.sleep(0.01)
+        talk.writer.transport.abort()
+
+
+class Wordy(TryLater):
+    """More than all buffers between two programs hold, when there are some hundred of it."""
+
+    public = "x" * 100_000
+
+
+async def test_a_client_that_does_not_read_what_became_of_its_mail_is_let_go_and_counts_as_gone() -> None:
+    recipients = [f"user{number}@bob.example" for number in range(300)]
+    recipe = Recorder(outcomes={each: Wordy() for each in recipients})
+    async with serving("LMTP", timeout=0.5, recipe=recipe) as running, talking(running.address) as talk:
+        await talk.begin(*recipients, hello="LHLO")
+        talk.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await talk.send(b"x\r\n.\r\n")
+        async with asyncio.timeout(20):
+            await recipe.noted.wait()
+        while running.budget.used:
             await asyncio.sleep(0.01)
         talk.writer.transport.abort()
 

@@ -61,10 +61,14 @@ async def test_sighup_loses_neither_connection_nor_mail_in_flight(site: Site, wi
         await talk.begin()
         await talk.send(mails.plain() + b".\r\n")
         await wire.reached.wait()
-        site.write_policies({"default.toml": 'levels = ["plaintext"]\n'})
+        # The edit must be there whole before the relay can see it, and SIGHUP is answered by what the log says.
+        edit = site.directory / "edited.toml"
+        edit.write_text('levels = ["plaintext"]\n')
+        edit.replace(site.directory / "policies" / "default.toml")
         relay.process.send_signal(signal.SIGHUP)
-        while "policies_loaded" not in relay.log:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while '"event": "policies_loaded"' not in relay.log:
+                await asyncio.sleep(0.02)
         wire.gate.set()
         assert (await talk.reply()).code == 250
         assert (await talk.say("NOOP")).code == 250

@@ -104,6 +104,13 @@ async def test_a_user_who_may_send_as_anybody_may_write_any_from(server: Server,
         "ann@alice.example," * 100 + "boss@alice.example",
         "ann@alice.example," * 1000,
         "ann@alice.example\0",
+        "=?utf-<?q?@evil.example:ceo?= <ann@alice.example>",
+        "=?utf-8?q?<ceo@alice.example>?= <ann@alice.example>",
+        "=?utf-8?q?a,ceo@alice.example,?= <ann@alice.example>",
+        "=?utf-8?x?a?= <ann@alice.example>",
+        "=?utf-8?q?a?=?utf-8<?q?b?= <ann@alice.example>",
+        "=?utf-8?q?ann?=@alice.example",
+        "=? <ann@alice.example>",
     ],
 )
 def test_a_from_field_that_can_be_read_in_two_ways_is_refused(field: str) -> None:
@@ -120,6 +127,9 @@ def test_a_from_field_that_can_be_read_in_two_ways_is_refused(field: str) -> Non
         "Grüße aus Köln <ann@alice.example>",
         "\r\n Ann\r\n <ann@alice.example>",
         "<ann@alice.example>",
+        "=?utf-8?q?Dr._J=C3=B6rg?= Archer <ann@alice.example>",
+        "=?iso-8859-1*de?Q?J=F6rg?=\r\n =?UTF-8?B?SsO2cg==?= <ann@alice.example>",
+        "ann@alice.example (=?utf-8?q?zu_Hause?=)",
     ],
 )
 def test_the_from_fields_that_people_have_are_understood(field: str) -> None:

@@ -8,10 +8,11 @@ import asyncio
 import os
 import signal
 import ssl
+from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.test_submission.conftest import Server, write_certificate
+from tests.test_submission.conftest import Server, Start, write_certificate
 from tests.test_submission.program import b64, plain
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -184,3 +185,42 @@ async def test_a_client_that_stops_in_the_handshake_holds_nobody_up(server: Serv
     async with server.user() as program:
         assert await program.ask("NOOP") == "250 2.0.0 Ok"
     silent.transport.abort()
+
+
+@pytest.mark.parametrize("octets", [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00", b""])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_failed_handshake_leaves_no_connection_counted(start: Start, octets: bytes, *, tls: bool) -> None:
+    async with start("connections_per_client = 2\ntrusted = []") as server:
+        for _ in range(3):
+            await _fail_in_the_handshake(server, octets, tls=tls)
+        async with asyncio.timeout(20):
+            while not await _is_greeted(server):
+                await asyncio.sleep(0.01)
+
+
+async def _fail_in_the_handshake(server: Server, octets: bytes, *, tls: bool) -> None:
+    reader, writer = await asyncio.open_connection(*(server.submission_tls if tls else server.submission))
+    try:
+        if not tls:
+            writer.write(b"EHLO program.example\r\nSTARTTLS\r\n")
+            while not (line := await reader.readline()).startswith(b"220 2.0.0"):
+                assert line.startswith((b"220 ", b"250")), line
+        writer.write(octets)
+        await writer.drain()
+    finally:
+        writer.close()
+
+
+async def _is_greeted(server: Server) -> bool:
+    async with server.program() as program:
+        return program.greeting.startswith("220")
+
+
+async def test_connections_count_before_they_have_begun_tls(start: Start) -> None:
+    """Else one client could hold as many of them as there are file descriptors."""
+    async with start("connections_per_client = 2\ntrusted = []") as server, AsyncExitStack() as stack:
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(*server.submission_tls)
+            stack.callback(writer.close)
+        with pytest.raises((OSError, EOFError)):  # TLS errors are of this kind
+            await stack.enter_async_context(server.program(tls=True))
