@@ -24,7 +24,7 @@ def around_the_filter(picture: Picture) -> Iterator[Fault]:
         behind = milters(picture.settings, back)
         for source in picture.sources:
             before = milters(picture.settings, source)
-            if any(map(SIGNS.search, before)) and not any(map(SIGNS.search, behind)):
+            if any(map(SIGNS.search, before)) and not (_relay_signs(picture) or any(map(SIGNS.search, behind))):
                 yield _signed_too_early(
                     picture, source, f"give it to {back.key} (smtpd_milters, no no_milters) instead"
                 )
@@ -40,7 +40,7 @@ def around_the_filter(picture: Picture) -> Iterator[Fault]:
 def in_order(picture: Picture) -> Iterator[Fault]:
     """Where the relay itself is a milter, what signs comes after it."""
     outgoing = picture.side("outgoing")
-    for source in picture.sources if outgoing else ():
+    for source in picture.sources if outgoing and not _relay_signs(picture) else ():
         running = milters(picture.settings, source)
         ours = [number for number, each in enumerate(running) if _is_ours(picture, outgoing, each)]
         if ours and any(map(SIGNS.search, running[: ours[0]])):
@@ -74,6 +74,11 @@ def let_pass(picture: Picture) -> Iterator[Fault]:
                 f"Postfix gives up before the relay may answer (timeout is {longest:.0f} s in relay.toml)",
                 f"postconf -e 'milter_content_timeout = {longest:.0f}s'",
             )
+
+
+def _relay_signs(picture: Picture) -> bool:
+    """Then a signer in front of it is that of the originals, which is right (deploy/dkim)."""
+    return picture.config.dkim is not None and bool(picture.config.dkim.keys)
 
 
 def _signed_too_early(picture: Picture, source: Service, remedy: str) -> Fault:

@@ -83,25 +83,31 @@ async def bounces_past(picture: Picture) -> list[Fault]:
 
 
 async def aliases_past(picture: Picture) -> list[Fault]:
-    """Forwarding by aliases(5) starts behind the filter."""
+    """Forwarding by aliases(5) starts behind the relay, and that by virtual(5) too where the relay is a milter."""
     outgoing = picture.side("outgoing")
     if outgoing is None or not outgoing.watched:
         return []
     settings = picture.settings
     own = {*picture.config.site.domains, *settings.words("mydestination")}
+    behind = {"alias_maps": "postalias"}
+    remedy = "forward with virtual_alias_maps, which work in front of it"
+    if not outgoing.filters:
+        behind["virtual_alias_maps"] = "postmap"
+        remedy = "let users give such mail the address it goes to, or take a content filter instead of the milter"
     faults = []
-    for table in split_list(settings.value("alias_maps")):
-        outside = [target for target in await _alias_targets(picture, table) if domain_of(target) not in own]
-        if outside:
-            shown = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
-            faults.append(
-                Fault(
-                    "aliases-bypass",
-                    f"alias_maps {table}",
-                    f"forwards to {shown}: what aliases send on starts behind the relay and leaves in clear",
-                    "forward with virtual_alias_maps, which work in front of it",
+    for parameter, program in behind.items():
+        for table in split_list(settings.value(parameter)):
+            targets = await _alias_targets(picture, program, table)
+            if outside := [target for target in targets if domain_of(target) not in own]:
+                shown = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
+                faults.append(
+                    Fault(
+                        "aliases-bypass",
+                        f"{parameter} {table}",
+                        f"forwards to {shown}: what aliases send on starts behind the relay and leaves in clear",
+                        remedy,
+                    )
                 )
-            )
     return faults
 
 
@@ -130,12 +136,12 @@ async def _look_up(picture: Picture, table: str, key: str) -> str:
     return out
 
 
-async def _alias_targets(picture: Picture, table: str) -> list[str]:
+async def _alias_targets(picture: Picture, program: str, table: str) -> list[str]:
     """The addresses with a domain to which an alias table forwards; none where it cannot be listed."""
     if table.partition(":")[0] not in SEQUENTIAL_TABLES:
         return []
     try:
-        out, _ = await command("postalias", picture.settings.directory, "-s", table)
+        out, _ = await command(program, picture.settings.directory, "-s", table)
     except ConfigError:
         return []
     targets = [target for line in out.splitlines() for target in re.split(r"[,\s]+", line.partition("\t")[2])]

@@ -118,6 +118,15 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                 "what fails there is lost to a bounce",
                 f"add {','.join(missing)}",
             )
+        if side.by_milter and not side.filters:  # milters, which see recipients before these maps
+            if "no_address_mappings" in options:
+                yield Fault(
+                    "not-mapped",
+                    where,
+                    "virtual aliases, canonical and BCC maps do not work for those whose copy the relay hands back",
+                    "take no_address_mappings out",
+                )
+            continue
         not_mapped = [
             source
             for source in picture.sources

@@ -94,5 +94,5 @@ def _hardly_a_message() -> Iterator[Case]:
     yield carried("header-and-empty-line-only", HEADER + "\r\n")
     yield carried("no-final-line-end", mail("", "the end"), arrives=mail("", "the end\r\n"))
     yield carried("one-field", "Subject: alone\r\n\r\nText\r\n")
-    yield carried("a-blank-in-the-first-line", " \r\n" + FROM_TO + "\r\nText\r\n")
+    yield refused("a-blank-in-the-first-line", " \r\n" + FROM_TO + "\r\nText\r\n", "5.6.0 .*begins with a blank")
     yield carried("a-tab-in-the-line-after-the-header", FROM_TO + "\t\r\nText\r\n")

@@ -154,12 +154,12 @@ async def test_a_copy_that_the_next_hop_did_not_take_is_tried_again_and_not_take
 ) -> None:
     wire.on_rcpt["press@clear.example"] = "450 4.2.0 not now"
     async with alone(tmp_path, kmes, sink, copies=wire) as (alice, _):
-        assert (await alice.submit(mails.plain(), *ALL)).startswith("451 4.4.1")
+        assert (await alice.submit(mails.plain(), *ALL)).startswith("451 4.2.0")  # as the next hop said
         wire.on_rcpt.clear()
         assert (await alice.submit(mails.plain(), *ALL)).startswith("250")
         await sink.messages(1)
-        assert [each.recipients for each in wire.got] == [("press@clear.example",)]
-        assert alice.got == [("ben@bob.example",)]
+        assert [each.recipients for each in wire.got] == [("ben@bob.example",)]  # who need not wait does not
+        assert alice.got == [("press@clear.example",)]
 
 
 async def test_the_sealed_form_stays_with_postfix_and_the_plain_one_goes_by_the_relay(
@@ -235,7 +235,8 @@ async def test_what_cannot_be_opened_is_accepted_kept_and_listed_but_not_deliver
     async with alone(tmp_path, kmes, sink) as (alice, _):
         assert (await alice.submit(junk, "ann@alice.example", sender="eve@bob.example")).startswith("250")
         await alice.organisation.postfix.empty()
-    listed = CliRunner().invoke(cli, ["quarantine", "list", "--config", str(alice.site.config_file), "--json"])
+    command = ["quarantine", "list", "--config", str(alice.site.config_file), "--json"]
+    listed = await asyncio.to_thread(CliRunner().invoke, cli, command)
     assert listed.exit_code == 0, listed.output
     assert "eve@bob.example" in listed.output
     assert json.loads(listed.output)

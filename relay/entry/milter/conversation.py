@@ -59,10 +59,11 @@ CONNECTION_STAGES = frozenset(b"CH")
 
 @dataclass(slots=True)
 class _Message:
-    """What has come of a mail so far."""
+    """What has come of a mail so far; `paths` are the recipients as they came, each in angle brackets."""
 
     envelope: Envelope
     recipients: list[Recipient] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
     header_octets: int = 0
@@ -176,6 +177,7 @@ class Conversation:
             log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
             return [_reply(error)]
         message.recipients.append(found)
+        message.paths.append(_path(recipient))
         return [Continue()]
 
     async def _header(self, name: str, value: bytes) -> None:
@@ -242,7 +244,7 @@ class Conversation:
             raise failure
         if result.message is None:
             return [Discard()]
-        return await off_loop(len(result.message), _answer, message.fields, body, mail, result)
+        return await off_loop(len(result.message), _answer, message, body, mail, result)
 
     async def _working(self, mail: Mail) -> InPlace:
         """The recipe, and signs of life meanwhile; it goes on to its end also when the mail server is gone."""
@@ -304,20 +306,26 @@ class Conversation:
         return {name: value for name, value in words.items() if value}
 
 
-def _answer(before: list[Field], body: bytes, mail: Mail, result: InPlace) -> list[FilterMessage]:
+def _answer(before: _Message, body: bytes, mail: Mail, result: InPlace) -> list[FilterMessage]:
     """The edits, and the last word."""
     assert result.message is not None  # noqa: S101 - whoever calls has looked
     same = result.message == mail.message
-    told = [] if same else list(edits(before, body, result.message, under_trace=result.opened))
-    gone = [RemoveRecipient(f"<{each}>") for each in mail.envelope.addresses if each not in result.recipients]
+    told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
+    given = zip(before.paths, mail.envelope.addresses, strict=True)
+    # A mail server knows a recipient by what the client called him.
+    gone = [RemoveRecipient(path) for path, address in given if address not in result.recipients]
     return [*told, *gone, Accept()]
 
 
 def _words(path: bytes, parameters: list[bytes]) -> str:
     """A path in angle brackets, and those of its parameters that we pass on."""
-    text = path.decode("utf-8", "surrogateescape")
     known = [each.decode("utf-8", "surrogateescape") for each in parameters]
-    return " ".join([text if text.startswith("<") else f"<{text}>", *(each for each in known if _is_known(each))])
+    return " ".join([_path(path), *(each for each in known if _is_known(each))])
+
+
+def _path(path: bytes) -> str:
+    text = path.decode("utf-8", "surrogateescape")
+    return text if text.startswith("<") else f"<{text}>"
 
 
 def _is_known(parameter: str) -> bool:

@@ -3,4 +3,4 @@
 # base: milter
 # relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -PX 127.0.0.1:10026/inet/smtpd_milters
-postconf -P 127.0.0.1:10026/inet/receive_override_options=no_unknown_recipient_checks,no_header_body_checks,no_address_mappings
+postconf -P 127.0.0.1:10026/inet/receive_override_options=no_unknown_recipient_checks,no_header_body_checks

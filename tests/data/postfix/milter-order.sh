@@ -1,5 +1,6 @@
 # The milter that signs stands in front of the relay's.
 # expect: dkim-before-filter
+# relay: ^\[\[dkim.keys\]\]\n(.+\n)+ ->
 # base: milter
 # relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -e 'smtpd_milters = inet:127.0.0.1:10038, unix:opendkim/opendkim.sock, inet:127.0.0.1:10028'
