@@ -117,7 +117,6 @@ class Conversation:
                 if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
-                await self._packets.drain()
         except ProtocolFault as error:
             log.warning("milter_protocol_fault", cause=str(error))
         except Exception as error:

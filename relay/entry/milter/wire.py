@@ -5,6 +5,7 @@ Standard: a packet is 4 octets of length, 1 of command, and its data (libmilter'
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable
 
 from kilter.protocol import (
@@ -47,6 +48,11 @@ MACROS = {
     Stage.END_MESSAGE: ("i",),
 }
 """What we want to know for the log, and addresses with the domain that the mail server adds where there is none."""
+QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
+"""Set, what came is acknowledged at once (tcp(7), Linux). Nagle's algorithm has the mail server wait for that before it
+sends more, and without an answer to send along we would leave it waiting for 40 ms, once a mail."""
+HEADER = b"L"
+"""The command of header fields, which come many at a time."""
 _TROUBLE = (InvalidMessage, UnexpectedMessage, UnknownMessage, AssertionError, ValueError, LookupError, StopIteration)
 """What kilter-protocol raises for packets that are none."""
 
@@ -64,6 +70,8 @@ class Packets:
         self._writer = writer
         self._timeout = timeout
         self._protocol = FilterProtocol()
+        connection = writer.get_extra_info("socket")
+        self._tcp = connection if QUICKACK and connection.family != socket.AF_UNIX else None
 
     async def next(self, *, in_content: bool) -> MTAMessage | None:
         """The next message, or None at the end of the connection. Raises ProtocolFault.
@@ -71,13 +79,15 @@ class Packets:
         A mail server may be silent between mails, and while its client is; not in the content, which it has whole.
         """
         try:
-            async with asyncio.timeout(self._timeout if in_content else None):
+            async with asyncio.timeout(self._timeout if in_content else None) as patience:
                 head = await self._reader.readexactly(4)
-            length = int.from_bytes(head)
-            if not 1 <= length <= MAX_PACKET_OCTETS:
-                raise ProtocolFault(f"a packet of {length} octets")
-            async with asyncio.timeout(self._timeout):
+                patience.reschedule(asyncio.get_running_loop().time() + self._timeout)
+                length = int.from_bytes(head)
+                if not 1 <= length <= MAX_PACKET_OCTETS:
+                    raise ProtocolFault(f"a packet of {length} octets")
                 data = await self._reader.readexactly(length)
+                if self._tcp is not None and data[:1] != HEADER:
+                    self._tcp.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         except asyncio.IncompleteReadError as error:
             if error.partial:
                 raise ProtocolFault("the connection ended in the middle of a packet") from error
@@ -96,7 +106,7 @@ class Packets:
         macros, actions = {}, ACTIONS
         if ActionFlags.SETSYMLIST in offer.action_flags:
             macros, actions = MACROS, ACTIONS | ActionFlags.SETSYMLIST
-        self._write(Negotiate(min(VERSION, offer.version), actions, flags, macros))
+        self._writer.write(self._packed(Negotiate(min(VERSION, offer.version), actions, flags, macros)))
 
     def needs_answer(self, message: MTAMessage) -> bool:
         """Whether the mail server waits for one."""
@@ -104,15 +114,20 @@ class Packets:
 
     async def send(self, messages: Iterable[FilterMessage]) -> None:
         """Writes them, a large body not faster than the mail server reads it. Raises ProtocolFault, as `drain`."""
+        waiting = bytearray()  # one write for many small packets
         for message in messages:
-            self._write(message)
+            waiting += self._packed(message)
             if isinstance(message, ReplaceBody):
+                self._writer.write(waiting)
+                waiting = bytearray()
                 await self.drain()
+        self._writer.write(waiting)
+        await self.drain()
 
-    def _write(self, message: FilterMessage) -> None:
+    def _packed(self, message: FilterMessage) -> bytes:
         buffer = SimpleBuffer(_size(message))
         self._protocol.write_to(buffer, message)
-        self._writer.write(buffer[:].tobytes())
+        return buffer[:].tobytes()
 
     def say_that_we_work(self) -> None:
         """Between the end of a message and its answer, so that the mail server waits on."""
@@ -122,6 +137,8 @@ class Packets:
 
     async def drain(self) -> None:
         """Raises ProtocolFault where the mail server is gone or does not read."""
+        if not self._writer.transport.get_write_buffer_size():
+            return
         try:
             async with asyncio.timeout(self._timeout):
                 await self._writer.drain()
