@@ -137,7 +137,8 @@ class Packets:
 
     async def drain(self) -> None:
         """Raises ProtocolFault where the mail server is gone or does not read."""
-        if not self._writer.transport.get_write_buffer_size():
+        transport = self._writer.transport
+        if not transport.get_write_buffer_size() and not transport.is_closing():
             return
         try:
             async with asyncio.timeout(self._timeout):
