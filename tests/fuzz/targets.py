@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fuzz import conversations, messages, replies, rules, senders, settings, signatures, structures
+from tests.fuzz import conversations, messages, milter, replies, rules, senders, settings, signatures, structures
 
 TARGETS = {
     target.name: target
     for target in (
         conversations.SMTP,
         conversations.LMTP,
+        milter.MILTER,
         messages.MIME,
         messages.TRIPWIRE,
         structures.CMS,

@@ -23,6 +23,7 @@ from relay.dkim import results as dkim_results
 from relay.entry import content
 from relay.entry import senders as submission_senders
 from relay.entry.lmtp import LMTPConversation
+from relay.entry.milter import edits as milter_edits
 from relay.errors import KMEBadReply
 from relay.keys import replies
 from relay.policy import content as message_content
@@ -30,7 +31,16 @@ from tests.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS, found
 
-EXAMPLES = {"smtp": 60, "lmtp": 60, "mime": 200, "tripwire": 300, "dkim": 200, "policy": 100, "relay": 100}
+EXAMPLES = {
+    "smtp": 60,
+    "lmtp": 60,
+    "milter": 300,
+    "mime": 200,
+    "tripwire": 300,
+    "dkim": 200,
+    "policy": 100,
+    "relay": 100,
+}
 USUAL_EXAMPLES = 400
 
 
@@ -112,6 +122,7 @@ def _with_the_text(item: Any, size: int | None) -> None:
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "smtp": (content, "unstuffed", _not_unstuffed),
     "lmtp": (LMTPConversation, "answer", _all_taken),
+    "milter": (milter_edits, "BODY_OCTETS", 0),
     "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),
     "tripwire": (tripwire, "_check_body", lambda body, forms: None),
     "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),

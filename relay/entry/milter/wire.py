@@ -22,7 +22,6 @@ from kilter.protocol import (
 )
 from kilter.protocol.buffer import SimpleBuffer
 from kilter.protocol.core import FilterMessage, MTAMessage
-from kilter.protocol.exceptions import InvalidMessage, UnexpectedMessage, UnknownMessage
 
 from relay.errors import TryLater
 
@@ -53,8 +52,6 @@ QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
 sends more, and without an answer to send along we would leave it waiting for 40 ms, once a mail."""
 HEADER = b"L"
 """The command of header fields, which come many at a time."""
-_TROUBLE = (InvalidMessage, UnexpectedMessage, UnknownMessage, AssertionError, ValueError, LookupError, StopIteration)
-"""What kilter-protocol raises for packets that are none."""
 
 
 class ProtocolFault(TryLater):
@@ -70,6 +67,7 @@ class Packets:
         self._writer = writer
         self._timeout = timeout
         self._protocol = FilterProtocol()
+        self._negotiated = False
         connection = writer.get_extra_info("socket")
         self._tcp = connection if QUICKACK and connection.family != socket.AF_UNIX else None
 
@@ -102,6 +100,7 @@ class Packets:
         """Answers what the mail server offers with what we need. Raises ProtocolFault where it offers too little."""
         if missing := (NEEDED & ~offer.protocol_flags) | (ACTIONS & ~offer.action_flags):
             raise ProtocolFault(f"the mail server cannot do {missing!r}, which we need")
+        self._negotiated = True
         flags = NEEDED | (WISHED & offer.protocol_flags)
         macros, actions = {}, ACTIONS
         if ActionFlags.SETSYMLIST in offer.action_flags:
@@ -156,8 +155,10 @@ class Packets:
             if packet[4:5] == b"D":
                 return _macros(packet[5:])  # the library knows ASCII alone, and addresses may be UTF-8
             raise ProtocolFault("a packet with other characters than it may have") from None
-        except _TROUBLE as error:
+        except Exception as error:
             raise ProtocolFault(f"a malformed or misplaced packet: {type(error).__name__}") from error
+        if not (self._negotiated or isinstance(message, Negotiate)):
+            raise ProtocolFault("it does not begin with what is offered")
         return message
 
 
