@@ -33,7 +33,7 @@ def packet(command: bytes, data: bytes = b"") -> bytes:
 
 
 OFFER = packet(b"O", (6).to_bytes(4) + (0x1FF).to_bytes(4) + (0x1FFFFF).to_bytes(4))
-BARE_OFFER = packet(b"O", (6).to_bytes(4) + (0x1FF).to_bytes(4) + (0x1FF).to_bytes(4))
+BARE_OFFER = packet(b"O", (6).to_bytes(4) + (0x1FF).to_bytes(4) + (0x100000).to_bytes(4))
 CONNECT = packet(b"C", b"client.example\x004\x00\x19127.0.0.1\0")
 MAIL = packet(b"DM{auth_authen}\0ann\0{mail_addr}\0ann@alice.example\0") + packet(
     b"M", b"<ann@alice.example>\0SIZE=100\0"
@@ -62,7 +62,7 @@ def seeds() -> list[bytes]:
     return [
         OFFER + CONNECT + WHOLE + packet(b"Q"),
         BARE_OFFER + CONNECT + packet(b"H", b"client.example\0") + WHOLE + packet(b"A") + WHOLE + packet(b"Q"),
-        OFFER + WHOLE + packet(b"K") + CONNECT + MAIL + BARE_RCPT + packet(b"R", b"<seal@b.example>\0") + FIELDS + END,
+        OFFER + WHOLE + packet(b"A") + MAIL + BARE_RCPT + packet(b"R", b"<seal@b.example>\0") + FIELDS + END,
         OFFER + MAIL + packet(b"R", b"<hold@b.example>\0") + FIELDS + BODY + END + WHOLE,
         OFFER + MAIL + packet(b"R", b"<away@b.example>\0") + RCPT + END,
     ]
