@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from relay.bench.children import BenchmarkFailed, child, command
 from relay.bench.mails import MARKER, template
+from tests.testlib.postfix import requires_postfix
 
 
 def _bench(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +45,24 @@ def test_a_quick_run_measures_both_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert result["keys"] >= result["sealed"] > 0
     assert result["machine"]["cores"] >= 1
     assert not list(tmp_path.iterdir())
+
+
+@requires_postfix
+def test_a_quick_run_with_postfix_measures_each_way_and_leaves_nothing_behind() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # Postfix's own user must get in, which it may not below pytest's directories
+        done = _bench(Path(name), "--milter", "--json")
+        left = list(Path(name).iterdir())
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for figures in result["figures"]:
+        rounds = figures["rounds"]
+        assert set(rounds) == {"postfix", "bare", "milter", "lmtp"}
+        assert all(len(each) == 1 and each[0] > 0 for each in rounds.values())
+        ratio = result["ratios"][figures["name"]]["milter"]
+        assert ratio == pytest.approx(rounds["milter"][0] / rounds["postfix"][0])
+    assert result["sealed"] > 0
+    assert not left
 
 
 @pytest.mark.parametrize("size", [1_000, 1_001, 4_000, 4_077, 100_000])

@@ -1,4 +1,4 @@
-"""What the milter costs: Postfix alone, with the milter that seals at aes, and with the LMTP content filter.
+"""What the milter costs: Postfix alone, with a milter that seals nothing, with ours at aes, and with the LMTP filter.
 Standard: one Postfix, interleaved rounds of one run, medians; a round ends when its last mail has left Postfix.
 """
 
@@ -17,7 +17,8 @@ from relay.bench.machine import Machine, machine
 from relay.bench.sender import Load, Sent
 from relay.bench.throughput import Case, Plan
 
-WAYS = ("postfix", "milter", "lmtp")
+WAYS = ("postfix", "bare", "milter", "lmtp")
+SEALING = ("milter", "lmtp")
 ROUND_TIMEOUT_S = 120.0
 POLL_S = 0.01
 
@@ -68,10 +69,12 @@ def measure_milter(plan: Plan, progress: Callable[[str, float], None]) -> Milter
     progress("starting", 0.0)
     with ExitStack() as stack:
         sink = stack.enter_context(child("relay.bench.sink"))
-        *ports, back = free_ports(4)
+        *ports, back = free_ports(5)
         relay = stack.enter_context(sealing_relay(back, 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'))
+        bare = stack.enter_context(child("relay.bench.bare_milter")).greeting
         options = (
             "",
+            f"-o smtpd_milters=inet:127.0.0.1:{bare}",
             f"-o smtpd_milters=inet:127.0.0.1:{relay.ports['outgoing_milter']}",
             f"-o content_filter=qumail:[127.0.0.1]:{relay.ports['outgoing_lmtp']}",
         )
@@ -119,7 +122,7 @@ class _Run:
                 raise BenchmarkFailed(f"{way}: {sent.mails} mails were accepted, {arrived['mails']} have arrived")
             time.sleep(POLL_S)
         seconds = time.monotonic() - begun
-        wanted = (0, sent.mails) if way == "postfix" else (sent.mails, 0)
+        wanted = (sent.mails if way in SEALING else 0, sent.mails if way == "postfix" else 0)
         if (arrived["sealed"], arrived["in_clear"]) != wanted or arrived["mails"] != sent.mails:
             raise BenchmarkFailed(f"{way}: mails arrived otherwise than they should: {arrived}")
         self.sealed += arrived["sealed"]

@@ -1,5 +1,5 @@
 """`qumail-relay bench --milter`: what the milter and the content filter cost a Postfix.
-Standard: one Postfix, three ways in, in turn; figures are of mail that has left Postfix, medians of the rounds.
+Standard: one Postfix, four ways in, in turn; figures are of mail that has left Postfix, medians of the rounds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from rich.table import Table
 
 from relay.bench.milter import FULL, QUICK, WAYS, MilterFigures, MilterResult, measure_milter
 
-_NAMES = {"postfix": "Postfix alone", "milter": "milter, sealing", "lmtp": "LMTP filter, sealing"}
+_NAMES = {
+    "postfix": "Postfix alone",
+    "bare": "milter that only replaces bodies",
+    "milter": "milter, sealing",
+    "lmtp": "LMTP filter, sealing",
+}
 
 
 def run_milter(*, quick: bool, as_json: bool) -> None:
