@@ -199,6 +199,7 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         )
         yield addresses
         log.info("relay_stops")
+        built.keys.wait_no_more()
 
 
 def mailboxes(built: Parts, budget: Budget) -> Mailboxes:

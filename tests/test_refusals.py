@@ -4,6 +4,7 @@ Standard: RFC 5321 reply codes, RFC 3463 enhanced status codes; a held or refuse
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
@@ -277,6 +278,36 @@ async def test_a_key_that_has_not_arrived_yet_is_waited_for(tmp_path: Path, sink
         outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
         assert (await submit(outgoing, mails.plain())).code == 250
     assert sink.got[0].message.endswith(b"\r\n" + mails.plain())
+
+
+async def test_mail_with_keys_that_never_come_takes_a_few_connections_at_most_and_each_of_them_once(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, log: LogCapture
+) -> None:
+    bob = make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
+        kme_settings="lag_patience = 3600\nlag_waiting = 2",
+    )  # fmt: skip
+    alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    async with AsyncExitStack() as stack:
+        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        for text in ("one", "two"):
+            await submit(outgoing, mails.plain(body=text))
+        [forged_id, _] = [entry["key_IDs"][0] for entry in log.entries if entry["event"] == "sealed_and_sent"]
+
+        def forged(number: int) -> bytes:
+            other = f"{number:04x}"
+            unknown = forged_id[:-4] + (other if not forged_id.endswith(other) else "ffff")
+            return _changed(wire.got[0].message, lambda der: der.replace(forged_id.encode(), unknown.encode()))
+
+        waiting = [asyncio.create_task(submit(incoming, forged(number))) for number in range(2)]
+        third = asyncio.create_task(submit(incoming, forged(2)))
+        done, _ = await asyncio.wait([*waiting, third], return_when=asyncio.FIRST_COMPLETED)
+        assert [str(each.result())[:9] for each in done] == ["451 4.7.5"], "one of the three found no place to wait"
+        assert (await submit(incoming, wire.got[1].message)).code == 250, "real mail goes on meanwhile"
+        for each in {*waiting, third} - done:
+            each.cancel()
+    assert len(sink.got) == 1
 
 
 async def test_ordinary_mail_and_what_others_sealed_pass_unopened(pair: Pair, sink: Sink, captured: bytes) -> None:

@@ -107,6 +107,7 @@ def _group(
         clients,
         {name: prefetch_of(kme) if prefetch else _NO_PREFETCH for name, kme in kmes},
         lag_patience=max(kme.lag_patience for _, kme in kmes),
+        lag_waiting=max(kme.lag_waiting for _, kme in kmes),
         gather={name: kme.gather for name, kme in kmes},
         gather_window=max(kme.gather_window for _, kme in kmes),
         metrics=metrics,

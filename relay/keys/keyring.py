@@ -106,6 +106,11 @@ class KeyRing:
                     group.warm(peer.sae_id)
             self._tending = asyncio.create_task(self._tend_for_ever(), name="tend keys")
 
+    def wait_no_more(self) -> None:
+        """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
+        for group in self.groups.values():
+            group.wait_no_more()
+
     async def close(self) -> None:
         """Ends all background work, burns the keys held, closes all connections."""
         tending, self._tending = self._tending, None

@@ -16,6 +16,7 @@ from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.contract import KeepKeys, Key, KeyDelivery, KeyReference
 from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
+from relay.keys.lag import LAG_PATIENCE_S, LAG_WAITING, Lag
 from relay.keys.metrics import KeyMetrics
 from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
 from relay.keys.prefetch import Prefetch
@@ -28,9 +29,6 @@ __all__ = ["KMEGroup", "Prefetch"]
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-
-LAG_PATIENCE_S = 30.0
-"""How long a key that the other KME has not yet synchronised is asked for before the mail is held."""
 
 USUAL_PREFETCH = Prefetch()
 
@@ -47,6 +45,7 @@ class KMEGroup:
         prefetch: Prefetch | Mapping[str, Prefetch] = USUAL_PREFETCH,
         *,
         lag_patience: float = LAG_PATIENCE_S,
+        lag_waiting: int = LAG_WAITING,
         gather: bool | Mapping[str, bool] = True,
         gather_window: float = 0.005,
         keep: KeepKeys | None = None,
@@ -56,16 +55,17 @@ class KMEGroup:
     ) -> None:
         """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
 
-        `lag_patience` and `gather_window` are seconds. `keep` stores what is fetched before anybody gets it.
+        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
+        stores what is fetched before anybody gets it.
         `clock`, seconds, replaces that of `timing`.
         """
         if clock is not None:
             timing = Timing(clock, timing.sleep, timing.chance)
         self._group = group
         self._clients = list(clients)
-        self._lag_patience = lag_patience
         self._metrics = metrics or KeyMetrics()
         self._timing = timing
+        self._lag = Lag(lag_patience, lag_waiting, timing.clock)
         seen = SeenKeys()
         self.pools: list[FreshKeys] = []
         self._fetchers: list[Fetcher] = []
@@ -152,28 +152,42 @@ class KMEGroup:
         )
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
-        """The keys by ID; one that is not known yet is asked for again until the lag patience is over.
+        """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
 
         Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could
         be asked; keys that came before are kept all the same.
         """
         found: dict[str, Key] = {}
-        deadline = self._timing.clock() + self._lag_patience
+        if await self._all_came(master_sae, key_IDs, found):
+            return found
+        deadline = self._lag.deadline(key_ID for key_ID in key_IDs if key_ID not in found)
         pause = FIRST_LAG_PAUSE_S
-        while True:
-            trouble = await self._ask_all(master_sae, key_IDs, found)
-            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
-            if missing and trouble is not None and not found:
-                raise trouble
-            if not missing or self._timing.clock() + pause > deadline:
-                return found
-            await self._timing.sleep(pause * (0.5 + 0.5 * self._timing.chance()))
-            pause = min(LONGEST_LAG_PAUSE_S, pause * 2)
+        with self._lag.place() as may_wait:
+            while may_wait and not self._lag.over and self._timing.clock() + pause <= deadline:
+                await self._timing.sleep(pause * (0.5 + 0.5 * self._timing.chance()))
+                pause = min(LONGEST_LAG_PAUSE_S, pause * 2)
+                if await self._all_came(master_sae, key_IDs, found):
+                    break
+        return found
+
+    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], found: dict[str, Key]) -> bool:
+        """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
+        trouble = await self._ask_all(master_sae, key_IDs, found)
+        self._lag.came(found)
+        if len(found) == len(set(key_IDs)):
+            return True
+        if trouble is not None and not found:
+            raise trouble
+        return False
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
         """Starts to fill the pools for this slave SAE."""
         for pool in self.pools:
             pool.warm(slave_sae, size)
+
+    def wait_no_more(self) -> None:
+        """Whoever waits for a lagging key hears after his present pause, of 5 s at most, that it is not there."""
+        self._lag.over = True
 
     async def close(self) -> None:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""

@@ -233,7 +233,8 @@ async def _check(report: Report, field_: Battlefield, messages: Sequence[Message
             else:
                 report.held_for_lost_keys += 1
         if each in in_peace and any(arrived[each.number, recipient] != 1 for recipient in each.recipients):
-            faults.append(f"message {each.number}, sent in peace, arrived {arrived}")
+            times = {recipient: arrived[each.number, recipient] for recipient in each.recipients}
+            faults.append(f"message {each.number}, sent in peace, arrived so many times: {times}")
     field_.watch.look_into_files(field_.alice.site.directory)
     field_.watch.look_into_files(field_.bob.site.directory)
     faults += [f"plaintext was seen: {place}" for place in dict.fromkeys(field_.watch.seen)]
