@@ -25,10 +25,11 @@ log = structlog.get_logger(__name__)
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
-    `forms` are those that were sealed before, or are being delivered now; whoever delivers adds his own. `outcomes`
-    are by mailbox, like everything in the journal.
+    `key` is its place in the journal. `forms` are those that were sealed before, or are being delivered now; whoever
+    delivers adds his own. `outcomes` are by mailbox, like everything in the journal.
     """
 
+    key: bytes
     mail: Mail
     begun: Begun
     forms: list[Form] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Deliveries:
             begun = await self._journal.recall(key, mail.envelope.mailboxes)
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
-            delivery = Delivery(mail, begun, [_form(mail, each) for each in begun.forms])
+            delivery = Delivery(key, mail, begun, [_form(mail, each) for each in begun.forms])
             try:
                 yield delivery
                 await asyncio.shield(self._settle(key, delivery))
@@ -110,6 +111,12 @@ class Deliveries:
                 raise
         finally:
             self._under_way -= claims
+
+    async def so_far(self, delivery: Delivery) -> None:
+        """Between two forms: should the relay be killed now, a retry repeats nothing that has left."""
+        delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
+        if delivered:
+            await self._remember(delivery.key, delivered, [])
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client has not heard these outcomes and will try again: what is delivered must be known then."""
@@ -121,7 +128,7 @@ class Deliveries:
         claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
         try:
-            await self._remember(key, delivered, [], [])
+            await self._remember(key, delivered, [])
         finally:
             self._under_way -= claims
         log.info("delivered_unheard", recipients=len(delivered))
@@ -133,28 +140,28 @@ class Deliveries:
         if delivery.over and heard:
             await self._forget(key, list(answers))
             return
-        final = heard and delivery.mail.each_answered  # then who was refused will not be asked for again
+        final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
         waiting = {
             mailbox
             for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
         forms = [entry for form in delivery.forms if not form.in_clear and (entry := _entry(form, waiting)).recipients]
-        if not delivered and not forms:
-            return
-        others = waiting - {mailbox for form in forms for mailbox in form.recipients}
-        await self._remember(key, delivered, forms, sorted(others))
-        if delivery.begun.forms and (given_up := sorted(set(answers) - waiting - set(delivered))):
-            await self._forget(key, given_up)
+        known = [] if final else delivered
+        if known or forms:
+            await self._remember(key, known, forms)
+        await self._forget(key, sorted(set(answers) - waiting - set(known)))
 
-    async def _remember(self, key: bytes, delivered: list[str], forms: list[JournalForm], others: list[str]) -> None:
+    async def _remember(self, key: bytes, delivered: list[str], forms: list[JournalForm]) -> None:
         """Without the journal a retry repeats what has left and spends another key, but nothing is lost."""
         try:
-            await self._journal.remember(key, delivered, forms, others)
+            await self._journal.remember(key, delivered, forms)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
     async def _forget(self, key: bytes, recipients: list[str]) -> None:
+        if not recipients:
+            return
         try:
             await self._journal.forget(key, recipients)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now

@@ -53,8 +53,10 @@ class Outgoing:
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail) as delivery:
             await self._prepare(delivery)
-            for form in delivery.forms:
+            for number, form in enumerate(delivery.forms, 1):
                 await self._hand_on(delivery, form)
+                if number < len(delivery.forms):
+                    await self.deliveries.so_far(delivery)
         return delivery.answer
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
@@ -74,6 +76,7 @@ class Outgoing:
             for form in delivery.forms:
                 if form is not stays:
                     await self._hand_on(delivery, form)
+                    await self.deliveries.so_far(delivery)
             if stays is not None and delivery.waits_only_for(stays.recipients):
                 message = await self._put_in_place(delivery, stays, fits)
             if stays is not None and message is None:

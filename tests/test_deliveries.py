@@ -4,6 +4,7 @@ Standard: RFC 5321 6.1; a retry repeats nothing and spends no second key.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -17,7 +18,7 @@ from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import Reply, submit, submit_lmtp
 
 RECIPIENTS = ["ben@bob.example", "press@open.example"]
 AES_OCTETS = bytes.fromhex("060960864801650304012e")
@@ -48,6 +49,12 @@ def forms(site: Site) -> list[bytes]:
     """The sealed forms that wait in the journal."""
     with closing(sqlite3.connect(site.directory / "relay.db")) as database:
         return [message for (message,) in database.execute("SELECT message FROM sealed_forms")]
+
+
+def journal(site: Site) -> list[tuple[str, bool]]:
+    """Recipients that are remembered, and whether each has his mail."""
+    with closing(sqlite3.connect(site.directory / "relay.db")) as database:
+        return database.execute("SELECT recipient, delivered FROM deliveries").fetchall()
 
 
 def deliveries(wire: Sink) -> list[tuple[str, ...]]:
@@ -99,6 +106,54 @@ async def test_a_retry_after_a_kill_still_knows_what_has_left(site: Site, wire: 
     async with relay_process(site) as relay:
         assert (await send(relay.addresses["outgoing"])).code == 250
     assert sorted(deliveries(wire)) == [("ben@bob.example",), ("press@open.example",)]
+
+
+async def test_a_relay_killed_between_two_forms_sends_only_the_second_one_when_the_mail_comes_again(
+    site: Site, wire: Sink
+) -> None:
+    wire.gate, wire.gate_from = asyncio.Event(), 1
+    async with relay_process(site) as relay:
+        sending = asyncio.create_task(send(relay.addresses["outgoing"]))
+        await wire.reached.wait()
+        relay.kill()
+        with pytest.raises((OSError, EOFError)):
+            await sending
+    await wire.stop()  # nobody hears about the second
+    wire.gate = None
+    await wire.start()
+    async with relay_process(site) as relay:
+        assert (await send(relay.addresses["outgoing"])).code == 250
+    assert sorted(deliveries(wire)) == [("ben@bob.example",), ("press@open.example",)]
+
+
+async def test_who_left_before_the_answer_has_his_mail_once_whatever_comes_of_others_meanwhile(
+    site: Site, wire: Sink
+) -> None:
+    async with running(site) as relay:
+        wire.gate = asyncio.Event()
+        _, writer = await asyncio.open_connection(*relay)
+        lines = ["EHLO c.example", "MAIL FROM:<ann@alice.example>", "RCPT TO:<ben@bob.example>", "DATA"]
+        writer.write("".join(f"{line}\r\n" for line in lines).encode() + mails.plain() + b".\r\n")
+        await wire.reached.wait()
+        writer.transport.abort()
+        wire.gate.set()
+        await wire.messages(1)
+        while not journal(site):
+            await asyncio.sleep(0.01)
+        assert (await submit(relay, mails.plain(), recipients=["press@open.example"])).code == 250
+        assert (await submit(relay, mails.plain(), recipients=["ben@bob.example"])).code == 250
+    assert deliveries(wire) == [("ben@bob.example",), ("press@open.example",)]
+
+
+async def test_by_lmtp_who_has_heard_that_he_has_it_is_not_remembered(site: Site, wire: Sink) -> None:
+    text = site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"')
+    site.config_file.write_text(text)
+    async with app.running(site.config) as addresses:
+        wire.on_rcpt = {"ben@bob.example": "451 4.2.0 busy"}
+        first = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=RECIPIENTS)
+        assert [reply.code for reply in first] == [451, 250]
+        wire.on_rcpt = {}
+        assert [recipient for recipient, _ in journal(site)] == ["ben@bob.example"]
 
 
 async def test_the_same_message_sent_again_after_success_is_a_new_mail(site: Site, wire: Sink) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Double, LargeBinary, String, Table, Text, delete, insert, select
+from sqlalchemy import Boolean, Column, Double, LargeBinary, String, Table, Text, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.mail import Mail
@@ -46,7 +46,7 @@ _deliveries = Table(
     Column("form", String(32)),
     Column("written_at", Double, nullable=False),
 )
-"""One recipient (a mailbox) of a mail; `form` is what waits for him, or NULL where it is made anew."""
+"""One recipient (a mailbox) of a mail: he has it, or `form` waits for him."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +122,13 @@ class Journal:
         return Begun(frozenset(delivered), tuple(forms))
 
     @to_its_end
-    async def remember(
-        self, key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm], others: Iterable[str] = ()
-    ) -> None:
-        """Writes down who has the mail, which forms wait, and which `others` wait without one.
+    async def remember(self, key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm] = ()) -> None:
+        """Writes down who has the mail, and which forms wait for whom.
 
         On the disk when it returns. What is known of further recipients stays; forms that wait for nobody go.
         """
         now = self._clock()
         rows = [_row(key, recipient, True, None, now) for recipient in delivered]
-        rows += [_row(key, recipient, False, None, now) for recipient in others]
         async with self._database.writing() as connection:
             for form in forms:
                 name = form.name or secrets.token_hex(16)
@@ -149,30 +146,29 @@ class Journal:
 
     @to_its_end
     async def forget(self, key: bytes, recipients: Sequence[str]) -> None:
-        """These recipients wait no more. When nobody does, all is forgotten of the mail."""
+        """Nothing needs to be known of these recipients any more; others may still be asked for."""
         if self._known is not None and key not in self._known:
             return
         async with self._database.writing() as connection:
             await _forget(connection, key, recipients)
-            waits = select(_deliveries.c.recipient).where(_deliveries.c.mail == key, ~_deliveries.c.delivered)
-            over = (await connection.execute(waits.limit(1))).first() is None
-            if over:
-                await connection.execute(delete(_deliveries).where(_deliveries.c.mail == key))
             await _sweep_forms(connection, key)
-            if self._known is not None and over:
+            rest = select(_deliveries.c.recipient).where(_deliveries.c.mail == key).limit(1)
+            if self._known is not None and (await connection.execute(rest)).first() is None:
                 self._known.discard(key)
 
     @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
-        """Forgets what nobody tried again for `keep_for` seconds; returns of how many recipients that was."""
+        """Forgets what nobody tried again for `keep_for` seconds; returns how many recipients waited for that."""
         before = self._clock() - keep_for
+        old = _deliveries.c.written_at < before
         async with self._database.writing() as connection:
-            gone = await connection.execute(delete(_deliveries).where(_deliveries.c.written_at < before))
+            waited = await connection.scalar(select(func.count()).where(old, ~_deliveries.c.delivered))
+            gone = await connection.execute(delete(_deliveries).where(old))
             wanted = select(_deliveries.c.form).where(_deliveries.c.form.is_not(None))
             await connection.execute(delete(_forms).where(_forms.c.written_at < before, _forms.c.form.not_in(wanted)))
             if self._known is not None and gone.rowcount:
                 self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
-        return int(gone.rowcount)
+        return int(waited or 0)
 
 
 def _row(key: bytes, recipient: str, delivered: bool, form: str | None, now: float) -> dict[str, Any]:

@@ -20,14 +20,15 @@ from tests.testlib.identities import make_identities
 @click.option("--seed", default=1, show_default=True, help="Chooses messages, faults and their order.")
 @click.option("--largest", default=5_000_000, show_default=True, help="Octets of the largest message.")
 @click.option("--pause", default=0.7, show_default=True, help="Average seconds between two faults.")
-def main(messages: int, seed: int, largest: int, pause: float) -> None:
+@click.option("--only", multiple=True, metavar="WORD", help="Only faults whose names have one of these words.")
+def main(messages: int, seed: int, largest: int, pause: float, only: tuple[str, ...]) -> None:
     """Two sites with Postfix, relays and KMEs under random faults; every promise is checked afterwards. Needs root."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "identities").mkdir()
         identities = make_identities(Path(directory) / "identities")
         report = asyncio.run(
             run(
-                Path(directory), identities, messages=messages, seed=seed, largest=largest, pause=pause,
+                Path(directory), identities, messages=messages, seed=seed, largest=largest, pause=pause, only=only,
                 progress=lambda text: click.echo(text, err=True),
             )
         )  # fmt: skip

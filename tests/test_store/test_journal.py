@@ -10,14 +10,14 @@ KEY = bytes(32)
 
 
 async def test_the_journal_gives_back_what_it_was_told_and_forgets_in_time(store: Store) -> None:
-    await store.journal.remember(KEY, ["a@x", "b@x"], [JournalForm(("c@y", "d@y"), {"n": 1}, b"sealed")], ["e@z"])
-    begun = await store.journal.recall(KEY, ["a@x", "c@y", "d@y", "e@z", "f@z"])
+    await store.journal.remember(KEY, ["a@x"], [JournalForm(("c@y", "d@y"), {"n": 1}, b"sealed")])
+    begun = await store.journal.recall(KEY, ["a@x", "c@y", "d@y", "f@z"])
     assert begun.delivered == {"a@x"}
     [form] = begun.forms
     assert (sorted(form.recipients), form.facts, form.message) == (["c@y", "d@y"], {"n": 1}, b"sealed")
     assert await store.journal.recall(bytes(31) + b"x", ["a@x"]) == Begun()
     assert await store.journal.expire() == 0
-    assert await store.journal.expire(-1) == 5
+    assert await store.journal.expire(-1) == 2, "two waited, one had it"
     assert await store.journal.recall(KEY, ["a@x", "c@y"]) == Begun()
 
 
@@ -36,9 +36,9 @@ async def test_a_transaction_leaves_the_recipients_of_another_one_alone(store: S
     assert len((await store.journal.recall(KEY, ["a@x", "b@y"])).forms) == 1
 
 
-async def test_when_nobody_waits_any_more_all_is_forgotten(store: Store) -> None:
-    await store.journal.remember(KEY, ["a@x"], [JournalForm(("b@y",), {}, b"sealed")], ["c@z"])
+async def test_who_has_the_mail_is_known_until_he_himself_is_forgotten(store: Store) -> None:
+    await store.journal.remember(KEY, ["a@x"], [JournalForm(("b@y",), {}, b"sealed")])
     await store.journal.forget(KEY, ["b@y"])
-    assert (await store.journal.recall(KEY, ["a@x"])).delivered == {"a@x"}
-    await store.journal.forget(KEY, ["c@z"])
-    assert await store.journal.recall(KEY, ["a@x", "b@y", "c@z"]) == Begun()
+    assert await store.journal.recall(KEY, ["a@x", "b@y"]) == Begun(frozenset({"a@x"}))
+    await store.journal.forget(KEY, ["a@x"])
+    assert await store.journal.recall(KEY, ["a@x", "b@y"]) == Begun()

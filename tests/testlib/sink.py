@@ -28,13 +28,14 @@ class Got:
 class Sink:
     """Accepts mail on a free port of loopback; `on_rcpt` and `on_data` are replies to give instead.
 
-    `gate`, when it is set, is waited for before the reply to DATA.
+    `gate`, when it is set, is waited for before the reply to DATA, once `gate_from` mails have been taken.
     """
 
     got: list[Got] = field(default_factory=list)
     on_rcpt: dict[str, str] = field(default_factory=dict)
     on_data: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    gate_from: int = 0
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     address: Address = Address("127.0.0.1", 0)
     _server: asyncio.Server | None = None
@@ -88,9 +89,10 @@ class Sink:
         return "250 Ok"
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
-        self.reached.set()
-        if self.gate is not None:
-            await self.gate.wait()
+        if len(self.got) >= self.gate_from:
+            self.reached.set()
+            if self.gate is not None:
+                await self.gate.wait()
         if self.on_data:
             return self.on_data.pop(0)
         content = envelope.content
