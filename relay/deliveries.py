@@ -85,6 +85,7 @@ class Deliveries:
         self._direction = direction
         self._journal = journal
         self._under_way: set[tuple[bytes, str]] = set()
+        self._forgetting: dict[bytes, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def of(self, mail: Mail) -> AsyncIterator[Delivery]:
@@ -93,6 +94,7 @@ class Deliveries:
         Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now.
         """
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
+        await self._forgotten(key)
         claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
         if claims & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
@@ -104,7 +106,10 @@ class Deliveries:
             delivery = Delivery(key, mail, begun, [_form(mail, each) for each in begun.forms])
             try:
                 yield delivery
-                await asyncio.shield(self._settle(key, delivery))
+                if delivery.over:
+                    self._forget_soon(key, list(mail.envelope.mailboxes))
+                else:
+                    await asyncio.shield(self._settle(key, delivery))
             except BaseException:
                 # The client will not hear that anything was delivered.
                 await asyncio.shield(self._settle(key, delivery, heard=False))
@@ -128,18 +133,16 @@ class Deliveries:
         claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
         try:
+            await self._forgotten(key)
             await self._remember(key, delivered, [])
         finally:
             self._under_way -= claims
         log.info("delivered_unheard", recipients=len(delivered))
 
     async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:
-        """Remembers what a retry has to know, or forgets the mail where none will come."""
+        """Remembers what a retry has to know."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
-        if delivery.over and heard:
-            await self._forget(key, list(answers))
-            return
         final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
         waiting = {
             mailbox
@@ -158,6 +161,25 @@ class Deliveries:
             await self._journal.remember(key, delivered, forms)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
+
+    def _forget_soon(self, key: bytes, recipients: list[str]) -> None:
+        """While the client hears that all is well: a relay killed before he does must still know what has left."""
+        if not self._journal.knows(key):
+            return
+        earlier = self._forgetting.get(key)
+
+        async def work() -> None:
+            if earlier is not None:
+                await asyncio.wait([earlier])
+            await self._forget(key, recipients)
+
+        task = self._forgetting[key] = self._journal.later(work())
+        task.add_done_callback(lambda done: self._forgetting.get(key) is not done or self._forgetting.pop(key))
+
+    async def _forgotten(self, key: bytes) -> None:
+        """Waits until what is to be forgotten of this mail is."""
+        if task := self._forgetting.get(key):
+            await asyncio.wait([task])
 
     async def _forget(self, key: bytes, recipients: list[str]) -> None:
         if not recipients:

@@ -102,12 +102,12 @@ class Incoming:
         if missed and missed.quarantine:
             await self.triage.unprotected(mail, mail.trace + marked, opened.protection, opened.peer, missed.cause)
             _note_kept(delivery, mail)
-            await self._done(opened)
+            self._done_soon(opened)
             return
         handed = await self.next_hop.deliver(_returning_headers(mail).with_message(mail.trace + marked))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         if delivery.over:
-            await self._done(opened)
+            self._done_soon(opened)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info
         report(
@@ -121,6 +121,10 @@ class Incoming:
             next_hop=handed.next_hop,
             answer=handed.answer,
         )
+
+    def _done_soon(self, opened: Opened) -> None:
+        """While the client hears that all is well: should the relay be killed before he does, the mail comes twice."""
+        self.opener.received.later(self._done(opened))
 
     async def _done(self, opened: Opened) -> None:
         """The next hop has the mail: whatever fails now must not have it sent again."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.faults import GENTLE
 from tests.crash.run import run
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import requires_postfix
@@ -23,3 +24,15 @@ async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_
     assert report.events.total() >= 10
     assert report.keys_used > 80
     assert report.deliveries > 200
+
+
+@requires_postfix
+@pytest.mark.timeout(240)
+async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
+    tmp_path: Path, identities: Identities
+) -> None:
+    report = await run(tmp_path, identities, messages=50, seed=3, largest=300_000, pause=0.4, only=GENTLE)
+    assert report.faults == []
+    assert report.events.total() >= 10
+    assert report.repeated == 0
+    assert report.keys_burnt == 0

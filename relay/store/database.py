@@ -80,10 +80,14 @@ class Database:
 
         A transaction that is broken off at the wrong moment would leave its connection, and SQLite's lock, behind.
         """
+        return await asyncio.shield(self.later(work))
+
+    def later(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Begins work that nobody need wait for; it ends before the database is closed."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -7,19 +7,21 @@ a mail over several transactions, at once or later: each is about its own recipi
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Double, LargeBinary, String, Table, Text, delete, func, insert, select
+from sqlalchemy import Boolean, Column, Double, Insert, LargeBinary, String, Table, Text, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.mail import Mail
 from relay.store.database import Database, metadata, to_its_end
+from relay.store.group_commit import GroupCommit
 
 KEEP_FOR_S = 5 * 86400.0
 """How long a mail's journal waits for a retry: as long as mail servers keep trying."""
@@ -63,6 +65,16 @@ class JournalForm:
 
 
 @dataclass(frozen=True, slots=True)
+class _Change:
+    """What is known of these recipients is replaced by `rows`; `forms` are new ones."""
+
+    key: bytes
+    recipients: Sequence[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    forms: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """What earlier tries of a mail have left: who has it, and the forms that wait."""
 
@@ -86,6 +98,7 @@ class Journal:
         self._database = database
         self._clock = clock
         self._known: set[bytes] | None = None
+        self._commit = GroupCommit(self._write)
 
     @to_its_end
     async def load(self) -> None:
@@ -97,10 +110,18 @@ class Journal:
             async with self._database.reading() as connection:
                 self._known = set(await connection.scalars(select(_deliveries.c.mail).distinct()))
 
+    def knows(self, key: bytes) -> bool:
+        """Whether there may be something of the mail in the journal."""
+        return self._known is None or key in self._known
+
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begins work with the journal that nobody need wait for; it ends before the store is closed."""
+        return self._database.later(work)
+
     @to_its_end
     async def recall(self, key: bytes, recipients: Sequence[str]) -> Begun:
         """What is known of a mail for these recipients; nothing of a mail that is not in the journal."""
-        if self._known is not None and key not in self._known:
+        if not self.knows(key):
             return Begun()
         delivered: set[str] = set()
         waiting: dict[str, list[str]] = {}
@@ -128,33 +149,48 @@ class Journal:
         On the disk when it returns. What is known of further recipients stays; forms that wait for nobody go.
         """
         now = self._clock()
-        rows = [_row(key, recipient, True, None, now) for recipient in delivered]
-        async with self._database.writing() as connection:
-            for form in forms:
-                name = form.name or secrets.token_hex(16)
-                if not form.name:
-                    facts = json.dumps(form.facts)
-                    values = {"form": name, "mail": key, "facts": facts, "message": form.message, "written_at": now}
-                    await connection.execute(insert(_forms), values)
-                rows += [_row(key, recipient, False, name, now) for recipient in form.recipients]
-            await _forget(connection, key, [row["recipient"] for row in rows])
-            if rows:
-                await connection.execute(insert(_deliveries), rows)
-            await _sweep_forms(connection, key)
-            if self._known is not None and rows:
-                self._known.add(key)
+        known = [_row(key, recipient, True, None, now) for recipient in delivered]
+        new: list[dict[str, Any]] = []
+        for form in forms:
+            name = form.name or secrets.token_hex(16)
+            known += [_row(key, recipient, False, name, now) for recipient in form.recipients]
+            if not form.name:
+                facts = json.dumps(form.facts)
+                new.append({"form": name, "mail": key, "facts": facts, "message": form.message, "written_at": now})
+        await self._commit(_Change(key, [row["recipient"] for row in known], known, new))
 
     @to_its_end
     async def forget(self, key: bytes, recipients: Sequence[str]) -> None:
         """Nothing needs to be known of these recipients any more; others may still be asked for."""
-        if self._known is not None and key not in self._known:
-            return
+        if self.knows(key):
+            await self._commit(_Change(key, recipients))
+
+    async def _write(self, changes: Sequence[_Change]) -> None:
+        """In one transaction, in their order; a change that is written twice changes nothing."""
         async with self._database.writing() as connection:
-            await _forget(connection, key, recipients)
-            await _sweep_forms(connection, key)
-            rest = select(_deliveries.c.recipient).where(_deliveries.c.mail == key).limit(1)
-            if self._known is not None and (await connection.execute(rest)).first() is None:
-                self._known.discard(key)
+            for change in changes:
+                if change.forms:
+                    values = self._database.insert(_forms).on_conflict_do_nothing()
+                    await connection.execute(values, change.forms)
+                await _forget(connection, change.key, change.recipients)
+                if change.rows:
+                    await connection.execute(self._put_rows(), change.rows)
+                await _sweep_forms(connection, change.key)
+                if self._known is not None:
+                    await self._note(connection, self._known, change)
+
+    def _put_rows(self) -> Insert:
+        """Another relay may have written of the same recipient meanwhile."""
+        put = self._database.insert(_deliveries)
+        newer = {name: put.excluded[name] for name in ("delivered", "form", "written_at")}
+        return put.on_conflict_do_update(index_elements=["mail", "recipient"], set_=newer)
+
+    async def _note(self, connection: AsyncConnection, known: set[bytes], change: _Change) -> None:
+        rest = select(_deliveries.c.recipient).where(_deliveries.c.mail == change.key).limit(1)
+        if change.rows:
+            known.add(change.key)
+        elif (await connection.execute(rest)).first() is None:
+            known.discard(change.key)
 
     @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:

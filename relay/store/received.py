@@ -5,9 +5,9 @@ Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 
@@ -73,6 +73,10 @@ class ReceivedKeys:
         self._tombstone_keep_for = tombstone_keep_for
         self._clock = clock
         self._commit = GroupCommit(self._store)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
+        self._database.later(work)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Stores keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
