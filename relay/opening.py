@@ -55,11 +55,12 @@ class Opener:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
-    async def open(self, message: bytes, sender: str = "") -> Opened | None:
+    async def open(self, message: bytes, sender: str = "", *, patient: bool = True) -> Opened | None:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
         `sender` is the envelope sender: it tells the peer where the sealed message does not, and its domain
-        must be the signer's. Raises KeyUnavailable or CannotOpen.
+        must be the signer's. With `patient`, keys that its KME does not know yet are waited for. Raises KeyUnavailable
+        or CannotOpen.
         """
         if not mime.is_sealed(message):
             return None
@@ -73,7 +74,7 @@ class Opener:
             if from_peer is not None:
                 raise
             return None
-        return await self._open_layers(enveloped, sender, from_peer)
+        return await self._open_layers(enveloped, sender, from_peer, patient)
 
     async def done(self, opened: Opened) -> None:
         """The mail was delivered: its keys are kept only for as long as copies of it may still come."""
@@ -82,7 +83,7 @@ class Opener:
             await self.received.mark_used(group, master, [each.key_ID for each in references], keep_for)
 
     async def _open_layers(
-        self, enveloped: cms.AuthEnveloped, sender: str, from_peer: tuple[str, Peer] | None
+        self, enveloped: cms.AuthEnveloped, sender: str, from_peer: tuple[str, Peer] | None, patient: bool
     ) -> Opened:
         protection: list[str] = []
         peers: set[str] = set()
@@ -92,7 +93,7 @@ class Opener:
             protection.insert(0, level.name)
             references = self._completed(level.references(enveloped), from_peer)
             try:
-                keys = await self._keys(references)
+                keys = await self._keys(references, patient)
                 unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signer))
             except KeyUnavailable:
                 await self._check_destroyed(references)
@@ -146,11 +147,12 @@ class Opener:
             raise UnknownPeer(f"key {reference.key_ID}: KME group {group!r} is not shared with peer {name!r}")
         return replace(reference, master_sae=peer.sae_id, slave_sae=self.config.site.sae_id, kme_group=group)
 
-    async def _keys(self, references: list[KeyReference]) -> dict[str, Key]:
+    async def _keys(self, references: list[KeyReference], patient: bool) -> dict[str, Key]:
         """The keys at hand, else from the KME; what came from there is stored before it is used."""
         if not references:
             return {}
-        keys = {reference.key_ID: key for reference, key in (await self.keys.fetch(references)).items()}
+        found = await self.keys.fetch(references, patient=patient)
+        keys = {reference.key_ID: key for reference, key in found.items()}
         if not keys:
             named = ", ".join(reference.key_ID for reference in references[:3])
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")

@@ -77,7 +77,7 @@ class StoredKeys:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def fetch(self, references: Iterable[KeyReference]) -> dict[KeyReference, Key]:
+    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
         wanted = {reference.key_ID: reference for reference in references}
         found = await self._store.received.get("alice-bob", "2", wanted)
         return {wanted[key_ID]: Key(key_ID, octets) for key_ID, octets in found.items()}

@@ -58,9 +58,10 @@ class KeySource(Protocol):
         Raises KeyUnavailable.
         """
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
         """The keys that `master_sae` sealed under, by ID. They leave the KME for good: store them first of all.
 
+        `patient` False asks once and does not wait for the lag between the KMEs.
         An ID the KME does not know is missing from the result. Raises KeyUnavailable when it cannot be asked.
         """
 
@@ -128,5 +129,7 @@ class ReceivedKeys(Protocol):
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
 
-    async def get(self, group: str, master_sae: str, key_IDs: Sequence[str]) -> Mapping[str, bytes]:
-        """Those of the keys that are here, by ID. Raises StoreUnavailable."""
+    async def look(
+        self, group: str, master_sae: str, key_IDs: Sequence[str]
+    ) -> tuple[Mapping[str, bytes], frozenset[str]]:
+        """The octets of those that are held, by ID, and which of the others were destroyed. Raises StoreUnavailable."""

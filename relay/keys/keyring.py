@@ -171,19 +171,20 @@ class KeyRing:
             or next(iter(answers), Supply(False, None, f"peer {peer} has no KME group")),
         )
 
-    async def fetch(self, references: Iterable[KeyReference]) -> dict[KeyReference, Key]:
+    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
-        A key that its KME does not know is missing from the result. Raises UnknownPeer, StoreUnavailable, and
+        A key that was destroyed here, or that its KME does not know, is missing from the result; `patient` False does
+        not wait for the lag between the KMEs. Raises UnknownPeer, StoreUnavailable, and
         KeyUnavailable when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
         for (group, master_sae), wanted in self._by_origin(references).items():
-            octets = await self._stored(group, master_sae, list(wanted))
-            missing = [key_ID for key_ID in wanted if key_ID not in octets]
-            keys = {key_ID: Key(key_ID, one) for key_ID, one in octets.items()}
+            held, destroyed = await self._known(group, master_sae, list(wanted))
+            missing = [key_ID for key_ID in wanted if key_ID not in held and key_ID not in destroyed]
+            keys = {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
             if missing:
-                keys |= await self.groups[group].fetch(master_sae, missing)
+                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
             found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
         return found
 
@@ -263,8 +264,11 @@ class KeyRing:
             origins.setdefault((group, peer.sae_id), {})[reference.key_ID] = reference
         return origins
 
-    async def _stored(self, group: str, master_sae: str, key_IDs: Sequence[str]) -> Mapping[str, bytes]:
-        return await self._received.get(group, master_sae, key_IDs) if self._received else {}
+    async def _known(
+        self, group: str, master_sae: str, key_IDs: Sequence[str]
+    ) -> tuple[Mapping[str, bytes], frozenset[str]]:
+        """Octets of keys that are held, and IDs of those destroyed."""
+        return await self._received.look(group, master_sae, key_IDs) if self._received else ({}, frozenset())
 
     def _peer(self, name: str) -> PeerKeys:
         if name not in self.peers:

@@ -151,14 +151,14 @@ class KMEGroup:
             or next(iter(answers), Supply(False, None, f"group {self._group}: no KME is configured")),
         )
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Key]:
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
         """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
 
-        Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could
-        be asked; keys that came before are kept all the same.
+        `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
+        of the group could be asked; keys that came before are kept all the same.
         """
         found: dict[str, Key] = {}
-        if await self._all_came(master_sae, key_IDs, found):
+        if await self._all_came(master_sae, key_IDs, found) or not patient:
             return found
         deadline = self._lag.deadline(key_ID for key_ID in key_IDs if key_ID not in found)
         pause = FIRST_LAG_PAUSE_S

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Column, Double, LargeBinary, Table, delete, select
 
-from relay.store.database import Database, metadata
+from relay.store.database import Database, metadata, to_its_end
 
 KEEP_FOR_S = 10 * 86400.0
 """Seconds; no mail server tries for longer."""
@@ -30,6 +30,7 @@ class FirstSeen:
         self._database = database
         self._clock = clock
 
+    @to_its_end
     async def waits_for(self, mail: bytes) -> float:
         """Seconds since this mail (32 octets) was asked about first: 0 now. Raises StoreUnavailable."""
         now = self._clock()
@@ -43,6 +44,7 @@ class FirstSeen:
                 first = await connection.scalar(query)
         return max(0.0, now - (now if first is None else first))
 
+    @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
         """Forgets mails that came first more than `keep_for` seconds ago; returns how many."""
         async with self._database.writing() as connection:

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Recipient
-from relay.store.database import Database
+from relay.store.database import Database, to_its_end
 from relay.store.quarantine_table import (
     ENTRY_OCTETS,
     Arrival,
@@ -73,12 +73,14 @@ class Quarantine:
         self._secret = secret
         self._clock = clock
 
+    @to_its_end
     async def has(self, mail: bytes) -> bool:
         """Whether this message is here. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
             found = await connection.scalar(select(messages.c.id).where(messages.c.mail == mail))
         return found is not None
 
+    @to_its_end
     async def put(self, mail: bytes, arrival: Arrival, room: Room) -> Put:
         """Keeps the message, or adds its recipients where it is here already; on the disk when this returns.
 
@@ -101,6 +103,7 @@ class Quarantine:
                 await connection.execute(counted.values(octets=messages.c.octets + octets))
         return Put(name, row is not None and name == row["id"], tuple(fresh))
 
+    @to_its_end
     async def all(self, reason: str | None = None) -> list[Kept]:
         """Every message, or those with this reason, the oldest first. Raises StoreUnavailable."""
         query = select(*described).order_by(messages.c.arrived_at, messages.c.id)
@@ -114,6 +117,7 @@ class Quarantine:
                     waiting[each.id].append(Recipient(each.address, each.notify, each.orcpt))
         return [kept_of(row, waiting[row.id]) for row in rows]
 
+    @to_its_end
     async def find(self, name: str) -> Kept | None:
         """The message with this id, or None. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
@@ -121,6 +125,7 @@ class Quarantine:
             rows = await _recipients(connection, [name])
         return kept_of(row, [Recipient(each.address, each.notify, each.orcpt) for each in rows]) if row else None
 
+    @to_its_end
     async def message(self, name: str) -> bytes:
         """The octets of a message that is here. Raises StoreUnavailable, also where its row was changed."""
         row = await self._whole(name)
@@ -128,6 +133,7 @@ class Quarantine:
             raise StoreUnavailable(f"message {name} is not in quarantine any more")
         return await asyncio.to_thread(opened_message, self._secret, row)
 
+    @to_its_end
     async def claim(self, name: str) -> bool:
         """Takes the message for a release; False where another one has it at this moment, or it is gone."""
         now = self._clock()
@@ -136,11 +142,13 @@ class Quarantine:
         async with self._database.writing() as connection:
             return bool((await connection.execute(claim)).rowcount)
 
+    @to_its_end
     async def unclaim(self, name: str) -> None:
         """The release is over, and whoever still waits may be tried again."""
         async with self._database.writing() as connection:
             await connection.execute(_unclaimed(messages.c.id == name))
 
+    @to_its_end
     async def delivered(self, name: str, addresses: Iterable[str]) -> bool:
         """These recipients have the message, and its release is over; True where it is gone since nobody waits."""
         async with self._database.writing() as connection:
@@ -155,6 +163,7 @@ class Quarantine:
             await self._database.scrub()
         return over
 
+    @to_its_end
     async def drop(self, name: str) -> None:
         """Destroys the message; nobody will get it. Raises StoreUnavailable."""
         async with self._database.writing() as connection:
@@ -162,6 +171,7 @@ class Quarantine:
             await connection.execute(delete(recipients).where(recipients.c.id == name))
         await self._database.scrub()
 
+    @to_its_end
     async def totals(self) -> dict[str, Total]:
         """How much there is, by reason. Raises StoreUnavailable."""
         query = select(messages.c.reason, func.count(), func.sum(messages.c.octets)).group_by(messages.c.reason)
@@ -170,12 +180,14 @@ class Quarantine:
                 reason: Total(int(number), int(octets)) for reason, number, octets in await connection.execute(query)
             }
 
+    @to_its_end
     async def parties(self) -> dict[str, int]:
         """How many octets each party has here. Raises StoreUnavailable."""
         query = select(messages.c.party, func.sum(messages.c.octets)).group_by(messages.c.party)
         async with self._database.reading() as connection:
             return {party: int(octets) for party, octets in await connection.execute(query)}
 
+    @to_its_end
     async def missing_secrets(self) -> dict[str, int]:
         """How many messages are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
         query = (
@@ -186,6 +198,7 @@ class Quarantine:
         async with self._database.reading() as connection:
             return {str(secret_id): int(number) for secret_id, number in await connection.execute(query)}
 
+    @to_its_end
     async def reseal(self) -> int:
         """Moves all messages under the newest secret, one by one; returns how many were not.
 
@@ -237,10 +250,12 @@ class Quarantine:
         )
         return str(await connection.scalar(once.returning(messages.c.id)))
 
+    @to_its_end
     async def _whole(self, name: str) -> Row[Any] | None:
         async with self._database.reading() as connection:
             return (await connection.execute(select(messages).where(messages.c.id == name))).first()
 
+    @to_its_end
     async def _reseal(self, name: str) -> int:
         row = await self._whole(name)
         if row is None:

@@ -89,16 +89,27 @@ class ReceivedKeys:
         if put.troubles:
             raise put.troubles[0]
 
-    @to_its_end
     async def get(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
         """The octets of those keys that are held, by key_ID; others are missing from the result.
+
+        Raises StoreUnavailable, also where a row was changed or its secret is gone: never another key.
+        """
+        held, _ = await self.look(group, master_sae, key_IDs)
+        return held
+
+    @to_its_end
+    async def look(
+        self, group: str, master_sae: str, key_IDs: Iterable[str]
+    ) -> tuple[dict[str, bytes], frozenset[str]]:
+        """The octets of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
 
         Raises StoreUnavailable, also where a row was changed or its secret is gone: never another key.
         """
         names = [KeyName(group, master_sae, key_ID) for key_ID in key_IDs]
         async with self._database.reading() as connection:
             found = await find(connection, names)
-        return {name.key_ID: opened_key(self._secret, name, row) for name, row in found.items() if row}
+        held = {name.key_ID: opened_key(self._secret, name, row) for name, row in found.items() if row}
+        return held, frozenset(name.key_ID for name, row in found.items() if not row)
 
     @to_its_end
     async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> int:

@@ -72,7 +72,7 @@ class _Keys:
     def __init__(self, cases: Iterable[Case]) -> None:
         self._keys = {key_ID: key for case in cases for key_ID, key in case.keys.items()}
 
-    async def fetch(self, references: Iterable[KeyReference]) -> dict[KeyReference, Key]:
+    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
         return {each: Key(each.key_ID, key) for each in references if (key := self._keys.get(each.key_ID)) is not None}
 
     async def state(self, group: str, master_sae: str, key_ID: str) -> str:

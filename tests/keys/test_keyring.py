@@ -26,6 +26,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.keys: dict[tuple[str, str, str], bytes] = {}
+        self.destroyed: frozenset[str] = frozenset()
         self.broken = False
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
@@ -33,9 +34,12 @@ class MemoryStore:
             raise StoreUnavailable("disk full")
         self.keys |= {(group, master_sae, key_ID): octets for key_ID, octets in keys.items()}
 
-    async def get(self, group: str, master_sae: str, key_IDs: Sequence[str]) -> Mapping[str, bytes]:
+    async def look(
+        self, group: str, master_sae: str, key_IDs: Sequence[str]
+    ) -> tuple[Mapping[str, bytes], frozenset[str]]:
         names = {key_ID: (group, master_sae, key_ID) for key_ID in key_IDs}
-        return {key_ID: self.keys[name] for key_ID, name in names.items() if name in self.keys}
+        held = {key_ID: self.keys[name] for key_ID, name in names.items() if name in self.keys}
+        return held, self.destroyed & set(key_IDs)
 
 
 @pytest.fixture
@@ -111,6 +115,14 @@ async def test_a_key_is_fetched_from_the_group_that_the_message_names_and_no_oth
     assert not pair[0].got("dec_keys")
     wrong = KeyReference(key_ID, "sae-bob", "sae-alice", "one")
     assert await ring.fetch([wrong]) == {}
+
+
+async def test_a_key_that_was_destroyed_here_is_not_asked_for_and_so_not_waited_for(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
+) -> None:
+    store.destroyed = frozenset({"gone"})
+    assert await ring.fetch([KeyReference("gone", "sae-bob", "sae-alice", "one")]) == {}
+    assert not pair[0].got("dec_keys")
 
 
 async def test_a_key_that_is_in_the_store_is_not_asked_for_again(ring: KeyRing, pair: tuple[FakeKME, FakeKME]) -> None:

@@ -48,6 +48,13 @@ async def test_a_second_try_waits_for_the_rest_of_the_patience(group: KMEGroup, 
     assert 0 < time.now - began <= PATIENCE_S
 
 
+async def test_who_is_not_patient_asks_once(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
+    began = time.now
+    assert await group.fetch("alice", ["never"], patient=False) == {}
+    assert time.now - began < PAUSE_S
+    assert len(kme.got("dec_keys")) == 1
+
+
 async def test_a_key_that_came_late_is_given_and_no_longer_remembered(kme: FakeKME, group: KMEGroup) -> None:
     kme.pair.lag_asks = 3
     [(key_ID, octets)] = kme.pair.draw(1, 256)

@@ -51,7 +51,7 @@ class Keys:
     def __init__(self, keys: dict[str, bytes]) -> None:
         self._keys = keys
 
-    async def fetch(self, references: Iterable[KeyReference]) -> dict[KeyReference, Key]:
+    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
         found = {each: self._keys.get(each.key_ID) for each in references}
         return {each: Key(each.key_ID, octets) for each, octets in found.items() if octets is not None}
 

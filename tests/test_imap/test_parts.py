@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import load_config
+from relay.entry.imap.folder import has_just_come
 from relay.entry.imap.original import Marks, mark_in, sender_of
 from relay.entry.imap.protocol import Protocol, Request, Untagged
 from relay.entry.imap.responses import Fetched, fetched, folder_name, searched, uid_set
@@ -165,3 +167,11 @@ async def test_a_command_on_a_connection_that_has_ended_fails_at_once() -> None:
     protocol.connection_lost(None)
     with pytest.raises(MailboxUnavailable, match="closed the connection"):
         await protocol.execute(Request("NOOP", "T1"))
+
+
+def test_only_a_message_that_has_just_come_waits_for_keys_that_are_on_their_way() -> None:
+    now = datetime.now(timezone(timedelta(hours=2)))
+    dates = [now, now - timedelta(minutes=5), now - timedelta(hours=1), now - timedelta(days=400)]
+    assert [has_just_come(f"{date:%d-%b-%Y %H:%M:%S %z}") for date in dates] == [True, True, False, False]
+    assert not has_just_come(" 1-Nov-2020 10:00:00 +0000")
+    assert has_just_come(""), "a server that does not say when"

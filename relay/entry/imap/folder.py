@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -39,6 +40,8 @@ MEMORY_FACTOR = 3
 """How many times its size a message takes while it is opened."""
 LINGER_S = 0.5
 """How long others wait for a message whose keys do not come."""
+KEYS_ARE_THERE = timedelta(minutes=10)
+"""A message that has been in its mailbox for so long does not wait for keys to come."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
 
@@ -173,7 +176,13 @@ class Folder:
             if await self._present(taken.marks):
                 there.append(uid)
             else:
-                work = open_original(self._means.opener, self._means.policies, taken.message.content, taken.marks[0])
+                work = open_original(
+                    self._means.opener,
+                    self._means.policies,
+                    taken.message.content,
+                    taken.marks[0],
+                    patient=has_just_come(taken.message.date),
+                )
                 taken.opening = asyncio.create_task(work)
         return there
 
@@ -354,3 +363,12 @@ class Folder:
         await asyncio.gather(*openings, return_exceptions=True)
         for uid in list(self._taken):
             self._release(uid)
+
+
+def has_just_come(date: str) -> bool:
+    """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
+    try:
+        age = datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
+    except ValueError:
+        return True
+    return age < KEYS_ARE_THERE

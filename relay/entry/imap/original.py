@@ -77,10 +77,15 @@ def sender_of(sealed: bytes) -> str:
     return authors[0] if len(authors) == 1 else ""
 
 
-async def open_original(opener: Opener, policies: Callable[[], PolicySet], sealed: bytes, mark: str) -> Original | None:
-    """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse."""
+async def open_original(
+    opener: Opener, policies: Callable[[], PolicySet], sealed: bytes, mark: str, *, patient: bool
+) -> Original | None:
+    """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse.
+
+    With `patient`, keys that its KME does not know yet are waited for.
+    """
     sender = sender_of(sealed)
-    opened = await opener.open(sealed, sender)
+    opened = await opener.open(sealed, sender, patient=patient)
     if opened is None:
         return None
     original = opened.original
