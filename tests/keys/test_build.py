@@ -1,5 +1,5 @@
 """From relay.toml to a key ring: every setting of a KME and of a peer's keys arrives where it works.
-Standard: relay/config.py for the settings, with their defaults and limits.
+Standard: relay/config for the settings, with their defaults and limits.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""relay.toml as one immutable, checked value; every setting is documented in deploy/relay.toml.
+Standard: TOML 1.0; a file with any unknown, missing or doubtful setting is not used at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from relay import toml
+from relay.config.addresses import (
+    Address,
+    MailDomain,
+    Network,
+    Server,
+    parse_address,
+    parse_next_hop,
+)
+from relay.config.checks import faults
+from relay.config.entries import Direction, IMAPAccount, IncomingDirection, Listening, OutgoingDirection, Submission
+from relay.config.keys import KME, KMEErrorRule, Peer
+from relay.config.settings import SizeSetting, parse_size
+from relay.config.tables import (
+    DKIM,
+    OTP,
+    DKIMKey,
+    IdentityFiles,
+    Ledger,
+    Limits,
+    Log,
+    Policies,
+    Quarantine,
+    Site,
+    Store,
+)
+from relay.errors import ConfigError
+
+__all__ = [
+    "DKIM",
+    "KME",
+    "OTP",
+    "Address",
+    "Config",
+    "DKIMKey",
+    "Direction",
+    "IMAPAccount",
+    "IdentityFiles",
+    "IncomingDirection",
+    "KMEErrorRule",
+    "Ledger",
+    "Limits",
+    "Listening",
+    "Log",
+    "MailDomain",
+    "Network",
+    "OutgoingDirection",
+    "Peer",
+    "Policies",
+    "Quarantine",
+    "Server",
+    "Site",
+    "SizeSetting",
+    "Store",
+    "Submission",
+    "load_config",
+    "parse_address",
+    "parse_next_hop",
+    "parse_size",
+]
+
+
+class Config(toml.Table):
+    """All of relay.toml."""
+
+    site: Site
+    outgoing: OutgoingDirection | None = None
+    submission: Submission | None = None
+    incoming: IncomingDirection | None = None
+    policies: Policies
+    store: Store
+    identity: IdentityFiles | None = None
+    kmes: dict[str, KME] = Field(default_factory=dict)
+    peers: dict[str, Peer] = Field(default_factory=dict)
+    otp: OTP = OTP()
+    ledger: Ledger = Ledger()
+    quarantine: Quarantine = Quarantine()
+    limits: Limits = Limits()
+    imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPAccount] = Field(default_factory=dict)
+    dkim: DKIM | None = None
+    log: Log = Log()
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the ledger is: beside the site secret unless it is set."""
+        return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
+
+    def peer_by_sae(self, sae_id: str) -> tuple[str, Peer] | None:
+        """Name and settings of the peer with this SAE ID, or None."""
+        return next(((name, peer) for name, peer in self.peers.items() if peer.sae_id == sae_id), None)
+
+    def peer_by_domain(self, domain: str) -> tuple[str, Peer] | None:
+        """Name and settings of the peer that owns a mail domain (lower case), or None."""
+        return next(((name, peer) for name, peer in self.peers.items() if domain in peer.domains), None)
+
+    @property
+    def peer_domains(self) -> dict[str, tuple[str, ...]]:
+        """Each peer's name with its mail domains."""
+        return {name: peer.domains for name, peer in self.peers.items()}
+
+
+def load_config(path: Path) -> Config:
+    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError."""
+    text = toml.read(path)
+    context: dict[str, Any] = {"base": path.absolute().parent}
+    config = toml.parse(text, Config, source=str(path), context=context)
+    if found := [f"{path}:{toml.line_of(text, where) or 1}: {what}" for where, what in faults(config)]:
+        raise ConfigError(found)
+    return config

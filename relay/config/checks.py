@@ -1,0 +1,113 @@
+"""What is wrong between one table of relay.toml and another.
+Standard: each fault names the setting at which it can be mended.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay.config.addresses import Address
+
+if TYPE_CHECKING:
+    from relay.config import Config
+
+Fault = tuple[tuple[str | int, ...], str]
+"""The place of the setting in the file, and what is wrong."""
+
+
+def faults(config: Config) -> Iterator[Fault]:
+    """Everything that is wrong, whatever each table says for itself."""
+    for check in (
+        _nothing_to_serve,
+        _submission_that_cannot_be,
+        _quarantine_too_small,
+        _dkim_that_cannot_be,
+        _peers_that_cannot_be,
+    ):
+        yield from check(config)
+
+
+def _nothing_to_serve(config: Config) -> Iterator[Fault]:
+    outgoing, incoming = config.outgoing, config.incoming
+    if outgoing is None and incoming is None and not config.imap:
+        yield (), "neither [outgoing], [incoming] nor [imap.*] is set, so there is nothing to serve"
+    for name, direction in (("outgoing", outgoing), ("incoming", incoming)):
+        if direction is None or direction.listen or direction.lmtp or direction.milter:
+            continue
+        if name == "outgoing" and config.submission:
+            continue
+        yield (name,), f"{name}: none of listen (SMTP), lmtp and milter is set, so no mail can come in"
+    yield from _listening_twice(config)
+
+
+def _listening_twice(config: Config) -> Iterator[Fault]:
+    taken: dict[Address, str] = {}
+    for name in ("outgoing", "submission", "incoming"):
+        for setting in ("listen", "lmtp", "milter", "listen_tls"):
+            address: Address | Path | None = getattr(getattr(config, name), setting, None)
+            if not isinstance(address, Address) or not address.port:
+                continue
+            if other := taken.get(address):
+                yield (name, setting), f"{name}.{setting}: {other} already listens there; choose another port"
+            taken[address] = f"{name}.{setting}"
+
+
+def _submission_that_cannot_be(config: Config) -> Iterator[Fault]:
+    """Users need somewhere to connect to, something that knows them, and a way out for their mail."""
+    submission, here = config.submission, ("submission",)
+    if submission is None:
+        return
+    if config.outgoing is None:
+        yield here, "submission: [outgoing] is not set, so there is no next hop for what users submit"
+    if submission.listen is None and submission.listen_tls is None:
+        yield here, "submission: neither listen (STARTTLS) nor listen_tls (TLS from the start) is set"
+    if submission.users is None and submission.dovecot_auth is None:
+        yield here, "submission: neither users (a password file) nor dovecot_auth (a socket of Dovecot's) is set"
+
+
+def _quarantine_too_small(config: Config) -> Iterator[Fault]:
+    """One peer may take half of it, and the largest message that is taken must fit in there."""
+    needed = 2 * config.incoming.max_message_size if config.incoming else 0
+    if config.quarantine.action == "keep" and config.quarantine.max_size <= needed:
+        what = f"write more than {needed} octets, twice incoming.max_message_size, or the largest messages never fit"
+        yield ("quarantine", "max_size"), f"quarantine.max_size: {what}"
+
+
+def _dkim_that_cannot_be(config: Config) -> Iterator[Fault]:
+    """We sign for our own domains only, and name servers are asked by their addresses."""
+    table = config.dkim
+    if table is None:
+        return
+    for number, key in enumerate(table.keys):
+        if key.domain not in config.site.domains:
+            yield ("dkim", "keys", number, "domain"), f"dkim.keys: {key.domain!r} is none of site.domains"
+    if table.arc_seal and not (table.keys and table.verify):
+        yield ("dkim", "arc_seal"), "dkim.arc_seal: needs verify, and one of [[dkim.keys]] to seal with"
+    for server in table.dns_servers:
+        try:
+            ipaddress.ip_address(server.host)
+        except ValueError:
+            yield ("dkim", "dns_servers"), f"dkim.dns_servers: {server.host!r} is not an IP address"
+
+
+def _peers_that_cannot_be(config: Config) -> Iterator[Fault]:
+    """A peer must have keys to share, an SAE ID of its own, and domains that nobody else has."""
+    groups = {kme.group for kme in config.kmes.values()}
+    domains = dict.fromkeys(config.site.domains, "site.domains")
+    sae_ids = {config.site.sae_id: "site.sae_id"}
+    for name, peer in config.peers.items():
+        here = ("peers", name)
+        for group in peer.kme_groups:
+            if group not in groups:
+                known = ", ".join(sorted(groups)) or "none"
+                yield (*here, "kme_groups"), f"peers.{name}: no KME has group {group!r}; known: {known}"
+        if owner := sae_ids.get(peer.sae_id):
+            yield (*here, "sae_id"), f"{'.'.join(here)}: sae_id {peer.sae_id!r} already belongs to {owner}"
+        sae_ids.setdefault(peer.sae_id, ".".join(here))
+        for domain in peer.domains:
+            if owner := domains.get(domain):
+                yield (*here, "domains"), f"{'.'.join(here)}: domain {domain!r} already belongs to {owner}"
+            domains.setdefault(domain, ".".join(here))
