@@ -19,7 +19,9 @@ MAY_SHOW = frozenset(
 """The only header fields that a sealed message may have."""
 
 _LINE = re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n")
-_SEALED_TYPE = re.compile(rb"application/pkcs7-mime;\s*smime-type=authEnveloped-data;\s*name=\"smime\.p7m\"\s*")
+_BLANKS = b" \t\r\n"
+"""What may stand around a value; other readers take further control characters for a part of it."""
+_SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
 _AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
 _DATA = bytes.fromhex("2a864886f70d010701")
 _AES_256_GCM = bytes.fromhex("060960864801650304012e")
@@ -75,10 +77,10 @@ def _fields(header: bytes) -> dict[bytes, list[bytes]]:
             raise TrippedWire("the header has a line that is no field")
         position = line.end()
         if line[1] is None and values is not None:
-            values[-1] += b" " + line[0].strip()
+            values[-1] += b" " + line[0].strip(_BLANKS)
         else:
             values = found.setdefault(line[1].lower(), [])
-            values.append(line[0].partition(b":")[2].strip())
+            values.append(line[0].partition(b":")[2].strip(_BLANKS))
     return found
 
 
