@@ -311,3 +311,10 @@ def test_the_benchmark_measures_all_it_promises() -> None:
     assert 0 < figures.lookup_us < figures.decision_us < figures.decision_p99_us
     assert figures.load_s > 0
     assert figures.reload_ms > 0
+
+
+def test_comments_within_comments_in_a_sample_end_no_simulation(tmp_path: Path) -> None:
+    deep = b"(" * 5000 + b")" * 5000
+    (tmp_path / "deep.eml").write_bytes(b"From: " + deep + b" ann@alice.example\r\nTo: ben@bob.example\r\n\r\nText\r\n")
+    [sample] = samples([tmp_path])
+    assert (sample.sender, sample.recipients) == ("", ("ben@bob.example",))

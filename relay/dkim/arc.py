@@ -8,6 +8,7 @@ import base64
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Literal
 
 import dkim
@@ -35,8 +36,8 @@ class Chain:
 
     def __init__(self, header: Header) -> None:
         self._fields = [(name, raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
-        self._seals = [_tags_or_none(raw) for raw in header.named(SEAL)]
         self._whole = len(self._fields) <= 3 * MAX_SETS and all(len(raw) <= MAX_FIELD_OCTETS for _, raw in self._fields)
+        self._seals = [_tags_or_none(raw) for raw in header.named(SEAL)] if self._whole else []
         self.length = max((_instance(raw) for _, raw in self._fields), default=0) if self._whole else MAX_SETS
         self.result: Literal["none", "pass", "fail", "temperror"] = "none"
         self.reason = ""
@@ -148,9 +149,8 @@ class Sealer:
 
 def _sets(header: Header, length: int) -> Iterator[bytes]:
     """The fields of all sets as a seal covers them, oldest first (RFC 8617, 5.1.1)."""
-    for number in range(1, length + 1):
-        for name in (RESULTS, MESSAGE, SEAL):
-            yield from (canonical(raw) for raw in header.named(name) if _instance(raw) == number)
+    fields = [(_instance(raw), raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
+    yield from (canonical(raw) for number, raw in sorted(fields, key=itemgetter(0)) if 1 <= number <= length)
 
 
 def _instance(raw: bytes) -> int:

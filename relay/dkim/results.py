@@ -12,7 +12,7 @@ from relay import mime
 
 _NAME = b"authentication-results"
 _TOKEN = re.compile(r"[A-Za-z0-9._@+/=-]+")
-_OUTSIDE = re.compile(rb'"(?:[^"\\]|\\.)*"|[()]|[^"()]+|"', re.DOTALL)
+_OUTSIDE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[()]|[^"()]+', re.DOTALL)
 _IN_COMMENT = re.compile(rb"\\.|[()]|[^()\\]+|\\", re.DOTALL)
 
 
@@ -74,7 +74,10 @@ def _judged(raw: bytes, ours: bytes) -> tuple[bytes, bool]:
 def _authserv_id(value: bytes) -> bytes | None:
     """The first word behind comments, in lower case; None where that cannot be told (RFC 8601, 2.2)."""
     depth, position, word = 0, 0, b""
-    while match := (_IN_COMMENT if depth else _OUTSIDE).match(value, position):
+    while position < len(value):
+        match = (_IN_COMMENT if depth else _OUTSIDE).match(value, position)
+        if match is None:
+            return None  # a quotation mark that no other one follows
         piece, position = match[0], match.end()
         if piece in (b"(", b")"):
             depth += 1 if piece == b"(" else -1
@@ -84,8 +87,10 @@ def _authserv_id(value: bytes) -> bytes | None:
         elif not depth:
             quoted = len(piece) > 1 and piece.startswith(b'"')
             word += piece[1:-1].replace(b"\\", b"") if quoted else piece
-            if b";" in piece or len(word) > mime.MAX_STRUCTURED_FIELD_OCTETS:
+            if b";" in piece:
                 break
+        if len(word) > mime.MAX_STRUCTURED_FIELD_OCTETS:
+            break
     words = word.partition(b";")[0].split()
     return words[0].lower() if words and not depth else None
 

@@ -69,10 +69,10 @@ def author_domain(header: Header) -> str:
     if len(fields) != 1 or len(fields[0]) > MAX_FROM_OCTETS:
         return ""
     value = fields[0].partition(b":")[2].decode("utf-8", "replace").replace("\r\n", "")
-    first = next((address for _, address in getaddresses([value])), "")
     try:
+        first = next((address for _, address in getaddresses([value])), "")
         return fold_domain(first.rpartition("@")[2]) if "@" in first else ""
-    except ValueError:
+    except (ValueError, RecursionError):  # comments within comments
         return ""
 
 

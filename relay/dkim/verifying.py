@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 SHOWN_SIGNATURE_CHARS = 8
 """So much of b= tells one signature from another (RFC 6008)."""
+FEW_FIELDS = 4
+"""A signature and a set of ARC: what most messages have at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +81,44 @@ class Verifier:
         self, message: bytes, *, most: int | None = None, arc: bool = True
     ) -> tuple[tuple[Result, ...], Chain]:
         most = self._most if most is None else most
-        size = len(message)
-        checked, chain = await off_loop(size, _read, message)
-        fields = checked.header.named(b"dkim-signature")
+        work = _work(message)
+        read = await off_loop(work, _Read.of, message, most)
+        answers = await self._records.of([*read.names, *(read.chain_names if arc else ())])
+        results = await off_loop(work, _results, read.checked, read.signatures, answers)
+        if arc:
+            await off_loop(work, read.chain.verify, read.checked, answers)
+        if most and read.number > most:
+            results = (*results, Result("dkim", "policy", f"only {most} of {read.number} signatures were looked at"))
+        return results, read.chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a message says of its signatures: those that are looked at, how many there are, whose keys are needed."""
+
+    checked: Checked
+    signatures: list[Signature]
+    number: int
+    names: set[str]
+    chain: Chain
+    chain_names: list[str]
+
+    @classmethod
+    def of(cls, message: bytes, most: int) -> _Read:
+        raw, body = mime.split(message)
+        header = Header(raw)
+        fields = header.named(b"dkim-signature")
         signatures = [Signature.read(field) for field in fields[:most]]
         names = {key_name(each.tags) for each in signatures if each.failed is None}
-        answers = await self._records.of([*names, *(chain.key_names() if arc else ())])
-        work = size if len(signatures) + chain.length <= 2 else SMALL_OCTETS + 1  # many of them take a thread's time
-        results = await off_loop(work, _results, checked, signatures, answers)
-        if arc:
-            await off_loop(work, chain.verify, checked, answers)
-        if most and len(fields) > most:
-            results = (*results, Result("dkim", "policy", f"only {most} of {len(fields)} signatures were looked at"))
-        return results, chain
+        chain = Chain(header)
+        return cls(Checked(header, body), signatures, len(fields), names, chain, chain.key_names())
 
 
-def _read(message: bytes) -> tuple[Checked, Chain]:
-    raw, body = mime.split(message)
-    header = Header(raw)
-    return Checked(header, body), Chain(header)
+def _work(message: bytes) -> int:
+    """How many octets of work it is: many signatures take a thread's time, however small the message."""
+    header = mime.header_of(message).lower()
+    few = header.count(b"dkim-signature") + header.count(b"arc-") <= FEW_FIELDS
+    return len(message) if few else SMALL_OCTETS + 1
 
 
 def _results(checked: Checked, signatures: list[Signature], answers: Answers) -> tuple[Result, ...]:

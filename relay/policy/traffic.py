@@ -118,4 +118,7 @@ def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _addresses(values: list[str]) -> list[str]:
-    return [address for _, address in getaddresses(values) if "@" in address]
+    try:
+        return [address for _, address in getaddresses(values) if "@" in address]
+    except RecursionError:  # comments within comments
+        return []

@@ -7,9 +7,12 @@ repeated: between the two there is one transaction and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+
+import structlog
 
 from relay import mime
 from relay.dkim import Arrivals
@@ -21,6 +24,8 @@ from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 from relay.store import Kept, Quarantine
 from relay.store.ledger import Entry, Event, Ledger
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Release:
             handed = await self.next_hop.deliver(leaving.mail)
         over = await self._delivered(kept, _accepted(leaving.mail, handed))
         if over and leaving.opened is not None:
-            await self.opener.done(leaving.opened)
+            await self._done(leaving.opened)
         return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
 
     async def drop(self, kept: Kept) -> None:
@@ -78,13 +83,24 @@ class Release:
     @asynccontextmanager
     async def _claimed(self, kept: Kept) -> AsyncIterator[None]:
         """The message is ours until its fate is noted, or until something fails. Raises TryLater."""
-        if not await self.quarantine.claim(kept.id):
+        if not await self._claim(kept):
             raise TryLater("it is being released at this moment, or is gone; look again in a quarter of an hour")
         try:
             yield
         except BaseException:
             with suppress(StoreUnavailable):  # then the claim ends by itself
                 await self.quarantine.unclaim(kept.id)
+            raise
+
+    async def _claim(self, kept: Kept) -> bool:
+        """Whether it is ours now; who is cancelled while the store is busy gives back what he gets afterwards."""
+        claiming = asyncio.create_task(self.quarantine.claim(kept.id))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(StoreUnavailable):
+                if await claiming:
+                    await self.quarantine.unclaim(kept.id)
             raise
 
     async def _delivered(self, kept: Kept, accepted: Sequence[str]) -> bool:
@@ -95,6 +111,13 @@ class Release:
             raise StoreUnavailable(
                 f"{who} HAS it, and a release would repeat it, as this was not noted: {error}"
             ) from error
+
+    async def _done(self, opened: Opened) -> None:
+        """Everybody has the message, whatever fails now: nobody must hear that it stays."""
+        try:
+            await self.opener.done(opened)
+        except RelayError as error:  # the keys go when their time is over
+            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
 
     async def _leaving(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool) -> _Leaving:
         message = await self.quarantine.message(kept.id)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import dkim
 import pytest
 
-from relay.dkim import Verifier
-from relay.dkim.arc import Sealer
+from relay.dkim import Verifier, arc
+from relay.dkim.arc import MAX_SETS, Chain, Sealer
+from relay.dkim.canonical import Header
 from tests.test_dkim.conftest import Keys, pem
 from tests.testlib import mails
 from tests.testlib.zone import Zone
@@ -102,3 +103,23 @@ async def test_the_longest_chain_passes_and_a_longer_one_fails_unlooked_at(
     fresh = b"ARC-Seal: i=51; a=rsa-sha256; d=eve.example; s=x; cv=pass; b=AAAA\r\n" * 5000
     assert (await verifier.arc(fresh + message)).result == "fail"
     assert zone.asked == []
+
+
+def test_each_field_of_the_longest_chain_is_read_once_for_our_set(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b"".join(
+        b"ARC-Seal: i=%d; cv=pass\r\nARC-Message-Signature: i=%d\r\nARC-Authentication-Results: i=%d; x\r\n" % (n, n, n)
+        for n in range(MAX_SETS - 1, 0, -1)
+    )
+    chain = Chain(Header(header))
+    chain.result = "pass"
+    read: list[bytes] = []
+    instance = arc._instance
+
+    def noting(raw: bytes) -> int:
+        read.append(raw)
+        return instance(raw)
+
+    monkeypatch.setattr(arc, "_instance", noting)
+    ours = Sealer(keys.bob, "relay.bob.example").seal(header + mails.plain(), chain, [])
+    assert b" i=%d;" % MAX_SETS in ours
+    assert len(read) == 3 * (MAX_SETS - 1)

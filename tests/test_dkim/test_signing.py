@@ -111,6 +111,7 @@ def opendkim_says(directory: Path, keys: Keys, message: bytes) -> str:
         (b"From: Ann\r\n", ""),
         (b"From:\r\n", ""),
         (b"From: " + b"(" * 3000 + b"ann@alice.example\r\n", ""),
+        (b"From: " + b"(" * 1500 + b"ann@alice.example\r\n", ""),
         (b"X-From: ann@alice.example\r\n", ""),
     ],
 )

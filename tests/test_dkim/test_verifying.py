@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from relay import mime
-from relay.dkim import KeyRecords, Result, SigningKey, Verifier
+from relay.dkim import KeyRecords, Result, SigningKey, Verifier, arc, checking, verifying
 from relay.dkim.canonical import Header, body_hash
 from relay.dkim.signing import signed_field, signed_names
 from tests.test_dkim.conftest import Keys, pem
@@ -218,3 +219,25 @@ async def test_a_signature_with_thousands_of_names_over_thousands_of_fields_take
     names = [b"from", *(b"%x" % number for number in range(1500))]
     header = b"".join(b"%x: y\r\n" % number for number in range(18_000))
     assert (await verdict(verifier, signed(keys.rsa, header + MESSAGE, names))).result == "pass"
+
+
+@pytest.mark.parametrize("field", [b"ARC-Seal: i=1; d=a; s=b\r\n", b"DKIM-Signature: v=1; d=a; s=b\r\n"])
+async def test_many_signatures_are_read_in_a_thread_however_small_the_message(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch, field: bytes
+) -> None:
+    where: set[int] = set()
+
+    def noting(raw: bytes) -> dict[bytes, bytes]:
+        where.add(threading.get_ident())
+        return checking.parse_tags(raw)
+
+    monkeypatch.setattr(arc, "parse_tags", noting)
+    monkeypatch.setattr(verifying, "parse_tags", noting)
+    await verifier.both(field * 100 + MESSAGE)
+    assert where
+    assert threading.get_ident() not in where
+
+
+def test_of_more_arc_fields_than_a_chain_has_none_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arc, "parse_tags", lambda raw: pytest.fail("it was read"))
+    assert arc.Chain(Header(b"ARC-Seal: i=1\r\n" * 151)).ended

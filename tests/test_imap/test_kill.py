@@ -5,6 +5,8 @@ Standard: `imap once` as a process that gets SIGKILL; the server is a real Dovec
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import shutil
 import sys
 from contextlib import AsyncExitStack
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from relay import app
+from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
@@ -134,6 +137,24 @@ async def test_a_second_process_stands_by_until_the_first_has_gone(alice: Alice,
             await asyncio.to_thread(server.deliver, await alice.seal(original("two")))
             await server.until(2, "Sealed")
     assert opened(server.messages()) == [original("one"), original("two")]
+
+
+async def test_where_no_lock_can_be_had_now_it_is_tried_again(
+    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = fcntl.flock, [OSError(errno.ENOLCK, "No locks available")]
+
+    def scarce(descriptor: int, operation: int) -> None:
+        if failures and "imap-ben" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise failures.pop()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", scarce)
+    monkeypatch.setattr(watch, "LOCK_PAUSE_S", 0.05)
+    await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
+    async with app.running(bob.config):
+        await server.until(1, "Sealed")
+    assert not failures
 
 
 async def test_connections_that_break_all_the_time_lose_and_double_nothing(

@@ -127,6 +127,19 @@ async def test_one_message_over_which_the_connection_always_breaks_does_not_stop
     assert provider.folders["INBOX"][0].uid == 2
 
 
+async def test_a_double_that_may_not_be_deleted_keeps_no_sealed_message_from_being_put_away(
+    alice: Alice, provider: IMAPDouble, bob: Site
+) -> None:
+    sealed, other = await alice.seal(original("one")), await alice.seal(original("two"))
+    for message in (sealed, sealed, other):
+        provider.put(message)
+    provider.instead["UID STORE"] = [b"TAG NO [NOPERM] no\r\n"] * 10
+    [visited] = await visit(bob)
+    assert (visited.opened, visited.failure) == (3, "")
+    assert provider.messages("Sealed") == [sealed, sealed, other]
+    assert opened(provider.messages()) == [original("one"), original("one"), original("two")]
+
+
 async def test_without_move_it_is_copied_and_deleted(
     alice: Alice, authority: trustme.CA, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:

@@ -113,6 +113,8 @@ def test_search_results_over_several_lines_are_one() -> None:
         ("From: ann@alice.example, eve@eve.example\r\n", ""),
         ("From: ann@alice.example\r\nFrom: eve@eve.example\r\n", ""),
         ("Subject: x\r\n", ""),
+        ("From: " + "(" * 8000 + "\r\n", ""),
+        ("From: " + "a:" * 4000 + "\r\n", ""),
     ],
 )  # fmt: skip
 def test_the_sender_is_in_return_path_or_else_the_only_author(header: str, expected: str) -> None:

@@ -175,7 +175,7 @@ async def test_the_sealed_form_stays_with_postfix_and_the_plain_one_goes_by_the_
 
 
 @pytest.mark.parametrize("names", [True, False])
-async def test_a_second_mail_of_the_same_octets_is_a_retry_only_if_it_has_a_message_id(
+async def test_more_mails_of_the_same_octets_are_retries_only_if_they_have_a_message_id(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, names: bool
 ) -> None:
     message = b"From: ann@alice.example\r\nSubject: Door open\r\n\r\nIt is.\r\n"
@@ -183,10 +183,10 @@ async def test_a_second_mail_of_the_same_octets_is_a_retry_only_if_it_has_a_mess
         message = b"Message-ID: <1@alice.example>\r\n" + message
     remote = {"local_header_rewrite_clients": "", "always_add_missing_headers": "no"}
     async with alone(tmp_path, kmes, sink, copies=wire, postfix_settings=remote) as (alice, _):
-        for number in (1, 2):
+        for number in (1, 2, 3):
             assert (await alice.submit(message, *ALL)).startswith("250")
             await sink.messages(number)
-    assert len(wire.got) == (1 if names else 2)
+    assert len(wire.got) == (1 if names else 3)
 
 
 async def test_without_splitting_a_mail_that_needs_two_forms_waits_whole(
@@ -293,6 +293,18 @@ async def test_an_alias_among_recipients_with_other_protection_gets_its_mail_onc
         await alice.organisation.delivered("ben@bob.example")
         await alice.organisation.postfix.empty()
     assert sorted(alice.got) == [("al@alice.example",), ("ben@bob.example",)]
+
+
+@pytest.mark.parametrize("domains", [("BOB.example", "bob.example"), ("CLEAR.example", "clear.example")])
+async def test_a_recipient_whose_domain_is_written_in_two_ways_gets_his_mail_once(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, domains: tuple[str, str]
+) -> None:
+    async with alone(tmp_path, kmes, sink) as (alice, _):
+        reply = await alice.submit(mails.plain(), *(f"ben@{domain}" for domain in domains))
+        assert reply.startswith("250")
+        await sink.messages(1)
+        await alice.organisation.postfix.empty()
+    assert [[each.lower() for each in got] for got in alice.got] == [[f"ben@{domains[1]}"]]
 
 
 async def test_utf8_addresses_are_sealed_from_smtp_and_from_sendmail(

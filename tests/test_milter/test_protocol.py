@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,16 @@ import miltertest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kilter.protocol import ActionFlags, AddHeader, Header, Negotiate, ProtocolFlags
+from kilter.protocol.buffer import SimpleBuffer
+from kilter.protocol.core import FilterMessage
 
 from relay import mime
 from relay.budget import Budget
 from relay.config import Address, Listening
 from relay.entry.milter import MilterEntry, conversation
 from relay.entry.milter.edits import can_be_told, message_of
+from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
 from relay.errors import ConfigError, KMEExhausted, PolicyRefuses, RelayError
 from relay.mail import InPlace, Mail
 from tests.test_milter.mta import MTA, OFFERED, Answer, Field, in_thread
@@ -316,6 +321,63 @@ async def test_ten_thousand_header_fields_pass_and_more_than_there_may_be_are_re
         assert await words(10_000) == miltertest.SMFIR_ACCEPT
         assert (await words(mime.MAX_HEADER_LINES + 1)).startswith("554 5.6.0 Malformed message: the header")
     assert len(running.recipe.got) == 1
+
+
+async def test_thousands_of_fields_that_come_and_go_at_once_leave_everybody_else_his_turn() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    sent: Counter[int] = Counter()
+
+    def many() -> Iterator[FilterMessage]:
+        for _ in range(10_000):
+            sent[turns] += 1
+            yield AddHeader("X-Many", b" 1")
+
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=here)
+    listening = asyncio.create_task(in_thread(_read_all, there))
+    packets = Packets(reader, writer, 20)
+    offer = SimpleBuffer(64)
+    Negotiate(6, ActionFlags(OFFERED), ProtocolFlags(OFFERED)).pack(offer)
+    reader.feed_data(bytes(offer[:]) + b"\0\0\0\x0bLX-Many\0 1\0" * 10_000 + b"\0\0\0\1E")
+    others_turn = asyncio.create_task(others())
+    came: Counter[int] = Counter()
+    try:
+        first = await packets.next(in_content=False)
+        assert isinstance(first, Negotiate)
+        packets.negotiate(first)
+        while isinstance(await packets.next(in_content=True), Header):
+            came[turns] += 1
+        await packets.send(many())
+    finally:
+        others_turn.cancel()
+        writer.close()
+        await listening
+    assert came.total() == sent.total() == 10_000
+    assert max(came.values()) <= PACKETS_AT_ONCE
+    assert max(sent.values()) <= PACKETS_AT_ONCE
+
+
+async def test_a_mail_server_that_is_gone_without_a_word_is_noticed_between_mails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        _, there = await asyncio.open_connection(*listening.getsockname())
+        reader, writer = await asyncio.open_connection(sock=listening.accept()[0])
+        Packets(reader, writer, 20)
+        assert writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for each in (there, writer):
+            each.close()
+
+
+def _read_all(connection: socket.socket) -> None:
+    with connection:
+        while connection.recv(65_536):
+            pass
 
 
 async def test_what_is_too_large_is_refused_and_not_kept() -> None:

@@ -11,7 +11,10 @@ from contextlib import closing
 
 import pytest
 
+from relay import app
 from relay.errors import StoreUnavailable
+from relay.opening import Opened, Opener
+from relay.quarantine.release import Release
 from relay.store import Quarantine
 from tests.test_commands import run
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
@@ -224,3 +227,49 @@ async def test_a_delivery_that_cannot_be_noted_is_told_to_whoever_would_repeat_i
     monkeypatch.undo()
     assert (await run("quarantine", "release", waiting, "--config", bob.site.config_file))[0] == 1
     assert len(sink.got) == 1, "nobody repeats it by accident"
+
+
+async def test_a_key_that_cannot_be_marked_as_used_does_not_make_a_delivered_message_stay(
+    bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(self: Opener, opened: Opened) -> None:
+        raise StoreUnavailable("disk full")
+
+    monkeypatch.setattr(Opener, "done", fails)
+    status, err, out = await bob.command("release", waiting)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [f"{waiting}: {each}: delivered" for each in (BEN, CARL)]
+    assert (await bob.listed(), len(sink.got)) == ([], 1)
+
+
+async def test_a_release_that_is_given_up_while_it_waits_for_the_store_leaves_no_claim(
+    bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, begun, go_on = Quarantine.claim, asyncio.Event(), asyncio.Event()
+    tasks: list[asyncio.Task[bool]] = []
+
+    async def slow(self: Quarantine, name: str) -> bool:
+        async def work() -> bool:
+            begun.set()
+            await go_on.wait()
+            return await claim(self, name)
+
+        tasks.append(asyncio.create_task(work()))
+        return await asyncio.shield(tasks[0])
+
+    monkeypatch.setattr(Quarantine, "claim", slow)
+    async with app.parts(bob.site.config, prefetch=False) as parts:
+        decide = Release(
+            parts.store.quarantine, parts.opener, parts.next_hops["incoming"], parts.ledger, parts.policies, 50, "me"
+        )  # fmt: skip
+        [kept] = await parts.store.quarantine.all()
+        given_up = asyncio.create_task(decide.release(kept, kept.envelope.recipients))
+        await begun.wait()
+        given_up.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        await asyncio.gather(*tasks)
+        assert await claim(parts.store.quarantine, waiting)
+    assert sink.got == []

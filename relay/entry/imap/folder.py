@@ -260,10 +260,7 @@ class Folder:
         if not uids:
             return
         for uid in uids:
-            present = await self._present(self._taken[uid].marks, at_least=2)
-            if present[1:]:
-                log.warning("imap_double_removed", folder=self.name, uid=uid, cause="another watcher was here as well")
-                await self._session.remove(present[1:])
+            await self._remove_doubles(uid)
         try:
             if self.account.after == "move":
                 await self._session.move(uids, self.account.sealed_folder)
@@ -279,6 +276,18 @@ class Folder:
             return
         for uid in uids:
             await self._done(uid)
+
+    async def _remove_doubles(self, uid: int) -> None:
+        """Of its originals the first one is left; all are, where nothing may be deleted."""
+        present = await self._present(self._taken[uid].marks, at_least=2)
+        if not present[1:]:
+            return
+        try:
+            await self._session.remove(present[1:])
+        except MailboxRefused as error:
+            log.error("imap_double_not_removed", folder=self.name, uid=uid, cause=str(error))
+        else:
+            log.warning("imap_double_removed", folder=self.name, uid=uid, cause="another watcher was here as well")
 
     async def _done(self, uid: int) -> None:
         opened = self._taken[uid].opened

@@ -73,7 +73,10 @@ def sender_of(sealed: bytes) -> str:
         value = raw.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
         if name == b"return-path":
             return value.strip("<>")
-        authors += [address for _, address in getaddresses([value]) if address]
+        try:
+            authors += [address for _, address in getaddresses([value]) if address]
+        except RecursionError:  # comments within comments
+            return ""
     return authors[0] if len(authors) == 1 else ""
 
 

@@ -127,6 +127,8 @@ class Mailboxes:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be locked: {error.strerror}") from error
         else:
             yield True
         finally:

@@ -234,16 +234,16 @@ class Conversation:
                 self._mail_is_over()
 
     async def _in_place(self, message: _Message, mail_id: str) -> list[FilterMessage]:
-        body = bytes(message.body)
+        work, body = message.memory, bytes(message.body)
         message.body.clear()
-        octets = await off_loop(len(body), message_of, message.fields, body)
+        octets = await off_loop(work, message_of, message.fields, body)
         mail = Mail(message.envelope, octets, id=mail_id, origin=self._origin()).to(message.recipients)
         result = await self._working(mail)
         if failure := for_all(result.outcomes):
             raise failure
         if result.message is None:
             return [Discard()]
-        return await off_loop(len(result.message), _answer, message, body, mail, result)
+        return await off_loop(max(work, len(result.message)), _answer, message, body, mail, result)
 
     async def _working(self, mail: Mail) -> InPlace:
         """The recipe, and signs of life meanwhile; it goes on to its end also when the mail server is gone."""
@@ -310,9 +310,11 @@ def _answer(before: _Message, body: bytes, mail: Mail, result: InPlace) -> list[
     assert result.message is not None  # noqa: S101 - whoever calls has looked
     same = result.message == mail.message
     told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
-    given = zip(before.paths, mail.envelope.addresses, strict=True)
+    # Of two spellings of a domain the mail server has kept one, and which one is not told.
+    stay = {Recipient(address).mailbox for address in result.recipients}
+    given = zip(before.paths, mail.envelope.mailboxes, strict=True)
     # A mail server knows a recipient by what the client called him.
-    gone = [RemoveRecipient(path) for path, address in given if address not in result.recipients]
+    gone = [RemoveRecipient(path) for path, mailbox in given if mailbox not in stay]
     return [*told, *gone, Accept()]
 
 

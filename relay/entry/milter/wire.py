@@ -53,6 +53,9 @@ sends more, and without an answer to send along we would leave it waiting for 40
 HEADER = b"L"
 """The command of header fields, which come many at a time."""
 
+PACKETS_AT_ONCE = 64
+"""A mail may have thousands of header fields, each a packet: after so many everybody else gets his turn."""
+
 
 class ProtocolFault(TryLater):
     """The mail server does not speak the milter protocol as it must; its default action holds the mail."""
@@ -68,14 +71,21 @@ class Packets:
         self._timeout = timeout
         self._protocol = FilterProtocol()
         self._negotiated = False
+        self._read = 0
         connection = writer.get_extra_info("socket")
-        self._tcp = connection if QUICKACK and connection.family != socket.AF_UNIX else None
+        is_tcp = connection.family != socket.AF_UNIX
+        self._tcp = connection if QUICKACK and is_tcp else None
+        if is_tcp:  # between mails there is no time limit, and connections of a host that is gone would stay for ever
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     async def next(self, *, in_content: bool) -> MTAMessage | None:
         """The next message, or None at the end of the connection. Raises ProtocolFault.
 
         A mail server may be silent between mails, and while its client is; not in the content, which it has whole.
         """
+        self._read += 1
+        if not self._read % PACKETS_AT_ONCE:
+            await asyncio.sleep(0)
         try:
             async with asyncio.timeout(self._timeout if in_content else None) as patience:
                 head = await self._reader.readexactly(4)
@@ -114,12 +124,15 @@ class Packets:
     async def send(self, messages: Iterable[FilterMessage]) -> None:
         """Writes them, a large body not faster than the mail server reads it. Raises ProtocolFault, as `drain`."""
         waiting = bytearray()  # one write for many small packets
-        for message in messages:
+        for number, message in enumerate(messages, 1):
             waiting += self._packed(message)
-            if isinstance(message, ReplaceBody):
+            many = not number % PACKETS_AT_ONCE
+            if many or isinstance(message, ReplaceBody):
                 self._writer.write(waiting)
                 waiting = bytearray()
                 await self.drain()
+            if many:
+                await asyncio.sleep(0)
         self._writer.write(waiting)
         await self.drain()
 
