@@ -364,11 +364,11 @@ async def _sweep(store: Store, triage: Triage) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
-            await triage.look()
             if destroyed := await store.received.destroy_expired(time.time()):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
+            await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 

@@ -5,6 +5,7 @@ Standard: RFC 5321 6.1; what has left, and the sealed form of what has not, is r
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,9 @@ from relay.sealing import Form
 from relay.store import Begun, Journal, JournalForm, mail_key
 
 log = structlog.get_logger(__name__)
+
+ANSWERED_AT_ONCE = 1000
+"""So many mails whose client may not have heard of their outcome are known by their id."""
 
 
 @dataclass(slots=True)
@@ -86,6 +90,7 @@ class Deliveries:
         self._journal = journal
         self._under_way: set[tuple[bytes, str]] = set()
         self._forgetting: dict[bytes, asyncio.Task[None]] = {}
+        self._keys: OrderedDict[str, bytes] = OrderedDict()
 
     @asynccontextmanager
     async def of(self, mail: Mail) -> AsyncIterator[Delivery]:
@@ -109,13 +114,14 @@ class Deliveries:
                 if delivery.over:
                     self._forget_soon(key, list(mail.envelope.mailboxes))
                 else:
-                    await asyncio.shield(self._settle(key, delivery))
+                    await self._settled(key, delivery)
             except BaseException:
                 # The client will not hear that anything was delivered.
-                await asyncio.shield(self._settle(key, delivery, heard=False))
+                await asyncio.shield(self._journal.later(self._settle(key, delivery, heard=False)))
                 raise
         finally:
             self._under_way -= claims
+            self._note_key(mail, key)
 
     async def so_far(self, delivery: Delivery) -> None:
         """Between two forms: should the relay be killed now, a retry repeats nothing that has left."""
@@ -128,7 +134,8 @@ class Deliveries:
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
         if not delivered:
             return
-        key = await off_loop(len(mail.message), mail_key, self._direction, mail)
+        # Known from before where possible: no retry may come between the end of the delivery and what follows here.
+        key = self._keys.pop(mail.id, b"") or await off_loop(len(mail.message), mail_key, self._direction, mail)
         # A retry that comes meanwhile waits until it is written down.
         claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
@@ -138,6 +145,22 @@ class Deliveries:
         finally:
             self._under_way -= claims
         log.info("delivered_unheard", recipients=len(delivered))
+
+    def _note_key(self, mail: Mail, key: bytes) -> None:
+        """For `unheard`, which may come next."""
+        if mail.id:
+            self._keys[mail.id] = key
+        while len(self._keys) > ANSWERED_AT_ONCE:
+            self._keys.popitem(last=False)
+
+    async def _settled(self, key: bytes, delivery: Delivery) -> None:
+        """Settles; whoever is cancelled meanwhile waits for its end, lest it undo what he does then."""
+        settling = self._journal.later(self._settle(key, delivery))
+        try:
+            await asyncio.shield(settling)
+        except asyncio.CancelledError:
+            await asyncio.wait([settling])
+            raise
 
     async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:
         """Remembers what a retry has to know."""

@@ -54,14 +54,7 @@ class Incoming:
 
         What fails now is no news for recipients who got the mail with an earlier try.
         """
-        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
-        async with self.deliveries.of(mail) as delivery:
-            if rest := delivery.rest.envelope.recipients:
-                try:
-                    await self._carry(delivery)
-                except RelayError as error:
-                    delivery.note_for_all(rest, error)
-        return delivery.answer
+        return (await self._delivered(mail)).answer
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Opens the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
@@ -69,17 +62,31 @@ class Incoming:
         A message that does not fit there is handed to the next hop.
         """
         place = Place(self.next_hop, fits)
-        outcomes = await replace(self, next_hop=place).process(mail)
-        if place.handed_on:
-            await self.unheard(mail, outcomes)  # whether the client hears we never know
+        delivery = await replace(self, next_hop=place)._delivered(mail)
+        # Whether the client hears we never know: who has the mail another way must be known at each retry.
+        before = delivery.begun.delivered
+        has = {each.mailbox: each for each in mail.envelope.recipients if place.handed_on or each.mailbox in before}
+        outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
+        await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
         if place.mail is None:
-            return InPlace(outcomes)  # the next hop has it, or it is in quarantine
+            return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
         opened = await off_loop(len(mail.message), _has_other_body, mail.message, place.mail.message)
-        return InPlace(outcomes, place.mail.message, place.mail.envelope.addresses, opened=opened)
+        return InPlace(delivery.answer, place.mail.message, place.mail.envelope.addresses, opened=opened)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
+
+    async def _delivered(self, mail: Mail) -> Delivery:
+        """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
+        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+        async with self.deliveries.of(mail) as delivery:
+            if rest := delivery.rest.envelope.recipients:
+                try:
+                    await self._carry(delivery)
+                except RelayError as error:
+                    delivery.note_for_all(rest, error)
+        return delivery
 
     async def _carry(self, delivery: Delivery) -> None:
         mail = delivery.rest
@@ -94,7 +101,7 @@ class Incoming:
             await self._pass_on(delivery, mail)
             return
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
-        missed = self._missed(mail, opened.original, opened.protection, opened.peer)
+        missed = await self._missed(mail, opened.original, opened.protection, opened.peer)
         peer = opened.peer + (missed.mark if missed else "")
         marked = await off_loop(len(opened.original), mime.marked, opened.original, opened.protection, peer)
         if self.dkim:
@@ -123,8 +130,11 @@ class Incoming:
         )
 
     def _done_soon(self, opened: Opened) -> None:
-        """While the client hears that all is well: should the relay be killed before he does, the mail comes twice."""
-        self.opener.received.later(self._done(opened))
+        """While the client hears that all is well: should the relay be killed before he does, the mail comes twice.
+
+        The message itself is let go: from here on nobody counts the memory that it takes.
+        """
+        self.opener.received.later(self._done(replace(opened, original=b"")))
 
     async def _done(self, opened: Opened) -> None:
         """The next hop has the mail: whatever fails now must not have it sent again."""
@@ -133,12 +143,13 @@ class Incoming:
         except Exception as error:  # noqa: BLE001 - the mail has left
             log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
 
-    def _missed(self, mail: Mail, original: bytes, protection: str, peer: str) -> _Missed | None:
+    async def _missed(self, mail: Mail, original: bytes, protection: str, peer: str) -> _Missed | None:
         """What a mail lacks that arrived with less than it must, None for enough.
 
         Raises PolicyRefuses where policy says refuse.
         """
-        required = self.policies().require(mail.envelope.sender, Content(original))
+        content = Content(original)
+        required = await off_loop(content.size, self.policies().require, mail.envelope.sender, content)
         cause = required.missed(protection, peer) if required is not None else ""
         if required is None or not cause:
             return None
@@ -152,7 +163,7 @@ class Incoming:
         message = await off_loop(len(mail.message), mime.without_fields, mail.message, mime.OUR_MARKS)
         if self.dkim:
             message = await self.dkim.without_forged(message)
-        if missed := self._missed(mail, message, "", ""):
+        if missed := await self._missed(mail, message, "", ""):
             message = b"X-QuMail-Protection: none" + missed.mark.encode() + b"\r\n" + message
         if missed and missed.quarantine:
             await self.triage.unprotected(mail, mail.trace + message, "", "", missed.cause)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import format_datetime
+from itertools import islice
 from typing import Literal
 
 import pybase64
@@ -23,6 +24,10 @@ MAX_HEADER_OCTETS = 2 * 1024 * 1024
 MAX_HEADER_LINES = 20_000
 """So is one of more lines, folded ones counted."""
 MAX_STRUCTURED_FIELD_OCTETS = 8192
+MAX_PARAMETERS = 20
+"""Of a Content-Type that is looked at; the standard library's parser takes the square of their number."""
+MAX_TYPES = 10
+"""So many fields Content-Type are looked at; a second one is a fault already."""
 
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
@@ -189,10 +194,13 @@ def sealed_message(original: bytes, der: bytes) -> bytes:
 def is_sealed(message: bytes) -> bool:
     """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
     header = header_of(message)
-    return b"pkcs7-mime" in header.lower() and any(
+    if b"pkcs7-mime" not in header.lower():
+        return False
+    types = islice((raw for name, raw in fields(header) if name == b"content-type"), MAX_TYPES)
+    return any(
         _announces(_entity(raw), SEALED_TYPES)
-        for name, raw in fields(header)
-        if name == b"content-type" and len(raw) <= MAX_STRUCTURED_FIELD_OCTETS
+        for raw in types
+        if len(raw) <= MAX_STRUCTURED_FIELD_OCTETS and raw.count(b";") <= MAX_PARAMETERS
     )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
+ASKED_FIRST = 128
+"""So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
 MAX_STATES = 100
 """Of how many missing keys it is looked up whether they were destroyed; the keys of one pad go together."""
 
@@ -62,7 +64,7 @@ class Opener:
         must be the signer's. With `patient`, keys that its KME does not know yet are waited for. Raises KeyUnavailable
         or CannotOpen.
         """
-        if not mime.is_sealed(message):
+        if not await off_loop(len(message), mime.is_sealed, message):
             return None
         from_peer = self.config.peer_by_domain(domain_of(sender))
         try:
@@ -74,7 +76,7 @@ class Opener:
             if from_peer is not None:
                 raise
             return None
-        return await self._open_layers(enveloped, sender, from_peer, patient)
+        return await self._open_layers(enveloped, len(message), sender, from_peer, patient)
 
     async def done(self, opened: Opened) -> None:
         """The mail was delivered: its keys are kept only for as long as copies of it may still come."""
@@ -83,15 +85,16 @@ class Opener:
             await self.received.mark_used(group, master, [each.key_ID for each in references], keep_for)
 
     async def _open_layers(
-        self, enveloped: cms.AuthEnveloped, sender: str, from_peer: tuple[str, Peer] | None, patient: bool
+        self, enveloped: cms.AuthEnveloped, size: int, sender: str, from_peer: tuple[str, Peer] | None, patient: bool
     ) -> Opened:
+        """`size` is that of the message in octets."""
         protection: list[str] = []
         peers: set[str] = set()
         used: list[KeyReference] = []
         while True:
             level = self._level(enveloped)
             protection.insert(0, level.name)
-            references = self._completed(level.references(enveloped), from_peer)
+            references = await off_loop(size, self._references, level, enveloped, from_peer)
             try:
                 keys = await self._keys(references, patient)
                 unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signer))
@@ -129,9 +132,11 @@ class Opener:
             )
         return from_peer is not None or any(each.master_sae for each in level.references(enveloped))
 
-    def _completed(self, references: Iterable[KeyReference], from_peer: tuple[str, Peer] | None) -> list[KeyReference]:
+    def _references(
+        self, level: Level, enveloped: cms.AuthEnveloped, from_peer: tuple[str, Peer] | None
+    ) -> list[KeyReference]:
         """References with both SAEs and the KME group, after a check against the configured peers."""
-        return [self._checked(reference, from_peer) for reference in references]
+        return [self._checked(reference, from_peer) for reference in level.references(enveloped)]
 
     def _checked(self, reference: KeyReference, from_peer: tuple[str, Peer] | None) -> KeyReference:
         known = self.config.peer_by_sae(reference.master_sae) if reference.master_sae else from_peer
@@ -148,10 +153,16 @@ class Opener:
         return replace(reference, master_sae=peer.sae_id, slave_sae=self.config.site.sae_id, kme_group=group)
 
     async def _keys(self, references: list[KeyReference], patient: bool) -> dict[str, Key]:
-        """The keys at hand, else from the KME; what came from there is stored before it is used."""
+        """The keys at hand, else from the KME; what came from there is stored before it is used.
+
+        Only a pad has so many, and needs all of them: where one of the first is missing nobody is asked for the rest.
+        """
         if not references:
             return {}
-        found = await self.keys.fetch(references, patient=patient)
+        first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
+        found = await self.keys.fetch(first, patient=patient)
+        if rest and len(found) == len(first):
+            found |= await self.keys.fetch(rest, patient=patient)
         keys = {reference.key_ID: key for reference, key in found.items()}
         if not keys:
             named = ", ".join(reference.key_ID for reference in references[:3])

@@ -82,11 +82,13 @@ class Outgoing:
             if stays is not None and message is None:
                 await self._hand_on(delivery, stays)
         here = stays.recipients if stays is not None and message is not None else []
-        elsewhere = [each for form in delivery.forms if form.recipients is not here for each in form.recipients]
+        stay = {each.mailbox for each in here}
+        # Those who had it before are told of once more: a mail server may have to try again more than once.
+        elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
         # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
-        if any(name == b"message-id" for name, _ in mime.fields(mime.header_of(mail.message))):
-            outcomes = dict(zip(mail.envelope.addresses, delivery.answer, strict=True))
-            await self.unheard(mail.to(elsewhere), tuple(outcomes[each.address] for each in elsewhere))
+        if len(elsewhere) and await off_loop(len(mail.message), _has_message_id, mail.message):
+            outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
+            await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
@@ -164,6 +166,10 @@ class Outgoing:
             return
         delivery.note(form.recipients, handed.outcomes)
         _report(form, handed, len(leaving.message))
+
+
+def _has_message_id(message: bytes) -> bool:
+    return any(name == b"message-id" for name, _ in mime.fields(mime.header_of(message)))
 
 
 def _report(form: Form, handed: Handed, octets: int) -> None:

@@ -194,7 +194,8 @@ class Sealer:
             sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
         except KeyUnavailable as error:
             return error
-        message = await off_loop(len(sealed.der), self._finished, original, sealed.der, parties.peer)
+        message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
+        self._note_made(digest, parties.peer)
         return Form(
             protection,
             decision.peer,
@@ -256,12 +257,11 @@ class Sealer:
             certificates=self.certificates.get(peer),
         )
 
-    def _finished(self, original: bytes, der: bytes, peer: str) -> bytes:
-        """The outer message; what is in it will be known again."""
-        self.made[hashlib.sha256(der).digest()] = peer
-        while len(self.made) > MAX_MADE:
-            self.made.pop(next(iter(self.made)), None)
-        return mime.sealed_message(original, der)
+    def _note_made(self, digest: bytes, peer: str) -> None:
+        """What is in this message will be known again. Only the event loop's thread changes what is known."""
+        self.made[digest] = peer
+        if len(self.made) > MAX_MADE:
+            del self.made[next(iter(self.made))]
 
     def _sealed_before(self, message: bytes, peer: str) -> bytes:
         """The outer message again where this is what we sealed for the same peer of late, b"" for everything else.
@@ -276,6 +276,11 @@ class Sealer:
             return b""
         ours = self.made.get(hashlib.sha256(der).digest()) == peer
         return mime.sealed_message(message, der) if ours else b""
+
+
+def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:
+    """The outer message, and by what its content is known again."""
+    return mime.sealed_message(original, der), hashlib.sha256(der).digest()
 
 
 def _weakened(decision: Decision, form: Form, causes: list[str]) -> list[Weakened]:

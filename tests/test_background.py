@@ -13,6 +13,7 @@ from structlog.testing import LogCapture
 from relay import app
 from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
+from relay.quarantine.triage import Triage
 from relay.store import ReceivedKeys
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib.sink import Sink
@@ -42,6 +43,30 @@ async def test_keys_are_destroyed_also_after_something_unforeseen_has_failed(
     async with app.running(site.config), asyncio.timeout(20):
         await again.wait()
     assert {entry["cause"] for entry in log.entries if entry["event"] == "sweep_failed"} == {"RuntimeError: unforeseen"}
+
+
+async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed = asyncio.Event()
+
+    async def failing(self: Triage) -> None:
+        if running:
+            raise RuntimeError("unforeseen")
+
+    async def destroying(self: ReceivedKeys, now: float) -> int:
+        destroyed.set()
+        return 0
+
+    running = False
+    monkeypatch.setattr(app, "SWEEP_S", 0.01)
+    monkeypatch.setattr(Triage, "look", failing)
+    monkeypatch.setattr(ReceivedKeys, "destroy_expired", destroying)
+    async with app.running(site.config):
+        running = True
+        destroyed.clear()
+        async with asyncio.timeout(5):
+            await destroyed.wait()
 
 
 async def test_work_that_ends_by_itself_is_in_the_log(

@@ -6,19 +6,25 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from relay import app, mime
 from relay.config import Address
+from relay.deliveries import Deliveries
+from relay.errors import DeliveryUnderWay, TryLater
 from relay.kme import DevelopmentKMEs
+from relay.mail import Envelope, Mail, Recipient
+from relay.sealing import Form
+from relay.store import JournalForm, SiteSecret, open_store
+from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit, submit_lmtp
+from tests.testlib.submit import Reply, submit, submit_lmtp, talking
 
 RECIPIENTS = ["ben@bob.example", "press@open.example"]
 AES_OCTETS = bytes.fromhex("060960864801650304012e")
@@ -236,3 +242,115 @@ async def test_a_sealed_form_waits_only_for_as_long_as_policy_wants_it(
     assert octets in mime.sealed_content(mails.untraced(got.message))
     assert (mails.untraced(got.message) != form) == makes_another
     assert forms(site) == []
+
+
+async def test_what_a_milter_handed_on_itself_goes_once_however_often_the_mail_server_tries(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=wire.address,
+        settings='milter = "127.0.0.1:0"',
+    )  # fmt: skip
+    forged: list[Field] = [("From", " ann@alice.example"), ("X-QuMail-Protection", " aes; peer=alice")]
+
+    def once(milter: Address) -> None:
+        mta = MTA(milter)
+        mta.negotiate()
+        mta.mail(forged, "a last line without an end, as edits cannot make it")
+        mta.close()
+
+    async with app.running(site.config) as addresses:
+        for _ in range(3):
+            await in_thread(once, addresses["incoming_milter"])
+    assert len(wire.got) == 1
+
+
+async def send_and_shut(relay: Address, message: bytes) -> Reply:
+    """The answer to a client that sends no more behind its mail, but listens."""
+    async with talking(relay) as talk:
+        await talk.begin("press@open.example")
+        await talk.send(message + b".\r\nQUIT\r\n")
+        talk.writer.write_eof()
+        reply = await talk.reply()
+        assert (await talk.reply()).code == 221
+        return reply
+
+
+@pytest.mark.parametrize(("field", "copies"), [(b"", 2), (b"Message-ID: <1@a>\r\n", 1), (b"Received: id 1\r\n", 1)])
+async def test_of_who_may_have_heard_a_second_mail_is_kept_back_only_where_it_must_be_the_same(
+    site: Site, wire: Sink, field: bytes, copies: int
+) -> None:
+    """Of a script that sends the same octets every night nothing may be lost."""
+    async with running(site) as relay:
+        wire.gate = asyncio.Event()
+        sending = asyncio.create_task(send_and_shut(relay, field + b"Subject: all is well\r\n\r\n"))
+        await wire.reached.wait()
+        wire.gate.set()
+        assert (await sending).code == 250
+        while field and not journal(site):
+            await asyncio.sleep(0.01)
+        assert (await send_and_shut(relay, field + b"Subject: all is well\r\n\r\n")).code == 250
+    assert len(wire.got) == copies
+
+
+def two_recipients(message: bytes, mail_id: str) -> Mail:
+    """A mail from a client that hears an outcome for each of them."""
+    envelope = Envelope("ann@alice.example", (Recipient("a@x"), Recipient("b@y")))
+    return Mail(envelope, message, mail_id, each_answered=True)
+
+
+async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outcome_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = SiteSecret.load_or_create(tmp_path / "secret")
+    writing, gate = asyncio.Event(), asyncio.Event()
+    async with await open_store(tmp_path / "relay.db", secret) as store:
+        remember = store.journal.remember
+
+        async def slow(key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm] = ()) -> None:
+            writing.set()
+            await gate.wait()
+            await remember(key, delivered, forms)
+
+        monkeypatch.setattr(store.journal, "remember", slow)
+        tries, mail = Deliveries("outgoing", store.journal), two_recipients(b"x\r\n", "1")
+
+        async def work() -> None:
+            async with tries.of(mail) as delivery:
+                first, second = mail.envelope.recipients
+                delivery.note([first, second], (None, TryLater("busy")))
+                delivery.forms.append(Form("aes", "bob", b"sealed", "policy", "1", recipients=[second]))
+
+        working = asyncio.create_task(work())
+        await writing.wait()
+        working.cancel()
+        await asyncio.sleep(0.01)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+    async with (
+        await open_store(tmp_path / "relay.db", secret) as store,
+        Deliveries("outgoing", store.journal).of(mail) as again,
+    ):
+        assert again.begun.delivered == {"a@x"}
+        assert again.rest.envelope.recipients == ()
+
+
+async def test_a_retry_that_comes_as_its_client_is_found_gone_delivers_nothing_again(tmp_path: Path) -> None:
+    """The message is so large that its digest takes longer than everything else."""
+    octets = b"x" * 20_000_000
+    async with await open_store(tmp_path / "relay.db", SiteSecret.load_or_create(tmp_path / "secret")) as store:
+        tries, mail = Deliveries("incoming", store.journal), two_recipients(octets, "1")
+
+        async def again() -> tuple[Recipient, ...]:
+            with suppress(DeliveryUnderWay):
+                async with tries.of(two_recipients(octets, "2")) as delivery:
+                    return delivery.rest.envelope.recipients
+            return ()
+
+        async with tries.of(mail) as delivery:
+            delivery.note(mail.envelope.recipients, (None, None))
+            retry = asyncio.create_task(again())
+            await asyncio.sleep(0)
+        await tries.unheard(mail, (None, None))
+        assert await retry == ()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
+from relay.opening import Opened, Opener
 from relay.store import ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
@@ -153,6 +154,21 @@ async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_aga
     monkeypatch.setattr(ReceivedKeys, "mark_used", unavailable)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
+
+
+async def test_what_is_noted_after_delivery_holds_no_message_in_memory(
+    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Opened] = []
+
+    async def done(_: Opener, opened: Opened) -> None:
+        noted.append(opened)
+
+    monkeypatch.setattr(Opener, "done", done)
+    assert (await submit(pair.outgoing, mails.plain())).code == 250
+    assert len(sink.got) == 1
+    [opened] = noted
+    assert (opened.original, len(opened.keys)) == (b"", 1)
 
 
 async def test_the_same_sealed_message_opens_again_when_it_comes_twice(

@@ -5,6 +5,7 @@ Standard: RFC 5322 and RFC 2045; what is not understood is carried unchanged or 
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -172,6 +173,15 @@ def test_a_damaged_sealed_body_is_named(change: tuple[bytes, bytes], cause: str)
 def test_a_payload_that_is_no_message_is_refused(payload: bytes) -> None:
     with pytest.raises(BadStructure):
         mime.unwrap(payload)
+
+
+@pytest.mark.parametrize("parameters", [b'; x="' + b";a" * 2000, b";a" * 15])
+def test_content_types_made_to_be_slow_do_not_stop_all_other_mail(parameters: bytes) -> None:
+    field = b"Content-Type: application/pkcs7-mime" + parameters + b"\r\n"
+    header = field * min(mime.MAX_HEADER_LINES - 1, mime.MAX_HEADER_OCTETS // len(field))
+    began = time.process_time()
+    assert not mime.is_sealed(header + b"\r\n")
+    assert time.process_time() - began < 0.1
 
 
 @given(st.binary(max_size=2000))

@@ -4,6 +4,8 @@ Standard: policies/README.md; the answers are SMTP's, and nothing leaves that is
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ from structlog.testing import LogCapture
 
 from relay import app
 from relay.kme import DevelopmentKMEs
+from relay.levels.content import SMALL_OCTETS
+from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -118,3 +122,28 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     walks.clear()
     await through_alice(tmp_path / "without", kmes, sink, 'levels = ["aes"]\n', mails.plain(), recipients=recipients)
     assert not walks
+
+
+class Noted(dict[bytes, str]):
+    """Knows which threads have changed it."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def __setitem__(self, key: bytes, value: str) -> None:
+        self.threads.add(threading.get_ident())
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("octets", [100, 2 * SMALL_OCTETS])
+async def test_large_mails_that_are_sealed_at_once_do_not_meet_in_what_is_known_of_sealed_ones(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, octets: int
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    noted = Noted()
+    async with app.parts(site.config) as built:
+        sealer = replace(built.sealer, made=noted)
+        envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
+        prepared = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))
+        assert not prepared.failures
+    assert (noted.threads, len(noted)) == ({threading.get_ident()}, 1)

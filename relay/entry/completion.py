@@ -50,7 +50,7 @@ class Completion:
         self._hostname = hostname
         self._check_from = check_from
         self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
-        self._done: OrderedDict[str, bytes] = OrderedDict()
+        self._done: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         self._recipe.check_recipient(sender, recipient)
@@ -66,8 +66,9 @@ class Completion:
         return await self._completed(mail, missing)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        if (added := self._done.pop(mail.id, None)) is not None:
-            _put(self._waiting, await asyncio.to_thread(_key, mail), added)
+        if (done := self._done.pop(mail.id, None)) is not None:
+            key, added = done
+            _put(self._waiting, key, added)  # at once: its next try may be on the way
             mail = mail.with_message(added + mail.message)
         await self._recipe.unheard(mail, outcomes)
 
@@ -91,7 +92,7 @@ class Completion:
         finally:
             if outcomes and not any(isinstance(outcome, TryLater) for outcome in outcomes):
                 self._waiting.pop(key, None)
-        _put(self._done, mail.id, added)
+        _put(self._done, mail.id, (key, added))
         return outcomes
 
     def _fields(self, missing: frozenset[bytes]) -> bytes:
@@ -103,10 +104,11 @@ class Completion:
         return fields
 
 
-_Key = TypeVar("_Key", bytes, str)
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
-def _put(table: OrderedDict[_Key, bytes], key: _Key, value: bytes) -> None:
+def _put(table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Adds to a table that forgets what came first when it is full."""
     table[key] = value
     if len(table) > REMEMBERED:

@@ -53,7 +53,7 @@ async def receive(reader: asyncio.StreamReader, limit: int, share: Share, got: C
             share.release()
             del data[: -len(END_OF_DATA)]
     if pipelined := bytes(data[end + len(END_OF_DATA) :]):
-        reader.feed_data(pipelined)
+        reader._buffer[:0] = pipelined  # type: ignore[attr-defined]  # feed_data refuses where the client sends no more
     if failed is not None:
         raise failed
     await share.hold(room_for(end))

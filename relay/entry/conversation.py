@@ -22,7 +22,7 @@ from relay.entry.envelope import BadParameter, parse_mail, parse_rcpt, printable
 from relay.entry.service import Service
 from relay.entry.xforward import EXTENSION as XFORWARD
 from relay.entry.xforward import parse_xforward
-from relay.errors import RelayError, TryLater, for_all
+from relay.errors import MalformedMessage, RelayError, TryLater, for_all
 from relay.mail import Mail, Origin, Outcomes
 
 __all__ = ["COMMANDS", "Conversation", "Service"]
@@ -243,7 +243,7 @@ class Conversation(Dialogue):
         outcomes = await self._outcomes(mail)
         if self.transport is not None:
             self._reset_timeout()  # also for a client that does not read the answer
-        if not await self._heard(mail.id, outcomes):
+        if not await self._heard(mail, outcomes):
             await self._note_unheard(mail, outcomes)
 
     async def _outcomes(self, mail: Mail) -> Outcomes:
@@ -262,15 +262,21 @@ class Conversation(Dialogue):
         _log_failure(error)
         await self.answer(mail_id, (error,) * len(self.envelope.recipients))
 
-    async def _heard(self, mail_id: str, outcomes: Outcomes) -> bool:
-        """Answers; whether the client was there to hear it. One that sends no more may or may not hear it."""
+    async def _heard(self, mail: Mail, outcomes: Outcomes) -> bool:
+        """Answers; whether the client was there to hear it.
+
+        One that sends no more may or may not hear it. He is taken for gone only where his retry can be told from a
+        second mail, which must not be lost.
+        """
         if self.transport is None or self.transport.is_closing():
             return False
         try:
-            await self.answer(mail_id, outcomes)
+            await self.answer(mail.id, outcomes)
         except ConnectionError:
             return False
-        return not self.left  # who has left while we said it raises nothing
+        if self.transport is None or self.transport.is_closing():
+            return False  # who has left while we said it raises nothing
+        return not (self.left and _is_like_no_other(mail.message))
 
     async def _note_unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         log.warning("client_gone_before_the_answer", recipients=len(outcomes))
@@ -302,6 +308,15 @@ class Conversation(Dialogue):
             mail_id=mail_id,
             when=datetime.now(UTC),
         )
+
+
+def _is_like_no_other(message: bytes) -> bool:
+    """Whether the same octets once more are the same mail: it has a field that no second mail has."""
+    try:
+        header = mime.header_of(message)
+    except MalformedMessage:
+        return False
+    return any(name in (b"message-id", b"received") for name, _ in mime.fields(header))
 
 
 def _log_failure(failure: RelayError | None) -> None:

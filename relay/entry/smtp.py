@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from relay.config import Address
 from relay.entry.conversation import Conversation, Service
@@ -61,8 +62,7 @@ class SMTPEntry:
         busy = [asyncio.create_task(each.idle.wait()) for each in connections.all() if not each.idle.is_set()]
         for each in connections.all():
             each.close_when_idle()
-        if waited_for := {*busy, *self._service.deliveries}:
-            await asyncio.wait(waited_for, timeout=grace)
+        await self._ended(busy, grace)
         late = {*busy, *self._service.deliveries}
         for task in late:
             task.cancel()
@@ -70,3 +70,12 @@ class SMTPEntry:
         for each in connections.all():
             each.abort()
         await self._server.wait_closed()
+
+    async def _ended(self, busy: list[asyncio.Task[Literal[True]]], grace: float) -> None:
+        """Waits until all connections are idle and all mails delivered, also those that are complete only now."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        while (waited_for := {*(task for task in busy if not task.done()), *self._service.deliveries}) and (
+            left := end - loop.time()
+        ) > 0:
+            await asyncio.wait(waited_for, timeout=left)

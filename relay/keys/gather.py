@@ -127,7 +127,14 @@ class Fetcher:
 
     async def _work(self, master_sae: str, desk: _Desk) -> None:
         """Calls, one after the other, until nobody waits."""
-        most = await self._limit(master_sae)
+        try:
+            most = await self._limit(master_sae)
+        except Exception as error:
+            # Left waiting, they would have another call made at once, which may end like this one, for ever.
+            waiting, desk.waiting = desk.waiting, {}
+            for future in waiting.values():
+                _conclude(future, KMEUnreachable(f"{self.client.name}: the call was given up: {error}"))
+            raise
         while desk.waiting and not self._closed:
             if self._gather:
                 await self._timing.sleep(self._window)

@@ -217,7 +217,10 @@ class KeyRing:
             now = self._timing.clock()
             look = now - looked >= LOOK_S
             looked = now if look else looked
-            await self.tend(look=look)
+            try:
+                await self.tend(look=look)
+            except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
+                log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(TEND_S)
 
     async def _look(self) -> None:

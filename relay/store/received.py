@@ -51,6 +51,15 @@ class _Put:
     troubles: list[TryLater] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Use:
+    """Keys that were used now, how many seconds they are kept from then on, and how many were used first."""
+
+    places: set[bytes]
+    keep_for: float
+    first: int = 0
+
+
 class ReceivedKeys:
     """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
 
@@ -73,6 +82,7 @@ class ReceivedKeys:
         self._tombstone_keep_for = tombstone_keep_for
         self._clock = clock
         self._commit = GroupCommit(self._store)
+        self._commit_uses = GroupCommit(self._mark)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
@@ -117,19 +127,9 @@ class ReceivedKeys:
 
         Later uses change nothing. Returns how many were used for the first time. Raises StoreUnavailable.
         """
-        now = self._clock()
-        first = 0
-        fresh = held & keys.c.first_used_at.is_(None)
-        places = sorted({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs})
-        async with self._database.writing() as connection:
-            for some in batches(places):
-                # Locked in one order, so that two relays with the same keys do not wait for each other.
-                rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
-                ours = (await connection.scalars(rows.with_for_update())).all()
-                used = update(keys).values(first_used_at=now, expires_at=now + keep_for)
-                await connection.execute(used.where(keys.c.place.in_(ours)))
-                first += len(ours)
-        return first
+        use = _Use({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs}, keep_for)
+        await self._commit_uses(use)
+        return use.first
 
     @to_its_end
     async def state(self, group: str, master_sae: str, key_ID: str) -> State:
@@ -193,6 +193,24 @@ class ReceivedKeys:
         for put in puts:
             unlike = (self._unlike(name, key, found.get(name)) for name, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
+
+    async def _mark(self, uses: Sequence[_Use]) -> None:
+        """One transaction for all."""
+        now = self._clock()
+        fresh = held & keys.c.first_used_at.is_(None)
+        ours: set[bytes] = set()
+        async with self._database.writing() as connection:
+            # Locked in one order, so that two relays with the same keys do not wait for each other.
+            for some in batches(sorted(set().union(*(use.places for use in uses)))):
+                rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
+                ours.update(await connection.scalars(rows.with_for_update()))
+            for use in uses:
+                first = ours & use.places
+                ours -= first
+                for some in batches(list(first)):
+                    used = update(keys).values(first_used_at=now, expires_at=now + use.keep_for)
+                    await connection.execute(used.where(keys.c.place.in_(some)))
+                use.first = len(first)
 
     def _unlike(self, name: KeyName, key: bytes, row: Sealed | None) -> TryLater | None:
         """What is wrong with the stored key, seen from the one that came; None where they are the same."""

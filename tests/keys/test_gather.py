@@ -12,6 +12,7 @@ import pytest
 from relay.bench.simulated_kme import Misbehaviour
 from relay.errors import KMEUnreachable, StoreUnavailable
 from relay.keys.client import Quirks
+from relay.keys.fresh import FreshKeys
 from relay.keys.pool import KMEGroup, Prefetch
 from tests.keys.fake_kme import FakeKME, FakeTime
 
@@ -46,6 +47,23 @@ async def group(kme: FakeKME, kept: Kept, time: FakeTime) -> AsyncIterator[KMEGr
 
 def _drawn(kme: FakeKME, number: int) -> list[str]:
     return [key_ID for key_ID, _ in kme.pair.draw(number, 256)]
+
+
+async def test_a_fault_that_nobody_foresaw_ends_the_waiting_and_is_not_met_again_and_again(
+    kme: FakeKME, group: KMEGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = 0
+
+    async def faulty(*_: object) -> None:
+        nonlocal met
+        met += 1
+        raise RuntimeError("nobody foresaw it")
+
+    monkeypatch.setattr(FreshKeys, "limits", faulty)
+    async with asyncio.timeout(10):
+        with pytest.raises(KMEUnreachable):
+            await group.fetch("alice", _drawn(kme, 1))
+    assert met == 1
 
 
 async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: FakeKME, group: KMEGroup) -> None:

@@ -268,3 +268,19 @@ async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(km
     assert (totals["issued"], totals["burnt"], totals["in_pool"]) == (16, 16, 0)
     while kme.open_connections:
         await asyncio.sleep(0)
+
+
+async def test_a_fault_that_nobody_foresaw_does_not_end_the_watch_over_the_keys(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tended = asyncio.Semaphore(0)
+
+    async def faulty(**_: bool) -> None:
+        tended.release()
+        raise RuntimeError("nobody foresaw it")
+
+    monkeypatch.setattr(ring, "tend", faulty)
+    ring.start()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await tended.acquire()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import threading
 import time
 import tracemalloc
 import zlib
@@ -30,7 +31,7 @@ from relay.levels.otp import OTP
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import ASKED_FIRST, Opener
 from relay.store import ReceivedKeys
 from tests.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
@@ -95,6 +96,57 @@ def _nothing_but_the_original(opened: Open, content: bytes, case: Case) -> None:
     except (CannotOpen, TryLater):
         return
     assert original is None or original == parts.ORIGINAL
+
+
+# Many keys
+
+
+class AskedKeys(Keys):
+    """Knows some keys, and counts those that it was asked for."""
+
+    asked = 0
+
+    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
+        references = list(references)
+        self.asked += len(references)
+        return await super().fetch(references, patient=patient)
+
+
+class WatchedOTP(OTP):
+    """Knows in which thread it was asked for its keys."""
+
+    thread = 0
+
+    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
+        self.thread = threading.get_ident()
+        return super().references(enveloped)
+
+
+async def _open_pad(config: Config, segments: int, keys: AskedKeys) -> WatchedOTP:
+    """Opens a pad of so many keys that does not open."""
+    pad = tuple(cms.PadSegment(f"{number:032x}", 1) for number in range(segments))
+    sae = config.peers["alice"].sae_id
+    content = cms.PadContent(sae, config.site.sae_id, config.peers["alice"].kme_groups[0], 0, pad)
+    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(segments), bytes(16)))
+    otp = WatchedOTP()
+    opener = Opener(config, {"otp": otp}, cast(KeyRing, keys), cast(ReceivedKeys, keys))
+    with pytest.raises((TryLater, BadStructure)):
+        await opener.open(mime.sealed_message(b"\r\n", der), "ann@alice.example")
+    return otp
+
+
+async def test_a_pad_whose_first_keys_nobody_knows_has_nobody_asked_for_the_rest(config: Config) -> None:
+    keys = AskedKeys({})
+    await _open_pad(config, 2000, keys)
+    assert keys.asked == ASKED_FIRST
+    keys = AskedKeys({f"{number:032x}": bytes(32) for number in range(2000)})
+    await _open_pad(config, 2000, keys)
+    assert keys.asked == 2000
+
+
+async def test_the_names_of_very_many_keys_are_read_beside_all_other_mail(config: Config) -> None:
+    otp = await _open_pad(config, 20_000, AskedKeys({}))
+    assert otp.thread not in (0, threading.get_ident())
 
 
 # Changes of any kind

@@ -12,6 +12,7 @@ from socket import SO_LINGER, SOL_SOCKET
 import pytest
 
 from relay import app
+from relay.budget import Budget
 from relay.entry.conversation import Conversation
 from relay.errors import NextHopUnavailable, StoreUnavailable
 from relay.kme import DevelopmentKMEs
@@ -64,7 +65,7 @@ async def leave_while_it_is_delivered(running: Running, *recipients: str, reset:
     recipe.arrived.clear()
     async with talking(running.address) as talk:
         await talk.begin(*recipients)
-        await talk.send(b"x\r\n.\r\n")
+        await talk.send(b"Message-ID: <1@alice.example>\r\n\r\nx\r\n.\r\n")
         await recipe.arrived.wait()
         if reset:
             socket = talk.writer.get_extra_info("socket")
@@ -103,6 +104,30 @@ async def test_a_client_that_only_sends_no_more_still_hears_what_became_of_its_m
         assert (await talk.reply()).code == 250
         assert (await talk.reply()).code == 221
         assert await talk.ended()
+
+
+async def test_a_mail_is_taken_whose_client_sends_no_more_while_it_waits_for_room() -> None:
+    budget = Budget(2**20, patience=10)
+    other = budget.share()
+    await other.hold(2**20)
+    async with serving(budget=budget) as running, talking(running.address) as talk:
+        talk.writer.write(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ben@bob.example>\r\nDATA\r\n")
+        other.reduce(2**19)
+        for _ in range(3):
+            assert (await talk.reply()).code < 300
+        assert (await talk.reply()).code == 354
+        await talk.send(b"x" * 100_000)
+        while not budget._waiting:
+            await asyncio.sleep(0)
+        await talk.send(b"\r\n.\r\nQUIT\r\n")
+        talk.writer.write_eof()
+        [conversation] = running.service.connections.all()
+        assert isinstance(conversation, Conversation)
+        while not conversation.left:
+            await asyncio.sleep(0)
+        other.release()
+        assert (await talk.reply()).code == 250
+        assert (await talk.reply()).code == 221
 
 
 @pytest.mark.parametrize("half", [b"x\r\n", b"x\r\n.\r", b"x\r\n.\n", b""])

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import struct
 from contextlib import AsyncExitStack
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
@@ -121,6 +123,25 @@ async def test_content_that_is_arriving_may_end_within_the_grace_time() -> None:
         assert await talk.ended()
         await stopping
         assert len(running.recipe.mails) == 1
+
+
+async def test_a_delivery_that_began_while_the_relay_stops_has_its_time_also_when_its_client_leaves() -> None:
+    async with serving() as running:
+        running.recipe.gate.clear()
+        async with talking(running.address) as talk:
+            await talk.begin()
+            stopping = asyncio.create_task(running.entry.stop(grace=30))
+            await asyncio.sleep(0)
+            await talk.send(b"x\r\n.\r\n")
+            await running.recipe.arrived.wait()
+            linger = struct.pack("ii", 1, 0)
+            talk.writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)  # it leaves with a reset
+        while running.service.connections.all():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        running.recipe.gate.set()
+        await stopping
+        assert (len(running.recipe.mails), running.recipe.cancelled) == (1, 0)
 
 
 async def test_an_address_in_use_is_named_with_its_setting() -> None:

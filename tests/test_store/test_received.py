@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import KMEBadReply, TryLater
 from relay.store import (
@@ -23,6 +24,7 @@ from relay.store import (
     Store,
     open_store,
 )
+from relay.store.database import Database
 from relay.store.key_name import KeyName, as_column, from_column
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import Clock
@@ -162,6 +164,26 @@ async def test_later_uses_do_not_prolong_it(store: Store, clock: Clock) -> None:
     await store.received.put("g", "alice", {"k": KEY})
     clock.now += 1
     assert await store.received.destroy_expired() == 1
+
+
+async def test_uses_that_are_noted_at_once_share_their_transactions(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for them any more, so that they must not become more than the disk can do."""
+    keys = [f"k{number}" for number in range(100)]
+    await store.received.put("g", "alice", dict.fromkeys(keys, KEY))
+    transactions = 0
+    writing = Database.writing
+
+    def counted(database: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+        nonlocal transactions
+        transactions += 1
+        return writing(database)
+
+    monkeypatch.setattr(Database, "writing", counted)
+    first = await asyncio.gather(*(store.received.mark_used("g", "alice", [key, "k0"], 900) for key in keys))
+    assert (first[0], sum(first)) == (1, 100)
+    assert transactions <= 2
 
 
 async def test_marking_an_unknown_or_destroyed_key_changes_nothing(store: Store, clock: Clock) -> None:

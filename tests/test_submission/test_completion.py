@@ -12,6 +12,10 @@ from email.utils import parsedate_to_datetime
 import pytest
 import structlog
 
+from relay.entry.completion import Completion
+from relay.entry.senders import SenderRights, parse_rights
+from relay.mail import Envelope, Mail, Recipient
+from tests.test_entry.recipes import Recorder
 from tests.test_submission.conftest import Server, Start
 from tests.testlib.sink import Sink
 from tests.testlib.wire import Wire
@@ -77,3 +81,22 @@ async def test_a_mail_whose_acceptance_the_client_did_not_hear_is_not_delivered_
     async with server.user() as program:
         assert (await program.mail(FROM + BODY)).startswith("250")
     assert len(sink.got) == 1
+
+
+class AnyUser:
+    """Everybody may send from everywhere."""
+
+    async def rights(self, name: str) -> SenderRights | None:
+        return parse_rights(["*"])
+
+
+async def test_that_a_client_is_gone_is_told_before_its_next_try_can_come() -> None:
+    recorder = Recorder()
+    completion = Completion(recorder, AnyUser(), "relay.alice.example", check_from=False)
+    mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), FROM + BODY, "1")
+    outcomes = await completion.process(mail)
+    telling = asyncio.create_task(completion.unheard(mail, outcomes))
+    await asyncio.sleep(0)
+    [(told, _)] = recorder.unheard_mails
+    assert told.message == recorder.mails[0].message
+    await telling
