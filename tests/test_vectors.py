@@ -32,6 +32,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.store import SiteSecret, Store, open_store
+from tests.testlib.received import held
 from tests.vectors.case import DIRECTORY, EXPECTED, Case, read_all
 from tests.vectors.people import person
 
@@ -79,7 +80,7 @@ class StoredKeys:
 
     async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
         wanted = {reference.key_ID: reference for reference in references}
-        found = await self._store.received.get("alice-bob", "2", wanted)
+        found = await held(self._store, "alice-bob", "2", wanted)
         return {wanted[key_ID]: Key(key_ID, octets) for key_ID, octets in found.items()}
 
 

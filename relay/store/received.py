@@ -99,14 +99,6 @@ class ReceivedKeys:
         if put.troubles:
             raise put.troubles[0]
 
-    async def get(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
-        """The octets of those keys that are held, by key_ID; others are missing from the result.
-
-        Raises StoreUnavailable, also where a row was changed or its secret is gone: never another key.
-        """
-        held, _ = await self.look(group, master_sae, key_IDs)
-        return held
-
     @to_its_end
     async def look(
         self, group: str, master_sae: str, key_IDs: Iterable[str]

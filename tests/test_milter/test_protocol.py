@@ -102,6 +102,22 @@ class Running:
         assert isinstance(answer, Answer)
         return answer
 
+    async def begun(self) -> MTA:
+        """A connection over which one whole mail was handed, whose answer nobody has read."""
+
+        def whole() -> MTA:
+            mta = MTA(self.address)
+            mta.negotiate()
+            mta.connection.send(miltertest.SMFIC_MAIL, args=["<ann@alice.example>"])
+            mta.connection.send(miltertest.SMFIC_RCPT, args=["<ben@bob.example>"])
+            mta.content(FIELDS, BODY)
+            mta.connection._send(miltertest.SMFIC_BODYEOB)
+            return mta
+
+        mta = await in_thread(whole)
+        assert isinstance(mta, MTA)
+        return mta
+
 
 @asynccontextmanager
 async def milter(recipe: Recipe, budget: int = 2**30, **settings: object) -> AsyncIterator[Running]:
@@ -411,21 +427,20 @@ async def test_what_there_is_no_room_for_is_held_and_room_is_given_back() -> Non
         assert running.budget.used == 0
 
 
+async def test_a_mail_without_a_recipient_is_held_and_not_thrown_away() -> None:
+    recipe = Recipe(makes=lambda mail: InPlace(()))
+    async with milter(recipe) as running:
+        answer = await running.mail(recipients=())
+    assert answer.text.startswith("451 4.3.0")
+    assert recipe.got == []
+
+
 async def test_the_mail_server_hears_that_we_still_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "PROGRESS_S", 0.01)
     recipe = Recipe(gate=asyncio.Event())
 
-    def begin() -> MTA:
-        mta = MTA(running.address)
-        mta.negotiate()
-        mta.connection.send(miltertest.SMFIC_MAIL, args=["<ann@alice.example>"])
-        mta.connection.send(miltertest.SMFIC_RCPT, args=["<ben@bob.example>"])
-        mta.content(FIELDS, BODY)
-        mta.connection._send(miltertest.SMFIC_BODYEOB)
-        return mta
-
     async with milter(recipe) as running:
-        mta = await in_thread(begin)
+        mta = await running.begun()
         assert await in_thread(mta.connection._recv) == (miltertest.SMFIR_PROGRESS, {})
         assert recipe.gate is not None
         recipe.gate.set()
@@ -452,17 +467,8 @@ async def test_a_mail_whose_mail_server_is_gone_comes_to_its_end_before_the_rela
     monkeypatch.setattr(conversation, "PROGRESS_S", 0.01)
     recipe = Recipe(gate=asyncio.Event())
 
-    def begin() -> MTA:
-        mta = MTA(running.address)
-        mta.negotiate()
-        mta.connection.send(miltertest.SMFIC_MAIL, args=["<ann@alice.example>"])
-        mta.connection.send(miltertest.SMFIC_RCPT, args=["<ben@bob.example>"])
-        mta.content(FIELDS, BODY)
-        mta.connection._send(miltertest.SMFIC_BODYEOB)
-        return mta
-
     async with milter(recipe) as running:
-        mta = await in_thread(begin)
+        mta = await running.begun()
         await recipe.reached.wait()
         mta.close()
         while running.entry._connections:

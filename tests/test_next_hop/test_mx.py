@@ -4,63 +4,29 @@ Standard: RFC 5321 5.1, RFC 7505; the DNS is a real server on loopback, asked by
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import dns.asyncresolver
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rrset
 import pytest
 
 from relay.errors import NextHopRefused, NextHopUnavailable
 from tests.test_next_hop.conftest import Build
 from tests.test_next_hop.mails import mail
 from tests.testlib.hop import HANG_UP, Hop
-
-
-class DNS(asyncio.DatagramProtocol):
-    """Answers from `records` ("name TYPE": values); a name without any is unknown, `failing` ones fail."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, list[str]] = {}
-        self.failing: set[str] = set()
-        self.asked: list[str] = []
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
-        query = dns.message.from_wire(data)
-        [question] = query.question
-        name = question.name.to_text(omit_final_dot=True)
-        asked = f"{name} {question.rdtype.name}"
-        self.asked.append(asked)
-        answer = dns.message.make_response(query)
-        answer.flags |= dns.flags.RA
-        if values := self.records.get(asked):
-            answer.answer.append(dns.rrset.from_text(question.name, 300, "IN", question.rdtype.name, *values))
-        elif name in self.failing:
-            answer.set_rcode(dns.rcode.SERVFAIL)
-        elif not any(record.startswith(f"{name} ") for record in self.records):
-            answer.set_rcode(dns.rcode.NXDOMAIN)
-        self.transport.sendto(answer.to_wire(), address)
+from tests.testlib.zone import Zone, zone_server
 
 
 @pytest.fixture
-async def zone() -> AsyncIterator[DNS]:
-    transport, server = await asyncio.get_running_loop().create_datagram_endpoint(DNS, local_addr=("127.0.0.1", 0))
-    yield server
-    transport.close()
+async def zone() -> AsyncIterator[Zone]:
+    async with zone_server() as server:
+        yield server
 
 
 @pytest.fixture
-def resolver(zone: DNS) -> dns.asyncresolver.Resolver:
+def resolver(zone: Zone) -> dns.asyncresolver.Resolver:
     made = dns.asyncresolver.Resolver(configure=False)
-    made.nameservers = ["127.0.0.1"]
-    made.port = zone.transport.get_extra_info("sockname")[1]
+    made.nameservers = [zone.address.host]
+    made.port = zone.address.port
     return made
 
 
@@ -74,14 +40,14 @@ async def hops() -> AsyncIterator[list[Hop]]:
             yield [first, second, third]
 
 
-def three(zone: DNS, *preferences: int) -> None:
+def three(zone: Zone, *preferences: int) -> None:
     """bob.example has three exchangers, with these preferences."""
     zone.records = {f"mx{number}.bob.example A": [f"127.0.0.{number}"] for number in (1, 2, 3)}
     zone.records["bob.example MX"] = [f"{each} mx{number}.bob.example." for number, each in enumerate(preferences, 1)]
 
 
 async def test_exchangers_are_tried_in_the_order_of_their_preference(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     three(zone, 30, 10, 20)
     hops[1].instead["greeting"] = HANG_UP
@@ -91,7 +57,7 @@ async def test_exchangers_are_tried_in_the_order_of_their_preference(
 
 
 async def test_exchangers_of_equal_preference_share_the_load(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     three(zone, 10, 10, 20)
     for _ in range(40):
@@ -102,7 +68,7 @@ async def test_exchangers_of_equal_preference_share_the_load(
 
 
 async def test_every_address_of_an_exchanger_is_tried(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     zone.records = {"bob.example MX": ["10 mx.bob.example."], "mx.bob.example A": ["127.0.0.2", "127.0.0.3"]}
     hops[1].instead["greeting"] = hops[2].instead["greeting"] = HANG_UP
@@ -112,7 +78,7 @@ async def test_every_address_of_an_exchanger_is_tried(
 
 
 async def test_a_domain_without_mx_records_is_its_own_exchanger(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     zone.records = {"bob.example A": ["127.0.0.2"]}
     await build(f"mx:bob.example:{hops[0].address.port}", resolver=resolver).deliver(mail())
@@ -120,7 +86,7 @@ async def test_a_domain_without_mx_records_is_its_own_exchanger(
 
 
 async def test_a_domain_that_takes_no_mail_refuses_it(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver
 ) -> None:
     zone.records = {"bob.example MX": ["0 ."], "bob.example A": ["127.0.0.1"]}
     with pytest.raises(NextHopRefused, match="takes no mail") as caught:
@@ -129,7 +95,7 @@ async def test_a_domain_that_takes_no_mail_refuses_it(
 
 
 async def test_ourselves_and_whoever_is_no_better_are_left_out(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     three(zone, 10, 20, 30)
     zone.records["bob.example MX"].append("20 Relay.Example.")
@@ -140,7 +106,7 @@ async def test_ourselves_and_whoever_is_no_better_are_left_out(
 
 
 async def test_mail_that_would_only_come_back_to_ourselves_is_held(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver
 ) -> None:
     zone.records = {"bob.example MX": ["10 relay.example.", "20 mx2.bob.example."]}
     with pytest.raises(NextHopUnavailable, match="itself the most preferred"):
@@ -149,7 +115,7 @@ async def test_mail_that_would_only_come_back_to_ourselves_is_held(
 
 @pytest.mark.parametrize("fault", ["unknown", "failing", "exchanger unknown", "exchanger failing"])
 async def test_a_domain_that_cannot_be_looked_up_holds_the_mail_unless_there_is_another_next_hop(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop], fault: str
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop], fault: str
 ) -> None:
     if fault.startswith("exchanger"):
         zone.records = {"bob.example MX": ["10 mx.bob.example."]}
@@ -162,7 +128,7 @@ async def test_a_domain_that_cannot_be_looked_up_holds_the_mail_unless_there_is_
 
 
 async def test_a_domain_with_endless_exchangers_costs_a_bounded_number_of_tries(
-    build: Build, zone: DNS, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
+    build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     for hop in hops:
         hop.instead["greeting"] = HANG_UP

@@ -13,6 +13,7 @@ from relay.errors import StoreUnavailable
 from relay.store import UNUSED_KEEP_FOR_S, SiteSecret, Store, open_store
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import Clock
+from tests.testlib.received import held
 
 KEY = b"these octets must never be seen!"
 
@@ -38,10 +39,10 @@ async def test_a_changed_row_gives_an_error(store: Store, backend: Backend) -> N
     await store.received.put("g", "alice", {"k": KEY, "l": KEY})
     await backend.run("UPDATE received_keys SET sealed = ? WHERE key_id = 'k'", bytes(60))
     with pytest.raises(StoreUnavailable, match="changed"):
-        await store.received.get("g", "alice", ["k"])
+        await held(store, "g", "alice", ["k"])
     with pytest.raises(StoreUnavailable, match="changed"):
         await store.received.put("g", "alice", {"k": KEY})
-    assert await store.received.get("g", "alice", ["l"]) == {"l": KEY}
+    assert await held(store, "g", "alice", ["l"]) == {"l": KEY}
 
 
 async def test_swapped_rows_give_an_error(store: Store, backend: Backend) -> None:
@@ -49,7 +50,7 @@ async def test_swapped_rows_give_an_error(store: Store, backend: Backend) -> Non
     [(sealed,)] = await backend.run("SELECT sealed FROM received_keys WHERE key_id = 'k'")
     await backend.run("UPDATE received_keys SET sealed = ? WHERE key_id = 'l'", sealed)
     with pytest.raises(StoreUnavailable, match="changed"):
-        await store.received.get("g", "alice", ["l"])
+        await held(store, "g", "alice", ["l"])
 
 
 async def test_a_row_moved_to_another_name_gives_an_error(store: Store, backend: Backend) -> None:
@@ -58,7 +59,7 @@ async def test_a_row_moved_to_another_name_gives_an_error(store: Store, backend:
     await backend.run("DELETE FROM received_keys WHERE key_id = 'k'")
     await backend.run("UPDATE received_keys SET place = ?", place)
     with pytest.raises(StoreUnavailable, match="changed"):
-        await store.received.get("g", "alice", ["k"])
+        await held(store, "g", "alice", ["k"])
 
 
 async def test_the_wrong_secret_opens_nothing_and_is_reported_at_once(backend: Backend, secret: SiteSecret) -> None:
@@ -72,9 +73,9 @@ async def test_the_wrong_secret_opens_nothing_and_is_reported_at_once(backend: B
         ]
         assert await other.missing_secrets() == {secret.ids[0]: 2}
         with pytest.raises(StoreUnavailable, match=f"secret {secret.ids[0]}, which is missing"):
-            await other.received.get("g", "alice", ["k"])
+            await held(other, "g", "alice", ["k"])
         await other.received.put("g", "alice", {"new": KEY})
-        assert await other.received.get("g", "alice", ["new"]) == {"new": KEY}
+        assert await held(other, "g", "alice", ["new"]) == {"new": KEY}
 
 
 async def test_keys_that_cannot_be_opened_are_destroyed_like_others(
@@ -139,7 +140,7 @@ async def test_after_resealing_the_old_secret_is_not_needed(backend: Backend, se
     keep_only_newest(secret_path)
     async with await open_store(backend.where, SiteSecret.load(secret_path)) as store:
         assert await store.missing_secrets() == {}
-        assert await store.received.get("g", "alice\0", [*keys, "new"]) == keys | {"new": KEY}
+        assert await held(store, "g", "alice\0", [*keys, "new"]) == keys | {"new": KEY}
 
 
 async def test_resealing_changes_neither_use_nor_end_of_a_key(

@@ -28,6 +28,7 @@ from relay.store.database import Database
 from relay.store.key_name import KeyName, as_column, from_column
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import Clock
+from tests.testlib.received import held
 
 KEY = bytes(range(32))
 OTHER = bytes(32)
@@ -50,24 +51,24 @@ HOSTILE = [
 
 async def test_a_key_comes_back_as_it_was_put(store: Store) -> None:
     await store.received.put("g", "alice", {"k": KEY})
-    assert await store.received.get("g", "alice", ["k"]) == {"k": KEY}
+    assert await held(store, "g", "alice", ["k"]) == {"k": KEY}
 
 
 async def test_keys_of_any_length_come_back(store: Store) -> None:
     keys = {"empty": b"", "one": b"\0", "long": bytes(range(256)) * 4096}
     await store.received.put("g", "alice", keys)
-    assert await store.received.get("g", "alice", keys) == keys
+    assert await held(store, "g", "alice", keys) == keys
 
 
 async def test_a_key_that_is_not_there_is_missing_from_the_result(store: Store) -> None:
     await store.received.put("g", "alice", {"k": KEY})
-    assert await store.received.get("g", "alice", ["k", "other", "k"]) == {"k": KEY}
+    assert await held(store, "g", "alice", ["k", "other", "k"]) == {"k": KEY}
     assert await store.received.state("g", "alice", "other") == "unknown"
 
 
 async def test_nothing_asked_nothing_done(store: Store) -> None:
     await store.received.put("g", "alice", {})
-    assert await store.received.get("g", "alice", []) == {}
+    assert await held(store, "g", "alice", []) == {}
     assert await store.received.mark_used("g", "alice", [], 1) == 0
     assert await store.received.destroy_expired() == 0
     assert await store.received.counts() == {}
@@ -78,13 +79,13 @@ async def test_the_same_key_ID_in_another_group_or_from_another_master_is_anothe
     for number, (group, master_sae) in enumerate(places):
         await store.received.put(group, master_sae, {"k": bytes([number])})
     for number, (group, master_sae) in enumerate(places):
-        assert await store.received.get(group, master_sae, ["k"]) == {"k": bytes([number])}
+        assert await held(store, group, master_sae, ["k"]) == {"k": bytes([number])}
 
 
 async def test_putting_the_same_key_again_is_fine(store: Store) -> None:
     await store.received.put("g", "alice", {"k": KEY})
     await store.received.put("g", "alice", {"k": KEY, "l": OTHER})
-    assert await store.received.get("g", "alice", ["k", "l"]) == {"k": KEY, "l": OTHER}
+    assert await held(store, "g", "alice", ["k", "l"]) == {"k": KEY, "l": OTHER}
 
 
 async def test_other_octets_for_a_key_ID_are_refused_but_the_other_keys_are_kept(store: Store) -> None:
@@ -93,13 +94,13 @@ async def test_other_octets_for_a_key_ID_are_refused_but_the_other_keys_are_kept
     with pytest.raises(KMEBadReply, match="'k' came before with other octets") as caught:
         await store.received.put("g", "alice", {"j": KEY, "k": OTHER, "l": OTHER})
     assert isinstance(caught.value, TryLater)
-    assert await store.received.get("g", "alice", ["j", "k", "l"]) == {"j": KEY, "k": KEY, "l": OTHER}
+    assert await held(store, "g", "alice", ["j", "k", "l"]) == {"j": KEY, "k": KEY, "l": OTHER}
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name[:20]))
 async def test_any_string_is_a_name(store: Store, clock: Clock, name: str) -> None:
     await store.received.put(name, name, {name: KEY, "k": OTHER})
-    assert await store.received.get(name, name, [name]) == {name: KEY}
+    assert await held(store, name, name, [name]) == {name: KEY}
     assert await store.received.mark_used(name, name, [name], 1) == 1
     assert await store.received.counts() == {(name, name): Counts(held=2, used=1, destroyed=0)}
     clock.now += 1
@@ -110,7 +111,7 @@ async def test_any_string_is_a_name(store: Store, clock: Clock, name: str) -> No
 async def test_no_hostile_name_is_taken_for_another(store: Store) -> None:
     keys = {name: bytes([number]) for number, name in enumerate(HOSTILE)}
     await store.received.put("g", "alice", keys)
-    assert await store.received.get("g", "alice", HOSTILE) == keys
+    assert await held(store, "g", "alice", HOSTILE) == keys
 
 
 @given(st.text(st.characters(categories=None)), st.text(st.characters(categories=None)))
@@ -130,7 +131,7 @@ def test_a_key_keeps_its_place_for_ever() -> None:
 async def test_more_keys_than_one_statement_takes(store: Store, clock: Clock) -> None:
     keys = {f"k{number}": number.to_bytes(4, "big") for number in range(1201)}
     await store.received.put("g", "alice", keys)
-    assert await store.received.get("g", "alice", keys) == keys
+    assert await held(store, "g", "alice", keys) == keys
     assert await store.received.mark_used("g", "alice", keys, 1) == 1201
     clock.now += 1
     assert await store.received.destroy_expired() == 1201
@@ -142,7 +143,7 @@ async def test_a_key_that_was_never_used_is_kept_for_five_days(store: Store, clo
     assert await store.received.destroy_expired() == 0
     clock.now += 1
     assert await store.received.destroy_expired() == 1
-    assert await store.received.get("g", "alice", ["k"]) == {}
+    assert await held(store, "g", "alice", ["k"]) == {}
     assert await store.received.state("g", "alice", "k") == "destroyed"
 
 
@@ -200,7 +201,7 @@ async def test_a_destroyed_key_is_not_taken_back(store: Store, clock: Clock) -> 
     await store.received.destroy_expired()
     with pytest.raises(KMEBadReply, match="destroyed"):
         await store.received.put("g", "alice", {"k": KEY, "l": OTHER})
-    assert await store.received.get("g", "alice", ["k", "l"]) == {"l": OTHER}
+    assert await held(store, "g", "alice", ["k", "l"]) == {"l": OTHER}
 
 
 async def test_a_destroyed_key_is_remembered_for_thirty_days(store: Store, clock: Clock) -> None:
@@ -232,7 +233,7 @@ async def test_keys_are_there_when_the_store_is_opened_again(backend: Backend, s
     for _ in range(2):
         async with await open_store(backend.where, secret) as store:
             await store.received.put("g", "alice", {"k": KEY})
-            assert await store.received.get("g", "alice", ["k"]) == {"k": KEY}
+            assert await held(store, "g", "alice", ["k"]) == {"k": KEY}
 
 
 async def test_relays_that_put_the_same_keys_at_once_agree(backend: Backend, secret: SiteSecret) -> None:
@@ -242,7 +243,7 @@ async def test_relays_that_put_the_same_keys_at_once_agree(backend: Backend, sec
             *(one.received.put("g", "alice", keys) for _ in range(5)),
             *(two.received.put("g", "alice", dict(reversed(keys.items()))) for _ in range(5)),
         )
-        assert await one.received.get("g", "alice", keys) == await two.received.get("g", "alice", keys) == keys
+        assert await held(one, "g", "alice", keys) == await held(two, "g", "alice", keys) == keys
 
 
 async def test_of_two_relays_with_other_octets_one_is_refused(backend: Backend, secret: SiteSecret) -> None:
@@ -255,7 +256,7 @@ async def test_of_two_relays_with_other_octets_one_is_refused(backend: Backend, 
             )
             assert sorted(type(outcome).__name__ for outcome in both) == ["KMEBadReply", "NoneType"]
             kept = KEY if both[0] is None else OTHER
-            assert await two.received.get("g", "alice", [f"k{number}"]) == {f"k{number}": kept}
+            assert await held(two, "g", "alice", [f"k{number}"]) == {f"k{number}": kept}
 
 
 async def test_a_first_use_is_noted_by_one_relay_only(backend: Backend, secret: SiteSecret) -> None:
@@ -290,4 +291,4 @@ async def test_a_put_that_is_given_up_at_any_point_leaves_the_store_working(stor
     with suppress(asyncio.CancelledError):
         await put
     await store.received.put("g", "alice", {"k": OTHER})
-    assert (await store.received.get("g", "alice", ["k"])) == {"k": OTHER}
+    assert (await held(store, "g", "alice", ["k"])) == {"k": OTHER}

@@ -15,6 +15,7 @@ import pytest
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, Store, open_store
 from tests.test_store.backends import Backend, PostgreSQLServer, python
+from tests.testlib.received import held
 
 KEY = bytes(range(32))
 
@@ -71,11 +72,11 @@ async def main():
         except StoreUnavailable as error:
             print(error, flush=True)
         keys = [f"k{n}" for n in range(number)]
-        assert len(await store.received.get("g", "alice", keys)) == number > 0
+        assert len((await store.received.look("g", "alice", keys))[0]) == number > 0
         assert await store.received.state("g", "alice", f"k{number}") == "unknown"
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await store.received.put("g", "alice", {"after": b"key"})
-        assert len(await store.received.get("g", "alice", ["before", "after"])) == 2
+        assert len((await store.received.look("g", "alice", ["before", "after"]))[0]) == 2
     print("passed")
 asyncio.run(main())
 """
@@ -91,7 +92,7 @@ async def test_what_was_stored_survives_a_kill(backend: Backend, secret_path: Pa
         reported += [line.strip() for line in child.stdout if line.endswith("\n")]
     assert child.returncode == -signal.SIGKILL
     async with await open_store(backend.where, SiteSecret.load(secret_path)) as store:
-        found = await store.received.get("g", "alice", reported)
+        found = await held(store, "g", "alice", reported)
         assert found == {key_ID: key_ID.split("-")[1].encode() for key_ID in reported}
         await store.received.put("g", "alice", {"after": KEY})
 
@@ -106,7 +107,7 @@ async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secre
         assert (counts.held, counts.used) == (200, 50)
         for who in "abc":
             keys = [f"{who}-{number}" for number in range(50)]
-            assert await store.received.get("g", "alice", keys) == dict.fromkeys(keys, who.encode())
+            assert await held(store, "g", "alice", keys) == dict.fromkeys(keys, who.encode())
 
 
 def test_a_full_disk_loses_nothing_and_passes(sqlite: Backend, secret_path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_a_locked_database_is_waited_for_no_longer_than_asked(backend: Bac
                 return_exceptions=True,
             )
             assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
-            assert await store.received.get("g", "alice", ["k", "l"]) == {"k": KEY}, "reading needs no lock"
+            assert await held(store, "g", "alice", ["k", "l"]) == {"k": KEY}, "reading needs no lock"
         await store.received.put("g", "alice", {"l": KEY})
         assert await store.received.mark_used("g", "alice", ["k", "l"], 900) == 2
 
@@ -138,7 +139,7 @@ async def test_a_lock_that_ends_in_time_is_not_noticed(backend: Backend, secret:
     async with await open_store(backend.where, secret, busy_timeout=30) as store:
         async with backend.locked():
             put = asyncio.create_task(store.received.put("g", "alice", {"k": KEY}))
-            await store.received.get("g", "alice", ["k"])
+            await held(store, "g", "alice", ["k"])
             assert not put.done()
         await put
         assert await store.received.state("g", "alice", "k") == "held"
@@ -150,14 +151,14 @@ async def test_a_damaged_file_is_reported(sqlite: Backend, secret: SiteSecret) -
     damage(Path(sqlite.where))
     with pytest.raises(StoreUnavailable, match=f"^{sqlite.where}: "):
         async with await open_store(sqlite.where, secret) as store:
-            await store.received.get("g", "alice", [f"k{number}" for number in range(1000)])
+            await held(store, "g", "alice", [f"k{number}" for number in range(1000)])
 
 
 async def test_a_database_that_was_taken_away_is_reported(backend: Backend, store: Store) -> None:
     await backend.run("DROP TABLE received_keys")
     for work in (
         store.received.put("g", "alice", {"k": KEY}),
-        store.received.get("g", "alice", ["k"]),
+        held(store, "g", "alice", ["k"]),
         store.received.mark_used("g", "alice", ["k"], 1),
         store.received.state("g", "alice", "k"),
         store.received.destroy_expired(),
@@ -173,7 +174,7 @@ async def test_lost_idle_connections_are_not_noticed(postgresql: Backend, secret
     async with await open_store(postgresql.where, secret) as store:
         await store.received.put("g", "alice", {"k": KEY})
         await postgresql.run(TERMINATE)
-        assert await store.received.get("g", "alice", ["k"]) == {"k": KEY}
+        assert await held(store, "g", "alice", ["k"]) == {"k": KEY}
 
 
 async def test_a_connection_lost_in_the_middle_holds_the_mail(postgresql: Backend, secret: SiteSecret) -> None:
@@ -199,9 +200,9 @@ async def test_a_server_that_went_away_holds_the_mail_until_it_is_back(
                 with pytest.raises(StoreUnavailable, match=r"^postgresql://relay@/postgres: "):
                     await store.received.put("g", "alice", {"l": KEY})
                 with pytest.raises(StoreUnavailable, match=r"^postgresql://relay@/postgres: "):
-                    await store.received.get("g", "alice", ["k"])
+                    await held(store, "g", "alice", ["k"])
         await store.received.put("g", "alice", {"l": KEY})
-        assert await store.received.get("g", "alice", ["k", "l"]) == {"k": KEY, "l": KEY}
+        assert await held(store, "g", "alice", ["k", "l"]) == {"k": KEY, "l": KEY}
 
 
 TERMINATE = (

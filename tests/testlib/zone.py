@@ -20,10 +20,14 @@ from relay.config import Address
 
 
 class Zone(asyncio.DatagramProtocol):
-    """TXT records by name; unknown names do not exist, `failing` ones are SERVFAIL, `silent` ones get no answer."""
+    """Answers from `texts` (TXT by name) and `records` ("name TYPE": values).
+
+    Unknown names do not exist, `failing` ones are SERVFAIL, `silent` ones get no answer.
+    """
 
     def __init__(self) -> None:
         self.texts: dict[str, bytes] = {}
+        self.records: dict[str, list[str]] = {}
         self.failing: set[str] = set()
         self.silent: set[str] = set()
         self.asked: list[str] = []
@@ -45,13 +49,16 @@ class Zone(asyncio.DatagramProtocol):
             return
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA
-        if name in self.failing:
+        kind = question.rdtype.name
+        if values := self.records.get(f"{name} {kind}"):
+            answer.answer.append(dns.rrset.from_text(question.name, 300, "IN", kind, *values))
+        elif name in self.failing:
             answer.set_rcode(dns.rcode.SERVFAIL)
         elif text := self.texts.get(name):
             strings = [text[start : start + 255] for start in range(0, len(text), 255)]
             record = TXT(question.rdclass, dns.rdatatype.TXT, strings)
             answer.answer.append(dns.rrset.from_rdata(question.name, 300, record))
-        else:
+        elif not any(record.startswith(f"{name} ") for record in self.records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
         self.transport.sendto(answer.to_wire(max_size=65535), address)
 

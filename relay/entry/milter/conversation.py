@@ -223,6 +223,8 @@ class Conversation:
             try:
                 if message.fault is not None:
                     raise message.fault  # noqa: TRY301
+                if not message.recipients:  # else nobody would be left to have it, and it would be thrown away
+                    raise TryLater("a mail without a recipient")  # noqa: TRY301
                 return await self._in_place(message, mail_id)
             except RelayError as error:
                 log.warning("mail_not_accepted", reply=error.reply, kind=type(error).__name__, cause=str(error))
