@@ -40,8 +40,8 @@ class FreshKeys(Protocol):
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
-    async def take_pad(self, peer: str, n_octets: int) -> Pad:
-        """A one-time pad of exactly `n_octets`. Raises KeyUnavailable."""
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,15 @@ class Sealed:
 class Opening:
     """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
 
-    `signer` gives the peer whose pinned certificate a SignedData names, or None for a stranger.
+    `signer` gives the peer whose pinned certificate a SignedData names, or None for a stranger. A level under quantum
+    keys calls `verified` once the tag was right: from then on these keys are bound to this ciphertext, whatever else is
+    wrong with it.
     """
 
     keys: Mapping[str, Key]
     identity: Identity | None = None
     signer: Callable[[CertificateID], PeerCertificates | None] = lambda _: None
+    verified: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from relay.errors import StoreUnavailable
 from relay.store.database import Database, open_database
 from relay.store.first_seen import FirstSeen
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
+from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
 from relay.store.quarantine_table import Arrival, Kept
 from relay.store.received import (
@@ -42,12 +43,15 @@ __all__ = [
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
     "Arrival",
+    "Arrived",
     "Begun",
+    "Bound",
     "Counts",
     "FirstSeen",
     "Journal",
     "JournalForm",
     "Kept",
+    "Openings",
     "Put",
     "Quarantine",
     "ReceivedKeys",
@@ -76,12 +80,14 @@ class Store:
         journal: Journal,
         quarantine: Quarantine,
         first_seen: FirstSeen,
+        openings: Openings,
     ) -> None:
         self._database = database
         self.received = received
         self.journal = journal
         self.quarantine = quarantine
         self.first_seen = first_seen
+        self.openings = openings
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -150,6 +156,7 @@ async def open_store(
         Journal(database, clock),
         Quarantine(database, secret, clock),
         FirstSeen(database, clock),
+        Openings(database, clock),
     )
     try:
         await store.journal.load()
