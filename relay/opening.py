@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -88,11 +88,15 @@ class _Layers:
         return "+".join(self.protection)
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Opener:
     """Opens sealed messages; one value for the life of the relay.
 
-    `certificates` are the peers' by peer name.
+    `certificates` are the peers' by peer name, `clock` gives the receiver's time (aware).
     """
 
     config: Config
@@ -102,6 +106,7 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    clock: Callable[[], datetime] = _utc_now
 
     async def open(
         self,
@@ -141,7 +146,7 @@ class Opener:
             await self.openings.admit(layers.bound)
             raise
         named, strangers = self._named(envelope, mailboxes or ())
-        arrived = _arrived(layers, envelope, named) if mailboxes is not None else None
+        arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
         of = {state: tuple(box for box in named if states.get(box) == state) for state in ("due", "served", "busy")}
@@ -248,7 +253,7 @@ class Opener:
         if envelope.sender and domain not in (*peer.domains, *peer.forwards) and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
-            _check_time(envelope.sealed_at, datetime.now(UTC))
+            _check_time(envelope.sealed_at, self.clock())
         return envelope
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -392,9 +397,9 @@ def _check_carriable(original: bytes) -> None:
         raise BadStructure(f"the original: {error}") from error
 
 
-def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...]) -> Arrived:
+def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...], now: datetime) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
-    latest = max(datetime.now(UTC), envelope.sealed_at) + WINDOW + SKEW
+    latest = max(now, envelope.sealed_at) + WINDOW + SKEW
     return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), mailboxes)
 
 
