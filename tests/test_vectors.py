@@ -4,7 +4,10 @@ Standard: relay/FORMAT.md; tests/vectors/README.md says what a file holds.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -161,7 +164,8 @@ class Bob:
         for name in self.case.destroyed:
             await self.store.received.put(name.group, name.sae, {name.key_ID: b"\1"})
             await self.store.received.mark_used(name.group, name.sae, [name.key_ID], keep_for=-1)
-        assert await self.store.received.destroy_expired() == len(self.case.destroyed)
+        if self.case.destroyed:
+            assert await self.store.received.destroy_expired() == len(self.case.destroyed)
         for name, level, fingerprints in self.case.bound:
             octets = next((key for given, key in self.case.keys.items() if _same(given, name)), b"\1" * 32)
             await self.store.received.put(name.group, name.sae, {name.key_ID: octets})
@@ -223,8 +227,23 @@ def further_kems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liboqs, "decapsulate", lambda _kem, secret, _ciphertext: secret)
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a store that knows nothing, to be copied."""
+    directory = tmp_path_factory.mktemp("store")
+
+    async def make() -> None:
+        secret = SiteSecret.load_or_create(directory / "site.secret")
+        async with await open_store(directory / "relay.db", secret):
+            pass
+
+    asyncio.run(make())
+    return directory
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_each_case_ends_as_its_file_says(case: Case, tmp_path: Path) -> None:
+async def test_each_case_ends_as_its_file_says(case: Case, tmp_path: Path, empty_store: Path) -> None:
+    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
     secret = SiteSecret.load_or_create(tmp_path / "site.secret")
     async with await open_store(tmp_path / "relay.db", secret) as store:
         bob = Bob(case, _config(case, tmp_path), store)
@@ -302,4 +321,5 @@ def test_the_script_makes_these_cases_and_those_without_randomness_octet_for_oct
 def _without_random_fingerprints(file: bytes) -> list[bytes]:
     """The fields of a case; what a signature or an encapsulation is inside of has another fingerprint each time."""
     lines = file.partition(b"\n\n")[0].split(b"\n")
-    return [line[:-64] if line.startswith((b"fingerprint:", b"binds:", b"bound:", b"seen:")) else line for line in lines]
+    named = (b"fingerprint:", b"binds:", b"bound:", b"seen:")
+    return [re.sub(rb"\b[0-9a-f]{64}\b", b"", line) if line.startswith(named) else line for line in lines]

@@ -39,7 +39,14 @@ def aes_cases() -> Iterator[Case]:
 
 
 def case(
-    name: str, expect: str, comment: str, content: bytes, original: bytes = ORIGINAL, *, binds: bool = False, **more: Any
+    name: str,
+    expect: str,
+    comment: str,
+    content: bytes,
+    original: bytes = ORIGINAL,
+    *,
+    binds: bool = False,
+    **more: Any,
 ) -> Case:
     """A case of this level; with success its key is bound."""
     success = expect == "success"
@@ -65,8 +72,12 @@ def _opening() -> Iterator[Case]:
     begin = b"\r\nno header\r\n"
     yield case("no-header", "success", "an original without header", gcm(payload(original=begin), kek()), begin)
     unended = b"Subject: no line end"
-    yield case("unended-line", "success", "an original without a last line end", gcm(payload(original=unended), kek()), unended)
-    yield case("ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed), binds=parts.binds(sealed))
+    yield case(
+        "unended-line", "success", "an original without a last line end", gcm(payload(original=unended), kek()), unended
+    )
+    yield case(
+        "ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed), binds=parts.binds(sealed)
+    )
     dated = trees.followed(sealed, (*_FIRST, 1, 0), b"\x18\x0f20261125100000Z")
     yield case("date", "success", "a date in the key identifier, which tells nothing", dated)
     for name, sender in (("null-sender", ""), ("other-sender", "x@stranger.example"), ("bare-sender", "postmaster")):
@@ -115,7 +126,9 @@ def _keys() -> Iterator[Case]:
         # What a reader might make of it: as it is where AES has such keys, else cut or filled up to 32 octets.
         wrapping = key if length in (16, 24) else key[:32].ljust(32, b"\0")
         content = gcm(PAYLOAD, kek(key=wrapping))
-        yield case(f"key-of-{length}", "bad structure", f"a key of {length} octets", content, keys=alices({"key-1": key}))
+        yield case(
+            f"key-of-{length}", "bad structure", f"a key of {length} octets", content, keys=alices({"key-1": key})
+        )
     last = parts.octets("key-1", 64)
     content = gcm(PAYLOAD, kek(key=last[32:]))
     yield case("key-end", "bad structure", "the last 32 octets of a key of 64", content, keys=alices({"key-1": last}))
@@ -135,7 +148,13 @@ def _keys() -> Iterator[Case]:
         ("reflected", "master and slave SAE exchanged", cms.QKDKeyAttribute("1", "2", "alice-bob")),
     ):
         yield case(name, "unknown peer", comment, gcm(PAYLOAD, kek(attribute=attribute)))
-    yield case("group-for-otp", "not accepted", "a key of a group that serves level otp alone", sealed, groups={"alice-bob": "otp"})
+    yield case(
+        "group-for-otp",
+        "not accepted",
+        "a key of a group that serves level otp alone",
+        sealed,
+        groups={"alice-bob": "otp"},
+    )
     yield case("group-for-aes", "success", "a key of a group for level aes", sealed, groups={"alice-bob": "aes"})
     for accept in ("otp", "pqc", "otp,pqc,rsa"):
         peers = (ALICE._replace(accept=accept),)
@@ -158,11 +177,21 @@ def _bound() -> Iterator[Case]:
     ):  # fmt: skip
         yield case(name, "key used", comment, sealed, bound=(bound,))
     three = {"peers": (ALICE._replace(messages=3),)}
-    second = case("second-of-three", "success", "one key may open three messages", sealed, bound=(Binding(KEY, "aes", others[:1]),))
+    second = case(
+        "second-of-three",
+        "success",
+        "one key may open three messages",
+        sealed,
+        bound=(Binding(KEY, "aes", others[:1]),),
+    )
     yield replace(second, **three)
-    third = case("third-of-three", "success", "one key may open three messages", sealed, bound=(Binding(KEY, "aes", others[:2]),))
+    third = case(
+        "third-of-three", "success", "one key may open three messages", sealed, bound=(Binding(KEY, "aes", others[:2]),)
+    )
     yield replace(third, **three)
-    fourth = case("fourth-of-three", "key used", "one key may open three messages", sealed, bound=(Binding(KEY, "aes", others),))
+    fourth = case(
+        "fourth-of-three", "key used", "one key may open three messages", sealed, bound=(Binding(KEY, "aes", others),)
+    )
     yield replace(fourth, **three)
     among = Binding(KEY, "aes", (others[0], same.fingerprints[0], others[1]))
     copy = case("copy-among-three", "success", "a copy, where one key may open three messages", sealed, bound=(among,))
@@ -313,7 +342,9 @@ def _messages() -> Iterator[Case]:
     ):  # fmt: skip
         made = case(name, expect, comment, sealed)
         yield replace(made, content=message, form="message")
-    unreadable = case("not-asn1-stranger", "not for us", "text instead of CMS, from nobody's domain", b"This is not CMS.\r\n")
+    unreadable = case(
+        "not-asn1-stranger", "not for us", "text instead of CMS, from nobody's domain", b"This is not CMS.\r\n"
+    )
     yield replace(unreadable, sender="x@stranger.example")
     comment = "one octet too many, from nobody's domain"
     yield case("trailing-stranger", "not for us", comment, sealed + b"\0", sender="x@stranger.example")

@@ -65,10 +65,14 @@ class _Genuine:
         return {"bound": self.bound, "seen": self.seen}
 
 
-def _twice(name: str, comment: str, content: bytes, keys: dict[str, bytes], genuine: _Genuine, before: str, after: str) -> Iterator[Case]:
+def _twice(
+    name: str, comment: str, content: bytes, keys: dict[str, bytes], genuine: _Genuine, before: str, after: str
+) -> Iterator[Case]:
     """Before the genuine message and after it."""
     yield made_otp.case(f"{name}-before", before, f"{comment}; before the genuine message", (content, keys))
-    yield made_otp.case(f"{name}-after", after, f"{comment}; after the genuine message", (content, keys), **genuine.after)
+    yield made_otp.case(
+        f"{name}-after", after, f"{comment}; after the genuine message", (content, keys), **genuine.after
+    )
 
 
 def _pads() -> Iterator[Case]:
@@ -81,7 +85,10 @@ def _pads() -> Iterator[Case]:
     tag_keys = {
         "pad-as-tag-key": ("known octets of two keys as the tag's", known[names[0]][:FIRST] + known[names[1]][:FIRST]),
         "pad-key-as-tag-key": ("32 known octets of one key as the tag's", known[names[0]][:32]),
-        "pad-ends-as-tag-key": ("the last known octets of two keys as the tag's", known[names[0]][-FIRST:] + known[names[1]][-FIRST:]),
+        "pad-ends-as-tag-key": (
+            "the last known octets of two keys as the tag's",
+            known[names[0]][-FIRST:] + known[names[1]][-FIRST:],
+        ),
         "guessed-tag-key": ("zeros as the tag's key", bytes(32)),
     }
     for name, (comment, tag_key) in tag_keys.items():
@@ -90,21 +97,41 @@ def _pads() -> Iterator[Case]:
     turned, _ = one_time_pad(padded=padded, keys=keys, names=[needed[1], needed[0], *needed[2:]], hiding=mask)
     comment = "the pair that gives the tag's key exchanged in the list"
     yield from _twice("pair-exchanged", comment, turned, keys, genuine, "bad structure", "bad structure")
-    swapped, _ = one_time_pad(padded=padded, keys=keys, names=needed, hiding=mask, tag_key=keys[names[1]][:FIRST] + keys[names[0]][:FIRST])
-    yield from _twice("pair-swapped", "r and s of the genuine tag exchanged", swapped, keys, genuine, "bad tag", "key used")
+    swapped, _ = one_time_pad(
+        padded=padded, keys=keys, names=needed, hiding=mask, tag_key=keys[names[1]][:FIRST] + keys[names[0]][:FIRST]
+    )
+    yield from _twice(
+        "pair-swapped", "r and s of the genuine tag exchanged", swapped, keys, genuine, "bad tag", "key used"
+    )
     doubled, _ = one_time_pad(padded=padded, keys=keys, names=[needed[0], needed[0], *needed[1:]], hiding=mask)
     yield from _twice("key-doubled", "the first key twice", doubled, keys, genuine, "bad structure", "bad structure")
     segments = {name: known[name][:48] for name in names}
     old = parts.pad_in_version_0(_forged("otp"), {**segments, "z": bytes(len(padded))})
-    yield from _twice("version-0", "a message of version 0 from known octets", old, keys, genuine, "bad structure", "bad structure")
-    difference = bytes(a ^ b for a, b in zip(genuine.padded, pad(payload("otp", recipients=("eve@bob.example",))), strict=False))
+    yield from _twice(
+        "version-0", "a message of version 0 from known octets", old, keys, genuine, "bad structure", "bad structure"
+    )
+    difference = bytes(
+        a ^ b for a, b in zip(genuine.padded, pad(payload("otp", recipients=("eve@bob.example",))), strict=False)
+    )
     enveloped = cms.decode_enveloped(genuine.content)
-    ciphertext = bytes(a ^ b for a, b in zip(enveloped.ciphertext, difference.ljust(len(enveloped.ciphertext), b"\0"), strict=True))
+    ciphertext = bytes(
+        a ^ b for a, b in zip(enveloped.ciphertext, difference.ljust(len(enveloped.ciphertext), b"\0"), strict=True)
+    )
     changed = cms.encode_enveloped(replace(enveloped, ciphertext=ciphertext))
-    yield from _twice("recipient-flipped", "the sealed recipient changed by flipping bits", changed, keys, genuine, "bad tag", "key used")
+    yield from _twice(
+        "recipient-flipped",
+        "the sealed recipient changed by flipping bits",
+        changed,
+        keys,
+        genuine,
+        "bad tag",
+        "key used",
+    )
     tag = cms.encode_enveloped(replace(enveloped, tag=flipped(enveloped.tag, 0)))
     yield from _twice("other-tag", "the genuine ciphertext with another tag", tag, keys, genuine, "bad tag", "key used")
-    spelt = trees.put(genuine.content, (*trees.ALGORITHM, 1, 5, 0), b"\x0c" + bytes((len(names[0]),)) + names[0].upper().encode())
+    spelt = trees.put(
+        genuine.content, (*trees.ALGORITHM, 1, 5, 0), b"\x0c" + bytes((len(names[0]),)) + names[0].upper().encode()
+    )
     upper = keys | {names[0].upper(): keys[names[0]]}
     yield made_otp.case(
         "other-spelling-after", "key used", "the genuine message with one key spelt otherwise, for a KME that gives it again",
@@ -115,7 +142,9 @@ def _pads() -> Iterator[Case]:
     yield made_otp.case("keys-twice", "key used", comment, (second, keys), **genuine.after)
     last = {"a-key": octets("a-key", 2048), names[-1]: keys[names[-1]]}
     third, _ = one_time_pad(payload("otp", id=octets("second id", 16)), keys=last)
-    yield made_otp.case("last-key-twice", "key used", "of two messages the last key is the same", (third, last), **genuine.after)
+    yield made_otp.case(
+        "last-key-twice", "key used", "of two messages the last key is the same", (third, last), **genuine.after
+    )
     rest, _ = one_time_pad(payload("otp", id=octets("second id", 16)), keys=last)
     yield made_otp.case("last-key-first", "success", "the second of these messages comes first", (rest, last))
 
@@ -183,20 +212,27 @@ def _genuine_again() -> Iterator[Case]:
         return replace(made_otp.case(name, "success", comment, sealed, **(genuine.after | more)), binds=())
 
     yield again("copy", "a copy for who has it: answered as success, nothing delivered", due=(), served=(RECIPIENT,))
-    yield again("copy-from-outside", "a copy with another MAIL FROM", sender="eve@eve.example", due=(), served=(RECIPIENT,))
+    yield again(
+        "copy-from-outside", "a copy with another MAIL FROM", sender="eve@eve.example", due=(), served=(RECIPIENT,)
+    )
     yield again("copy-for-two", "a copy for who has it, and for another", recipients=(RECIPIENT, "eve@bob.example"), due=(),
                 served=(RECIPIENT,), aside=("eve@bob.example",))  # fmt: skip
     late = NOW + timedelta(days=7, seconds=1)
     yield made_otp.case("copy-late", "outside window", "a copy after the window", sealed, now=late, **genuine.after)
     destroyed = tuple(alices(genuine.keys))
     comment = "a copy after its keys were destroyed"
-    yield made_otp.case("copy-destroyed", "key destroyed", comment, (genuine.content, {}), destroyed=destroyed, seen=genuine.seen)
+    yield made_otp.case(
+        "copy-destroyed", "key destroyed", comment, (genuine.content, {}), destroyed=destroyed, seen=genuine.seen
+    )
     wrapped = gcm(payload("aes"), kek())
     seen = (Seen("2", octets("id", 16), cms.decode_enveloped(wrapped).fingerprint(), (RECIPIENT,)),)
     bound = parts.binds(wrapped)
     dated = trees.followed(wrapped, (*trees.RECIPIENTS, 0, 1, 0), b"\x18\x0f20261125100000Z")
     comment = "a copy with a date in the key identifier: the same ciphertext, so that it changes nothing"
-    yield replace(made_aes.case("copy-with-date", "success", comment, dated, bound=bound, seen=seen, due=(), served=(RECIPIENT,)), binds=())
+    yield replace(
+        made_aes.case("copy-with-date", "success", comment, dated, bound=bound, seen=seen, due=(), served=(RECIPIENT,)),
+        binds=(),
+    )
     other = kek("key-2", key=octets("key-2"))
     moved = trees.put(wrapped, (*trees.RECIPIENTS, 0), recipients.encode(other))
     keys = made_aes.KEYS | alices({"key-2": octets("key-2")})
@@ -220,22 +256,32 @@ def _redirections() -> Iterator[Case]:
     yield made_otp.case("redirect-before", "not named", comment + ", first", sealed, recipients=eve, binds=True)
     yield made_otp.case("redirect-after", "not named", comment + ", once more", sealed, recipients=eve, **genuine.after)
     comment = "the same from outside, in the hope for a notice"
-    yield made_otp.case("redirect-from-outside", "not named", comment, sealed, sender="eve@eve.example", recipients=eve, binds=True)
+    yield made_otp.case(
+        "redirect-from-outside", "not named", comment, sealed, sender="eve@eve.example", recipients=eve, binds=True
+    )
     yield made_otp.case("redirect-null-sender", "not named", comment, sealed, sender="", recipients=eve, binds=True)
-    for number, address in enumerate(("ben+eve@bob.example", "ben@eve.bob.example", "ben@bob.example.", "@bob.example", "ben")):
+    for number, address in enumerate(
+        ("ben+eve@bob.example", "ben@eve.bob.example", "ben@bob.example.", "@bob.example", "ben")
+    ):
         comment = f"sent to {address}, which is another mailbox"
-        yield made_otp.case(f"redirect-alike-{number + 1}", "not named", comment, sealed, recipients=(address,), binds=True)
+        yield made_otp.case(
+            f"redirect-alike-{number + 1}", "not named", comment, sealed, recipients=(address,), binds=True
+        )
     wrapped = gcm(payload("aes"), kek())
     yield made_aes.case("redirect-aes", "not named", "the same at level aes", wrapped, recipients=eve, binds=True)
 
 
 def _reflections() -> Iterator[Case]:
     """What Bob sealed for Alice comes back to him."""
-    reflected = payload("aes", master_sae="1", slave_sae="2", sender="bob@bob.example", recipients=("ann@alice.example",))
+    reflected = payload(
+        "aes", master_sae="1", slave_sae="2", sender="bob@bob.example", recipients=("ann@alice.example",)
+    )
     for_ann = ("ann@alice.example",)
     bobs = cms.QKDKeyAttribute("1", "2", "alice-bob")
     comment = "Bob's own message to Alice"
-    yield made_aes.case("reflected-aes", "unknown peer", comment, gcm(reflected, kek(attribute=bobs)), recipients=for_ann)
+    yield made_aes.case(
+        "reflected-aes", "unknown peer", comment, gcm(reflected, kek(attribute=bobs)), recipients=for_ann
+    )
     rewritten = gcm(reflected, kek())
     comment = "Bob's own message to Alice, with a key attribute that says the opposite; Bob's KME does not have it so"
     yield made_aes.case("reflected-rewritten-no-key", "no key", comment, rewritten, keys={}, recipients=for_ann)
@@ -250,7 +296,9 @@ def _reflections() -> Iterator[Case]:
     yield made_otp.case("reflected-otp-rewritten", "bad tag", comment, (cms.encode_enveloped(turned), keys))
     _, bob, _ = people()
     for level in ("pqc", "rsa"):
-        said = payload(level, master_sae="1", slave_sae="2", sender="bob@bob.example", recipients=("ann@alice.example",))
+        said = payload(
+            level, master_sae="1", slave_sae="2", sender="bob@bob.example", recipients=("ann@alice.example",)
+        )
         signed = made_enhanced.signed_content(level, said, bob)
         content = made_enhanced.inner_layer(level, bob, signed)
         comment = "signed by Bob for Alice, and encrypted to Bob"
@@ -270,8 +318,18 @@ def _dishonest_peers() -> Iterator[Case]:
         comment = "signed by Alice for Eve, who encrypted it to Bob"
         yield Case(f"{level}-passed-on-{level}", "not named", level, comment, content, **two)
         comment = "the same, sent to the address that Alice sealed"
-        yield Case(f"{level}-passed-on-to-{level}", "not named", level, comment, content, recipients=("eve@eve.example",), **two)
-        enhanced = made_enhanced.inner_layer(level, bob, made_enhanced.signed_content(level, payload(f"{level}+aes"), alice))
+        yield Case(
+            f"{level}-passed-on-to-{level}",
+            "not named",
+            level,
+            comment,
+            content,
+            recipients=("eve@eve.example",),
+            **two,
+        )
+        enhanced = made_enhanced.inner_layer(
+            level, bob, made_enhanced.signed_content(level, payload(f"{level}+aes"), alice)
+        )
         outer = gcm(parts.entity("authEnveloped-data", enhanced), kek(attribute=eves))
         made = Case(
             f"{level}-other-peers-layer-{level}", "bad signature", f"{level}+aes",
@@ -280,13 +338,25 @@ def _dishonest_peers() -> Iterator[Case]:
         yield replace(made, binds=parts.binds(outer, group="eve-bob", sae="3"))
         by_eve = made_enhanced.signed_content(level, payload(level), eve)
         content = made_enhanced.inner_layer(level, bob, by_eve)
-        yield Case(f"{level}-in-alices-name-{level}", "not named", level, "signed by Eve, with Alice's envelope", content, **two)
+        yield Case(
+            f"{level}-in-alices-name-{level}",
+            "not named",
+            level,
+            "signed by Eve, with Alice's envelope",
+            content,
+            **two,
+        )
         said = payload(level, master_sae="3")
         content = made_enhanced.inner_layer(level, bob, made_enhanced.signed_content(level, said, eve))
         comment = "sealed by Eve, from Alice's domain"
         yield Case(f"{level}-from-alice-{level}", "not named", level, comment, content, **two)
     for name, envelope, expect, comment in (
-        ("alices-sender", {"master_sae": "3"}, "not named", "sealed by Eve from Alice's domain, under a key of her own"),
+        (
+            "alices-sender",
+            {"master_sae": "3"},
+            "not named",
+            "sealed by Eve from Alice's domain, under a key of her own",
+        ),
         ("alices-sae", {}, "not named", "sealed by Eve with Alice's SAE in the envelope, under a key of her own"),
         ("her-own", {"master_sae": "3", "sender": "eve@eve.example"}, "success", "a right message of Eve's"),
     ):
@@ -298,7 +368,14 @@ def _dishonest_peers() -> Iterator[Case]:
     crossed = cms.QKDKeyAttribute("3", "1", "alice-bob")
     comment = "a key of the group that Alice and Bob share, named as Eve's"
     keys = {Name("alice-bob", "3", "key-1"): octets("key-1")}
-    yield made_aes.case("eve-alices-group", "unknown peer", comment, gcm(payload("aes", master_sae="3"), kek(attribute=crossed)), keys=keys, **two)
+    yield made_aes.case(
+        "eve-alices-group",
+        "unknown peer",
+        comment,
+        gcm(payload("aes", master_sae="3"), kek(attribute=crossed)),
+        keys=keys,
+        **two,
+    )
 
 
 def _weaker() -> Iterator[Case]:

@@ -139,7 +139,9 @@ def _envelopes(level: str) -> Iterator[Case]:
     comment = "a copy for who has it: nothing is delivered"
     yield success(f"{level}-served", level, comment, right, seen=(has_it,), due=(), served=("ben@bob.example",))
     comment = "a copy for a second recipient, who is not named"
-    yield Case(f"{level}-redirected", "not named", level, comment, right, seen=(has_it,), recipients=("bea@bob.example",))
+    yield Case(
+        f"{level}-redirected", "not named", level, comment, right, seen=(has_it,), recipients=("bea@bob.example",)
+    )
     again = Seen("2", id_, bytes(32), ("ben@bob.example",))
     comment = "the same signed payload, encrypted once more"
     yield Case(f"{level}-replayed", "replayed", level, comment, right, seen=(again,))
@@ -150,11 +152,10 @@ def _envelopes(level: str) -> Iterator[Case]:
     unsealed = _to(bob, level, _around(cms.encode_signed(signed(parts.VERSION_0, alice, _SCHEMES[level]))))
     yield Case(f"{level}-version-0", "bad structure", level, "a payload of format version 0", unsealed)
     eves = Peer("eve", "3", "eve.example", "eve-bob")
-    comment = "signed by Alice for Eve, who is Bob's peer too and encrypted it to Bob"
-    yield Case(f"{level}-passed-on", "not named", level, comment, sealed(slave_sae="3"), peers=(ALICE, eves))
-    comment = "signed by Alice, with an envelope that says it is Eve's"
+    comment = "signed by Alice, with an envelope that says it is Eve's, who is Bob's peer too"
     claims = {"master_sae": "3", "sender": "eve@eve.example"}
-    yield Case(f"{level}-claimed", "not named", level, comment, sealed(**claims), peers=(ALICE, eves))
+    two = {"alice-bob": "both", "eve-bob": "both"}
+    yield Case(f"{level}-claimed", "not named", level, comment, sealed(**claims), peers=(ALICE, eves), groups=two)
 
 
 def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay import cms
 from relay.cms import SignatureScheme
-from tests.vectors import parts
+from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, Binding, Case, alices
 from tests.vectors.made_aes import KEY, KEYS
 from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, kek, octets, payload, people, signed
@@ -91,7 +91,15 @@ def _around_certified(inner: str) -> Iterator[Case]:
     comment = "Alice may use the inner level alone: the layer around it may be there"
     yield case(f"{level}-accepted", "success", level, comment, whole, peers=(only,))
     comment = "Alice may use aes alone"
-    yield case(f"{level}-not-accepted", "not accepted", level, comment, whole, peers=(ALICE._replace(accept="aes"),), binds=True)
+    yield case(
+        f"{level}-not-accepted",
+        "not accepted",
+        level,
+        comment,
+        whole,
+        peers=(ALICE._replace(accept="aes"),),
+        binds=True,
+    )
     comment = "a key of a group that serves level otp alone"
     yield case(f"{level}-group-for-otp", "not accepted", level, comment, whole, groups={"alice-bob": "otp"})
 
@@ -120,7 +128,7 @@ def _layers(inner: str) -> Iterator[Case]:
     yield replace(case(f"{level}-two-layers", "success", f"{level}+aes", comment, two, keys=both), binds=bindings)
     same = outer(outer(twice))
     comment = "two layers of aes around it with one key: the tags are right, but a key opens one ciphertext"
-    yield case(f"{level}-one-key-twice", "key used", f"{level}+aes", comment, same)
+    yield case(f"{level}-one-key-twice", "key used", f"{level}+aes", comment, same, binds=True)
     names = [f"key-{number}" for number in range(1, 7)]
     layers, bindings = saying(f"{level}{'+aes' * 5}"), ()
     for name in names:
@@ -146,7 +154,9 @@ def _further_kems() -> Iterator[Case]:
 
     def made(name: str, expect: str, layers: str, comment: str, content: bytes, **more: Any) -> Case:
         secrets = tuple(each for each in SECRETS if each[0] in layers)
-        return case(f"kem-{name}", expect, layers, comment, content, **({"binds": (), "secrets": secrets, "keys": {}} | more))
+        return case(
+            f"kem-{name}", expect, layers, comment, content, **({"binds": (), "secrets": secrets, "keys": {}} | more)
+        )
 
     def stack(*layers: str) -> str:
         return "+".join(("pqc", *layers))
@@ -181,6 +191,10 @@ def _further_kems() -> Iterator[Case]:
     right = around(pqc(MCELIECE), MCELIECE)
     yield made("for-other-key", "not for us", stack(MCELIECE), "for a key that is not Bob's", right, secrets=())
     changed = ((MCELIECE, SECRETS[0][1], octets("another")),)
+    short = trees.put(right, (*trees.RECIPIENTS, 0, 1, 3), b"\x04\x81\xcf" + bytes(207))
+    yield made("short-encapsulation", "bad structure", stack(MCELIECE), "a ciphertext of 207 octets", short)
+    nameless = trees.put(right, (*trees.RECIPIENTS, 0, 1, 1), b"\x80\x13" + bytes(19))
+    yield made("short-identifier", "bad structure", stack(MCELIECE), "a key named by 19 octets", nameless)
     yield made("other-secret", "bad tag", stack(MCELIECE), "another shared secret", right, secrets=changed)
     yield made("flipped-tag", "bad tag", stack(MCELIECE), "one bit of the outer tag", flipped(right))
 

@@ -68,7 +68,9 @@ def _recipients() -> Iterator[Case]:
         "two-of-four", "success", "some are named, some arrive", two, recipients=(BEA, CAL, "dan@bob.example"), due=(BEA,),
         aside=(CAL, "dan@bob.example"),
     )  # fmt: skip
-    yield _case("domain-case", "success", "the domain arrives in other letters", _saying(), recipients=("ben@BOB.example",))
+    yield _case(
+        "domain-case", "success", "the domain arrives in other letters", _saying(), recipients=("ben@BOB.example",)
+    )
     wide = "grü.ße@bob.example"
     yield _case("utf-8-recipient", "success", "an address beyond US-ASCII", _saying(recipients=(wide,)), recipients=(wide,),
                 due=(wide,))  # fmt: skip
@@ -79,12 +81,22 @@ def _recipients() -> Iterator[Case]:
     )  # fmt: skip
     quoted = '"ben"@bob.example'
     yield _case("quoted", "not named", "a local part in quotes is another one", _saying(), recipients=(quoted,))
-    yield _case("local-case", "not named", "the local part arrives in other letters", _saying(), recipients=("Ben@bob.example",))
+    yield _case(
+        "local-case", "not named", "the local part arrives in other letters", _saying(), recipients=("Ben@bob.example",)
+    )
     upper = _saying(recipients=("ben@Bob.Example",))
     yield _case("sealed-domain-case", "not named", "a domain sealed in other letters than a mailbox has", upper)
-    yield _case("nobody-named", "not named", "none of two arriving recipients is named", _saying(recipients=(CAL,)), recipients=(BEN, BEA))
+    yield _case(
+        "nobody-named",
+        "not named",
+        "none of two arriving recipients is named",
+        _saying(recipients=(CAL,)),
+        recipients=(BEN, BEA),
+    )
     local = _saying(recipients=("postmaster",))
-    yield _case("local-only", "success", "postmaster has no domain", local, recipients=("postmaster",), due=("postmaster",))
+    yield _case(
+        "local-only", "success", "postmaster has no domain", local, recipients=("postmaster",), due=("postmaster",)
+    )
     aliases = {BEN: ("box@mail.example", "copy@mail.example")}
     yield _case(
         "alias", "success", "Bob's own alias table", _saying(), recipients=("box@mail.example",), due=("box@mail.example",),
@@ -103,7 +115,14 @@ def _recipients() -> Iterator[Case]:
                 due=(long,))  # fmt: skip
     many = tuple(f"member-{number:03}@bob.example" for number in range(100))
     listed = _saying(recipients=many)
-    yield _case("100-recipients", "success", "100 recipients, of whom one arrives", listed, recipients=many[41:42], due=many[41:42])
+    yield _case(
+        "100-recipients",
+        "success",
+        "100 recipients, of whom one arrives",
+        listed,
+        recipients=many[41:42],
+        due=many[41:42],
+    )
 
 
 def _senders() -> Iterator[Case]:
@@ -111,9 +130,13 @@ def _senders() -> Iterator[Case]:
     yield _case("null-sender", "success", "a bounce", null, sender="", sealed_sender="")
     yield _case("null-sealed-sender", "success", "a bounce, whose MAIL FROM was changed", null, sealed_sender="")
     rewritten = "bounces+12@stranger.example"
-    yield _case("rewritten-sender", "success", "MAIL FROM was rewritten: the sealed one counts", _saying(), sender=rewritten)
+    yield _case(
+        "rewritten-sender", "success", "MAIL FROM was rewritten: the sealed one counts", _saying(), sender=rewritten
+    )
     upper = "ann@ALICE.Example"
-    yield _case("sender-case", "success", "a sender's domain in other letters", _saying(sender=upper), sealed_sender=upper)
+    yield _case(
+        "sender-case", "success", "a sender's domain in other letters", _saying(sender=upper), sealed_sender=upper
+    )
     foreign = "cia@carol.example"
     sealed = _saying(sender=foreign)
     yield _case("foreign-sender", "not named", "a sender of a domain that is not Alice's", sealed)
@@ -135,7 +158,14 @@ def _senders() -> Iterator[Case]:
         yield _case(name, "not named", f"the sender {sender!r}", _saying(sender=sender))
     two = (ALICE._replace(domains="alice.example,alice.test"),)
     second = "ann@alice.test"
-    yield _case("second-domain", "success", "the second domain of Alice", _saying(sender=second), peers=two, sealed_sender=second)
+    yield _case(
+        "second-domain",
+        "success",
+        "the second domain of Alice",
+        _saying(sender=second),
+        peers=two,
+        sealed_sender=second,
+    )
 
 
 def _times() -> Iterator[Case]:
@@ -157,7 +187,9 @@ def _times() -> Iterator[Case]:
     for name, text in (
         ("year-1", b"00010101000000Z"), ("year-9999", b"99991231235959Z"),
     ):  # fmt: skip
-        yield _case(f"time-{name}", "outside window", "a time far away", _sealed(trees.put(RIGHT, TIME, b"\x18\x0f" + text)))
+        yield _case(
+            f"time-{name}", "outside window", "a time far away", _sealed(trees.put(RIGHT, TIME, b"\x18\x0f" + text))
+        )
 
 
 def _seen() -> Iterator[Case]:
@@ -168,8 +200,20 @@ def _seen() -> Iterator[Case]:
     def seen(name: str, comment: str, entry: Seen, expect: str = "success", **more: Any) -> Case:
         return replace(_case(f"seen-{name}", expect, comment, sealed, seen=(entry,), bound=bound, **more), binds=())
 
-    yield seen("served", "a copy for who has it: nothing is delivered", Seen("2", id_, fingerprint, (BEN,)), due=(), served=(BEN,))
-    yield seen("for-other", "a copy for the second recipient", Seen("2", id_, fingerprint, (BEN,)), recipients=(BEA,), due=(BEA,))
+    yield seen(
+        "served",
+        "a copy for who has it: nothing is delivered",
+        Seen("2", id_, fingerprint, (BEN,)),
+        due=(),
+        served=(BEN,),
+    )
+    yield seen(
+        "for-other",
+        "a copy for the second recipient",
+        Seen("2", id_, fingerprint, (BEN,)),
+        recipients=(BEA,),
+        due=(BEA,),
+    )
     yield seen(
         "retry", "a copy for both, of whom one has it", Seen("2", id_, fingerprint, (BEN,)), recipients=(BEN, BEA), due=(BEA,),
         served=(BEN,),
@@ -182,7 +226,12 @@ def _seen() -> Iterator[Case]:
     other = parts.octets("another fingerprint")
     for name, comment, entry, expect in (
         ("in-another", "its id was seen in another message", Seen("2", id_, other, (BEN,)), "replayed"),
-        ("in-another-for-nobody", "its id was seen in another message, which nobody has got", Seen("2", id_, other), "replayed"),
+        (
+            "in-another-for-nobody",
+            "its id was seen in another message, which nobody has got",
+            Seen("2", id_, other),
+            "replayed",
+        ),
         ("of-another-sae", "another SAE used the same id", Seen("3", id_, other, (BEN,)), "success"),
         ("other-id", "another id was seen", Seen("2", octets("other id", 16), other, (BEN,)), "success"),
     ):

@@ -200,7 +200,9 @@ def pad_in_version_0(packed: bytes, segments: dict[str, bytes], tag_key: bytes =
     return der.sequence(der.oid(oids.ID_AUTH_ENVELOPED_DATA), der.Element(0xA0, data)).octets()
 
 
-def binds(content: bytes, names: Sequence[str] = (), *, group: str = "alice-bob", sae: str = "2") -> tuple[Binding, ...]:
+def binds(
+    content: bytes, names: Sequence[str] = (), *, group: str = "alice-bob", sae: str = "2"
+) -> tuple[Binding, ...]:
     """What the outermost layer binds its keys to: all that it names, or those of these names."""
     enveloped = cms.decode_enveloped(content)
     level = "otp" if isinstance(enveloped.content, cms.PadContent) else "aes"
