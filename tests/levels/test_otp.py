@@ -157,7 +157,9 @@ async def test_keys_that_are_no_pad_are_refused_although_the_tag_is_right(length
     """Too short, too few octets, too many keys: the sender checks it as well, so the message is made without it."""
     payload = bytes(100)
     padded = pad(payload)
-    keys = {f"key-{number}": Key(f"key-{number}", bytes([number + 1]) * length) for number, length in enumerate(lengths)}
+    keys = {
+        f"key-{number}": Key(f"key-{number}", bytes([number + 1]) * length) for number, length in enumerate(lengths)
+    }
     first, second, *_ = octets = [key.key for key in keys.values()]
     content = cms.PadContent("2", "1", "alice-bob", 0, tuple(keys))
     hiding = b"".join(key[16:] for key in octets).ljust(len(padded), b"x")

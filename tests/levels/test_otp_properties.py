@@ -53,14 +53,17 @@ def _opened(der: bytes, keys: list[Key]) -> bytes:
 
 def _keys_for(payload: bytes, lengths: list[int], octets: bytes) -> list[Key]:
     """Keys of these lengths, no more of them than are needed; the last is made long enough."""
-    hidden, keys = padded_size(len(payload)), []
+    hidden = padded_size(len(payload))
+    keys: list[Key] = []
     for index, length in enumerate(lengths):
         left = hidden - sum(len(key.key) - FIRST for key in keys)
         if len(keys) >= 2 and left <= 0:
             break
         if index == len(lengths) - 1:
             length = max(length, left + FIRST)
-        keys.append(Key(f"key-{index:03}", bytes((octets[at % len(octets)] + at * 7 + index) % 256 for at in range(length))))
+        keys.append(
+            Key(f"key-{index:03}", bytes((octets[at % len(octets)] + at * 7 + index) % 256 for at in range(length)))
+        )
     return keys
 
 
@@ -96,7 +99,7 @@ def test_no_octet_among_the_first_16_of_a_key_has_any_influence_on_the_ciphertex
 
 @given(cases)
 def test_each_octet_of_the_ciphertext_is_under_one_octet_that_is_used_for_nothing_else(
-    case: tuple[bytes, list[Key]]
+    case: tuple[bytes, list[Key]],
 ) -> None:
     payload, keys = case
     enveloped = cms.decode_enveloped(_sealed(payload, keys))
