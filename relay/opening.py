@@ -35,6 +35,7 @@ from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.signatures import names
 from relay.mail import domain_of
+from relay.policy.names import fold_domain
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Bound, Openings, ReceivedKeys
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ class Opener:
         arrived = _arrived(layers, envelope, named) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
-        of = {state: tuple(box for box in named if states.get(box) == state) for state in ("due", "served", "busy")}
+        of = {
+            state: tuple(box for box in named if states.get(_folded_mailbox(box)) == state)
+            for state in ("due", "served", "busy")
+        }
         return Opened(
             entity.content,
             layers.names,
@@ -163,8 +167,8 @@ class Opener:
         """
         if opened.arrived is None:
             return
-        named = replace(opened.arrived, mailboxes=tuple(self._all_named(opened.envelope)))
-        served = await self.openings.settle(named, delivered, not_delivered)
+        named = replace(opened.arrived, mailboxes=tuple(map(_folded_mailbox, self._all_named(opened.envelope))))
+        served = await self.openings.settle(named, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered))
         if all(self._served(recipient, served) for recipient in opened.envelope.recipients):
             await self.done(opened)
 
@@ -244,8 +248,9 @@ class Opener:
         ):
             if said != found:
                 raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {found!r}")
-        domain = domain_of(envelope.sender)
-        if envelope.sender and domain not in (*peer.domains, *peer.forwards) and "*" not in peer.forwards:
+        domains = {_folded(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
+        domain = _folded(domain_of(envelope.sender))
+        if envelope.sender and domain not in domains and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
             _check_time(envelope.sealed_at, datetime.now(UTC))
@@ -253,9 +258,11 @@ class Opener:
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
-        allowed = set(self._all_named(envelope))
-        unique = tuple(dict.fromkeys(mailboxes))
-        return tuple(box for box in unique if box in allowed), tuple(box for box in unique if box not in allowed)
+        allowed = set(map(_folded_mailbox, self._all_named(envelope)))
+        told = {box: _folded_mailbox(box) in allowed for box in mailboxes}
+        return tuple(box for box, named in told.items() if named), tuple(
+            box for box, named in told.items() if not named
+        )
 
     def _all_named(self, envelope: SealedEnvelope) -> Iterator[str]:
         """Everybody who may have the mail: each recipient, and what mail for them may arrive for."""
@@ -265,8 +272,8 @@ class Opener:
 
     def _served(self, recipient: str, served: set[str]) -> bool:
         """Whether a recipient has the mail, themselves or by all their aliases."""
-        aliases = self.config.aliases.get(recipient, ())
-        return recipient in served or (bool(aliases) and served.issuperset(aliases))
+        aliases = {_folded_mailbox(each) for each in self.config.aliases.get(recipient, ())}
+        return _folded_mailbox(recipient) in served or (bool(aliases) and aliases <= served)
 
     def _level(self, enveloped: cms.AuthEnveloped) -> Level:
         for level in self.levels.values():
@@ -376,6 +383,20 @@ def _silent() -> Iterator[None]:
         raise
 
 
+def _folded(domain: str) -> str:
+    """A domain as domains are compared: A-labels in lower case (RFC 5890, 2.3.2.1)."""
+    try:
+        return fold_domain(domain)
+    except ValueError:
+        return domain.lower()
+
+
+def _folded_mailbox(mailbox: str) -> str:
+    """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
+    local, at, domain = mailbox.rpartition("@")
+    return local + at + _folded(domain) if at else mailbox
+
+
 def _check_time(sealed_at: datetime, now: datetime) -> None:
     """Raises OutsideWindow."""
     if sealed_at < now - WINDOW:
@@ -395,7 +416,8 @@ def _check_carriable(original: bytes) -> None:
 def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...]) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
     latest = max(datetime.now(UTC), envelope.sealed_at) + WINDOW + SKEW
-    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), mailboxes)
+    folded = tuple(dict.fromkeys(map(_folded_mailbox, mailboxes)))
+    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), folded)
 
 
 def _by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:
