@@ -36,7 +36,7 @@ from relay.levels.content import off_loop
 from relay.levels.signatures import names
 from relay.mail import domain_of
 from relay.policy.names import fold_domain
-from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Bound, Openings, ReceivedKeys
+from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
@@ -103,6 +103,7 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    beat: Beat | None = None
 
     async def open(
         self,
@@ -254,6 +255,8 @@ class Opener:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
             _check_time(envelope.sealed_at, datetime.now(UTC))
+            if self.beat is not None and envelope.sealed_at.timestamp() < self.beat.trusted_from:
+                raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
         return envelope
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
