@@ -266,6 +266,34 @@ def test_openssl_verifies_our_ml_dsa_signature(tmp_path: Path, identities: Ident
     assert verified == b"payload\r\n"
 
 
+def _signed_by_openssl(directory: Path, level: Level, identities: Identities, content: bytes) -> bytes:
+    """SignedData whose signature OpenSSL made, over the signed attributes that every relay writes.
+
+    `openssl cms -sign` itself has no way to write the algorithm protection (RFC 6211).
+    """
+    signed = _signed_by_alice(level, identities, content)
+    alice = identities.alice.identity
+    key = _pem(directory / "signing-key", (alice.signing if level.name == "pqc" else alice.rsa_signing).private_key)
+    attributes = directory / "attributes"
+    attributes.write_bytes(signed.attributes)
+    if level.name == "pqc":
+        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", attributes)
+    else:
+        signature = _openssl(
+            "dgst",
+            "-sha256",
+            "-sign",
+            key,
+            "-sigopt",
+            "rsa_padding_mode:pss",
+            "-sigopt",
+            "rsa_pss_saltlen:32",
+            attributes,
+        )
+    assert signature != signed.signature
+    return cms.encode_signed(replace(signed, signature=signature))
+
+
 @needs_openssl
 @pytest.mark.parametrize("stream", [[], ["-stream"]], ids=["der", "ber"])
 @pytest.mark.parametrize("identifier", [[], ["-keyid"]], ids=["issuer", "ski"])
@@ -273,15 +301,8 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
     tmp_path: Path, identities: Identities, stream: list[str], identifier: list[str]
 ) -> None:
     original = mails.eight_bit()
-    alice, bob = identities.alice.identity, identities.bob.identity
-    signer = _pem(tmp_path / "signer", alice.rsa_signing.certificate)
-    key = _pem(tmp_path / "key", alice.rsa_signing.private_key)
-    signed = _openssl(
-        "cms", "-sign", "-nodetach", "-binary", "-signer", signer, "-inkey", key, "-md", "sha256", *identifier,
-        "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32", "-outform", "DER",
-        stdin=mime.wrap_payload(original),
-    )  # fmt: skip
-    recipient = _pem(tmp_path / "recipient", bob.rsa_encryption.certificate)
+    signed = _signed_by_openssl(tmp_path, RSA(), identities, mime.wrap_payload(original))
+    recipient = _pem(tmp_path / "recipient", identities.bob.identity.rsa_encryption.certificate)
     der = _openssl(
         "cms", "-encrypt", "-binary", "-aes-256-gcm", "-recip", recipient, *identifier, *stream,
         "-keyopt", "rsa_padding_mode:oaep", "-keyopt", "rsa_oaep_md:sha256", "-keyopt", "rsa_mgf1_md:sha256",
@@ -292,16 +313,29 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
 
 
 @needs_openssl
-def test_we_verify_what_openssl_signs_with_ml_dsa(tmp_path: Path, identities: Identities) -> None:
-    from relay.cms import SignatureScheme
-    from relay.levels.signatures import verify
+@both
+async def test_we_verify_what_openssl_signs(level: Level, tmp_path: Path, identities: Identities) -> None:
+    signed = _signed_by_openssl(tmp_path, level, identities, b"payload\r\n")
+    unsealed = await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())
+    assert unsealed.payload == b"payload\r\n"
+    assert unsealed.signed_by is not None
+    assert unsealed.signed_by.name == "alice"
 
-    alice = identities.alice.identity
-    signer = _pem(tmp_path / "signer", alice.signing.certificate)
-    key = _pem(tmp_path / "key", alice.signing.private_key)
+
+@needs_openssl
+@both
+async def test_signed_data_of_openssl_alone_lacks_the_algorithm_protection_and_is_refused(
+    level: Level, tmp_path: Path, identities: Identities
+) -> None:
+    pair = identities.alice.identity.signing if level.name == "pqc" else identities.alice.identity.rsa_signing
+    signer, key = _pem(tmp_path / "signer", pair.certificate), _pem(tmp_path / "key", pair.private_key)
+    options = {
+        "pqc": ("-md", "sha512"),
+        "rsa": ("-md", "sha256", "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32"),
+    }
     signed = _openssl(
-        "cms", "-sign", "-nodetach", "-binary", "-signer", signer, "-inkey", key, "-md", "sha512", "-outform", "DER",
-        stdin=b"payload\r\n",
+        "cms", "-sign", "-nodetach", "-binary", "-nosmimecap", "-signer", signer, "-inkey", key, *options[level.name],
+        "-outform", "DER", stdin=b"payload",
     )  # fmt: skip
-    payload, peer = verify(signed, SignatureScheme.ML_DSA_87, identities.at_bob())
-    assert (payload, peer.name) == (b"payload\r\n", "alice")
+    with pytest.raises(BadStructure, match="signed attributes"):
+        await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())
