@@ -16,7 +16,7 @@ from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.signatures import names
+from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 
@@ -97,7 +97,7 @@ class Opener:
             references = await off_loop(size, self._references, level, enveloped, from_peer)
             try:
                 keys = await self._keys(references, patient)
-                unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signer))
+                unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signers))
             except KeyUnavailable:
                 await self._check_destroyed(references)
                 raise
@@ -175,13 +175,9 @@ class Opener:
             if await self.received.state(each.kme_group or "", each.master_sae or "", each.key_ID) == "destroyed":
                 raise KeyDestroyed(f"key {each.key_ID} was destroyed after its use: this is a copy, or mail too late")
 
-    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
-        """The peer one of whose signing certificates this is."""
-        for peer in self.certificates.values():
-            for certificate in (peer.signing, peer.rsa_signing):
-                if certificate is not None and names(identifier, certificate):
-                    return peer
-        return None
+    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        """The peers one of whose signing certificates this is."""
+        return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
 
     def _peers(self, references: Iterable[KeyReference], unsealed: Unsealed) -> set[str]:
         """The peers whom the keys and the signature of a layer prove."""

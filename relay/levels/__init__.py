@@ -6,7 +6,7 @@ aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,12 +57,13 @@ class Sealed:
 class Opening:
     """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
 
-    `signer` gives the peer whose pinned certificate a SignedData names, or None for a stranger.
+    `signers` gives every peer one of whose pinned certificates a SignedData names: none for a stranger, and never
+    more than one unless a peer claims what is another's. The key that verifies tells whose it is.
     """
 
     keys: Mapping[str, Key]
     identity: Identity | None = None
-    signer: Callable[[CertificateID], PeerCertificates | None] = lambda _: None
+    signers: Callable[[CertificateID], Sequence[PeerCertificates]] = lambda _: ()
 
 
 @dataclass(frozen=True, slots=True)

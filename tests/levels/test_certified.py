@@ -9,11 +9,13 @@ import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
@@ -28,13 +30,15 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
+from relay.keys.identity import PeerCertificates, Role
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import encrypt, kem_key, wrap
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.levels.signatures import certificate_id, sign
+from tests.test_identity.forgeries import certified
 from tests.testlib import mails
-from tests.testlib.identities import Identities
+from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
@@ -130,6 +134,53 @@ async def test_a_signature_of_the_other_kind_is_refused(level: Level, identities
     signed = sign(b"payload", pair.private_key, pair.certificate)
     with pytest.raises(BadSignature, match="is expected"):
         await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())
+
+
+@both
+@pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "alice")], ids="-".join)
+async def test_of_several_peers_with_one_identifier_only_the_one_whose_key_verifies_has_signed(
+    level: Level, order: tuple[str, str], identities: Identities
+) -> None:
+    """Importing refuses such a document; should one be there all the same, nobody answers for another."""
+    alice, eve = identities.alice, identities.eve
+    carol = replace(eve.certificates, name="carol", **cast(Any, _with_identifiers_of(alice.certificates, eve)))
+    peers = {"alice": alice.certificates, "carol": carol}
+    opening = replace(identities.at_bob(), signers=lambda _: [peers[name] for name in order])
+    for person, name in ((alice, "alice"), (eve, "carol")):
+        pair = person.identity.signing if level.name == "pqc" else person.identity.rsa_signing
+        known = (peers["alice"].signing, peers["alice"].rsa_signing)[level.name == "rsa"]
+        assert known is not None
+        signed = cms.decode_signed(sign(b"payload", pair.private_key, pair.certificate))
+        named = mime.wrap_signed(cms.encode_signed(replace(signed, signer=certificate_id(known))))
+        unsealed = await _open(level, _around(level, identities, named), opening)
+        assert unsealed.signed_by is not None
+        assert unsealed.signed_by.name == name
+    signed = _signed_by_alice(level, identities, b"payload")
+    forged = mime.wrap_signed(cms.encode_signed(replace(signed, signature=bytes(len(signed.signature)))))
+    with pytest.raises(BadSignature, match=", ".join(order)):
+        await _open(level, _around(level, identities, forged), opening)
+
+
+def _with_identifiers_of(peer: PeerCertificates, person: Person) -> dict[str, x509.Certificate]:
+    """The person's signing certificates, issued by its own CA, with the peer's subjectKeyIdentifiers."""
+    [path] = person.directory.glob("ca.key")
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, MLDSA87PrivateKey)
+    return {
+        str(role): certified(person.identity.certificates[role], key, ski=certificate_id(peer.certificates[role]).ski)
+        for role in (Role.SIGNING, Role.RSA_SIGNING)
+    }
+
+
+@both
+async def test_a_certificate_for_the_other_scheme_does_not_name_the_signer(
+    level: Level, identities: Identities
+) -> None:
+    alice = identities.alice.identity
+    other = alice.rsa_signing if level.name == "pqc" else alice.signing
+    signed = replace(_signed_by_alice(level, identities, b"x"), signer=certificate_id(other.certificate))
+    with pytest.raises(UnknownSigner):
+        await _open(level, _around(level, identities, mime.wrap_signed(cms.encode_signed(signed))), identities.at_bob())
 
 
 def _signed_by_alice(level: Level, identities: Identities, payload: bytes) -> cms.Signed:

@@ -7,22 +7,42 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.cli.check import check
 from relay.cms import KEMS
+from relay.config import load_config
 from relay.errors import ConfigError
-from relay.keys.identity import BadDocument, PinRefused, Role, identity_findings, load_identity, pin, trusted_peers
+from relay.keys.identity import (
+    BadDocument,
+    PeerCertificates,
+    PinRefused,
+    Role,
+    identity_findings,
+    load_identity,
+    pin,
+    trusted_peers,
+)
 from relay.keys.identity.layout import write_certificate
 from relay.keys.identity.pairs import subject_key_identifier
+from relay.levels.pqc import PQC
+from relay.levels.rsa import RSA
+from relay.opening import Opener
 from tests.test_identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.test_identity.homes import NOW, Home
 from tests.test_identity.test_commands import run, wrong
+from tests.test_vectors import CONFIG
+from tests.vectors.case import DIRECTORY, read
+from tests.vectors.people import Person, person
 
+every_order = pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "alice")], ids="-".join)
 every_role = pytest.mark.parametrize("role", list(Role))
 
 
@@ -174,3 +194,40 @@ def test_our_own_certificate_with_such_an_identifier_is_refused_before_peers_do(
     write_certificate(path, certified(bob.identity.kem.certificate, ca_key(bob), ski=bytes(20)))
     with pytest.raises(ConfigError, match=f"^{path}: its subjectKeyIdentifier is not made from its public key"):
         load_identity(bob.identity_directory, now=NOW)
+
+
+# Should such a document be there all the same
+
+
+@every_order
+@pytest.mark.parametrize("level", ["pqc", "rsa"])
+async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_mail(
+    level: str, order: tuple[str, str], tmp_path: Path
+) -> None:
+    """The receiver tries all that match: only the key tells who has signed."""
+    (tmp_path / "relay.toml").write_text(CONFIG)
+    alice, eve = person("alice"), person("eve")
+    peers = {"alice": alice.certificates, "carol": _claiming(alice.certificates, eve)}
+    levels = {each.name: each for each in (PQC(), RSA())}
+    nothing = cast(Any, None)
+    opener = Opener(
+        load_config(tmp_path / "relay.toml"), levels, nothing, nothing, person("bob").identity,
+        {name: peers[name] for name in order},
+    )  # fmt: skip
+    case = read(DIRECTORY / f"{level}-plain.txt")
+    opened = await opener.open(case.message, case.sender)
+    assert opened is not None
+    assert opened.peer == "alice"
+
+
+def _claiming(peer: PeerCertificates, eve: Person) -> PeerCertificates:
+    """Eve as the peer Carol, whose signing certificates have this peer's identifiers."""
+    key, theirs = MLDSA87PrivateKey.generate(), eve.certificates
+    assert theirs.rsa_signing is not None
+    assert peer.rsa_signing is not None
+    return replace(
+        theirs,
+        name="carol",
+        signing=certified(theirs.signing, key, ski=subject_key_identifier(peer.signing)),
+        rsa_signing=certified(theirs.rsa_signing, key, ski=subject_key_identifier(peer.rsa_signing)),
+    )
