@@ -33,7 +33,7 @@ from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.signatures import names
+from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.policy.names import fold_domain
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
@@ -215,7 +215,7 @@ class Opener:
         verified: list[bool] = []
         try:
             unsealed = await level.open(
-                enveloped, Opening(keys, self.identity, self._signer, verified=lambda: verified.append(True))
+                enveloped, Opening(keys, self.identity, self._signers, verified=lambda: verified.append(True))
             )
         finally:
             if verified and use is not None:
@@ -338,13 +338,9 @@ class Opener:
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
-    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
-        """The peer one of whose signing certificates this is."""
-        for peer in self.certificates.values():
-            for certificate in (peer.signing, peer.rsa_signing):
-                if certificate is not None and names(identifier, certificate):
-                    return peer
-        return None
+    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        """The peers one of whose signing certificates this is."""
+        return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
 
     def _peers(self, references: Iterable[KeyReference], unsealed: Unsealed) -> set[str]:
         """The peers whom the keys and the signature of a layer prove."""

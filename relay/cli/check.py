@@ -160,8 +160,8 @@ def _half_known(kme: KME, status: KeyStatus) -> str:
     if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
         return ""
     return (
-        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one at level aes: "
-        'write use = "otp" or use = "aes" at both sites where that is too little'
+        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one "
+        'at level aes: write use = "otp" or use = "aes" at both sites where that is too little'
     )
 
 
