@@ -140,7 +140,8 @@ class Opener:
                 await off_loop(len(message), _check_carriable, entity.content)
         except CannotOpen:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
-            await self.openings.admit(layers.bound)
+            with _silent():
+                await self.openings.admit(layers.bound)
             raise
         named, strangers = self._named(envelope, mailboxes or ())
         arrived = _arrived(layers, envelope, named) if mailboxes is not None else None

@@ -7,6 +7,7 @@ way; the claim ends by itself, so that a killed relay keeps nobody's mail for lo
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,15 +99,28 @@ class Openings:
         self._clock = clock
         self._commit = GroupCommit(self._admit)
 
-    @to_its_end
     async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, State]:
         """Binds the keys, and claims the mailboxes that have not got the mail; what becomes of each of these.
 
-        All of it is on the disk when this returns. Raises KeyUsed, KeyDestroyed, Replayed and StoreUnavailable.
+        All of it is on the disk when this returns. Who is cancelled meanwhile has claimed nobody. Raises KeyUsed,
+        KeyDestroyed, Replayed and StoreUnavailable.
         """
-        admission = _Admission(bound, arrived)
         if not bound and arrived is None:
             return {}
+        admitting = self._database.later(self._admitted(_Admission(bound, arrived)))
+        try:
+            return await asyncio.shield(admitting)
+        except asyncio.CancelledError:
+            if arrived is not None:
+                self._database.later(self._give_back(admitting, arrived))
+            raise
+
+    async def _give_back(self, admitting: asyncio.Task[Mapping[str, State]], arrived: Arrived) -> None:
+        """Without this a mail whose client has gone at the wrong moment would wait for its claim to end."""
+        states = await admitting
+        await self.settle(arrived, (), [mailbox for mailbox, state in states.items() if state == "due"])
+
+    async def _admitted(self, admission: _Admission) -> Mapping[str, State]:
         await self._commit(admission)
         if admission.trouble is not None:
             raise admission.trouble
