@@ -164,7 +164,7 @@ def test_no_message_can_lower_the_level(
     tmp_path_factory: pytest.TempPathFactory, text: str, content: bytes, can: set[LevelName], sender: str
 ) -> None:
     try:
-        policies = load_policies(write(tmp_path_factory.mktemp("p"), {"default.toml": text}), PEERS)
+        policies = load_policies(write(tmp_path_factory.mktemp("p"), {"bob.example.toml": text}), PEERS)
     except ConfigError:
         return  # a rule that plainly lowers is not loaded at all
     with_message = policies.decide(f"{sender}@alice.example", "x@bob.example", Content(content))

@@ -38,7 +38,8 @@ class PolicySet:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
         Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers
-        the recipient: a policy file that has vanished must not bounce mail.
+        the recipient, and where only a file for others says plaintext for a peer's domain: a policy file that has
+        vanished must neither bounce mail nor let it out in clear.
         """
         try:
             address = parse_address(recipient)
@@ -47,6 +48,8 @@ class PolicySet:
         file = self._find(address)
         if file is None:
             raise PolicyHolds(self._nobody_covers(address))
+        if held := self._held_in_clear(file, address, sender):
+            raise PolicyHolds(held)
         chosen = choose(file, sender, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
@@ -63,6 +66,8 @@ class PolicySet:
         if file is None:
             held = self._nobody_covers(address)
             return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=held)
+        if held := self._held_in_clear(file, address, sender):
+            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=held)
         rules: list[RuleLook] = []
         chosen = choose(file, sender, content, rules)
         peer = self._peer(file, address)
@@ -76,6 +81,10 @@ class PolicySet:
             rules=tuple(rules),
             peer_because=_because(file, address, peer),
         )
+
+    def covering(self, domain: str) -> PolicyFile | None:
+        """The file that decides for those at a domain (in A-labels) who have no file of their own."""
+        return self._find(Address("", domain))
 
     def require(self, sender: str, content: Content | None = None) -> Requirement | None:
         """What mail from `sender`, and from those whom its From fields name, must arrive with; None for nothing.
@@ -126,6 +135,22 @@ class PolicySet:
             chosen.priority,
             chosen.rule,
             file.policy.looks_inside,
+        )
+
+    def _held_in_clear(self, file: PolicyFile, address: Address, sender: str) -> str:
+        """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
+
+        The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
+        so. Rules that look into the message do not count, so that RCPT and DATA hear the same.
+        """
+        owner = self.owners.get(address.domain)
+        if owner is None or file.scope == "person" or file.domain == address.domain:
+            return ""
+        if not file.policy.in_clear or choose(file, sender, None).levels != ("plaintext",):
+            return ""
+        return (
+            f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "
+            f"create {self.directory / domain_file(address)}; only a file of its own lets mail to a peer out in clear"
         )
 
     def _nobody_covers(self, address: Address) -> str:
