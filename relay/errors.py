@@ -35,6 +35,11 @@ The tree::
             ├── UnknownSigner  signed by somebody whose certificate was not imported
             ├── UnknownPeer    sealed by or for a site that is not configured
             ├── KeyDestroyed   its quantum key was used, and was destroyed when its time was over
+            ├── KeyUsed        its quantum key has opened another message
+            ├── NotAccepted    sealed at a level, or with keys, that this peer may not use so
+            ├── NotNamed       the sealed envelope does not name the recipient, or not this site
+            ├── OutsideWindow  sealed too long ago, or in the future
+            ├── Replayed       its id was seen in another message
             └── NotForUs       sealed to a certificate that is not ours
 
 Anything that is not a RelayError is treated as TryLater: unknown errors hold mail.
@@ -222,7 +227,12 @@ class NextHopRefused(Refuse):
 
 
 class CannotOpen(Refuse):
-    """A sealed message cannot be opened, and waiting will not help."""
+    """A sealed message cannot be opened, and waiting will not help.
+
+    `silent` is set once keys have been looked at: from then on all failures are answered alike, and none is told.
+    """
+
+    silent = False
 
     code = 554
     status = "5.7.5"
@@ -251,6 +261,26 @@ class UnknownPeer(CannotOpen):
 
 class KeyDestroyed(CannotOpen):
     """Its quantum key was here, and was destroyed when its time was over: it will not come again."""
+
+
+class NotAccepted(CannotOpen):
+    """Sealed at a level that this peer may not use, or under keys of a group that serves another one."""
+
+
+class KeyUsed(CannotOpen):
+    """Its quantum key has opened another message: this one is forged, or its sender used a key twice."""
+
+
+class NotNamed(CannotOpen):
+    """What the sealed envelope says of sites, layers, sender or recipients does not fit what arrived."""
+
+
+class OutsideWindow(CannotOpen):
+    """Sealed too long ago, in the future, or before the store was restored: replays could not be told."""
+
+
+class Replayed(CannotOpen):
+    """The id in its sealed envelope was seen in another message."""
 
 
 class NotForUs(CannotOpen):

@@ -4,7 +4,8 @@ Standard: a key taken from the KME is stored before it is used; nothing is hande
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -12,17 +13,29 @@ import structlog
 from relay import mime
 from relay.config import Direction
 from relay.deliveries import Deliveries, Delivery
-from relay.dkim import Arrivals
-from relay.errors import CannotOpen, KeyNotFound, PolicyRefuses, RelayError
+from relay.dkim import Arrivals, Result
+from relay.errors import (
+    BadStructure,
+    CannotOpen,
+    DeliveryUnderWay,
+    KeyNotFound,
+    MalformedMessage,
+    NotNamed,
+    PolicyRefuses,
+    RelayError,
+    TryLater,
+)
 from relay.forward import NextHop
 from relay.forward.place import Place
 from relay.levels.content import off_loop
-from relay.mail import InPlace, Mail, Outcomes
+from relay.mail import InPlace, Mail, Outcomes, Recipient
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 from relay.quarantine.triage import Triage
 
 log = structlog.get_logger(__name__)
+
+_NOT_TRIED = TryLater("not tried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,7 @@ class Incoming:
 
         A message that does not fit there is handed to the next hop.
         """
-        place = Place(self.next_hop, fits)
+        place = Place(self.next_hop, fits, mail.envelope)
         delivery = await replace(self, next_hop=place)._delivered(mail)
         # Whether the client hears we never know: who has the mail another way must be known at each retry.
         before = delivery.begun.delivered
@@ -92,7 +105,7 @@ class Incoming:
         mail = delivery.rest
         signatures = await self.dkim.verified(mail.message) if self.dkim else ()
         try:
-            opened = await self.opener.open(mail.message, mail.envelope.sender)
+            opened = await self.opener.open(mail.message, mail.envelope.sender, mail.envelope.mailboxes)
         except (CannotOpen, KeyNotFound) as error:
             await self.triage.cannot_open(mail, error)
             _note_kept(delivery, mail)
@@ -100,7 +113,38 @@ class Incoming:
         if opened is None:
             await self._pass_on(delivery, mail)
             return
-        await off_loop(len(opened.original), mime.check_carriable, opened.original, self.direction.max_hops)
+        try:
+            await self._share_out(delivery, mail, opened)
+            if opened.due:
+                await self._hand_on(delivery, _to_the_due(mail, opened), opened, signatures)
+        finally:
+            await self._settle(delivery, opened)
+
+    async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
+        """What becomes of those recipients who do not get the mail now; nobody may learn from it whom it names."""
+        by_mailbox = {each.mailbox: each for each in mail.envelope.recipients}
+        served = [by_mailbox[mailbox] for mailbox in opened.served]
+        delivery.note(served, (None,) * len(served))
+        if served:
+            log.warning("came_again", peer=opened.peer, recipients=len(served))
+        busy = [by_mailbox[mailbox] for mailbox in opened.busy]
+        delivery.note_for_all(busy, DeliveryUnderWay("another relay delivers it, or was killed when it did"))
+        if opened.strangers:
+            redirected = mail.to(by_mailbox[mailbox] for mailbox in opened.strangers)
+            error = NotNamed("the sealed envelope names other recipients")
+            error.silent = True
+            try:
+                await self.triage.cannot_open(redirected, error)
+                _note_kept(delivery, redirected)
+            except RelayError as failure:
+                delivery.note_for_all(redirected.envelope.recipients, failure)
+
+    async def _hand_on(self, delivery: Delivery, mail: Mail, opened: Opened, signatures: Sequence[Result]) -> None:
+        """Marks the original and hands it to the next hop for these recipients, or puts it aside."""
+        if cause := await off_loop(len(opened.original), _loops, opened.original, self.direction.max_hops):
+            await self.triage.cannot_open(mail, cause)
+            _note_kept(delivery, mail)
+            return
         missed = await self._missed(mail, opened.original, opened.protection, opened.peer)
         peer = opened.peer + (missed.mark if missed else "")
         marked = await off_loop(len(opened.original), mime.marked, opened.original, opened.protection, peer)
@@ -109,12 +153,9 @@ class Incoming:
         if missed and missed.quarantine:
             await self.triage.unprotected(mail, mail.trace + marked, opened.protection, opened.peer, missed.cause)
             _note_kept(delivery, mail)
-            self._done_soon(opened)
             return
         handed = await self.next_hop.deliver(_returning_headers(mail).with_message(mail.trace + marked))
         delivery.note(mail.envelope.recipients, handed.outcomes)
-        if delivery.over:
-            self._done_soon(opened)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info
         report(
@@ -129,24 +170,29 @@ class Incoming:
             answer=handed.answer,
         )
 
-    def _done_soon(self, opened: Opened) -> None:
-        """While the client hears that all is well: should the relay be killed before he does, the mail comes twice.
+    async def _settle(self, delivery: Delivery, opened: Opened) -> None:
+        """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.
 
-        The message itself is let go: from here on nobody counts the memory that it takes.
+        Who has it not must be free before the client hears that, lest its retry be held. The message itself is let go:
+        from here on nobody counts the memory that it takes.
         """
-        self.opener.received.later(self._done(replace(opened, original=b"")))
+        has_it = {mailbox for mailbox in opened.due if delivery.outcomes.get(mailbox, _NOT_TRIED) is None}
+        not_yet = [mailbox for mailbox in opened.due if mailbox not in has_it]
+        settling = self.opener.received.later(self._settled(replace(opened, original=b""), sorted(has_it), not_yet))
+        if not_yet:
+            await asyncio.shield(settling)
 
-    async def _done(self, opened: Opened) -> None:
+    async def _settled(self, opened: Opened, has_it: list[str], not_yet: list[str]) -> None:
         """The next hop has the mail: whatever fails now must not have it sent again."""
         try:
-            await self.opener.done(opened)
+            await self.opener.settle(opened, has_it, not_yet)
         except Exception as error:  # noqa: BLE001 - the mail has left
-            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
+            log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
 
     async def _missed(self, mail: Mail, original: bytes, protection: str, peer: str) -> _Missed | None:
         """What a mail lacks that arrived with less than it must, None for enough.
 
-        Raises PolicyRefuses where policy says refuse.
+        Raises PolicyRefuses where policy says refuse and the mail came unsealed; what was opened is put aside then.
         """
         content = Content(original)
         required = await off_loop(content.size, self.policies().require, mail.envelope.sender, content)
@@ -154,9 +200,9 @@ class Incoming:
         if required is None or not cause:
             return None
         log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
-        if required.otherwise == "refuse":
+        if required.otherwise == "refuse" and not protection:
             raise PolicyRefuses(cause)
-        return _Missed(cause, f"; required={required.level}", required.otherwise == "quarantine")
+        return _Missed(cause, f"; required={required.level}", required.otherwise != "mark")
 
     async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
@@ -183,6 +229,33 @@ class Incoming:
 
 def _has_other_body(message: bytes, other: bytes) -> bool:
     return mime.split(message)[1] != mime.split(other)[1]
+
+
+def _loops(original: bytes, max_hops: int) -> CannotOpen | None:
+    """Why an original may not go on, as a failure like all others of a sealed message."""
+    try:
+        mime.check_carriable(original, max_hops)
+    except MalformedMessage as error:
+        cause = BadStructure(f"the original: {error}")
+        cause.silent = True
+        return cause
+    return None
+
+
+def _to_the_due(mail: Mail, opened: Opened) -> Mail:
+    """The mail to those who get it, from the sealed sender: what MAIL FROM and NOTIFY say on the way can be forged.
+
+    An outsider who could ask for a notice of success would get the original's header.
+    """
+    due = set(opened.due)
+    recipients = tuple(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
+    return replace(mail, envelope=replace(mail.envelope, sender=opened.envelope.sender, recipients=recipients))
+
+
+def _without_success(recipient: Recipient) -> Recipient:
+    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
+    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(wanted) or None)
 
 
 def _note_kept(delivery: Delivery, mail: Mail) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from email.message import Message
 from email.utils import format_datetime
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pybase64
 
@@ -35,7 +35,10 @@ NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 OUR_MARKS = frozenset({b"x-qumail-protection"})
 """Fields that only the relay that opened a mail may add."""
 
-PAYLOAD_HEADER = b"Content-Type: message/rfc822\r\n\r\n"
+_MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
+_ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
+_ENVELOPE_LINE_OCTETS = 54
+"""So many octets of the sealed envelope stand in a line: 72 characters behind a blank."""
 SEALED_TYPES = frozenset({"authenveloped-data", "authenticated-enveloped-data"})
 SIGNED_TYPES = frozenset({"signed-data"})
 
@@ -137,9 +140,25 @@ def marked(original: bytes, protection: str, peer: str) -> bytes:
     return mark + without_fields(original, OUR_MARKS)
 
 
-def wrap_payload(message: bytes) -> bytes:
-    """What is sealed: the original, unchanged, as a message/rfc822 entity."""
-    return PAYLOAD_HEADER + message
+class Entity(NamedTuple):
+    """What a payload is: `content`, and for a message the DER of its sealed envelope."""
+
+    kind: Literal["message", "enveloped", "signed"]
+    content: bytes
+    envelope: bytes = b""
+
+
+def wrap_payload(message: bytes, envelope: bytes) -> bytes:
+    """What is sealed: the original, unchanged, as a message/rfc822 entity under its sealed envelope (DER)."""
+    return payload_header(envelope) + message
+
+
+def payload_header(envelope: bytes) -> bytes:
+    """The header of a payload with its empty line; there is one form for each envelope."""
+    text = pybase64.b64encode(envelope)
+    width = _ENVELOPE_LINE_OCTETS // 3 * 4
+    lines = b"".join(b" " + text[start : start + width] + b"\r\n" for start in range(0, len(text), width))
+    return _MESSAGE_TYPE + _ENVELOPE_FIELD + lines + b"\r\n"
 
 
 def wrap_enveloped(der: bytes) -> bytes:
@@ -152,25 +171,40 @@ def wrap_signed(der: bytes) -> bytes:
     return _BINARY_HEADER % b"signed-data" + der
 
 
-def unwrap(payload: bytes) -> tuple[Literal["message", "enveloped", "signed"], bytes]:
-    """What kind of entity a payload is, and its content. Raises BadStructure for any other kind."""
-    if payload.startswith(PAYLOAD_HEADER):
-        return "message", payload[len(PAYLOAD_HEADER) :]
+def unwrap(payload: bytes) -> Entity:
+    """What kind of entity a payload is, and its content. Raises BadStructure for any other kind.
+
+    A message must have the header that `wrap_payload` writes, octet for octet.
+    """
+    if payload.startswith(_MESSAGE_TYPE):
+        return _unwrap_message(payload)
     try:
         end = _header_end(payload)
     except MalformedMessage as error:
         raise BadStructure(f"the payload: {error}") from error
     entity = _entity(payload[:end])
     encoding = entity.get("content-transfer-encoding", "binary").strip().lower()
-    if entity.get_content_type() == "message/rfc822" and "content-type" in entity:
-        if encoding not in ("7bit", "8bit", "binary"):
-            raise BadStructure("the payload is transfer-encoded, which message/rfc822 must not be")
-        return "message", payload[end + 2 :]
     if _announces(entity, SEALED_TYPES):
-        return "enveloped", _decoded(encoding, payload, end + 2)
+        return Entity("enveloped", _decoded(encoding, payload, end + 2))
     if _announces(entity, SIGNED_TYPES):
-        return "signed", _decoded(encoding, payload, end + 2)
-    raise BadStructure("the payload is neither message/rfc822 nor CMS")
+        return Entity("signed", _decoded(encoding, payload, end + 2))
+    raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
+
+
+def _unwrap_message(payload: bytes) -> Entity:
+    start = len(_MESSAGE_TYPE) + len(_ENVELOPE_FIELD)
+    if payload[len(_MESSAGE_TYPE) : start] != _ENVELOPE_FIELD:
+        raise BadStructure("the payload has no sealed envelope, as in format version 0: its sender must be upgraded")
+    end = payload.find(b"\r\n\r\n", start - 2, MAX_HEADER_OCTETS)
+    if end < 0:
+        raise BadStructure("the header of the payload does not end")
+    try:
+        envelope = pybase64.b64decode(payload[start:end].replace(b"\r\n", b"").replace(b" ", b""), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise BadStructure(f"the sealed envelope is not clean base64: {error}") from error
+    if payload[: end + 4] != payload_header(envelope):
+        raise BadStructure("the header of the payload is not as it is written")
+    return Entity("message", payload[end + 4 :], envelope)
 
 
 def sealed_message(original: bytes, der: bytes) -> bytes:

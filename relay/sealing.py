@@ -5,21 +5,31 @@ Standard: the level files write the format; what cannot be sealed is held or ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import mime
+from relay import cms, mime
 from relay.config import Config
-from relay.errors import BadStructure, KeyUnavailable, PolicyHolds, PolicyRefuses, RelayError
+from relay.errors import BadStructure, KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
-from relay.levels import Level, Parties, Sealed
+from relay.levels import FreshKeys, Level, Parties, Sealed
 from relay.levels.content import SMALL_OCTETS, off_loop
 from relay.mail import Mail, Recipient
-from relay.policy import Content, Decision, KeysWithReserve, LevelName, LowPriority, PolicySet, Priority, Quantum
+from relay.policy import (
+    Content,
+    Decision,
+    DrawnBefore,
+    KeysWithReserve,
+    LevelName,
+    LowPriority,
+    PolicySet,
+    Priority,
+    Quantum,
+)
 from relay.policy.foresee import Foresight, Supplied
 
 if TYPE_CHECKING:
@@ -76,7 +86,18 @@ class Prepared:
     failures: dict[str, RelayError]
 
 
-_Tried = dict[tuple[str | None, tuple[str, ...], Quantum, Priority], "Form | RelayError"]
+_Group = tuple[str | None, tuple[str, ...], Quantum, Priority]
+"""Recipients who get the same: peer, layers, quantum, priority."""
+
+
+@dataclass(slots=True)
+class _Wanting:
+    """A recipient who has no form yet: what policy says, how many of its levels were passed over, and why."""
+
+    recipient: Recipient
+    decision: Decision
+    passed: int = 0
+    causes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class Sealer:
 
     `levels` are those that this relay can do, by name; `policies` gives the policy set in force, asked once for
     each mail; `certificates` are the peers' by peer name. `made` has the SHA-256 of what was sealed of late, with the
-    peer it is for.
+    peer and the mailboxes that it is for.
     """
 
     config: Config
@@ -94,7 +115,7 @@ class Sealer:
     keys: KeysWithReserve
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
-    made: dict[bytes, str] = field(default_factory=dict, repr=False)
+    made: dict[bytes, tuple[str, frozenset[str]]] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
@@ -115,21 +136,34 @@ class Sealer:
         if policies.looks_inside and content.size > SMALL_OCTETS:
             await off_loop(content.size, content.read)
         original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        tried: _Tried = {}
         failures: dict[str, RelayError] = {}
+        wanting: list[_Wanting] = []
         for recipient in mail.envelope.recipients:
             try:
                 decision = policies.decide(mail.envelope.sender, recipient.address, content)
-                causes: list[str] = []
-                form = await self._first_that_works(original, decision, tried, causes)
-                if form is None:
-                    raise _otherwise(decision, causes, content.waited(datetime.now(UTC)))
+                wanting.append(_Wanting(recipient, decision))
             except RelayError as error:
                 failures[recipient.address] = error
-                continue
-            form.recipients.append(recipient)
-            form.weakened += _weakened(decision, form, causes)
-        forms = [form for form in tried.values() if isinstance(form, Form) and form.recipients]
+        forms: list[Form] = []
+        failed: dict[_Group, RelayError] = {}
+        while wanting:
+            groups: dict[tuple[_Group, LevelName], list[_Wanting]] = {}
+            for each in wanting:
+                if level := self._next_level(each, failed, content.size):
+                    groups.setdefault((_group(each.decision, level), level), []).append(each)
+                else:
+                    waited = content.waited(datetime.now(UTC))
+                    failures[each.recipient.address] = _otherwise(each.decision, each.causes, waited)
+            wanting = []
+            for (group, level), members in groups.items():
+                outcome = await self._try(original, mail.envelope.sender, members, level)
+                if isinstance(outcome, Form):
+                    forms.append(outcome)
+                elif isinstance(outcome, KeyUnavailable):
+                    failed[group] = outcome
+                    wanting += members
+                else:
+                    failures |= {each.recipient.address: outcome for each in members}
         return Prepared(forms, failures)
 
     async def still_permitted(self, mail: Mail, forms: list[Form]) -> list[Form]:
@@ -164,38 +198,52 @@ class Sealer:
 
     def foresight(self, supplied: Supplied | None = None) -> Foresight:
         """Tells what this sealer would do; without `supplied`, as if all keys were there."""
-        return Foresight(self.obstacle, supplied, self.config.otp.padding)
+        return Foresight(self.obstacle, self.payload_octets, supplied, self.config.otp.padding)
 
-    async def _first_that_works(
-        self, original: bytes, decision: Decision, tried: _Tried, causes: list[str]
-    ) -> Form | None:
-        """The form of the first level that can be had; each is tried once for a mail. `causes` gets what failed."""
-        for level in decision.levels:
-            if obstacle := self.obstacle(decision, level, len(original)):
-                causes.append(obstacle)
-                continue
-            group = (decision.peer, decision.layers(level), decision.quantum, decision.priority)
-            if group not in tried:
-                tried[group] = await self._try(original, decision, level)
-            outcome = tried[group]
-            if isinstance(outcome, Form):
-                return outcome
-            causes.append(f"{level}: {outcome}")
+    def payload_octets(self, decision: Decision, level: LevelName, octets: int) -> int:
+        """How many octets are sealed for a message of so many to this one recipient."""
+        parties = self._parties(decision.peer or "")
+        protection = "+".join(decision.layers(level))
+        envelope = _sealed_envelope(parties, protection, decision.sender, [Recipient(decision.recipient)])
+        return len(mime.payload_header(envelope)) + octets
+
+    def _next_level(self, wanting: _Wanting, failed: Mapping[_Group, RelayError], octets: int) -> LevelName | None:
+        """The first level that may still be had; why others may not is added to the causes."""
+        decision = wanting.decision
+        for level in decision.levels[wanting.passed :]:
+            if cause := self.obstacle(decision, level, octets):
+                wanting.causes.append(cause)
+            elif (failure := failed.get(_group(decision, level))) is not None:
+                wanting.causes.append(f"{level}: {failure}")
+            else:
+                return level
+            wanting.passed += 1
         return None
 
-    async def _try(self, original: bytes, decision: Decision, level: LevelName) -> Form | RelayError:
+    async def _try(
+        self, original: bytes, sender: str, members: Sequence[_Wanting], level: LevelName
+    ) -> Form | RelayError:
+        """One form for all these recipients, who want the same."""
+        try:
+            form = await self._form(original, sender, members, level)
+        except RelayError as error:
+            return error
+        form.recipients = [each.recipient for each in members]
+        form.weakened = [weak for each in members for weak in _weakened(each.decision, form, each.causes)]
+        return form
+
+    async def _form(self, original: bytes, sender: str, members: Sequence[_Wanting], level: LevelName) -> Form:
+        decision = members[0].decision
         policy = decision.where
         if level == "plaintext":
             return Form("plaintext", decision.peer, original, policy, decision.version)
         parties = self._parties(decision.peer or "")
-        if before := await off_loop(len(original), self._sealed_before, original, parties.peer):
+        recipients = [each.recipient for each in members]
+        if before := await off_loop(len(original), self._sealed_before, original, parties.peer, recipients):
             return Form("sealed before", decision.peer, before, policy, decision.version)
-        try:
-            sealed, protection, without_quantum = await self._sealed(original, decision, level, parties)
-        except KeyUnavailable as error:
-            return error
+        sealed, protection, without_quantum = await self._sealed(original, decision, level, parties, sender, recipients)
         message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
-        self._note_made(digest, parties.peer)
+        self._note_made(digest, parties.peer, recipients)
         return Form(
             protection,
             decision.peer,
@@ -208,26 +256,43 @@ class Sealer:
         )
 
     async def _sealed(
-        self, original: bytes, decision: Decision, name: LevelName, parties: Parties
+        self,
+        original: bytes,
+        decision: Decision,
+        name: LevelName,
+        parties: Parties,
+        sender: str,
+        recipients: Sequence[Recipient],
     ) -> tuple[Sealed, str, str]:
-        """The level, further KEMs around it, and then an aes layer, where policy wants them, or why that is missing."""
-        level = self.levels[name]
+        """The level, further KEMs around it, and then an aes layer, where policy wants them, or why that is missing.
+
+        The key of that layer is taken first: the sealed envelope inside says whether it is there.
+        """
         keys = self.keys if decision.priority == "normal" else LowPriority(self.keys)
-        sealed = await level.seal(mime.wrap_payload(original), parties, keys)
+        on_top, without_quantum = await self._quantum_key(decision, name, keys, len(original))
         layers = decision.layers(name)
+        protection = "+".join((*layers, "aes") if on_top else layers)
+        envelope = _sealed_envelope(parties, protection, sender, recipients)
+        sealed = await self.levels[name].seal(mime.wrap_payload(original, envelope), parties, keys)
         for kem in layers[1:]:
             sealed = await self.levels[kem].seal(mime.wrap_enveloped(sealed.der), parties, keys)
-        protection = "+".join(layers)
-        if level.quantum or decision.quantum == "off":
-            return sealed, protection, ""
+        if on_top:
+            sealed = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, on_top)
+        return sealed, protection, without_quantum
+
+    async def _quantum_key(
+        self, decision: Decision, name: LevelName, keys: FreshKeys, octets: int
+    ) -> tuple[DrawnBefore | None, str]:
+        """The key for one more layer where policy wants that, or why there is none. Raises KeyUnavailable."""
+        if self.levels[name].quantum or decision.quantum == "off":
+            return None, ""
         try:
-            enhanced = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, keys)
+            return DrawnBefore(await keys.take(decision.peer or "", octets=octets)), ""
         except KeyUnavailable as error:
             if decision.quantum == "required":
                 raise
-            log.warning("no_quantum_enhancement", protection=protection, peer=decision.peer, cause=str(error))
-            return sealed, protection, str(error)
-        return enhanced, f"{protection}+aes", ""
+            log.warning("no_quantum_enhancement", protection=name, peer=decision.peer, cause=str(error))
+            return None, str(error)
 
     def obstacle(self, decision: Decision, name: LevelName, octets: int = 0) -> str:
         """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
@@ -257,14 +322,14 @@ class Sealer:
             certificates=self.certificates.get(peer),
         )
 
-    def _note_made(self, digest: bytes, peer: str) -> None:
+    def _note_made(self, digest: bytes, peer: str, recipients: Sequence[Recipient]) -> None:
         """What is in this message will be known again. Only the event loop's thread changes what is known."""
-        self.made[digest] = peer
+        self.made[digest] = peer, frozenset(each.mailbox for each in recipients)
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
 
-    def _sealed_before(self, message: bytes, peer: str) -> bytes:
-        """The outer message again where this is what we sealed for the same peer of late, b"" for everything else.
+    def _sealed_before(self, message: bytes, peer: str, recipients: Sequence[Recipient]) -> bytes:
+        """The outer message again where this is what we sealed for the same people of late, b"" for everything else.
 
         What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
         """
@@ -274,8 +339,24 @@ class Sealer:
             der = mime.sealed_content(message)
         except BadStructure:
             return b""
-        ours = self.made.get(hashlib.sha256(der).digest()) == peer
+        for_peer, mailboxes = self.made.get(hashlib.sha256(der).digest(), ("", frozenset()))
+        ours = for_peer == peer and mailboxes.issuperset(each.mailbox for each in recipients)
         return mime.sealed_message(message, der) if ours else b""
+
+
+def _group(decision: Decision, level: LevelName) -> _Group:
+    return decision.peer, decision.layers(level), decision.quantum, decision.priority
+
+
+def _sealed_envelope(parties: Parties, protection: str, sender: str, recipients: Sequence[Recipient]) -> bytes:
+    """The DER of what the payload says of itself. Raises MalformedMessage where an address cannot be written."""
+    mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
+    now = datetime.now(UTC).replace(microsecond=0)
+    envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, protection, now, sender, mailboxes)
+    try:
+        return envelope.encode()
+    except ValueError as error:
+        raise MalformedMessage("an address is longer than can be sealed, or is no Unicode") from error
 
 
 def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:

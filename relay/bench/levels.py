@@ -13,6 +13,7 @@ import tracemalloc
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from relay import cms, mime
@@ -23,7 +24,7 @@ from relay.bench.openssl_cms import OpenSSL
 from relay.bench.primitives import bare, reference
 from relay.keys import Key, KeyReference
 from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
-from relay.keys.pads import Pad, Segment
+from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.rotation import Taken
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
@@ -34,7 +35,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 
 SIZES = (4_000, 1_000_000, 25_000_000)
-SEGMENT_OCTETS = 1024 * 1024
+KEY_OCTETS = 1024 * 1024
 TICK_S = 0.001
 LEVELS = ("otp", "aes", "pqc", "pqc+aes", "rsa", "rsa+aes")
 
@@ -103,17 +104,18 @@ class _Keys:
         self.given: dict[str, Key] = {}
         self._ready: list[Key] = []
 
-    def make(self, octets: int) -> None:
-        """A key for a pad of this size, and one for level aes."""
-        sizes = [min(SEGMENT_OCTETS, octets - start) for start in range(0, octets, SEGMENT_OCTETS)]
-        self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *sizes)]
+    def make(self, hidden: int) -> None:
+        """Keys of a pad that hides so many octets, and one for level aes."""
+        number = max(MIN_KEYS, -(-hidden // (KEY_OCTETS - TAG_OCTETS)))
+        self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
         return Taken(self._ready[0], _reference(self._ready[0]))
 
-    async def take_pad(self, peer: str, n_octets: int) -> Pad:
-        return Pad(tuple(Segment(_reference(key), bytearray(key.key)) for key in self._ready[1:]))
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        pad, _ = pad_of(self._ready[1:], [_reference(key) for key in self._ready[1:]], hidden)
+        return pad
 
 
 def _reference(key: Key) -> KeyReference:
@@ -154,12 +156,12 @@ async def _figures(site: _Site, name: str, size: int, rounds: int) -> LevelFigur
         sealed = await _seal(name, message, site.parties, keys)
 
     async def open_() -> None:
-        opening = Opening(keys.given, site.identity, lambda _: site.peer)
+        opening = Opening(keys.given, site.identity, lambda _: [site.peer])
         nonlocal opened
         opened = await _open(sealed, opening)
 
     repeats = rounds if size >= SIZES[-1] else 10 * rounds
-    needed = 32 + padded_size(len(mime.wrap_payload(message)))
+    needed = padded_size(len(mime.wrap_payload(message, _envelope(name, site.parties))))
     bares, references = [], []
     sealing, opening = _Watch(), _Watch()
     for _ in range(repeats):
@@ -184,7 +186,7 @@ async def _figures(site: _Site, name: str, size: int, rounds: int) -> LevelFigur
 async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> bytes:
     """As relay/sealing.py does it."""
     inner, _, enhanced = name.partition("+")
-    sealed = await _LEVELS[inner].seal(mime.wrap_payload(message), parties, keys)
+    sealed = await _LEVELS[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)
     if enhanced:
         sealed = await _LEVELS[enhanced].seal(mime.wrap_enveloped(sealed.der), parties, keys)
     return await off_loop(len(sealed.der), mime.sealed_message, message, sealed.der)
@@ -193,12 +195,20 @@ async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> byt
 async def _open(message: bytes, opening: Opening) -> bytes:
     """As relay/opening.py does it."""
     content = await off_loop(len(message), mime.sealed_content, message)
-    kind = "enveloped"
-    while kind == "enveloped":
+    while True:
         enveloped = await off_loop(len(content), cms.decode_enveloped, content)
         [level] = [level for level in _LEVELS.values() if level.recognises(enveloped)]
-        kind, content = mime.unwrap((await level.open(enveloped, opening)).payload)
-    return content
+        kind, content, envelope = mime.unwrap((await level.open(enveloped, opening)).payload)
+        if kind == "message":
+            cms.decode_sealed_envelope(envelope)
+            return content
+
+
+def _envelope(name: str, parties: Parties) -> bytes:
+    recipients = ("ben@bob.example",)
+    now = datetime.now(UTC).replace(microsecond=0)
+    envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, name, now, "ann@alice.example", recipients)
+    return envelope.encode()
 
 
 class _Watch:

@@ -196,7 +196,7 @@ class _Run:
             taken = await self._alice.take("bob")
             return [(taken.reference, taken.key.key)]
         with await self._alice.take_pad("bob", _PAD_OCTETS) as pad:
-            return [(segment.reference, bytes(segment.octets)) for segment in pad.segments]
+            return [(key.reference, bytes(key.octets)) for key in pad.keys]
 
     async def _open(self, sealed: list[tuple[KeyReference, bytes]]) -> None:
         """Fetches as a mail queue would: again while the KME has a key and cannot be asked for it."""

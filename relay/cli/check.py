@@ -21,11 +21,13 @@ from relay.cli.dkim import dkim_findings
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import quarantine_state
-from relay.config import Config, Direction, Log, load_config
+from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError
 from relay.forward import NextHop
 from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
+from relay.keys.pads import USUAL_KEY_BITS
+from relay.keys.replies import KeyStatus
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here
 from relay.store import SiteSecret
@@ -149,7 +151,18 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
                 except RelayError as error:
                     yield Finding(what, kme.url, (f"{type(error).__name__}: {error}",))
                     break
-                yield Finding(what, f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}")
+                detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
+                yield Finding(what, detail + _half_known(kme, status))
+
+
+def _half_known(kme: KME, status: KeyStatus) -> str:
+    """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
+    if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
+        return ""
+    return (
+        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one "
+        'at level aes: write use = "otp" or use = "aes" at both sites where that is too little'
+    )
 
 
 async def _next_hops(name: str, direction: Direction, hostname: str) -> AsyncIterator[Finding]:

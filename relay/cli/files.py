@@ -68,7 +68,6 @@ async def _open(config: Config, message: bytes, sender: str) -> bytes:
         opened = await parts.opener.open(message, sender)
         if opened is None:
             raise UnknownPeer("this message is not sealed for this site")
-        await parts.opener.done(opened)
     return opened.original
 
 

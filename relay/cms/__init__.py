@@ -8,6 +8,8 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 | kems.py | the KEMs that may be named, and their sizes |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
 | ber.py | the one pass that turns BER of other software into DER |
+| key_use.py | what a received key may open, and what it has opened |
+| sealed_envelope.py | what the payload says of itself: id, sites, layers, time, sender, recipients |
 | der.py, oids.py | writing and reading DER elements; object identifiers |
 """
 
@@ -17,11 +19,11 @@ from relay.cms.enveloped import (
     AuthEnveloped,
     GCMContent,
     PadContent,
-    PadSegment,
     decode_enveloped,
     encode_enveloped,
 )
 from relay.cms.kems import FURTHER_KEMS, KEMS, ML_KEM_1024
+from relay.cms.key_use import KeyUse
 from relay.cms.recipients import (
     KEY_IDENTIFIER_OCTETS,
     CertificateID,
@@ -32,6 +34,7 @@ from relay.cms.recipients import (
     RSARecipient,
     kem_kdf_info,
 )
+from relay.cms.sealed_envelope import SealedEnvelope, decode_sealed_envelope
 from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed
 
 __all__ = [
@@ -46,15 +49,17 @@ __all__ = [
     "GCMContent",
     "KEKRecipient",
     "KEMRecipient",
+    "KeyUse",
     "PadContent",
     "PadRecipient",
-    "PadSegment",
     "QKDKeyAttribute",
     "RSARecipient",
+    "SealedEnvelope",
     "SignatureScheme",
     "Signed",
     "attributes_to_sign",
     "decode_enveloped",
+    "decode_sealed_envelope",
     "decode_signed",
     "encode_enveloped",
     "encode_signed",

@@ -4,7 +4,9 @@ Standard: RFC 5083; content encryption is AES-256-GCM (RFC 5084) or the one-time
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 from cryptography.hazmat import asn1
@@ -16,7 +18,8 @@ from relay.errors import BadStructure
 
 TAG_OCTETS = 16
 NONCE_OCTETS = 12
-MAX_SEGMENTS = 65_536
+PAD_VERSION = 1
+MIN_PAD_KEYS, MAX_PAD_KEYS = 2, 65_536
 MAX_PARAMETERS_OCTETS = 16 * 1024 * 1024
 
 
@@ -28,36 +31,29 @@ class GCMContent:
 
 
 @dataclass(frozen=True, slots=True)
-class PadSegment:
-    """The first `length` octets of the key named `key_ID` are the next octets of the pad."""
-
-    key_ID: str
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class PadContent:
     """One-time pad and one-time Poly1305; everything here is under the tag.
 
-    `compression` is 0 (none) or 1 (DEFLATE, RFC 1951).
+    `compression` is 0 (none) or 1 (DEFLATE, RFC 1951). `key_IDs` ascend as UTF-8 octets, each once: so the receiver
+    knows which two keys give the tag's, and nobody can exchange them.
     """
 
     master_sae: str
     slave_sae: str
     kme_group: str
     compression: int
-    segments: tuple[PadSegment, ...]
+    key_IDs: tuple[str, ...]
 
     def encode(self) -> bytes:
         """OneTimePadParameters as DER: what is authenticated beside the ciphertext."""
         octets: bytes = asn1.encode_der(
             _PadParameters(
-                version=0,
+                version=PAD_VERSION,
                 master_sae=self.master_sae,
                 slave_sae=self.slave_sae,
                 kme_group=self.kme_group,
                 compression=self.compression,
-                segments=[_PadSegment(key_id=each.key_ID, length=each.length) for each in self.segments],
+                key_ids=list(self.key_IDs),
             )
         )
         return octets
@@ -72,17 +68,24 @@ class AuthEnveloped:
     ciphertext: bytes = field(repr=False)
     tag: bytes
 
+    def fingerprint(self) -> bytes:
+        """What a quantum key is bound to: SHA-256 of the DER of encryptedContentInfo and mac, 32 octets.
+
+        Recipients are left out: nobody may make a second message of one by writing them otherwise.
+        """
+        digest = hashlib.sha256()
+        for element in (_encrypted_content_info(self), der.Element(der.OCTET_STRING, self.tag)):
+            for piece in element.pieces:
+                digest.update(piece)
+        return digest.digest()
+
 
 def encode_enveloped(enveloped: AuthEnveloped) -> bytes:
     """The ContentInfo around it, as DER."""
     data = der.sequence(
         der.integer(0),
         der.set_of(recipients.encode(recipient) for recipient in enveloped.recipients),
-        der.sequence(
-            der.oid(oids.ID_DATA),
-            _content_algorithm(enveloped.content),
-            der.Element(0x80, enveloped.ciphertext),
-        ),
+        _encrypted_content_info(enveloped),
         der.Element(der.OCTET_STRING, enveloped.tag),
     )
     return der.sequence(der.oid(oids.ID_AUTH_ENVELOPED_DATA), der.Element(0xA0, data)).octets()
@@ -114,6 +117,14 @@ def decode_enveloped(octets: bytes) -> AuthEnveloped:
     )
 
 
+def _encrypted_content_info(enveloped: AuthEnveloped) -> der.Element:
+    return der.sequence(
+        der.oid(oids.ID_DATA),
+        _content_algorithm(enveloped.content),
+        der.Element(0x80, enveloped.ciphertext),
+    )
+
+
 def _content_algorithm(content: GCMContent | PadContent) -> bytes:
     if isinstance(content, PadContent):
         return der.algorithm(oids.ID_ONE_TIME_PAD, content.encode())
@@ -131,9 +142,15 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
         return GCMContent(gcm.nonce)
     if algorithm.algorithm == oids.ID_ONE_TIME_PAD:
         if len(algorithm.parameters.data) > MAX_PARAMETERS_OCTETS:
-            raise BadStructure("the list of pad segments is too long")
-        for fields in der.children(algorithm.parameters.data, 6)[5:]:
-            der.check_number(fields, MAX_SEGMENTS)
+            raise BadStructure("the list of pad keys is too long")
+        fields = der.children(algorithm.parameters.data, 6)
+        if not fields or bytes(fields[0]) != bytes((PAD_VERSION,)):
+            number = der.shown(int.from_bytes(fields[0][:64])) if fields else "missing"
+            raise BadStructure(
+                f"one-time pad version {number}; {PAD_VERSION} is the only one: its sender must be upgraded"
+            )
+        for key_IDs in fields[5:]:
+            der.check_number(key_IDs, MAX_PAD_KEYS)
         pad = der.parse_tlv(_PadParameters, algorithm.parameters, "one-time pad parameters")
         return _decode_pad(pad)
     raise BadStructure(
@@ -142,20 +159,19 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
 
 
 def _decode_pad(pad: _PadParameters) -> PadContent:
-    if pad.version != 0:
-        raise BadStructure(f"one-time pad version {der.shown(pad.version)}; 0 is the only one")
     if pad.compression not in (0, 1):
         raise BadStructure(f"compression {der.shown(pad.compression)} is unknown")
-    if not 1 <= len(pad.segments) <= MAX_SEGMENTS:
-        raise BadStructure(f"the pad has {len(pad.segments)} segments; 1 to {MAX_SEGMENTS} are accepted")
-    segments = tuple(PadSegment(each.key_id, each.length) for each in pad.segments)
-    if any(each.length < 1 for each in segments):
-        raise BadStructure("a segment of the pad is empty")
-    if not all(each.key_ID.isprintable() for each in segments):
+    key_IDs = tuple(pad.key_ids)
+    if not MIN_PAD_KEYS <= len(key_IDs) <= MAX_PAD_KEYS:
+        raise BadStructure(f"the pad has {len(key_IDs)} keys; {MIN_PAD_KEYS} to {MAX_PAD_KEYS} are accepted")
+    if not all(each.isprintable() for each in key_IDs):
         raise BadStructure("a key_ID is not 1 to 256 printable characters")
-    if len({each.key_ID for each in segments}) != len(segments):
-        raise BadStructure("the pad names one key twice")
-    return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, segments)
+    octets = [each.encode() for each in key_IDs]
+    if any(not before < after for before, after in pairwise(octets)):
+        raise BadStructure("the key_IDs of the pad do not ascend, each once")
+    if len({each.casefold() for each in key_IDs}) != len(key_IDs):
+        raise BadStructure("the pad names one key twice, in other letters")
+    return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, key_IDs)
 
 
 # The structures, field by field as in the RFCs. A field of type TLV is looked at before it is parsed.
@@ -168,19 +184,13 @@ class _GCMParameters:
 
 
 @asn1.sequence
-class _PadSegment:
-    key_id: Annotated[str, asn1.Size(min=1, max=256)]
-    length: int
-
-
-@asn1.sequence
 class _PadParameters:
     version: int
     master_sae: Annotated[str, asn1.Size(min=1, max=256)]
     slave_sae: Annotated[str, asn1.Size(min=1, max=256)]
     kme_group: Annotated[str, asn1.Size(min=1, max=256)]
     compression: int
-    segments: list[_PadSegment]
+    key_ids: list[Annotated[str, asn1.Size(min=1, max=256)]]
 
 
 @asn1.sequence

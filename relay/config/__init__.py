@@ -21,7 +21,7 @@ from relay.config.addresses import (
 from relay.config.checks import faults
 from relay.config.entries import Direction, IMAPAccount, IncomingDirection, Listening, OutgoingDirection, Submission
 from relay.config.keys import KME, KMEErrorRule, Peer
-from relay.config.settings import SizeSetting, parse_size
+from relay.config.settings import Mailboxes, MailboxSetting, SizeSetting, parse_size
 from relay.config.tables import (
     DKIM,
     OTP,
@@ -83,6 +83,7 @@ class Config(toml.Table):
     identity: IdentityFiles | None = None
     kmes: dict[str, KME] = Field(default_factory=dict)
     peers: dict[str, Peer] = Field(default_factory=dict)
+    aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
     otp: OTP = OTP()
     ledger: Ledger = Ledger()
     quarantine: Quarantine = Quarantine()
@@ -103,6 +104,10 @@ class Config(toml.Table):
     def peer_by_domain(self, domain: str) -> tuple[str, Peer] | None:
         """Name and settings of the peer that owns a mail domain (lower case), or None."""
         return next(((name, peer) for name, peer in self.peers.items() if domain in peer.domains), None)
+
+    def serves(self, group: str, level: str) -> bool:
+        """Whether keys of this KME group may be used at level otp or aes."""
+        return any(kme.use in (level, "both") for kme in self.kmes.values() if kme.group == group)
 
     @property
     def peer_domains(self) -> dict[str, tuple[str, ...]]:

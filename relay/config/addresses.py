@@ -119,3 +119,11 @@ def parse_domain(value: str) -> str:
     if not re.fullmatch(r"(?=.{1,253}\Z)[\w-]+(\.[\w-]+)*", value):
         raise ValueError(f'{value!r} is not a mail domain; write for instance "example.org"')
     return value.lower()
+
+
+def parse_mailbox(value: str) -> str:
+    """A mail address with its domain in lower case (RFC 5321, 2.4); raises ValueError."""
+    local, at, domain = value.rpartition("@")
+    if not at or not local or len(value) > 320 or not value.isprintable():
+        raise ValueError(f'{value[:80]!r} is not a mail address; write for instance "ben@example.org"')
+    return f"{local}@{parse_domain(domain)}"

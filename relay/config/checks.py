@@ -25,6 +25,7 @@ def faults(config: Config) -> Iterator[Fault]:
         _submission_that_cannot_be,
         _quarantine_too_small,
         _dkim_that_cannot_be,
+        _groups_that_cannot_be,
         _peers_that_cannot_be,
     ):
         yield from check(config)
@@ -91,6 +92,18 @@ def _dkim_that_cannot_be(config: Config) -> Iterator[Fault]:
             ipaddress.ip_address(server.host)
         except ValueError:
             yield ("dkim", "dns_servers"), f"dkim.dns_servers: {server.host!r} is not an IP address"
+
+
+def _groups_that_cannot_be(config: Config) -> Iterator[Fault]:
+    """The KMEs of one group share their keys, so what these are used for as well."""
+    uses: dict[str, str] = {}
+    for name, kme in config.kmes.items():
+        if uses.setdefault(kme.group, kme.use) != kme.use:
+            other = uses[kme.group]
+            yield (
+                ("kmes", name, "use"),
+                f"kmes.{name}: use is {kme.use!r}, and {other!r} elsewhere in group {kme.group!r}",
+            )
 
 
 def _peers_that_cannot_be(config: Config) -> Iterator[Fault]:

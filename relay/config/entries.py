@@ -10,10 +10,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from relay import toml
-from relay.config.addresses import Server, parse_networks
+from relay.config.addresses import Server, parse_mailbox, parse_networks
 from relay.config.settings import (
     AddressSetting,
     CASetting,
+    MailboxSetting,
     Networks,
     NextHops,
     PathSetting,
@@ -29,7 +30,7 @@ class Listening(toml.Table):
     """How an entry treats those who connect to it. `timeout` is in seconds, `trusted` are their networks."""
 
     max_message_size: SizeSetting = 50 * 2**20
-    max_recipients: int = Field(default=1000, ge=1, le=100_000)
+    max_recipients: int = Field(default=1000, ge=1, le=10_000)
     timeout: Seconds = 300.0
     connections: int = Field(default=1000, ge=1, le=100_000)
     connections_per_client: int = Field(default=50, ge=1, le=100_000)
@@ -100,8 +101,9 @@ class Submission(Listening):
 class IMAPAccount(toml.Table):
     """One mailbox at a provider, watched over IMAP: sealed messages in its folders are opened there (RFC 9051).
 
-    Just one of `password_file`, `password_credential` (a systemd credential's name) and `token_command` (XOAUTH2) says
-    how to log in. `after` is what becomes of the sealed message once the original is there. Times are seconds.
+    Just one of `password_file`, `password_credential` (a systemd credential) and `token_command` (XOAUTH2) says
+    how to log in. `addresses` are those whose mail this mailbox gets, by default the user. `after` is what becomes of
+    the sealed message once the original is there. Times are seconds.
     """
 
     host: str = Field(pattern=r"^[^\s/:]+$", max_length=253)
@@ -112,6 +114,7 @@ class IMAPAccount(toml.Table):
     password_file: PathSetting | None = None
     password_credential: str = Field(default="", pattern=r"^[\w.@-]{0,128}$")
     token_command: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    addresses: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
     folders: Annotated[tuple[Printable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("INBOX",)
     after: Literal["move", "flag", "delete"] = "move"
     sealed_folder: Printable = "Sealed"
@@ -128,8 +131,15 @@ class IMAPAccount(toml.Table):
         ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
         if sum(ways) != 1:
             raise ValueError("set just one of password_file, password_credential and token_command")
+        if not self.addresses and "@" not in self.user:
+            raise ValueError("set addresses: those whose mail this mailbox gets, since user is none")
         if self.after == "move" and self.sealed_folder in self.folders:
             raise ValueError(
                 f"sealed_folder {self.sealed_folder!r} is one of folders; sealed messages must leave those"
             )
         return self
+
+    @property
+    def mailboxes(self) -> tuple[str, ...]:
+        """The addresses whose mail this mailbox gets, domains in lower case."""
+        return self.addresses or (parse_mailbox(self.user),)

@@ -4,12 +4,23 @@ Standard: ETSI GS QKD 014 V1.1.1; what the defaults do is the standard, and each
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from relay import toml
+from relay.config.addresses import parse_domain
 from relay.config.settings import SAEID, Domains, PathSetting, Seconds, SizeSetting, as_tuple
+
+SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
+
+
+def _domain_or_any(value: str) -> str:
+    return value if value == "*" else parse_domain(value)
+
+
+ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
+"""A domain, or "*" for any."""
 
 
 class KMEErrorRule(toml.Table):
@@ -33,6 +44,7 @@ class KME(toml.Table):
     interface: Literal["etsi014", "skip"] = "etsi014"
     url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?$")
     group: str = Field(default="default", min_length=1, max_length=64)
+    use: Literal["otp", "aes", "both"] = "both"
 
     ca: PathSetting
     certificate: PathSetting
@@ -94,12 +106,16 @@ class Peer(toml.Table):
 
     `kme_groups` stand in order of preference; none at all leaves the levels without quantum keys.
     At level aes one key wraps at most `key_max_messages` messages of together `key_max_bytes` octets, within
-    `key_max_age` seconds.
+    `key_max_age` seconds; so many a key of theirs may open as well, and both sites set the same number. Mail of the
+    peer must be sealed at one of the levels in `accept`, by a sender of its domains or of those in `forwards`
+    ("*": any).
     """
 
     domains: Domains
     sae_id: SAEID
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    key_max_messages: int = Field(default=1, ge=1, le=1_000_000)
+    accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = get_args(SealingLevel)
+    forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
+    key_max_messages: int = Field(default=1, ge=1, le=1000)
     key_max_bytes: SizeSetting = 64 * 2**20
     key_max_age: Seconds = 3600.0

@@ -17,6 +17,7 @@ from relay.config.addresses import (
     Server,
     parse_address,
     parse_domain,
+    parse_mailbox,
     parse_networks,
     parse_next_hops,
     parse_socket,
@@ -68,6 +69,8 @@ DatabaseSetting = Annotated[Path | str, BeforeValidator(_database)]
 Domains = Annotated[
     tuple[Annotated[str, AfterValidator(parse_domain)], ...], BeforeValidator(as_tuple), Field(min_length=1)
 ]
+MailboxSetting = Annotated[str, AfterValidator(parse_mailbox)]
+Mailboxes = Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=86400, strict=False)]
 Printable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]

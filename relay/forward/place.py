@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
-from relay.mail import Mail
+from relay.mail import Envelope, Mail
 
 
 class Place:
     """For one mail; `mail` is what is to be put in its place, or None where nothing is."""
 
-    def __init__(self, next_hop: NextHop | Place, fits: Callable[[bytes], bool]) -> None:
+    def __init__(self, next_hop: NextHop | Place, fits: Callable[[bytes], bool], envelope: Envelope) -> None:
+        """`envelope` is what the mail server has, and keeps."""
+        self._envelope = envelope
         self._next_hop = next_hop
         self._fits = fits
         self.mail: Mail | None = None
@@ -22,8 +24,14 @@ class Place:
 
     async def deliver(self, mail: Mail) -> Handed:
         """Accepts what fits; for the rest it is as the next hop says."""
-        if not await off_loop(len(mail.message), self._fits, mail.message):
+        if self._is_other(mail) or not await off_loop(len(mail.message), self._fits, mail.message):
             self.handed_on = True
             return await self._next_hop.deliver(mail)
         self.mail = mail
         return Handed((None,) * len(mail.envelope.recipients), "put in place", "milter")
+
+    def _is_other(self, mail: Mail) -> bool:
+        """Whether the mail server would send it from somebody else, or tell more of it than it may."""
+        told = {each.mailbox: each.notify for each in self._envelope.recipients}
+        asked = any(each.notify != told.get(each.mailbox) for each in mail.envelope.recipients)
+        return asked or mail.envelope.sender != self._envelope.sender

@@ -112,6 +112,7 @@ def _group(
         gather_window=max(kme.gather_window for _, kme in kmes),
         metrics=metrics,
         timing=timing,
+        use=kmes[0][1].use,
     )
 
 

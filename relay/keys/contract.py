@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from relay.cms import KeyUse
     from relay.keys.accounts import Accounts
     from relay.keys.breaker import State
     from relay.keys.replies import KeyStatus
@@ -135,6 +136,9 @@ class ReceivedKeys(Protocol):
         """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
 
     async def look(
-        self, group: str, master_sae: str, key_IDs: Sequence[str]
+        self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:
-        """The octets of those that are held, by ID, and which of the others were destroyed. Raises StoreUnavailable."""
+        """The octets of those that are held, by ID, and which of the others were destroyed.
+
+        Raises KeyUsed where one may not be used so, and StoreUnavailable.
+        """

@@ -16,10 +16,11 @@ from typing import Self, TypeVar
 
 import structlog
 
-from relay.errors import KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
+from relay.cms import KeyUse
+from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
 from relay.keys.contract import Key, KeyReference, ReceivedKeys
-from relay.keys.pads import Pad, Segment
-from relay.keys.pool import KMEGroup
+from relay.keys.pads import Pad, PadKey
+from relay.keys.pool import KMEGroup, Use
 from relay.keys.rates import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.rotation import KeysInUse, Rotation, Taken
@@ -136,34 +137,35 @@ class KeyRing:
             key = await group.take(rules.sae_id, patient=patient)
             return Taken(key, self._reference(key.key_ID, rules.sae_id, group.group))
 
-        taken = await self._first_that_can(rules, from_group)
+        taken = await self._first_that_can(rules, "aes", from_group)
         if level == "aes":
             self._in_use.began(peer, rules.rotation, octets, taken)
         self._count(peer, level, bits=len(taken.key.key) * 8, keys=1)
         return taken
 
-    async def take_pad(self, peer: str, n_octets: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
-        """A one-time pad of exactly `n_octets` for `peer`, all or nothing. Raises KeyUnavailable."""
+    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+        """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
         rules = self._peer(peer)
 
         async def from_group(group: KMEGroup, patient: bool) -> Pad:
             if low_priority:
-                await self._leave_the_reserve(group, rules.sae_id, n_octets * 8)
-            return await group.take_pad(rules.sae_id, n_octets, patient=patient)
+                cost = await group.pad_octets(rules.sae_id, hidden)
+                await self._leave_the_reserve(group, rules.sae_id, 8 * cost)
+            return await group.take_pad(rules.sae_id, hidden, patient=patient)
 
-        pad = await self._first_that_can(rules, from_group)
-        self._count(peer, level, bits=n_octets * 8, keys=len(pad.segments))
+        pad = await self._first_that_can(rules, "otp", from_group)
+        self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
         return Pad(
             tuple(
-                Segment(self._reference(one.reference.key_ID, rules.sae_id, one.group), one.octets)
-                for one in pad.segments
+                PadKey(self._reference(one.reference.key_ID, rules.sae_id, one.group), one.octets) for one in pad.keys
             )
         )
 
-    async def can_supply(self, peer: str, n_octets: int) -> Supply:
-        """Whether `n_octets` of pad for `peer` can be had now, and if not, when."""
+    async def can_supply(self, peer: str, hidden: int) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when."""
         rules = self._peer(peer)
-        answers = [await group.can_supply(rules.sae_id, n_octets) for group in self._groups_of(rules)]
+        groups = self._groups_of(rules, "otp" if hidden else "aes")
+        answers = [await group.can_supply(rules.sae_id, hidden) for group in groups]
         waits = [answer for answer in answers if answer.wait is not None]
         return next(
             (answer for answer in answers if answer.now),
@@ -171,17 +173,22 @@ class KeyRing:
             or next(iter(answers), Supply(False, None, f"peer {peer} has no KME group")),
         )
 
-    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
+    async def fetch(
+        self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
+    ) -> dict[KeyReference, Key]:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
-        A key that was destroyed here, or that its KME does not know, is missing from the result; `patient` False does
-        not wait for the lag between the KMEs. Raises UnknownPeer, StoreUnavailable, and
+        A key that its KME does not know is missing from the result; `patient` False does not wait for the lag between
+        the KMEs. Raises KeyDestroyed and KeyUsed before any KME is asked; UnknownPeer, StoreUnavailable, and
         KeyUnavailable when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
         for (group, master_sae), wanted in self._by_origin(references).items():
-            held, destroyed = await self._known(group, master_sae, list(wanted))
-            missing = [key_ID for key_ID in wanted if key_ID not in held and key_ID not in destroyed]
+            held, destroyed = await self._known(group, master_sae, list(wanted), use)
+            if destroyed:
+                key_ID = min(destroyed)
+                raise KeyDestroyed(f"key {key_ID} was destroyed after its use: this is a copy, or mail too late")
+            missing = [key_ID for key_ID in wanted if key_ID not in held]
             keys = {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
             if missing:
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
@@ -243,10 +250,10 @@ class KeyRing:
         if reserve and left - bits < reserve:
             raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
 
-    async def _first_that_can(self, rules: PeerKeys, take: Callable[[KMEGroup, bool], Awaitable[_T]]) -> _T:
+    async def _first_that_can(self, rules: PeerKeys, use: Use, take: Callable[[KMEGroup, bool], Awaitable[_T]]) -> _T:
         """What the healthiest group that can gives; only the last one is asked again and again."""
-        groups = sorted(self._groups_of(rules), key=lambda group: -round(group.health, 1))
-        trouble: KeyUnavailable = KMEMisconfigured(f"no KME group for SAE {rules.sae_id} is configured")
+        groups = sorted(self._groups_of(rules, use), key=lambda group: -round(group.health, 1))
+        trouble: KeyUnavailable = KMEMisconfigured(f"no KME group for SAE {rules.sae_id} serves level {use}")
         for group in groups:
             try:
                 return await take(group, group is groups[-1])
@@ -268,18 +275,20 @@ class KeyRing:
         return origins
 
     async def _known(
-        self, group: str, master_sae: str, key_IDs: Sequence[str]
+        self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:
         """Octets of keys that are held, and IDs of those destroyed."""
-        return await self._received.look(group, master_sae, key_IDs) if self._received else ({}, frozenset())
+        return await self._received.look(group, master_sae, key_IDs, use) if self._received else ({}, frozenset())
 
     def _peer(self, name: str) -> PeerKeys:
         if name not in self.peers:
             raise KMEMisconfigured(f"peer {name!r} is not configured")
         return self.peers[name]
 
-    def _groups_of(self, peer: PeerKeys) -> list[KMEGroup]:
-        return [self.groups[name] for name in peer.groups if name in self.groups]
+    def _groups_of(self, peer: PeerKeys, use: Use | None = None) -> list[KMEGroup]:
+        """Those that we share with the peer, and that serve what the keys are for."""
+        groups = [self.groups[name] for name in peer.groups if name in self.groups]
+        return [group for group in groups if use is None or group.use in (use, "both")]
 
     def _reference(self, key_ID: str, slave_sae: str, group: str) -> KeyReference:
         return KeyReference(key_ID, self._own_sae, slave_sae, group)

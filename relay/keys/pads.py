@@ -1,8 +1,8 @@
-"""How a long one-time pad is drawn: into how many keys of which size, within the limits of the KME.
-Standard: ETSI GS QKD 014 V1.1.1, 6.1 (max_key_size, min_key_size, max_key_per_request); pure.
+"""How a one-time pad is drawn: from how many keys of which size, within the limits of the KME.
+Standard: relay/FORMAT.md (what each key gives to a pad); ETSI GS QKD 014 V1.1.1, 6.1 (limits of a KME); pure.
 
-All keys of a pad have one size, so any number of requests can be alike, and less than one octet a key is
-left over. What is left over is discarded, never used.
+The first octets of each key authenticate and never hide anything; the rest hides. All keys of a pad have one size, so
+any number of requests can be alike. What the last key has beyond is discarded, never used.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from relay.errors import KMEMisconfigured
 from relay.keys.contract import Key, KeyReference
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import wipe
 
 USUAL_KEY_BITS = 256
 """The size asked for where a KME says nothing about sizes."""
+
+
+TAG_OCTETS = 16
+"""So many octets of each key are never XORed: those of the first two are the tag's key."""
+MIN_KEY_OCTETS = 32
+MIN_KEYS = 2
+GOOD_KEY_OCTETS = 64
+"""Keys are not drawn shorter than this where the KME gives such: a shorter one is worth half as much, or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +42,35 @@ class PadPlan:
         """How many enc_keys requests that is."""
         return -(-self.number // self.per_request)
 
+    @property
+    def octets(self) -> int:
+        """What the pad costs, in octets of quantum key."""
+        return self.number * self.size // 8
 
-def plan_pad(n_octets: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """The plan with the fewest requests for `n_octets` (1 or more).
 
-    `any_size` False is for KMEs that give every key the same size, whatever is asked for.
+def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
+    """The plan with the fewest requests for a pad that hides so many octets (1 or more).
+
+    `any_size` False is for KMEs that give every key the same size, whatever is asked for. Raises KMEMisconfigured where
+    the KME gives only keys that are too short.
     """
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
     most = (status.max_key_size if status else None) or usual
     least = (status.min_key_size if status else None) or 8
     per_request = (status.max_key_per_request if status else None) or 1
+    most_octets = (most if any_size else usual) // 8
+    if most_octets < MIN_KEY_OCTETS:
+        raise KMEMisconfigured(f"keys of {8 * most_octets} bits; a key of a pad has {8 * MIN_KEY_OCTETS} at least")
+    number = max(MIN_KEYS, -(-hidden // (most_octets - TAG_OCTETS)))
     if not any_size:
-        return PadPlan(-(-n_octets * 8 // usual), usual, per_request)
-    most_octets, least_octets = max(1, most // 8), -(-least // 8)
-    number = -(-n_octets // most_octets)
-    return PadPlan(number, 8 * max(-(-n_octets // number), least_octets), per_request)
+        return PadPlan(number, usual, per_request)
+    enough = -(-hidden // number) + TAG_OCTETS
+    return PadPlan(number, 8 * max(enough, -(-least // 8), min(most_octets, GOOD_KEY_OCTETS)), per_request)
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """The octets that one key gives to a pad; `reference` says which key and whose."""
+class PadKey:
+    """One key of a pad, whole; `reference` says which key and whose."""
 
     reference: KeyReference
     octets: bytearray = field(repr=False)
@@ -65,24 +83,27 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """A one-time pad: segments in their order, exactly as many octets as were asked for.
+    """A one-time pad: its keys, whose IDs ascend as UTF-8 octets. `hides` is how many octets they can hide.
 
     Use it in a `with` block, or call `wipe`: the octets are overwritten then.
     """
 
-    segments: tuple[Segment, ...]
+    keys: tuple[PadKey, ...]
 
-    def __len__(self) -> int:
-        return sum(len(segment.octets) for segment in self.segments)
+    @property
+    def hides(self) -> int:
+        """How many octets the pad hides at most."""
+        return sum(len(key.octets) - TAG_OCTETS for key in self.keys)
 
-    def octets(self) -> bytearray:
-        """All octets in one piece; overwrite it too after use (`stock.wipe`)."""
-        return bytearray().join(segment.octets for segment in self.segments)
+    @property
+    def cost(self) -> int:
+        """Octets of quantum key in all."""
+        return sum(len(key.octets) for key in self.keys)
 
     def wipe(self) -> None:
-        """Overwrites the octets of all segments."""
-        for segment in self.segments:
-            wipe(segment.octets)
+        """Overwrites the octets of all keys."""
+        for key in self.keys:
+            wipe(key.octets)
 
     def __enter__(self) -> Self:
         return self
@@ -93,14 +114,14 @@ class Pad:
         self.wipe()
 
 
-def pad_of(keys: Sequence[Key], references: Sequence[KeyReference], n_octets: int) -> tuple[Pad, int]:
-    """The pad of exactly `n_octets` from these keys, and how many octets at their ends were discarded."""
-    segments = []
-    left = n_octets
-    for key, reference in zip(keys, references, strict=True):
-        octets = bytearray(key.key[: max(0, left)])
-        left -= len(octets)
-        segments.append(Segment(reference, octets))
-    if left > 0:
-        raise ValueError("the keys are shorter than the pad")
-    return Pad(tuple(segments)), sum(len(key.key) for key in keys) - n_octets
+def pad_of(keys: Sequence[Key], references: Sequence[KeyReference], hidden: int) -> tuple[Pad, int]:
+    """The pad that hides `hidden` octets with these keys, and how many octets at the end are discarded."""
+    pad = Pad(
+        tuple(
+            PadKey(reference, bytearray(key.key))
+            for key, reference in sorted(zip(keys, references, strict=True), key=lambda each: each[0].key_ID.encode())
+        )
+    )
+    if pad.hides < hidden or len(keys) < MIN_KEYS:
+        raise ValueError("the keys are too few or too short for the pad")
+    return pad, pad.hides - hidden

@@ -8,7 +8,7 @@ KME there has it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -18,7 +18,7 @@ from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
 from relay.keys.metrics import KeyMetrics
-from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
+from relay.keys.pads import USUAL_KEY_BITS, Pad, PadPlan, pad_of, plan_pad
 from relay.keys.prefetch import Prefetch
 from relay.keys.rates import Supply
 from relay.keys.stock import SeenKeys
@@ -29,6 +29,9 @@ __all__ = ["KMEGroup", "Prefetch"]
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+
+Use = Literal["otp", "aes", "both"]
+"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
 
@@ -50,6 +53,7 @@ class KMEGroup:
         metrics: KeyMetrics | None = None,
         timing: Timing = REAL_TIME,
         clock: Callable[[], float] | None = None,
+        use: Use = "both",
     ) -> None:
         """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
 
@@ -59,6 +63,7 @@ class KMEGroup:
         """
         if clock is not None:
             timing = Timing(clock, timing.sleep, timing.chance)
+        self.use: Use = use
         self._group = group
         self._clients = list(clients)
         self._metrics = metrics or KeyMetrics()
@@ -122,26 +127,29 @@ class KMEGroup:
         self._metrics.wait.labels(self._group, "key").observe(self._timing.clock() - began)
         return key
 
-    async def take_pad(self, slave_sae: str, n_octets: int, *, patient: bool = True) -> Pad:
-        """A one-time pad of exactly `n_octets`, all or nothing, from one KME. Raises KeyUnavailable.
+    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
+        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
 
         Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
-        and expire there. What the last octets of its keys exceed the pad by is discarded and counted.
+        and expire there. What its keys could hide beyond that is discarded and counted.
         """
-        if n_octets < 1:
-            raise ValueError("a pad has at least one octet")
+        if hidden < 1:
+            raise ValueError("a pad hides at least one octet")
         began = self._timing.clock()
         pad = await self._first_that_can(
             self._healthiest_first(),
-            lambda pool, again: self._pad_from(pool, slave_sae, n_octets, again),
+            lambda pool, again: self._pad_from(pool, slave_sae, hidden, again),
             patient,
         )
         self._metrics.wait.labels(self._group, "pad").observe(self._timing.clock() - began)
         return pad
 
-    async def can_supply(self, slave_sae: str, n_octets: int) -> Supply:
-        """Whether a pad of `n_octets` can be had now, and if not, when; the KMEs are asked for their status."""
-        answers = [await self._supply(pool, slave_sae, n_octets) for pool in self._healthiest_first()]
+    async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+
+        The KMEs are asked for their status.
+        """
+        answers = [await self._supply(pool, slave_sae, hidden) for pool in self._healthiest_first()]
         waits = [answer for answer in answers if answer.wait is not None]
         return next(
             (answer for answer in answers if answer.now),
@@ -219,32 +227,41 @@ class KMEGroup:
         [key] = await pool.take(slave_sae, size, patient=patient)
         return key
 
-    async def _pad_from(self, pool: FreshKeys, slave_sae: str, n_octets: int, patient: bool) -> Pad:
-        plan = await self._plan(pool, slave_sae, n_octets)
+    async def pad_octets(self, slave_sae: str, hidden: int) -> int:
+        """How many octets of quantum key a pad costs that hides so many, at the KME that would be asked first."""
+        return (await self._plan(self._healthiest_first()[0], slave_sae, hidden)).octets
+
+    async def _pad_from(self, pool: FreshKeys, slave_sae: str, hidden: int, patient: bool) -> Pad:
+        plan = await self._plan(pool, slave_sae, hidden)
         keys = await pool.take(slave_sae, plan.size, plan.number, patient=patient, prefetched=False)
         references = [KeyReference(key.key_ID, None, slave_sae, self._group) for key in keys]
-        pad, discarded = pad_of(keys, references, n_octets)
+        pad, discarded = pad_of(keys, references, hidden)
         pool.client.accounts.octets_discarded += discarded
         return pad
 
-    async def _plan(self, pool: FreshKeys, slave_sae: str, n_octets: int) -> PadPlan:
-        return plan_pad(n_octets, await pool.limits(slave_sae), any_size=pool.client.any_size)
+    async def _plan(self, pool: FreshKeys, slave_sae: str, hidden: int) -> PadPlan:
+        if not hidden:
+            return PadPlan(1, USUAL_KEY_BITS, 1)
+        return plan_pad(hidden, await pool.limits(slave_sae), any_size=pool.client.any_size)
 
-    async def _supply(self, pool: FreshKeys, slave_sae: str, n_octets: int) -> Supply:
+    async def _supply(self, pool: FreshKeys, slave_sae: str, hidden: int) -> Supply:
         name = pool.client.name
         if pool.client.health == 0:
             return Supply(False, None, f"{name}: does not answer at present")
         status = await pool.look(slave_sae)
-        plan = await self._plan(pool, slave_sae, n_octets)
+        try:
+            plan = await self._plan(pool, slave_sae, hidden)
+        except KeyUnavailable as error:
+            return Supply(False, None, f"{name}: {error}")
         needed = max(0, plan.number - pool.ready(slave_sae, plan.size)) * plan.size
         if needed == 0:
-            return Supply(True, 0.0, f"{name}: the keys are in the pool")
+            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
         if status is None or status.stored_key_count is None:
             return Supply(False, None, f"{name}: does not say how many keys it has")
         usual = status.key_size or plan.size
         stored = status.stored_key_count * usual
         if stored >= needed:
-            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed")
+            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
         if status.max_key_count and needed > status.max_key_count * usual:
             return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
         rate = pool.refill_rate(slave_sae)

@@ -126,9 +126,10 @@ class Supply:
     """The answer to "can I have so many octets, and if not, when?".
 
     `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
-    a person.
+    a person. `octets` is what it costs in quantum key, 0 where that is not known.
     """
 
     now: bool
     wait: float | None
     why: str
+    octets: int = 0

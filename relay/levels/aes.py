@@ -32,12 +32,14 @@ class AES:
         return Sealed(der, (taken.reference,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with a quantum key."""
-        return all(isinstance(recipient, cms.KEKRecipient) for recipient in enveloped.recipients)
+        """Whether those who can open it do so with a quantum key."""
+        return not isinstance(enveloped.content, cms.PadContent) and all(
+            isinstance(recipient, cms.KEKRecipient) for recipient in enveloped.recipients
+        )
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """One reference a KEKRecipientInfo; SAEs and group are None where other software sealed."""
-        return tuple(_reference(recipient) for recipient in _kek_recipients(enveloped))
+        """The one key that the content key is wrapped under. Raises BadStructure where there are several recipients."""
+        return (_reference(_recipient(enveloped)),)
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after its tag has been verified."""
@@ -51,15 +53,23 @@ def _seal(payload: bytes, key: Key, reference: KeyReference) -> bytes:
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
-    for recipient in _kek_recipients(enveloped):
-        key = opening.keys.get(_reference(recipient).key_ID)
-        if key is not None:
-            return decrypt(enveloped, unwrap(key.key, recipient.wrapped_cek, f"key {key.key_ID}"))
-    raise KeyNotFound("none of the keys at hand is named by this message")
+    recipient = _recipient(enveloped)
+    key = opening.keys.get(_reference(recipient).key_ID)
+    if key is None:
+        raise KeyNotFound("the key that this message names is not here")
+    if len(key.key) != KEY_OCTETS:
+        raise BadStructure(f"key {key.key_ID} has {len(key.key)} octets; level aes needs {KEY_OCTETS}")
+    payload = decrypt(enveloped, unwrap(key.key, recipient.wrapped_cek, f"key {key.key_ID}"))
+    opening.verified()
+    return payload
 
 
-def _kek_recipients(enveloped: cms.AuthEnveloped) -> list[cms.KEKRecipient]:
-    return [recipient for recipient in enveloped.recipients if isinstance(recipient, cms.KEKRecipient)]
+def _recipient(enveloped: cms.AuthEnveloped) -> cms.KEKRecipient:
+    """The one recipient: with two, somebody who opens it knows the content key that another one trusts."""
+    match enveloped.recipients:
+        case (cms.KEKRecipient() as recipient,):
+            return recipient
+    raise BadStructure(f"{len(enveloped.recipients)} recipients; level aes has one")
 
 
 def _reference(recipient: cms.KEKRecipient) -> KeyReference:
@@ -71,5 +81,5 @@ def _reference(recipient: cms.KEKRecipient) -> KeyReference:
         raise BadStructure("the key_ID is not 1 to 256 printable characters")
     named = recipient.attribute
     if named is None:
-        return KeyReference(key_ID)
+        raise BadStructure("whose key it is sealed under is not said (QKDKeyAttribute)")
     return KeyReference(key_ID, named.master_sae, named.slave_sae, named.kme_group)

@@ -5,6 +5,8 @@ Standard: relay/FORMAT.md (the composition); RFC 8439 2.5 (Poly1305) and 2.8 (ho
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import pairwise
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
@@ -12,12 +14,11 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from relay import cms
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
-from relay.keys.pads import Pad
+from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.padding import Padding, bound, compress, decompress, pad, padded_size, unpad
 
-TAG_KEY_OCTETS = 32
 PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
 
@@ -38,25 +39,23 @@ class OTP:
         return ""
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
-        """One AuthEnvelopedData; exactly 32 octets more of quantum key are spent than the padded payload has."""
+        """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
         packed, compressed = payload, False
         if self._compression:
             packed, compressed = await off_loop(len(payload), _packed, payload)
-        needed = TAG_KEY_OCTETS + padded_size(len(packed), self._padding)
+        needed = padded_size(len(packed), self._padding)
         with await keys.take_pad(parties.peer, needed) as one_time_pad:
-            if len(one_time_pad) != needed:
-                raise KMEBadReply("the pad is not as long as it has to be")
             content = cms.PadContent(
                 parties.master_sae,
                 parties.slave_sae,
                 _group(one_time_pad),
                 int(compressed),
-                tuple(
-                    cms.PadSegment(segment.reference.key_ID, len(segment.octets)) for segment in one_time_pad.segments
-                ),
+                tuple(key.reference.key_ID for key in one_time_pad.keys),
             )
+            _check(content.key_IDs, [key.octets for key in one_time_pad.keys], needed)
+            cost = one_time_pad.cost
             der = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
-        return Sealed(der, _references(content), 8 * needed)
+        return Sealed(der, _references(content), 8 * cost)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether the content is under a one-time pad."""
@@ -67,16 +66,33 @@ class OTP:
         return _references(_pad_content(enveloped))
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
-        """The payload, released only after the tag over segment list and ciphertext has been verified."""
+        """The payload, released only after the tag over key list and ciphertext has been verified."""
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
 
 
 def _group(one_time_pad: Pad) -> str:
     """The one KME group that gave all of the pad."""
-    groups = {segment.group for segment in one_time_pad.segments}
+    groups = {key.group for key in one_time_pad.keys}
     if len(groups) != 1:
         raise KMEBadReply("the pad's keys come from several KME groups")
     return groups.pop()
+
+
+def _check(key_IDs: Sequence[str], keys: Sequence[bytes | bytearray], hidden: int) -> None:
+    """Raises BadStructure where these keys, in this order, are no pad for so many octets.
+
+    A sender checks it too: what no receiver takes must not leave.
+    """
+    octets = [key_ID.encode() for key_ID in key_IDs]
+    if len(keys) < MIN_KEYS or any(not before < after for before, after in pairwise(octets)):
+        raise BadStructure("a pad has two keys at least, whose IDs ascend")
+    if short := [key_ID for key_ID, key in zip(key_IDs, keys, strict=True) if len(key) < MIN_KEY_OCTETS]:
+        raise BadStructure(f"key {short[0]} is shorter than {MIN_KEY_OCTETS} octets, and cannot be one of a pad")
+    hides = sum(len(key) - TAG_OCTETS for key in keys)
+    if hides < hidden:
+        raise BadStructure("the pad's keys hide less than the ciphertext has")
+    if len(keys) > MIN_KEYS and hides - (len(keys[-1]) - TAG_OCTETS) >= hidden:
+        raise BadStructure("the pad has more keys than tag and ciphertext need")
 
 
 def _packed(payload: bytes) -> tuple[bytes, bool]:
@@ -86,47 +102,44 @@ def _packed(payload: bytes) -> tuple[bytes, bool]:
 
 
 def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:
-    octets = one_time_pad.octets()
-    for segment in one_time_pad.segments:
-        _forget(segment.octets)
-    ciphertext = _xor(pad(packed, padding), octets)
-    tag = _tag(octets, content.encode(), ciphertext).finalize()
-    _forget(octets)
+    tag_key, hiding = _apart([key.octets for key in one_time_pad.keys])
+    for key in one_time_pad.keys:
+        _forget(key.octets)
+    ciphertext = _xor(pad(packed, padding), hiding)
+    tag = _tag(tag_key, content.encode(), ciphertext).finalize()
+    _forget(hiding)
     return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, ciphertext, tag))
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
     content = _pad_content(enveloped)
-    octets = _collect(content, opening)
-    if len(octets) != TAG_KEY_OCTETS + len(enveloped.ciphertext):
-        raise BadStructure("the pad's segments are not as long as the ciphertext needs")
+    missing = [key_ID for key_ID in content.key_IDs if key_ID not in opening.keys]
+    if missing:
+        raise KeyNotFound(f"{len(missing)} of {len(content.key_IDs)} keys of the pad are not here: {missing[0]} ...")
+    keys = [opening.keys[key_ID].key for key_ID in content.key_IDs]
+    _check(content.key_IDs, keys, len(enveloped.ciphertext))
+    tag_key, hiding = _apart(keys)
+    # The whole tag first: what comes out of an XOR with keys that were never meant for it must not go anywhere.
     try:
-        _tag(octets, content.encode(), enveloped.ciphertext).verify(enveloped.tag)
+        _tag(tag_key, content.encode(), enveloped.ciphertext).verify(enveloped.tag)
     except InvalidSignature as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
-    padded = _xor(enveloped.ciphertext, octets)
-    _forget(octets)
+    padded = _xor(enveloped.ciphertext, hiding)
+    _forget(hiding)
+    opening.verified()
     packed = unpad(padded)
     return decompress(packed) if content.compression else packed
 
 
-def _collect(content: cms.PadContent, opening: Opening) -> bytearray:
-    """The pad's octets, of every segment's key the first ones, in order."""
-    missing = [segment.key_ID for segment in content.segments if segment.key_ID not in opening.keys]
-    if missing:
-        raise KeyNotFound(f"{len(missing)} of {len(content.segments)} keys of the pad are not here: {missing[0]} ...")
-    octets = bytearray()
-    for segment in content.segments:
-        key = opening.keys[segment.key_ID].key
-        if segment.length > len(key):
-            raise BadStructure(f"key {segment.key_ID} is shorter than its segment of the pad")
-        octets += key[: segment.length]
-    return octets
+def _apart(keys: Sequence[bytes | bytearray]) -> tuple[bytes, bytearray]:
+    """The key of the tag, and what hides: the first octets of a key never do both."""
+    tag_key = bytes(keys[0][:TAG_OCTETS]) + bytes(keys[1][:TAG_OCTETS])
+    return tag_key, bytearray().join(memoryview(key)[TAG_OCTETS:] for key in keys)
 
 
-def _tag(octets: bytearray, parameters: bytes, ciphertext: bytes) -> Poly1305:
-    """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths; its key comes first."""
-    poly1305 = Poly1305(bytes(octets[:TAG_KEY_OCTETS]))
+def _tag(key: bytes, parameters: bytes, ciphertext: bytes) -> Poly1305:
+    """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths."""
+    poly1305 = Poly1305(key)
     for part in (parameters, ciphertext):
         poly1305.update(part)
         poly1305.update(bytes(-len(part) % 16))
@@ -135,8 +148,8 @@ def _tag(octets: bytearray, parameters: bytes, ciphertext: bytes) -> Poly1305:
 
 
 def _xor(data: bytes, octets: bytearray) -> bytes:
-    """`data` XOR what follows the tag's key in `octets`, which is overwritten by the result."""
-    with memoryview(octets)[TAG_KEY_OCTETS:] as target:
+    """`data` XOR the first of `octets`, which are overwritten by the result."""
+    with memoryview(octets)[: len(data)] as target:
         for start in range(0, len(data), PIECE_OCTETS):
             piece = data[start : start + PIECE_OCTETS]
             mask = int.from_bytes(target[start : start + len(piece)])
@@ -155,11 +168,12 @@ def _forget(octets: bytearray) -> None:
 def _pad_content(enveloped: cms.AuthEnveloped) -> cms.PadContent:
     if not isinstance(enveloped.content, cms.PadContent) or enveloped.recipients != (cms.PadRecipient(),):
         raise BadStructure("not sealed by one-time pad alone")
+    if len(enveloped.content.key_IDs) > max(MIN_KEYS, -(-len(enveloped.ciphertext) // (MIN_KEY_OCTETS - TAG_OCTETS))):
+        raise BadStructure("the pad has more keys than tag and ciphertext can need")
     return enveloped.content
 
 
 def _references(content: cms.PadContent) -> tuple[KeyReference, ...]:
     return tuple(
-        KeyReference(segment.key_ID, content.master_sae, content.slave_sae, content.kme_group)
-        for segment in content.segments
+        KeyReference(key_ID, content.master_sae, content.slave_sae, content.kme_group) for key_ID in content.key_IDs
     )

@@ -69,10 +69,10 @@ def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | No
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
-    kind, der = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
-    if kind != "signed":
+    inner = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
+    if inner.kind != "signed":
         raise BadStructure("the content is not signed")
-    payload, peer = verify(der, SignatureScheme.ML_DSA_87, opening)
+    payload, peer = verify(inner.content, SignatureScheme.ML_DSA_87, opening)
     return Unsealed(payload, peer)
 
 

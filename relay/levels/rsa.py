@@ -67,10 +67,10 @@ def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | No
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
-    kind, der = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
-    if kind != "signed":
+    inner = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
+    if inner.kind != "signed":
         raise BadStructure("the content is not signed")
-    payload, peer = verify(der, SignatureScheme.RSA_PSS, opening)
+    payload, peer = verify(inner.content, SignatureScheme.RSA_PSS, opening)
     return Unsealed(payload, peer)
 
 

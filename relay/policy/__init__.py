@@ -13,7 +13,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import Policy, PolicyFile, Unprotected
 from relay.policy.load import load_policies
-from relay.policy.priority import KeysWithReserve, LowPriority
+from relay.policy.priority import DrawnBefore, KeysWithReserve, LowPriority
 from relay.policy.require import Requirement
 from relay.policy.settings import Otherwise, Priority
 from relay.policy.strength import LevelName, Quantum
@@ -21,6 +21,7 @@ from relay.policy.strength import LevelName, Quantum
 __all__ = [
     "Content",
     "Decision",
+    "DrawnBefore",
     "Explanation",
     "KeysWithReserve",
     "LevelName",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from relay.errors import KeyUnavailable, PolicyHolds, PolicyRefuses
+from relay.keys.pads import plan_pad
 from relay.keys.rates import Supply
 from relay.levels.padding import Padding, padded_size
-from relay.mime import PAYLOAD_HEADER
 from relay.policy.decision import Decision
 from relay.policy.strength import LevelName
 
@@ -19,12 +19,14 @@ Obstacle = Callable[[Decision, LevelName, int], str]
 """Why a level cannot be done for a message of so many octets, or ""."""
 
 Supplied = Callable[[str, int], Awaitable[Supply]]
-"""Whether a peer's keys are enough for so many octets now. May raise KeyUnavailable."""
+"""Whether a peer's keys are enough for a pad that hides so many octets (0: for one key). May raise KeyUnavailable."""
+
+PayloadOctets = Callable[[Decision, LevelName, int], int]
+"""How large the payload is of a message of so many octets, with its sealed envelope."""
 
 Result = Literal["sealed", "clear", "held", "refused"]
 
 KEY_OCTETS = 32
-TAG_KEY_OCTETS = 32
 
 
 class Outcome(NamedTuple):
@@ -45,9 +47,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """`obstacle` is that of sealing; without `supplied`, keys are taken to be there. `padding` is that of level otp."""
+    """`obstacle` and `payload_octets` are those of sealing; without `supplied`, keys are taken to be there.
+
+    `padding` is that of level otp.
+    """
 
     obstacle: Obstacle
+    payload_octets: PayloadOctets
     supplied: Supplied | None = None
     padding: Padding = "padme"
 
@@ -60,8 +66,8 @@ class Foresight:
                 continue
             if level == "plaintext":
                 return Outcome("clear", level, 0, tuple(causes))
-            needed = self.key_octets(level, octets)
-            if missing := await self._missing(decision, needed):
+            needed, missing = await self._needed(decision, level, octets)
+            if missing:
                 causes.append(f"{level}: {missing}")
                 continue
             layer, missing = await self._enhanced(decision, level)
@@ -75,25 +81,29 @@ class Foresight:
         refused = decision.otherwise == "refuse" or late
         return Outcome("refused" if refused else "held", "", 0, tuple(causes))
 
-    def key_octets(self, level: LevelName, octets: int) -> int:
-        """How many octets of quantum key the level itself takes for a message of so many octets."""
-        if level == "otp":
-            return TAG_KEY_OCTETS + padded_size(len(PAYLOAD_HEADER) + octets, self.padding)
-        return KEY_OCTETS if level == "aes" else 0
+    async def _needed(self, decision: Decision, level: LevelName, octets: int) -> tuple[int, str]:
+        """How many octets of quantum key the level itself takes for such a message, and why it cannot have them."""
+        if level not in ("otp", "aes"):
+            return 0, ""
+        if level == "aes":
+            return await self._supply(decision, 0)
+        return await self._supply(decision, padded_size(self.payload_octets(decision, level, octets), self.padding))
 
     async def _enhanced(self, decision: Decision, level: LevelName) -> tuple[str, str]:
         """The layers of a finished message, and why one is missing that policy wants."""
         layers = "+".join(decision.layers(level))
         if level in ("otp", "aes") or decision.quantum == "off":
             return layers, ""
-        missing = self.obstacle(decision, "aes", 0) or await self._missing(decision, KEY_OCTETS)
+        missing = self.obstacle(decision, "aes", 0) or (await self._supply(decision, 0))[1]
         return (layers, missing) if missing else (f"{layers}+aes", "")
 
-    async def _missing(self, decision: Decision, octets: int) -> str:
-        if not octets or self.supplied is None or decision.peer is None:
-            return ""
+    async def _supply(self, decision: Decision, hidden: int) -> tuple[int, str]:
+        """What a pad that hides so many octets (0: one key) costs, and why it cannot be had now."""
+        cost = plan_pad(hidden, None, any_size=False).octets if hidden else KEY_OCTETS
+        if self.supplied is None or decision.peer is None:
+            return cost, ""
         try:
-            supply = await self.supplied(decision.peer, octets)
+            supply = await self.supplied(decision.peer, hidden)
         except KeyUnavailable as error:
-            return str(error)
-        return "" if supply.now else supply.why
+            return cost, str(error)
+        return supply.octets or cost, "" if supply.now else supply.why

@@ -1,4 +1,4 @@
-"""Keys for mail of low priority: the same keys, without what the KME keeps in reserve.
+"""Where sealing takes keys from beside the key ring itself: without the reserve, or a key that was drawn before.
 Standard: the FreshKeys contract of relay/levels; relay/keys/keyring.py knows the reserve.
 """
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from relay.errors import KMEExhausted
 from relay.keys.pads import Pad
 from relay.keys.rotation import Taken
 
@@ -16,8 +17,8 @@ class KeysWithReserve(Protocol):
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
-    async def take_pad(self, peer: str, n_octets: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
-        """A one-time pad of exactly `n_octets`. Raises KeyUnavailable."""
+    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
 
 class LowPriority:
@@ -30,6 +31,24 @@ class LowPriority:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         return await self._keys.take(peer, level=level, octets=octets, low_priority=True)
 
-    async def take_pad(self, peer: str, n_octets: int) -> Pad:
-        """A one-time pad of exactly `n_octets`. Raises KeyUnavailable."""
-        return await self._keys.take_pad(peer, n_octets, low_priority=True)
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+        return await self._keys.take_pad(peer, hidden, low_priority=True)
+
+
+class DrawnBefore:
+    """FreshKeys of one key, which was taken before it was known what it would seal; it is given once."""
+
+    def __init__(self, taken: Taken) -> None:
+        self._taken: Taken | None = taken
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+        """The key. Raises KMEExhausted the second time."""
+        taken, self._taken = self._taken, None
+        if taken is None:
+            raise KMEExhausted("only one key was drawn")
+        return taken
+
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        """There is none. Raises KMEExhausted."""
+        raise KMEExhausted("no pad was drawn")

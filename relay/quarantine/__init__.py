@@ -9,6 +9,11 @@ The reasons, each a word that people and programs read:
     tampered         its tag or signature does not match, or the signature is by the wrong site
     unknown-format   it announces itself as sealed and is not the CMS that we accept
     unknown-signer   signed by somebody whose certificate was not imported
+    not-accepted     sealed at a level that this peer may not use (`accept`), or with keys of another `use`
+    key-used         its quantum key has opened another message: it is forged, or its sender used a key twice
+    redirected       its sealed envelope does not name the recipient, the sender's domain, or the layers that it has
+    outside-window   it was sealed too long ago, in the future, or before the store was restored
+    replayed         the id in its sealed envelope was seen in another message
     unprotected      it can be read, but arrived with less protection than policy requires
 """
 
@@ -22,12 +27,30 @@ from relay.errors import (
     CannotOpen,
     KeyDestroyed,
     KeyNotFound,
+    KeyUsed,
+    NotAccepted,
     NotForUs,
+    NotNamed,
+    OutsideWindow,
+    Replayed,
     UnknownPeer,
     UnknownSigner,
 )
 
-Reason = Literal["expired", "destroyed", "wrong-site", "tampered", "unknown-format", "unknown-signer", "unprotected"]
+Reason = Literal[
+    "expired",
+    "destroyed",
+    "wrong-site",
+    "tampered",
+    "unknown-format",
+    "unknown-signer",
+    "not-accepted",
+    "key-used",
+    "redirected",
+    "outside-window",
+    "replayed",
+    "unprotected",
+]
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -39,6 +62,11 @@ _REASONS: dict[type[CannotOpen | KeyNotFound], Reason] = {
     BadTag: "tampered",
     BadSignature: "tampered",
     UnknownSigner: "unknown-signer",
+    NotAccepted: "not-accepted",
+    KeyUsed: "key-used",
+    NotNamed: "redirected",
+    OutsideWindow: "outside-window",
+    Replayed: "replayed",
 }
 
 

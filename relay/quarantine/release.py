@@ -67,11 +67,15 @@ class Release:
         """
         async with self._claimed(kept):
             leaving = await self._leaving(kept, to, unopened=unopened)
-            await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
-            handed = await self.next_hop.deliver(leaving.mail)
-        over = await self._delivered(kept, _accepted(leaving.mail, handed))
-        if over and leaving.opened is not None:
-            await self._done(leaving.opened)
+            accepted: list[str] = []
+            try:
+                await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
+                handed = await self.next_hop.deliver(leaving.mail)
+                accepted = _accepted(leaving.mail, handed)
+            finally:
+                if leaving.opened is not None:
+                    await self._settle(leaving.opened, accepted)
+        over = await self._delivered(kept, accepted)
         return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
 
     async def drop(self, kept: Kept) -> None:
@@ -112,12 +116,13 @@ class Release:
                 f"{who} HAS it, and a release would repeat it, as this was not noted: {error}"
             ) from error
 
-    async def _done(self, opened: Opened) -> None:
-        """Everybody has the message, whatever fails now: nobody must hear that it stays."""
+    async def _settle(self, opened: Opened, accepted: Sequence[str]) -> None:
+        """Some have the message, whatever fails now: nobody must hear that it stays."""
+        has_it = {Recipient(address).mailbox for address in accepted}
         try:
-            await self.opener.done(opened)
+            await self.opener.settle(opened, sorted(has_it), [box for box in opened.due if box not in has_it])
         except RelayError as error:  # the keys go when their time is over
-            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
+            log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
 
     async def _leaving(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool) -> _Leaving:
         message = await self.quarantine.message(kept.id)
@@ -129,17 +134,27 @@ class Release:
             if self.dkim:
                 without_marks = await self.dkim.without_forged(without_marks)
             return _Leaving(mail.with_message(kept.trace + without_marks), "unopened", kept.peer)
-        opened = await self.opener.open(message, kept.envelope.sender)
+        opened = await self.opener.open(message, kept.envelope.sender, mail.envelope.mailboxes, any_time=True)
         if opened is None:
             raise CannotOpen("it is not sealed for this site, as this is configured now; --unopened hands it on sealed")
+        mail = await self._for_named(mail, opened)
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.max_hops)
-        missed = self._missed(kept.envelope, opened)
+        missed = self._missed(mail.envelope, opened)
         marked = await off_loop(
             len(opened.original), mime.marked, opened.original, opened.protection, opened.peer + missed
         )
         if self.dkim:
             marked = await self.dkim.told(marked, await self.dkim.verified(message))
         return _Leaving(_headers_only(mail.with_message(marked)), opened.protection, opened.peer, opened)
+
+    async def _for_named(self, mail: Mail, opened: Opened) -> Mail:
+        """From the sealed sender, to those whom the sealed envelope names and who lack it. Raises CannotOpen."""
+        if not opened.due:
+            named = "everybody whom it names has it" if opened.served else "its sealed envelope names other recipients"
+            raise CannotOpen(f"{named}; `quarantine drop` destroys it")
+        due = set(opened.due)
+        named_here = mail.to(each for each in mail.envelope.recipients if each.mailbox in due)
+        return replace(named_here, envelope=replace(named_here.envelope, sender=opened.envelope.sender))
 
     def _missed(self, envelope: Envelope, opened: Opened) -> str:
         """What the mark adds where policy requires more: releasing is a person's decision, which this does not stop."""

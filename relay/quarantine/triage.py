@@ -40,9 +40,10 @@ class Triage:
     async def cannot_open(self, mail: Mail, error: CannotOpen | KeyNotFound) -> None:
         """Returns when the mail, as it came, is in quarantine for its recipients.
 
-        Raises `error` where the mail is to be held or refused, and QuarantineFull or StoreUnavailable.
+        Raises `error` where the mail is to be held or refused, and QuarantineFull or StoreUnavailable. Nothing is
+        refused after its keys were looked at: the answer would tell what is right about it.
         """
-        if self.config.quarantine.action == "refuse":
+        if self.config.quarantine.action == "refuse" and not (isinstance(error, CannotOpen) and error.silent):
             raise error
         key = await off_loop(len(mail.message), identity, mail)
         if isinstance(error, KeyNotFound) and await self._may_still_come(key):
@@ -54,10 +55,10 @@ class Triage:
     async def unprotected(self, mail: Mail, stored: bytes, protection: str, peer: str, cause: str) -> None:
         """Returns when `stored`, the mail as it would have been handed on, is in quarantine for its recipients.
 
-        `protection` and `peer` are how it came, "" and "" for unsealed. Raises PolicyRefuses where nothing is
-        kept, and QuarantineFull or StoreUnavailable.
+        `protection` and `peer` are how it came, "" and "" for unsealed. Raises PolicyRefuses where unsealed mail is
+        not kept, and QuarantineFull or StoreUnavailable.
         """
-        if self.config.quarantine.action == "refuse":
+        if self.config.quarantine.action == "refuse" and not protection:
             raise PolicyRefuses(cause)
         key = await off_loop(len(mail.message), identity, mail)
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
@@ -102,15 +103,15 @@ class Triage:
 
 
 def identity(mail: Mail) -> bytes:
-    """32 octets that all copies of a mail have: of a sealed one sender and CMS, whatever trace fields it has.
+    """32 octets that all copies of a mail have: of a sealed one its CMS, whoever sends it, whatever its header is.
 
-    A sealed mail opens or not by these two alone, so no copy can take the place of a better one.
+    A sealed mail opens or not by its CMS alone, all of it, so no copy can take the place of a better one.
     """
-    kind, content = b"message", mail.message
+    kind, content = mail.envelope.sender.encode("utf-8", "surrogateescape"), mail.message
     if mime.is_sealed(mail.message):
         with suppress(BadStructure):
-            kind, content = b"sealed", mime.sealed_content(mail.message)
-    digest = hashlib.sha256(kind + b"\0" + mail.envelope.sender.encode("utf-8", "surrogateescape") + b"\0")
+            kind, content = b"\0sealed", mime.sealed_content(mail.message)
+    digest = hashlib.sha256(kind + b"\0")
     digest.update(content)
     return digest.digest()
 

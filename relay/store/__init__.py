@@ -20,9 +20,11 @@ from typing import Self
 import structlog
 
 from relay.errors import StoreUnavailable
+from relay.store.beat import Beat
 from relay.store.database import Database, open_database
 from relay.store.first_seen import FirstSeen
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
+from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
 from relay.store.quarantine_table import Arrival, Kept
 from relay.store.received import (
@@ -42,12 +44,16 @@ __all__ = [
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
     "Arrival",
+    "Arrived",
+    "Beat",
     "Begun",
+    "Bound",
     "Counts",
     "FirstSeen",
     "Journal",
     "JournalForm",
     "Kept",
+    "Openings",
     "Put",
     "Quarantine",
     "ReceivedKeys",
@@ -76,12 +82,16 @@ class Store:
         journal: Journal,
         quarantine: Quarantine,
         first_seen: FirstSeen,
+        openings: Openings,
+        beat: Beat,
     ) -> None:
         self._database = database
         self.received = received
         self.journal = journal
         self.quarantine = quarantine
         self.first_seen = first_seen
+        self.openings = openings
+        self.beat = beat
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -129,12 +139,14 @@ async def open_store(
     unused_keep_for: float = UNUSED_KEEP_FOR_S,
     tombstone_keep_for: float = TOMBSTONE_KEEP_FOR_S,
     busy_timeout: float = BUSY_TIMEOUT_S,
+    beat_file: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
     All times are seconds: how long a key that was never used is kept, how long the ID of a destroyed key is
-    remembered, how long to wait for another process that is writing. `clock` gives seconds since 1970.
+    remembered, how long to wait for another process that is writing. `beat_file` tells a restored
+    store. `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
@@ -150,9 +162,12 @@ async def open_store(
         Journal(database, clock),
         Quarantine(database, secret, clock),
         FirstSeen(database, clock),
+        Openings(database, clock),
+        Beat(database, beat_file, clock),
     )
     try:
         await store.journal.load()
+        await store.beat.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
     except BaseException:

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import engines
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """The three names of one key, all opaque strings of any length."""
+    """The three names of one key, all opaque strings of any length.
+
+    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key: else a
+    key could be used once more under another spelling.
+    """
 
     group: str
     master_sae: str
@@ -18,7 +22,8 @@ class KeyName:
 
     def context(self, table: str) -> bytes:
         """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
-        parts = [part.encode("utf-8", "surrogatepass") for part in (table, self.group, self.master_sae, self.key_ID)]
+        names = (table, self.group, self.master_sae, self.key_ID.casefold())
+        parts = [part.encode("utf-8", "surrogatepass") for part in names]
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     def place(self, table: str) -> bytes:

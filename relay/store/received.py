@@ -4,6 +4,7 @@ Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 
-from relay.errors import KMEBadReply, StoreUnavailable, TryLater
+from relay.cms import KeyUse
+from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
 from relay.store import received_upkeep as upkeep
 from relay.store.database import Database, to_its_end
 from relay.store.group_commit import GroupCommit
@@ -20,11 +22,11 @@ from relay.store.received_table import batches, find, held, keys, new_row, opene
 from relay.store.secret import Sealed, SiteSecret
 
 OTP_KEEP_FOR_S = 900.0
-"""Seconds that a key of level otp is kept after its first use: retries of one delivery, no more."""
+"""Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
 USED_KEEP_FOR_S = 86_400.0
-"""Seconds that any other key is kept after its first use."""
-UNUSED_KEEP_FOR_S = 432_000.0
-"""Seconds (5 days, a usual queue lifetime) that a key which was never used is kept after it arrived."""
+"""Seconds that any other key is kept then."""
+UNUSED_KEEP_FOR_S = 605_400.0
+"""Seconds (7 days and 10 minutes, as long as a sealed message may open) that a key is kept whose mail still waits."""
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 """Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
 
@@ -84,9 +86,9 @@ class ReceivedKeys:
         self._commit = GroupCommit(self._store)
         self._commit_uses = GroupCommit(self._mark)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
-        self._database.later(work)
+        return self._database.later(work)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Stores keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
@@ -101,17 +103,22 @@ class ReceivedKeys:
 
     @to_its_end
     async def look(
-        self, group: str, master_sae: str, key_IDs: Iterable[str]
+        self, group: str, master_sae: str, key_IDs: Iterable[str], use: KeyUse | None = None
     ) -> tuple[dict[str, bytes], frozenset[str]]:
         """The octets of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
 
-        Raises StoreUnavailable, also where a row was changed or its secret is gone: never another key.
+        Raises KeyUsed where one has opened something that forbids this `use`, and StoreUnavailable, also where a row
+        was changed or its secret is gone: never another key.
         """
         names = [KeyName(group, master_sae, key_ID) for key_ID in key_IDs]
         async with self._database.reading() as connection:
             found = await find(connection, names)
-        held = {name.key_ID: opened_key(self._secret, name, row) for name, row in found.items() if row}
-        return held, frozenset(name.key_ID for name, row in found.items() if not row)
+        if use is not None:
+            for name, row in found.items():
+                if trouble := use.trouble(row.level, row.bound_to):
+                    raise KeyUsed(f"key {name.key_ID}: {trouble}")
+        held = {name.key_ID: opened_key(self._secret, name, row.sealed) for name, row in found.items() if row.sealed}
+        return held, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
 
     @to_its_end
     async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> int:
@@ -131,7 +138,7 @@ class ReceivedKeys:
             found = await find(connection, [name])
         if name not in found:
             return "unknown"
-        return "held" if found[name] else "destroyed"
+        return "held" if found[name].sealed else "destroyed"
 
     @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
@@ -183,7 +190,7 @@ class ReceivedKeys:
                 await connection.execute(insert, rows)
             found = await find(connection, [name for _, name, _ in names])
         for put in puts:
-            unlike = (self._unlike(name, key, found.get(name)) for name, key in put.keys.items())
+            unlike = (self._unlike(name, key, found[name].sealed) for name, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
 
     async def _mark(self, uses: Sequence[_Use]) -> None:

@@ -5,6 +5,7 @@ Standard: the octets of a key leave this file only when its row is just as it wa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, select
@@ -28,13 +29,16 @@ keys = Table(
     Column("key_id", Text, nullable=False),
     Column("secret_id", Text),
     Column("sealed", LargeBinary),
+    Column("level", Text),
+    Column("bound_to", LargeBinary),
     Column("stored_at", Double, nullable=False),
     Column("first_used_at", Double),
     Column("expires_at", Double, nullable=False),
     Column("destroyed_at", Double),
     Index("received_keys_expiry", "destroyed_at", "expires_at"),
 )
-"""A destroyed key's row stays as its tombstone: `destroyed_at` is set, `sealed` is noise and then NULL.
+"""A destroyed key's row stays as its tombstone: `destroyed_at` is set, `sealed` is noise and then NULL. `level`
+is the one that a key has opened something at, `bound_to` the fingerprints (32 octets each) of all that it has opened.
 
 Times are seconds since 1970; `place` is the name's SHA-256; the names are as as_column writes them.
 """
@@ -73,14 +77,24 @@ def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_a
     }
 
 
-async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, Sealed | None]:
-    """The rows that exist, by name; None for a key that was destroyed."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row: the key as it is sealed (None: destroyed), and what it has opened so far."""
+
+    sealed: Sealed | None
+    level: str | None
+    bound_to: bytes | None
+
+
+async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, Found]:
+    """The rows that exist, by name."""
     by_place = {place(name): name for name in names}
-    columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, held.label("held"))
+    columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
     found = {}
     for places in batches(list(by_place)):
         for row in await connection.execute(columns.where(keys.c.place.in_(places))):
-            found[by_place[row.place]] = Sealed(row.secret_id, row.sealed) if row.held else None
+            sealed = Sealed(row.secret_id, row.sealed) if row.held else None
+            found[by_place[row.place]] = Found(sealed, row.level, row.bound_to)
     return found
 
 

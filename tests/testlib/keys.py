@@ -9,30 +9,27 @@ import uuid
 
 from relay.errors import KMEExhausted
 from relay.keys import Key, KeyReference
-from relay.keys.pads import Pad, Segment
+from relay.keys.pads import Pad, pad_of
 from relay.keys.rotation import Taken
 
 
 class MemoryKeys:
-    """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, those that are taken of `octets` each."""
+    """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, of `octets` each, those of pads of `pad_key`."""
 
-    def __init__(self, number: int = 1000, octets: int = 32, segment: int = 4096) -> None:
+    def __init__(self, number: int = 1000, octets: int = 32, pad_key: int = 4096) -> None:
         self.issued: dict[str, Key] = {}
         self._left = number
         self._octets = octets
-        self._segment = segment
+        self._pad_key = pad_key
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
         key = self._key(self._octets)
         return Taken(key, self._reference(key))
 
-    async def take_pad(self, peer: str, n_octets: int) -> Pad:
-        segments = []
-        for start in range(0, n_octets, self._segment):
-            key = self._key(self._segment)
-            part = key.key[: min(self._segment, n_octets - start)]
-            segments.append(Segment(self._reference(key), bytearray(part)))
-        return Pad(tuple(segments))
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        number = max(2, -(-hidden // (self._pad_key - 16)))
+        keys = [self._key(self._pad_key) for _ in range(number)]
+        return pad_of(keys, [self._reference(key) for key in keys], hidden)[0]
 
     def _key(self, octets: int) -> Key:
         if not self._left:

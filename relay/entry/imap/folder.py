@@ -181,6 +181,7 @@ class Folder:
                     self._means.policies,
                     taken.message.content,
                     taken.marks[0],
+                    self.account.mailboxes,
                     patient=has_just_come(taken.message.date),
                 )
                 taken.opening = asyncio.create_task(work)
@@ -251,7 +252,15 @@ class Folder:
             return False
         self._in_hand = ()
         taken.opening, taken.opened = None, original.opened
+        await self._settle(original.opened)
         return True
+
+    async def _settle(self, opened: Opened) -> None:
+        """The original is there: from now on a copy of the sealed message is a replay."""
+        try:
+            await self._means.opener.settle(opened, (*opened.due, *opened.busy))
+        except RelayError as error:  # the keys go when their time is over
+            log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
 
     # What becomes of the sealed message
 
@@ -305,10 +314,6 @@ class Folder:
             key_IDs=[reference.key_ID for reference in opened.keys],
             octets=len(opened.original),
         )
-        try:
-            await self._means.opener.done(opened)
-        except RelayError as error:  # the original is there; the keys go when their time is over
-            log.error("keys_not_marked_as_used", cause=str(error), kind=type(error).__name__)
 
     async def _present(self, marks: Iterable[str], at_least: int = 1) -> list[int]:
         """The UIDs of the originals with one of these marks that are in the folder now, ascending.

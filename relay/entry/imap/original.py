@@ -8,14 +8,14 @@ import hashlib
 import hmac
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import getaddresses
 
 import structlog
 
 from relay import mime
-from relay.errors import MalformedMessage, PolicyRefuses
+from relay.errors import MalformedMessage, NotNamed, PolicyRefuses, Replayed
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
@@ -81,16 +81,30 @@ def sender_of(sealed: bytes) -> str:
 
 
 async def open_original(
-    opener: Opener, policies: Callable[[], PolicySet], sealed: bytes, mark: str, *, patient: bool
+    opener: Opener,
+    policies: Callable[[], PolicySet],
+    sealed: bytes,
+    mark: str,
+    mailboxes: Sequence[str],
+    *,
+    patient: bool,
 ) -> Original | None:
     """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse.
 
-    With `patient`, keys that its KME does not know yet are waited for.
+    `mailboxes` are those whose mail the mailbox gets. With `patient`, keys that its KME does not know yet are waited
+    for.
     """
-    sender = sender_of(sealed)
-    opened = await opener.open(sealed, sender, patient=patient)
+    opened = await opener.open(sealed, sender_of(sealed), mailboxes, patient=patient)
     if opened is None:
         return None
+    # A claim of our own from before a broken connection does not count: one watcher at a time has the mailbox.
+    if not (opened.due or opened.busy):
+        raise (
+            Replayed("it was opened before")
+            if opened.served
+            else NotNamed("its sealed envelope names none of this mailbox's addresses; see `addresses`")
+        )
+    sender = opened.envelope.sender
     original = opened.original
     await off_loop(len(original), mime.check_carriable, original, sys.maxsize)
     if b"\0" in original:
