@@ -18,8 +18,9 @@ number is the format, CMS signatures have no context: neither can be taken for t
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
-peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that is unknown, missing or given twice makes the document invalid. The signature proves
-nothing until the fingerprint was compared over another way, such as a telephone.
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that is
+unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
+compared over another way, such as a telephone.
 """
 
 from __future__ import annotations
