@@ -102,8 +102,10 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
     by_domain = file.scope == "default" or policy.subdomains
     if peer is None and not by_domain and policy.levels != ("plaintext",):
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
-    if policy.require is not None and peer is None and not by_domain:
-        yield ("require",), f"{file.domain} is no peer's domain, so any peer may have sealed it; set peer"
+    if policy.require and peer is None and not by_domain:
+        yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"
+    if "otp" in policy.require and {"pqc", "rsa"} & set(policy.require):
+        yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
 def _unreachable(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
