@@ -146,8 +146,10 @@ class Incoming:
             _note_kept(delivery, mail)
             return
         missed = await self._missed(mail, opened.original, opened.protection, opened.peer)
-        peer = opened.peer + (missed.mark if missed else "")
-        marked = await off_loop(len(opened.original), mime.marked, opened.original, opened.protection, peer)
+        more = missed.mark if missed else ""
+        marked = await off_loop(
+            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer, opened.author, more
+        )
         if self.dkim:
             marked = await self.dkim.told(marked, signatures)
         if missed and missed.quarantine:

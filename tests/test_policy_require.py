@@ -252,7 +252,7 @@ async def test_unsealed_mail_in_the_name_of_a_peer_is_refused(
 async def test_unsealed_mail_can_be_marked_and_nobody_else_can_write_the_mark(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    forged = b"X-QuMail-Protection: aes; peer=alice\r\n" + mails.plain()
+    forged = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain()
     assert (await through_bob(tmp_path, kmes, sink, MARK, forged)).code == 250
     assert b"X-QuMail-Protection: none; required=aes\r\n" + mails.plain() in sink.got[0].message
     assert b"peer=alice" not in sink.got[0].message
@@ -306,5 +306,6 @@ async def test_sealed_mail_that_is_too_weak_can_be_marked(
     policy = AES + 'require = "otp"\nunprotected = "mark"\n'
     assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250
     assert (
-        mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+        mails.untraced(sink.got[0].message)
+        == b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp\r\n" + mails.plain()
     )

@@ -141,7 +141,7 @@ class Release:
         await off_loop(len(opened.original), mime.check_carriable, opened.original, self.max_hops)
         missed = self._missed(mail.envelope, opened)
         marked = await off_loop(
-            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer + missed
+            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer, opened.author, missed
         )
         if self.dkim:
             marked = await self.dkim.told(marked, await self.dkim.verified(message))

@@ -51,7 +51,8 @@ async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_whe
     assert (entry["reason"], entry["protection"], len(entry["recipients"])) == ("unprotected", "aes", 2)
     assert (await bob.command("release", "--all"))[0] == 0
     assert (
-        mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+        mails.untraced(sink.got[0].message)
+        == b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp\r\n" + mails.plain()
     )
 
 

@@ -110,8 +110,8 @@ async def open_original(
     if b"\0" in original:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
     missed = _missed(policies(), sender, opened)
-    peer = f"{opened.peer}{missed}; sealed={mark}"
-    message = await off_loop(len(original), mime.marked, original, opened.protection, peer)
+    more = f"{missed}; sealed={mark}"
+    message = await off_loop(len(original), mime.marked, original, opened.protection, opened.peer, opened.author, more)
     return Original(message, mark, opened)
 
 
