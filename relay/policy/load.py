@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
@@ -15,20 +16,23 @@ from relay.policy.names import fold_domain, printable
 from relay.policy.walk import MAX_FILES, policy_names
 
 
-def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
+def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
+
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad.
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
-    return PolicyFolder(directory, peers).read()
+    return PolicyFolder(directory, peers, max_bounce=max_bounce).read()
 
 
 class PolicyFolder:
     """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
 
-    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> None:
         """Reads nothing yet."""
         self.directory = directory
+        self._max_bounce = max_bounce
         self._peers = peers
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
@@ -94,6 +98,7 @@ class PolicyFolder:
             self._owners,
             _version(self._total),
             self._looking_inside > 0,
+            self._max_bounce,
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
@@ -27,11 +28,16 @@ class PoliciesInForce:
     """The policy set that decides now; calling it gives that set, which never changes."""
 
     def __init__(
-        self, directory: Path, peers: Mapping[str, Sequence[str]], metrics: PolicyMetrics | None = None
+        self,
+        directory: Path,
+        peers: Mapping[str, Sequence[str]],
+        metrics: PolicyMetrics | None = None,
+        *,
+        max_bounce: int = MAX_BOUNCE,
     ) -> None:
         """Reads the directory. Raises ConfigError: a relay does not start on policies that it cannot read."""
         self.metrics = metrics or PolicyMetrics()
-        self._folder = PolicyFolder(directory, peers)
+        self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
         self._current = self._folder.read()
         self._problems: tuple[str, ...] = ()
         self._asked = asyncio.Event()
