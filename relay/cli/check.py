@@ -113,7 +113,7 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
 def _policies(config: Config) -> Finding:
     directory = config.policies.directory
     try:
-        policies = load_policies(directory, config.peer_domains)
+        policies = load_policies(directory, config.peer_domains, max_bounce=config.max_bounce)
     except ConfigError as error:
         return Finding("policies", str(directory), tuple(error.problems))
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
