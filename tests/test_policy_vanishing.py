@@ -77,7 +77,7 @@ def test_only_a_file_that_names_the_domain_or_the_address_says_plaintext_for_a_p
         if not held:
             assert policies.decide(sender, recipient) == explanation.decision
             continue
-        with pytest.raises(PolicyHolds, match="bob.example belongs to peer 'bob'") as caught:
+        with pytest.raises(PolicyHolds, match=r"bob\.example belongs to peer 'bob'") as caught:
             policies.decide(sender, recipient)
         assert str(tmp_path / "bob.example.toml") in str(caught.value)
         assert explanation.decision is None

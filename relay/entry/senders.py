@@ -66,7 +66,7 @@ class SenderRights:
         """
         if self.any_address:
             return
-        values = [raw for name, raw in mime.fields(mime.header_of(message)) if name == b"from"]
+        values = [raw for name, raw in mime.fields(mime.searched_header(message)) if name == b"from"]
         if len(values) != 1:
             raise MalformedMessage(f"the header has {len(values) or 'no'} From fields; it must have one")
         authors = _authors(values[0])
