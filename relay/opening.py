@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -91,11 +91,15 @@ class _Layers:
         return "+".join(self.protection)
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Opener:
     """Opens sealed messages; one value for the life of the relay.
 
-    `certificates` are the peers' by peer name.
+    `certificates` are the peers' by peer name, `clock` gives the receiver's time (aware).
     """
 
     config: Config
@@ -106,6 +110,7 @@ class Opener:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
     beat: Beat | None = None
+    clock: Callable[[], datetime] = _utc_now
 
     async def open(
         self,
@@ -146,7 +151,7 @@ class Opener:
                 await self.openings.admit(layers.bound)
             raise
         named, strangers = self._named(envelope, mailboxes or ())
-        arrived = _arrived(layers, envelope, named) if mailboxes is not None else None
+        arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
         of = {
@@ -258,7 +263,7 @@ class Opener:
         if envelope.sender and domain not in domains and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
-            _check_time(envelope.sealed_at, datetime.now(UTC))
+            _check_time(envelope.sealed_at, self.clock())
             if self.beat is not None and envelope.sealed_at.timestamp() < self.beat.trusted_from:
                 raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
         return envelope
@@ -416,9 +421,9 @@ def _check_carriable(original: bytes) -> None:
         raise BadStructure(f"the original: {error}") from error
 
 
-def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...]) -> Arrived:
+def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...], now: datetime) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
-    latest = max(datetime.now(UTC), envelope.sealed_at) + WINDOW + SKEW
+    latest = max(now, envelope.sealed_at) + WINDOW + SKEW
     folded = tuple(dict.fromkeys(map(_folded_mailbox, mailboxes)))
     return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), folded)
 
