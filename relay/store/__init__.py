@@ -20,7 +20,7 @@ from typing import Self
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store.database import Database, open_database
+from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
 from relay.store.quarantine import Put, Quarantine, Room, Total
@@ -58,6 +58,7 @@ __all__ = [
     "Total",
     "mail_key",
     "open_store",
+    "transport_problem",
 ]
 
 BUSY_TIMEOUT_S = 5.0
