@@ -184,7 +184,7 @@ class Bob:
     async def bindings(self) -> set[Binding]:
         """What each key of the case has opened by now."""
         names = {*self.case.keys, *(bound.name for bound in self.case.bound)}
-        async with self.store.openings._database.reading() as connection:  # noqa: SLF001 - no user sees what a key is bound to
+        async with self.store.openings._database.reading() as connection:
             rows = await find(connection, [KeyName(*name) for name in names])
         return {
             Binding(Name(name.group, name.master_sae, name.key_ID), row.level, _cut(row.bound_to))

@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
