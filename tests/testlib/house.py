@@ -24,6 +24,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "lmtp": ("outgoing-lmtp", "incoming-lmtp"),
     "smtp": ("outgoing-smtp", "incoming-smtp"),
     "proxy": ("outgoing-lmtp", "incoming-lmtp", "outgoing-proxy"),
+    "incoming-proxy": ("outgoing-lmtp", "incoming-lmtp", "incoming-proxy"),
     "milter": ("milter",),
     "smarthost": ("smarthost",),
 }
@@ -94,6 +95,7 @@ async def house(
     changes: str = "",
     policies: Mapping[str, str] = POLICIES,
     relay_settings: str = "",
+    kme_settings: str = "",
 ) -> AsyncIterator[House]:
     """An organisation that runs; `settings` are lines of main.cf before deploy/postfix is applied, `changes` shell
     commands after it, `relay_settings` go into [outgoing] and [incoming].
@@ -105,7 +107,7 @@ async def house(
         site = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies,
             outgoing=bob.address if alone else sealed, incoming=sealed if by_milter else opened,
-            settings=f"{ENTRIES}\n{relay_settings}",
+            settings=f"{ENTRIES}\n{relay_settings}", kme_settings=kme_settings,
         )  # fmt: skip
         relay = await stack.enter_async_context(app.running(site.config))
         running = await stack.enter_async_context(
