@@ -64,12 +64,18 @@ def decode(octets: bytes, spec: Any) -> Any:
     Contents of ANY are not looked into; who reads them decodes them again. Raises BadEncodingError.
     """
     try:
-        value, rest = pyasn1_decode(octets, asn1Spec=spec)
+        written, rest = pyasn1_decode(octets, asn1Spec=spec)
+        if rest or encode(written) != octets:
+            raise BadEncodingError("not DER")
+        return pyasn1_decode(octets, asn1Spec=spec)[0]  # again: writing leaves empty components behind
     except _FAILURES as error:
         raise BadEncodingError(str(error)) from error
-    if rest or encode(value) != octets:
-        raise BadEncodingError("not DER")
-    return value
+
+
+def has(value: Any, *names: str) -> bool:
+    """Whether a SEQUENCE has one of these optional components. (To ask it for one makes pyasn1 invent it.)"""
+    found = (value.getComponentByName(name, default=None, instantiate=False) for name in names)
+    return any(component is not None and component.isValue for component in found)
 
 
 def head(octets: bytes, at: int, end: int) -> tuple[bytes, int | None, int]:

@@ -130,14 +130,14 @@ def _read(octets: bytes) -> tuple[bytes, Any]:
         raise BadEncodingError("not SignedData")
     signed = der.decode(bytes(info["content"]), SIGNED_DATA)
     content = signed["encapContentInfo"]
-    if int(signed["version"]) != 3 or str(content["eContentType"]) != ID_DATA or not content["eContent"].isValue:
+    if int(signed["version"]) != 3 or str(content["eContentType"]) != ID_DATA or not der.has(content, "eContent"):
         raise BadEncodingError("another version or content, or none")
-    if not signed["certificates"].isValue or len(signed["signerInfos"]) != 1:
+    if not der.has(signed, "certificates") or len(signed["signerInfos"]) != 1:
         raise BadEncodingError("no certificate, or not one signer")
     payload = bytes(content["eContent"])
     signer = signed["signerInfos"][0]
     by_identifier = signer["sid"].getName() == "subjectKeyIdentifier"
-    if int(signer["version"]) != (3 if by_identifier else 1) or signer["unsignedAttrs"].isValue:
+    if int(signer["version"]) != (3 if by_identifier else 1) or der.has(signer, "unsignedAttrs"):
         raise BadEncodingError("another version of the signer, or unsigned attributes")
     if [der.encode(one) for one in signed["digestAlgorithms"]] != [der.encode(signer["digestAlgorithm"])]:
         raise BadEncodingError("other digests than the signer's")
@@ -154,7 +154,7 @@ def _signed_octets(signer: Any) -> bytes:
 
 def _digest_signed(signer: Any, digest_algorithm: bytes, signature_algorithm: bytes) -> bytes:
     """The message digest of the signed attributes, which are these four and as the format has them."""
-    if not signer["signedAttrs"].isValue or len(der.encode(signer["signedAttrs"])) > limits.SIGNED_ATTRIBUTES:
+    if not der.has(signer, "signedAttrs") or len(der.encode(signer["signedAttrs"])) > limits.SIGNED_ATTRIBUTES:
         raise BadEncodingError("no signed attributes, or too long ones")
     found: dict[str, bytes] = {}
     for attribute in signer["signedAttrs"]:

@@ -139,10 +139,10 @@ def _read(octets: bytes) -> Layer:
     enveloped = der.decode(bytes(info["content"]), rfc5083.AuthEnvelopedData())
     if int(enveloped["version"]) != 0:
         raise BadEncodingError("another version")
-    if any(enveloped[name].isValue for name in ("originatorInfo", "authAttrs", "unauthAttrs")):
+    if der.has(enveloped, "originatorInfo", "authAttrs", "unauthAttrs"):
         raise BadEncodingError("originatorInfo or attributes")
     content = enveloped["authEncryptedContentInfo"]
-    if str(content["contentType"]) != ID_DATA or not content["encryptedContent"].isValue:
+    if str(content["contentType"]) != ID_DATA or not der.has(content, "encryptedContent"):
         raise BadEncodingError("another content, or none")
     mac = bytes(enveloped["mac"])
     if len(mac) != 16:
@@ -164,7 +164,7 @@ def _read(octets: bytes) -> Layer:
         "fingerprint": hashlib.sha256(der.encode(content) + der.encode(enveloped["mac"])).digest(),
     }
     encryption = content["contentEncryptionAlgorithm"]
-    parameters = bytes(encryption["parameters"]) if encryption["parameters"].isValue else b""
+    parameters = bytes(encryption["parameters"]) if der.has(encryption, "parameters") else b""
     if str(encryption["algorithm"]) == ID_ONE_TIME_PAD:
         _pad_recipient(recipients)
         quantum, compressed = _pad_parameters(parameters)
@@ -226,10 +226,10 @@ def _aes_recipients(recipients: Any) -> dict[str, Any]:
 
 def _quantum_recipient(value: Any) -> tuple[QuantumKeys, bytes]:
     kek = value["kekid"]
-    if int(value["version"]) != 4 or kek["date"].isValue or not kek["other"].isValue:
+    if int(value["version"]) != 4 or der.has(kek, "date") or not der.has(kek, "other"):
         raise BadEncodingError("a recipient of another form")
     other = kek["other"]
-    if str(other["keyAttrId"]) != ID_QKD_KEY or not other["keyAttr"].isValue:
+    if str(other["keyAttrId"]) != ID_QKD_KEY or not der.has(other, "keyAttr"):
         raise BadEncodingError("another key attribute")
     if der.encode(value["keyEncryptionAlgorithm"]) != AES256_WRAP or len(value["encryptedKey"]) != 40:
         raise BadEncodingError("another key wrap")
@@ -260,10 +260,10 @@ def _kem_recipient(other: Any) -> tuple[str, Recipient]:
     if str(other["oriType"]) != ID_ORI_KEM:
         raise BadEncodingError("another recipient")
     value = der.decode(bytes(other["oriValue"]), rfc9629.KEMRecipientInfo())
-    if int(value["version"]) != 0 or int(value["kekLength"]) != 32 or value["ukm"].isValue:
+    if int(value["version"]) != 0 or int(value["kekLength"]) != 32 or der.has(value, "ukm"):
         raise BadEncodingError("another form of KEM recipient")
     kem = value["kem"]
-    if str(kem["algorithm"]) not in KEMS or kem["parameters"].isValue:
+    if str(kem["algorithm"]) not in KEMS or der.has(kem, "parameters"):
         raise BadEncodingError("another KEM")
     name, size = KEMS[str(kem["algorithm"])]
     if der.encode(value["kdf"]) != algorithm(ID_HKDF_SHA256) or der.encode(value["wrap"]) != AES256_WRAP:
