@@ -34,8 +34,10 @@ def sealed_octets(message: bytes) -> bytes:
     header, empty, body = message.partition(b"\r\n\r\n")
     fields = _fields(header + b"\r\n")
     types = fields.get(b"content-type", [])
-    if len(types) != 1 or not _is_sealed(types[0]):
+    if not any(map(_is_sealed, types)):
         raise NotSealedError
+    if len(types) != 1:
+        raise BadMessageError("two types")
     if len(header) + 2 > limits.HEADER or header.count(b"\n") + 1 > limits.HEADER_LINES:
         raise BadMessageError("too long a header")
     encodings = fields.get(b"content-transfer-encoding", [])

@@ -87,8 +87,8 @@ class _Opening:
             if layer.name == "otp":
                 inside = layers.unpad(inside, compressed=layer.compressed)
             if not inside.startswith(mime.LAYER):
-                if layer.name in FURTHER_KEMS:
-                    raise Failure(8, _BAD, "no layer where one must be")
+                if layer.name in FURTHER_KEMS or self.names[1:]:
+                    raise Failure(8, _BAD, "no layer of pqc or rsa inside those that stand around one")
                 return inside
             if layer.name == "otp":
                 raise Failure(8, _BAD, "a layer where none can be")
@@ -104,10 +104,11 @@ class _Opening:
             layer = structures.read(octets)
         except BadEncodingError as error:
             raise Failure(1, _BAD, str(error)) from error
-        if self.names and (layer.name in {"aes", "otp"} or layer.name in self.names):
+        outside = set(self.names)
+        if (layer.name == "otp" and outside) or (layer.name == "aes" and outside - {"aes"}):
             raise Failure(1, _BAD, "a layer that cannot stand inside another")
-        if set(self.names) & FURTHER_KEMS and layer.name == "rsa":
-            raise Failure(1, _BAD, "further KEMs stand around pqc only")
+        if layer.name in outside & FURTHER_KEMS or (layer.name == "rsa" and outside & FURTHER_KEMS):
+            raise Failure(1, _BAD, "further KEMs stand around pqc only, each once")
         return layer
 
     def _open_quantum(self, layer: Layer, quantum: QuantumKeys) -> bytes:

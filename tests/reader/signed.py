@@ -33,7 +33,6 @@ ID_SIGNING_TIME = "1.2.840.113549.1.9.5"
 ID_ALGORITHM_PROTECTION = "1.2.840.113549.1.9.52"
 ID_SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
 
-LEAST_RSA_BITS = 4096
 _SALT = 32
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _CONTEXT = tag.Tag(tag.tagClassContext, tag.tagFormatSimple, 0)
@@ -107,6 +106,8 @@ def verify(octets: bytes, level: str, peers: Iterable[Peer], now: datetime) -> t
         der.encode(signer["digestAlgorithm"]),
         der.encode(signer["signatureAlgorithm"]),
     )
+    if not any(digest_algorithm in scheme[0] and signature_algorithm in scheme[1] for scheme in SCHEMES.values()):
+        raise Failure(9, "bad structure", "an algorithm of no scheme")
     if digest_algorithm not in digests or signature_algorithm not in signatures:
         raise Failure(9, "bad signature", "not the level's own scheme")
     try:
@@ -130,15 +131,15 @@ def _read(octets: bytes) -> tuple[bytes, Any]:
         raise BadEncodingError("not SignedData")
     signed = der.decode(bytes(info["content"]), SIGNED_DATA)
     content = signed["encapContentInfo"]
-    if int(signed["version"]) != 3 or str(content["eContentType"]) != ID_DATA or not der.has(content, "eContent"):
-        raise BadEncodingError("another version or content, or none")
-    if not der.has(signed, "certificates") or len(signed["signerInfos"]) != 1:
-        raise BadEncodingError("no certificate, or not one signer")
+    if str(content["eContentType"]) != ID_DATA or not der.has(content, "eContent"):
+        raise BadEncodingError("another content, or none")
+    if len(signed["signerInfos"]) != 1:
+        raise BadEncodingError("not one signer")
     payload = bytes(content["eContent"])
     signer = signed["signerInfos"][0]
-    by_identifier = signer["sid"].getName() == "subjectKeyIdentifier"
-    if int(signer["version"]) != (3 if by_identifier else 1) or der.has(signer, "unsignedAttrs"):
-        raise BadEncodingError("another version of the signer, or unsigned attributes")
+    version = 3 if signer["sid"].getName() == "subjectKeyIdentifier" else 1  # RFC 5652, 5.1 and 5.3
+    if (int(signed["version"]), int(signer["version"])) != (version, version) or der.has(signer, "unsignedAttrs"):
+        raise BadEncodingError("another version, or unsigned attributes")
     if [der.encode(one) for one in signed["digestAlgorithms"]] != [der.encode(signer["digestAlgorithm"])]:
         raise BadEncodingError("other digests than the signer's")
     if len(octets) - len(payload) > limits.AROUND_SIGNED or len(signer["signature"]) > limits.SIGNATURE:
@@ -204,7 +205,7 @@ def _verify_signature(pinned: Certificate, level: str, signature: bytes, octets:
         if level == "rsa" and pinned.algorithm == ID_RSA:
             key = der.decode(pinned.public_key, rfc4055.RSAPublicKey())
             public = rsa.RSAPublicNumbers(int(key["publicExponent"]), int(key["modulus"])).public_key()
-            if public.key_size >= LEAST_RSA_BITS:
+            if public.key_size >= structures.LEAST_RSA_BITS:
                 scheme = padding.PSS(padding.MGF1(hashes.SHA256()), salt_length=_SALT)
                 public.verify(signature, octets, scheme, hashes.SHA256())
                 return

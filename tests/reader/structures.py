@@ -27,6 +27,7 @@ ID_QKD_KEY = "2.25.70870596422438752823789839143307439983"
 ID_ONE_TIME_PAD = "2.25.174329942225367338356280624045584076657"
 ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 
+LEAST_RSA_BITS = 4096
 ML_KEM = "ml-kem-1024"
 KEMS = {  # identifier: name, octets of a ciphertext
     "2.16.840.1.101.3.4.4.3": (ML_KEM, 1568),
@@ -253,6 +254,8 @@ def _rsa_recipient(value: Any) -> Recipient:
         raise BadEncodingError("another version of a recipient")
     if der.encode(value["keyEncryptionAlgorithm"]) not in OAEP:
         raise BadEncodingError("another key transport")
+    if len(value["encryptedKey"]) * 8 < LEAST_RSA_BITS:
+        raise BadEncodingError("too short an RSA key")
     return Recipient(identifier, issuer, serial, bytes(value["encryptedKey"]), b"")
 
 
