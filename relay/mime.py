@@ -134,9 +134,13 @@ def _has(header: bytes, names: frozenset[bytes]) -> bool:
     return any(name in lower for name in names) and any(name in names for name, _ in fields(header))
 
 
-def marked(original: bytes, protection: str, peer: str) -> bytes:
-    """The opened original under a field that says what protected it; no such field from outside is kept."""
-    mark = f"X-QuMail-Protection: {protection}; peer={peer}\r\n".encode()
+def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
+    """The opened original under a field that says what protected it; no such field from outside is kept.
+
+    `author` is "peer" where its From field is of the peer's domains, else "other"; `more` are further parameters, each
+    behind "; ".
+    """
+    mark = f"X-QuMail-Protection: {protection}; peer={peer}; author={author}{more}\r\n".encode()
     return mark + without_fields(original, OUR_MARKS)
 
 

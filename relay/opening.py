@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
@@ -35,6 +35,7 @@ from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
+from relay.policy import Content, author
 from relay.policy.names import fold_domain
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
 
@@ -56,9 +57,9 @@ SKEW = timedelta(minutes=10)
 class Opened:
     """The original message, octet for octet as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it, `sender` the SMTP sender it
-    had there. Of the mailboxes that were asked about, `due` get it now; `served` have it, `busy` get it from another
-    relay at this moment, and `strangers` are not named by the sealed envelope.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it, and `author` tells whether the
+    From field is of that peer's domains. Of the mailboxes that were asked about, `due` get it now; `served` have it,
+    `busy` get it from another relay at this moment, and `strangers` are not named by the sealed envelope.
     """
 
     original: bytes = field(repr=False)
@@ -66,6 +67,7 @@ class Opened:
     peer: str
     keys: tuple[KeyReference, ...]
     envelope: SealedEnvelope
+    author: Literal["peer", "other"] = "other"
     arrived: Arrived | None = None
     due: tuple[str, ...] = field(default=(), repr=False)
     served: tuple[str, ...] = field(default=(), repr=False)
@@ -157,6 +159,7 @@ class Opener:
             min(layers.peers),
             tuple(layers.keys),
             envelope,
+            await off_loop(len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains),
             arrived,
             **of,
             strangers=strangers,

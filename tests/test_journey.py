@@ -24,7 +24,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
 
-AES_MARK = b"X-QuMail-Protection: aes; peer=alice\r\n"
+AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
 
 
 async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink: Sink) -> None:

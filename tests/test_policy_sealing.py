@@ -40,7 +40,7 @@ async def through_alice(
     """The replies to these messages."""
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-        policies={"default.toml": policy}, kme_settings=kme_settings,
+        policies={"bob.example.toml": policy}, kme_settings=kme_settings,
     )  # fmt: skip
     async with app.running(site.config) as addresses:
         return [await submit(addresses["outgoing"], message, **how) for message in messages]

@@ -29,7 +29,7 @@ from relay.keys.identity import identity_findings
 from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.replies import KeyStatus
 from relay.policy import load_policies
-from relay.policy.findings import kems_not_here
+from relay.policy.findings import kems_not_here, peers_held
 from relay.store import SiteSecret
 
 
@@ -118,7 +118,7 @@ def _policies(config: Config) -> Finding:
         return Finding("policies", str(directory), tuple(error.problems))
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, kems_not_here(policies)))
+    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies))))
     return Finding("policies", f"{directory}: {len(policies.files)} files{in_clear}", problems)
 
 

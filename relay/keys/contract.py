@@ -60,10 +60,11 @@ class KeySource(Protocol):
         """
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys that `master_sae` sealed under, by ID. They leave the KME for good: store them first of all.
+        """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good: store them.
 
         `patient` False asks once and does not wait for the lag between the KMEs.
-        An ID the KME does not know is missing from the result. Raises KeyUnavailable when it cannot be asked.
+        What the KME does not know is missing from the result; then others of them may be missing that were not asked
+        for. Raises KeyUnavailable when it cannot be asked.
         """
 
     async def close(self) -> None:
@@ -100,6 +101,10 @@ class KeyDelivery(Protocol):
     @property
     def any_size(self) -> bool:
         """Whether keys of other sizes than the usual one can be had."""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each key is fetched by a request of its own, however many are asked for."""
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""

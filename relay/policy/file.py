@@ -42,11 +42,16 @@ _EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", re.MULTILINE)
 
 
-def _required(value: object) -> LevelName:
-    level = parse_level(value)
-    if level == "plaintext":
+def _required(value: object) -> tuple[LevelName, ...]:
+    """`"aes"` means `["aes"]`; raises ValueError saying what is wrong."""
+    levels = tuple(map(parse_level, value if isinstance(value, list) else [value]))
+    if "plaintext" in levels:
         raise ValueError('"plaintext" requires nothing; leave the setting out')
-    return level
+    if not levels:
+        raise ValueError('write what must all be there, for instance ["pqc", "aes"], or leave the setting out')
+    if len(set(levels)) < len(levels):
+        raise ValueError("a level is listed twice; leave one out")
+    return levels
 
 
 class Policy(Settings):
@@ -60,7 +65,7 @@ class Policy(Settings):
     otherwise: Otherwise = "hold"
     priority: Priority = "normal"
     subdomains: bool = False
-    require: Annotated[LevelName, BeforeValidator(_required)] | None = None
+    require: Annotated[tuple[LevelName, ...], BeforeValidator(_required)] = ()
     unprotected: Unprotected = "refuse"
     when: Rules = ()
 
@@ -87,7 +92,7 @@ class Policy(Settings):
     @field_validator("unprotected")
     @classmethod
     def _only_with_require(cls, value: Unprotected, info: ValidationInfo) -> Unprotected:
-        if info.data.get("require") is None:
+        if not info.data.get("require", True):
             raise ValueError("without `require` nothing is unprotected; add it, or leave this out")
         return value
 

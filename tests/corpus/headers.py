@@ -59,7 +59,7 @@ FIELDS = {
     "list-fields": b"List-Id: <l.alice.example>\r\nList-Unsubscribe: <mailto:u@alice.example>\r\nPrecedence: bulk\r\n",
     "auto-submitted": b"Auto-Submitted: auto-replied\r\nX-Auto-Response-Suppress: All\r\n",
     "49-received": b"Received: from a by b; Wed, 25 Nov 2026 10:00:00 +0000\r\n" * 49,
-    "our-mark-by-somebody-else": b"X-Other-Protection: otp; peer=alice\r\n",
+    "our-mark-by-somebody-else": b"X-Other-Protection: otp; peer=alice; author=peer\r\n",
     "obsolete-addresses": b"Cc: @relay.example,@other.example:c@bob.example, ,, d @ bob . example, (c) e@bob.example\r\n",
     "obsolete-date": b"Resent-Date: Wed , 25 Nov 26 10 : 00 (noon) GMT\r\n",
     "obsolete-phrase": b'Cc: Ben B. Example <c@bob.example>, "a\\"b"@bob.example\r\n',

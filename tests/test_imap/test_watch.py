@@ -87,7 +87,7 @@ async def test_everything_else_is_left_as_it_is(alice: Alice, bob: Site, server:
     others = [
         mails.plain(),
         mails.plain().replace(
-            b"\r\n\r\n", b"\r\nX-QuMail-Protection: aes; peer=alice; sealed=" + b"0" * 32 + b"\r\n\r\n"
+            b"\r\n\r\n", b"\r\nX-QuMail-Protection: aes; peer=alice; author=peer; sealed=" + b"0" * 32 + b"\r\n\r\n"
         ),
         mails.plain().replace(
             b"\r\n\r\n", b"\r\nContent-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n"
@@ -281,7 +281,7 @@ async def test_what_arrived_with_less_than_policy_requires_stays_or_is_marked(
         assert (visited.opened, visited.unopened) == (0, 1)
         assert found.endswith(sealed)
     else:
-        assert found.startswith(b"X-QuMail-Protection: aes; peer=alice; required=otp; sealed=")
+        assert found.startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp; sealed=")
         assert found.endswith(original("one"))
 
 

@@ -110,18 +110,18 @@ async def open_original(
     if b"\0" in original:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
     missed = _missed(policies(), sender, opened)
-    peer = f"{opened.peer}{missed}; sealed={mark}"
-    message = await off_loop(len(original), mime.marked, original, opened.protection, peer)
+    more = f"{missed}; sealed={mark}"
+    message = await off_loop(len(original), mime.marked, original, opened.protection, opened.peer, opened.author, more)
     return Original(message, mark, opened)
 
 
 def _missed(policies: PolicySet, sender: str, opened: Opened) -> str:
     """What to add to the mark of a message that arrived with less than it must. Raises PolicyRefuses."""
     required = policies.require(sender, Content(opened.original))
-    cause = required.missed(opened.protection, opened.peer) if required is not None else ""
-    if required is None or not cause:
+    missed = required.missed(opened.protection, opened.peer)
+    if missed is None:
         return ""
-    log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
-    if required.otherwise != "mark":
-        raise PolicyRefuses(cause)
-    return f"; required={required.level}"
+    log.warning("arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version)
+    if missed.otherwise != "mark":
+        raise PolicyRefuses(missed.cause)
+    return missed.mark
