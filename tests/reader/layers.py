@@ -6,6 +6,7 @@ Standard: RFC 3394, 5084, 8439, 9629; relay/FORMAT.md, 4 to 6.
 import hmac
 import zlib
 from collections.abc import Sequence
+from itertools import product
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -40,16 +41,26 @@ def check_lengths(layer: Layer, keys: Sequence[bytes]) -> None:
 
 def open_pad(layer: Layer, keys: Sequence[bytes]) -> bytes:
     """Step 6 at level otp: verify the whole tag, then XOR. Returns what step 8 unpads."""
-    tagger = Poly1305(keys[0][:AUTHENTICATING] + keys[1][:AUTHENTICATING])
-    for part in (layer.parameters, layer.ciphertext):
-        tagger.update(part + bytes(-len(part) % 16))
-    for part in (layer.parameters, layer.ciphertext):
-        tagger.update(len(part).to_bytes(8, "little"))
-    if not hmac.compare_digest(tagger.finalize(), layer.mac):
+    if not hmac.compare_digest(pad_tag(layer.parameters, layer.ciphertext, keys), layer.mac):
         raise Failure(6, "bad tag", "of a pad")
-    size = len(layer.ciphertext)
+    return xored(layer.ciphertext, keys)
+
+
+def pad_tag(parameters: bytes, ciphertext: bytes, keys: Sequence[bytes]) -> bytes:
+    """Poly1305 over P and the ciphertext, under the beginnings of the first two keys."""
+    tagger = Poly1305(keys[0][:AUTHENTICATING] + keys[1][:AUTHENTICATING])
+    for part in (parameters, ciphertext):
+        tagger.update(part + bytes(-len(part) % 16))
+    for part in (parameters, ciphertext):
+        tagger.update(len(part).to_bytes(8, "little"))
+    return tagger.finalize()
+
+
+def xored(octets: bytes, keys: Sequence[bytes]) -> bytes:
+    """`octets` XOR what the keys hide with, one after the other."""
+    size = len(octets)
     pad = b"".join(key[AUTHENTICATING:] for key in keys)[:size]
-    return (int.from_bytes(layer.ciphertext, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
+    return (int.from_bytes(octets, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
 
 
 def unpad(padded: bytes, *, compressed: bool) -> bytes:
@@ -73,43 +84,48 @@ def unpad(padded: bytes, *, compressed: bool) -> bytes:
 
 def open_aes(layer: Layer, key: bytes) -> bytes:
     """Step 6 at level aes, under the quantum key."""
-    return _open_content(layer, _unwrap(key, layer.wrapped))
+    return open_content(layer, unwrap(key, layer.wrapped))
 
 
 def open_for(layer: Layer, private_keys: Sequence[PrivateKey]) -> bytes | None:
-    """Step 6 at rsa and with every KEM, by the first recipient whose key is ours; None where none is."""
-    for recipient in layer.recipients:
-        for key in private_keys:
-            if key.name != layer.name:
-                continue
-            if recipient.identifier is None:
-                ours = (recipient.issuer, recipient.serial) == (key.issuer, key.serial)
-            else:
-                ours = recipient.identifier == key.identifier
-            if ours:
-                return _open_content(layer, _content_key(layer, key, recipient))
+    """Step 6 at rsa and with every KEM; None where none of the recipients' keys is ours."""
+    key = content_key(layer, private_keys)
+    return None if key is None else open_content(layer, key)
+
+
+def content_key(layer: Layer, private_keys: Sequence[PrivateKey]) -> bytes | None:
+    """The content key for the first recipient whose key is ours; None where none is."""
+    for recipient, key in product(layer.recipients, private_keys):
+        if recipient.identifier is None:
+            ours = (recipient.issuer, recipient.serial) == (key.issuer, key.serial)
+        else:
+            ours = recipient.identifier == key.identifier
+        if ours and key.name == layer.name:
+            return _decapsulated(key, recipient)
     return None
 
 
-def _content_key(layer: Layer, key: PrivateKey, recipient: structures.Recipient) -> bytes:
+def _decapsulated(key: PrivateKey, recipient: structures.Recipient) -> bytes:
     try:
         secret = key.open(recipient.encapsulated)
     except ValueError as error:
         raise Failure(6, "bad tag", "a key that cannot be decapsulated") from error
-    if layer.name == "rsa":
+    if key.name == "rsa":
         return secret
     wrapping = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_HKDF_INFO).derive(secret)
-    return _unwrap(wrapping, recipient.wrapped)
+    return unwrap(wrapping, recipient.wrapped)
 
 
-def _unwrap(key: bytes, wrapped: bytes) -> bytes:
+def unwrap(key: bytes, wrapped: bytes) -> bytes:
+    """A content key from under AES-256 wrap."""
     try:
         return aes_key_unwrap(key, wrapped)
     except (InvalidUnwrap, ValueError) as error:
         raise Failure(6, "bad tag", "a key that cannot be unwrapped") from error
 
 
-def _open_content(layer: Layer, key: bytes) -> bytes:
+def open_content(layer: Layer, key: bytes) -> bytes:
+    """What AES-256-GCM hides."""
     if len(key) != 32:
         raise Failure(6, "bad tag", "the length of a content key")
     try:
