@@ -144,6 +144,10 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
             'levels = ["aes"]\n[[when]]\nlarger_than = 5\nlevels = [2]\n[[when]]\nlarger_than = 6\nsubject_tag = "x"\nlevels = [2]',
             ":5:1: never applies: rule 1 (line 4) applies first; move it up",
         ),
+        (
+            'levels = ["aes"]\nrequire = ["otp", "pqc"]',
+            ":2:1: no relay signs beneath a one-time pad, so this is never met; leave one of them out",
+        ),
         ('levels = ["pqc"]', ":1:1: pqc: this site has no certificates; make them with `qumail-relay identity new`; until then this mail is held"),
     ],
 )  # fmt: skip
@@ -180,9 +184,17 @@ async def test_simulate_and_explain_hold_what_may_be_a_route_as_the_relay_does(
         assert "may be read as a route to another domain" in " ".join(result.output.split())
 
 
+async def test_check_says_where_nothing_can_be_enough(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"stranger.example.toml": 'levels = ["plaintext"]\nrequire = "aes"\n'}
+    assert (await doubts(tmp_path, kmes, files))[1:] == [
+        "stranger.example.toml:2:1: stranger.example is no peer's domain, so none may seal for it, and all is missed; set peer"
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        'levels = ["aes"]\nrequire = ["rsa", "aes"]\n',
         'levels = ["aes"]\n[[when]]\nsender = "a@x"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
         'levels = ["aes"]\n[[when]]\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
         'levels = ["aes"]\n[[when]]\nsender = "*@x"\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',

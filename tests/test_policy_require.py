@@ -4,6 +4,7 @@ Standard: policies/README.md; the mark is a field that nobody else can write.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from relay import app
 from relay.kme import DevelopmentKMEs
 from relay.policy import Content, Requirements, author, load_policies
 from relay.policy.load import PolicyFolder
+from relay.policy.names import fold_domain
 from tests.test_policy import AES, PEERS, write
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -136,6 +138,10 @@ def test_an_edit_is_followed_by_what_doubt_means(tmp_path: Path) -> None:
         ('"rsa"', "pqc", "bob", True),
         ('"rsa"', "aes", "bob", False),
         ('"rsa"', "rsa", "carol", False),
+        ('"sealed"', "aes", "bob", True),
+        ('"sealed"', "rsa", "bob", True),
+        ('"sealed"', "", "", False),
+        ('"sealed"', "aes", "carol", False),
         ('["pqc", "aes"]', "pqc+aes", "bob", True),
         ('["pqc", 2]', "pqc", "bob", False),
         ('["pqc", "aes"]', "rsa+aes", "bob", False),
@@ -225,6 +231,19 @@ def test_the_author_is_the_peers_only_where_that_is_beyond_doubt(header: str, wh
     content = Content(header.encode() + b"\r\n")
     assert author(content, ["Bob.example", "bobby.example", "b\u00fccher.example"]) == whose
     assert author(content, []) == "other"
+
+
+def test_no_sender_takes_long(tmp_path: Path) -> None:
+    marks = "\u0315\u0300" * 250_000
+    policies = load_policies(write(tmp_path, {"bob.example.toml": REFUSE}), PEERS)
+    began = time.process_time()
+    for sender in (f"a{marks}@bob.example", f"a@{marks}.example", f'"{marks}"@bob.example'):
+        assert policies.require(sender).missed("", "") is not None
+    with pytest.raises(ValueError, match="longer than"):
+        fold_domain(f"{marks}.example")
+    with pytest.raises(ValueError, match="longer than"):
+        fold_domain("\u0315" * 300 + ".example")
+    assert time.process_time() - began < 0.2
 
 
 async def through_bob(
