@@ -69,7 +69,8 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage or MailLoop.
 
     A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8). A first line that
-    begins with a blank would continue whatever field is put on top. More than `max_hops` Received fields mean a loop
+    begins with a blank would continue whatever field is put on top. At a NUL in the header mail servers cut the field,
+    or the whole header; one in the body passes. More than `max_hops` Received fields mean a loop
     (RFC 5321, 6.3).
     """
     pairs = _count(message, b"\r\n")
@@ -80,6 +81,8 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     if message.startswith((b" ", b"\t")):
         raise MalformedMessage("the first line begins with a blank, as if it continued another")
     header = header_of(message)
+    if b"\0" in header:
+        raise MalformedMessage("a NUL in the header")
     if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
         return
     hops = sum(1 for name, _ in fields(header) if name == b"received")

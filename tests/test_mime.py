@@ -160,6 +160,19 @@ def test_bare_cr_and_lf_are_refused(message: bytes) -> None:
         mime.check_carriable(message, max_hops=50)
 
 
+@pytest.mark.parametrize(
+    "message", [b"a: b\0\r\n\r\nx\r\n", b"a\0: b\r\n\r\n", b"\0", b"a: b\r\n \0\r\n", b"a: b\r\n\0"]
+)
+def test_a_nul_is_refused_in_the_header(message: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="a NUL in the header"):
+        mime.check_carriable(message, max_hops=50)
+
+
+def test_a_nul_is_carried_in_the_body() -> None:
+    mime.check_carriable(b"a: b\r\n\r\n\0\r\n", max_hops=50)
+    mime.check_carriable(b"\r\n\0", max_hops=50)
+
+
 def test_a_loop_is_ended_by_counting_received_fields() -> None:
     message = b"Received: by x; now\r\n" * 51 + b"\r\nReceived: in the body\r\n"
     mime.check_carriable(message, max_hops=51)

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from relay import app
 from relay.config import MAX_BOUNCE
-from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.keys import Key
+from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.levels.padding import padded_size
 from tests.testlib import mails
 from tests.testlib.house import House, house

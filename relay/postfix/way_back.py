@@ -162,7 +162,7 @@ def done_again(picture: Picture) -> Iterator[Fault]:
 
 
 def _in_front_of_the_queue(side: Side) -> bool:
-    """Whether all that arrives has seen nothing of cleanup(8) before the relay hands it back; then it must do so now."""
+    """Whether what arrives has seen nothing of cleanup(8) before the relay hands it back; then it must see it now."""
     settings = {way.setting for way in side.filters}
     return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
 

@@ -59,6 +59,7 @@ def parts(data: bytes) -> None:
     with suppress(MalformedMessage):
         mime.check_carriable(data, max_hops=20)
         check(not re.search(rb"\r(?!\n)|(?<!\r)\n", data), "a bare CR or LF is said to be carriable")
+        check(b"\0" not in header, "a NUL in the header is said to be carriable")
         _left_out(data)
         _wrappers(data, header)
     with suppress(BadStructure):

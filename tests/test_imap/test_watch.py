@@ -193,6 +193,19 @@ async def test_what_is_changed_stays_sealed_and_flagged(alice: Alice, bob: Site,
     assert opened(found) == [original("two")]
 
 
+async def test_an_original_with_a_nul_which_imap_cannot_carry_stays_sealed_and_flagged(
+    alice: Alice, bob: Site, server: Dovecot
+) -> None:
+    sealed = await alice.seal(original("one", "A body with a NUL \0 in it\r\n"))
+    await asyncio.to_thread(server.deliver, sealed)
+    [visited] = await visit(bob)
+    assert (visited.opened, visited.unopened) == (0, 1)
+    with server.client() as client:
+        assert client.search(None, "KEYWORD", "$QuMailUnopened")[1] == [b"1"]
+    [found] = server.messages()
+    assert found.endswith(sealed)
+
+
 async def test_a_message_whose_key_does_not_come_is_opened_when_it_does(
     alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
