@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+PATIENT_OCTETS = 2 * 2**20
+"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
@@ -141,7 +143,8 @@ class Opener:
             return None
         layers = _Layers(fingerprint=await off_loop(len(message), enveloped.fingerprint))
         try:
-            entity = await self._open_layers(layers, enveloped, len(message), patient)
+            may_wait = patient and len(message) <= PATIENT_OCTETS
+            entity = await self._open_layers(layers, enveloped, len(message), may_wait)
             with _silent():
                 envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
                 await off_loop(len(message), _check_carriable, entity.content)
