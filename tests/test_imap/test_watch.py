@@ -87,9 +87,6 @@ async def test_everything_else_is_left_as_it_is(alice: Alice, bob: Site, server:
     others = [
         mails.plain(),
         mails.plain().replace(
-            b"\r\n\r\n", b"\r\nX-QuMail-Protection: aes; peer=alice; author=peer; sealed=" + b"0" * 32 + b"\r\n\r\n"
-        ),
-        mails.plain().replace(
             b"\r\n\r\n", b"\r\nContent-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n"
         ),
         mails.plain()

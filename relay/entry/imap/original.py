@@ -23,20 +23,18 @@ from relay.store import SiteSecret
 
 log = structlog.get_logger(__name__)
 
-FIELDS = ("Content-Type", "X-QuMail-Protection")
-"""The header fields that tell sealed messages and originals."""
 MAX_FIELD_OCTETS = 8192
 
-_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; sealed=([0-9a-f]{32})\r?$", re.MULTILINE)
+_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An opened message as it goes into the mailbox, and the mark in it."""
+    """A message as it goes into the mailbox, and the mark in it; `opened` is None where nothing was sealed."""
 
     message: bytes = field(repr=False)
     mark: str
-    opened: Opened
+    opened: Opened | None
 
 
 class Marks:
