@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -51,12 +51,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What opens messages; shared by all folders of an account."""
+    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there."""
 
     opener: Opener
     policies: Callable[[], PolicySet]
     marks: Marks
     budget: Budget
+    under_way: set[bytes] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -182,6 +183,7 @@ class Folder:
                     taken.message.content,
                     taken.marks[0],
                     self.account.mailboxes,
+                    self._means.under_way,
                     patient=has_just_come(taken.message.date),
                 )
                 taken.opening = asyncio.create_task(work)
@@ -248,6 +250,7 @@ class Folder:
             await self._session.append(self.name, original.message, flags, taken.message.date)
         except MailboxRefused as error:
             self._in_hand = ()
+            await self._give_up(original.opened)
             await self._leave(uid, error)
             return False
         self._in_hand = ()
@@ -261,6 +264,12 @@ class Folder:
             await self._means.opener.settle(opened, (*opened.due, *opened.busy))
         except RelayError as error:  # the keys go when their time is over
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
+        self._means.under_way.discard(opened.mail)
+
+    async def _give_up(self, opened: Opened) -> None:
+        """The original is not there, as far as we know: the next one to open it may have it."""
+        self._means.under_way.discard(opened.mail)
+        await self._means.opener.give_up(opened)
 
     # What becomes of the sealed message
 
@@ -374,7 +383,9 @@ class Folder:
         openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
         for opening in openings:
             opening.cancel()
-        await asyncio.gather(*openings, return_exceptions=True)
+        for original in await asyncio.gather(*openings, return_exceptions=True):
+            if isinstance(original, Original):
+                await self._give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)
 
