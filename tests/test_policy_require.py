@@ -303,17 +303,21 @@ async def test_mail_of_strangers_passes(tmp_path: Path, kmes: DevelopmentKMEs, s
     assert sink.got[0].message.endswith(message)
 
 
-@pytest.mark.parametrize(("require", "code"), [('"aes"', 250), ('"otp"', 550), ('"pqc"', 550), ('["aes", "rsa"]', 550)])
-async def test_sealed_mail_is_measured_by_how_it_was_sealed(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, require: str, code: int
+@pytest.mark.parametrize(("require", "delivered"), [('"aes"', 1), ('"otp"', 0), ('"pqc"', 0), ('["aes", "rsa"]', 0)])
+async def test_sealed_mail_is_measured_by_how_it_was_sealed_and_answered_alike(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, log: LogCapture, require: str, delivered: int
 ) -> None:
+    """What is too weak is put aside even where policy refuses: a refusal would tell whom the sealed envelope names."""
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
     )  # fmt: skip
     async with app.running(alice.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
-    policy = AES + f"require = {require}\n"
-    assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == code
+    policy = AES + f'require = "{require}"\n'
+    assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250
+    assert len(sink.got) == delivered
+    kept = [each["reason"] for each in log.entries if each["event"] == "put_in_quarantine"]
+    assert kept == ["unprotected"] * (1 - delivered)
 
 
 async def test_sealed_mail_that_is_too_weak_can_be_marked(

@@ -139,8 +139,11 @@ class IMAPAccount(toml.Table):
         ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
         if sum(ways) != 1:
             raise ValueError("set just one of password_file, password_credential and token_command")
-        if not self.addresses and "@" not in self.user:
-            raise ValueError("set addresses: those whose mail this mailbox gets, since user is none")
+        if not self.addresses:
+            try:
+                parse_mailbox(self.user)
+            except ValueError:
+                raise ValueError("set addresses: those whose mail this mailbox gets, since user is none") from None
         if self.after == "move" and self.sealed_folder in self.folders:
             raise ValueError(
                 f"sealed_folder {self.sealed_folder!r} is one of folders; sealed messages must leave those"

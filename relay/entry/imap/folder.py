@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -56,13 +56,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What opens messages; shared by all folders of an account."""
+    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there."""
 
     opener: Opener
     policies: Callable[[], PolicySet]
     marks: Marks
     proofs: Proofs
     budget: Budget
+    under_way: set[bytes] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -218,7 +219,13 @@ class Folder:
         """The original of a sealed message, None where it is not sealed for us. Raises TryLater or Refuse."""
         means, patient = self._means, has_just_come(message.date)
         original = await open_original(
-            means.opener, means.policies, message.content, mark, self.account.mailboxes, patient=patient
+            means.opener,
+            means.policies,
+            message.content,
+            mark,
+            self.account.mailboxes,
+            means.under_way,
+            patient=patient,
         )
         if original is None:
             return None
@@ -287,20 +294,30 @@ class Folder:
             await self._session.append(self.name, original.message, flags, taken.message.date)
         except MailboxRefused as error:
             self._in_hand = ()
+            await self._give_up(original.opened)
             await self._leave(uid, error)
             return False
         self._in_hand = ()
         taken.opening, taken.opened = None, original.opened
-        if original.opened is not None:
-            await self._settle(original.opened)
+        await self._settle(original.opened)
         return True
 
-    async def _settle(self, opened: Opened) -> None:
-        """The original is there: from now on a copy of the sealed message is a replay."""
+    async def _settle(self, opened: Opened | None) -> None:
+        """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
+        if opened is None:
+            return
         try:
             await self._means.opener.settle(opened, (*opened.due, *opened.busy))
         except RelayError as error:  # the keys go when their time is over
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
+        self._means.under_way.discard(opened.mail)
+
+    async def _give_up(self, opened: Opened | None) -> None:
+        """The original is not there, as far as we know: the next one to open it may have it."""
+        if opened is None:
+            return
+        self._means.under_way.discard(opened.mail)
+        await self._means.opener.give_up(opened)
 
     # What becomes of the sealed message
 
@@ -422,7 +439,9 @@ class Folder:
         openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
         for opening in openings:
             opening.cancel()
-        await asyncio.gather(*openings, return_exceptions=True)
+        for original in await asyncio.gather(*openings, return_exceptions=True):
+            if isinstance(original, Original):
+                await self._give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)
 
