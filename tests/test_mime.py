@@ -21,9 +21,30 @@ lines = st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\r", b"").repl
 messages = lines.map(lambda parts: b"".join(part + b"\r\n" for part in parts))
 
 
-@given(st.binary(max_size=300))
-def test_a_payload_gives_back_exactly_the_message_in_it(message: bytes) -> None:
-    assert mime.unwrap(mime.wrap_payload(message)) == ("message", message)
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_a_payload_gives_back_exactly_the_message_in_it_and_its_envelope(message: bytes, envelope: bytes) -> None:
+    payload = mime.wrap_payload(message, envelope)
+    assert mime.unwrap(payload) == ("message", message, envelope)
+    assert payload == mime.payload_header(envelope) + message
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_the_header_of_a_payload_has_one_form_only(envelope: bytes, data: st.DataObject) -> None:
+    """Whatever of it is changed, it is refused, or is the header of another envelope as this one is written."""
+    header = mime.payload_header(envelope)
+    start = data.draw(st.integers(0, len(header)))
+    end = data.draw(st.integers(start, min(len(header), start + 4)))
+    piece = data.draw(st.sampled_from([b"", b" ", b"\t", b"\r\n ", b"=", b"A", b"\n", b"X: y\r\n"]))
+    changed = header[:start] + piece + header[end:] + b"To: ben@bob.example\r\n\r\n"
+    with contextlib.suppress(BadStructure):
+        entity = mime.unwrap(changed)
+        assert entity.kind == "message"
+        assert changed == mime.wrap_payload(entity.content, entity.envelope)
+
+
+def test_a_payload_of_format_version_0_is_refused_with_the_remedy() -> None:
+    with pytest.raises(BadStructure, match="format version 0: its sender must be upgraded"):
+        mime.unwrap(b"Content-Type: message/rfc822\r\n\r\n" + mails.plain())
 
 
 @given(messages, st.binary(min_size=1, max_size=400))
