@@ -108,7 +108,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             keys,
             ledger,
             Sealer(config, policies, levels, keys, identity, certificates),
-            Opener(config, levels, keys, store.received, store.openings, identity, certificates, store.beat),
+            Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
             _triage(config, store, next_hops),
             next_hops,
             dkim_keys(config),

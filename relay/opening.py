@@ -127,8 +127,8 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
-    beat: Beat | None = None
-    clock: Callable[[], datetime] = _utc_now
+    beat: Beat | None = field(default=None, kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
         self,

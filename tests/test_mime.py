@@ -153,8 +153,8 @@ def test_what_may_not_be_carried_goes_also_where_some_readers_still_see_a_header
     message = HEAD + junk + b"Bcc: hidden@bob.example\r\n" + mark + BEHIND + b"\r\nBcc: stays\r\n" + mark
     without = HEAD + junk + mark + BEHIND + b"\r\nBcc: stays\r\n" + mark
     assert mime.without_hidden_fields(message) == without
-    assert mime.marked(without, "aes", "alice").count(mark) == 1
-    assert mime.marked(without, "aes", "alice").endswith(HEAD + junk + BEHIND + b"\r\nBcc: stays\r\n" + mark)
+    assert mime.marked(without, "aes", "alice", "peer").count(mark) == 1
+    assert mime.marked(without, "aes", "alice", "peer").endswith(HEAD + junk + BEHIND + b"\r\nBcc: stays\r\n" + mark)
     forged = b"Authentication-Results: mx.bob.example; dkim=pass\r\n"
     assert without_forged(HEAD + junk + forged + b"\r\n", "mx.bob.example") == HEAD + junk + b"\r\n"
 

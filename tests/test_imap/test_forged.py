@@ -193,7 +193,7 @@ async def test_a_server_that_writes_fields_anew_is_not_kept_busy(
 
 def test_folding_and_spacing_of_a_mark_prove_the_same() -> None:
     proofs = Proofs(SiteSecret(b"s" * 32), "ben")
-    message = proofs.proven(mime.marked(PLAIN, "aes", "alice; sealed=" + NAME.decode()))
+    message = proofs.proven(mime.marked(PLAIN, "aes", "alice", "peer", "; sealed=" + NAME.decode()))
     mark, end, rest = message.partition(b"\r\n")
     assert not proofs.forged(message)
     assert not proofs.forged(mark.replace(b"; ", b";\r\n\t") + end + rest.replace(b"Message-ID: ", b"Message-Id:  "))
