@@ -76,7 +76,7 @@ def _opening() -> Iterator[Case]:
         "unended-line", "success", "an original without a last line end", gcm(payload(original=unended), kek()), unended
     )
     yield case(
-        "ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed), binds=parts.binds(sealed)
+        "ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed)
     )
     dated = trees.followed(sealed, (*_FIRST, 1, 0), b"\x18\x0f20261125100000Z")
     yield case("date", "success", "a date in the key identifier, which tells nothing", dated)
@@ -176,7 +176,7 @@ def _bound() -> Iterator[Case]:
         ("bound-in-other-case", "its key was used, in other letters", Binding(KEY._replace(key_ID="KEY-1"), "aes", others[:1])),
     ):  # fmt: skip
         yield case(name, "key used", comment, sealed, bound=(bound,))
-    three = {"peers": (ALICE._replace(messages=3),)}
+    three: dict[str, Any] = {"peers": (ALICE._replace(messages=3),)}
     second = case(
         "second-of-three",
         "success",

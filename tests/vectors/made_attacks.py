@@ -185,7 +185,7 @@ def _wrapping_keys_as_pads() -> Iterator[Case]:
     comment = "a key-encryption key that was one of a pad"
     yield made_aes.case("pad-key-wraps-after", "key used", comment, genuine, bound=parts.binds(content, ["key-1"]))
     pads, wrapping = Name("pads", "2", "key-1"), Name("wrapping", "2", "key-1")
-    two = {"groups": APART, "peers": (ALICE._replace(groups="pads,wrapping"),)}
+    two: dict[str, Any] = {"groups": APART, "peers": (ALICE._replace(groups="pads,wrapping"),)}
     attribute = cms.QKDKeyAttribute("2", "1", "pads")
     crossed = gcm(payload("aes"), kek(attribute=attribute))
     comment = "a key of a group for otp as key-encryption key"
@@ -308,7 +308,7 @@ def _reflections() -> Iterator[Case]:
 def _dishonest_peers() -> Iterator[Case]:
     """Eve is Bob's peer too, and has mail that Alice sealed for her."""
     alice, bob, eve = people()
-    two = {"peers": (ALICE, EVE), "groups": GROUPS}
+    two: dict[str, Any] = {"peers": (ALICE, EVE), "groups": GROUPS}
     eves = cms.QKDKeyAttribute("3", "1", "eve-bob")
     eves_key = {Name("eve-bob", "3", "key-1"): octets("key-1")}
     for level in ("pqc", "rsa"):
@@ -360,7 +360,7 @@ def _dishonest_peers() -> Iterator[Case]:
         ("alices-sae", {}, "not named", "sealed by Eve with Alice's SAE in the envelope, under a key of her own"),
         ("her-own", {"master_sae": "3", "sender": "eve@eve.example"}, "success", "a right message of Eve's"),
     ):
-        content = gcm(payload("aes", **envelope), kek(attribute=eves))
+        content = gcm(payload("aes", ORIGINAL, **envelope), kek(attribute=eves))
         made = made_aes.case(f"eve-{name}", expect, comment, content, keys=eves_key, **two)
         if expect == "success":
             made = replace(made, by="eve", sealed_sender="eve@eve.example")

@@ -126,7 +126,7 @@ def _envelopes(level: str) -> Iterator[Case]:
         ("other-master", "signed by Alice, and another master SAE", {"master_sae": "3"}),
         ("for-other-recipient", "it names somebody else", {"recipients": ("bea@bob.example",)}),
     ):
-        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))  # type: ignore[arg-type]
+        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))
     right = sealed()
     yield success(f"{level}-rewritten-sender", level, "MAIL FROM was rewritten", right, sender="x@stranger.example")
     null = success(f"{level}-null-sender", level, "a bounce", sealed(sender=""), sender="", sealed_sender="")
