@@ -4,13 +4,14 @@ Standard: relay/FORMAT.md, the receiver's order; nothing is released before the 
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
@@ -27,21 +28,26 @@ from relay.errors import (
     NotAccepted,
     NotNamed,
     OutsideWindow,
+    RelayError,
     UnknownPeer,
 )
 from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.signatures import names
-from relay.mail import domain_of
-from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Bound, Openings, ReceivedKeys
+from relay.levels.signatures import names, signs_under
+from relay.mail import Mail, Recipient, domain_of
+from relay.policy import Content, author
+from relay.policy.names import fold_domain
+from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
 
+PATIENT_OCTETS = 2 * 2**20
+"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
@@ -55,9 +61,9 @@ SKEW = timedelta(minutes=10)
 class Opened:
     """The original message, octet for octet as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it, `sender` the SMTP sender it
-    had there. Of the mailboxes that were asked about, `due` get it now; `served` have it, `busy` get it from another
-    relay at this moment, and `strangers` are not named by the sealed envelope.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it, and `author` tells whether the
+    From field is of that peer's domains. Of the mailboxes that were asked about, `due` get it now; `served` have it,
+    `busy` get it from another relay at this moment, and `strangers` are not named by the sealed envelope.
     """
 
     original: bytes = field(repr=False)
@@ -65,11 +71,26 @@ class Opened:
     peer: str
     keys: tuple[KeyReference, ...]
     envelope: SealedEnvelope
+    author: Literal["peer", "other"] = "other"
     arrived: Arrived | None = None
     due: tuple[str, ...] = field(default=(), repr=False)
     served: tuple[str, ...] = field(default=(), repr=False)
     busy: tuple[str, ...] = field(default=(), repr=False)
     strangers: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def mail(self) -> bytes:
+        """What all copies of it have in common."""
+        return self.arrived.mail if self.arrived is not None else b""
+
+    def to_the_due(self, mail: Mail) -> Mail:
+        """`mail` to those who get it now, from the sealed sender: what MAIL FROM and NOTIFY say can be forged.
+
+        An outsider who could ask for a notice of success would get the original's header.
+        """
+        due = set(self.due)
+        recipients = tuple(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
+        return replace(mail, envelope=replace(mail.envelope, sender=self.envelope.sender, recipients=recipients))
 
 
 @dataclass(slots=True)
@@ -106,7 +127,8 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
-    clock: Callable[[], datetime] = _utc_now
+    beat: Beat | None = field(default=None, kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
         self,
@@ -114,15 +136,17 @@ class Opener:
         sender: str = "",
         mailboxes: Sequence[str] | None = None,
         *,
+        max_hops: int = sys.maxsize,
         patient: bool = True,
         any_time: bool = False,
     ) -> Opened | None:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
         `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
-        `mailboxes` want the mail: those who are `due` are claimed until `settle`; None claims nobody. With `patient`,
-        keys that its KME does not know yet are waited for; with `any_time` a person answers for its age. Raises
-        KeyUnavailable, StoreUnavailable or CannotOpen.
+        `mailboxes` want the mail: those who are `due` are claimed until `settle` or `give_up`; None claims nobody. An
+        original with more than `max_hops` Received fields is in a loop. With `patient`, keys that its KME does not know
+        yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
+        CannotOpen.
         """
         if not await off_loop(len(message), mime.is_sealed, message):
             return None
@@ -137,25 +161,31 @@ class Opener:
             return None
         layers = _Layers(fingerprint=await off_loop(len(message), enveloped.fingerprint))
         try:
-            entity = await self._open_layers(layers, enveloped, len(message), patient)
+            may_wait = patient and len(message) <= PATIENT_OCTETS
+            entity = await self._open_layers(layers, enveloped, len(message), may_wait)
             with _silent():
                 envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
-                await off_loop(len(message), _check_carriable, entity.content)
+                await off_loop(len(message), _check_carriable, entity.content, max_hops)
         except CannotOpen:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
-            await self.openings.admit(layers.bound)
+            with _silent():
+                await self.openings.admit(layers.bound)
             raise
         named, strangers = self._named(envelope, mailboxes or ())
         arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
-        of = {state: tuple(box for box in named if states.get(box) == state) for state in ("due", "served", "busy")}
+        of = {
+            state: tuple(box for box in named if states.get(_folded_mailbox(box)) == state)
+            for state in ("due", "served", "busy")
+        }
         return Opened(
             entity.content,
             layers.names,
             min(layers.peers),
             tuple(layers.keys),
             envelope,
+            await off_loop(len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains),
             arrived,
             **of,
             strangers=strangers,
@@ -168,10 +198,20 @@ class Opener:
         """
         if opened.arrived is None:
             return
-        named = replace(opened.arrived, mailboxes=tuple(self._all_named(opened.envelope)))
-        served = await self.openings.settle(named, delivered, not_delivered)
+        named = replace(opened.arrived, mailboxes=tuple(map(_folded_mailbox, self._all_named(opened.envelope))))
+        served = await self.openings.settle(named, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered))
         if all(self._served(recipient, served) for recipient in opened.envelope.recipients):
             await self.done(opened)
+
+    async def give_up(self, opened: Opened) -> None:
+        """Nobody gets the mail now: those who were claimed may try again at once, whoever is cancelled meanwhile."""
+        await asyncio.shield(self.received.later(self._given_up(replace(opened, original=b""))))
+
+    async def _given_up(self, opened: Opened) -> None:
+        try:
+            await self.settle(opened, (), opened.due)
+        except RelayError as error:  # the claims end by themselves
+            log.warning("claims_not_given_up", cause=str(error), kind=type(error).__name__)
 
     async def done(self, opened: Opened) -> None:
         """Nobody waits for this mail any more: its keys are destroyed soon. Raises StoreUnavailable."""
@@ -215,7 +255,7 @@ class Opener:
         verified: list[bool] = []
         try:
             unsealed = await level.open(
-                enveloped, Opening(keys, self.identity, self._signer, verified=lambda: verified.append(True))
+                enveloped, Opening(keys, self.identity, self._signers, verified=lambda: verified.append(True))
             )
         finally:
             if verified and use is not None:
@@ -249,18 +289,23 @@ class Opener:
         ):
             if said != found:
                 raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {found!r}")
-        domain = domain_of(envelope.sender)
-        if envelope.sender and domain not in (*peer.domains, *peer.forwards) and "*" not in peer.forwards:
+        domains = {_folded(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
+        domain = _folded(domain_of(envelope.sender))
+        if envelope.sender and domain not in domains and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
             _check_time(envelope.sealed_at, self.clock())
+            if self.beat is not None and envelope.sealed_at.timestamp() < self.beat.trusted_from:
+                raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
         return envelope
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
-        allowed = set(self._all_named(envelope))
-        unique = tuple(dict.fromkeys(mailboxes))
-        return tuple(box for box in unique if box in allowed), tuple(box for box in unique if box not in allowed)
+        allowed = set(map(_folded_mailbox, self._all_named(envelope)))
+        told = {box: _folded_mailbox(box) in allowed for box in mailboxes}
+        return tuple(box for box, named in told.items() if named), tuple(
+            box for box, named in told.items() if not named
+        )
 
     def _all_named(self, envelope: SealedEnvelope) -> Iterator[str]:
         """Everybody who may have the mail: each recipient, and what mail for them may arrive for."""
@@ -270,8 +315,8 @@ class Opener:
 
     def _served(self, recipient: str, served: set[str]) -> bool:
         """Whether a recipient has the mail, themselves or by all their aliases."""
-        aliases = self.config.aliases.get(recipient, ())
-        return recipient in served or (bool(aliases) and served.issuperset(aliases))
+        aliases = {_folded_mailbox(each) for each in self.config.aliases.get(recipient, ())}
+        return _folded_mailbox(recipient) in served or (bool(aliases) and aliases <= served)
 
     def _level(self, enveloped: cms.AuthEnveloped) -> Level:
         for level in self.levels.values():
@@ -333,13 +378,9 @@ class Opener:
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
-    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
-        """The peer one of whose signing certificates this is."""
-        for peer in self.certificates.values():
-            for certificate in (peer.signing, peer.rsa_signing):
-                if certificate is not None and names(identifier, certificate):
-                    return peer
-        return None
+    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        """The peers one of whose signing certificates this is."""
+        return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
 
     def _peers(self, references: Iterable[KeyReference], unsealed: Unsealed) -> set[str]:
         """The peers whom the keys and the signature of a layer prove."""
@@ -367,6 +408,12 @@ def _is_for(identity: Identity, recipient: cms.KEMRecipient | cms.RSARecipient) 
     return any(names(recipient.certificate, pair.certificate) for pair in pairs)
 
 
+def _without_success(recipient: Recipient) -> Recipient:
+    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
+    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(wanted) or None)
+
+
 def _enveloped(message: bytes) -> cms.AuthEnveloped:
     return cms.decode_enveloped(mime.sealed_content(message))
 
@@ -381,6 +428,20 @@ def _silent() -> Iterator[None]:
         raise
 
 
+def _folded(domain: str) -> str:
+    """A domain as domains are compared: A-labels in lower case (RFC 5890, 2.3.2.1)."""
+    try:
+        return fold_domain(domain)
+    except ValueError:
+        return domain.lower()
+
+
+def _folded_mailbox(mailbox: str) -> str:
+    """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
+    local, at, domain = mailbox.rpartition("@")
+    return local + at + _folded(domain) if at else mailbox
+
+
 def _check_time(sealed_at: datetime, now: datetime) -> None:
     """Raises OutsideWindow."""
     if sealed_at < now - WINDOW:
@@ -389,10 +450,10 @@ def _check_time(sealed_at: datetime, now: datetime) -> None:
         raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, which is still to come; check both clocks")
 
 
-def _check_carriable(original: bytes) -> None:
-    """Raises BadStructure for an original that no mail server could have sent."""
+def _check_carriable(original: bytes, max_hops: int) -> None:
+    """Raises BadStructure for an original that no mail server could have sent, or that is in a loop."""
     try:
-        mime.check_carriable(original, sys.maxsize)
+        mime.check_carriable(original, max_hops)
     except MalformedMessage as error:
         raise BadStructure(f"the original: {error}") from error
 
@@ -400,7 +461,8 @@ def _check_carriable(original: bytes) -> None:
 def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...], now: datetime) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
     latest = max(now, envelope.sealed_at) + WINDOW + SKEW
-    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), mailboxes)
+    folded = tuple(dict.fromkeys(map(_folded_mailbox, mailboxes)))
+    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), folded)
 
 
 def _by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:

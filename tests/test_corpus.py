@@ -61,11 +61,11 @@ AT_ALICE = {"default.toml": 'levels = ["aes"]\n'} | {
 }
 AT_BOB = {
     "default.toml": 'levels = ["aes"]\n',
-    "alice.example.toml": 'levels = ["aes"]\nrequire = "rsa"\nunprotected = "mark"\n',
+    "alice.example.toml": 'levels = ["aes"]\nrequire = "sealed"\nunprotected = "mark"\n',
 }
 LINK = LinkSettings(key_rate=1e9, stored_key_limit=10_000_000)
 """Keys enough for 100 MB of one-time pad."""
-UNPROTECTED = b"X-QuMail-Protection: none; required=rsa\r\n"
+UNPROTECTED = b"X-QuMail-Protection: none; required=sealed\r\n"
 """What Bob's policy puts on top of what says that it is from Alice and is not sealed."""
 CONNECTIONS = 4
 RECIPIENTS = tuple(f"{level}@bob.example" for level in LEVELS)

@@ -218,8 +218,10 @@ encode_rid = _encode_rid
 
 
 def decode_rid(rid: IssuerAndSerial | bytes) -> CertificateID:
-    """RecipientIdentifier or SignerIdentifier as a CertificateID."""
+    """RecipientIdentifier or SignerIdentifier as a CertificateID; raises BadStructure for an empty key identifier."""
     if isinstance(rid, bytes):
+        if not rid:
+            raise BadStructure("an empty key identifier")
         return CertificateID(ski=rid)
     return CertificateID(issuer=der.whole(rid.issuer), serial=rid.serial)
 

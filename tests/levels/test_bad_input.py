@@ -136,7 +136,7 @@ async def _open_pad(config: Config, number: int, keys: AskedKeys) -> WatchedOTP:
     pad = tuple(f"{index:032x}" for index in range(number))
     sae = config.peers["alice"].sae_id
     content = cms.PadContent(sae, config.site.sae_id, config.peers["alice"].kme_groups[0], 0, pad)
-    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(number), bytes(16)))
+    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(16 * number), bytes(16)))
     otp = WatchedOTP()
     opener = _opener(config, {"otp": otp}, keys)
     with pytest.raises((TryLater, BadStructure)):

@@ -33,7 +33,7 @@ from relay.levels.aes import AES
 from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.levels.signatures import names
+from relay.levels.signatures import signs_under
 from tests.testlib import bouncycastle, mails
 from tests.testlib.bouncycastle import Refused, requires_bouncycastle
 from tests.testlib.keys import MemoryKeys
@@ -83,11 +83,7 @@ def parties(identity: Identity, peer: PeerCertificates) -> Parties:
 
 @pytest.fixture
 def opening(identity: Identity, peer: PeerCertificates) -> Opening:
-    def signer(identifier: cms.CertificateID) -> PeerCertificates | None:
-        known = any(names(identifier, certificate) for certificate in peer.certificates.values())
-        return peer if known else None
-
-    return Opening({KEY.key_ID: KEY}, identity, signer)
+    return Opening({KEY.key_ID: KEY}, identity, lambda named: [peer] if signs_under(peer, named) else [])
 
 
 def _changed(message: bytes) -> bytes:

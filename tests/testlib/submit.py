@@ -33,6 +33,7 @@ async def submit(
     sender: str = "ann@alice.example",
     recipients: Sequence[str] = ("ben@bob.example",),
     options: Sequence[str] = (),
+    rcpt_options: Sequence[str] = (),
 ) -> Reply:
     """The reply to the end of data, or the first reply that was not the expected one."""
     client = aiosmtplib.SMTP(
@@ -43,7 +44,7 @@ async def submit(
         await client.ehlo()
         commands = [
             " ".join([f"MAIL FROM:<{sender}>", *options]),
-            *(f"RCPT TO:<{recipient}>" for recipient in recipients),
+            *(" ".join([f"RCPT TO:<{recipient}>", *rcpt_options]) for recipient in recipients),
             "DATA",
         ]
         for command in commands:

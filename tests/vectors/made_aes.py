@@ -75,9 +75,7 @@ def _opening() -> Iterator[Case]:
     yield case(
         "unended-line", "success", "an original without a last line end", gcm(payload(original=unended), kek()), unended
     )
-    yield case(
-        "ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed)
-    )
+    yield case("ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed))
     dated = trees.followed(sealed, (*_FIRST, 1, 0), b"\x18\x0f20261125100000Z")
     yield case("date", "success", "a date in the key identifier, which tells nothing", dated)
     for name, sender in (("null-sender", ""), ("other-sender", "x@stranger.example"), ("bare-sender", "postmaster")):
