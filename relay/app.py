@@ -92,7 +92,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
     async with AsyncExitStack() as stack:
         config, certificates = with_documents(config)
         identity = own_identity(config)
-        policies = PoliciesInForce(config.policies.directory, config.peer_domains)
+        policies = PoliciesInForce(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
@@ -108,7 +108,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             keys,
             ledger,
             Sealer(config, policies, levels, keys, identity, certificates),
-            Opener(config, levels, keys, store.received, store.openings, identity, certificates, store.beat),
+            Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
             _triage(config, store, next_hops),
             next_hops,
             dkim_keys(config),

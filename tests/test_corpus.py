@@ -25,6 +25,7 @@ from tests.corpus import Case, corpus
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload
 from tests.testlib.sites import make_site, relay_process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,11 +60,11 @@ AT_ALICE = {"default.toml": 'levels = ["aes"]\n'} | {
 }
 AT_BOB = {
     "default.toml": 'levels = ["aes"]\n',
-    "alice.example.toml": 'levels = ["aes"]\nrequire = "rsa"\nunprotected = "mark"\n',
+    "alice.example.toml": 'levels = ["aes"]\nrequire = "sealed"\nunprotected = "mark"\n',
 }
 LINK = LinkSettings(key_rate=1e9, stored_key_limit=10_000_000)
 """Keys enough for 100 MB of one-time pad."""
-UNPROTECTED = b"X-QuMail-Protection: none; required=rsa\r\n"
+UNPROTECTED = b"X-QuMail-Protection: none; required=sealed\r\n"
 """What Bob's policy puts on top of what says that it is from Alice and is not sealed."""
 CONNECTIONS = 4
 RECIPIENTS = tuple(f"{level}@bob.example" for level in LEVELS)
@@ -206,7 +207,7 @@ async def test_what_cannot_be_carried_is_refused_after_opening_too_should_a_peer
     async with connected(place.entry("incoming", "smtp"), "smtp") as client:
         for case in CASES.values():
             if case.arrives is None:
-                sealed = await PQC().seal(mime.wrap_payload(case.message), identities.to_bob(), MemoryKeys())
+                sealed = await PQC().seal(payload(case.message, "pqc"), identities.to_bob(), MemoryKeys())
                 message = mime.sealed_message(b"From: ann@alice.example\r\n", sealed.der)
                 [reply] = await client.submit("ann@alice.example", ["ben@bob.example"], message)
                 assert re.match(f"5[0-9]{{2}} (?:{case.refusal})", reply), (case.name, reply)

@@ -135,9 +135,9 @@ async def test_a_signature_by_a_peer_for_a_foreign_domain_is_put_aside(path: Jou
 
 
 async def test_a_protection_mark_from_outside_is_removed(path: Journey) -> None:
-    forged = b"X-QuMail-Protection: otp; peer=alice\r\n" + mails.plain()
+    forged = b"X-QuMail-Protection: otp; peer=alice; author=peer\r\n" + mails.plain()
     assert (await submit(path.bob.addresses["incoming"], forged, sender="x@stranger.example")).code == 250
     assert b"X-QuMail-Protection" not in path.sink.got[-1].message
     opened = await path.send("aes", forged)
     assert opened.count(b"X-QuMail-Protection") == 1
-    assert mails.untraced(opened).startswith(b"X-QuMail-Protection: aes; peer=alice\r\n")
+    assert mails.untraced(opened).startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n")

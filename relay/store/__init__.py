@@ -21,7 +21,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
-from relay.store.database import Database, open_database
+from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
@@ -66,6 +66,7 @@ __all__ = [
     "Total",
     "mail_key",
     "open_store",
+    "transport_problem",
 ]
 
 BUSY_TIMEOUT_S = 5.0

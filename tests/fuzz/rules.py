@@ -65,7 +65,8 @@ def target(data: bytes) -> None:
         decision = _policies().decide("ann@alice.example", "ben@bob.example", content)
         check(decision.levels in (("rsa",), ("aes",), ("otp",)), f"levels that nobody has written: {decision.levels}")
         required = _policies().require("ann@alice.example", content)
-        check(required is not None and required.level == "aes", "what is required was forgotten")
+        check(required.missed("", "") is not None, "what is required was forgotten")
+        check(required.missed("pqc", "bob") is not None, "a signature passed for a quantum key")
 
 
 @functools.cache

@@ -128,9 +128,9 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),
     "opening": (mime, "unwrap", _any_type),
     "kme": (replies, "_key", _with_the_text),
-    "rules": (message_content, "MAX_AUTHORS", "many"),
+    "rules": (message_content, "MAX_DEPTH", "deep"),
     "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
-    "senders": (submission_senders, "_authors", lambda field: ["ann@alice.example"]),
+    "senders": (submission_senders, "read_addresses", lambda field: [("ann", "alice.example")]),
     "policy": (toml, "_short", lambda text: f"{text}\n"),
     "relay": (toml, "_short", lambda text: text * 1000),
 }

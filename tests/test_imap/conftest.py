@@ -59,7 +59,7 @@ async def server() -> AsyncIterator[Dovecot]:
 def imap_table(address: Address, ca: Path, more: str = "") -> str:
     """[imap.ben] for a server; the password lies beside relay.toml."""
     return (
-        f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\n'
+        f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\naddresses = ["ben@bob.example"]\n'
         f'password_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
     )
 
@@ -94,5 +94,7 @@ async def visit(site: Site) -> list[Visited]:
 
 def opened(messages: list[bytes]) -> list[bytes]:
     """The originals among messages of a mailbox, without the mark, in order."""
-    marked = [each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; sealed=")]
+    marked = [
+        each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer; sealed=")
+    ]
     return sorted(each.partition(b"\r\n")[2] for each in marked)
