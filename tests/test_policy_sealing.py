@@ -124,13 +124,13 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     assert not walks
 
 
-class Noted(dict[bytes, str]):
+class Noted(dict[bytes, tuple[str, frozenset[str]]]):
     """Knows which threads have changed it."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
 
-    def __setitem__(self, key: bytes, value: str) -> None:
+    def __setitem__(self, key: bytes, value: tuple[str, frozenset[str]]) -> None:
         self.threads.add(threading.get_ident())
         super().__setitem__(key, value)
 
