@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -15,11 +16,9 @@ from relay.config import Direction
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Arrivals, Result
 from relay.errors import (
-    BadStructure,
     CannotOpen,
     DeliveryUnderWay,
     KeyNotFound,
-    MalformedMessage,
     NotNamed,
     PolicyRefuses,
     RelayError,
@@ -28,7 +27,7 @@ from relay.errors import (
 from relay.forward import NextHop
 from relay.forward.place import Place
 from relay.levels.content import off_loop
-from relay.mail import InPlace, Mail, Outcomes, Recipient
+from relay.mail import InPlace, Mail, Outcomes
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 from relay.quarantine.triage import Triage
@@ -75,7 +74,15 @@ class Incoming:
         A message that does not fit there is handed to the next hop.
         """
         place = Place(self.next_hop, fits, mail.envelope)
-        delivery = await replace(self, next_hop=place)._delivered(mail)
+        try:
+            delivery = await replace(self, next_hop=place)._delivered(mail)
+            return await self._in_its_place(mail, place, delivery)
+        except BaseException:
+            if place.claimed is not None:
+                await self.opener.give_up(place.claimed)
+            raise
+
+    async def _in_its_place(self, mail: Mail, place: Place, delivery: Delivery) -> InPlace:
         # Whether the client hears we never know: who has the mail another way must be known at each retry.
         before = delivery.begun.delivered
         has = {each.mailbox: each for each in mail.envelope.recipients if place.handed_on or each.mailbox in before}
@@ -83,8 +90,17 @@ class Incoming:
         await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
         if place.mail is None:
             return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
+        if any(delivery.answer) and place.claimed is not None:  # nothing is put in place then
+            await self.opener.give_up(place.claimed)
+            return InPlace(delivery.answer)
         opened = await off_loop(len(mail.message), _has_other_body, mail.message, place.mail.message)
-        return InPlace(delivery.answer, place.mail.message, place.mail.envelope.addresses, opened=opened)
+        taken = partial(self._taken, place.claimed) if place.claimed is not None else None
+        return InPlace(delivery.answer, place.mail.message, place.mail.envelope.addresses, opened=opened, taken=taken)
+
+    def _taken(self, opened: Opened, heard: bool) -> None:
+        """The mail server has the original, or, for all that we know, it has not."""
+        has_it, not_yet = (opened.due, ()) if heard else ((), opened.due)
+        self.opener.received.later(self._settled(opened, has_it, not_yet))
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
@@ -105,7 +121,9 @@ class Incoming:
         mail = delivery.rest
         signatures = await self.dkim.verified(mail.message) if self.dkim else ()
         try:
-            opened = await self.opener.open(mail.message, mail.envelope.sender, mail.envelope.mailboxes)
+            opened = await self.opener.open(
+                mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
+            )
         except (CannotOpen, KeyNotFound) as error:
             await self.triage.cannot_open(mail, error)
             _note_kept(delivery, mail)
@@ -116,7 +134,7 @@ class Incoming:
         try:
             await self._share_out(delivery, mail, opened)
             if opened.due:
-                await self._hand_on(delivery, _to_the_due(mail, opened), opened, signatures)
+                await self._hand_on(delivery, opened.to_the_due(mail), opened, signatures)
         finally:
             await self._settle(delivery, opened)
 
@@ -141,10 +159,6 @@ class Incoming:
 
     async def _hand_on(self, delivery: Delivery, mail: Mail, opened: Opened, signatures: Sequence[Result]) -> None:
         """Marks the original and hands it to the next hop for these recipients, or puts it aside."""
-        if cause := await off_loop(len(opened.original), _loops, opened.original, self.direction.max_hops):
-            await self.triage.cannot_open(mail, cause)
-            _note_kept(delivery, mail)
-            return
         missed = await self._missed(mail, opened.original, opened.protection, opened.peer)
         more = missed.mark if missed else ""
         marked = await off_loop(
@@ -176,15 +190,19 @@ class Incoming:
         """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.
 
         Who has it not must be free before the client hears that, lest its retry be held. The message itself is let go:
-        from here on nobody counts the memory that it takes.
+        from here on nobody counts the memory that it takes. What is put in place is settled when that is known.
         """
+        opened = replace(opened, original=b"")
+        if isinstance(self.next_hop, Place) and self.next_hop.mail is not None:
+            self.next_hop.claimed = opened
+            return
         has_it = {mailbox for mailbox in opened.due if delivery.outcomes.get(mailbox, _NOT_TRIED) is None}
         not_yet = [mailbox for mailbox in opened.due if mailbox not in has_it]
-        settling = self.opener.received.later(self._settled(replace(opened, original=b""), sorted(has_it), not_yet))
+        settling = self.opener.received.later(self._settled(opened, sorted(has_it), not_yet))
         if not_yet:
             await asyncio.shield(settling)
 
-    async def _settled(self, opened: Opened, has_it: list[str], not_yet: list[str]) -> None:
+    async def _settled(self, opened: Opened, has_it: Sequence[str], not_yet: Sequence[str]) -> None:
         """The next hop has the mail: whatever fails now must not have it sent again."""
         try:
             await self.opener.settle(opened, has_it, not_yet)
@@ -231,33 +249,6 @@ class Incoming:
 
 def _has_other_body(message: bytes, other: bytes) -> bool:
     return mime.split(message)[1] != mime.split(other)[1]
-
-
-def _loops(original: bytes, max_hops: int) -> CannotOpen | None:
-    """Why an original may not go on, as a failure like all others of a sealed message."""
-    try:
-        mime.check_carriable(original, max_hops)
-    except MalformedMessage as error:
-        cause = BadStructure(f"the original: {error}")
-        cause.silent = True
-        return cause
-    return None
-
-
-def _to_the_due(mail: Mail, opened: Opened) -> Mail:
-    """The mail to those who get it, from the sealed sender: what MAIL FROM and NOTIFY say on the way can be forged.
-
-    An outsider who could ask for a notice of success would get the original's header.
-    """
-    due = set(opened.due)
-    recipients = tuple(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
-    return replace(mail, envelope=replace(mail.envelope, sender=opened.envelope.sender, recipients=recipients))
-
-
-def _without_success(recipient: Recipient) -> Recipient:
-    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
-    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
-    return replace(recipient, notify=",".join(wanted) or None)
 
 
 def _note_kept(delivery: Delivery, mail: Mail) -> None:

@@ -5,7 +5,7 @@ Standard: RFC 5321 (envelope), RFC 3461 (DSN parameters), RFC 6531 (SMTPUTF8).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from relay.errors import RelayError
@@ -112,12 +112,14 @@ class InPlace:
     `message` takes the place of what the mail server has, for `recipients` alone: the others have theirs, or theirs
     goes another way. None means that the mail server drops the mail. `opened` says that the message was inside the
     one before, whose trace fields stay on top. `outcomes` are as usual; where one is not None, nothing is replaced.
+    `taken` is to be called once with whether the mail server has heard of it; else a retry would be taken for a copy.
     """
 
     outcomes: Outcomes
     message: bytes | None = field(default=None, repr=False)
     recipients: tuple[str, ...] = ()
     opened: bool = False
+    taken: Callable[[bool], None] | None = None
 
 
 def domain_of(address: str) -> str:

@@ -4,9 +4,10 @@ Standard: relay/FORMAT.md, the receiver's order; nothing is released before the 
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from relay.errors import (
     NotAccepted,
     NotNamed,
     OutsideWindow,
+    RelayError,
     UnknownPeer,
 )
 from relay.keys import Key, KeyReference
@@ -34,7 +36,7 @@ from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.signatures import names, signs_under
-from relay.mail import domain_of
+from relay.mail import Mail, Recipient, domain_of
 from relay.policy import Content, author
 from relay.policy.names import fold_domain
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+PATIENT_OCTETS = 2 * 2**20
+"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
@@ -74,6 +78,20 @@ class Opened:
     busy: tuple[str, ...] = field(default=(), repr=False)
     strangers: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def mail(self) -> bytes:
+        """What all copies of it have in common."""
+        return self.arrived.mail if self.arrived is not None else b""
+
+    def to_the_due(self, mail: Mail) -> Mail:
+        """`mail` to those who get it now, from the sealed sender: what MAIL FROM and NOTIFY say can be forged.
+
+        An outsider who could ask for a notice of success would get the original's header.
+        """
+        due = set(self.due)
+        recipients = tuple(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
+        return replace(mail, envelope=replace(mail.envelope, sender=self.envelope.sender, recipients=recipients))
+
 
 @dataclass(slots=True)
 class _Layers:
@@ -91,11 +109,15 @@ class _Layers:
         return "+".join(self.protection)
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Opener:
     """Opens sealed messages; one value for the life of the relay.
 
-    `certificates` are the peers' by peer name.
+    `certificates` are the peers' by peer name, `clock` gives the receiver's time (aware).
     """
 
     config: Config
@@ -105,7 +127,8 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
-    beat: Beat | None = None
+    beat: Beat | None = field(default=None, kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
         self,
@@ -113,15 +136,17 @@ class Opener:
         sender: str = "",
         mailboxes: Sequence[str] | None = None,
         *,
+        max_hops: int = sys.maxsize,
         patient: bool = True,
         any_time: bool = False,
     ) -> Opened | None:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
         `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
-        `mailboxes` want the mail: those who are `due` are claimed until `settle`; None claims nobody. With `patient`,
-        keys that its KME does not know yet are waited for; with `any_time` a person answers for its age. Raises
-        KeyUnavailable, StoreUnavailable or CannotOpen.
+        `mailboxes` want the mail: those who are `due` are claimed until `settle` or `give_up`; None claims nobody. An
+        original with more than `max_hops` Received fields is in a loop. With `patient`, keys that its KME does not know
+        yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
+        CannotOpen.
         """
         if not await off_loop(len(message), mime.is_sealed, message):
             return None
@@ -136,17 +161,18 @@ class Opener:
             return None
         layers = _Layers(fingerprint=await off_loop(len(message), enveloped.fingerprint))
         try:
-            entity = await self._open_layers(layers, enveloped, len(message), patient)
+            may_wait = patient and len(message) <= PATIENT_OCTETS
+            entity = await self._open_layers(layers, enveloped, len(message), may_wait)
             with _silent():
                 envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
-                await off_loop(len(message), _check_carriable, entity.content)
+                await off_loop(len(message), _check_carriable, entity.content, max_hops)
         except CannotOpen:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
             with _silent():
                 await self.openings.admit(layers.bound)
             raise
         named, strangers = self._named(envelope, mailboxes or ())
-        arrived = _arrived(layers, envelope, named) if mailboxes is not None else None
+        arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
         of = {
@@ -176,6 +202,16 @@ class Opener:
         served = await self.openings.settle(named, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered))
         if all(self._served(recipient, served) for recipient in opened.envelope.recipients):
             await self.done(opened)
+
+    async def give_up(self, opened: Opened) -> None:
+        """Nobody gets the mail now: those who were claimed may try again at once, whoever is cancelled meanwhile."""
+        await asyncio.shield(self.received.later(self._given_up(replace(opened, original=b""))))
+
+    async def _given_up(self, opened: Opened) -> None:
+        try:
+            await self.settle(opened, (), opened.due)
+        except RelayError as error:  # the claims end by themselves
+            log.warning("claims_not_given_up", cause=str(error), kind=type(error).__name__)
 
     async def done(self, opened: Opened) -> None:
         """Nobody waits for this mail any more: its keys are destroyed soon. Raises StoreUnavailable."""
@@ -258,7 +294,7 @@ class Opener:
         if envelope.sender and domain not in domains and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
-            _check_time(envelope.sealed_at, datetime.now(UTC))
+            _check_time(envelope.sealed_at, self.clock())
             if self.beat is not None and envelope.sealed_at.timestamp() < self.beat.trusted_from:
                 raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
         return envelope
@@ -372,6 +408,12 @@ def _is_for(identity: Identity, recipient: cms.KEMRecipient | cms.RSARecipient) 
     return any(names(recipient.certificate, pair.certificate) for pair in pairs)
 
 
+def _without_success(recipient: Recipient) -> Recipient:
+    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
+    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(wanted) or None)
+
+
 def _enveloped(message: bytes) -> cms.AuthEnveloped:
     return cms.decode_enveloped(mime.sealed_content(message))
 
@@ -408,17 +450,17 @@ def _check_time(sealed_at: datetime, now: datetime) -> None:
         raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, which is still to come; check both clocks")
 
 
-def _check_carriable(original: bytes) -> None:
-    """Raises BadStructure for an original that no mail server could have sent."""
+def _check_carriable(original: bytes, max_hops: int) -> None:
+    """Raises BadStructure for an original that no mail server could have sent, or that is in a loop."""
     try:
-        mime.check_carriable(original, sys.maxsize)
+        mime.check_carriable(original, max_hops)
     except MalformedMessage as error:
         raise BadStructure(f"the original: {error}") from error
 
 
-def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...]) -> Arrived:
+def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...], now: datetime) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
-    latest = max(datetime.now(UTC), envelope.sealed_at) + WINDOW + SKEW
+    latest = max(now, envelope.sealed_at) + WINDOW + SKEW
     folded = tuple(dict.fromkeys(map(_folded_mailbox, mailboxes)))
     return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), folded)
 

@@ -32,6 +32,10 @@ secret = "secret"
 """
 
 
+TABLES = [name for name in Config.model_fields if name != "aliases"]
+"""All that have settings with names of ours."""
+
+
 def _uncommented() -> str:
     return re.sub(r"^# (?=[a-z_]+ = )", "", REFERENCE.read_text(), flags=re.MULTILINE)
 
@@ -40,7 +44,8 @@ def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
     """Each documented table with its model and its documented values."""
     data = tomllib.loads(_uncommented())
     tables: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {}
-    for name, field in Config.model_fields.items():
+    for name in TABLES:
+        field = Config.model_fields[name]
         models = [field.annotation, *getattr(field.annotation, "__args__", ())]
         [model] = [m for m in models if isinstance(m, type) and issubclass(m, BaseModel)]
         values = data[name]
@@ -51,15 +56,16 @@ def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
 def test_the_reference_loads_as_it_stands() -> None:
     config = load_config(REFERENCE)
     assert config.peers["bob"].domains == ("bob.example",)
+    assert config.aliases["info@alice.example"] == ("ann@alice.example", "anton@alice.example")
 
 
-@pytest.mark.parametrize("table", list(Config.model_fields))
+@pytest.mark.parametrize("table", TABLES)
 def test_every_setting_is_documented_in_the_reference(table: str) -> None:
     model, documented = _tables()[table]
     assert set(documented) == set(model.model_fields)
 
 
-@pytest.mark.parametrize("table", list(Config.model_fields))
+@pytest.mark.parametrize("table", TABLES)
 def test_documented_defaults_are_the_real_ones(table: str) -> None:
     model, documented = _tables()[table]
     commented = {
@@ -123,6 +129,82 @@ def test_peers_that_cannot_be_are_refused(tmp_path: Path, peer: str, expected: s
     path = tmp_path / "relay.toml"
     path.write_text(MINIMAL + PEER + peer)
     with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ('accept = ["aes", "plaintext"]\n', "peers.bob.accept.1: "),
+        ("accept = []\n", "peers.bob.accept: "),
+        ('forwards = ["*.example"]\n', "peers.bob.forwards.0: '*.example' is not a mail domain"),
+        ("key_max_messages = 1001\n", "peers.bob.key_max_messages: "),
+    ],
+)
+def test_what_a_peer_may_do_is_said_in_words_that_exist(tmp_path: Path, settings: str, expected: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + PEER + 'domains = ["bob.example"]\nsae_id = "1"\n' + settings)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_the_kmes_of_a_group_serve_the_same_levels(tmp_path: Path) -> None:
+    second = PEER.partition("[peers")[0].replace("kmes.k", "kmes.l")
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + PEER.partition("[peers")[0] + 'use = "otp"\n' + second)
+    with pytest.raises(ConfigError, match=r"relay\.toml:\d+: kmes\.l: use is 'both', and 'otp' elsewhere in group"):
+        load_config(path)
+    path.write_text(path.read_text() + 'use = "otp"\n')
+    config = load_config(path)
+    assert config.serves("default", "otp")
+    assert not config.serves("default", "aes")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "expected"),
+    [
+        ('"info" = ["ann@alice.example"]', "aliases.info.[key]: 'info' is not a mail address"),
+        ('"info@alice.example" = ["@alice.example"]', "aliases.info@alice.example.0: "),
+        ('"info@alice.example" = []', "aliases.info@alice.example: "),
+        ('"info@alice.example" = "ann@alice.example"', "aliases.info@alice.example: "),
+    ],
+)
+def test_aliases_are_addresses(tmp_path: Path, aliases: str, expected: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + "[aliases]\n" + aliases + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert any(expected in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_domains_of_aliases_are_the_same_in_upper_and_lower_case(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + '[aliases]\n"Info@Alice.EXAMPLE" = ["Ann@ALICE.example"]\n')
+    assert load_config(path).aliases == {"Info@alice.example": ("Ann@alice.example",)}
+
+
+IMAP = '[imap.ben]\nhost = "imap.example"\npassword_file = "p"\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "mailboxes"),
+    [
+        ('user = "ben@BOB.example"\n', ("ben@bob.example",)),
+        ('user = "ben"\naddresses = ["ben@BOB.example", "b@bob.example"]\n', ("ben@bob.example", "b@bob.example")),
+    ],
+)
+def test_a_mailbox_gets_the_mail_of_its_addresses(tmp_path: Path, settings: str, mailboxes: tuple[str, ...]) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + IMAP + settings)
+    assert load_config(path).imap["ben"].mailboxes == mailboxes
+
+
+@pytest.mark.parametrize("user", ["ben", "ben@", "@bob.example", "ben@bob example"])
+def test_a_mailbox_whose_user_is_no_address_must_say_whose_mail_it_gets(tmp_path: Path, user: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + IMAP + f'user = "{user}"\n')
+    with pytest.raises(ConfigError, match="set addresses: those whose mail this mailbox gets"):
         load_config(path)
 
 

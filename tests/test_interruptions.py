@@ -28,10 +28,13 @@ KINDS: dict[str, Callable[[], BaseException]] = {
     "exception": lambda: RuntimeError("injected"),
     "cancellation": lambda: asyncio.CancelledError("injected"),
 }
-RECIPIENTS = ("aes@bob.example", "pqc@bob.example", "press@open.example")
+RECIPIENTS = ("aes@bob.example", "ben@bob.example", "press@open.example")
+BOTH = ("ben@bob.example", "bea@bob.example")
+"""Two who share one sealed mail."""
 POLICIES = {
     "bob.example/aes.toml": 'levels = ["aes"]\n',
-    "bob.example/pqc.toml": 'levels = ["pqc"]\nquantum = "required"\n',
+    "bob.example/ben.toml": 'levels = ["pqc"]\nquantum = "required"\n',
+    "bob.example/bea.toml": 'levels = ["pqc"]\nquantum = "required"\n',
     "open.example.toml": 'levels = ["plaintext"]\n',
     "default.toml": 'levels = ["aes"]\n',
 }
@@ -94,8 +97,8 @@ async def incoming(
         opening = await stack.enter_async_context(app.parts(bob.config, prefetch=False))
 
         async def make(number: int) -> Mail:
-            [form] = (await sealing.sealer.seal(_mail(numbered(number), ["pqc@bob.example"]))).forms
-            return _mail(form.message, ["ben@bob.example", "bea@bob.example"])
+            [form] = (await sealing.sealer.seal(_mail(numbered(number), BOTH))).forms
+            return _mail(form.message, BOTH)
 
         yield Journey(app.incoming_recipe(opening), sink, make)
 

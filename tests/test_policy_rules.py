@@ -315,6 +315,11 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
         ('levels = ["aes"]\nkem = "ML-KEM-512"', ":2: kem: 'ML-KEM-512' is not a KEM that is known here; did you mean 'ml-kem-1024'?"),
         ('levels = ["aes"]\nsign = "none"', ":2: sign: input should be 'ML-DSA-87'"),
         ('levels = ["aes"]\nrequire = "plaintext"', ':2: require: "plaintext" requires nothing; leave the setting out'),
+        ('levels = ["aes"]\nrequire = ["aes", "plaintext"]', ':2: require: "plaintext" requires nothing; leave'),
+        ('levels = ["aes"]\nrequire = []', ":2: require: write what must all be there, for instance"),
+        ('levels = ["aes"]\nrequire = ["aes", 2]', ":2: require: one of them is listed twice; leave one out"),
+        ('levels = ["aes"]\nrequire = ["pqs"]', ":2: require: 'pqs' is not a level; did you mean 'pqc'?"),
+        ('levels = ["aes"]\nrequire = ""\nunprotected = "mark"', ":2: require: '' is not a level; known: otp, aes,"),
         ('levels = ["aes"]\nunprotected = "mark"', ":2: unprotected: without `require` nothing is unprotected"),
         (
             'levels = ["aes"]\nrequire = "aes"\nunprotected = "drop"',

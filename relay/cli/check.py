@@ -30,7 +30,7 @@ from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.replies import KeyStatus
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
-from relay.store import SiteSecret
+from relay.store import SiteSecret, transport_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ async def _all(config_file: Path) -> list[Finding]:
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
+    yield _store(config)
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -113,7 +114,7 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
 def _policies(config: Config) -> Finding:
     directory = config.policies.directory
     try:
-        policies = load_policies(directory, config.peer_domains)
+        policies = load_policies(directory, config.peer_domains, max_bounce=config.max_bounce)
     except ConfigError as error:
         return Finding("policies", str(directory), tuple(error.problems))
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
@@ -131,6 +132,17 @@ def _secret(config: Config) -> Finding:
     except RelayError as error:
         return Finding("store secret", str(path), (str(error),))
     return Finding("store secret", str(path))
+
+
+def _store(config: Config) -> Finding:
+    """How it is reached; whether it can be, `quarantine` finds out."""
+    where = config.store.database
+    try:
+        problem = transport_problem(where)
+    except ConfigError as error:
+        return Finding("store", "", tuple(error.problems))
+    detail = str(where) if isinstance(where, Path) else "PostgreSQL"
+    return Finding("store", detail, (problem,) if problem else ())
 
 
 async def _kmes(config: Config) -> AsyncIterator[Finding]:

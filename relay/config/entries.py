@@ -25,6 +25,9 @@ from relay.config.settings import (
     as_tuple,
 )
 
+MAX_BOUNCE = 32 * 2**10
+"""Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+
 
 class Listening(toml.Table):
     """How an entry treats those who connect to it. `timeout` is in seconds, `trusted` are their networks."""
@@ -65,9 +68,14 @@ class Direction(Listening):
 
 
 class OutgoingDirection(Direction):
-    """The way out. `milter_split` lets the milter send copies to recipients who need other protection than the rest."""
+    """The way out.
+
+    `milter_split` lets the milter send copies to recipients who need other protection than the rest; `max_bounce` is
+    the largest message from the null sender, in octets, for which a one-time pad is spent.
+    """
 
     milter_split: bool = True
+    max_bounce: SizeSetting = MAX_BOUNCE
 
 
 class IncomingDirection(Direction):
@@ -131,8 +139,11 @@ class IMAPAccount(toml.Table):
         ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
         if sum(ways) != 1:
             raise ValueError("set just one of password_file, password_credential and token_command")
-        if not self.addresses and "@" not in self.user:
-            raise ValueError("set addresses: those whose mail this mailbox gets, since user is none")
+        if not self.addresses:
+            try:
+                parse_mailbox(self.user)
+            except ValueError:
+                raise ValueError("set addresses: those whose mail this mailbox gets, since user is none") from None
         if self.after == "move" and self.sealed_folder in self.folders:
             raise ValueError(
                 f"sealed_folder {self.sealed_folder!r} is one of folders; sealed messages must leave those"

@@ -56,7 +56,7 @@ class SenderRights:
         """Every author must be the user. Raises FromNotAllowed, and MalformedMessage where there is not one From."""
         if self.any_address:
             return
-        values = [raw for name, raw in mime.fields(mime.header_of(message)) if name == b"from"]
+        values = [raw for name, raw in mime.fields(mime.searched_header(message)) if name == b"from"]
         if len(values) != 1:
             raise MalformedMessage(f"the header has {len(values) or 'no'} From fields; it must have one")
         try:

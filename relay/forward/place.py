@@ -9,10 +9,14 @@ from collections.abc import Callable
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
 from relay.mail import Envelope, Mail
+from relay.opening import Opened
 
 
 class Place:
-    """For one mail; `mail` is what is to be put in its place, or None where nothing is."""
+    """For one mail; `mail` is what is to be put in its place, or None where nothing is.
+
+    `claimed` is what was opened for that, to be settled once the mail server has it.
+    """
 
     def __init__(self, next_hop: NextHop | Place, fits: Callable[[bytes], bool], envelope: Envelope) -> None:
         """`envelope` is what the mail server has, and keeps."""
@@ -20,6 +24,7 @@ class Place:
         self._next_hop = next_hop
         self._fits = fits
         self.mail: Mail | None = None
+        self.claimed: Opened | None = None
         self.handed_on = False
 
     async def deliver(self, mail: Mail) -> Handed:

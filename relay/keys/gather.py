@@ -6,10 +6,10 @@ A call belongs to the fetcher, not to who asked: when he gives up, the keys that
 Anybody can send mail that names keys which do not exist. What that costs a KME is bounded, in calls for one message:
 
 - at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
-- 2 for each halving of a call that it shared, and in all no more than one more for each message in such a call;
+- where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
 - when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
 
-The further keys of a message are asked for when the first part has come, four parts at a time, and no more once one
+The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
 of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for each.
 """
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 CLOSING_GRACE_S = 3.0
 """How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
 
-CALLS_AT_ONCE: Final = 4
+CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
 
 AGAIN_EVERY_S = 0.1
@@ -70,7 +70,7 @@ class Fetcher:
         self._limit = limit
         self._gather = gather
         self._window = window
-        self._calls_at_once = CALLS_AT_ONCE if gather else 2 * CALLS_AT_ONCE
+        self._calls_at_once = CALLS_AT_ONCE if gather else 8
         self._count = count
         self._timing = timing
         self._desks: dict[str, Desk] = {}
@@ -261,7 +261,7 @@ class Fetcher:
         (`refused`), which is believed when a smaller number is taken.
         """
         if len(portions) > 1:
-            desk.together = max(1, len(portions) // 2)
+            desk.together = max(1, len(portions) // CALLS_AT_ONCE)
             desk.put_back(portions)
             return
         [(wish, portion)] = portions

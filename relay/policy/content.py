@@ -63,7 +63,7 @@ class Content:
     def _fields(self) -> dict[bytes, list[bytes]]:
         """The raw fields by name in lower case."""
         found: dict[bytes, list[bytes]] = {}
-        for name, raw in mime.fields(_outer_header(self.message)):
+        for name, raw in mime.fields(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
             found.setdefault(name, []).append(raw)
         return found
 
@@ -133,11 +133,6 @@ class Content:
         """
         received = self._fields.get(b"received", [b""])[0][-MAX_DATE_OCTETS:]
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
-
-
-def _outer_header(message: bytes) -> bytes:
-    """The header, without a copy of a large body."""
-    return mime.split(message[: mime.MAX_HEADER_OCTETS + 4])[0]
 
 
 def decoded(value: bytes) -> str:
@@ -227,10 +222,12 @@ def _delimiters(message: bytes, boundary: bytes, start: int, end: int) -> Iterat
 
 
 def _header(message: bytes, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
-    """An entity's header, and where its body begins."""
+    """An entity's header, and where its body begins; both are unclear where a line stands between that is no field."""
     if outermost:
-        header = _outer_header(message)
-        return header, min(len(header) + 2, end)
+        header_end, body = mime.bounds(message)
+        if header_end == body < end:
+            raise _Unclear
+        return message[:header_end], body
     if message.startswith(b"\r\n", start):
         return b"", start + 2
     stop = message.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEADER_OCTETS))

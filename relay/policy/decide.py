@@ -4,17 +4,29 @@ Standard: the most specific file wins whole; a look-up is in memory and never to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from relay.addresses import read_addresses
+from relay.config import MAX_BOUNCE
 from relay.errors import PolicyHolds
 from relay.policy.chosen import RuleLook, choose
 from relay.policy.content import Content
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
-from relay.policy.names import DEFAULT_FILE, Address, candidates, domain_file, fold_address, parse_address, printable
+from relay.policy.names import (
+    DEFAULT_FILE,
+    Address,
+    Step,
+    candidates,
+    domain_file,
+    fold_address,
+    may_be_route,
+    parse_address,
+    printable,
+)
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.settings import Chosen
 
@@ -25,7 +37,9 @@ class PolicySet:
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
     `version` is 12 hexadecimal digits that follow from all names and contents, `looks_inside` tells that a file has
-    rules which need the message, `demands` are what files ask of arriving mail, each kind once.
+    rules which need the message, `demands` are what files ask of arriving mail, each kind once. `max_bounce` is the
+    largest message from the null sender, in octets, that gets a one-time pad: such mail is what outsiders can have us
+    send.
     """
 
     directory: Path
@@ -34,43 +48,30 @@ class PolicySet:
     version: str
     looks_inside: bool = False
     demands: tuple[Demand, ...] = ()
+    max_bounce: int = MAX_BOUNCE
 
     def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
         Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers
-        the recipient, and where only a file for others says plaintext for a peer's domain: a policy file that has
-        vanished must neither bounce mail nor let it out in clear.
+        the recipient, where the local part may be read as a route to a domain that another file covers, and where
+        only a file for others says plaintext for a peer's domain: a policy file that has vanished must neither bounce
+        mail nor let it out in clear.
         """
-        try:
-            address = parse_address(recipient)
-        except ValueError as error:
-            raise PolicyHolds(_no_address(recipient, error)) from error
-        file = self._find(address)
-        if file is None:
-            raise PolicyHolds(self._nobody_covers(address))
-        if held := self._held_in_clear(file, address, sender):
-            raise PolicyHolds(held)
-        chosen = choose(file, sender, content)
+        address, file = self._covering(sender, recipient)
+        chosen = self._choose(file, sender, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
     def explain(self, sender: str, recipient: str, content: Content | None = None) -> Explanation:
         """The same as `decide`, with how it came about; raises nothing."""
         directory = str(self.directory)
-        try:
-            address = parse_address(recipient)
-        except ValueError as error:
-            held = _no_address(recipient, error)
-            return Explanation(sender, recipient, directory, self.version, held=held)
         lookups: list[Lookup] = []
-        file = self._find(address, lookups)
-        if file is None:
-            held = self._nobody_covers(address)
-            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=held)
-        if held := self._held_in_clear(file, address, sender):
-            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=held)
+        try:
+            address, file = self._covering(sender, recipient, lookups)
+        except PolicyHolds as error:
+            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
-        chosen = choose(file, sender, content, rules)
+        chosen = self._choose(file, sender, content, rules)
         peer = self._peer(file, address)
         return Explanation(
             sender,
@@ -85,7 +86,7 @@ class PolicySet:
 
     def covering(self, domain: str) -> PolicyFile | None:
         """The file that decides for those at a domain (in A-labels) who have no file of their own."""
-        return self._find(Address("", domain))
+        return self._find(candidates(Address("", domain)))
 
     def require(self, sender: str, content: Content | None = None) -> Requirements:
         """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
@@ -102,15 +103,29 @@ class PolicySet:
         return Requirements((*found, *doubt), self.version)
 
     def _required_from(self, address: Address) -> Requirement | None:
-        file = self._find(address)
+        file = self._find(candidates(address))
         if file is None or not file.policy.require:
             return None
         because = f"{file.source}: mail from {printable(f'{address.local}@{address.domain}')}"
         return Requirement(Demand(file.policy.require, file.policy.unprotected, self._peer(file, address)), because)
 
-    def _find(self, address: Address, lookups: list[Lookup] | None = None) -> PolicyFile | None:
-        """The file that covers the address; every file looked for on the way is put into `lookups`."""
-        for name, step in candidates(address):
+    def _covering(self, sender: str, recipient: str, lookups: list[Lookup] | None = None) -> tuple[Address, PolicyFile]:
+        """The recipient as policies compare it, and the file that covers it. Raises PolicyHolds where none may."""
+        try:
+            address = parse_address(recipient)
+        except ValueError as error:
+            raise PolicyHolds(f"no policy can cover {recipient[:200]!r}: {error}") from error
+        routed = may_be_route(address)
+        file = self._find(islice(candidates(address), 1 if routed else None), lookups)
+        if file is None:
+            raise PolicyHolds(self._may_be_routed(address) if routed else self._nobody_covers(address))
+        if held := self._held_in_clear(file, address, sender):
+            raise PolicyHolds(held)
+        return address, file
+
+    def _find(self, names: Iterable[tuple[str, Step]], lookups: list[Lookup] | None = None) -> PolicyFile | None:
+        """The first of these files that covers its address; every one looked for is put into `lookups`."""
+        for name, step in names:
             file = self.files.get(name)
             decides = file is not None and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
@@ -118,6 +133,20 @@ class PolicySet:
             if decides:
                 return file
         return None
+
+    def _choose(
+        self, file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None = None
+    ) -> Chosen:
+        """What the file says, but the null sender spends little: an outsider can have us bounce what they like.
+
+        Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
+        for nothing.
+        """
+        chosen = choose(file, sender, content, looks)
+        if sender:
+            return chosen
+        hopeless = chosen.levels == ("otp",) and content is not None and content.size > self.max_bounce
+        return replace(chosen, priority="low", otherwise="refuse" if hopeless else chosen.otherwise)
 
     def _peer(self, file: PolicyFile, address: Address) -> str | None:
         """The peer whose keys seal for this recipient."""
@@ -141,6 +170,14 @@ class PolicySet:
             chosen.priority,
             chosen.rule,
             file.policy.looks_inside,
+            None if sender else self.max_bounce,
+        )
+
+    def _may_be_routed(self, address: Address) -> str:
+        own, _ = next(candidates(address))
+        return (
+            f"{address.local[:200]!r} at {address.domain} may be read as a route to another domain, so only a file of "
+            f"its own can cover it: {self.directory / own}"
         )
 
     def _held_in_clear(self, file: PolicyFile, address: Address, sender: str) -> str:
@@ -176,10 +213,6 @@ def _reverse_path(sender: str) -> tuple[Address, ...] | None:
         return tuple(fold_address(*each) for each in read_addresses(f"<{sender}>".encode("utf-8", "surrogateescape")))
     except ValueError:
         return None
-
-
-def _no_address(recipient: str, error: ValueError) -> str:
-    return f"no policy can cover {recipient[:200]!r}: {error}"
 
 
 def _because(file: PolicyFile, address: Address, peer: str | None) -> str:

@@ -24,7 +24,7 @@ from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, printable, scope_of
 from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
-from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
+from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised, raised_quantum
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
@@ -42,16 +42,23 @@ _EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", re.MULTILINE)
 
 
-def _required(value: object) -> tuple[LevelName, ...]:
+def _required(value: object) -> tuple[Required, ...]:
     """`"aes"` means `["aes"]`; raises ValueError saying what is wrong."""
-    levels = tuple(map(parse_level, value if isinstance(value, list) else [value]))
-    if "plaintext" in levels:
-        raise ValueError('"plaintext" requires nothing; leave the setting out')
-    if not levels:
+    words = tuple(map(_required_word, value if isinstance(value, list) else [value]))
+    if not words:
         raise ValueError('write what must all be there, for instance ["pqc", "aes"], or leave the setting out')
-    if len(set(levels)) < len(levels):
-        raise ValueError("a level is listed twice; leave one out")
-    return levels
+    if len(set(words)) < len(words):
+        raise ValueError("one of them is listed twice; leave one out")
+    return words
+
+
+def _required_word(item: object) -> Required:
+    if item == "sealed":
+        return "sealed"
+    level = parse_level(item)
+    if level == "plaintext":
+        raise ValueError('"plaintext" requires nothing; leave the setting out')
+    return level
 
 
 class Policy(Settings):
@@ -65,7 +72,7 @@ class Policy(Settings):
     otherwise: Otherwise = "hold"
     priority: Priority = "normal"
     subdomains: bool = False
-    require: Annotated[tuple[LevelName, ...], BeforeValidator(_required)] = ()
+    require: Annotated[tuple[Required, ...], BeforeValidator(_required)] = ()
     unprotected: Unprotected = "refuse"
     when: Rules = ()
 

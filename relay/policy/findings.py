@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from relay import toml
 from relay.errors import ConfigError
@@ -15,7 +16,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
 from relay.policy.foresee import Obstacle
-from relay.policy.names import SUFFIX, printable
+from relay.policy.names import SUFFIX, Address, may_be_route, printable
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, Settings
 from relay.policy.strength import LevelName
@@ -99,6 +100,8 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
             yield (*place, "levels"), "PLAINTEXT: this mail leaves in clear; list a level to have it sealed"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
             yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
+    if file.scope == "person" and may_be_route(Address(unquote(file.name.rpartition("/")[2]), file.domain)):
+        yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
     if peer is None and not by_domain and policy.levels != ("plaintext",):
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
@@ -17,20 +18,23 @@ from relay.policy.require import Demand
 from relay.policy.walk import MAX_FILES, policy_names
 
 
-def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
+def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
+
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad.
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
-    return PolicyFolder(directory, peers).read()
+    return PolicyFolder(directory, peers, max_bounce=max_bounce).read()
 
 
 class PolicyFolder:
     """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
 
-    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> None:
         """Reads nothing yet."""
         self.directory = directory
+        self._max_bounce = max_bounce
         self._peers = peers
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
@@ -106,6 +110,7 @@ class PolicyFolder:
             _version(self._total),
             self._looking_inside > 0,
             tuple(demand for demand, number in self._demands.items() if number),
+            self._max_bounce,
         )
 
 

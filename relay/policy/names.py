@@ -31,6 +31,8 @@ _LITERAL_NAME = re.compile(r"[a-z0-9_+-][a-z0-9_+.-]*")
 _LITERAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_+.")
 _LETTER_DIGITS = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
 """RFC 5892, 2.1, without the capitals."""
+_ROUTING = frozenset("%!@")
+"""One of these in a local part may be read by a mail server as a route to another domain (RFC 1123, 5.2.16)."""
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
 
@@ -137,6 +139,11 @@ def candidates(address: Address) -> Iterator[tuple[str, Step]]:
         step = "parent domain"
         domain = domain.partition(".")[2]
     yield DEFAULT_FILE, "default"
+
+
+def may_be_route(address: Address) -> bool:
+    """Whether a mail server may read the local part as an address elsewhere: `ben%bob.example`, `bob.example!ben`."""
+    return not _ROUTING.isdisjoint(address.local)
 
 
 def domain_file(address: Address) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
@@ -37,6 +38,8 @@ class PoliciesInForce:
         peers: Mapping[str, Sequence[str]],
         metrics: PolicyMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_bounce: int = MAX_BOUNCE,
     ) -> None:
         """Reads the directory. Raises ConfigError: a relay does not start on policies that it cannot read.
 
@@ -46,7 +49,7 @@ class PoliciesInForce:
         self._clock = clock
         self._changed_at = clock()
         self._incomplete = ""
-        self._folder = PolicyFolder(directory, peers)
+        self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
         self._current = self._folder.read()
         self._problems: tuple[str, ...] = ()
         self._asked = asyncio.Event()

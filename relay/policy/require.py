@@ -11,14 +11,15 @@ from typing import Literal, NamedTuple, get_args
 from relay.policy.content import Content
 from relay.policy.file import Unprotected
 from relay.policy.names import fold_domain
-from relay.policy.strength import LevelName
+from relay.policy.strength import Required
 
 _SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
-_MET_BY: dict[LevelName, frozenset[str]] = {
+_MET_BY: dict[Required, frozenset[str]] = {
     "otp": frozenset({"otp"}),
     "aes": frozenset({"aes", "otp"}),
     "pqc": frozenset({"pqc"}),
     "rsa": frozenset({"rsa", "pqc"}),
+    "sealed": frozenset({"otp", "aes", "pqc", "rsa"}),
 }
 """The layers of which one must be there: "aes" asks for quantum keys, "rsa" for the peer's signature."""
 _CAUSES = 5
@@ -31,7 +32,7 @@ class Demand(NamedTuple):
     Without a peer nobody can meet it: no peer may speak for a domain that is not theirs.
     """
 
-    layers: tuple[LevelName, ...]
+    layers: tuple[Required, ...]
     otherwise: Unprotected
     peer: str | None
 

@@ -33,6 +33,11 @@ _WHY: dict[Reason, str] = {
     "tampered": "It was changed on its way, or its signature is not right.",
     "unknown-format": "It is not sealed in a way that is known here.",
     "unknown-signer": "The certificate of its signer is not known here.",
+    "not-accepted": "It was sealed in a way that was not agreed with its site.",
+    "key-used": "The key that opens it has opened another message.",
+    "redirected": "It was sealed for somebody else, or came from somebody else than it says.",
+    "outside-window": "It was sealed too long ago, or by a clock that is wrong.",
+    "replayed": "It says that it is a message which came before, and is another one.",
     "unprotected": "It arrived with less protection than was agreed.",
 }
 

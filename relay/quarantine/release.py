@@ -16,7 +16,7 @@ import structlog
 
 from relay import mime
 from relay.dkim import Arrivals
-from relay.errors import CannotOpen, RelayError, StoreUnavailable, TryLater
+from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
 from relay.mail import Envelope, Mail, Outcomes, Recipient
@@ -134,11 +134,21 @@ class Release:
             if self.dkim:
                 without_marks = await self.dkim.without_forged(without_marks)
             return _Leaving(mail.with_message(kept.trace + without_marks), "unopened", kept.peer)
-        opened = await self.opener.open(message, kept.envelope.sender, mail.envelope.mailboxes, any_time=True)
+        opened = await self.opener.open(
+            message, kept.envelope.sender, mail.envelope.mailboxes, max_hops=self.max_hops, any_time=True
+        )
         if opened is None:
             raise CannotOpen("it is not sealed for this site, as this is configured now; --unopened hands it on sealed")
-        mail = await self._for_named(mail, opened)
-        await off_loop(len(opened.original), mime.check_carriable, opened.original, self.max_hops)
+        try:
+            return await self._opened(mail, opened)
+        except BaseException:
+            await self.opener.give_up(opened)
+            raise
+
+    async def _opened(self, mail: Mail, opened: Opened) -> _Leaving:
+        """The original, marked, from the sealed sender to those whom the sealed envelope names and who lack it."""
+        message = mail.message
+        mail = _for_named(mail, opened)
         missed = self._missed(mail.envelope, opened)
         marked = await off_loop(
             len(opened.original), mime.marked, opened.original, opened.protection, opened.peer, opened.author, missed
@@ -146,15 +156,6 @@ class Release:
         if self.dkim:
             marked = await self.dkim.told(marked, await self.dkim.verified(message))
         return _Leaving(_headers_only(mail.with_message(marked)), opened.protection, opened.peer, opened)
-
-    async def _for_named(self, mail: Mail, opened: Opened) -> Mail:
-        """From the sealed sender, to those whom the sealed envelope names and who lack it. Raises CannotOpen."""
-        if not opened.due:
-            named = "everybody whom it names has it" if opened.served else "its sealed envelope names other recipients"
-            raise CannotOpen(f"{named}; `quarantine drop` destroys it")
-        due = set(opened.due)
-        named_here = mail.to(each for each in mail.envelope.recipients if each.mailbox in due)
-        return replace(named_here, envelope=replace(named_here.envelope, sender=opened.envelope.sender))
 
     def _missed(self, envelope: Envelope, opened: Opened) -> str:
         """What the mark adds where policy requires more: releasing is a person's decision, which this does not stop."""
@@ -188,6 +189,16 @@ def _accepted(mail: Mail, handed: Handed) -> list[str]:
     return [
         address for address, outcome in zip(mail.envelope.addresses, handed.outcomes, strict=True) if outcome is None
     ]
+
+
+def _for_named(mail: Mail, opened: Opened) -> Mail:
+    """The mail to those who get it now. Raises DeliveryUnderWay where they get it already, CannotOpen for nobody."""
+    if opened.busy and not opened.due:
+        raise DeliveryUnderWay("it is being delivered at this moment; look again in a quarter of an hour")
+    if not opened.due:
+        named = "everybody whom it names has it" if opened.served else "its sealed envelope names other recipients"
+        raise CannotOpen(f"{named}; `quarantine drop` destroys it")
+    return opened.to_the_due(mail)
 
 
 def _headers_only(mail: Mail) -> Mail:

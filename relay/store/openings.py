@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from sqlalchemy import Boolean, Column, Double, LargeBinary, Table, bindparam, d
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.cms import KeyUse
-from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, Replayed
+from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.key_name import KeyName
@@ -102,29 +103,29 @@ class Openings:
     async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, State]:
         """Binds the keys, and claims the mailboxes that have not got the mail; what becomes of each of these.
 
-        All of it is on the disk when this returns. Who is cancelled meanwhile has claimed nobody. Raises KeyUsed,
+        All of it is on the disk when this returns; who is cancelled meanwhile has claimed nobody. Raises KeyUsed,
         KeyDestroyed, Replayed and StoreUnavailable.
         """
         if not bound and arrived is None:
             return {}
-        admitting = self._database.later(self._admitted(_Admission(bound, arrived)))
+        admission = _Admission(bound, arrived)
+        admitting = self._database.later(self._commit(admission))
         try:
-            return await asyncio.shield(admitting)
-        except asyncio.CancelledError:
-            if arrived is not None:
-                self._database.later(self._give_back(admitting, arrived))
+            await asyncio.shield(admitting)
+        except BaseException:
+            await asyncio.shield(self._database.later(self._unclaim(admitting, admission)))
             raise
-
-    async def _give_back(self, admitting: asyncio.Task[Mapping[str, State]], arrived: Arrived) -> None:
-        """Without this a mail whose client has gone at the wrong moment would wait for its claim to end."""
-        states = await admitting
-        await self.settle(arrived, (), [mailbox for mailbox, state in states.items() if state == "due"])
-
-    async def _admitted(self, admission: _Admission) -> Mapping[str, State]:
-        await self._commit(admission)
         if admission.trouble is not None:
             raise admission.trouble
         return admission.states
+
+    async def _unclaim(self, admitting: asyncio.Task[None], admission: _Admission) -> None:
+        """Nobody does anything with what was claimed, if it was; else the claim ends by itself."""
+        await asyncio.wait([admitting])
+        due = [mailbox for mailbox, state in admission.states.items() if state == "due"]
+        if due and admission.arrived is not None and admitting.exception() is None:
+            with suppress(StoreUnavailable):
+                await self.settle(admission.arrived, (), due)
 
     @to_its_end
     async def settle(self, arrived: Arrived, delivered: Iterable[str], not_delivered: Iterable[str] = ()) -> set[str]:
@@ -132,14 +133,16 @@ class Openings:
 
         Returns all of `arrived.mailboxes` that have it. Raises StoreUnavailable.
         """
-        changes = [(mailbox, True) for mailbox in delivered] + [(mailbox, False) for mailbox in not_delivered]
+        has_it = {arrived.recipient(mailbox): True for mailbox in delivered}
+        has_it |= {arrived.recipient(mailbox): False for mailbox in not_delivered}
         row = (_recipients.c.mail == arrived.mail) & (_recipients.c.recipient == bindparam("at"))
         settled = update(_recipients).where(row, ~_recipients.c.delivered)
         async with self._database.writing() as connection:
-            if changes:
+            if has_it:
+                # In one order, so that two relays with the same mail do not wait for each other.
                 await connection.execute(
                     settled.values(delivered=bindparam("has_it"), claimed_until=0.0),
-                    [{"at": arrived.recipient(mailbox), "has_it": has_it} for mailbox, has_it in changes],
+                    [{"at": at, "has_it": has_it[at]} for at in sorted(has_it)],
                 )
             query = select(_recipients.c.recipient).where(_recipients.c.mail == arrived.mail, _recipients.c.delivered)
             have_it = set(await connection.scalars(query))
@@ -241,9 +244,11 @@ async def _bind(connection: AsyncConnection, admissions: Sequence[_Admission]) -
         known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
     changed: set[bytes] = set()
     for each in admissions:
-        each.trouble = next((trouble for bound in each.bound if (trouble := _trouble(bound, known))), None)
-        if each.trouble is None:
-            changed |= {at for bound in each.bound for at in _bound(bound, known)}
+        for bound in each.bound:  # from the outermost layer inwards: an inner one may not use its keys once more
+            each.trouble = _trouble(bound, known)
+            if each.trouble is not None:
+                break
+            changed.update(_bound(bound, known))
     change = update(keys).where(keys.c.place == bindparam("at"))
     rows_changed: list[dict[str, Any]] = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
     if rows_changed:

@@ -4,8 +4,13 @@ Standard: relay/FORMAT.md 9: a recipient gets a mail once, at all relays of a si
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
+from relay import app
+from relay.errors import OutsideWindow
 from tests.attacks.conftest import LEVELS, Scene, quarantined
 
 
@@ -33,3 +38,13 @@ async def test_outer_fields_that_the_attacker_writes_anew_make_no_new_mail_of_it
     for to in (_mailbox(level), _mailbox(level).replace("bob.example", "BOB.Example")):
         assert (await scene.sent(renamed, to=to, relay=1)).code == 250
     assert len(scene.delivered) == 1
+
+
+async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene: Scene) -> None:
+    """Who has waited for it could else have yesterday's mail delivered once more."""
+    message = await scene.captured("pqc")
+    async with app.parts(scene.bob.config, prefetch=False) as parts:
+        parts.store.beat.trusted_from = time.time() + 60
+        opener = replace(parts.opener, beat=parts.store.beat)
+        with pytest.raises(OutsideWindow, match="restored"):
+            await opener.open(message, "ann@alice.example", ["pqc@bob.example"])

@@ -28,8 +28,8 @@ from tests.testlib.submit import Reply, submit
 CONNECTIONS = 20
 """What Postfix makes to one destination."""
 
-GENUINE_WITHIN_S = 5.0
-"""Within so many seconds genuine mail arrives behind any amount of forged mail; without, it takes a tenth of one."""
+GENUINE_WITHIN_S = 15.0
+"""Within so many seconds genuine mail arrives behind the forged, on a busy machine; on an idle one within 2."""
 
 ANSWERS = {
     "400 that names the keys": None,
@@ -78,7 +78,7 @@ class World:
 
     @asynccontextmanager
     async def relay(self, settings: str = "") -> AsyncIterator[Address]:
-        """Bob's relay as the defaults are."""
+        """Bob's relay as the defaults are; `settings` follow those of its KME."""
         bob = make_site(
             self.directory / "bob", "bob", state=self.directory, kme_url=self.bobs.url, incoming=self.sink.address,
             kme_settings=settings,
@@ -109,22 +109,41 @@ class MailServer:
         self.seconds: dict[bytes, float] = {}
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._answered = asyncio.Condition()
         self._work = [asyncio.create_task(self._hand_over()) for _ in range(connections)]
 
     async def _hand_over(self) -> None:
         for message in self._queue:
-            self.replies[message] = await submit(self._relay, message)
-            self.seconds[message] = self._loop.time() - self._began
+            reply = await submit(self._relay, message)
+            async with self._answered:
+                self.replies[message] = reply
+                self.seconds[message] = self._loop.time() - self._began
+                self._answered.notify_all()
 
-    async def emptied(self) -> None:
-        """Returns when nothing is left."""
-        await asyncio.gather(*self._work)
-
-    def check(self, genuine: Sequence[bytes], forged: Sequence[bytes]) -> None:
-        """All genuine mail has arrived, and soon; no forged one."""
+    async def check(self, genuine: Sequence[bytes]) -> None:
+        """All genuine mail arrives, and soon; no forged one does, by then."""
+        async with asyncio.timeout(60), self._answered:
+            await self._answered.wait_for(lambda: self.replies.keys() >= set(genuine))
         assert [str(self.replies[each])[:3] for each in genuine] == ["250"] * len(genuine)
         assert max(self.seconds[each] for each in genuine) < GENUINE_WITHIN_S
-        assert {str(self.replies[each])[:9] for each in forged} == {"451 4.7.5"}
+        forged = {str(reply)[:9] for each, reply in self.replies.items() if each not in genuine}
+        assert forged <= {"451 4.7.5", "451 4.3.2", "452 4.3.1"}
+
+    async def close(self) -> None:
+        """Hands over no more."""
+        for each in self._work:
+            each.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+
+@asynccontextmanager
+async def mail_server(relay: Address, queue: Iterable[bytes]) -> AsyncIterator[MailServer]:
+    """One that works until the end of the block."""
+    server = MailServer(relay, queue)
+    try:
+        yield server
+    finally:
+        await server.close()
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -132,39 +151,48 @@ async def test_genuine_mail_does_not_wait_for_keys_that_never_come(world: World,
     world.bobs.not_found = ANSWERS[answer]
     forged = await world.sealed(80, forged=True)
     genuine = [*await world.sealed(12, forged=False), mails.plain()]
-    async with world.relay() as relay:
-        server = MailServer(relay, [*forged, *genuine])
-        await server.emptied()
-        server.check(genuine, forged)
+    async with world.relay() as relay, mail_server(relay, [*forged, *genuine]) as server:
+        await server.check(genuine)
     assert len(world.sink.got) == len(genuine)
 
 
-async def test_genuine_mail_among_forged_does_not_wait_either(world: World) -> None:
-    """Each call that it shares with forged mail fails."""
+@pytest.mark.parametrize("latency", [0.05, 0.4])
+async def test_genuine_mail_among_forged_does_not_wait_either(world: World, latency: float) -> None:
+    """Each call that it shares with forged mail fails; it takes as long as a call to a KME in a cloud takes."""
     world.bobs.not_found = ANSWERS["500"]
-    world.bobs.latency = 0.05
-    forged = await world.sealed(80, forged=True)
-    genuine = await world.sealed(12, forged=False)
-    mixed = [
-        each
-        for place, message in enumerate(forged)
-        for each in (message, *genuine[place // 4 : place // 4 + (place % 4 == 0)])
-    ]
-    async with world.relay() as relay:
-        server = MailServer(relay, mixed)
-        await server.emptied()
-        server.check(genuine, forged)
+    world.bobs.latency = latency
+    forged = iter(await world.sealed(40, forged=True))
+    genuine = await world.sealed(10, forged=False)
+    mixed = [each for one in genuine for each in (next(forged), next(forged), one, next(forged), next(forged))]
+    async with world.relay() as relay, mail_server(relay, mixed) as server:
+        await server.check(genuine)
 
 
-@pytest.mark.parametrize("answer", ["400 that names the keys", "400", "500"])
+@pytest.mark.parametrize("answer", ["400 that names the keys", "400", "400 without a word", "500"])
 async def test_genuine_mail_does_not_wait_for_pads_of_a_thousand_keys(world: World, answer: str) -> None:
     world.bobs.not_found = ANSWERS[answer]
     world.bobs.latency = 0.05
     world.forger.limits["max_key_size"] = 256
-    forged = await world.sealed(40, forged=True, how='levels = ["otp"]\n', size=32_000)
+    forged = await world.sealed(24, forged=True, how='levels = ["otp"]\n', size=14_000)
     genuine = await world.sealed(12, forged=False)
-    async with world.relay() as relay:
-        server = MailServer(relay, [*forged, *genuine])
-        await server.emptied()
-        server.check(genuine, forged)
-        assert len(world.bobs.got("dec_keys")) < 400
+    async with world.relay() as relay, mail_server(relay, [*forged, *genuine]) as server:
+        await server.check(genuine)
+        assert len(world.bobs.got("dec_keys")) < 20 * len(forged) + len(genuine)
+
+
+async def test_large_mail_does_not_wait_for_its_keys_and_so_keeps_no_memory_from_others(world: World) -> None:
+    [forged] = await world.sealed(1, forged=True, size=2_500_000)
+    async with world.relay("lag_patience = 60") as relay, asyncio.timeout(30):
+        assert str(await submit(relay, forged)).startswith("451 4.7.5")
+
+
+async def test_forged_mail_that_is_tried_again_and_again_has_its_keys_asked_for_now_and_then(world: World) -> None:
+    world.bobs.not_found = ANSWERS["500"]
+    forged = await world.sealed(20, forged=True)
+    [genuine] = await world.sealed(1, forged=False)
+    async with world.relay("lag_patience = 0") as relay:
+        for _ in range(3):
+            async with mail_server(relay, [*forged, genuine]) as server:
+                await server.check([genuine])
+    assert len(world.bobs.got("dec_keys")) <= 2 * 21 + 2 * 20
+    assert len(world.bobs.got("status")) < 10

@@ -211,9 +211,9 @@ async def test_a_pad_can_be_made_of_it(sources: tuple[KeySource, KeySource]) -> 
     alice, bob = sources
     assert isinstance(alice, KMEGroup)
     pad = await alice.take_pad("bob", 100)
-    fetched = await bob.fetch("alice", [segment.reference.key_ID for segment in pad.segments])
-    octets = b"".join(fetched[segment.reference.key_ID].key for segment in pad.segments)
-    assert bytes(pad.octets()) == octets[:100]
+    fetched = await bob.fetch("alice", [key.reference.key_ID for key in pad.keys])
+    assert [bytes(key.octets) for key in pad.keys] == [fetched[key.reference.key_ID].key for key in pad.keys]
+    assert pad.hides == pad.cost - 16 * len(pad.keys) >= 100
 
 
 async def test_a_closed_source_gives_no_keys(sources: tuple[KeySource, KeySource]) -> None:

@@ -40,6 +40,7 @@ from tests.test_identity.forgeries import certified
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 both = pytest.mark.parametrize("level", [PQC(), RSA()], ids=["pqc", "rsa"])
@@ -121,7 +122,7 @@ def _around(level: Level, identities: Identities, content: bytes) -> bytes:
 
 @both
 async def test_unsigned_content_is_refused(level: Level, identities: Identities) -> None:
-    for content in (mime.wrap_payload(b"x"), mime.wrap_enveloped(b"0\0")):
+    for content in (payload(b"x", level.name), mime.wrap_enveloped(b"0\0")):
         with pytest.raises(BadStructure, match="not signed"):
             await _open(level, _around(level, identities, content), identities.at_bob())
 
@@ -297,15 +298,16 @@ def _openssl(*arguments: str | Path, stdin: bytes = b"") -> bytes:
 @needs_openssl
 async def test_openssl_opens_level_rsa_layer_by_layer_and_verifies_it(tmp_path: Path, identities: Identities) -> None:
     original = mails.random_attachment(20_000)
-    der = await _seal(RSA(), identities, mime.wrap_payload(original))
+    whole = payload(original, "rsa")
+    der = await _seal(RSA(), identities, whole)
     bob, alice = identities.bob.identity.rsa_encryption, identities.alice.identity
     key, certificate = _pem(tmp_path / "key", bob.private_key), _pem(tmp_path / "crt", bob.certificate)
     inner = _openssl("cms", "-decrypt", "-inform", "DER", "-recip", certificate, "-inkey", key, "-binary", stdin=der)
-    kind, signed = mime.unwrap(inner)
+    kind, signed, _ = mime.unwrap(inner)
     assert kind == "signed"
     ca = _pem(tmp_path / "ca", alice.ca)
     verified = _openssl("cms", "-verify", "-inform", "DER", "-CAfile", ca, "-purpose", "any", "-binary", stdin=signed)
-    assert verified == mime.wrap_payload(original)
+    assert verified == whole
 
 
 @needs_openssl
@@ -352,7 +354,7 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
     tmp_path: Path, identities: Identities, stream: list[str], identifier: list[str]
 ) -> None:
     original = mails.eight_bit()
-    signed = _signed_by_openssl(tmp_path, RSA(), identities, mime.wrap_payload(original))
+    signed = _signed_by_openssl(tmp_path, RSA(), identities, payload(original, "rsa"))
     recipient = _pem(tmp_path / "recipient", identities.bob.identity.rsa_encryption.certificate)
     der = _openssl(
         "cms", "-encrypt", "-binary", "-aes-256-gcm", "-recip", recipient, *identifier, *stream,
@@ -360,7 +362,8 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
         "-outform", "DER", stdin=mime.wrap_signed(signed),
     )  # fmt: skip
     unsealed = await _open(RSA(), der, identities.at_bob())
-    assert mime.unwrap(unsealed.payload) == ("message", original)
+    entity = mime.unwrap(unsealed.payload)
+    assert (entity.kind, entity.content) == ("message", original)
 
 
 @needs_openssl

@@ -199,6 +199,13 @@ def test_our_own_certificate_with_such_an_identifier_is_refused_before_peers_do(
 # Should such a document be there all the same
 
 
+class _Nothing:
+    """No memory of what was opened."""
+
+    async def admit(self, *_: object) -> dict[str, str]:
+        return {}
+
+
 @every_order
 @pytest.mark.parametrize("level", ["pqc", "rsa"])
 async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_mail(
@@ -210,11 +217,11 @@ async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_ma
     peers = {"alice": alice.certificates, "carol": _claiming(alice.certificates, eve)}
     levels = {each.name: each for each in (PQC(), RSA())}
     nothing = cast(Any, None)
-    opener = Opener(
-        load_config(tmp_path / "relay.toml"), levels, nothing, nothing, person("bob").identity,
-        {name: peers[name] for name in order},
-    )  # fmt: skip
     case = read(DIRECTORY / f"{level}-plain.txt")
+    opener = Opener(
+        load_config(tmp_path / "relay.toml"), levels, nothing, nothing, cast(Any, _Nothing()), person("bob").identity,
+        {name: peers[name] for name in order}, clock=lambda: case.now,
+    )  # fmt: skip
     opened = await opener.open(case.message, case.sender)
     assert opened is not None
     assert opened.peer == "alice"

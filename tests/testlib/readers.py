@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from email import policy
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.headerregistry import AddressHeader
 from email.utils import getaddresses
@@ -32,7 +32,7 @@ def seen_by_python(field: bytes) -> Seen:
     text = field.replace(b"\r\n", b"").decode("utf-8", "replace")
     found = _getaddresses(text)
     decoded: Seen = set()
-    with suppress(ValueError, LookupError, HeaderParseError):
+    with suppress(ValueError, LookupError, MessageError):
         first = _getaddresses(str(make_header(decode_header(text))))
         decoded = {_parts(address) for address in first if _PLAIN_ADDRESS.fullmatch(address)}
     with suppress(Exception):  # it raises many kinds

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -13,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from relay import cms
 from relay.cms import SignatureScheme
 from tests.vectors import parts, trees
-from tests.vectors.case import Case
-from tests.vectors.parts import ORIGINAL, PAYLOAD, entity, flipped, gcm, people, replaced, signed
+from tests.vectors.case import ALICE, NOW, Case, Peer, Seen
+from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, payload, people, replaced, signed
 from tests.vectors.people import Person
 
 _SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
@@ -27,6 +29,7 @@ def certified_cases() -> Iterator[Case]:
         yield from _opening(level)
         yield from _failing(level)
         yield from _forged(level)
+        yield from _envelopes(level)
         for name, comment, content in _contents(level):
             yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
     for name, comment, der in _pqc_structures():
@@ -35,13 +38,19 @@ def certified_cases() -> Iterator[Case]:
         yield Case(f"rsa-{name}", "bad structure", "rsa", comment, der)
 
 
+def success(name: str, level: str, comment: str, content: bytes, **more: Any) -> Case:
+    """A case that opens and binds no key."""
+    fingerprint = cms.decode_enveloped(content).fingerprint()
+    return Case(name, "success", level, comment, content, original=ORIGINAL, fingerprint=fingerprint, **more)
+
+
 def _to(person: Person, level: str, content: bytes, *, by_issuer: bool = False) -> bytes:
     recipient = (parts.kem if level == "pqc" else parts.ktri)(person, by_issuer=by_issuer)
     return gcm(content, recipient)
 
 
 def _signed(level: str, *, by_issuer: bool = False) -> bytes:
-    return cms.encode_signed(signed(PAYLOAD, people()[0], _SCHEMES[level], by_issuer=by_issuer))
+    return cms.encode_signed(signed(payload(level), people()[0], _SCHEMES[level], by_issuer=by_issuer))
 
 
 def _around(der: bytes) -> bytes:
@@ -58,16 +67,16 @@ def _opening(level: str) -> Iterator[Case]:
          _to(bob, level, _around(_signed(level, by_issuer=True)), by_issuer=True)),
         ("two-recipients", "for Eve and Bob", gcm(content, one(eve), one(bob))),
         ("no-certificate", "SignedData without the signer's certificate",
-         _to(bob, level, _around(cms.encode_signed(replace(signed(PAYLOAD, people()[0], _SCHEMES[level]), certificate=b""))))),
+         _to(bob, level, _around(cms.encode_signed(replace(signed(payload(level), people()[0], _SCHEMES[level]), certificate=b""))))),
     ):  # fmt: skip
-        yield Case(f"{level}-{name}", "success", level, comment, der, original=ORIGINAL)
+        yield success(f"{level}-{name}", level, comment, der)
 
 
 def _failing(level: str) -> Iterator[Case]:
     _, bob, eve = people()
     content = _around(_signed(level))
     sealed = _to(bob, level, content)
-    yield Case(f"{level}-for-eve", "no key", level, "encrypted to Eve alone", _to(eve, level, content))
+    yield Case(f"{level}-for-eve", "not for us", level, "encrypted to Eve alone", _to(eve, level, content))
     yield Case(f"{level}-flipped-tag", "bad tag", level, "one bit of the tag", flipped(sealed))
     yield Case(f"{level}-flipped-ciphertext", "bad tag", level, "one bit of the ciphertext", flipped(sealed, -99))
     [recipient] = cms.decode_enveloped(sealed).recipients
@@ -77,36 +86,82 @@ def _failing(level: str) -> Iterator[Case]:
         assert isinstance(recipient, cms.RSARecipient)
         old, new = recipient.encrypted_cek, parts.ktri(eve).encrypted_cek
     other = replaced(sealed, old.hex(), new.hex())
-    yield Case(f"{level}-other-encapsulation", "wrong key", level, "another message's encrypted key", other)
+    yield Case(f"{level}-other-encapsulation", "bad tag", level, "another message's encrypted key", other)
 
 
 def _forged(level: str) -> Iterator[Case]:
     alice, bob, eve = people()
-    right = signed(PAYLOAD, alice, _SCHEMES[level])
+    right = signed(payload(level), alice, _SCHEMES[level])
     other = next(scheme for scheme in _SCHEMES.values() if scheme is not _SCHEMES[level])
     later = cms.attributes_to_sign(right.scheme, right.digest, parts.WHEN.replace(year=2030))
     for name, comment, forged in (
-        ("other-content", "another content under Alice's signature", replace(right, content=PAYLOAD + b"Eve\r\n")),
+        ("other-content", "another content under Alice's signature", replace(right, content=payload(level) + b"Eve\r\n")),
         ("other-attributes", "another signing time", replace(right, attributes=later)),
         ("flipped-signature", "one bit of the signature", replace(right, signature=flipped(right.signature, 40))),
         ("other-digest", "a right signature over the digest of something else",
-         signed(PAYLOAD, alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
-        ("stranger", "signed by Eve, who is nobody's peer", signed(PAYLOAD, eve, _SCHEMES[level])),
+         signed(payload(level), alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
+        ("stranger", "signed by Eve, who is nobody's peer", signed(payload(level), eve, _SCHEMES[level])),
         ("pretender", "signed by Eve in Alice's name",
-         replace(signed(PAYLOAD, eve, _SCHEMES[level]), signer=right.signer)),
-        ("other-scheme", "signed by Alice with the other level's key", signed(PAYLOAD, alice, other)),
+         replace(signed(payload(level), eve, _SCHEMES[level]), signer=right.signer)),
+        ("other-scheme", "signed by Alice with the other level's key", signed(payload(level), alice, other)),
     ):  # fmt: skip
         der = _to(bob, level, _around(cms.encode_signed(forged)))
         yield Case(f"{level}-{name}", "bad signature", level, comment, der)
-    sealed = _to(bob, level, _around(_signed(level)))
-    comment = "signed by Alice for a domain that is not hers"
-    yield Case(f"{level}-foreign-domain", "bad signature", level, comment, sealed, sender="boss@stranger.example")
+
+
+def _envelopes(level: str) -> Iterator[Case]:
+    """What the sealed envelope says, under the signature."""
+    alice, bob, _ = people()
+
+    def sealed(**changes: Any) -> bytes:
+        said = payload(changes.pop("layers", level), **changes)
+        return _to(bob, level, _around(cms.encode_signed(signed(said, alice, _SCHEMES[level]))))
+
+    other = "rsa" if level == "pqc" else "pqc"
+    for name, comment, changes in (
+        ("foreign-sender", "a sender of a domain that is not Alice's", {"sender": "boss@stranger.example"}),
+        ("other-layers", "the other level with a signature", {"layers": other}),
+        ("stripped", "a layer of aes around it, which is missing", {"layers": f"{level}+aes"}),
+        ("for-other-site", "sealed for another site, and encrypted to Bob", {"slave_sae": "3"}),
+        ("other-master", "signed by Alice, and another master SAE", {"master_sae": "3"}),
+        ("for-other-recipient", "it names somebody else", {"recipients": ("bea@bob.example",)}),
+    ):
+        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))
+    right = sealed()
+    yield success(f"{level}-rewritten-sender", level, "MAIL FROM was rewritten", right, sender="x@stranger.example")
+    null = success(f"{level}-null-sender", level, "a bounce", sealed(sender=""), sender="", sealed_sender="")
+    yield null
+    week, second = timedelta(days=7), timedelta(seconds=1)
+    yield success(f"{level}-last-second", level, "opened after 7 days, to the second", right, now=NOW + week)
+    yield Case(f"{level}-too-late", "outside window", level, "opened one second later", right, now=NOW + week + second)
+    fingerprint, id_ = cms.decode_enveloped(right).fingerprint(), parts.octets("id", 16)
+    has_it = Seen("2", id_, fingerprint, ("ben@bob.example",))
+    comment = "a copy for who has it: nothing is delivered"
+    yield success(f"{level}-served", level, comment, right, seen=(has_it,), due=(), served=("ben@bob.example",))
+    comment = "a copy for a second recipient, who is not named"
+    yield Case(
+        f"{level}-redirected", "not named", level, comment, right, seen=(has_it,), recipients=("bea@bob.example",)
+    )
+    again = Seen("2", id_, bytes(32), ("ben@bob.example",))
+    comment = "the same signed payload, encrypted once more"
+    yield Case(f"{level}-replayed", "replayed", level, comment, right, seen=(again,))
+    accept = ALICE._replace(accept="otp,aes," + other)
+    yield Case(f"{level}-not-accepted", "not accepted", level, "Alice may not use this level", right, peers=(accept,))
+    only = ALICE._replace(accept=level)
+    yield success(f"{level}-accepted", level, "Alice may use this level alone", right, peers=(only,))
+    unsealed = _to(bob, level, _around(cms.encode_signed(signed(parts.VERSION_0, alice, _SCHEMES[level]))))
+    yield Case(f"{level}-version-0", "bad structure", level, "a payload of format version 0", unsealed)
+    eves = Peer("eve", "3", "eve.example", "eve-bob")
+    comment = "signed by Alice, with an envelope that says it is Eve's, who is Bob's peer too"
+    claims = {"master_sae": "3", "sender": "eve@eve.example"}
+    two = {"alice-bob": "both", "eve-bob": "both"}
+    yield Case(f"{level}-claimed", "not named", level, comment, sealed(**claims), peers=(ALICE, eves), groups=two)
 
 
 def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
     """What is inside the encryption, and is no SignedData as the format wants it."""
     right = _signed(level)
-    yield "unsigned", "the original without a signature", PAYLOAD
+    yield "unsigned", "the original without a signature", payload(level)
     yield "garbage-inside", "not CMS inside", _around(b"garbage")
     yield "two-signers", "two signers", _around(trees.doubled(right, trees.SIGNER))
     yield "no-signers", "no signer", _around(trees.changed(right, trees.SIGNER, lambda _: []))
@@ -155,7 +210,7 @@ def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
     yield "oaep-sha1", "RSAES-OAEP with its defaults, SHA-1", trees.put(sealed, (*_FIRST, 2, 1), b"\x30\x00")
     yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
     yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")
-    right = signed(PAYLOAD, alice, SignatureScheme.RSA_PSS)
+    right = signed(payload("rsa"), alice, SignatureScheme.RSA_PSS)
     key = alice.identity.rsa_signing.private_key
     pkcs1 = key.sign(right.attributes, padding.PKCS1v15(), hashes.SHA256())
     der = cms.encode_signed(replace(right, signature=pkcs1))

@@ -15,7 +15,7 @@ from email.utils import getaddresses
 import structlog
 
 from relay import mime
-from relay.errors import MalformedMessage, NotNamed, PolicyRefuses, Replayed
+from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, Replayed
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
@@ -23,20 +23,18 @@ from relay.store import SiteSecret
 
 log = structlog.get_logger(__name__)
 
-FIELDS = ("Content-Type", "X-QuMail-Protection")
-"""The header fields that tell sealed messages and originals."""
 MAX_FIELD_OCTETS = 8192
 
-_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; sealed=([0-9a-f]{32})\r?$", re.MULTILINE)
+_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An opened message as it goes into the mailbox, and the mark in it."""
+    """A message as it goes into the mailbox, and the mark in it; `opened` is None where nothing was sealed."""
 
     message: bytes = field(repr=False)
     mark: str
-    opened: Opened
+    opened: Opened | None
 
 
 class Marks:
@@ -86,38 +84,52 @@ async def open_original(
     sealed: bytes,
     mark: str,
     mailboxes: Sequence[str],
+    under_way: set[bytes],
     *,
     patient: bool,
 ) -> Original | None:
     """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse.
 
-    `mailboxes` are those whose mail the mailbox gets. With `patient`, keys that its KME does not know yet are waited
-    for.
+    `mailboxes` are those whose mail the mailbox gets. The mail is `under_way` until whoever gets the original takes it
+    out: a copy has to wait. With `patient`, keys that its KME does not know yet are waited for.
     """
     opened = await opener.open(sealed, sender_of(sealed), mailboxes, patient=patient)
     if opened is None:
         return None
-    # A claim of our own from before a broken connection does not count: one watcher at a time has the mailbox.
+    # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
     if not (opened.due or opened.busy):
         raise (
             Replayed("it was opened before")
             if opened.served
             else NotNamed("its sealed envelope names none of this mailbox's addresses; see `addresses`")
         )
-    sender = opened.envelope.sender
+    mail = opened.mail
+    if mail in under_way:
+        await opener.give_up(opened)
+        raise DeliveryUnderWay("another copy of it is being opened")
+    under_way.add(mail)
+    try:
+        return await _marked(policies(), opened, mark)
+    except BaseException:
+        under_way.discard(mail)
+        await opener.give_up(opened)
+        raise
+
+
+async def _marked(policies: PolicySet, opened: Opened, mark: str) -> Original:
     original = opened.original
     await off_loop(len(original), mime.check_carriable, original, sys.maxsize)
     if b"\0" in original:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
-    missed = _missed(policies(), sender, opened)
+    missed = _missed(policies, opened)
     more = f"{missed}; sealed={mark}"
     message = await off_loop(len(original), mime.marked, original, opened.protection, opened.peer, opened.author, more)
     return Original(message, mark, opened)
 
 
-def _missed(policies: PolicySet, sender: str, opened: Opened) -> str:
+def _missed(policies: PolicySet, opened: Opened) -> str:
     """What to add to the mark of a message that arrived with less than it must. Raises PolicyRefuses."""
-    required = policies.require(sender, Content(opened.original))
+    required = policies.require(opened.envelope.sender, Content(opened.original))
     missed = required.missed(opened.protection, opened.peer)
     if missed is None:
         return ""

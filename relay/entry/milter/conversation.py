@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,7 @@ class Conversation:
         self._share: Share = budget.share()
         self._message: _Message | None = None
         self._macros: dict[int, Mapping[str, str]] = {}
+        self._taken: Callable[[bool], None] | None = None
         self.ending = False
 
     @property
@@ -114,6 +115,7 @@ class Conversation:
             while not (self.ending and self.idle):
                 in_content = self._message is not None and bool(self._message.fields)
                 message = await self._packets.next(in_content=in_content)
+                self._answer_was_heard(message is not None)
                 if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
@@ -122,7 +124,14 @@ class Conversation:
         except Exception as error:
             log.error("milter_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
         finally:
+            self._answer_was_heard(False)
             self._start_over()
+
+    def _answer_was_heard(self, heard: bool) -> None:
+        """A mail server that goes on talking has read our last answer; of one that is gone nobody knows."""
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            taken(heard)
 
     async def _one(self, message: MTAMessage) -> None:
         """Takes one message in and answers it where an answer is waited for."""
@@ -245,7 +254,12 @@ class Conversation:
             raise failure
         if result.message is None:
             return [Discard()]
-        return await off_loop(max(work, len(result.message)), _answer, message, body, mail, result)
+        self._taken = result.taken
+        try:
+            return await off_loop(max(work, len(result.message)), _answer, message, body, mail, result)
+        except BaseException:
+            self._answer_was_heard(False)
+            raise
 
     async def _working(self, mail: Mail) -> InPlace:
         """The recipe, and signs of life meanwhile; it goes on to its end also when the mail server is gone."""
@@ -264,6 +278,7 @@ class Conversation:
         except BaseException:
             share, self._share = self._share, self._budget.share()  # it still takes its memory
             task.add_done_callback(lambda _: share.release())
+            task.add_done_callback(_not_taken)
             raise
         return task.result()
 
@@ -305,6 +320,12 @@ class Conversation:
     def _log_words(self) -> dict[str, str]:
         words = {"client": self._macro("client_addr"), "queue_id": self._macro("i"), "user": self._macro("auth_authen")}
         return {name: value for name, value in words.items() if value}
+
+
+def _not_taken(task: asyncio.Task[InPlace]) -> None:
+    """What came of this nobody has heard."""
+    if not task.cancelled() and task.exception() is None and (taken := task.result().taken):
+        taken(False)
 
 
 def _answer(before: _Message, body: bytes, mail: Mail, result: InPlace) -> list[FilterMessage]:

@@ -1,0 +1,329 @@
+"""What was opened, as its users see it, the same over both back ends: one ciphertext a key, one mail a recipient.
+Standard: relay/FORMAT.md; binding and claim are one step, also for two relays that take it at the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from relay.cms import KeyUse
+from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
+from relay.store import Arrived, Bound, SiteSecret, Store, open_store
+from relay.store.openings import CLAIM_S
+from tests.test_store.backends import Backend, python
+from tests.test_store.conftest import Clock
+
+KEY = bytes(range(32))
+BEN, BEA = "ben@bob.example", "bea@bob.example"
+ONE, OTHER = (hashlib.sha256(each).digest() for each in (b"one", b"other"))
+A_WEEK = 7 * 86_400.0
+
+
+def arrived(*mailboxes: str, fingerprint: bytes = ONE, id: bytes = b"i" * 16, clock: Clock) -> Arrived:  # noqa: A002
+    return Arrived("2", id, fingerprint, clock.now + A_WEEK, mailboxes or (BEN,))
+
+
+def bound(*key_IDs: str, fingerprint: bytes = ONE, level: str = "otp", most: int = 1, group: str = "g") -> Bound:
+    return Bound(group, "2", key_IDs, KeyUse(level, fingerprint, most))
+
+
+@pytest.fixture
+async def relays(backend: Backend, secret: SiteSecret, clock: Clock) -> AsyncIterator[tuple[Store, Store]]:
+    """Two relays of a site on one database."""
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(await open_store(backend.where, secret, clock=clock)) for _ in range(2)
+        ]
+        yield one, two
+
+
+# --- keys ----------------------------------------------------------------------------------------------
+
+
+async def test_a_key_opens_one_ciphertext_again_and_again_and_no_other(store: Store) -> None:
+    await store.received.put("g", "2", {"k": KEY, "l": KEY})
+    for _ in range(2):
+        await store.openings.admit([bound("k", "l")])
+    with pytest.raises(KeyUsed, match="key l: it has opened another message"):
+        await store.openings.admit([bound("l", fingerprint=OTHER)])
+    with pytest.raises(KeyUsed, match="key k: it has opened something at level otp"):
+        await store.openings.admit([bound("k", level="aes")])
+
+
+async def test_what_a_key_has_opened_is_looked_at_before_any_cryptography(store: Store) -> None:
+    await store.received.put("g", "2", {"k": KEY})
+    await store.openings.admit([bound("k")])
+    octets, _ = await store.received.look("g", "2", ["k"], KeyUse("otp", ONE))
+    assert octets == {"k": KEY}
+    for use in (KeyUse("otp", OTHER), KeyUse("aes", ONE)):
+        with pytest.raises(KeyUsed):
+            await store.received.look("g", "2", ["k"], use)
+
+
+async def test_of_the_keys_of_a_refused_message_none_is_bound(store: Store) -> None:
+    await store.received.put("g", "2", {"k": KEY, "l": KEY})
+    await store.openings.admit([bound("k")])
+    with pytest.raises(KeyUsed):
+        await store.openings.admit([bound("l", "k", fingerprint=OTHER)])
+    await store.openings.admit([bound("l")])
+
+
+async def test_at_level_aes_a_key_opens_as_many_messages_as_the_peer_may_wrap(store: Store) -> None:
+    await store.received.put("g", "2", {"k": KEY})
+    fingerprints = [hashlib.sha256(bytes([number])).digest() for number in range(4)]
+    for fingerprint in (*fingerprints[:3], *fingerprints[:3]):
+        await store.openings.admit([bound("k", fingerprint=fingerprint, level="aes", most=3)])
+    with pytest.raises(KeyUsed, match="it has opened another message"):
+        await store.openings.admit([bound("k", fingerprint=fingerprints[3], level="aes", most=3)])
+
+
+async def test_keys_of_the_same_name_in_another_group_are_other_keys(store: Store) -> None:
+    for group in ("g", "h"):
+        await store.received.put(group, "2", {"k": KEY})
+    await store.openings.admit([bound("k")])
+    await store.openings.admit([bound("k", fingerprint=OTHER, group="h")])
+
+
+async def test_a_key_in_other_letters_is_the_same_key(store: Store) -> None:
+    await store.received.put("g", "2", {"key-A": KEY})
+    await store.openings.admit([bound("KEY-a")])
+    with pytest.raises(KeyUsed):
+        await store.openings.admit([bound("key-A", fingerprint=OTHER)])
+
+
+async def test_a_key_that_was_destroyed_meanwhile_opens_nothing(store: Store, clock: Clock) -> None:
+    await store.received.put("g", "2", {"k": KEY})
+    await store.received.mark_used("g", "2", ["k"], 1)
+    clock.now += 2
+    await store.received.destroy_expired()
+    with pytest.raises(KeyDestroyed, match="key k was destroyed while the message was opened"):
+        await store.openings.admit([bound("k")], arrived(clock=clock))
+    await store.openings.admit([], arrived(clock=clock))  # nobody was claimed for it
+
+
+async def test_two_relays_that_open_two_messages_under_one_key_at_once_open_one_of_them(
+    relays: tuple[Store, Store], clock: Clock
+) -> None:
+    for number in range(10):
+        keys = {f"{number}-{each}": KEY for each in range(20)}
+        await relays[0].received.put("g", "2", keys)
+        mails = [
+            ([bound(*order, fingerprint=mark)], arrived(id=os.urandom(16), fingerprint=mark, clock=clock))
+            for order, mark in ((list(keys), ONE), (list(keys)[::-1], OTHER))
+        ]
+        found = await asyncio.gather(
+            *(relay.openings.admit(*mail) for relay, mail in zip(relays, mails, strict=True)), return_exceptions=True
+        )
+        assert sorted(type(each).__name__ for each in found) == ["KeyUsed", "dict"], found
+
+
+# --- recipients ----------------------------------------------------------------------------------------
+
+
+async def test_a_recipient_is_due_then_busy_then_served(relays: tuple[Store, Store], clock: Clock) -> None:
+    one, two = (relay.openings for relay in relays)
+    mail = arrived(BEN, BEA, clock=clock)
+    assert await one.admit([], mail) == {BEN: "due", BEA: "due"}
+    assert await two.admit([], mail) == {BEN: "busy", BEA: "busy"}
+    assert await one.settle(mail, [BEN], [BEA]) == {BEN}
+    assert await two.admit([], mail) == {BEN: "served", BEA: "due"}
+    assert await two.settle(mail, [BEA]) == {BEN, BEA}
+    assert await one.admit([], mail) == {BEN: "served", BEA: "served"}
+
+
+async def test_who_has_the_mail_has_it_whatever_is_said_later(store: Store, clock: Clock) -> None:
+    mail = arrived(clock=clock)
+    await store.openings.admit([], mail)
+    await store.openings.settle(mail, [BEN])
+    assert await store.openings.settle(mail, [], [BEN]) == {BEN}
+    assert await store.openings.admit([], mail) == {BEN: "served"}
+
+
+async def test_a_claim_ends_by_itself_so_that_a_killed_relay_keeps_nobodys_mail(
+    relays: tuple[Store, Store], clock: Clock
+) -> None:
+    mail = arrived(clock=clock)
+    await relays[0].openings.admit([], mail)
+    clock.now += CLAIM_S - 1
+    assert await relays[1].openings.admit([], mail) == {BEN: "busy"}
+    clock.now += 2
+    assert await relays[1].openings.admit([], mail) == {BEN: "due"}
+    assert await relays[0].openings.admit([], mail) == {BEN: "busy"}, "it is the other's now"
+
+
+async def test_a_relay_that_starts_alone_ends_the_claims_of_the_one_that_was_killed(
+    store: Store, backend: Backend, clock: Clock
+) -> None:
+    """With PostgreSQL others may be at work: there a claim ends by itself only."""
+    mail, has_it = arrived(clock=clock), arrived(BEA, clock=clock)
+    await store.openings.admit([], mail)
+    await store.openings.admit([], has_it)
+    await store.openings.settle(has_it, [BEA])
+    await store.openings.end_claims()
+    alone = backend.name == "sqlite"
+    assert await store.openings.admit([], mail) == {BEN: "due" if alone else "busy"}
+    assert await store.openings.admit([], has_it) == {BEA: "served"}
+
+
+async def test_two_relays_at_once_claim_each_recipient_once(relays: tuple[Store, Store], clock: Clock) -> None:
+    people = [f"{number}@bob.example" for number in range(30)]
+    for _ in range(10):
+        mail = arrived(*people, id=os.urandom(16), clock=clock)
+        both = await asyncio.gather(
+            relays[0].openings.admit([], mail),
+            relays[1].openings.admit([], replace(mail, mailboxes=tuple(reversed(people)))),
+        )
+        for each in people:
+            assert sorted(states[each] for states in both) == ["busy", "due"]
+
+
+async def test_relays_that_settle_and_claim_the_same_mail_do_not_wait_for_each_other_for_ever(
+    relays: tuple[Store, Store], clock: Clock
+) -> None:
+    people = [f"{number}@bob.example" for number in range(40)]
+    mail = arrived(*people, clock=clock)
+    for _ in range(20):
+        await asyncio.gather(
+            relays[0].openings.settle(mail, [], people),
+            relays[1].openings.settle(mail, [], people[::-1]),
+            relays[0].openings.admit([], mail),
+            relays[1].openings.admit([], mail),
+        )
+
+
+async def test_an_id_that_comes_in_another_message_is_a_replay_and_claims_nobody(store: Store, clock: Clock) -> None:
+    await store.openings.admit([], arrived(clock=clock))
+    with pytest.raises(Replayed):
+        await store.openings.admit([], arrived(BEA, fingerprint=OTHER, clock=clock))
+    assert await store.openings.admit([], arrived(BEA, clock=clock)) == {BEA: "due"}
+
+
+async def test_the_same_id_from_another_sae_is_another_mail(store: Store, clock: Clock) -> None:
+    await store.openings.admit([], arrived(clock=clock))
+    other = replace(arrived(fingerprint=OTHER, clock=clock), master_sae="3")
+    assert await store.openings.admit([], other) == {BEN: "due"}
+
+
+async def test_many_at_once_share_a_transaction_and_each_is_told_its_own(store: Store, clock: Clock) -> None:
+    await store.received.put("g", "2", {"k": KEY})
+    one, other = arrived(clock=clock), arrived(fingerprint=OTHER, id=b"j" * 16, clock=clock)
+    found = await asyncio.gather(
+        store.openings.admit([], one),
+        store.openings.admit([bound("k")], one),
+        store.openings.admit([bound("k", fingerprint=OTHER)], other),
+        store.openings.admit([], replace(one, fingerprint=OTHER)),
+        store.openings.admit([], other),
+        return_exceptions=True,
+    )
+    assert [each if isinstance(each, dict) else type(each) for each in found] == [
+        {BEN: "due"}, {BEN: "busy"}, KeyUsed, Replayed, {BEN: "due"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ben\0@bob.example", "b\ud800n@bob.example", "x" * 100_000], ids=ascii)
+async def test_any_string_is_a_mailbox(store: Store, clock: Clock, name: str) -> None:
+    mail = arrived(name, clock=clock)
+    assert await store.openings.admit([], mail) == {name: "due"}
+    assert await store.openings.settle(mail, [name]) == {name}
+
+
+async def test_no_address_stands_in_the_database(store: Store, backend: Backend, clock: Clock) -> None:
+    mail = arrived(clock=clock)
+    await store.openings.admit([], mail)
+    await store.openings.settle(mail, [BEN])
+    for table in ("opened_mails", "opened_recipients"):
+        rows = await backend.run(f"SELECT * FROM {table}")
+        assert len(rows) == 1
+        assert b"bob" not in b"".join(each for each in rows[0] if isinstance(each, bytes))
+
+
+async def test_what_could_not_be_opened_any_more_is_forgotten(store: Store, backend: Backend, clock: Clock) -> None:
+    await store.openings.admit([], arrived(BEN, BEA, clock=clock))
+    clock.now += A_WEEK / 2
+    await store.openings.admit([], arrived(id=b"j" * 16, clock=clock))
+    assert await store.openings.expire() == 0
+    clock.now += A_WEEK / 2 + 1
+    assert await store.openings.expire() == 1
+    assert len(await backend.run("SELECT * FROM opened_recipients")) == 1
+
+
+# --- what fails ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["before it begins", "while it waits", "when it is over"])
+def moment(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many turns of the loop a caller has before it is cancelled."""
+    yield {"before it begins": 0, "while it waits": 3, "when it is over": 200}[request.param]
+
+
+async def test_who_is_cancelled_has_claimed_nobody(store: Store, clock: Clock, moment: int) -> None:
+    mail = arrived(clock=clock)
+    task = asyncio.create_task(store.openings.admit([], mail))
+    for _ in range(moment):
+        await asyncio.sleep(0)
+    was_over = task.done()
+    task.cancel()
+    await asyncio.wait([task])
+    if not was_over:
+        assert await store.openings.admit([], mail) == {BEN: "due"}
+
+
+async def test_who_is_cancelled_ends_no_claim_of_others(store: Store, clock: Clock) -> None:
+    mail = arrived(clock=clock)
+    await store.openings.admit([], mail)
+    task = asyncio.create_task(store.openings.admit([], mail))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert await store.openings.admit([], mail) == {BEN: "busy"}
+
+
+async def test_a_database_that_does_not_answer_holds_and_claims_nobody(
+    backend: Backend, secret: SiteSecret, clock: Callable[[], float]
+) -> None:
+    assert isinstance(clock, Clock)
+    mail = arrived(clock=clock)
+    async with await open_store(backend.where, secret, clock=clock, busy_timeout=0.1) as store:
+        await store.received.put("g", "2", {"k": KEY})
+        async with backend.locked():
+            with pytest.raises(StoreUnavailable):
+                await store.openings.admit([bound("k")], mail)
+        assert await store.openings.admit([bound("k")], mail) == {BEN: "due"}
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from relay.cms import KeyUse
+from relay.store import Arrived, Bound, SiteSecret, open_store
+
+async def main(where, secret, settle):
+    store = await open_store(where, SiteSecret.load(Path(secret)), clock=lambda: 1_700_000_000.0)
+    mail = Arrived("2", b"i" * 16, bytes(32), 1_700_600_000.0, ("ben@bob.example",))
+    await store.openings.admit([Bound("g", "2", ("k",), KeyUse("otp", bytes(32)))], mail)
+    if settle == "settled":
+        await store.openings.settle(mail, ["ben@bob.example"])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("done", "state"), [("claimed", "busy"), ("settled", "served")])
+async def test_a_process_killed_right_after_a_step_has_taken_it(
+    store: Store, backend: Backend, secret_path: Path, clock: Clock, done: str, state: str
+) -> None:
+    await store.received.put("g", "2", {"k": KEY})
+    with python(_KILLED, backend.where, str(secret_path), done) as process:
+        assert await asyncio.to_thread(process.wait, 60) == -9
+    with pytest.raises(KeyUsed):
+        await store.openings.admit([bound("k", fingerprint=OTHER)])
+    assert await store.openings.admit([], arrived(fingerprint=bytes(32), clock=clock)) == {BEN: state}
