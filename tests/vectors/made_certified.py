@@ -251,7 +251,6 @@ def _attributes(level: str) -> Iterator[Case]:
          trees.followed(whole, (*trees.SIGNER, 5), b"\xa1" + _set_of(right["signing-time"]))),
         ("crls", "a list of revoked certificates", trees.followed(whole, (1, 0, 3), b"\xa1\x02\x30\x00")),
         ("other-certificates", "an attribute certificate", trees.put(whole, (1, 0, 3, 0), b"\xa1\x02\x05\x00")),
-        ("empty-identifier", "a signer named by no octets", trees.put(whole, (*trees.SIGNER, 1), b"\x80\x00")),
     ):  # fmt: skip
         yield refused(name, comment, sealed(content))
     for place in ((*digests, 0), signers_digest):
