@@ -69,7 +69,12 @@ def _recipients() -> Iterator[Case]:
         aside=(CAL, "dan@bob.example"),
     )  # fmt: skip
     yield _case(
-        "domain-case", "success", "the domain arrives in other letters", _saying(), recipients=("ben@BOB.example",), due=("ben@BOB.example",)
+        "domain-case",
+        "success",
+        "the domain arrives in other letters",
+        _saying(),
+        recipients=("ben@BOB.example",),
+        due=("ben@BOB.example",),
     )
     wide = "grü.ße@bob.example"
     yield _case("utf-8-recipient", "success", "an address beyond US-ASCII", _saying(recipients=(wide,)), recipients=(wide,),
@@ -160,7 +165,14 @@ def _senders() -> Iterator[Case]:
     yield _case("forwards-other", "not named", "Alice forwards mail of another domain", sealed, peers=peers)
     umlaut = (ALICE._replace(domains="xn--bcher-kva.example"),)
     other = "ann@b\u00fccher.example"
-    yield _case("sender-as-u-label", "success", "a sender's domain as U-label", _saying(sender=other), peers=umlaut, sealed_sender=other)
+    yield _case(
+        "sender-as-u-label",
+        "success",
+        "a sender's domain as U-label",
+        _saying(sender=other),
+        peers=umlaut,
+        sealed_sender=other,
+    )
     parent = (ALICE._replace(forwards="example"),)
     yield _case("forwards-parent", "not named", "a domain above the sender's", sealed, peers=parent)
     for name, sender in (
