@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,13 +16,13 @@ from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.opening import Opened, Opener
-from relay.store import ReceivedKeys
+from relay.store import Openings, ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
-from tests.testlib.submit import submit
+from tests.testlib.submit import submit, until_settled
 
 AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
 OTHER_MARK = AES_MARK.replace(b"author=peer", b"author=other")
@@ -150,13 +149,14 @@ async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mai
     assert mails.untraced(sink.got[-1].message) == OTHER_MARK + dressed
 
 
+@pytest.mark.parametrize(("part", "method"), [(Openings, "settle"), (ReceivedKeys, "mark_used")])
 async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_again(
-    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch, part: type, method: str
 ) -> None:
     async def unavailable(*_: object) -> int:
         raise StoreUnavailable("disk full")
 
-    monkeypatch.setattr(ReceivedKeys, "mark_used", unavailable)
+    monkeypatch.setattr(part, method, unavailable)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
 
@@ -164,28 +164,26 @@ async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_aga
 async def test_what_is_noted_after_delivery_holds_no_message_in_memory(
     pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[Opened] = []
-    settle = Opener.settle
+    noted: asyncio.Queue[Opened] = asyncio.Queue()
 
-    async def settled(opener: Opener, opened: Opened, *others: Any) -> None:
-        noted.append(opened)
-        await settle(opener, opened, *others)
+    async def settle(_: Opener, opened: Opened, *__: object) -> None:
+        await noted.put(opened)
 
-    monkeypatch.setattr(Opener, "settle", settled)
+    monkeypatch.setattr(Opener, "settle", settle)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
-    [opened] = noted
+    opened = await noted.get()
     assert (opened.original, len(opened.keys)) == (b"", 1)
 
 
-async def test_the_same_sealed_message_is_delivered_once_when_it_comes_twice(
+async def test_the_same_sealed_message_is_delivered_once_however_often_it_comes(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with app.running(site.config) as addresses:
         await submit(addresses["outgoing"], mails.plain())
-    for _ in range(2):
-        assert (await submit(pair.incoming, wire.got[0].message)).code == 250
+    for _ in range(3):
+        assert (await until_settled(pair.incoming, wire.got[0].message)).code == 250
     assert [mails.untraced(got.message) for got in sink.got] == [AES_MARK + mails.plain()]
 
 
