@@ -97,7 +97,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
         stack.push_async_callback(store.close)
-        keys = key_ring(config, store.received, prefetch=prefetch)
+        keys = key_ring(config, store.received, store.issued_keys, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         next_hops = _next_hops(stack, config)
@@ -372,6 +372,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
             await store.beat.go_on()
             await store.openings.expire()
+            await store.issued_keys.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")

@@ -81,7 +81,7 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     if message.startswith((b" ", b"\t")):
         raise MalformedMessage("the first line begins with a blank, as if it continued another")
     header = header_of(message)
-    if b"\0" in header:
+    if b"\0" in searched_header(message):
         raise MalformedMessage("a NUL in the header")
     if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
         return

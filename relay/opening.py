@@ -166,15 +166,19 @@ class Opener:
             with _silent():
                 envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
                 await off_loop(len(message), _check_carriable, entity.content, max_hops)
-        except CannotOpen:
+        except RelayError:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
             with _silent():
                 await self.openings.admit(layers.bound)
             raise
+        whose = await off_loop(
+            len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains
+        )
         named, strangers = self._named(envelope, mailboxes or ())
         arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
+        # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
         of = {
             state: tuple(box for box in named if states.get(_folded_mailbox(box)) == state)
             for state in ("due", "served", "busy")
@@ -185,7 +189,7 @@ class Opener:
             min(layers.peers),
             tuple(layers.keys),
             envelope,
-            await off_loop(len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains),
+            whose,
             arrived,
             **of,
             strangers=strangers,

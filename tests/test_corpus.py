@@ -5,6 +5,7 @@ Standard: only Bcc, Resent-Bcc and Return-Path are left out on the way (relay/FO
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -130,10 +131,11 @@ async def submit_all(address: Address, protocol: str, domain: str, recipients: S
 
 @dataclass(frozen=True)
 class Place:
-    """Every entry's address by its name, and where all mail comes out."""
+    """Every entry's address by its name, where all mail comes out, and Bob's relay.toml."""
 
     addresses: dict[str, Address]
     sink: ExactSink
+    at_bob: Path
 
     def entry(self, direction: str, protocol: str) -> Address:
         return self.addresses[direction if protocol == "smtp" else f"{direction}_lmtp"]
@@ -158,7 +160,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory, identities: Identities
             policies=AT_ALICE, identities=identities, settings='lmtp = "127.0.0.1:0"',
         )  # fmt: skip
         outgoing = (await stack.enter_async_context(relay_process(alice))).addresses
-        yield Place(incoming | outgoing, sink)
+        yield Place(incoming | outgoing, sink, bob.config_file)
 
 
 async def test_the_corpus_is_large_and_the_same_each_time() -> None:
@@ -200,18 +202,23 @@ async def test_every_message_that_comes_unsealed_is_passed_on_as_it_was_or_is_re
     assert not missing
 
 
-async def test_what_cannot_be_carried_is_refused_after_opening_too_should_a_peer_have_sealed_it(
+async def test_what_cannot_be_carried_is_put_aside_after_opening_too_should_a_peer_have_sealed_it(
     place: Place, identities: Identities
 ) -> None:
+    """Without a word to who sent it: the answer would tell that the seal is right."""
     place.sink.arrived.clear()
+    uncarriable = [case for case in CASES.values() if case.arrives is None]
     async with connected(place.entry("incoming", "smtp"), "smtp") as client:
-        for case in CASES.values():
-            if case.arrives is None:
-                sealed = await PQC().seal(payload(case.message, "pqc"), identities.to_bob(), MemoryKeys())
-                message = mime.sealed_message(b"From: ann@alice.example\r\n", sealed.der)
-                [reply] = await client.submit("ann@alice.example", ["ben@bob.example"], message)
-                assert re.match(f"5[0-9]{{2}} (?:{case.refusal})", reply), (case.name, reply)
+        for case in uncarriable:
+            sealed = await PQC().seal(payload(case.message, "pqc"), identities.to_bob(), MemoryKeys())
+            message = mime.sealed_message(b"From: ann@alice.example\r\n", sealed.der)
+            [reply] = await client.submit("ann@alice.example", ["ben@bob.example"], message)
+            assert reply.startswith("250 2"), (case.name, reply)
     assert not place.sink.arrived
+    command = [sys.executable, "-m", "relay", "quarantine", "list", "--config", str(place.at_bob), "--json"]
+    listed = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, timeout=60)
+    kept = json.loads(listed.stdout)
+    assert [each["reason"] for each in kept] == ["unknown-format"] * len(uncarriable)
 
 
 async def test_the_corpus_is_written_out_for_people(tmp_path: Path) -> None:

@@ -16,15 +16,17 @@ from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.opening import Opened, Opener
-from relay.store import ReceivedKeys
+from relay.store import Openings, ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
-from tests.testlib.submit import submit
+from tests.testlib.submit import submit, until_settled
 
 AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
+OTHER_MARK = AES_MARK.replace(b"author=peer", b"author=other")
+"""That of mail whose author is not one of Alice's people, or cannot be told."""
 
 
 async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink: Sink) -> None:
@@ -38,7 +40,8 @@ async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink
     ):
         reply = await submit(pair.outgoing, message)
         assert reply.code == 250
-        assert mails.untraced(sink.got[-1].message) == AES_MARK + message
+        mark = AES_MARK if b"ann@alice.example" in message else OTHER_MARK
+        assert mails.untraced(sink.got[-1].message) == mark + message
 
 
 lines = st.binary(max_size=90).map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n")
@@ -143,16 +146,17 @@ async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mai
         assert (await submit(addresses["outgoing"], dressed)).code == 250
     assert b"The figures are 42" not in mime.sealed_content(wire.got[1].message)
     assert (await submit(pair.incoming, wire.got[1].message)).code == 250
-    assert mails.untraced(sink.got[-1].message) == AES_MARK + dressed
+    assert mails.untraced(sink.got[-1].message) == OTHER_MARK + dressed
 
 
+@pytest.mark.parametrize(("part", "method"), [(Openings, "settle"), (ReceivedKeys, "mark_used")])
 async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_again(
-    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch, part: type, method: str
 ) -> None:
     async def unavailable(*_: object) -> int:
         raise StoreUnavailable("disk full")
 
-    monkeypatch.setattr(ReceivedKeys, "mark_used", unavailable)
+    monkeypatch.setattr(part, method, unavailable)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
 
@@ -160,27 +164,27 @@ async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_aga
 async def test_what_is_noted_after_delivery_holds_no_message_in_memory(
     pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[Opened] = []
+    noted: asyncio.Queue[Opened] = asyncio.Queue()
 
-    async def done(_: Opener, opened: Opened) -> None:
-        noted.append(opened)
+    async def settle(_: Opener, opened: Opened, *__: object) -> None:
+        await noted.put(opened)
 
-    monkeypatch.setattr(Opener, "done", done)
+    monkeypatch.setattr(Opener, "settle", settle)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
-    [opened] = noted
+    opened = await noted.get()
     assert (opened.original, len(opened.keys)) == (b"", 1)
 
 
-async def test_the_same_sealed_message_opens_again_when_it_comes_twice(
+async def test_the_same_sealed_message_is_delivered_once_however_often_it_comes(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with app.running(site.config) as addresses:
         await submit(addresses["outgoing"], mails.plain())
-    for _ in range(2):
-        assert (await submit(pair.incoming, wire.got[0].message)).code == 250
-    assert [mails.untraced(got.message) for got in sink.got] == [AES_MARK + mails.plain()] * 2
+    for _ in range(3):
+        assert (await until_settled(pair.incoming, wire.got[0].message)).code == 250
+    assert [mails.untraced(got.message) for got in sink.got] == [AES_MARK + mails.plain()]
 
 
 async def test_a_hundred_mails_at_once_all_arrive_each_under_its_own_key(pair: Pair, sink: Sink) -> None:

@@ -122,16 +122,17 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
         await kmes.start()
 
 
-async def test_a_signature_by_a_peer_for_a_foreign_domain_is_put_aside(path: Journey) -> None:
-    await path.send("pqc", mails.plain())
-    reply = await submit(
-        path.bob.addresses["incoming"], path.wire.got[-1].message,
-        sender="ceo@stranger.example", recipients=["pqc@bob.example"],
-    )  # fmt: skip
-    assert reply.code == 250
-    assert len(path.sink.got) == 1
-    assert path.event(path.bob, "put_in_quarantine")["reason"] == "tampered"
-    assert "stranger.example is not one of its domains" in path.bob.log
+@pytest.mark.parametrize("name", ["otp", "aes", "pqc", "rsa-required"])
+async def test_what_was_captured_and_is_sent_again_to_anybody_delivers_nothing(path: Journey, name: str) -> None:
+    await path.send(name, mails.plain())
+    captured = path.wire.got[-1].message
+    for recipient in (f"{name}@bob.example", "eve@bob.example"):
+        for sender in ("ann@alice.example", "eve@stranger.example", ""):
+            reply = await submit(path.bob.addresses["incoming"], captured, sender=sender, recipients=[recipient])
+            assert reply.code == 250
+    assert [got.sender for got in path.sink.got] == ["ann@alice.example"]
+    assert path.event(path.bob, "put_in_quarantine")["reason"] == "redirected"
+    assert path.event(path.bob, "came_again")["peer"] == "alice"
 
 
 async def test_a_protection_mark_from_outside_is_removed(path: Journey) -> None:

@@ -42,6 +42,7 @@ from relay.keys import Key, liboqs
 from relay.keys.identity import FurtherKEMPair
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup
+from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
 from relay.levels.otp import OTP
@@ -71,7 +72,8 @@ ERRORS: dict[str, tuple[type[RelayError], ...]] = {
 TOLD = ("bad structure", "unknown peer", "not accepted", "not for us")
 """What may go wrong before a key is looked at, so that it may be told; all else is answered alike."""
 CASES = read_all()
-LEVELS = {level.name: level for level in (OTP(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS))}
+_ALL: list[Level] = [OTP(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
+LEVELS = {level.name: level for level in _ALL}
 SITE = """\
 [site]
 name = "bob"

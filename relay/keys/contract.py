@@ -1,8 +1,9 @@
 """What a quantum key is, and what a source of keys promises to those that seal and open.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-Three contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one
-KME group; `ReceivedKeys` is the store that a delivered key goes into before anybody gets it.
+Contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one KME group;
+`ReceivedKeys` is the store that a delivered key goes into before anybody gets it, and `IssuedKeys` remembers fresh keys
+before they may be used.
 """
 
 from __future__ import annotations
@@ -141,4 +142,17 @@ class ReceivedKeys(Protocol):
         """The octets of those that are held, by ID, and which of the others were destroyed.
 
         Raises KeyUsed where one may not be used so, and StoreUnavailable.
+        """
+
+
+class IssuedKeys(Protocol):
+    """The memory of the keys that KMEs have issued to us, which outlives relays and KMEs: none is used twice."""
+
+    async def ready(self) -> None:
+        """Returns when keys can be remembered now. Raises StoreUnavailable: then none may be drawn."""
+
+    async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        """Remembers keys (octets by ID) of a KME group, so that no crash forgets them; which of them came before.
+
+        Raises StoreUnavailable; then none of them may be used.
         """

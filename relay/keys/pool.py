@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import structlog
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
-from relay.keys.contract import KeepKeys, Key, KeyDelivery, KeyReference
+from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
 from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
@@ -113,8 +113,15 @@ class KMEGroup:
         for fetcher in self._fetchers:
             fetcher.keep = keep
 
+    def remember_in(self, issued: IssuedKeys) -> None:
+        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
+        for pool in self.pools:
+            pool.remember_in(issued, self._group)
+
     async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now. Raises KeyUnavailable.
+        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+
+        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
 
         `patient` False asks each KME once: there is another group.
         """

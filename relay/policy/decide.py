@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from relay.addresses import read_addresses
@@ -119,11 +120,10 @@ class PolicySet:
             address = parse_address(recipient)
         except ValueError as error:
             raise PolicyHolds(f"no policy can cover {recipient[:200]!r}: {error}") from error
-        names = list(candidates(address))
         routed = may_be_route(address)
-        file = self._find(names[:1] if routed else names, lookups)
+        file = self._find(islice(candidates(address), 1 if routed else None), lookups)
         if file is None:
-            raise PolicyHolds(self._may_be_routed(address, names[0][0]) if routed else self._nobody_covers(address))
+            raise PolicyHolds(self._may_be_routed(address) if routed else self._nobody_covers(address))
         if held := self._held_in_clear(file, address, sender):
             raise PolicyHolds(held)
         return address, file
@@ -178,7 +178,8 @@ class PolicySet:
             None if sender else self.max_bounce,
         )
 
-    def _may_be_routed(self, address: Address, own: str) -> str:
+    def _may_be_routed(self, address: Address) -> str:
+        own, _ = next(candidates(address))
         return (
             f"{address.local[:200]!r} at {address.domain} may be read as a route to another domain, so only a file of "
             f"its own can cover it: {self.directory / own}"

@@ -131,10 +131,11 @@ async def actions(picture: Picture) -> list[Fault]:
 
 
 def _harmless(picture: Picture, outgoing: Side, verb: str, target: str) -> bool:
-    """Whether an action leaves the mail where it is, or leads it to the relay."""
+    """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
     if verb == "FILTER":
         found = destination(target)
-        return ":" not in target or (found is not None and listens(outgoing.direction, found[1]) is not None)
+        to_relay = found is not None and listens(outgoing.direction, found[1]) is not None
+        return to_relay or ":" not in target or not outgoing.filters
     in_front = verb == "BCC" and bool(outgoing.filters)
     return in_front or not _outside(picture, [target])
 

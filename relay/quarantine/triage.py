@@ -61,6 +61,8 @@ class Triage:
         if self.config.quarantine.action == "refuse" and not protection:
             raise PolicyRefuses(cause)
         key = await off_loop(len(mail.message), identity, mail)
+        if protection:  # it can be read: nobody may get into it by sending the sealed message to somebody else
+            key = hashlib.sha256(b"opened\0" + key).digest()
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
         await self._put(key, arrival, "unprotected")
 

@@ -1,4 +1,4 @@
-"""What must survive a crash: received keys, the delivery journal, the quarantine; each is one class beside the others.
+"""What must survive a crash: keys received and issued, the delivery journal, the quarantine; one class for each.
 Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
@@ -23,6 +23,7 @@ from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
 from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
+from relay.store.issued_keys import IssuedKeys
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
 from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
@@ -50,6 +51,7 @@ __all__ = [
     "Bound",
     "Counts",
     "FirstSeen",
+    "IssuedKeys",
     "Journal",
     "JournalForm",
     "Kept",
@@ -85,6 +87,7 @@ class Store:
         first_seen: FirstSeen,
         openings: Openings,
         beat: Beat,
+        issued_keys: IssuedKeys,
     ) -> None:
         self._database = database
         self.received = received
@@ -93,6 +96,7 @@ class Store:
         self.first_seen = first_seen
         self.openings = openings
         self.beat = beat
+        self.issued_keys = issued_keys
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -165,6 +169,7 @@ async def open_store(
         FirstSeen(database, clock),
         Openings(database, clock),
         Beat(database, beat_file, clock),
+        IssuedKeys(database, secret, clock),
     )
     try:
         await store.journal.load()

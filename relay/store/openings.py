@@ -91,6 +91,15 @@ class _Admission:
     trouble: CannotOpen | None = None
 
 
+@dataclass(slots=True)
+class _Settlement:
+    """Of a mail's recipients, those who have it now or have it not after all; `served` are all who have it."""
+
+    mail: bytes
+    has_it: dict[bytes, bool]
+    served: set[bytes] = field(default_factory=set)
+
+
 class Openings:
     """The memory of one store."""
 
@@ -99,6 +108,7 @@ class Openings:
         self._database = database
         self._clock = clock
         self._commit = GroupCommit(self._admit)
+        self._commit_settled = GroupCommit(self._settle)
 
     async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, State]:
         """Binds the keys, and claims the mailboxes that have not got the mail; what becomes of each of these.
@@ -133,20 +143,10 @@ class Openings:
 
         Returns all of `arrived.mailboxes` that have it. Raises StoreUnavailable.
         """
-        has_it = {arrived.recipient(mailbox): True for mailbox in delivered}
-        has_it |= {arrived.recipient(mailbox): False for mailbox in not_delivered}
-        row = (_recipients.c.mail == arrived.mail) & (_recipients.c.recipient == bindparam("at"))
-        settled = update(_recipients).where(row, ~_recipients.c.delivered)
-        async with self._database.writing() as connection:
-            if has_it:
-                # In one order, so that two relays with the same mail do not wait for each other.
-                await connection.execute(
-                    settled.values(delivered=bindparam("has_it"), claimed_until=0.0),
-                    [{"at": at, "has_it": has_it[at]} for at in sorted(has_it)],
-                )
-            query = select(_recipients.c.recipient).where(_recipients.c.mail == arrived.mail, _recipients.c.delivered)
-            have_it = set(await connection.scalars(query))
-        return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in have_it}
+        has_it = dict.fromkeys(map(arrived.recipient, not_delivered), False)
+        settlement = _Settlement(arrived.mail, has_it | dict.fromkeys(map(arrived.recipient, delivered), True))
+        await self._commit_settled(settlement)
+        return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in settlement.served}
 
     @to_its_end
     async def end_claims(self) -> None:
@@ -170,6 +170,28 @@ class Openings:
         async with self._database.writing() as connection:
             await _bind(connection, admissions)
             await self._claim(connection, [each for each in admissions if each.arrived and not each.trouble])
+
+    async def _settle(self, settlements: Sequence[_Settlement]) -> None:
+        """One transaction for all, in one order, so that two relays with the same mail do not wait for each other."""
+        has_it: dict[tuple[bytes, bytes], bool] = {}
+        for each in settlements:
+            for at, has in each.has_it.items():
+                has_it[each.mail, at] = has or has_it.get((each.mail, at), False)
+        row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
+        change = update(_recipients).where(row, ~_recipients.c.delivered)
+        rows = [{"of": mail, "at": at, "has_it": has_it[mail, at]} for mail, at in sorted(has_it)]
+        served: dict[bytes, set[bytes]] = {each.mail: set() for each in settlements}
+        async with self._database.writing() as connection:
+            if rows:
+                await connection.execute(change.values(delivered=bindparam("has_it"), claimed_until=0.0), rows)
+            for some in batches(list(served)):
+                query = select(_recipients.c.mail, _recipients.c.recipient)
+                for found in await connection.execute(
+                    query.where(_recipients.c.mail.in_(some), _recipients.c.delivered)
+                ):
+                    served[found.mail].add(found.recipient)
+        for each in settlements:
+            each.served = served[each.mail]
 
     async def _claim(self, connection: AsyncConnection, admissions: Sequence[_Admission]) -> None:
         arrived = [each.arrived for each in admissions if each.arrived]

@@ -30,6 +30,7 @@ from relay.policy import content as message_content
 from tests.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS, found
+from tests.vectors import parts
 
 EXAMPLES = {
     "smtp": 60,
@@ -111,8 +112,8 @@ async def _all_taken(self: LMTPConversation, mail_id: str, outcomes: tuple[objec
     await self.push("\r\n".join(["250 2.1.5 Ok"] * len(outcomes)))
 
 
-def _any_type(payload: bytes) -> tuple[str, bytes]:
-    return "message", payload
+def _any_type(payload: bytes) -> mime.Entity:
+    return mime.Entity("message", payload, parts.envelope().encode())
 
 
 def _with_the_text(item: Any, size: int | None) -> None:

@@ -71,6 +71,12 @@ def test_a_key_id_seen_before_is_refused_and_burnt(time: FakeTime) -> None:
     assert accounts.burnt_by_cause() == {"seen before": 1}
 
 
+def test_a_key_id_is_the_same_in_upper_and_lower_case(time: FakeTime) -> None:
+    stock, _ = _stock(time)
+    assert stock.add([Key("0a0b-straße", secrets.token_bytes(32))]) == 0
+    assert stock.add([Key("0A0B-STRASSE", secrets.token_bytes(32))]) == 1
+
+
 def test_the_same_octets_under_another_id_are_refused(time: FakeTime) -> None:
     stock, _ = _stock(time)
     [key] = _keys(1)

@@ -72,10 +72,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(directory / "relay.toml")
 
 
-def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, *certified: Any) -> Opener:
+def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
-    return Opener(config, levels, ring, received, openings, *certified, clock=lambda: NOW)
+    return Opener(config, levels, ring, received, openings, clock=lambda: NOW, **certified)
 
 
 Open = Callable[[bytes, Case], bytes | None]
@@ -89,7 +89,7 @@ def opened(config: Config) -> Open:
 
     def open_(content: bytes, case: Case) -> bytes | None:
         keys = Keys({name.key_ID: octets for name, octets in case.keys.items()})
-        opener = _opener(config, levels, keys, identity, certificates)
+        opener = _opener(config, levels, keys, identity=identity, certificates=certificates)
         found = asyncio.run(opener.open(message(content), case.sender, case.recipients))
         return None if found is None else found.original
 
@@ -136,7 +136,7 @@ async def _open_pad(config: Config, number: int, keys: AskedKeys) -> WatchedOTP:
     pad = tuple(f"{index:032x}" for index in range(number))
     sae = config.peers["alice"].sae_id
     content = cms.PadContent(sae, config.site.sae_id, config.peers["alice"].kme_groups[0], 0, pad)
-    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(number), bytes(16)))
+    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(16 * number), bytes(16)))
     otp = WatchedOTP()
     opener = _opener(config, {"otp": otp}, keys)
     with pytest.raises((TryLater, BadStructure)):

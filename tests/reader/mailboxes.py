@@ -16,7 +16,7 @@ def domain(name: str) -> str:
     if lowered.isascii():
         return lowered
     try:
-        return idna.encode(lowered, uts46=True).decode("ascii")
+        return idna.encode(lowered).decode("ascii")
     except idna.IDNAError:
         return lowered
 

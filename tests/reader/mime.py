@@ -38,8 +38,7 @@ def sealed_octets(message: bytes) -> bytes:
         raise NotSealedError
     if len(types) != 1:
         raise BadMessageError("two types")
-    if len(header) + 2 > limits.HEADER or header.count(b"\n") + 1 > limits.HEADER_LINES:
-        raise BadMessageError("too long a header")
+    check_header(message)
     encodings = fields.get(b"content-transfer-encoding", [])
     if len(encodings) != 1 or max(len(types[0]), len(encodings[0])) > limits.STRUCTURED_FIELD or not empty:
         raise BadMessageError("the transfer encoding, or a field too long")
@@ -55,10 +54,19 @@ def _base64(body: bytes) -> bytes:
     if _NOT_BASE64.search(body):
         raise BadMessageError("something that is not base64")
     packed = body.translate(None, b"\r\n \t")
+    if len(packed) % 4 or b"=" in packed.rstrip(b"=") or len(packed) - len(packed.rstrip(b"=")) > 2:
+        raise BadMessageError("the padding of base64")
     try:
         return base64.b64decode(packed, validate=True)
     except binascii.Error as error:
         raise BadMessageError("base64") from error
+
+
+def check_header(message: bytes) -> None:
+    """The limits of a header, which is all of the message where it has no body. Raises BadMessageError."""
+    header = message.partition(b"\r\n\r\n")[0]
+    if len(header) + 2 > limits.HEADER or header.count(b"\n") + 1 > limits.HEADER_LINES:
+        raise BadMessageError("too long a header")
 
 
 def _fields(header: bytes) -> dict[bytes, list[bytes]]:

@@ -170,7 +170,8 @@ class _Opening:
         try:
             octets, original = envelope.split(payload)
             sealed = envelope.read(octets)
-        except (BadEncodingError, UnicodeError) as error:
+            mime.check_header(original)
+        except (BadEncodingError, UnicodeError, mime.BadMessageError) as error:
             raise Failure(10, _BAD, str(error)) from error
         if (sealed.master, sealed.slave) != (peer.sae, self.site.sae):
             raise Failure(10, _NOT_NAMED, "other SAEs")

@@ -8,7 +8,6 @@ import hmac
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import product
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -35,7 +34,7 @@ ID_SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
 
 _SALT = 32
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
-_CONTEXT = tag.Tag(tag.tagClassContext, tag.tagFormatSimple, 0)
+_CONTEXT = tag.Tag(tag.tagClassContext, tag.tagFormatConstructed, 0)
 
 SHA512 = (algorithm(ID_SHA512), algorithm(ID_SHA512, structures.NULL))
 PSS = tuple(
@@ -44,11 +43,11 @@ PSS = tuple(
         der.tlv(
             der.SEQUENCE,
             der.tlv(0xA0, digest),
-            der.tlv(0xA1, algorithm(structures.ID_MGF1, inner)),
+            der.tlv(0xA1, algorithm(structures.ID_MGF1, digest)),
             der.tlv(0xA2, der.integer(_SALT)),
         ),
     )
-    for digest, inner in product(structures.SHA256, structures.SHA256)
+    for digest in structures.SHA256
 )
 # What each level's SignedData may say: digests, signatures, and the hash of the digest.
 SCHEMES: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...], str]] = {
@@ -63,7 +62,7 @@ SIGNED_DATA = univ.Sequence(
         namedtype.NamedType("version", rfc5652.CMSVersion()),
         namedtype.NamedType("digestAlgorithms", rfc5652.DigestAlgorithmIdentifiers()),
         namedtype.NamedType("encapContentInfo", rfc5652.EncapsulatedContentInfo()),
-        namedtype.OptionalNamedType("certificates", univ.SetOf(componentType=univ.Any()).subtype(implicitTag=_CONTEXT)),
+        namedtype.OptionalNamedType("certificates", univ.Any().subtype(explicitTag=_CONTEXT)),
         namedtype.NamedType("signerInfos", rfc5652.SignerInfos()),
     )
 )
@@ -135,16 +134,32 @@ def _read(octets: bytes) -> tuple[bytes, Any]:
         raise BadEncodingError("another content, or none")
     if len(signed["signerInfos"]) != 1:
         raise BadEncodingError("not one signer")
+    if der.has(signed, "certificates"):
+        _check_certificates(bytes(signed["certificates"]))
     payload = bytes(content["eContent"])
     signer = signed["signerInfos"][0]
     version = 3 if signer["sid"].getName() == "subjectKeyIdentifier" else 1  # RFC 5652, 5.1 and 5.3
     if (int(signed["version"]), int(signer["version"])) != (version, version) or der.has(signer, "unsignedAttrs"):
         raise BadEncodingError("another version, or unsigned attributes")
-    if [der.encode(one) for one in signed["digestAlgorithms"]] != [der.encode(signer["digestAlgorithm"])]:
+    digests = [der.encode(one) for one in signed["digestAlgorithms"]]
+    if len(digests) != 1 or digests[0] not in _alike(der.encode(signer["digestAlgorithm"])):
         raise BadEncodingError("other digests than the signer's")
     if len(octets) - len(payload) > limits.AROUND_SIGNED or len(signer["signature"]) > limits.SIGNATURE:
         raise BadEncodingError("too much around the content")
     return payload, signer
+
+
+def _check_certificates(octets: bytes) -> None:
+    """Certificates, in the order of a SET OF; nothing inside them is looked at."""
+    found, at = [], 0
+    while at < len(octets):
+        identifier, length, start = der.head(octets, at, len(octets))
+        if identifier[0] != der.SEQUENCE or length is None:
+            raise BadEncodingError("something that is no certificate")
+        found.append(octets[at : start + length])
+        at = start + length
+    if found != sorted(found):
+        raise BadEncodingError("the order of certificates")
 
 
 def _signed_octets(signer: Any) -> bytes:
@@ -168,14 +183,20 @@ def _digest_signed(signer: Any, digest_algorithm: bytes, signature_algorithm: by
     if found[ID_CONTENT_TYPE] != der.oid(ID_DATA):
         raise BadEncodingError("another content type is signed")
     _check_time(found[ID_SIGNING_TIME])
-    protected = der.tlv(der.SEQUENCE, digest_algorithm, b"\xa1" + signature_algorithm[1:])
-    if found[ID_ALGORITHM_PROTECTION] != protected:
+    signature = b"\xa1" + signature_algorithm[1:]
+    protected = [der.tlv(der.SEQUENCE, digest, signature) for digest in _alike(digest_algorithm)]
+    if found[ID_ALGORITHM_PROTECTION] not in protected:
         raise BadEncodingError("other algorithms are signed")
     return bytes(der.decode(found[ID_MESSAGE_DIGEST], univ.OctetString()))
 
 
+def _alike(digest: bytes) -> tuple[bytes, ...]:
+    """A digest's ways to be written: with NULL, and without."""
+    return next((scheme[0] for scheme in SCHEMES.values() if digest in scheme[0]), (digest,))
+
+
 def _check_time(octets: bytes) -> None:
-    """UTCTime through 2049, GeneralizedTime from 2050."""
+    """UTCTime from 1950 through 2049, GeneralizedTime else (RFC 5652, 11.3)."""
     der.check(octets)
     form = {_UTC_TIME: (rb"[0-9]{12}Z", "%y%m%d%H%M%SZ"), _GENERALIZED_TIME: (rb"[0-9]{14}Z", "%Y%m%d%H%M%SZ")}.get(
         octets[0]
@@ -186,8 +207,8 @@ def _check_time(octets: bytes) -> None:
         moment = datetime.strptime(octets[2:].decode("ascii"), form[1]).replace(tzinfo=UTC)
     except ValueError as error:
         raise BadEncodingError("the signing time") from error
-    if octets[0] == _GENERALIZED_TIME and moment.year < 2050:
-        raise BadEncodingError("a signing time before 2050 is UTCTime")
+    if octets[0] == _GENERALIZED_TIME and 1950 <= moment.year < 2050:
+        raise BadEncodingError("such a signing time is UTCTime")
 
 
 def _names(sid: Any, pinned: Certificate) -> bool:

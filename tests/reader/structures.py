@@ -5,7 +5,7 @@ Standard: RFC 5083, 5084, 5652, 9629; relay/FORMAT.md, 2 to 6.
 
 import hashlib
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 from pyasn1.type import char, namedtype, univ
@@ -104,8 +104,8 @@ NULL = der.tlv(der.NULL)
 SHA256 = (algorithm(ID_SHA256, NULL), algorithm(ID_SHA256))  # as written, and as a receiver also takes it
 AES256_WRAP = algorithm(ID_AES256_WRAP)
 OAEP = tuple(
-    algorithm(ID_RSAES_OAEP, der.tlv(der.SEQUENCE, der.tlv(0xA0, digest), der.tlv(0xA1, algorithm(ID_MGF1, inner))))
-    for digest, inner in product(SHA256, SHA256)
+    algorithm(ID_RSAES_OAEP, der.tlv(der.SEQUENCE, der.tlv(0xA0, digest), der.tlv(0xA1, algorithm(ID_MGF1, digest))))
+    for digest in SHA256
 )
 
 

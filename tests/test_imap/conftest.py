@@ -59,8 +59,8 @@ async def server() -> AsyncIterator[Dovecot]:
 def imap_table(address: Address, ca: Path, more: str = "") -> str:
     """[imap.ben] for a server; the password lies beside relay.toml."""
     return (
-        f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\naddresses = ["ben@bob.example"]\n'
-        f'password_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
+        f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\n'
+        f'addresses = ["ben@bob.example"]\npassword_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,13 @@ Seal = Callable[..., Any]
 def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Seal:
     """Alice seals a message for Bob, as it comes to him; `how` is her policy."""
 
-    async def sealed(message: bytes | None = None, how: str = POLICIES["default.toml"]) -> bytes:
+    async def sealed(
+        message: bytes | None = None,
+        how: str = POLICIES["default.toml"],
+        *,
+        sender: str = "ann@alice.example",
+        recipients: Sequence[str] = ("ben@bob.example",),
+    ) -> bytes:
         directory = tmp_path / "alice"
         if directory.exists():
             site = Site(directory)
@@ -129,7 +135,7 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
                 directory, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
                 policies={"default.toml": how}, identities=identities,
             )  # fmt: skip
-        mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), message or mails.plain())
+        mail = Mail(Envelope(sender, tuple(map(Recipient, recipients))), message or mails.plain())
         async with app.parts(site.config, prefetch=False) as parts:
             prepared = await parts.sealer.seal(mail)
         [form] = prepared.forms

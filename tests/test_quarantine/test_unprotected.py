@@ -41,7 +41,7 @@ async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_whe
     bob: Bob, seal: Seal, sink: Sink
 ) -> None:
     bob.site.write_policies(require("otp"))
-    message = await seal()
+    message = await seal(recipients=["ben@bob.example", "carl@bob.example"])
     async with bob.running() as relay:
         assert (await submit(relay, message)).code == 250
         assert (await submit(relay, message, recipients=["carl@bob.example"])).code == 250
@@ -54,6 +54,24 @@ async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_whe
         mails.untraced(sink.got[0].message)
         == b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp\r\n" + mails.plain()
     )
+
+
+async def test_a_copy_for_somebody_who_is_not_named_does_not_get_into_what_was_opened_for_others(
+    bob: Bob, seal: Seal, sink: Sink
+) -> None:
+    """What is kept of a mail that was too weak can be read: released to everybody who asked, it would be redirected."""
+    bob.site.write_policies(require("otp"))
+    message = await seal()
+    async with bob.running() as relay:
+        for recipient in ("carl@bob.example", "ben@bob.example", "dora@bob.example"):
+            assert (await submit(relay, message, sender="eve@stranger.example", recipients=[recipient])).code == 250
+    entries = {entry["reason"]: entry["recipients"] for entry in await bob.listed()}
+    assert entries == {
+        "redirected": ["carl@bob.example", "dora@bob.example"],
+        "unprotected": ["ben@bob.example"],
+    }
+    assert (await bob.command("release", "--all"))[0] == 1
+    assert [(got.sender, got.recipients) for got in sink.got] == [("ann@alice.example", ("ben@bob.example",))]
 
 
 async def test_where_nothing_is_kept_it_is_refused(bob: Bob, sink: Sink) -> None:

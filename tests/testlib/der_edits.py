@@ -75,7 +75,10 @@ def edited(octets: bytes, random: Random, times: int = 1) -> bytes:
     """`octets` of one element after so many random edits."""
     root = Element(0x30, children=parse(octets))
     for _ in range(times):
-        parent = random.choice([element for element in root.all() if element.children])
+        parents = [element for element in root.all() if element.children]
+        if not parents:
+            break
+        parent = random.choice(parents)
         random.choice(_EDITS)(parent, random.randrange(len(parent.children)), random)
     return b"".join(child.encode() for child in root.children)
 

@@ -59,6 +59,22 @@ async def submit(
         client.close()
 
 
+async def until_settled(
+    address: Address,
+    message: bytes,
+    *,
+    sender: str = "ann@alice.example",
+    recipients: Sequence[str] = ("ben@bob.example",),
+    options: Sequence[str] = (),
+) -> Reply:
+    """As `submit`, again and again while the mail is said to be under way: it is noted after the reply who has it."""
+    async with asyncio.timeout(30):
+        while True:
+            reply = await submit(address, message, sender=sender, recipients=recipients, options=options)
+            if "being delivered already" not in reply.text:
+                return reply
+
+
 async def submit_lmtp(
     address: Address,
     message: bytes,

@@ -178,7 +178,7 @@ def read(path: Path) -> Case:
         tuple((kem, bytes.fromhex(key), bytes.fromhex(secret)) for kem, key, secret in words("secret")),
         tuple(Name(*name) for name in words("destroyed")),
         tuple(_bound(words("bound"))),
-        tuple(Seen(sae, bytes.fromhex(id), bytes.fromhex(of), tuple(has)) for sae, id, of, *has in words("seen")),
+        tuple(Seen(sae, bytes.fromhex(its), bytes.fromhex(of), tuple(has)) for sae, its, of, *has in words("seen")),
         one.get("sender", SENDER),
         tuple(fields.get("recipient", (RECIPIENT,))),
         one.get("by", ""),

@@ -30,6 +30,8 @@ def certified_cases() -> Iterator[Case]:
         yield from _failing(level)
         yield from _forged(level)
         yield from _envelopes(level)
+        yield from _attributes(level)
+        yield from _signed_data(level)
         for name, comment, content in _contents(level):
             yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
     for name, comment, der in _pqc_structures():
@@ -126,7 +128,7 @@ def _envelopes(level: str) -> Iterator[Case]:
         ("other-master", "signed by Alice, and another master SAE", {"master_sae": "3"}),
         ("for-other-recipient", "it names somebody else", {"recipients": ("bea@bob.example",)}),
     ):
-        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))  # type: ignore[arg-type]
+        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))
     right = sealed()
     yield success(f"{level}-rewritten-sender", level, "MAIL FROM was rewritten", right, sender="x@stranger.example")
     null = success(f"{level}-null-sender", level, "a bounce", sealed(sender=""), sender="", sealed_sender="")
@@ -181,6 +183,100 @@ def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
     yield "trailing-inside", "one octet too many inside", _around(right + b"\0")
     unsigned = trees.put(right, (0,), bytes.fromhex("06092a864886f70d010701"))
     yield "inner-type", "the inner content type is data", _around(unsigned)
+
+
+def _attributes(level: str) -> Iterator[Case]:
+    """SignedData is read just as it is written: four signed attributes, and all versions and algorithms fit."""
+    alice, bob, _ = people()
+    scheme, said = _SCHEMES[level], payload(level)
+    right = parts.signed_attributes(said, scheme)
+
+    def sealed(signed_data: cms.Signed | bytes) -> bytes:
+        made = signed_data if isinstance(signed_data, bytes) else cms.encode_signed(signed_data)
+        return _to(bob, level, _around(made))
+
+    def with_attributes(*attributes: bytes) -> bytes:
+        return sealed(signed(said, alice, scheme, attributes=attributes))
+
+    def refused(name: str, comment: str, content: bytes) -> Case:
+        return Case(f"{level}-{name}", "bad structure", level, comment, content)
+
+    for name in right:
+        rest = [each for other, each in right.items() if other != name]
+        yield refused(f"no-{name}", f"the signed attribute {name} is missing", with_attributes(*rest))
+        two = trees.changed(right[name], (1, 0), lambda node: [node, node])
+        yield refused(f"two-values-{name}", f"two values of the signed attribute {name}", with_attributes(*rest, two))
+    capabilities = bytes.fromhex("301006092a864886f70d01090f31030101ff")
+    yield refused("more-attributes", "a fifth signed attribute", with_attributes(*right.values(), capabilities))
+    for name, comment, time in (
+        ("time-generalized", "GeneralizedTime before 2050", b"\x18\x0f20261125100000Z"),
+        ("time-fraction", "a signing time with tenths of a second", b"\x18\x1120501125100000.5Z"),
+        ("time-no-seconds", "a signing time without seconds", b"\x17\x0b2611251000Z"),
+        ("time-zone", "a signing time with an offset", b"\x17\x11261125100000+0000"),
+        ("time-null", "NULL as signing time", b"\x05\x00"),
+    ):
+        changed = trees.put(right["signing-time"], (1, 0), time)
+        rest = [each for other, each in right.items() if other != "signing-time"]
+        yield refused(name, comment, with_attributes(*rest, changed))
+    for name, comment, year in (
+        ("signed-in-2050", "a signing time of 2050, which nobody checks", 2050),
+        ("signed-in-2049", "a signing time of 2049, the last in UTCTime", 2049),
+        ("signed-in-1990", "a signing time of 1990", 1990),
+    ):
+        when = NOW.replace(year=year)
+        yield success(f"{level}-{name}", level, comment, sealed(signed(said, alice, scheme, when=when)))
+    rest = [each for other, each in right.items() if other != "content-type"]
+    other_type = trees.put(right["content-type"], (1, 0), bytes.fromhex("06092a864886f70d010702"))
+    yield refused("content-type", "another signed content type", with_attributes(*rest, other_type))
+    rest = [each for other, each in right.items() if other != "algorithm-protection"]
+    other = parts.signed_attributes(said, next(each for each in _SCHEMES.values() if each is not scheme))
+    protection = other["algorithm-protection"]
+    yield refused("other-protection", "algorithm protection of the other level", with_attributes(*rest, protection))
+    without = trees.changed(right["algorithm-protection"], (1, 0, 1), lambda _: [])
+    yield refused("half-protection", "algorithm protection without the signature's", with_attributes(*rest, without))
+
+
+def _signed_data(level: str) -> Iterator[Case]:
+    """Versions, digest algorithms, and what may stand in SignedData at all."""
+    alice, bob, _ = people()
+    scheme, said = _SCHEMES[level], payload(level)
+    right = parts.signed_attributes(said, scheme)
+    whole = cms.encode_signed(signed(said, alice, scheme))
+    turned = trees.changed(whole, (*trees.SIGNER, 3), lambda node: [(node[0], node[1][::-1])])
+    comment = "signed attributes in another order than DER has"
+    yield Case(f"{level}-attributes-turned", "bad structure", level, comment, _to(bob, level, _around(turned)))
+    digests = (1, 0, 1)
+    signers_digest = (*trees.SIGNER, 2)
+    for name, comment, content in (
+        ("no-digests", "no digest algorithm in front", trees.put(whole, digests, b"\x31\x00")),
+        ("digest-twice", "a digest algorithm twice in front", trees.doubled(whole, (*digests, 0))),
+        ("other-digests", "another digest algorithm in front",
+         trees.put(whole, (*digests, 0), bytes.fromhex("300b0609608648016503040202"))),
+        ("other-signer-digest", "another digest algorithm of the signer",
+         trees.put(whole, signers_digest, bytes.fromhex("300b0609608648016503040202"))),
+        ("signed-data-version", "SignedData of version 1, whose signer is named by key identifier",
+         trees.put(whole, (1, 0, 0), b"\x02\x01\x01")),
+        ("unsigned-attributes", "an unsigned attribute",
+         trees.followed(whole, (*trees.SIGNER, 5), b"\xa1" + _set_of(right["signing-time"]))),
+        ("crls", "a list of revoked certificates", trees.followed(whole, (1, 0, 3), b"\xa1\x02\x30\x00")),
+        ("other-certificates", "an attribute certificate", trees.put(whole, (1, 0, 3, 0), b"\xa1\x02\x05\x00")),
+    ):  # fmt: skip
+        yield Case(f"{level}-{name}", "bad structure", level, comment, _to(bob, level, _around(content)))
+    for place in ((*digests, 0), signers_digest):
+        whole = trees.changed(whole, place, _other_parameters)
+    comment = "NULL parameters of the digest where there were none, or none where there were NULL"
+    yield success(f"{level}-digest-parameters", level, comment, _to(bob, level, _around(whole)))
+
+
+def _set_of(element: bytes) -> bytes:
+    return bytes((len(element),)) + element
+
+
+def _other_parameters(algorithm: trees.Node) -> list[trees.Node]:
+    """The AlgorithmIdentifier with NULL instead of absent parameters, or the reverse."""
+    tag, contents = algorithm
+    assert not isinstance(contents, bytes)
+    return [(tag, contents[:1] if len(contents) > 1 else [*contents, (0x05, b"")])]
 
 
 def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:

@@ -69,7 +69,12 @@ def _recipients() -> Iterator[Case]:
         aside=(CAL, "dan@bob.example"),
     )  # fmt: skip
     yield _case(
-        "domain-case", "success", "the domain arrives in other letters", _saying(), recipients=("ben@BOB.example",)
+        "domain-case",
+        "success",
+        "the domain arrives in other letters",
+        _saying(),
+        recipients=("ben@BOB.example",),
+        due=("ben@BOB.example",),
     )
     wide = "grü.ße@bob.example"
     yield _case("utf-8-recipient", "success", "an address beyond US-ASCII", _saying(recipients=(wide,)), recipients=(wide,),
@@ -85,7 +90,19 @@ def _recipients() -> Iterator[Case]:
         "local-case", "not named", "the local part arrives in other letters", _saying(), recipients=("Ben@bob.example",)
     )
     upper = _saying(recipients=("ben@Bob.Example",))
-    yield _case("sealed-domain-case", "not named", "a domain sealed in other letters than a mailbox has", upper)
+    yield _case("sealed-domain-case", "success", "a domain sealed in other letters than it arrives", upper)
+    unicode, ascii_ = "ben@b\u00fccher.example", "ben@xn--bcher-kva.example"
+    for name, sealed, arriving in (
+        ("domain-as-a-label", unicode, ascii_),
+        ("domain-as-u-label", ascii_, unicode),
+        ("domain-as-u-label-in-capitals", ascii_, unicode.upper().replace("BEN", "ben")),
+    ):
+        comment = "domains are compared as A-labels"
+        yield _case(
+            name, "success", comment, _saying(recipients=(sealed,)), recipients=(arriving,), due=(arriving,)
+        )  # fmt: skip
+    yield _case("local-part-as-a-label", "not named", "local parts are not", _saying(recipients=("b\u00fccher@bob.example",)),
+                recipients=("xn--bcher-kva@bob.example",))  # fmt: skip
     yield _case(
         "nobody-named",
         "not named",
@@ -146,6 +163,16 @@ def _senders() -> Iterator[Case]:
         yield _case(name, "success", "Alice forwards mail of this domain", sealed, peers=peers, sealed_sender=foreign)
     peers = (ALICE._replace(forwards="dan.example"),)
     yield _case("forwards-other", "not named", "Alice forwards mail of another domain", sealed, peers=peers)
+    umlaut = (ALICE._replace(domains="xn--bcher-kva.example"),)
+    other = "ann@b\u00fccher.example"
+    yield _case(
+        "sender-as-u-label",
+        "success",
+        "a sender's domain as U-label",
+        _saying(sender=other),
+        peers=umlaut,
+        sealed_sender=other,
+    )
     parent = (ALICE._replace(forwards="example"),)
     yield _case("forwards-parent", "not named", "a domain above the sender's", sealed, peers=parent)
     for name, sender in (

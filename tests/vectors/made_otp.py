@@ -196,7 +196,7 @@ def _changed() -> Iterator[Case]:
     yield case("flipped-ciphertext", "bad tag", "one bit of the ciphertext", (flipped(sealed, -30), keys))
     shorter = trees.changed(sealed, trees.CIPHERTEXT, lambda node: [(node[0], node[1][:-1])])
     yield case("shorter-ciphertext", "bad tag", "the ciphertext without its last octet", (shorter, keys))
-    longer, _ = _sealed(lengths[:2] + [lengths[2] + 16])
+    longer, _ = _sealed([*lengths[:2], lengths[2] + 16])
     longer = trees.changed(longer, trees.CIPHERTEXT, lambda node: [(node[0], bytes(node[1]) + b"\0")])  # type: ignore[arg-type]
     more = keys | {"pad-3": parts.octets("pad-3", lengths[2] + 16)}
     yield case("longer-ciphertext", "bad tag", "the ciphertext with one octet more", (longer, more))
@@ -321,7 +321,7 @@ def _names() -> Iterator[Case]:
         "key-ids-of-256-wide", "success", "key_IDs of 256 characters, of more octets",
         _sealed(_even(3), names=[wide + end for end in "abc"]),
     )  # fmt: skip
-    joined = ["+".join(["0b8d2f9e-2f52-4a37-9a4f-3c1f6e5f9f41", end]) for end in ("1", "2", "3")]
+    joined = [f"0b8d2f9e-2f52-4a37-9a4f-3c1f6e5f9f41+{end}" for end in ("1", "2", "3")]
     yield case("key-ids-joined", "success", "key_IDs that are no UUIDs", _sealed(_even(3), names=joined))
 
 
@@ -338,7 +338,7 @@ def _not_between_us() -> Iterator[Case]:
         ("group-for-aes", "keys of a group that serves level aes alone", {"groups": {"alice-bob": "aes"}}),
         ("not-accepted", "Alice may use aes and pqc only", {"peers": (ALICE._replace(accept="aes,pqc"),)}),
     ):
-        yield case(name, "not accepted", comment, right, **given)  # type: ignore[arg-type]
+        yield case(name, "not accepted", comment, right, **given)
     yield case("group-for-otp", "success", "keys of a group for level otp", right, groups={"alice-bob": "otp"})
     yield case("accepted", "success", "Alice may use otp only", right, peers=(ALICE._replace(accept="otp"),))
     yield case("two-groups", "success", "one of two groups", right, groups={"first": "aes", "alice-bob": "both"}, peers=(

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from relay import cms, mime
 from relay.cms import SignatureScheme, der, oids
 from relay.levels.padding import pad
+from tests.vectors import trees
 from tests.vectors.case import NOW, RECIPIENT, SENDER, Binding, Name
 from tests.vectors.people import Person, person
 
@@ -113,21 +115,49 @@ def _identifier(certificate: object, by_issuer: bool) -> cms.CertificateID:
 
 
 def signed(
-    payload: bytes, by: Person, scheme: SignatureScheme, *, by_issuer: bool = False, digest: bytes | None = None
+    payload: bytes,
+    by: Person,
+    scheme: SignatureScheme,
+    *,
+    by_issuer: bool = False,
+    digest: bytes | None = None,
+    attributes: Sequence[bytes] | None = None,
+    when: datetime = WHEN,
 ) -> cms.Signed:
-    """SignedData by this site; `digest` other than that of the payload makes a false signature."""
+    """SignedData by this site; `digest` other than that of the payload makes a false signature.
+
+    `attributes` are signed in place of the right ones, in the order that DER wants.
+    """
     pair = by.identity.signing if scheme is SignatureScheme.ML_DSA_87 else by.identity.rsa_signing
     hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87 else hashlib.sha256
     digest = digest or hashed(payload).digest()
-    attributes = cms.attributes_to_sign(scheme, digest, WHEN)
+    to_sign = cms.attributes_to_sign(scheme, digest, when)
+    if attributes is not None:
+        to_sign = der.set_of(attributes).octets()
     if scheme is SignatureScheme.ML_DSA_87:
-        signature = by.identity.signing.private_key.sign(attributes)
+        signature = by.identity.signing.private_key.sign(to_sign)
     else:
         pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
-        signature = by.identity.rsa_signing.private_key.sign(attributes, pss, hashes.SHA256())
+        signature = by.identity.rsa_signing.private_key.sign(to_sign, pss, hashes.SHA256())
     certificate = pair.certificate.public_bytes(Encoding.DER)
     identifier = _identifier(pair.certificate, by_issuer)
-    return cms.Signed(payload, scheme, identifier, attributes, digest, signature, certificate)
+    return cms.Signed(payload, scheme, identifier, to_sign, digest, signature, certificate)
+
+
+def signed_attributes(payload: bytes, scheme: SignatureScheme) -> dict[str, bytes]:
+    """The right signed attributes by what they say."""
+    hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87 else hashlib.sha256
+    whole = cms.attributes_to_sign(scheme, hashed(payload).digest(), WHEN)
+    _, contents = trees.parsed(whole)
+    assert not isinstance(contents, bytes)
+    by_type = {trees.encoded(each[1][0]): trees.encoded(each) for each in contents if not isinstance(each[1], bytes)}
+    names = {
+        "content-type": oids.ID_CONTENT_TYPE,
+        "message-digest": oids.ID_MESSAGE_DIGEST,
+        "signing-time": oids.ID_SIGNING_TIME,
+        "algorithm-protection": oids.ID_ALGORITHM_PROTECTION,
+    }
+    return {name: by_type[der.oid(identifier)] for name, identifier in names.items()}
 
 
 def entity(kind: str, der: bytes) -> bytes:
