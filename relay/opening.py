@@ -286,6 +286,8 @@ class Opener:
         if layers.protection[0] not in peer.accept:
             raise NotAccepted(f"sealed at level {layers.protection[0]}, which peer {name!r} may not use (`accept`)")
         envelope = cms.decode_sealed_envelope(entity.envelope)
+        if len(set(map(_folded_mailbox, envelope.recipients))) != len(envelope.recipients):
+            raise BadStructure("the sealed envelope names one recipient twice")
         for said, found, what in (
             (envelope.master_sae, peer.sae_id, "the SAE that sealed"),
             (envelope.slave_sae, self.config.site.sae_id, "the SAE that opens"),
@@ -398,8 +400,13 @@ _AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
 
 
 def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
-    """A further KEM goes around level pqc or another further KEM, each once: none of them says who sealed."""
+    """Quantum enhancement goes around what is signed; a further KEM around level pqc or another one, each once.
+
+    None of the further KEMs says who sealed.
+    """
     if outer.name not in cms.FURTHER_KEMS:
+        if inner.quantum:
+            raise BadStructure(f"{inner.name} inside a layer of {outer.name}, which goes around pqc and rsa only")
         return
     if inner.name != "pqc" and (inner.name not in cms.FURTHER_KEMS or inner.name in protection):
         raise BadStructure(f"{inner.name} inside a layer of {outer.name}")

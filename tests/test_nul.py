@@ -68,7 +68,7 @@ async def test_what_a_peer_has_sealed_with_it_in_the_header_is_not_handed_on(pai
         prepared = await built.sealer.seal(Mail(envelope, HEADER))
     [form] = prepared.forms
     reply = await submit(pair.incoming, re.sub(rb"Subject: [^\r]*", b"Subject: x", form.message).replace(b"\0", b""))
-    assert str(reply) == REFUSAL
+    assert reply.code == 250  # put aside: what is wrong inside is not told
     assert sink.got == []
 
 
