@@ -31,21 +31,6 @@ STEPS = {  # of section 9, in which each kind may come out
 }
 
 
-DISPUTED = {  # what the page says where a vector says otherwise
-    "aes-date": "4: `date` absent",
-    "attack-copy-with-date": "4: `date` absent",
-    "aes-first-line-blank": "1: opening gives exactly these octets; nothing of how an original may begin",
-    "aes-first-line-tab": "1: opening gives exactly these octets; nothing of how an original may begin",
-    "envelope-sealed-domain-case": "7: mailboxes are equal when their domains are, in lower case",
-}
-EACH = [
-    pytest.param(
-        path, marks=pytest.mark.xfail(reason=DISPUTED[path.stem], strict=True) if path.stem in DISPUTED else ()
-    )
-    for path in FILES
-]
-
-
 def _received(case: Vector) -> Outcome:
     recipients = case.several("recipient")
     return receive(case.message, case.site, case.keys, case.memory, case.now, recipients, case.one("sender"))
@@ -63,7 +48,7 @@ def _kind(outcome: Outcome) -> str:
     return outcome.kind if outcome.step in STEPS[outcome.kind] else f"{outcome.kind} in step {outcome.step}"
 
 
-@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_vector_ends_as_its_file_says(path: Path) -> None:
     case = vector.read(path)
     outcome = _received(case)
@@ -80,8 +65,6 @@ def test_each_vector_ends_as_its_file_says(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_vector_binds_what_its_file_says_and_nothing_else(path: Path) -> None:
     case = vector.read(path)
-    if path.stem == "aes-date":
-        pytest.xfail(DISPUTED[path.stem])
     before, after = case.memory, _received(case).memory
     newly = {
         key: (binding.level, binding.fingerprints - getattr(before.bound.get(key), "fingerprints", frozenset()))

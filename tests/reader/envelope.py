@@ -17,7 +17,6 @@ from tests.reader.structures import name_of
 
 BEGIN = b"Content-Type: message/rfc822\r\nQuMail-Sealed-Envelope:\r\n"
 LINE = 72
-_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 SEALED_ENVELOPE = univ.Sequence(
@@ -98,6 +97,11 @@ def _time(text: str) -> datetime:
         raise BadEncodingError("the time of sealing") from error
 
 
-def has_bare_line_ends(original: bytes) -> bool:
-    """A CR without LF, or the reverse."""
-    return _BARE.search(original) is not None
+def cannot_be_carried(original: bytes) -> str:
+    """Why no mail server could have sent this original, or ""."""
+    if original.count(b"\r\n") != original.count(b"\n") or original.count(b"\r\n") != original.count(b"\r"):
+        return "a bare CR or LF"
+    if original[:1] in {b" ", b"\t"}:
+        return "it begins with a blank"
+    header = b"" if original.startswith(b"\r\n") else original.partition(b"\r\n\r\n")[0]
+    return "a NUL in the header" if b"\0" in header else ""

@@ -183,8 +183,8 @@ class _Opening:
             raise Failure(10, _NOT_NAMED, "a sender of another domain")
         if not self.now - WINDOW_PAST <= sealed.sealed_at <= self.now + WINDOW_COMING:
             raise Failure(10, "outside window")
-        if envelope.has_bare_line_ends(original):
-            raise Failure(10, _BAD, "a bare CR or LF")
+        if why := envelope.cannot_be_carried(original):
+            raise Failure(10, _BAD, why)
         return sealed, original
 
     def _deliver(self, sealed: Envelope, original: bytes, peer: Peer, recipients: Sequence[str]) -> Delivered:

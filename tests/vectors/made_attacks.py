@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from relay import cms
-from relay.cms import recipients
+from relay.cms import der, recipients
 from relay.levels.padding import pad
 from tests.vectors import made_aes, made_enhanced, made_otp, parts, trees
 from tests.vectors.case import ALICE, NOW, RECIPIENT, Binding, Case, Name, Peer, Seen, alices
@@ -82,71 +82,63 @@ def _pads() -> Iterator[Case]:
     padded = pad(_forged("otp"))
     mask = b"".join(known.values())
     needed = names[: -(-len(padded) // 48)]
-    tag_keys = {
-        "pad-as-tag-key": ("known octets of two keys as the tag's", known[names[0]][:FIRST] + known[names[1]][:FIRST]),
-        "pad-key-as-tag-key": ("32 known octets of one key as the tag's", known[names[0]][:32]),
-        "pad-ends-as-tag-key": (
-            "the last known octets of two keys as the tag's",
-            known[names[0]][-FIRST:] + known[names[1]][-FIRST:],
-        ),
-        "guessed-tag-key": ("zeros as the tag's key", bytes(32)),
-    }
-    for name, (comment, tag_key) in tag_keys.items():
+    first, second = known[names[0]], known[names[1]]
+    for name, comment, tag_key in (
+        ("pad-as-tag-key", "known octets of two keys as the tag's", first[:FIRST] + second[:FIRST]),
+        ("pad-key-as-tag-key", "32 known octets of one key as the tag's", first[:32]),
+        ("pad-ends-as-tag-key", "the last known octets of two keys as the tag's", first[-FIRST:] + second[-FIRST:]),
+        ("guessed-tag-key", "zeros as the tag's key", bytes(32)),
+        ("pair-swapped", "r and s of the genuine tag exchanged", keys[names[1]][:FIRST] + keys[names[0]][:FIRST]),
+    ):
         content, _ = one_time_pad(padded=padded, keys=keys, names=needed, hiding=mask, tag_key=tag_key)
         yield from _twice(name, comment, content, keys, genuine, "bad tag", "key used")
-    turned, _ = one_time_pad(padded=padded, keys=keys, names=[needed[1], needed[0], *needed[2:]], hiding=mask)
-    comment = "the pair that gives the tag's key exchanged in the list"
-    yield from _twice("pair-exchanged", comment, turned, keys, genuine, "bad structure", "bad structure")
-    swapped, _ = one_time_pad(
-        padded=padded, keys=keys, names=needed, hiding=mask, tag_key=keys[names[1]][:FIRST] + keys[names[0]][:FIRST]
-    )
-    yield from _twice(
-        "pair-swapped", "r and s of the genuine tag exchanged", swapped, keys, genuine, "bad tag", "key used"
-    )
-    doubled, _ = one_time_pad(padded=padded, keys=keys, names=[needed[0], needed[0], *needed[1:]], hiding=mask)
-    yield from _twice("key-doubled", "the first key twice", doubled, keys, genuine, "bad structure", "bad structure")
-    segments = {name: known[name][:48] for name in names}
-    old = parts.pad_in_version_0(_forged("otp"), {**segments, "z": bytes(len(padded))})
-    yield from _twice(
-        "version-0", "a message of version 0 from known octets", old, keys, genuine, "bad structure", "bad structure"
-    )
-    difference = bytes(
-        a ^ b for a, b in zip(genuine.padded, pad(payload("otp", recipients=("eve@bob.example",))), strict=False)
-    )
+    segments = {**known, "z": bytes(len(padded))}
+    for name, comment, content in (
+        ("pair-exchanged", "the pair that gives the tag's key exchanged in the list",
+         one_time_pad(padded=padded, keys=keys, names=[needed[1], needed[0], *needed[2:]], hiding=mask)[0]),
+        ("key-doubled", "the first key twice",
+         one_time_pad(padded=padded, keys=keys, names=[needed[0], needed[0], *needed[1:]], hiding=mask)[0]),
+        ("version-0", "a message of version 0 from known octets", parts.pad_in_version_0(_forged("otp"), segments)),
+    ):  # fmt: skip
+        yield from _twice(name, comment, content, keys, genuine, "bad structure", "bad structure")
+    yield from _flipped_bits(genuine)
+    yield from _keys_twice(genuine)
+
+
+def _flipped_bits(genuine: _Genuine) -> Iterator[Case]:
+    """The genuine message with changes that XOR alone would let through."""
     enveloped = cms.decode_enveloped(genuine.content)
-    ciphertext = bytes(
-        a ^ b for a, b in zip(enveloped.ciphertext, difference.ljust(len(enveloped.ciphertext), b"\0"), strict=True)
-    )
-    changed = cms.encode_enveloped(replace(enveloped, ciphertext=ciphertext))
-    yield from _twice(
-        "recipient-flipped",
-        "the sealed recipient changed by flipping bits",
-        changed,
-        keys,
-        genuine,
-        "bad tag",
-        "key used",
-    )
-    tag = cms.encode_enveloped(replace(enveloped, tag=flipped(enveloped.tag, 0)))
-    yield from _twice("other-tag", "the genuine ciphertext with another tag", tag, keys, genuine, "bad tag", "key used")
-    spelt = trees.put(
-        genuine.content, (*trees.ALGORITHM, 1, 5, 0), b"\x0c" + bytes((len(names[0]),)) + names[0].upper().encode()
-    )
-    upper = keys | {names[0].upper(): keys[names[0]]}
-    yield made_otp.case(
-        "other-spelling-after", "key used", "the genuine message with one key spelt otherwise, for a KME that gives it again",
-        (spelt, upper), **genuine.after,
-    )  # fmt: skip
-    second, _ = one_time_pad(payload("otp", id=octets("second id", 16)), keys=keys, names=names[:-1])
-    comment = "Alice's relay used keys for two messages"
-    yield made_otp.case("keys-twice", "key used", comment, (second, keys), **genuine.after)
-    last = {"a-key": octets("a-key", 2048), names[-1]: keys[names[-1]]}
-    third, _ = one_time_pad(payload("otp", id=octets("second id", 16)), keys=last)
-    yield made_otp.case(
-        "last-key-twice", "key used", "of two messages the last key is the same", (third, last), **genuine.after
-    )
-    rest, _ = one_time_pad(payload("otp", id=octets("second id", 16)), keys=last)
-    yield made_otp.case("last-key-first", "success", "the second of these messages comes first", (rest, last))
+    wanted = pad(payload("otp", recipients=("eve@bob.example",)))
+    difference = (a ^ b for a, b in zip(genuine.padded, wanted, strict=True))
+    ciphertext = bytes(a ^ b for a, b in zip(enveloped.ciphertext, difference, strict=True))
+    for name, comment, changed in (
+        (
+            "recipient-flipped",
+            "the sealed recipient changed by flipping bits",
+            replace(enveloped, ciphertext=ciphertext),
+        ),
+        ("other-tag", "the genuine ciphertext with another tag", replace(enveloped, tag=flipped(enveloped.tag, 0))),
+    ):
+        content = cms.encode_enveloped(changed)
+        yield from _twice(name, comment, content, genuine.keys, genuine, "bad tag", "key used")
+
+
+def _keys_twice(genuine: _Genuine) -> Iterator[Case]:
+    """A key that two messages name, by a fault of the sender's or of a KME."""
+    first, *_, last = genuine.names
+    spelt = trees.put(genuine.content, (*trees.ALGORITHM, 1, 5, 0), der.Element(0x0C, first.upper().encode()).octets())
+    comment = "the genuine message with one key spelt otherwise, for a KME that gives it again"
+    upper = genuine.keys | {first.upper(): genuine.keys[first]}
+    yield made_otp.case("other-spelling-after", "key used", comment, (spelt, upper), **genuine.after)
+    other = payload("otp", id=octets("second id", 16))
+    second, _ = one_time_pad(other, keys=genuine.keys)
+    comment = "Alice's relay used all keys for two messages"
+    yield made_otp.case("keys-twice", "key used", comment, (second, genuine.keys), **genuine.after)
+    two = {"a-key": octets("a-key", 2048), last: genuine.keys[last]}
+    third = one_time_pad(other, keys=two)
+    comment = "of two messages the last key is the same"
+    yield made_otp.case("last-key-twice", "key used", comment, third, **genuine.after)
+    yield made_otp.case("last-key-first", "success", "the second of these messages comes first", third)
 
 
 def _pads_as_wrapping_keys() -> Iterator[Case]:

@@ -31,6 +31,7 @@ def certified_cases() -> Iterator[Case]:
         yield from _forged(level)
         yield from _envelopes(level)
         yield from _attributes(level)
+        yield from _signed_data(level)
         for name, comment, content in _contents(level):
             yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
     for name, comment, der in _pqc_structures():
@@ -233,9 +234,17 @@ def _attributes(level: str) -> Iterator[Case]:
     yield refused("other-protection", "algorithm protection of the other level", with_attributes(*rest, protection))
     without = trees.changed(right["algorithm-protection"], (1, 0, 1), lambda _: [])
     yield refused("half-protection", "algorithm protection without the signature's", with_attributes(*rest, without))
+
+
+def _signed_data(level: str) -> Iterator[Case]:
+    """Versions, digest algorithms, and what may stand in SignedData at all."""
+    alice, bob, _ = people()
+    scheme, said = _SCHEMES[level], payload(level)
+    right = parts.signed_attributes(said, scheme)
     whole = cms.encode_signed(signed(said, alice, scheme))
     turned = trees.changed(whole, (*trees.SIGNER, 3), lambda node: [(node[0], node[1][::-1])])
-    yield refused("attributes-turned", "signed attributes in another order than DER has", sealed(turned))
+    comment = "signed attributes in another order than DER has"
+    yield Case(f"{level}-attributes-turned", "bad structure", level, comment, _to(bob, level, _around(turned)))
     digests = (1, 0, 1)
     signers_digest = (*trees.SIGNER, 2)
     for name, comment, content in (
@@ -251,13 +260,12 @@ def _attributes(level: str) -> Iterator[Case]:
          trees.followed(whole, (*trees.SIGNER, 5), b"\xa1" + _set_of(right["signing-time"]))),
         ("crls", "a list of revoked certificates", trees.followed(whole, (1, 0, 3), b"\xa1\x02\x30\x00")),
         ("other-certificates", "an attribute certificate", trees.put(whole, (1, 0, 3, 0), b"\xa1\x02\x05\x00")),
-        ("empty-identifier", "a signer named by no octets", trees.put(whole, (*trees.SIGNER, 1), b"\x80\x00")),
     ):  # fmt: skip
-        yield refused(name, comment, sealed(content))
+        yield Case(f"{level}-{name}", "bad structure", level, comment, _to(bob, level, _around(content)))
     for place in ((*digests, 0), signers_digest):
         whole = trees.changed(whole, place, _other_parameters)
     comment = "NULL parameters of the digest where there were none, or none where there were NULL"
-    yield success(f"{level}-digest-parameters", level, comment, sealed(whole))
+    yield success(f"{level}-digest-parameters", level, comment, _to(bob, level, _around(whole)))
 
 
 def _set_of(element: bytes) -> bytes:
