@@ -254,22 +254,36 @@ async def test_addresses_in_unicode_arrive(two: Two) -> None:
     assert_unchanged(got.message, original)
 
 
-async def test_a_delivery_notification_that_was_asked_for_comes_back_and_is_sealed_too(two: Two) -> None:
-    passed = len(two.alice.inbound.sent)
+async def with_dsn(two: Two, sender: str, recipient: str) -> None:
+    """Ann asks to be told of success and of failure."""
     async with aiosmtplib.SMTP(
         hostname=two.alice.postfix.smtp.host, port=two.alice.postfix.smtp.port,
         local_hostname="client.example", start_tls=False,
     ) as client:  # fmt: skip
         await client.sendmail(
-            "dsn@alice.example", ["dsn@bob.example"], mails.plain(subject="Notify me"),
+            sender, [recipient], mails.plain(subject="Notify me"),
             mail_options=["RET=HDRS", "ENVID=envelope-4711"],
-            rcpt_options=["NOTIFY=SUCCESS", "ORCPT=rfc822;original@bob.example"],
+            rcpt_options=["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;original@bob.example"],
         )  # fmt: skip
-    await two.bob.delivered("dsn@bob.example")
+
+
+async def test_a_notice_of_failure_that_was_asked_for_comes_back_and_is_sealed_too(two: Two) -> None:
+    two.bob.mailboxes.on_rcpt["dsn@bob.example"] = "550 5.1.1 no such user"
+    passed = len(two.alice.inbound.sent)
+    await with_dsn(two, "dsn@alice.example", "dsn@bob.example")
     notification = (await two.alice.delivered("dsn@alice.example")).message
     assert b"Original-Envelope-Id: envelope-4711" in notification
     assert b"Original-Recipient: rfc822;original@bob.example" in notification
     assert_not_readable(bytes(two.alice.inbound.sent[passed:]), b"Subject: Notify me\r\n\r\nenvelope-4711")
+
+
+async def test_a_notice_of_success_does_not_come_back_from_behind_the_relay_that_opens(two: Two) -> None:
+    """Whoever sends a captured mail on could ask for one, and would get the header of the original."""
+    await with_dsn(two, "success@alice.example", "taken@bob.example")
+    await two.bob.delivered("taken@bob.example")
+    await two.bob.postfix.empty()
+    await two.alice.postfix.empty()
+    assert two.alice.all_delivered("success@alice.example") == []
 
 
 async def test_a_bounce_from_bobs_postfix_does_not_tell_the_wire_what_it_is_about(two: Two) -> None:

@@ -10,7 +10,7 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
 - when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
 
 The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
-of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for each.
+of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
 """
 
 from __future__ import annotations
@@ -244,7 +244,8 @@ class Fetcher:
                 continue
             if wish.refused:
                 desk.most, desk.most_until = len(portion), self._timing.clock() + LIMIT_BELIEVED_FOR_S
-            wish.known, wish.refused, wish.most = True, False, MOST_PER_CALL
+            # After a small part one whole one shows whether more of them may be asked for at the same time.
+            wish.known, wish.refused, wish.most = wish.most == MOST_PER_CALL, False, MOST_PER_CALL
             if wish.todo and wish not in desk.queue:
                 desk.queue.append(wish)
 

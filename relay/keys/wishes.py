@@ -29,8 +29,8 @@ Outcome = Key | KeyUnavailable | StoreUnavailable | None
 class Wish:
     """The keys that one message needs: `todo` in order, those that are `found`, and how many may be asked for at once.
 
-    `known` says that the KME has given some of them. `refused`: it did not like a call for more of them. `blocked`:
-    the next ones are asked for in another call now.
+    `known` says that the KME has given a whole part of them: the next parts may be asked for at the same time.
+    `refused`: it did not like a call for more of them. `blocked`: the next ones are in another call now.
     """
 
     key_IDs: tuple[str, ...]

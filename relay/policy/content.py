@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import email.errors
 import email.header
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from typing import TypeVar, cast
 
 from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
@@ -29,6 +30,8 @@ MAX_PARTS = 500
 MAX_DELIMITERS = 2000
 MAX_LINE_OCTETS = 1000
 MAX_PART_HEADER_OCTETS = 16 * 1024
+
+T = TypeVar("T")
 
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
 _ENCODED = frozenset({"base64", "quoted-printable"})
@@ -53,11 +56,18 @@ class Content:
         """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
         self.message = message
         self._values: dict[str, list[str] | None] = {}
+        self._once: dict[object, object] = {}
 
     @property
     def size(self) -> int:
         """Octets."""
         return len(self.message)
+
+    def once(self, what: Hashable, work: Callable[[], T]) -> T:
+        """What `work` gives, which is done once for each `what`: many recipients ask the same of a message."""
+        if what not in self._once:
+            self._once[what] = work()
+        return cast("T", self._once[what])
 
     @cached_property
     def _fields(self) -> dict[bytes, list[bytes]]:

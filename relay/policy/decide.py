@@ -36,19 +36,24 @@ class PolicySet:
     """All policy files of a directory as they were when they were read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
-    `version` is 12 hexadecimal digits that follow from all names and contents, `looks_inside` tells that a file has
-    rules which need the message, `demands` are what files ask of arriving mail, each kind once. `max_bounce` is the
-    largest message from the null sender, in octets, that gets a one-time pad: such mail is what outsiders can have us
-    send.
+    `version` is 12 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
+    the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad: such mail is what
+    outsiders can have us send.
     """
 
     directory: Path
     files: Mapping[str, PolicyFile]
     owners: Mapping[str, str]
     version: str
-    looks_inside: bool = False
+    patterns: int = 0
     demands: tuple[Demand, ...] = ()
     max_bounce: int = MAX_BOUNCE
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether a file has rules which need the message."""
+        return self.patterns > 0
 
     def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.

@@ -84,7 +84,12 @@ class Policy(Settings):
     @cached_property
     def looks_inside(self) -> bool:
         """True where a rule asks about the message, so that the envelope alone does not decide."""
-        return any(rule.looks_inside for rule in self.when)
+        return self.patterns > 0
+
+    @cached_property
+    def patterns(self) -> int:
+        """How many texts and sizes the rules compare with a message, which says how much work that is."""
+        return sum(rule.patterns for rule in self.when)
 
     @field_validator("peer")
     @classmethod

@@ -43,7 +43,7 @@ class PolicyFolder:
         self._walk_faults: list[str] = []
         self._known: Known = {}
         self._total = 0
-        self._looking_inside = 0
+        self._patterns = 0
         self._demands: Counter[Demand] = Counter()
 
     def read(self) -> PolicySet:
@@ -77,14 +77,14 @@ class PolicyFolder:
         else:
             self._files[name] = file
             self._total += file.digest
-            self._looking_inside += file.policy.looks_inside
+            self._patterns += file.policy.patterns
             self._count_demand(file, 1)
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
-            self._looking_inside -= file.policy.looks_inside
+            self._patterns -= file.policy.patterns
             self._count_demand(file, -1)
 
     def _count_demand(self, file: PolicyFile, number: int) -> None:
@@ -108,7 +108,7 @@ class PolicyFolder:
             MappingProxyType(self._files.copy()),
             self._owners,
             _version(self._total),
-            self._looking_inside > 0,
+            self._patterns,
             tuple(demand for demand, number in self._demands.items() if number),
             self._max_bounce,
         )

@@ -59,11 +59,11 @@ class Scene:
         to: str,
         sender: str = "ann@alice.example",
         relay: int = 0,
-        rcpt_options: tuple[str, ...] = (),
+        notify: str = "",
     ) -> Reply:
         """What one of Bob's relays says to a message for one recipient."""
         address = self.incoming[relay % len(self.incoming)]
-        return await submit(address, message, sender=sender, recipients=[to], rcpt_options=rcpt_options)
+        return await submit(address, message, sender=sender, recipients=[to], parameters={to: notify})
 
     @property
     def delivered(self) -> list[Got]:

@@ -32,8 +32,7 @@ async def test_nobody_gets_a_mail_whom_its_sealed_envelope_does_not_name(scene: 
 async def test_the_mail_goes_on_from_the_sealed_sender_and_tells_of_no_success(scene: Scene, level: str) -> None:
     """An outsider who asked for a notice of success would be sent subject and header of the original."""
     message = await scene.captured(level)
-    asked = ("NOTIFY=SUCCESS,FAILURE",)
-    reply = await scene.sent(message, to=_mailbox(level), sender=OUTSIDER, rcpt_options=asked)
+    reply = await scene.sent(message, to=_mailbox(level), sender=OUTSIDER, notify="NOTIFY=SUCCESS,FAILURE")
     assert reply.code == 250
     [got] = scene.delivered
     assert got.sender == "ann@alice.example"

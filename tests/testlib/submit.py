@@ -5,7 +5,7 @@ Standard: RFC 5321 and RFC 2033, by aiosmtplib and bare sockets, with the conten
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,9 +33,12 @@ async def submit(
     sender: str = "ann@alice.example",
     recipients: Sequence[str] = ("ben@bob.example",),
     options: Sequence[str] = (),
-    rcpt_options: Sequence[str] = (),
+    parameters: Mapping[str, str] = {},
 ) -> Reply:
-    """The reply to the end of data, or the first reply that was not the expected one."""
+    """The reply to the end of data, or the first reply that was not the expected one.
+
+    `options` are parameters of MAIL FROM, `parameters` those of RCPT TO by recipient.
+    """
     client = aiosmtplib.SMTP(
         hostname=address.host, port=address.port, local_hostname="client.example", start_tls=False, timeout=60
     )
@@ -44,7 +47,7 @@ async def submit(
         await client.ehlo()
         commands = [
             " ".join([f"MAIL FROM:<{sender}>", *options]),
-            *(" ".join([f"RCPT TO:<{recipient}>", *rcpt_options]) for recipient in recipients),
+            *(f"RCPT TO:<{recipient}> {parameters.get(recipient, '')}".rstrip() for recipient in recipients),
             "DATA",
         ]
         for command in commands:
