@@ -30,7 +30,7 @@ _TRIES = settings(max_examples=25, deadline=None, derandomize=True)
 randoms = st.integers(0, 2**32).map(Random)
 protections = st.sampled_from(PROTECTIONS)
 lines = st.binary(max_size=40).filter(lambda line: b"\r" not in line and b"\n" not in line)
-originals = st.lists(lines, max_size=8).map(b"\r\n".join).filter(lambda each: each[:1] not in {b" ", b"\t"})
+originals = st.lists(lines, max_size=8).map(b"\r\n".join).filter(lambda each: not envelope.cannot_be_carried(each))
 local_parts = st.text(st.characters(blacklist_categories=("C", "Z"), blacklist_characters="@"), min_size=1, max_size=20)
 domains = st.sampled_from(["bob.example", "sales.bob.example", "bücher.example", "xn--bcher-kva.example"])
 
@@ -233,19 +233,6 @@ def _aes(payload: Callable[[bytes], bytes]) -> tuple[bytes, SealedMail]:
     return _under_the_seals(mail, "aes", lambda content, _: payload(content)), mail
 
 
-def _date_in_the_key_identifier() -> tuple[bytes, SealedMail]:
-    mail = _sealed("aes")
-    root = parse(mail.der)[0]
-    root.children[1].children[0].children[1].children[0].children[1].children.insert(
-        1, Element(0x18, b"20260101000000Z")
-    )
-    return mail.message(root.encode()), mail
-
-
-def _original_that_begins_with_a_blank() -> tuple[bytes, SealedMail]:
-    return _aes(lambda payload: payload.replace(b"\r\n\r\n", b"\r\n\r\n ", 1))
-
-
 def _aes_around(level: str) -> tuple[bytes, SealedMail]:
     mail = asyncio.run(seal(ORIGINAL, f"{level}+aes"))
     return mail.message(), mail
@@ -295,14 +282,17 @@ def _recipient_twice() -> tuple[bytes, SealedMail]:
     return _aes(change)
 
 
+def _line_of_a_mailbox() -> tuple[bytes, SealedMail]:
+    mail = _sealed("aes")
+    return b"From ann@alice.example\r\n" + mail.message(), mail
+
+
 def _comment(field: bytes) -> tuple[bytes, SealedMail]:
     mail = _sealed("aes")
     return mail.message().replace(field, field + b" (a; comment)", 1), mail
 
 
 DIFFERENCES: dict[str, Callable[[], tuple[bytes, SealedMail]]] = {
-    "4: date absent; the relay takes one": _date_in_the_key_identifier,
-    "1: opening gives exactly these octets; the relay refuses one that begins with a blank": _original_that_begins_with_a_blank,
     "8: aes stands around pqc and rsa; the relay takes it around otp": lambda: _aes_around("otp"),
     "8: aes stands around pqc and rsa; the relay takes it around aes": lambda: _aes_around("aes"),
     "9: BER to DER of a layer; the relay takes SignedData in BER": _signed_data_in_ber,
@@ -311,6 +301,7 @@ DIFFERENCES: dict[str, Callable[[], tuple[bytes, SealedMail]]] = {
         b"content-type: application/x-pkcs7-mime; smime-type=signed-data\r\n\r\n"
     ),
     "7: each once, as mailboxes are equal; the relay takes one that differs in its domain's case": _recipient_twice,
+    "1: nothing of lines that are no field; the relay reads behind `From `, and no other": _line_of_a_mailbox,
     "1: nothing of comments; the relay knows none in Content-Type": lambda: _comment(b"application/pkcs7-mime;"[:-1]),
     "1: nothing of comments; the relay knows none in Content-Transfer-Encoding": lambda: _comment(b"base64"),
 }

@@ -31,8 +31,7 @@ class BadMessageError(Exception):
 
 def sealed_octets(message: bytes) -> bytes:
     """What the body of a sealed message is: DER, or BER. Raises NotSealedError and BadMessageError."""
-    header, empty, body = message.partition(b"\r\n\r\n")
-    fields = _fields(header + b"\r\n")
+    fields, body = _split_message(message)
     types = fields.get(b"content-type", [])
     if not any(map(_is_sealed, types)):
         raise NotSealedError
@@ -40,7 +39,7 @@ def sealed_octets(message: bytes) -> bytes:
         raise BadMessageError("two types")
     check_header(message)
     encodings = fields.get(b"content-transfer-encoding", [])
-    if len(encodings) != 1 or max(len(types[0]), len(encodings[0])) > limits.STRUCTURED_FIELD or not empty:
+    if len(encodings) != 1 or max(len(types[0]), len(encodings[0])) > limits.STRUCTURED_FIELD:
         raise BadMessageError("the transfer encoding, or a field too long")
     encoding = _without_comments(encodings[0].decode("latin-1")).strip().lower()
     if encoding == "binary":
@@ -69,14 +68,24 @@ def check_header(message: bytes) -> None:
         raise BadMessageError("too long a header")
 
 
-def _fields(header: bytes) -> dict[bytes, list[bytes]]:
-    """The fields by name in lower case, unfolded. Lines that are no field are nothing."""
+def _split_message(message: bytes) -> tuple[dict[bytes, list[bytes]], bytes]:
+    """The fields by name in lower case, unfolded, and the body. The header ends before the first line that is no field."""
     fields: dict[bytes, list[bytes]] = {}
-    for line in re.sub(rb"\r\n(?=[ \t])", b"", header).split(b"\r\n"):
+    at, last = 0, b""
+    while at < len(message):
+        end = message.find(b"\r\n", at)
+        line = message[at:] if end < 0 else message[at:end]
         field = _FIELD.fullmatch(line)
-        if field:
-            fields.setdefault(field[1].lower(), []).append(field[2])
-    return fields
+        if line[:1] in {b" ", b"\t"} and last:
+            fields[last][-1] += line
+        elif field:
+            last = field[1].lower()
+            fields.setdefault(last, []).append(field[2])
+        else:
+            break
+        at += len(line) + 2
+    body = message[at:]
+    return fields, body.removeprefix(b"\r\n")
 
 
 def _is_sealed(value: bytes) -> bool:

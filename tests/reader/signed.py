@@ -138,6 +138,7 @@ def _read(octets: bytes) -> tuple[bytes, Any]:
         _check_certificates(bytes(signed["certificates"]))
     payload = bytes(content["eContent"])
     signer = signed["signerInfos"][0]
+    structures.named(signer["sid"])
     version = 3 if signer["sid"].getName() == "subjectKeyIdentifier" else 1  # RFC 5652, 5.1 and 5.3
     if (int(signed["version"]), int(signer["version"])) != (version, version) or der.has(signer, "unsignedAttrs"):
         raise BadEncodingError("another version, or unsigned attributes")

@@ -243,6 +243,8 @@ def _quantum_recipient(value: Any) -> tuple[QuantumKeys, bytes]:
 def named(choice: Any) -> tuple[bytes | None, bytes, int]:
     """Key identifier, issuer and serial number of a RecipientIdentifier or SignerIdentifier."""
     if choice.getName() == "subjectKeyIdentifier":
+        if not len(choice["subjectKeyIdentifier"]):
+            raise BadEncodingError("named by no octets")
         return bytes(choice["subjectKeyIdentifier"]), b"", 0
     both = choice["issuerAndSerialNumber"]
     return None, der.encode(both["issuer"]), int(both["serialNumber"])

@@ -4,6 +4,8 @@ Standard: the words are those of tests/vectors/README.md. The relay is a black b
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -214,6 +216,7 @@ def _site() -> Site:
 @cache
 def _bob() -> tuple[Config, Path]:
     directory = Path(tempfile.mkdtemp(prefix="side-by-side-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "relay.toml").write_text(_CONFIG)
     (directory / "policies").mkdir()
     return load_config(directory / "relay.toml"), directory
