@@ -83,7 +83,7 @@ async def test_every_combination_gives_bob_what_alice_sent(path: Journey) -> Non
         for message in messages:
             mark, _, opened = mails.untraced(await path.send(name, message)).partition(b"\r\n")
             assert hashlib.sha256(opened).digest() == hashlib.sha256(message).digest(), name
-            assert mark.decode() == f"X-QuMail-Protection: {protection}; peer=alice"
+            assert mark.decode() == f"X-QuMail-Protection: {protection}; peer=alice; author=peer"
             sent, received = path.event(path.alice, "sealed_and_sent"), path.event(path.bob, "opened_and_sent")
             assert sent["protection"] == received["protection"] == protection
             assert sent["key_IDs"] == received["key_IDs"]
