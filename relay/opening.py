@@ -317,11 +317,19 @@ class Opener:
         """Everybody who may have the mail: each recipient, and what mail for them may arrive for."""
         for recipient in envelope.recipients:
             yield recipient
-            yield from self.config.aliases.get(recipient, ())
+            yield from self._aliases(recipient)
+
+    def _aliases(self, recipient: str) -> tuple[str, ...]:
+        """What mail for a recipient may arrive for, by this site's table."""
+        if not self.config.aliases:
+            return ()
+        return {_folded_mailbox(each): to for each, to in self.config.aliases.items()}.get(
+            _folded_mailbox(recipient), ()
+        )
 
     def _served(self, recipient: str, served: set[str]) -> bool:
         """Whether a recipient has the mail, themselves or by all their aliases."""
-        aliases = {_folded_mailbox(each) for each in self.config.aliases.get(recipient, ())}
+        aliases = set(map(_folded_mailbox, self._aliases(recipient)))
         return _folded_mailbox(recipient) in served or (bool(aliases) and aliases <= served)
 
     def _level(self, enveloped: cms.AuthEnveloped) -> Level:

@@ -180,8 +180,8 @@ async def test_every_message_is_sealed_at_every_level_and_arrives_as_it_was_or_i
         missing.remove((name, recipient))
         mark, original = mail.opened
         assert original == CASES[name].arrives, name
-        said, _, author = mark.partition("; author=")
-        assert said == f"{LEVELS[recipient.removesuffix('@bob.example')][1]}; peer=alice", name
+        protection, _, author = mark.rpartition("; author=")
+        assert protection == f"{LEVELS[recipient.removesuffix('@bob.example')][1]}; peer=alice", name
         assert author in ("peer", "other"), name
     assert not missing
 
