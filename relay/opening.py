@@ -237,6 +237,7 @@ class Opener:
                 unsealed = await self._unsealed(layers, level, enveloped, references, patient)
                 entity = await off_loop(size, mime.unwrap, unsealed.payload)
                 if entity.kind == "message" and level.name not in cms.FURTHER_KEMS:
+                    _check_innermost(level, layers)
                     return entity
                 if entity.kind != "enveloped" or level.name not in _AROUND or len(layers.protection) == MAX_LAYERS:
                     raise BadStructure(f"{entity.kind} data inside a layer of {level.name}")
@@ -407,14 +408,15 @@ _AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
 """The levels that may go around another one."""
 
 
-def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
-    """Quantum enhancement goes around what is signed; a further KEM around level pqc or another one, each once.
+def _check_innermost(level: Level, layers: _Layers) -> None:
+    """Quantum enhancement goes around what is signed."""
+    if level.quantum and len(layers.protection) > 1:
+        raise BadStructure(f"{layers.names}: level aes goes around pqc and rsa only")
 
-    None of the further KEMs says who sealed.
-    """
+
+def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
+    """A further KEM goes around level pqc or another further KEM, each once: none of them says who sealed."""
     if outer.name not in cms.FURTHER_KEMS:
-        if inner.quantum:
-            raise BadStructure(f"{inner.name} inside a layer of {outer.name}, which goes around pqc and rsa only")
         return
     if inner.name != "pqc" and (inner.name not in cms.FURTHER_KEMS or inner.name in protection):
         raise BadStructure(f"{inner.name} inside a layer of {outer.name}")

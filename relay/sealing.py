@@ -348,7 +348,7 @@ def _sealed_envelope(parties: Parties, protection: str, sender: str, recipients:
     try:
         return envelope.encode()
     except ValueError as error:
-        raise MalformedMessage("an address is longer than can be sealed, or is no Unicode") from error
+        raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
 
 
 async def _decided(
