@@ -90,9 +90,6 @@ class Incoming:
         await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
         if place.mail is None:
             return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
-        if any(delivery.answer) and place.claimed is not None:  # nothing is put in place then
-            await self.opener.give_up(place.claimed)
-            return InPlace(delivery.answer)
         opened = await off_loop(len(mail.message), _has_other_body, mail.message, place.mail.message)
         taken = partial(self._taken, place.claimed) if place.claimed is not None else None
         return InPlace(delivery.answer, place.mail.message, place.mail.envelope.addresses, opened=opened, taken=taken)
@@ -194,8 +191,11 @@ class Incoming:
         """
         opened = replace(opened, original=b"")
         if isinstance(self.next_hop, Place) and self.next_hop.mail is not None:
-            self.next_hop.claimed = opened
-            return
+            if not any(delivery.outcomes.values()):
+                self.next_hop.claimed = opened
+                return
+            delivery.note_for_all(self.next_hop.mail.envelope.recipients, TryLater("another recipient has to wait"))
+            self.next_hop.mail = None
         has_it = {mailbox for mailbox in opened.due if delivery.outcomes.get(mailbox, _NOT_TRIED) is None}
         not_yet = [mailbox for mailbox in opened.due if mailbox not in has_it]
         settling = self.opener.received.later(self._settled(opened, sorted(has_it), not_yet))

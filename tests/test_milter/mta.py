@@ -82,13 +82,13 @@ class MTA:
         recipients: Sequence[str] = ("<ben@bob.example>",),
         macros: bool = True,
     ) -> Answer:
-        """Hands over one whole mail, after `negotiate`."""
+        """Hands over one whole mail, after `negotiate`; parameters stand behind a recipient, with blanks."""
         if macros:
             names = {"{auth_authen}": "ann", "{client_addr}": "192.0.2.7", "i": "4XyZ"}
             self.connection.send_macro(miltertest.SMFIC_MAIL, **names)
         self.connection.send(miltertest.SMFIC_MAIL, args=[sender])
         for recipient in recipients:
-            word, args = self.connection.send_get(miltertest.SMFIC_RCPT, args=[recipient])
+            word, args = self.connection.send_get(miltertest.SMFIC_RCPT, args=recipient.split(" "))
             if word != miltertest.SMFIR_CONTINUE:
                 return _answer(word, args, [])
         self.content(fields, body)

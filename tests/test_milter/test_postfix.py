@@ -117,6 +117,22 @@ async def test_recipients_with_other_protection_get_copies_and_everybody_gets_on
     assert sorted(everybody) == sorted(recipients)
 
 
+async def test_a_sealed_mail_that_is_sent_to_bobs_postfix_again_is_delivered_once(two: Two) -> None:
+    """Postfix goes on talking to the milter once it has its answer, and so the mail counts as delivered."""
+    original, recipient = mails.plain(subject="Once"), "once@bob.example"
+    assert (await two.alice.postfix.submit(original, recipients=[recipient])).code == 250
+    await two.bob.delivered(recipient)
+    captured = bytes(two.wire.sent).rpartition(b"DATA\r\n")[2].partition(b"\r\n.\r\n")[0] + b"\r\n"
+    assert b"Subject: [...]" in captured
+    for sender in ("ann@alice.example", "outsider@stranger.example"):
+        reply = await two.bob.postfix.submit(captured, sender=sender, recipients=[recipient])
+        while reply.code == 451:  # it is noted a moment later
+            reply = await two.bob.postfix.submit(captured, sender=sender, recipients=[recipient])
+        assert reply.code == 250
+    await two.bob.postfix.empty()
+    assert len([got for got in two.bob.mailboxes.got if recipient in got.recipients]) == 1
+
+
 async def test_mail_among_own_users_is_as_it_was(two: Two) -> None:
     original = mails.plain(subject="Inside")
     assert (await two.alice.postfix.submit(original, recipients=["al@alice.example"])).code == 250

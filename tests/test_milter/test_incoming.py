@@ -1,0 +1,163 @@
+"""Sealed mail that arrives through the milter: opened in place where that is safe, else by the next hop, and once.
+Standard: relay/FORMAT.md; what a mail server keeps goes from the sender and with the parameters that it was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import miltertest
+import pytest
+
+from relay import app, mime
+from relay.config import Address
+from relay.errors import QuarantineFull
+from relay.kme import DevelopmentKMEs
+from relay.mail import Envelope, Mail, Recipient
+from tests.test_milter.mta import MTA, Answer, Field, in_thread
+from tests.test_milter.organisations import MILTER
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+
+ANN, BEN, BEA, EVE = "<ann@alice.example>", "<ben@bob.example>", "<bea@bob.example>", "<eve@bob.example>"
+OPENED = b"X-QuMail-Protection: aes; peer=alice\r\n" + mails.plain()
+
+
+@dataclass
+class Place:
+    """Bob's milter, and a sealed mail for Ben and Bea as his mail server has it."""
+
+    address: Address
+    fields: list[Field]
+    body: str
+    bob: app.Parts
+    sink: Sink
+
+    async def mail(
+        self, *, sender: str = ANN, recipients: Sequence[str] = (BEN, BEA), goes_on: bool = True
+    ) -> tuple[Answer, bytes]:
+        """The answer, and the message afterwards; a mail server that does not go on is gone before it has read it."""
+
+        def whole() -> Answer:
+            mta = MTA(self.address)
+            mta.negotiate()
+            answer = mta.mail(self.fields, self.body, sender=sender, recipients=recipients)
+            if goes_on:
+                mta.abort()
+            mta.close()
+            return answer
+
+        answer = await in_thread(whole)
+        while "being delivered already" in answer.text:  # what the last one has heard is noted a moment later
+            answer = await in_thread(whole)
+        assert isinstance(answer, Answer)
+        return answer, answer.applied(self.fields, self.body)
+
+    async def reasons(self) -> list[str]:
+        """Why there is something in quarantine."""
+        return [each.reason for each in await self.bob.store.quarantine.all()]
+
+
+@asynccontextmanager
+async def place_of(directory: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterator[Place]:
+    alice = make_site(directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    bob = make_site(
+        directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address, settings=MILTER
+    )
+    async with app.parts(alice.config, prefetch=False) as parts:
+        recipients = (Recipient("ben@bob.example"), Recipient("bea@bob.example"))
+        prepared = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), mails.plain()))
+        header, body = mime.split(prepared.forms[0].message)
+    fields = [
+        (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
+        for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))
+    ]
+    async with app.running(bob.config) as addresses, app.parts(bob.config, prefetch=False) as beside:
+        try:
+            yield Place(addresses["incoming_milter"], fields, body.decode(), beside, sink)
+        finally:
+            MTA.close_all()
+
+
+@pytest.fixture
+async def place(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterator[Place]:
+    async with place_of(tmp_path, kmes, sink) as running:
+        yield running
+
+
+async def test_a_sealed_mail_is_opened_in_its_place_once_and_its_copies_are_dropped(place: Place) -> None:
+    answer, message = await place.mail()
+    assert (answer.word, message, answer.removed()) == (miltertest.SMFIR_ACCEPT, OPENED, [])
+    for _ in range(2):
+        answer, _ = await place.mail()
+        assert answer.word == miltertest.SMFIR_DISCARD
+    assert (place.sink.got, await place.reasons()) == ([], [])
+
+
+async def test_a_mail_server_that_was_gone_before_it_could_hear_gets_the_mail_again(place: Place) -> None:
+    """It has nothing, and its client tries again: that is no copy."""
+    for goes_on in (False, False, True):
+        answer, message = await place.mail(goes_on=goes_on)
+        assert (answer.word, message) == (miltertest.SMFIR_ACCEPT, OPENED)
+    answer, _ = await place.mail()
+    assert answer.word == miltertest.SMFIR_DISCARD
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipient"),
+    [
+        ("<outsider@stranger.example>", BEN),
+        ("<>", BEN),
+        (ANN, f"{BEN} NOTIFY=SUCCESS"),
+        (ANN, f"{BEN} NOTIFY=SUCCESS,DELAY"),
+    ],
+)
+async def test_a_mail_that_the_server_would_send_from_somebody_else_or_tell_of_goes_by_the_next_hop(
+    place: Place, sender: str, recipient: str
+) -> None:
+    """There it is from the sealed sender, and nobody is told that it arrived."""
+    for _ in range(2):
+        answer, _ = await place.mail(sender=sender, recipients=[recipient])
+        assert answer.word == miltertest.SMFIR_DISCARD
+    [got] = place.sink.got
+    assert (got.sender, got.recipients) == ("ann@alice.example", ("ben@bob.example",))
+    assert got.message.endswith(OPENED)
+
+
+async def test_other_notices_leave_it_in_its_place(place: Place) -> None:
+    answer, message = await place.mail(recipients=[f"{BEN} NOTIFY=FAILURE,DELAY", f"{BEA} NOTIFY=NEVER"])
+    assert (answer.word, message, place.sink.got) == (miltertest.SMFIR_ACCEPT, OPENED, [])
+
+
+async def test_who_is_not_named_is_removed_and_who_has_it_already_too(place: Place) -> None:
+    answer, message = await place.mail(recipients=[BEN, EVE])
+    assert (answer.word, message, answer.removed()) == (miltertest.SMFIR_ACCEPT, OPENED, [EVE])
+    answer, message = await place.mail(recipients=[BEN, BEA])
+    assert (answer.word, message, answer.removed()) == (miltertest.SMFIR_ACCEPT, OPENED, [BEN])
+    assert await place.reasons() == ["redirected"]
+
+
+async def test_a_mail_for_a_stranger_alone_is_dropped_and_kept(place: Place) -> None:
+    answer, _ = await place.mail(recipients=[EVE])
+    assert (answer.word, await place.reasons()) == (miltertest.SMFIR_DISCARD, ["redirected"])
+
+
+async def test_where_nothing_is_put_in_place_because_of_another_recipient_the_retry_gets_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mail server refuses the whole mail then: nobody has it."""
+    with monkeypatch.context() as patched:
+        patched.setattr("relay.quarantine.triage.Triage.cannot_open", _full)
+        answer, _ = await place.mail(recipients=[BEN, EVE])
+        assert answer.word == miltertest.SMFIR_REPLYCODE
+        assert answer.text.startswith("45")
+    answer, message = await place.mail(recipients=[BEN, EVE])
+    assert (answer.word, message, answer.removed()) == (miltertest.SMFIR_ACCEPT, OPENED, [EVE])
+
+
+async def _full(*_: object) -> None:
+    raise QuarantineFull("no room")
