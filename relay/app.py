@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -366,12 +365,13 @@ async def _sweep(store: Store, triage: Triage) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
-            if destroyed := await store.received.destroy_expired(time.time()):
+            await store.beat.go_on()
+            await store.openings.go_on()
+            if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.beat.go_on()
-            await store.openings.expire()
+            await store.openings.expire(store.beat.past)
             await store.issued_keys.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time

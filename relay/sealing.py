@@ -346,6 +346,7 @@ def _sealed_envelope(parties: Parties, protection: str, sender: str, recipients:
     now = datetime.now(UTC).replace(microsecond=0)
     envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, protection, now, sender, mailboxes)
     try:
+        envelope.check_addresses()
         return envelope.encode()
     except ValueError as error:
         raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error

@@ -46,8 +46,7 @@ class SealedEnvelope:
     id: bytes = field(default_factory=lambda: os.urandom(ID_OCTETS))
 
     def encode(self) -> bytes:
-        """SealedEnvelope as DER. Raises ValueError where an address is none, or is too long, or is no Unicode."""
-        self.check_addresses()
+        """SealedEnvelope as DER. Raises ValueError where an address or a name is too long, or is no Unicode."""
         octets: bytes = asn1.encode_der(
             _SealedEnvelope(
                 version=VERSION,

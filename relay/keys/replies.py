@@ -98,8 +98,13 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     """The keys of a dec_keys reply that were asked for, by ID, and how many entries were of no use.
 
     Each key stands for itself: what is wrong with one entry does not cost the others, for no key comes twice.
-    An ID with two different keys counts as neither. Raises KMEBadReply when there is no list of keys at all.
+    An ID with two different keys counts as neither. IDs are compared without regard to case, as a KME may that reads
+    them as UUIDs: else a forger who asks in other letters would have a key thrown away that no KME gives again. Raises
+    KMEBadReply when there is no list of keys at all.
     """
+    asked: dict[str, list[str]] = {}
+    for key_ID in key_IDs:
+        asked.setdefault(key_ID.casefold(), []).append(key_ID)
     found: dict[str, Key] = {}
     doubtful: set[str] = set()
     refused = 0
@@ -109,10 +114,12 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
         except KMEBadReply:
             refused += 1
             continue
-        if key.key_ID not in key_IDs:
-            refused += 1
-        elif found.setdefault(key.key_ID, key).key != key.key:
-            doubtful.add(key.key_ID)
+        spelt = asked.get(key.key_ID.casefold(), [])
+        refused += not spelt
+        # Where an ID was asked for in several spellings, and comes in one of them, it is that one that came.
+        for key_ID in [key.key_ID] if key.key_ID in spelt else spelt:
+            if found.setdefault(key_ID, Key(key_ID, key.key)).key != key.key:
+                doubtful.add(key_ID)
     return {key_ID: key for key_ID, key in found.items() if key_ID not in doubtful}, refused + len(doubtful)
 
 

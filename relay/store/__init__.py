@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -126,6 +127,8 @@ class Store:
 
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more."""
+        with suppress(StoreUnavailable):
+            await self.openings.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:

@@ -18,12 +18,16 @@ from relay.store.database import Database, metadata, to_its_end
 
 log = structlog.get_logger(__name__)
 
+MOST_PAST_S = 600.0
+"""So much time may pass from one beat to the next as far as forgetting goes, whatever the clock says."""
+
 _beats = Table(
     "store_beat",
     metadata,
     Column("one", Integer, primary_key=True, autoincrement=False),
     Column("beat", Double, nullable=False),
     Column("trusted_from", Double, nullable=False),
+    Column("past", Double, nullable=False),
 )
 """One row, of seconds since 1970."""
 
@@ -38,6 +42,8 @@ class Beat:
         self._clock = clock
         self.trusted_from = 0.0
         """Seconds since 1970: of what was sealed earlier, the store may have forgotten that it was delivered."""
+        self.past = 0.0
+        """Seconds since 1970, past beyond doubt: a clock that is ahead for a while must not have all forgotten."""
 
     @to_its_end
     async def load(self) -> None:
@@ -50,15 +56,17 @@ class Beat:
         """One beat: notices a store that is behind the file. Raises StoreUnavailable; OSError where no file can be."""
         last = await asyncio.to_thread(self._read)
         async with self._database.writing() as connection:
-            first = {"one": 1, "beat": 0.0, "trusted_from": 0.0}
+            first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
             await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
-            row = (await connection.execute(select(_beats.c.beat, _beats.c.trusted_from).with_for_update())).one()
+            row = (await connection.execute(select(_beats).with_for_update())).one()
             now = self._clock()
             restored = row.beat < last
             trusted_from = max(row.trusted_from, now) if restored else row.trusted_from
             beat = max(row.beat, last, now)
-            await connection.execute(_beats.update().values(beat=beat, trusted_from=trusted_from))
-        self.trusted_from = trusted_from
+            past = min(now, row.past + MOST_PAST_S)
+            change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=max(past, row.past))
+            await connection.execute(change)
+        self.trusted_from, self.past = trusted_from, past
         if restored:
             log.error("store_restored", store=self._database.name, behind_s=round(last - row.beat))
         # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.

@@ -25,7 +25,7 @@ from relay.store.key_name import KeyName
 from relay.store.received_table import batches, held, keys, place
 
 CLAIM_S = 600.0
-"""Seconds for which one relay has a recipient's mail to itself: longer than a next hop may take."""
+"""Seconds for which one relay has a recipient's mail to itself, unless it says again that it has (`go_on`)."""
 
 _mails = Table(
     "opened_mails",
@@ -109,6 +109,8 @@ class Openings:
         self._clock = clock
         self._commit = GroupCommit(self._admit)
         self._commit_settled = GroupCommit(self._settle)
+        self._held: set[tuple[bytes, bytes]] = set()
+        self._unsettled: dict[tuple[bytes, bytes], bool] = {}
 
     async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, State]:
         """Binds the keys, and claims the mailboxes that have not got the mail; what becomes of each of these.
@@ -127,6 +129,9 @@ class Openings:
             raise
         if admission.trouble is not None:
             raise admission.trouble
+        if arrived is not None:
+            due = (mailbox for mailbox, state in admission.states.items() if state == "due")
+            self._held.update((arrived.mail, arrived.recipient(mailbox)) for mailbox in due)
         return admission.states
 
     async def _unclaim(self, admitting: asyncio.Task[None], admission: _Admission) -> None:
@@ -145,20 +150,56 @@ class Openings:
         """
         has_it = dict.fromkeys(map(arrived.recipient, not_delivered), False)
         settlement = _Settlement(arrived.mail, has_it | dict.fromkeys(map(arrived.recipient, delivered), True))
+        places = {(arrived.mail, at): has for at, has in settlement.has_it.items()}
+        # What cannot be written now is busy here until it is: else a copy could be delivered as if nobody had the mail.
+        self._unsettled.update(places)
         await self._commit_settled(settlement)
+        self._settled(places)
         return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in settlement.served}
+
+    def _settled(self, places: Iterable[tuple[bytes, bytes]]) -> None:
+        for place_ in places:
+            self._unsettled.pop(place_, None)
+            self._held.discard(place_)
+
+    @to_its_end
+    async def go_on(self) -> None:
+        """To be called more often than claims end: writes what could not be written, claims again what is under way.
+
+        Raises StoreUnavailable.
+        """
+        await self._settle_late()
+        held_ = sorted(self._held)
+        if held_:
+            row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
+            again = update(_recipients).where(row, ~_recipients.c.delivered)
+            async with self._database.writing() as connection:
+                rows = [{"of": mail, "at": at, "until": self._clock() + CLAIM_S} for mail, at in held_]
+                await connection.execute(again.values(claimed_until=bindparam("until")), rows)
+
+    @to_its_end
+    async def close(self) -> None:
+        """Writes what could not be written so far. Raises StoreUnavailable."""
+        await self._settle_late()
+
+    async def _settle_late(self) -> None:
+        late = dict(self._unsettled)
+        if late:
+            await self._settle([_Settlement(mail, {at: has}) for (mail, at), has in late.items()])
+            self._settled(late)
 
     @to_its_end
     async def end_claims(self) -> None:
         """To be called when a relay starts that has the store to itself: who was killed delivers nothing more."""
+        self._held.clear()
         if self._database.is_sqlite:
             async with self._database.writing() as connection:
                 await connection.execute(update(_recipients).where(~_recipients.c.delivered).values(claimed_until=0.0))
 
     @to_its_end
-    async def expire(self) -> int:
-        """Forgets mails that could not be opened any more, whatever is remembered; returns how many."""
-        now = self._clock()
+    async def expire(self, now: float | None = None) -> int:
+        """Forgets mails that could not be opened any more at `now`, seconds since 1970; returns how many."""
+        now = self._clock() if now is None else now
         gone = select(_mails.c.mail).where(_mails.c.forget_at < now)
         async with self._database.writing() as connection:
             await connection.execute(delete(_recipients).where(_recipients.c.mail.in_(gone)))
@@ -211,13 +252,18 @@ class Openings:
             for mailbox in each.arrived.mailboxes:
                 recipient = each.arrived.recipient(mailbox)
                 delivered, claimed_until = rows[recipient]
-                each.states[mailbox] = "served" if delivered else "busy" if claimed_until > now else "due"
+                each.states[mailbox] = self._state(each.arrived.mail, recipient, delivered, claimed_until > now)
                 if each.states[mailbox] == "due":
                     rows[recipient] = (False, now + CLAIM_S)
                     claims.append({"of": each.arrived.mail, "at": recipient, "until": now + CLAIM_S})
         if claims:
             row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
             await connection.execute(update(_recipients).where(row).values(claimed_until=bindparam("until")), claims)
+
+    def _state(self, mail: bytes, recipient: bytes, delivered: bool, claimed: bool) -> State:
+        if delivered or self._unsettled.get((mail, recipient)):
+            return "served"
+        return "busy" if claimed or (mail, recipient) in self._held else "due"
 
     async def _add(self, connection: AsyncConnection, arrived: Sequence[Arrived]) -> None:
         """Rows for what is new; two relays that write the same ones wait for each other here."""

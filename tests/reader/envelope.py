@@ -84,8 +84,24 @@ def read(octets: bytes) -> Envelope:
     sender = str(value["sender"])
     if len(sender) > limits.ADDRESS:
         raise BadEncodingError("the length of the sender")
+    if (sender and not ("@" in sender and is_address(sender))) or not all(map(is_address, recipients)):
+        raise BadEncodingError("an address that is none")
     names = [name_of(value[field]) for field in ("masterSAE", "slaveSAE", "layers")]
     return Envelope(bytes(value["id"]), names[0], names[1], names[2], _time(str(value["sealedAt"])), sender, recipients)
+
+
+def is_address(text: str) -> bool:
+    """A Mailbox (RFC 5321, 4.1.2), or a local part alone."""
+    quoted = re.match(r'"(?:[^"\\]|\\[ -~])*"', text)
+    local, at, domain = (quoted[0], *text[quoted.end() :].partition("@")[1:]) if quoted else text.partition("@")
+    if quoted and text[quoted.end() :][:1] not in {"", "@"}:
+        return False
+    literal = domain[:1] == "[" and domain[-1:] == "]"
+    plain = [] if quoted else [local]
+    plain += [domain[1:-1].replace(":", "")] if literal else [domain]
+    specials = set('()<>[]:;@\\,"')
+    atoms = all(each and not specials & set(each) and " " not in each for each in plain[: None if at else -1])
+    return text.isprintable() and atoms
 
 
 def _time(text: str) -> datetime:

@@ -75,3 +75,23 @@ async def test_a_file_that_cannot_be_read_is_as_if_it_were_not_there(
 ) -> None:
     (tmp_path / "beat").write_text("yesterday")
     assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+
+
+async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    """What is past beyond doubt may be forgotten; after a long rest it comes near again beat by beat."""
+    right = clock.now
+    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "beat") as store:
+        await store.beat.go_on()
+        assert store.beat.past == right
+        clock.now = right + 8 * 86400
+        await store.beat.go_on()
+        assert store.beat.past <= right + 600
+        clock.now = right + 60
+        await store.beat.go_on()
+        assert store.beat.past == right + 60
+        clock.now += 3600
+        for _ in range(7):
+            await store.beat.go_on()
+        assert store.beat.past == clock.now

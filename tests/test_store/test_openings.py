@@ -159,6 +159,43 @@ async def test_a_claim_ends_by_itself_so_that_a_killed_relay_keeps_nobodys_mail(
     assert await relays[0].openings.admit([], mail) == {BEN: "busy"}, "it is the other's now"
 
 
+async def test_a_delivery_that_takes_longer_than_a_claim_keeps_its_recipient(
+    relays: tuple[Store, Store], clock: Clock
+) -> None:
+    """Next hops may take half an hour; meanwhile neither relay delivers a copy."""
+    mail = arrived(clock=clock)
+    await relays[0].openings.admit([], mail)
+    for _ in range(3):
+        clock.now += CLAIM_S - 1
+        await relays[0].openings.go_on()
+        assert await relays[1].openings.admit([], mail) == {BEN: "busy"}
+    clock.now += 2 * CLAIM_S
+    assert await relays[0].openings.admit([], mail) == {BEN: "busy"}, "under way here, whatever the claim says"
+    await relays[0].openings.settle(mail, [BEN])
+    assert await relays[1].openings.admit([], mail) == {BEN: "served"}
+
+
+async def test_who_has_a_mail_is_known_though_it_could_not_be_written_and_is_written_later(
+    backend: Backend, secret: SiteSecret, clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: object) -> None:
+        raise StoreUnavailable("disk full")
+
+    assert isinstance(clock, Clock)
+    mail = arrived(clock=clock)
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        await store.openings.admit([], mail)
+        with monkeypatch.context() as patched:
+            patched.setattr(store.openings, "_commit_settled", full)
+            with pytest.raises(StoreUnavailable):
+                await store.openings.settle(mail, [BEN])
+        clock.now += 2 * CLAIM_S
+        assert await store.openings.admit([], mail) == {BEN: "served"}
+    async with await open_store(backend.where, secret, clock=clock) as restarted:
+        await restarted.openings.end_claims()
+        assert await restarted.openings.admit([], mail) == {BEN: "served"}
+
+
 async def test_a_relay_that_starts_alone_ends_the_claims_of_the_one_that_was_killed(
     store: Store, backend: Backend, clock: Clock
 ) -> None:

@@ -177,12 +177,18 @@ def _senders() -> Iterator[Case]:
     yield _case("forwards-parent", "not named", "a domain above the sender's", sealed, peers=parent)
     for name, sender in (
         ("sender-subdomain", "ann@mail.alice.example"),
-        ("sender-no-domain", "ann"),
-        ("sender-two-domains", "ann@alice.example@carol.example"),
         ("sender-dot", "ann@alice.example."),
-        ("sender-blank", " "),
     ):
         yield _case(name, "not named", f"the sender {sender!r}", _saying(sender=sender))
+    for name, sender in (
+        ("sender-no-domain", "ann"),
+        ("sender-two-domains", "ann@alice.example@carol.example"),
+        ("sender-blank", " "),
+        ("sender-with-parameter", "minister@ministry.example> ENVID=x@alice.example"),
+        ("sender-with-command", "minister@ministry.example>\r\nRCPT TO:<eve@bob.example> x@alice.example"),
+        ("sender-control", "ann\x1f@alice.example"),
+    ):
+        yield _case(name, "bad structure", f"the sender {sender!r}, which is no address", _saying(sender=sender))
     two = (ALICE._replace(domains="alice.example,alice.test"),)
     second = "ann@alice.test"
     yield _case(
