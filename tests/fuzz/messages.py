@@ -7,6 +7,7 @@ from __future__ import annotations
 import email
 import re
 from contextlib import suppress
+from email.parser import BytesHeaderParser
 from typing import Any
 
 from pyasn1.codec.der.decoder import decode
@@ -17,7 +18,7 @@ from pyasn1_alt_modules import rfc5083, rfc5652
 from relay import mime, tripwire
 from relay.errors import BadStructure, MalformedMessage, TrippedWire
 from tests.fuzz.target import Found, Target, check
-from tests.testlib import mails
+from tests.testlib import hostile, mails
 from tests.testlib.payloads import payload
 from tests.vectors.case import read_all
 
@@ -91,7 +92,7 @@ def _left_out(data: bytes) -> None:
     kept = [field for field in fields if field[0] not in mime.NEVER_CARRIED]
     check(list(mime.fields(left)) == kept, "other fields than those of the names given were changed")
     check(without[len(left) :] == data[len(header) :], "the body was changed")
-    for name in email.message_from_bytes(left).keys():  # noqa: SIM118 - a Message is no mapping
+    for name in BytesHeaderParser().parsebytes(left).keys():  # noqa: SIM118 - a Message is no mapping
         check(name.strip().lower() not in ("bcc", "resent-bcc"), "another reader still sees a Bcc field")
     if len(kept) == len(fields):
         check(without == data, "a message without hidden fields was changed")
@@ -155,5 +156,5 @@ def _sequence(**parts: Any) -> univ.Sequence:
     return univ.Sequence(componentType=namedtype.NamedTypes(*named))
 
 
-MIME = Target("mime", parts, seeds, WORDS)
-TRIPWIRE = Target("tripwire", wire, seeds, WORDS)
+MIME = Target("mime", parts, seeds, WORDS, hostile.MAKERS)
+TRIPWIRE = Target("tripwire", wire, seeds, WORDS, hostile.MAKERS, seconds_a_mib=len(PROTECTIONS))

@@ -14,7 +14,7 @@ from relay.errors import MalformedMessage
 from relay.policy import Content, PolicySet, load_policies
 from tests.fuzz import messages
 from tests.fuzz.target import Target, check
-from tests.testlib import mails
+from tests.testlib import hostile, mails
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example"]}
@@ -76,4 +76,4 @@ def _policies() -> PolicySet:
         return load_policies(Path(name), PEERS)
 
 
-RULES = Target("rules", target, seeds, WORDS)
+RULES = Target("rules", target, seeds, WORDS, hostile.MAKERS)

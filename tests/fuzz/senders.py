@@ -11,6 +11,7 @@ from relay.addresses import InDoubt, read_addresses
 from relay.entry.senders import parse_rights
 from relay.errors import Refuse
 from tests.fuzz.target import Target, check
+from tests.testlib import hostile
 from tests.testlib.readers import seen_by_python
 
 OWN = ("ann", "alice.example")
@@ -51,4 +52,4 @@ def target(data: bytes) -> None:
         check(not seen - {OWN}, f"the user may write what another reader sees as {seen}")
 
 
-SENDERS = Target("senders", target, seeds, WORDS)
+SENDERS = Target("senders", target, seeds, WORDS, hostile.MAKERS)

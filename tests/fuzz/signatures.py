@@ -19,7 +19,7 @@ from relay.dkim.records import Answers
 from relay.dkim.results import results_field, without_forged
 from relay.errors import Refuse
 from tests.fuzz.target import Target, check
-from tests.testlib import mails
+from tests.testlib import hostile, mails
 from tests.vectors.people import KEYS
 
 OURS = "relay.bob.example"
@@ -97,4 +97,4 @@ def target(data: bytes) -> None:
     check(without_forged(field + marked, OURS) == marked, "a field of ours was not found")
 
 
-DKIM = Target("dkim", target, seeds, WORDS)
+DKIM = Target("dkim", target, seeds, WORDS, hostile.MAKERS)

@@ -27,6 +27,7 @@ from relay.opening import Opener
 from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.fuzz.target import Target, check
 from tests.test_vectors import CONFIG
+from tests.testlib import hostile
 from tests.vectors import parts
 from tests.vectors.case import NOW, RECIPIENT, SENDER, Case, message, read_all
 from tests.vectors.people import person
@@ -105,5 +106,5 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     return opened, frozenset(case.sha256 for case in cases if case.sha256)
 
 
-CMS = Target("cms", decoders, seeds, WORDS)
+CMS = Target("cms", decoders, seeds, WORDS, hostile.STRUCTURES)
 OPENING = Target("opening", opening, seeds, WORDS)

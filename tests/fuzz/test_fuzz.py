@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ from relay.errors import KMEBadReply
 from relay.keys import replies
 from relay.policy import content as message_content
 from tests.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
-from tests.fuzz.target import Target
+from tests.fuzz.target import Found, Target
 from tests.fuzz.targets import TARGETS, found
 from tests.vectors import parts
 
@@ -94,6 +95,32 @@ def test_seeds_and_their_repetitions_keep_the_bounds_of_time_and_memory(name: st
     for seed in sorted(target.seeds(), key=len)[:: max(1, len(target.seeds()) // 8)]:
         target.measured(seed)
         target.measured((seed * (1 + MAX_OCTETS // max(1, len(seed))))[:MAX_OCTETS])
+
+
+HOSTILE = [(name, what) for name, target in TARGETS.items() for what in target.hostile]
+
+
+@pytest.mark.parametrize(("name", "what"), HOSTILE)
+def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
+    target = TARGETS[name]
+    for octets in (MAX_OCTETS, 250_000, 1_000_000):
+        target.timed(target.hostile[what](octets))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_an_input_that_takes_long_is_found(exponent: float) -> None:
+    def takes(data: bytes) -> None:
+        began = time.process_time()
+        while time.process_time() - began < 2e-9 * len(data) ** exponent:
+            pass
+
+    target = Target("planted", takes, lambda: [b""], ())
+    target.timed(bytes(3000))
+    if exponent == 1:
+        target.timed(bytes(MAX_OCTETS))
+    else:
+        with pytest.raises(Found, match="are allowed"):
+            target.timed(bytes(MAX_OCTETS))
 
 
 @pytest.mark.parametrize("path", found(), ids=lambda path: f"{path.parent.name}-{path.name}")

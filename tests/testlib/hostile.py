@@ -1,11 +1,14 @@
-"""Messages that are made to cost whoever reads them more than their size: one mail for each thing that grows.
-Standard: each is carriable (CRLF, lines of any length); sizes are in octets, and what a name promises fills them.
+"""Inputs that are made to cost whoever reads them more than their size: one for each thing that grows.
+Standard: sizes are in octets, and what a name promises fills them; messages (MAKERS) have CRLF and lines of any length.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+
+from relay import cms
+from relay.cms.enveloped import MAX_PAD_KEYS
 
 _FIELDS = "From: ann@alice.example", "To: ben@bob.example", "Date: Wed, 25 Nov 2026 10:00:00 +0000"
 _ACUTE = "\u0301".encode()
@@ -82,6 +85,10 @@ MAKERS: dict[str, Maker] = {
     "routes in From": lambda n: _message(b"From: <" + _filled(b"@a,", n) + b":ann@alice.example>\r\n", without="From"),
     "From fields": lambda n: _message(_filled(b"From: ann@alice.example\r\n", n)),
     "recipients": lambda n: _message(b"To: x@b.example" + _folded(b",ben@bob.example", n) + b"\r\n", without="To"),
+    "recipients in wide lines": lambda n: _message(
+        b"To: x@b.example" + _folded(b"," + b"b" * 80 + b"@bob.example", n) + b"\r\n", without="To"
+    ),
+    "wide folds": lambda n: _message(b"X-Secret: y" + _folded(b"x" * 90, n) + b"\r\n"),
     "dates": lambda n: _message(b"Date: " + _filled(b"Wed, 25 Nov 2026 ", n) + b"\r\n", without="Date"),
     "parameters": lambda n: _message(b"Content-Type: multipart/mixed; boundary=b" + _filled(b";a=b", n) + b"\r\n"),
     "quoted parameters": lambda n: _message(b'Content-Type: multipart/mixed; boundary="' + _filled(b'\\"', n) + b'"\r\n'),
@@ -135,6 +142,10 @@ MAKERS: dict[str, Maker] = {
         .replace(b"\n", b"\r\n")
     ),
     "sealed recipients": lambda n: _sealed(base64.encodebytes(_many_recipients(n * 3 // 4)).replace(b"\n", b"\r\n")),
+    "sealed under pads": lambda n: _sealed(base64.encodebytes(_many_pads(n * 3 // 4)).replace(b"\n", b"\r\n")),
+    "sealed under pads that it needs": lambda n: _sealed(
+        base64.encodebytes(_many_pads(n * 3 // 4, 40)).replace(b"\n", b"\r\n")
+    ),
     "sealed keys": lambda n: _sealed(base64.encodebytes(_many_keys(n * 3 // 4)).replace(b"\n", b"\r\n")),
 }  # fmt: skip
 
@@ -154,17 +165,99 @@ def _der(tag: int, *content: bytes) -> bytes:
 
 
 def _many_recipients(octets: int) -> bytes:
-    """AuthEnvelopedData with as many KEKRecipientInfos as there is room for."""
-    from tests.vectors.case import read_all  # it is slow to import, and few need it
+    """AuthEnvelopedData under as many quantum keys as there is room for, named as Bob's peer Alice names them."""
+    attribute = cms.QKDKeyAttribute("2", "1", "alice-bob")
+    recipients = tuple(
+        cms.KEKRecipient(b"%d" % number, bytes(40), attribute) for number in range(min(octets // 150, 100))
+    )
+    return cms.encode_enveloped(cms.AuthEnveloped(recipients, cms.GCMContent(bytes(12)), bytes(100), bytes(16)))
 
-    example = next(case.content for case in read_all() if case.form == "cms" and "aes" in case.name)
-    return _der(0x30, example[4:30], _der(0x31, _filled(example[40:200], octets)))
+
+def _many_pads(octets: int, for_each: int = 0) -> bytes:
+    """A one-time pad of as many keys, from Alice to Bob, with so many octets of content for each key."""
+    names = tuple(f"{number:036}" for number in range(min(MAX_PAD_KEYS, max(2, octets // (38 + for_each)))))
+    content = cms.PadContent("2", "1", "alice-bob", 0, names)
+    rest = bytes(100 + for_each * len(names))
+    return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, rest, bytes(16)))
 
 
 def _many_keys(octets: int) -> bytes:
     return _der(0x30, _filled(_der(0x0C, b"0" * 36), octets))
 
 
-def hostile(octets: int) -> dict[str, bytes]:
-    """One message of about so many octets for each maker, by name."""
-    return {name: make(octets) for name, make in MAKERS.items()}
+def _nested(octets: int) -> bytes:
+    """SEQUENCEs, each within the one before, of definite length."""
+    whole = b""
+    while len(whole) < octets:
+        whole = _der(0x30, whole) if len(whole) < 2000 else b"\x30\x80" * ((octets - len(whole)) // 2 + 1) + whole
+    return whole
+
+
+_CONTENT_INFO = b"\x30\x80\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17\xa0\x80"
+
+STRUCTURES: dict[str, Maker] = {
+    "nesting without lengths": lambda n: _filled(b"\x30\x80", n),
+    "nesting in a content": lambda n: _CONTENT_INFO + _filled(b"\x30\x80", n),
+    "nesting with lengths": _nested,
+    "pieces": lambda n: _CONTENT_INFO + b"\x24\x80" + _filled(b"\x04\x01A", n),
+    "pieces of pieces": lambda n: _CONTENT_INFO + _filled(b"\x24\x80\x04\x01A", n),
+    "empty pieces": lambda n: _CONTENT_INFO + b"\x24\x80" + _filled(b"\x04\x00", n),
+    "ends of contents": lambda n: _filled(b"\x00\x00", n),
+    "recipients": _many_recipients,
+    "pads": _many_pads,
+    "key names": _many_keys,
+    "an object identifier": lambda n: _CONTENT_INFO[:2] + _der(0x06, b"\x2a" + _filled(b"\x81", n) + b"\x01"),
+    "an integer": lambda n: _CONTENT_INFO + _der(0x30, _der(0x02, b"\x7f" + _filled(b"\xff", n))),
+    "a length of many octets": lambda n: b"\x30\xff" + _filled(b"\xff", n),
+    "a tag of many octets": lambda n: b"\x3f" + _filled(b"\xff", n),
+    "a set": lambda n: _CONTENT_INFO + _der(0x30, b"\x02\x01\x00", _der(0x31, _filled(b"\x30\x00", n))),
+    "attributes": lambda n: _CONTENT_INFO + _der(0xA1, _filled(_der(0x30, b"\x06\x01\x2a\x31\x00"), n)),
+}
+
+_KEY = b'{"key_ID": "%d", "key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}'
+
+REPLIES: dict[str, Maker] = {
+    "keys": lambda n: b'{"keys": [' + b",".join(_KEY % number for number in range(n // 75)) + b"]}",
+    "keys of one name": lambda n: b'{"keys": [' + b",".join([_KEY % 7] * (n // 75)) + b"]}",
+    "one long key": lambda n: b'{"keys": [{"key_ID": "a", "key": "' + _filled(b"QUFB", n) + b'"}]}',
+    "one long name": lambda n: b'{"keys": [{"key_ID": "' + _filled(b"a", n) + b'", "key": "QUFB"}]}',
+    "lists in lists": lambda n: _filled(b"[", n),
+    "objects in objects": lambda n: _filled(b'{"keys":', n),
+    "members": lambda n: b"{" + b",".join(b'"k%d": 1' % number for number in range(n // 12)) + b"}",
+    "a number": lambda n: b'{"key_size": ' + _filled(b"9", n) + b"}",
+    "a fraction": lambda n: b'{"key_size": 0.' + _filled(b"9", n) + b"}",
+    "an exponent": lambda n: b'{"key_size": 1e' + _filled(b"9", n) + b"}",
+    "escapes": lambda n: b'{"message": "' + _filled(b"\\u0301", n) + b'"}',
+    "marks": lambda n: b'{"message": "' + _filled(_TWO_MARKS, n) + b'"}',
+    "details": lambda n: b'{"message": "x", "details": [' + b",".join([b'{"key_ID": "a"}'] * (n // 16)) + b"]}",
+    "no JSON": lambda n: b"<html>" + _filled(b"<p>", n),
+}
+
+
+def _rules(octets: int) -> bytes:
+    rule = '[[when]]\nsubject_tag = ["[a{0}]", "[b{0}]"]\nheader = "X-{0}: *a*b*c*"\nlevels = ["otp"]\n\n'
+    return ('levels = ["aes"]\n\n' + "".join(rule.format(number) for number in range(octets // 80))).encode()
+
+
+FILES: dict[str, Maker] = {
+    "rules": _rules,
+    "texts": lambda n: b'levels = ["aes"]\n[[when]]\nlevels = ["otp"]\nsubject_tag = [' + _filled(b'"x", ', n) + b"]\n",
+    "a long text": lambda n: b'levels = ["aes"]\n[[when]]\nlevels = ["otp"]\nsubject_tag = "' + _filled(b"x", n) + b'"\n',
+    "stars": lambda n: b'levels = ["aes"]\n[[when]]\nlevels = ["otp"]\nsender = "' + _filled(b"*a", n) + b'@x"\n',
+    "levels": lambda n: b"levels = [" + _filled(b'"aes", ', n) + b"]\n",
+    "lists in lists": lambda n: b"levels = " + _filled(b"[", n) + b"\n",
+    "tables in tables": lambda n: b"levels = " + _filled(b"{a=", n) + b"\n",
+    "dots in a name": lambda n: _filled(b"a.", n) + b"a = 1\n",
+    "names": lambda n: b"".join(b"k%d = 1\n" % number for number in range(n // 10)),
+    "headers": lambda n: b"".join(b"[t%d]\n" % number for number in range(n // 9)),
+    "dotted headers": lambda n: b"".join(b"[a.b.c.d.e%d]\n" % number for number in range(n // 17)),
+    "empty rules": lambda n: b'levels = ["aes"]\n' + _filled(b"[[when]]\n", n),
+    "a number": lambda n: b"hold_for = " + _filled(b"9", n) + b"\n",
+    "a date": lambda n: b"hold_for = 1979-05-27T07:32:00." + _filled(b"9", n) + b"\n",
+    "comments": lambda n: b'levels = ["aes"]\n' + _filled(b"#\n", n),
+    "blanks": lambda n: b'levels = ["aes"]\n' + _filled(b" ", n) + b"\n",
+    "escapes": lambda n: b'peer = "' + _filled(b"\\u0301", n) + b'"\n',
+    "marks": lambda n: b'peer = "' + _filled(_TWO_MARKS, n) + b'"\n',
+    "quotes": lambda n: b'peer = """' + _filled(b'"" ', n) + b'"""\n',
+}  # fmt: skip
+"""Policy files, and what may stand in any file of settings."""

@@ -26,6 +26,7 @@ from relay.entry.imap.original import Marks, Original, mark_in, open_original
 from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
+from relay.entry.turns import Turns
 from relay.errors import MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
@@ -162,8 +163,10 @@ class Folder:
         uids = [uid for uid in await self._session.search("UID", f"{self._seen + 1}:*") if uid > self._seen]
         for start in range(0, len(uids), OVERVIEW_MESSAGES):
             portion = uids[start : start + OVERVIEW_MESSAGES]
+            turns = Turns()
             for each in await self._session.overview(portion[0], portion[-1], FIELDS):
                 self._look_at(each)
+                await turns.give()
             self._seen = portion[-1]
 
     def _look_at(self, message: Fetched) -> None:
