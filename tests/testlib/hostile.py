@@ -7,6 +7,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+from relay import cms
+from relay.cms.enveloped import MAX_PAD_KEYS
+
 _FIELDS = "From: ann@alice.example", "To: ben@bob.example", "Date: Wed, 25 Nov 2026 10:00:00 +0000"
 _ACUTE = "\u0301".encode()
 _TWO_MARKS = "\u0327\u0301".encode()
@@ -139,6 +142,10 @@ MAKERS: dict[str, Maker] = {
         .replace(b"\n", b"\r\n")
     ),
     "sealed recipients": lambda n: _sealed(base64.encodebytes(_many_recipients(n * 3 // 4)).replace(b"\n", b"\r\n")),
+    "sealed under pads": lambda n: _sealed(base64.encodebytes(_many_pads(n * 3 // 4)).replace(b"\n", b"\r\n")),
+    "sealed under pads that it needs": lambda n: _sealed(
+        base64.encodebytes(_many_pads(n * 3 // 4, 40)).replace(b"\n", b"\r\n")
+    ),
     "sealed keys": lambda n: _sealed(base64.encodebytes(_many_keys(n * 3 // 4)).replace(b"\n", b"\r\n")),
 }  # fmt: skip
 
@@ -158,11 +165,20 @@ def _der(tag: int, *content: bytes) -> bytes:
 
 
 def _many_recipients(octets: int) -> bytes:
-    """AuthEnvelopedData with as many KEKRecipientInfos as there is room for."""
-    from tests.vectors.case import read_all  # it is slow to import, and few need it
+    """AuthEnvelopedData under as many quantum keys as there is room for, named as Bob's peer Alice names them."""
+    attribute = cms.QKDKeyAttribute("2", "1", "alice-bob")
+    recipients = tuple(
+        cms.KEKRecipient(b"%d" % number, bytes(40), attribute) for number in range(min(octets // 150, 100))
+    )
+    return cms.encode_enveloped(cms.AuthEnveloped(recipients, cms.GCMContent(bytes(12)), bytes(100), bytes(16)))
 
-    example = next(case.content for case in read_all() if case.form == "cms" and "aes" in case.name)
-    return _der(0x30, example[4:30], _der(0x31, _filled(example[40:200], octets)))
+
+def _many_pads(octets: int, for_each: int = 0) -> bytes:
+    """A one-time pad of as many keys, from Alice to Bob, with so many octets of content for each key."""
+    names = tuple(f"{number:036}" for number in range(min(MAX_PAD_KEYS, max(2, octets // (38 + for_each)))))
+    content = cms.PadContent("2", "1", "alice-bob", 0, names)
+    rest = bytes(100 + for_each * len(names))
+    return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, rest, bytes(16)))
 
 
 def _many_keys(octets: int) -> bytes:
@@ -187,8 +203,9 @@ STRUCTURES: dict[str, Maker] = {
     "pieces of pieces": lambda n: _CONTENT_INFO + _filled(b"\x24\x80\x04\x01A", n),
     "empty pieces": lambda n: _CONTENT_INFO + b"\x24\x80" + _filled(b"\x04\x00", n),
     "ends of contents": lambda n: _filled(b"\x00\x00", n),
-    "recipients": lambda n: _many_recipients(n),
-    "key names": lambda n: _many_keys(n),
+    "recipients": _many_recipients,
+    "pads": _many_pads,
+    "key names": _many_keys,
     "an object identifier": lambda n: _CONTENT_INFO[:2] + _der(0x06, b"\x2a" + _filled(b"\x81", n) + b"\x01"),
     "an integer": lambda n: _CONTENT_INFO + _der(0x30, _der(0x02, b"\x7f" + _filled(b"\xff", n))),
     "a length of many octets": lambda n: b"\x30\xff" + _filled(b"\xff", n),
