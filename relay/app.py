@@ -92,12 +92,12 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
     async with AsyncExitStack() as stack:
         config, certificates = with_documents(config)
         identity = own_identity(config)
-        policies = PoliciesInForce(config.policies.directory, config.peer_domains)
+        policies = PoliciesInForce(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
-        store = await open_store(config.store.database, secret)
+        store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
         stack.push_async_callback(store.close)
-        keys = key_ring(config, store.received, prefetch=prefetch)
+        keys = key_ring(config, store.received, store.issued_keys, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         next_hops = _next_hops(stack, config)
@@ -108,7 +108,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             keys,
             ledger,
             Sealer(config, policies, levels, keys, identity, certificates),
-            Opener(config, levels, keys, store.received, store.openings, identity, certificates),
+            Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
             _triage(config, store, next_hops),
             next_hops,
             dkim_keys(config),
@@ -165,6 +165,7 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
     async with AsyncExitStack() as stack:
         built = await stack.enter_async_context(parts(config))
         built.keys.start()
+        await built.store.beat.go_on()
         await built.store.openings.end_claims()
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
@@ -369,7 +370,9 @@ async def _sweep(store: Store, triage: Triage) -> None:
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
+            await store.beat.go_on()
             await store.openings.expire()
+            await store.issued_keys.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")

@@ -157,8 +157,10 @@ class Incoming:
     async def _hand_on(self, delivery: Delivery, mail: Mail, opened: Opened, signatures: Sequence[Result]) -> None:
         """Marks the original and hands it to the next hop for these recipients, or puts it aside."""
         missed = await self._missed(mail, opened.original, opened.protection, opened.peer)
-        peer = opened.peer + (missed.mark if missed else "")
-        marked = await off_loop(len(opened.original), mime.marked, opened.original, opened.protection, peer)
+        more = missed.mark if missed else ""
+        marked = await off_loop(
+            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer, opened.author, more
+        )
         if self.dkim:
             marked = await self.dkim.told(marked, signatures)
         if missed and missed.quarantine:
@@ -214,13 +216,13 @@ class Incoming:
         """
         content = Content(original)
         required = await off_loop(content.size, self.policies().require, mail.envelope.sender, content)
-        cause = required.missed(protection, peer) if required is not None else ""
-        if required is None or not cause:
+        missed = required.missed(protection, peer)
+        if missed is None:
             return None
-        log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
-        if required.otherwise == "refuse" and not protection:
-            raise PolicyRefuses(cause)
-        return _Missed(cause, f"; required={required.level}", required.otherwise != "mark")
+        log.warning("arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version)
+        if missed.otherwise == "refuse" and not protection:
+            raise PolicyRefuses(missed.cause)
+        return _Missed(missed.cause, missed.mark, missed.otherwise != "mark")
 
     async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""

@@ -1,5 +1,12 @@
 """Takes messages apart and puts sealed ones together, on raw bytes: what is carried is never rewritten.
 Standard: RFC 5322 (header), RFC 2045 (MIME), RFC 8551 3.2 (application/pkcs7-mime), RFC 2046 5.2.1 (rfc822).
+
+**Where the header ends**: before the first line that is neither a field nor the continuation of one. Mostly that is the
+empty line; any other is the body's first line, as Postfix and Python's email read it. Only a first line that begins
+with "From " is passed over (mailbox files have it, and Postfix makes a field of it). Some readers, Dovecot for one, go
+on to the empty line all the same. So what may only make things stricter looks as far as that (`searched_header`):
+fields that may not be carried, marks and results that only we may write, rules that raise a level, and authors whose
+mail must be sealed.
 """
 
 from __future__ import annotations
@@ -48,6 +55,9 @@ _BINARY_HEADER = (
 )
 
 _FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_NO_FIELD = (re.compile(rb"\n(?![!-9;-~]+[ \t]*:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]+[ \t]*:|[ \t])"))
+"""A line's end behind which neither a field nor a continuation stands; patterns that begin with one octet are fast."""
+_MAILBOX_LINE = re.compile(rb">*From ")
 
 PIECE_OCTETS = 256 * 1024
 """Large bodies are read in pieces of this size, so that other threads get their turn."""
@@ -59,7 +69,8 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage or MailLoop.
 
     A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8). A first line that
-    begins with a blank would continue whatever field is put on top. More than `max_hops` Received fields mean a loop
+    begins with a blank would continue whatever field is put on top. At a NUL in the header mail servers cut the field,
+    or the whole header; one in the body passes. More than `max_hops` Received fields mean a loop
     (RFC 5321, 6.3).
     """
     pairs = _count(message, b"\r\n")
@@ -70,6 +81,8 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     if message.startswith((b" ", b"\t")):
         raise MalformedMessage("the first line begins with a blank, as if it continued another")
     header = header_of(message)
+    if b"\0" in searched_header(message):
+        raise MalformedMessage("a NUL in the header")
     if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
         return
     hops = sum(1 for name, _ in fields(header) if name == b"received")
@@ -78,17 +91,33 @@ def check_carriable(message: bytes, max_hops: int) -> None:
 
 
 def split(message: bytes) -> tuple[bytes, bytes]:
-    """Header and body at the first empty line; the header keeps its last CRLF. Raises MalformedMessage.
+    """Header and body, where the header ends; it keeps its last CRLF. Raises MalformedMessage.
 
-    The empty line belongs to neither; a message without one is all header.
+    An empty line between them belongs to neither.
     """
-    end = _header_end(message)
-    return message[:end], message[end + 2 :]
+    end, body = bounds(message)
+    return message[:end], message[body:]
 
 
 def header_of(message: bytes) -> bytes:
     """The header as `split` gives it, without a copy of the body. Raises MalformedMessage."""
-    return message[: _header_end(message)]
+    return message[: bounds(message)[0]]
+
+
+def searched_header(message: bytes) -> bytes:
+    """All up to the first empty line, for what may only make things stricter. Raises MalformedMessage."""
+    return message[: _empty_line(message)]
+
+
+def bounds(message: bytes) -> tuple[int, int]:
+    """Where the header ends, and where the body begins. Raises MalformedMessage."""
+    end = _empty_line(message)
+    if not (_FIELD_NAME.match(message) or _MAILBOX_LINE.match(message)):
+        end = 0
+    else:
+        found = (pattern.search(message, 0, end) for pattern in _NO_FIELD)
+        end = min(end, *(each.end() if each else end for each in found))
+    return end, min(end + 2, len(message)) if message.startswith(b"\r\n", end) else end
 
 
 def fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -113,8 +142,8 @@ def without_hidden_fields(message: bytes) -> bytes:
 
 
 def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
-    """The message without the header fields of these names (lower case); otherwise the same bytes."""
-    header = header_of(message)
+    """The message without the fields of these names (lower case), up to the empty line; otherwise the same bytes."""
+    header = searched_header(message)
     if not _has(header, names):
         return message
     kept: list[bytes] = []
@@ -134,9 +163,13 @@ def _has(header: bytes, names: frozenset[bytes]) -> bool:
     return any(name in lower for name in names) and any(name in names for name, _ in fields(header))
 
 
-def marked(original: bytes, protection: str, peer: str) -> bytes:
-    """The opened original under a field that says what protected it; no such field from outside is kept."""
-    mark = f"X-QuMail-Protection: {protection}; peer={peer}\r\n".encode()
+def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
+    """The opened original under a field that says what protected it; no such field from outside is kept.
+
+    `author` is "peer" where its From field is of the peer's domains, else "other"; `more` are further parameters, each
+    behind "; ".
+    """
+    mark = f"X-QuMail-Protection: {protection}; peer={peer}; author={author}{more}\r\n".encode()
     return mark + without_fields(original, OUR_MARKS)
 
 
@@ -179,15 +212,17 @@ def unwrap(payload: bytes) -> Entity:
     if payload.startswith(_MESSAGE_TYPE):
         return _unwrap_message(payload)
     try:
-        end = _header_end(payload)
+        end, begin = bounds(payload)
     except MalformedMessage as error:
         raise BadStructure(f"the payload: {error}") from error
+    if begin == end:
+        raise BadStructure("the payload: no empty line ends its header")
     entity = _entity(payload[:end])
     encoding = entity.get("content-transfer-encoding", "binary").strip().lower()
     if _announces(entity, SEALED_TYPES):
-        return Entity("enveloped", _decoded(encoding, payload, end + 2))
+        return Entity("enveloped", _decoded(encoding, payload, begin))
     if _announces(entity, SIGNED_TYPES):
-        return Entity("signed", _decoded(encoding, payload, end + 2))
+        return Entity("signed", _decoded(encoding, payload, begin))
     raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
 
 
@@ -240,9 +275,9 @@ def is_sealed(message: bytes) -> bool:
 
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
-    end = _header_end(message)
+    end, begin = bounds(message)
     entity = _entity(message[:end])
-    return _decoded(entity.get("content-transfer-encoding", "7bit").strip().lower(), message, end + 2)
+    return _decoded(entity.get("content-transfer-encoding", "7bit").strip().lower(), message, begin)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
@@ -288,8 +323,8 @@ def _base64_lines(octets: bytes) -> Iterator[bytes]:
     yield pybase64.encodebytes(view[whole:]).replace(b"\n", b"\r\n")
 
 
-def _header_end(message: bytes) -> int:
-    """Where the empty line after the header begins. Raises MalformedMessage."""
+def _empty_line(message: bytes) -> int:
+    """Where the first empty line begins, or the message ends. Raises MalformedMessage."""
     if message.startswith(b"\r\n"):
         return 0
     found = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)

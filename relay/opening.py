@@ -7,11 +7,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
@@ -35,15 +35,19 @@ from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
-from relay.levels.signatures import names
+from relay.levels.signatures import names, signs_under
 from relay.mail import Mail, Recipient, domain_of
-from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Bound, Openings, ReceivedKeys
+from relay.policy import Content, author
+from relay.policy.names import fold_domain
+from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
 
+PATIENT_OCTETS = 2 * 2**20
+"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
@@ -57,9 +61,9 @@ SKEW = timedelta(minutes=10)
 class Opened:
     """The original message, octet for octet as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it, `sender` the SMTP sender it
-    had there. Of the mailboxes that were asked about, `due` get it now; `served` have it, `busy` get it from another
-    relay at this moment, and `strangers` are not named by the sealed envelope.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it, and `author` tells whether the
+    From field is of that peer's domains. Of the mailboxes that were asked about, `due` get it now; `served` have it,
+    `busy` get it from another relay at this moment, and `strangers` are not named by the sealed envelope.
     """
 
     original: bytes = field(repr=False)
@@ -67,6 +71,7 @@ class Opened:
     peer: str
     keys: tuple[KeyReference, ...]
     envelope: SealedEnvelope
+    author: Literal["peer", "other"] = "other"
     arrived: Arrived | None = None
     due: tuple[str, ...] = field(default=(), repr=False)
     served: tuple[str, ...] = field(default=(), repr=False)
@@ -104,11 +109,15 @@ class _Layers:
         return "+".join(self.protection)
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Opener:
     """Opens sealed messages; one value for the life of the relay.
 
-    `certificates` are the peers' by peer name.
+    `certificates` are the peers' by peer name, `clock` gives the receiver's time (aware).
     """
 
     config: Config
@@ -118,6 +127,8 @@ class Opener:
     openings: Openings
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    beat: Beat | None = field(default=None, kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
         self,
@@ -150,26 +161,35 @@ class Opener:
             return None
         layers = _Layers(fingerprint=await off_loop(len(message), enveloped.fingerprint))
         try:
-            entity = await self._open_layers(layers, enveloped, len(message), patient)
+            may_wait = patient and len(message) <= PATIENT_OCTETS
+            entity = await self._open_layers(layers, enveloped, len(message), may_wait)
             with _silent():
                 envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
                 await off_loop(len(message), _check_carriable, entity.content, max_hops)
-        except CannotOpen:
+        except RelayError:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
             with _silent():
                 await self.openings.admit(layers.bound)
             raise
+        whose = await off_loop(
+            len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains
+        )
         named, strangers = self._named(envelope, mailboxes or ())
-        arrived = _arrived(layers, envelope, named) if mailboxes is not None else None
+        arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
-        of = {state: tuple(box for box in named if states.get(box) == state) for state in ("due", "served", "busy")}
+        # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
+        of = {
+            state: tuple(box for box in named if states.get(_folded_mailbox(box)) == state)
+            for state in ("due", "served", "busy")
+        }
         return Opened(
             entity.content,
             layers.names,
             min(layers.peers),
             tuple(layers.keys),
             envelope,
+            whose,
             arrived,
             **of,
             strangers=strangers,
@@ -182,8 +202,8 @@ class Opener:
         """
         if opened.arrived is None:
             return
-        named = replace(opened.arrived, mailboxes=tuple(self._all_named(opened.envelope)))
-        served = await self.openings.settle(named, delivered, not_delivered)
+        named = replace(opened.arrived, mailboxes=tuple(map(_folded_mailbox, self._all_named(opened.envelope))))
+        served = await self.openings.settle(named, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered))
         if all(self._served(recipient, served) for recipient in opened.envelope.recipients):
             await self.done(opened)
 
@@ -217,6 +237,7 @@ class Opener:
                 unsealed = await self._unsealed(layers, level, enveloped, references, patient)
                 entity = await off_loop(size, mime.unwrap, unsealed.payload)
                 if entity.kind == "message" and level.name not in cms.FURTHER_KEMS:
+                    _check_innermost(level, layers)
                     return entity
                 if entity.kind != "enveloped" or level.name not in _AROUND or len(layers.protection) == MAX_LAYERS:
                     raise BadStructure(f"{entity.kind} data inside a layer of {level.name}")
@@ -239,7 +260,7 @@ class Opener:
         verified: list[bool] = []
         try:
             unsealed = await level.open(
-                enveloped, Opening(keys, self.identity, self._signer, verified=lambda: verified.append(True))
+                enveloped, Opening(keys, self.identity, self._signers, verified=lambda: verified.append(True))
             )
         finally:
             if verified and use is not None:
@@ -266,6 +287,8 @@ class Opener:
         if layers.protection[0] not in peer.accept:
             raise NotAccepted(f"sealed at level {layers.protection[0]}, which peer {name!r} may not use (`accept`)")
         envelope = cms.decode_sealed_envelope(entity.envelope)
+        if len(set(map(_folded_mailbox, envelope.recipients))) != len(envelope.recipients):
+            raise BadStructure("the sealed envelope names one recipient twice")
         for said, found, what in (
             (envelope.master_sae, peer.sae_id, "the SAE that sealed"),
             (envelope.slave_sae, self.config.site.sae_id, "the SAE that opens"),
@@ -273,29 +296,42 @@ class Opener:
         ):
             if said != found:
                 raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {found!r}")
-        domain = domain_of(envelope.sender)
-        if envelope.sender and domain not in (*peer.domains, *peer.forwards) and "*" not in peer.forwards:
+        domains = {_folded(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
+        domain = _folded(domain_of(envelope.sender))
+        if envelope.sender and domain not in domains and "*" not in peer.forwards:
             raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
         if not any_time:
-            _check_time(envelope.sealed_at, datetime.now(UTC))
+            _check_time(envelope.sealed_at, self.clock())
+            if self.beat is not None and envelope.sealed_at.timestamp() < self.beat.trusted_from:
+                raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
         return envelope
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
-        allowed = set(self._all_named(envelope))
-        unique = tuple(dict.fromkeys(mailboxes))
-        return tuple(box for box in unique if box in allowed), tuple(box for box in unique if box not in allowed)
+        allowed = set(map(_folded_mailbox, self._all_named(envelope)))
+        told = {box: _folded_mailbox(box) in allowed for box in mailboxes}
+        return tuple(box for box, named in told.items() if named), tuple(
+            box for box, named in told.items() if not named
+        )
 
     def _all_named(self, envelope: SealedEnvelope) -> Iterator[str]:
         """Everybody who may have the mail: each recipient, and what mail for them may arrive for."""
         for recipient in envelope.recipients:
             yield recipient
-            yield from self.config.aliases.get(recipient, ())
+            yield from self._aliases(recipient)
+
+    def _aliases(self, recipient: str) -> tuple[str, ...]:
+        """What mail for a recipient may arrive for, by this site's table."""
+        if not self.config.aliases:
+            return ()
+        return {_folded_mailbox(each): to for each, to in self.config.aliases.items()}.get(
+            _folded_mailbox(recipient), ()
+        )
 
     def _served(self, recipient: str, served: set[str]) -> bool:
         """Whether a recipient has the mail, themselves or by all their aliases."""
-        aliases = self.config.aliases.get(recipient, ())
-        return recipient in served or (bool(aliases) and served.issuperset(aliases))
+        aliases = set(map(_folded_mailbox, self._aliases(recipient)))
+        return _folded_mailbox(recipient) in served or (bool(aliases) and aliases <= served)
 
     def _level(self, enveloped: cms.AuthEnveloped) -> Level:
         for level in self.levels.values():
@@ -357,13 +393,9 @@ class Opener:
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
-    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
-        """The peer one of whose signing certificates this is."""
-        for peer in self.certificates.values():
-            for certificate in (peer.signing, peer.rsa_signing):
-                if certificate is not None and names(identifier, certificate):
-                    return peer
-        return None
+    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        """The peers one of whose signing certificates this is."""
+        return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
 
     def _peers(self, references: Iterable[KeyReference], unsealed: Unsealed) -> set[str]:
         """The peers whom the keys and the signature of a layer prove."""
@@ -374,6 +406,12 @@ class Opener:
 
 _AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
 """The levels that may go around another one."""
+
+
+def _check_innermost(level: Level, layers: _Layers) -> None:
+    """Quantum enhancement goes around what is signed."""
+    if level.quantum and len(layers.protection) > 1:
+        raise BadStructure(f"{layers.names}: level aes goes around pqc and rsa only")
 
 
 def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
@@ -411,6 +449,20 @@ def _silent() -> Iterator[None]:
         raise
 
 
+def _folded(domain: str) -> str:
+    """A domain as domains are compared: A-labels in lower case (RFC 5890, 2.3.2.1)."""
+    try:
+        return fold_domain(domain)
+    except ValueError:
+        return domain.lower()
+
+
+def _folded_mailbox(mailbox: str) -> str:
+    """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
+    local, at, domain = mailbox.rpartition("@")
+    return local + at + _folded(domain) if at else mailbox
+
+
 def _check_time(sealed_at: datetime, now: datetime) -> None:
     """Raises OutsideWindow."""
     if sealed_at < now - WINDOW:
@@ -427,10 +479,11 @@ def _check_carriable(original: bytes, max_hops: int) -> None:
         raise BadStructure(f"the original: {error}") from error
 
 
-def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...]) -> Arrived:
+def _arrived(layers: _Layers, envelope: SealedEnvelope, mailboxes: tuple[str, ...], now: datetime) -> Arrived:
     """What the store remembers, until no copy could be opened any more."""
-    latest = max(datetime.now(UTC), envelope.sealed_at) + WINDOW + SKEW
-    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), mailboxes)
+    latest = max(now, envelope.sealed_at) + WINDOW + SKEW
+    folded = tuple(dict.fromkeys(map(_folded_mailbox, mailboxes)))
+    return Arrived(envelope.master_sae, envelope.id, layers.fingerprint, latest.timestamp(), folded)
 
 
 def _by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:

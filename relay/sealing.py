@@ -17,7 +17,7 @@ from relay.config import Config
 from relay.errors import BadStructure, KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Level, Parties, Sealed
-from relay.levels.content import SMALL_OCTETS, off_loop
+from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 from relay.policy import (
     Content,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+PATTERNS = 10
+RECIPIENT_OCTETS = 512
+"""Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such octets."""
 MAX_MADE = 10_000
 """How many sealed messages are known again when they come back; older ones are sealed once more."""
 
@@ -131,19 +134,11 @@ class Sealer:
 
         A recipient who can get none of the levels listed for him fails, alone, with what his policy says then.
         """
-        policies = self.policies()
         content = Content(mail.message)
-        if policies.looks_inside and content.size > SMALL_OCTETS:
-            await off_loop(content.size, content.read)
+        decided = await _decided(self.policies(), mail, mail.envelope.recipients, content)
         original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        failures: dict[str, RelayError] = {}
-        wanting: list[_Wanting] = []
-        for recipient in mail.envelope.recipients:
-            try:
-                decision = policies.decide(mail.envelope.sender, recipient.address, content)
-                wanting.append(_Wanting(recipient, decision))
-            except RelayError as error:
-                failures[recipient.address] = error
+        failures = {each.address: error for each, error in decided if isinstance(error, RelayError)}
+        wanting = [_Wanting(each, decision) for each, decision in decided if isinstance(decision, Decision)]
         forms: list[Form] = []
         failed: dict[_Group, RelayError] = {}
         while wanting:
@@ -170,17 +165,14 @@ class Sealer:
         """These forms of an earlier try, without recipients whose policy has been changed and wants another one now."""
         policies = self.policies()
         content = Content(mail.message)
-        older = [form for form in forms if form.policy_version != policies.version]
-        if older and policies.looks_inside and content.size > SMALL_OCTETS:
-            await off_loop(content.size, content.read)
-        for form in older:
-            form.recipients = [each for each in form.recipients if self._permits(policies, mail, content, each, form)]
+        for form in forms:
+            if form.policy_version != policies.version:
+                decided = await _decided(policies, mail, form.recipients, content)
+                form.recipients = [each for each, decision in decided if self._permits(decision, form)]
         return [form for form in forms if form.recipients]
 
-    def _permits(self, policies: PolicySet, mail: Mail, content: Content, recipient: Recipient, form: Form) -> bool:
-        try:
-            decision = policies.decide(mail.envelope.sender, recipient.address, content)
-        except RelayError:
+    def _permits(self, decision: Decision | RelayError, form: Form) -> bool:
+        if isinstance(decision, RelayError):
             return False
         return decision.peer == form.peer and form.protection in self._protections(decision)
 
@@ -356,7 +348,26 @@ def _sealed_envelope(parties: Parties, protection: str, sender: str, recipients:
     try:
         return envelope.encode()
     except ValueError as error:
-        raise MalformedMessage("an address is longer than can be sealed, or is no Unicode") from error
+        raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
+
+
+async def _decided(
+    policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content
+) -> list[tuple[Recipient, Decision | RelayError]]:
+    """The decision for each recipient, or why there is none; beside the loop where that may take time."""
+
+    def all_of_them() -> list[tuple[Recipient, Decision | RelayError]]:
+        return [(each, _decision(policies, mail.envelope.sender, each.address, content)) for each in recipients]
+
+    read = content.size * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
+    return await off_loop(read + RECIPIENT_OCTETS * len(recipients), all_of_them)
+
+
+def _decision(policies: PolicySet, sender: str, recipient: str, content: Content) -> Decision | RelayError:
+    try:
+        return policies.decide(sender, recipient, content)
+    except RelayError as error:
+        return error
 
 
 def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:

@@ -68,20 +68,20 @@ def check_sealed(message: bytes, protection: str) -> None:
 
 def _fields(header: bytes) -> dict[bytes, list[bytes]]:
     """Unfolded values by field name in lower case; every line must be a field or its continuation."""
-    found: dict[bytes, list[bytes]] = {}
-    values: list[bytes] | None = None
+    found: dict[bytes, list[list[bytes]]] = {}
+    pieces: list[bytes] | None = None
     position = 0
     while position < len(header):
         line = _LINE.match(header, position)
-        if line is None or (line[1] is None and values is None):
+        if line is None or (line[1] is None and pieces is None):
             raise TrippedWire("the header has a line that is no field")
         position = line.end()
-        if line[1] is None and values is not None:
-            values[-1] += b" " + line[0].strip(_BLANKS)
+        if line[1] is None and pieces is not None:
+            pieces.append(line[0].strip(_BLANKS))
         else:
-            values = found.setdefault(line[1].lower(), [])
-            values.append(line[0].partition(b":")[2].strip(_BLANKS))
-    return found
+            pieces = [line[0].partition(b":")[2].strip(_BLANKS)]
+            found.setdefault(line[1].lower(), []).append(pieces)
+    return {name: [b" ".join(each) for each in values] for name, values in found.items()}
 
 
 def _check_body(body: bytes, forms: Collection[_Form]) -> None:

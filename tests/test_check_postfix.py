@@ -30,6 +30,8 @@ GOOD = {
     "outgoing-smtp incoming-smtp": [],
     "outgoing-lmtp incoming-lmtp outgoing-proxy": [],
     "outgoing-smtp incoming-smtp outgoing-proxy": [],
+    "outgoing-lmtp incoming-lmtp incoming-proxy": [],
+    "outgoing-smtp incoming-smtp outgoing-proxy incoming-proxy": [],
     "outgoing-lmtp": [NO_INCOMING],
     "incoming-smtp": [r"^\[outgoing\]\n(.+\n)+ ->", r"^\[submission\]\n(.+\n)+ ->"],
     "smarthost": [NO_INCOMING, '^next_hop = .* -> next_hop = "mail.alice.example:25"'],

@@ -18,7 +18,13 @@ DEPLOY = FRAGMENTS.parent
 LMTP = ("outgoing-lmtp", "incoming-lmtp")
 SMTP = ("outgoing-smtp", "incoming-smtp")
 SINGLE = (*LMTP, *SMTP, "smarthost", "smarthost-login", "milter")
-TOGETHER = (LMTP, SMTP, (*LMTP, "outgoing-proxy"), (*SMTP, "outgoing-proxy"))
+TOGETHER = (
+    LMTP,
+    SMTP,
+    (*LMTP, "outgoing-proxy"),
+    (*SMTP, "outgoing-proxy"),
+    (*LMTP, "outgoing-proxy", "incoming-proxy"),
+)
 PORTS = (10024, 10025, 10026, 10028, 10034, 10035, 10036, 10038)
 
 
@@ -101,7 +107,7 @@ def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix() -> Non
 
 def test_every_directory_is_explained_and_tested() -> None:
     directories = {path.name for path in FRAGMENTS.iterdir()}
-    assert directories == {*SINGLE, "outgoing-proxy"}
+    assert directories == {*SINGLE, "outgoing-proxy", "incoming-proxy"}
     explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "README.md").read_text()))
     assert explained == directories
 

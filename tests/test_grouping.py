@@ -227,7 +227,7 @@ async def test_a_message_looks_and_opens_the_same_whoever_gets_a_blind_copy(
         opened = await open_all(sites, [each for each in sites.network.got if each.recipients != (PRESS,)])
     assert {content.partition(b"\r\n")[2] for content in opened.values()} == {message}
     assert {content.partition(b"\r\n")[0] for who, content in opened.items() if BEN in who} == {
-        f"X-QuMail-Protection: {level}; peer=alice".encode()
+        f"X-QuMail-Protection: {level}; peer=alice; author=peer".encode()
     }
 
 

@@ -24,7 +24,9 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit, until_settled
 
-AES_MARK = b"X-QuMail-Protection: aes; peer=alice\r\n"
+AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
+OTHER_MARK = AES_MARK.replace(b"author=peer", b"author=other")
+"""That of mail whose author is not one of Alice's people, or cannot be told."""
 
 
 async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink: Sink) -> None:
@@ -38,7 +40,8 @@ async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink
     ):
         reply = await submit(pair.outgoing, message)
         assert reply.code == 250
-        assert mails.untraced(sink.got[-1].message) == AES_MARK + message
+        mark = AES_MARK if b"ann@alice.example" in message else OTHER_MARK
+        assert mails.untraced(sink.got[-1].message) == mark + message
 
 
 lines = st.binary(max_size=90).map(lambda line: line.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n")
@@ -143,7 +146,7 @@ async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mai
         assert (await submit(addresses["outgoing"], dressed)).code == 250
     assert b"The figures are 42" not in mime.sealed_content(wire.got[1].message)
     assert (await submit(pair.incoming, wire.got[1].message)).code == 250
-    assert mails.untraced(sink.got[-1].message) == AES_MARK + dressed
+    assert mails.untraced(sink.got[-1].message) == OTHER_MARK + dressed
 
 
 @pytest.mark.parametrize(("part", "method"), [(Openings, "settle"), (ReceivedKeys, "mark_used")])

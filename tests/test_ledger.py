@@ -160,7 +160,7 @@ def test_hashed_addresses_are_found_again_also_after_the_secret_was_rotated() ->
 def alice(directory: Path, kmes: DevelopmentKMEs, sink: Sink, policy: str, *, more: str = "", **how: Any) -> Site:
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-        policies={"default.toml": policy}, **how,
+        policies=dict.fromkeys(("default.toml", "bob.example.toml"), policy), **how,
     )  # fmt: skip
     site.config_file.write_text(
         site.config_file.read_text().replace('directory = "policies"', f'directory = "policies"\n{more}')
@@ -185,7 +185,7 @@ async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: 
     assert [(each["event"], each["listed"], each["used"]) for each in entries] == [("downgrade", ["otp", "aes"], "aes")]
     assert len(set(entries[0]["recipients"])) == 2
     assert entries[0]["reason"] == f"otp: the message has {len(mails.plain())} octets, and max_size is 10"
-    assert entries[0]["policy"] == f"{site.directory}/policies/default.toml:1"
+    assert entries[0]["policy"] == f"{site.directory}/policies/bob.example.toml:1"
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()
 
 

@@ -5,6 +5,7 @@ Standard: RFC 5322 and RFC 2045; what is not understood is carried unchanged or 
 from __future__ import annotations
 
 import contextlib
+import email
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import mime
+from relay.dkim.results import without_forged
 from relay.errors import BadStructure, MalformedMessage
 from tests.testlib import mails
 
@@ -19,9 +21,30 @@ lines = st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\r", b"").repl
 messages = lines.map(lambda parts: b"".join(part + b"\r\n" for part in parts))
 
 
-@given(st.binary(max_size=300))
-def test_a_payload_gives_back_exactly_the_message_in_it(message: bytes) -> None:
-    assert mime.unwrap(mime.wrap_payload(message)) == ("message", message)
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_a_payload_gives_back_exactly_the_message_in_it_and_its_envelope(message: bytes, envelope: bytes) -> None:
+    payload = mime.wrap_payload(message, envelope)
+    assert mime.unwrap(payload) == ("message", message, envelope)
+    assert payload == mime.payload_header(envelope) + message
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_the_header_of_a_payload_has_one_form_only(envelope: bytes, data: st.DataObject) -> None:
+    """Whatever of it is changed, it is refused, or is the header of another envelope as this one is written."""
+    header = mime.payload_header(envelope)
+    start = data.draw(st.integers(0, len(header)))
+    end = data.draw(st.integers(start, min(len(header), start + 4)))
+    piece = data.draw(st.sampled_from([b"", b" ", b"\t", b"\r\n ", b"=", b"A", b"\n", b"X: y\r\n"]))
+    changed = header[:start] + piece + header[end:] + b"To: ben@bob.example\r\n\r\n"
+    with contextlib.suppress(BadStructure):
+        entity = mime.unwrap(changed)
+        assert entity.kind == "message"
+        assert changed == mime.wrap_payload(entity.content, entity.envelope)
+
+
+def test_a_payload_of_format_version_0_is_refused_with_the_remedy() -> None:
+    with pytest.raises(BadStructure, match="format version 0: its sender must be upgraded"):
+        mime.unwrap(b"Content-Type: message/rfc822\r\n\r\n" + mails.plain())
 
 
 @given(messages, st.binary(min_size=1, max_size=400))
@@ -75,11 +98,65 @@ def test_bcc_never_goes_out_folded_or_not() -> None:
 )
 def test_exactly_the_hidden_fields_are_left_out_whatever_ends_the_lines(parts: list[bytes], line_end: bytes) -> None:
     message = line_end.join([*parts, b""])
-    header, body = mime.split(message)
+    header = mime.searched_header(message)
     kept = [raw for name, raw in mime.fields(header) if name not in mime.NEVER_CARRIED]
     without = mime.without_hidden_fields(message)
-    assert [raw for _, raw in mime.fields(mime.split(without)[0])] == kept
-    assert without.endswith(body)
+    assert [raw for _, raw in mime.fields(mime.searched_header(without))] == kept
+    assert without.endswith(message[len(header) :])
+
+
+JUNK = {
+    "a line of text": b"Dear Ben,\r\n",
+    "a name with a blank in it": b"Dear Ben: hello\r\n",
+    "a name that is not ASCII": b"Gr\xc3\xbc\xc3\x9fe: x\r\n",
+    "a name with a control character": b"X\x01Y: z\r\n",
+    "no name": b": x\r\n",
+    "a mailbox's line, not the first": b"From ann@alice.example Wed Nov 25 10:00:00 2026\r\n",
+    "an empty line that ends in LF": b"\n",
+    "an empty line that ends in CR": b"\r",
+}
+HEAD = b"From: ann@alice.example\r\nSubject: x,\r\n y\r\n"
+BEHIND = b"To: the figures are 42\r\nX-Q: 1\r\n"
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_a_line_that_is_no_field_ends_the_header_and_is_the_first_of_the_body(junk: bytes) -> None:
+    """As Postfix reads it, and Python's email, whose authors share no code with us."""
+    for rest in (b"", b"\r\nthe body\r\n"):
+        message = HEAD + junk + BEHIND + rest
+        assert mime.split(message) == (HEAD, junk + BEHIND + rest)
+        assert mime.header_of(message) == HEAD
+        sealed = mime.sealed_message(message, b"der")
+        assert b"figures" not in sealed
+        assert sealed.startswith(b"From: ann@alice.example\r\nSubject: [...]\r\n")
+    if junk.strip() and not junk.startswith((b":", b"From ")):  # to email, these are no fields, and end no header
+        assert email.message_from_bytes(HEAD + junk + BEHIND).keys() == ["From", "Subject"]
+
+
+@pytest.mark.parametrize("first", [b"Dear Ben,\r\n", b" blank: x\r\n", b"\xff: x\r\n", b"\r\n"])
+def test_a_message_that_begins_with_no_field_shows_nothing(first: bytes) -> None:
+    message = first + BEHIND + b"\r\n"
+    assert mime.header_of(message) == b""
+    assert mime.sealed_message(message, b"der").startswith(b"Subject: [...]\r\n")
+
+
+def test_the_first_line_of_a_mailbox_file_is_passed_over() -> None:
+    line = b">From ann@alice.example Wed Nov 25 10:00:00 2026\r\n"
+    assert mime.split(line + HEAD + b"\r\nbody\r\n") == (line + HEAD, b"body\r\n")
+    assert [name for name, _ in mime.fields(line + HEAD)] == [b"from", b"subject"]
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_what_may_not_be_carried_goes_also_where_some_readers_still_see_a_header(junk: bytes) -> None:
+    """Dovecot reads on behind such a line, up to the empty one."""
+    mark = b"X-QuMail-Protection: otp; peer=bob\r\n"
+    message = HEAD + junk + b"Bcc: hidden@bob.example\r\n" + mark + BEHIND + b"\r\nBcc: stays\r\n" + mark
+    without = HEAD + junk + mark + BEHIND + b"\r\nBcc: stays\r\n" + mark
+    assert mime.without_hidden_fields(message) == without
+    assert mime.marked(without, "aes", "alice", "peer").count(mark) == 1
+    assert mime.marked(without, "aes", "alice", "peer").endswith(HEAD + junk + BEHIND + b"\r\nBcc: stays\r\n" + mark)
+    forged = b"Authentication-Results: mx.bob.example; dkim=pass\r\n"
+    assert without_forged(HEAD + junk + forged + b"\r\n", "mx.bob.example") == HEAD + junk + b"\r\n"
 
 
 def test_only_the_fewest_fields_are_visible_outside() -> None:
@@ -102,6 +179,19 @@ def test_only_the_fewest_fields_are_visible_outside() -> None:
 def test_bare_cr_and_lf_are_refused(message: bytes) -> None:
     with pytest.raises(MalformedMessage):
         mime.check_carriable(message, max_hops=50)
+
+
+@pytest.mark.parametrize(
+    "message", [b"a: b\0\r\n\r\nx\r\n", b"a\0: b\r\n\r\n", b"\0", b"a: b\r\n \0\r\n", b"a: b\r\n\0"]
+)
+def test_a_nul_is_refused_in_the_header(message: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="a NUL in the header"):
+        mime.check_carriable(message, max_hops=50)
+
+
+def test_a_nul_is_carried_in_the_body() -> None:
+    mime.check_carriable(b"a: b\r\n\r\n\0\r\n", max_hops=50)
+    mime.check_carriable(b"\r\n\0", max_hops=50)
 
 
 def test_a_loop_is_ended_by_counting_received_fields() -> None:

@@ -83,7 +83,7 @@ async def test_every_combination_gives_bob_what_alice_sent(path: Journey) -> Non
         for message in messages:
             mark, _, opened = mails.untraced(await path.send(name, message)).partition(b"\r\n")
             assert hashlib.sha256(opened).digest() == hashlib.sha256(message).digest(), name
-            assert mark.decode() == f"X-QuMail-Protection: {protection}; peer=alice"
+            assert mark.decode() == f"X-QuMail-Protection: {protection}; peer=alice; author=peer"
             sent, received = path.event(path.alice, "sealed_and_sent"), path.event(path.bob, "opened_and_sent")
             assert sent["protection"] == received["protection"] == protection
             assert sent["key_IDs"] == received["key_IDs"]
@@ -122,22 +122,23 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
         await kmes.start()
 
 
-async def test_a_signature_by_a_peer_for_a_foreign_domain_is_put_aside(path: Journey) -> None:
-    await path.send("pqc", mails.plain())
-    reply = await submit(
-        path.bob.addresses["incoming"], path.wire.got[-1].message,
-        sender="ceo@stranger.example", recipients=["pqc@bob.example"],
-    )  # fmt: skip
-    assert reply.code == 250
-    assert len(path.sink.got) == 1
-    assert path.event(path.bob, "put_in_quarantine")["reason"] == "tampered"
-    assert "stranger.example is not one of its domains" in path.bob.log
+@pytest.mark.parametrize("name", ["otp", "aes", "pqc", "rsa-required"])
+async def test_what_was_captured_and_is_sent_again_to_anybody_delivers_nothing(path: Journey, name: str) -> None:
+    await path.send(name, mails.plain())
+    captured = path.wire.got[-1].message
+    for recipient in (f"{name}@bob.example", "eve@bob.example"):
+        for sender in ("ann@alice.example", "eve@stranger.example", ""):
+            reply = await submit(path.bob.addresses["incoming"], captured, sender=sender, recipients=[recipient])
+            assert reply.code == 250
+    assert [got.sender for got in path.sink.got] == ["ann@alice.example"]
+    assert path.event(path.bob, "put_in_quarantine")["reason"] == "redirected"
+    assert path.event(path.bob, "came_again")["peer"] == "alice"
 
 
 async def test_a_protection_mark_from_outside_is_removed(path: Journey) -> None:
-    forged = b"X-QuMail-Protection: otp; peer=alice\r\n" + mails.plain()
+    forged = b"X-QuMail-Protection: otp; peer=alice; author=peer\r\n" + mails.plain()
     assert (await submit(path.bob.addresses["incoming"], forged, sender="x@stranger.example")).code == 250
     assert b"X-QuMail-Protection" not in path.sink.got[-1].message
     opened = await path.send("aes", forged)
     assert opened.count(b"X-QuMail-Protection") == 1
-    assert mails.untraced(opened).startswith(b"X-QuMail-Protection: aes; peer=alice\r\n")
+    assert mails.untraced(opened).startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n")

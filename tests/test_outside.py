@@ -88,6 +88,21 @@ def test_secrets_are_found_where_there_are_any() -> None:
     assert not secrets_in(mails.plain())
 
 
+async def test_body_lines_are_not_shown_where_the_empty_line_before_them_is_missing(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
+) -> None:
+    head = b"From: Ann <ann@alice.example>\r\nTo: ben@bob.example\r\nMessage-ID: <1@alice.example>\r\n"
+    body = b"Dear Ben,\r\nTo: %(body)b\r\nFrom: %(field)b\r\n\t%(thread)b\r\nDate: %(attachment)b\r\n"
+    secrets = {name.encode(): secret for name, secret in SECRETS.items()}
+    alice = make_site(tmp_path, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    async with app.running(alice.config) as addresses:
+        for end in (b"", b"\r\nand more\r\n"):
+            assert (await submit(addresses["outgoing"], head + body % secrets + end)).code == 250
+    for got in wire.got:
+        assert not secrets_in(got.message)
+        assert head in got.message
+
+
 # --- two sites that send to each other -----------------------------------------------------------------
 
 

@@ -207,6 +207,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "priority": "normal",
             "rule": 0,
             "looks_inside": False,
+            "max_bounce": None,
         },
         "rules": [],
         "held": None,

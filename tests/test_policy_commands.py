@@ -144,6 +144,10 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
             'levels = ["aes"]\n[[when]]\nlarger_than = 5\nlevels = [2]\n[[when]]\nlarger_than = 6\nsubject_tag = "x"\nlevels = [2]',
             ":5:1: never applies: rule 1 (line 4) applies first; move it up",
         ),
+        (
+            'levels = ["aes"]\nrequire = ["otp", "pqc"]',
+            ":2:1: no relay signs beneath a one-time pad, so this is never met; leave one of them out",
+        ),
         ('levels = ["pqc"]', ":1:1: pqc: this site has no certificates; make them with `qumail-relay identity new`; until then this mail is held"),
     ],
 )  # fmt: skip
@@ -153,9 +157,44 @@ async def test_check_says_what_is_doubtful_with_file_line_and_column(
     assert await doubts(tmp_path, kmes, {"bob.example.toml": text}) == [f"bob.example.toml{said}"]
 
 
+async def test_check_names_files_whose_address_a_mail_server_may_take_for_a_route(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    files = {f"bob.example/{name}.toml": 'levels = ["aes"]\n' for name in ("a%25b", "a%21b", "a%40b", "o%27brien")}
+    said = ":1:1: a mail server may read this address as a route, and send its mail on to another domain"
+    assert await doubts(tmp_path, kmes, files) == [
+        f"bob.example/{name}.toml{said}" for name in ("a%21b", "a%25b", "a%40b")
+    ]
+
+
+async def test_simulate_and_explain_hold_what_may_be_a_route_as_the_relay_does(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    _, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["plaintext"]\n'})
+    (tmp_path / "mail").write_bytes(mails.plain().replace(b"ben@bob.example", b"ben%bob.example@clear.example"))
+    tally = json.loads((await asyncio.to_thread(run, "simulate", "--json", str(tmp_path / "mail"))).stdout)
+    assert [row["result"] for row in tally["results"]] == ["held"]
+    for recipient in (
+        "ben%bob.example@clear.example",
+        "bob.example!ben@clear.example",
+        '"ben@bob.example"@clear.example',
+    ):
+        result = await asyncio.to_thread(run, "explain", "a@alice.example", recipient)
+        assert result.exit_code == 1
+        assert "may be read as a route to another domain" in " ".join(result.output.split())
+
+
+async def test_check_says_where_nothing_can_be_enough(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"stranger.example.toml": 'levels = ["plaintext"]\nrequire = "aes"\n'}
+    assert (await doubts(tmp_path, kmes, files))[1:] == [
+        "stranger.example.toml:2:1: stranger.example is no peer's domain, so none may seal for it, and all is missed; set peer"
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        'levels = ["aes"]\nrequire = ["rsa", "aes"]\n',
         'levels = ["aes"]\n[[when]]\nsender = "a@x"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
         'levels = ["aes"]\n[[when]]\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
         'levels = ["aes"]\n[[when]]\nsender = "*@x"\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',

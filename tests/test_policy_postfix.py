@@ -38,7 +38,7 @@ class Editor:
         if level is None:
             return f"levels = [\n# {number}\n"
         text = f'levels = ["{level}"]\n# {number}\n'
-        set_of_it = load_policies(write(self.beside / str(number), {"default.toml": text}), {})
+        set_of_it = load_policies(write(self.beside / str(number), {"bob.example.toml": text}), {})
         self.versions[set_of_it.version] = level
         return text
 
@@ -47,7 +47,7 @@ class Editor:
         while not self.stop.is_set():
             number += 1
             write(self.policies, {".new": self.text(number)})
-            (self.policies / ".new").replace(self.policies / "default.toml")
+            (self.policies / ".new").replace(self.policies / "bob.example.toml")
             try:
                 async with asyncio.timeout(0.1):
                     await self.stop.wait()
@@ -62,7 +62,7 @@ async def test_a_thousand_mails_through_postfix_while_policies_are_edited(
     async with Wire(smtp) as inbound, Wire(sink.address) as to_bob:
         site = mail_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=smtp, inbound=inbound,
-            peer_inbound=to_bob, policies={"default.toml": 'levels = ["aes"]\n# 0\n'},
+            peer_inbound=to_bob, policies={"bob.example.toml": 'levels = ["aes"]\n# 0\n'},
         )  # fmt: skip
         async with site as alice:
             editor = Editor(alice.site.directory / "policies", tmp_path / "beside")

@@ -251,7 +251,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={},
         kme_settings="cache_high = 500\ncache_low = 300\n",
     )  # fmt: skip
-    write(releases / "0", {"default.toml": AES})
+    write(releases / "0", {"bob.example.toml": AES})
     link = site.directory / "policies"
     link.symlink_to(releases / "0")
     versions = {load_policies(link, {}).version: "aes"}
@@ -259,9 +259,9 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
 
     def texts(number: int) -> dict[str, str]:
         if number % 3 == 2:
-            return {"default.toml": BROKEN}
+            return {"bob.example.toml": BROKEN}
         return {
-            "default.toml": f"levels = {['aes', 'plaintext'][number % 2 : number % 2 + 1]}\n# {number}\n".replace(
+            "bob.example.toml": f"levels = {['aes', 'plaintext'][number % 2 : number % 2 + 1]}\n# {number}\n".replace(
                 "'", '"'
             )
         }
@@ -273,7 +273,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
             version_of = write(tmp_path / "same" / str(number), texts(number))
             if number % 3 != 2:
                 policies = load_policies(version_of, {})
-                versions[policies.version] = policies.decide("", "x@y.example").levels[0]
+                versions[policies.version] = policies.decide("", "x@bob.example").levels[0]
             if number % 4 == 0:
                 write(releases / str(number), texts(number))
                 (tmp_path / "new").symlink_to(releases / str(number))
@@ -281,8 +281,8 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
             elif number % 2:
                 write(link, texts(number))
             else:
-                write(link, {".new": texts(number)["default.toml"]})
-                (link / ".new").replace(link / "default.toml")
+                write(link, {".new": texts(number)["bob.example.toml"]})
+                (link / ".new").replace(link / "bob.example.toml")
             try:
                 async with asyncio.timeout(0.1):
                     await done.wait()
@@ -316,7 +316,7 @@ async def test_sighup_reads_the_policies_again(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={}
     )
     (site.directory / "policies").mkdir()
-    (site.directory / "policies" / "default.toml").symlink_to(elsewhere)
+    (site.directory / "policies" / "bob.example.toml").symlink_to(elsewhere)
     async with app.running(site.config) as addresses:
         elsewhere.write_text('levels = ["plaintext"]\n')
         signal.raise_signal(signal.SIGHUP)

@@ -40,7 +40,7 @@ async def through_alice(
     """The replies to these messages."""
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-        policies={"default.toml": policy}, kme_settings=kme_settings,
+        policies={"bob.example.toml": policy}, kme_settings=kme_settings,
     )  # fmt: skip
     async with app.running(site.config) as addresses:
         return [await submit(addresses["outgoing"], message, **how) for message in messages]
@@ -86,6 +86,37 @@ async def test_mail_of_low_priority_leaves_the_reserve_to_others(
     )  # fmt: skip
     assert (low.code, normal.code) == (451, 250)
     assert any("reserved for mail of normal priority" in str(entry.get("cause", "")) for entry in log.entries)
+
+
+async def test_mail_from_the_null_sender_is_of_low_priority_whatever_the_policy_says(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    policy = 'levels = ["aes"]\n[[when]]\nsender = "<>"\npriority = "normal"\n'
+    reserve = "reserve = 10_000_000\nprefetch = false\n"
+    [bounce] = await through_alice(tmp_path, kmes, sink, policy, mails.plain(), kme_settings=reserve, sender="")
+    assert bounce.code == 451
+    assert any("reserved for mail of normal priority" in str(entry.get("cause", "")) for entry in log.entries)
+
+
+async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    both, large, small = 'levels = ["otp", "aes"]\n', mails.plain(body="x" * 40_000 + "\r\n"), mails.plain()
+    replies = await through_alice(tmp_path / "bounces", kmes, sink, both, small, large, sender="")
+    replies += await through_alice(tmp_path / "others", kmes, sink, both, large)
+    assert [reply.code for reply in replies] == [250, 250, 250]
+    assert protections(log) == ["otp", "aes", "otp"]
+
+
+async def test_a_large_mail_from_the_null_sender_that_may_have_nothing_but_a_pad_is_refused_and_costs_no_key(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    large = mails.plain(body="x" * 40_000 + "\r\n")
+    pads, cacheless = 'levels = ["otp"]\n', "prefetch = false\n"
+    [reply] = await through_alice(tmp_path, kmes, sink, pads, large, sender="", kme_settings=cacheless)
+    assert str(reply)[:9] == "550 5.7.1"
+    assert any("max_bounce is 32768" in str(entry.get("cause", "")) for entry in log.entries)
+    assert (sink.got, kmes.link.issued.total()) == ([], 0)
 
 
 async def test_a_tag_in_the_subject_seals_what_else_would_leave_in_clear(

@@ -309,4 +309,9 @@ async def test_a_postfix_that_logs_in_at_the_relay_as_its_smarthost_sends_sealed
         assert reply.code == 250
         assert_unchanged((await two.bob.delivered("login@bob.example")).message, original)
         await programs.empty()
+        for route in ("{}%bob.example@alice.example", "bob.example!{}@alice.example", '"{}@bob.example"@alice.example'):
+            reply = await programs.submit(original, sender="cron@alice.example", recipients=[route.format("route")])
+            assert reply.code == 250
+            assert "451 4.7.1 Message held by policy" in await programs.deferred(route.format("route"))
+    assert two.bob.all_delivered("route@bob.example") == []
     assert_not_readable(bytes(two.bob.inbound.sent[passed:]), original)

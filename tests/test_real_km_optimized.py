@@ -176,9 +176,11 @@ async def test_pools_of_both_sites_agree_on_every_key_and_pad(clients: Clients) 
     fetched = await asyncio.gather(*(bob.fetch("2", [key.key_ID]) for key in taken))
     assert [some[key.key_ID] for some, key in zip(fetched, taken, strict=True)] == taken
     with await alice.take_pad("1", 10_000) as pad:
-        ids = [segment.reference.key_ID for segment in pad.segments]
+        assert pad.hides >= 10_000
+        ids = [key.reference.key_ID for key in pad.keys]
+        assert ids == sorted(ids, key=str.encode)
         keys = await bob.fetch("2", ids)
-        assert b"".join(keys[key_ID].key for key_ID in ids)[:10_000] == bytes(pad.octets())
+        assert [keys[key_ID].key for key_ID in ids] == [bytes(key.octets) for key in pad.keys]
     assert bob.calls < 20
     await alice.close()
     await bob.close()

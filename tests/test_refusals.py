@@ -102,7 +102,7 @@ async def test_a_policy_with_a_typo_stops_the_start_and_names_file_and_line(alic
 async def test_only_the_plaintext_policy_lets_mail_out_in_clear_and_the_log_says_so(
     alice: Any, sink: Sink, log: LogCapture
 ) -> None:
-    async with alice(policies={"default.toml": 'levels = ["plaintext"]\n'}) as relay:
+    async with alice(policies={"bob.example.toml": 'levels = ["plaintext"]\n'}) as relay:
         assert (await submit(relay, mails.plain())).code == 250
     assert MARK in sink.got[0].message
     [entry] = [entry for entry in log.entries if entry["event"] == "sent_in_clear"]

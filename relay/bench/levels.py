@@ -156,7 +156,7 @@ async def _figures(site: _Site, name: str, size: int, rounds: int) -> LevelFigur
         sealed = await _seal(name, message, site.parties, keys)
 
     async def open_() -> None:
-        opening = Opening(keys.given, site.identity, lambda _: site.peer)
+        opening = Opening(keys.given, site.identity, lambda _: [site.peer])
         nonlocal opened
         opened = await _open(sealed, opening)
 

@@ -16,6 +16,7 @@ from relay.cli.imap import imap
 from relay.cli.keys import keys
 from relay.cli.kme import kme
 from relay.cli.ledger import ledger
+from relay.cli.no_dumps import forbid_core_dumps
 from relay.cli.policy import policy
 from relay.cli.quarantine import quarantine
 from relay.cli.serve import serve
@@ -53,6 +54,7 @@ for command in (
 def main() -> None:
     """The console script: errors that the user can mend are said in one line each, never as a traceback."""
     try:
+        forbid_core_dumps()
         cli.main(prog_name="qumail-relay")
     except ConfigError as error:
         for problem in error.problems:

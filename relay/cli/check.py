@@ -21,14 +21,16 @@ from relay.cli.dkim import dkim_findings
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import quarantine_state
-from relay.config import Config, Direction, Log, load_config
+from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError
 from relay.forward import NextHop
 from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
+from relay.keys.pads import USUAL_KEY_BITS
+from relay.keys.replies import KeyStatus
 from relay.policy import load_policies
-from relay.policy.findings import kems_not_here
-from relay.store import SiteSecret
+from relay.policy.findings import kems_not_here, peers_held
+from relay.store import SiteSecret, transport_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ async def _all(config_file: Path) -> list[Finding]:
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
+    yield _store(config)
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -111,12 +114,12 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
 def _policies(config: Config) -> Finding:
     directory = config.policies.directory
     try:
-        policies = load_policies(directory, config.peer_domains)
+        policies = load_policies(directory, config.peer_domains, max_bounce=config.max_bounce)
     except ConfigError as error:
         return Finding("policies", str(directory), tuple(error.problems))
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, kems_not_here(policies)))
+    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies))))
     return Finding("policies", f"{directory}: {len(policies.files)} files{in_clear}", problems)
 
 
@@ -129,6 +132,17 @@ def _secret(config: Config) -> Finding:
     except RelayError as error:
         return Finding("store secret", str(path), (str(error),))
     return Finding("store secret", str(path))
+
+
+def _store(config: Config) -> Finding:
+    """How it is reached; whether it can be, `quarantine` finds out."""
+    where = config.store.database
+    try:
+        problem = transport_problem(where)
+    except ConfigError as error:
+        return Finding("store", "", tuple(error.problems))
+    detail = str(where) if isinstance(where, Path) else "PostgreSQL"
+    return Finding("store", detail, (problem,) if problem else ())
 
 
 async def _kmes(config: Config) -> AsyncIterator[Finding]:
@@ -149,7 +163,18 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
                 except RelayError as error:
                     yield Finding(what, kme.url, (f"{type(error).__name__}: {error}",))
                     break
-                yield Finding(what, f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}")
+                detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
+                yield Finding(what, detail + _half_known(kme, status))
+
+
+def _half_known(kme: KME, status: KeyStatus) -> str:
+    """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
+    if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
+        return ""
+    return (
+        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one "
+        'at level aes: write use = "otp" or use = "aes" at both sites where that is too little'
+    )
 
 
 async def _next_hops(name: str, direction: Direction, hostname: str) -> AsyncIterator[Finding]:

@@ -218,7 +218,7 @@ def import_document(
     a telephone number that you did not take from the same mail: whoever can exchange the file can read your mail.
 
     A document that is older than the pinned one, or has another CA or signing key, is refused without --replace;
-    so is, always, a domain that belongs to us or to another peer.
+    so is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
     """
     if as_json and not (yes or expected):
         raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")

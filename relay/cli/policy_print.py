@@ -149,7 +149,7 @@ def _levels_of(file: PolicyFile) -> Text:
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
     number = len(file.policy.when)
     rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""
-    require = f"; requires {file.policy.require}" if file.policy.require else ""
+    require = f"; requires {' and '.join(file.policy.require)}" if file.policy.require else ""
     text = Text(", ".join(file.policy.levels) + quantum + rules + require)
     return Text.assemble(text, " ", CLEAR) if file.policy.in_clear else text
 

@@ -96,7 +96,9 @@ def load_site(config_file: Path, directory: Path | None = None) -> PolicySite:
     config: Config | None = None
     try:
         config, certificates = app.with_documents(load_config(config_file))
-        policies = load_policies(directory or config.policies.directory, config.peer_domains)
+        policies = load_policies(
+            directory or config.policies.directory, config.peer_domains, max_bounce=config.max_bounce
+        )
     except ConfigError as error:
         for problem in error.problems:
             in_policy = config is not None

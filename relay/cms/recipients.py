@@ -161,6 +161,8 @@ def _encode_kek(recipient: KEKRecipient) -> bytes:
 def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:
     if info.version != 4:
         raise BadStructure(f"KEKRecipientInfo version {der.shown(info.version)}; 4 is the only one")
+    if info.kekid.date is not None:
+        raise BadStructure("a date beside the key_ID, which no sender writes")
     _check_wrapped(info.algorithm, info.encrypted_key)
     other = info.kekid.other
     attribute = None
@@ -218,8 +220,10 @@ encode_rid = _encode_rid
 
 
 def decode_rid(rid: IssuerAndSerial | bytes) -> CertificateID:
-    """RecipientIdentifier or SignerIdentifier as a CertificateID."""
+    """RecipientIdentifier or SignerIdentifier as a CertificateID; raises BadStructure for an empty key identifier."""
     if isinstance(rid, bytes):
+        if not rid:
+            raise BadStructure("an empty key identifier")
         return CertificateID(ski=rid)
     return CertificateID(issuer=der.whole(rid.issuer), serial=rid.serial)
 

@@ -5,6 +5,7 @@ Standard: relay/FORMAT.md; DER, of which there is one form for each value.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
@@ -18,6 +19,11 @@ VERSION = 1
 ID_OCTETS = 16
 MAX_ADDRESS_OCTETS = 1024
 MAX_RECIPIENTS = 10_000
+_ATOM = r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+"
+_MAILBOX = re.compile(
+    rf'(?:{_ATOM}|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*")(?P<domain>@(?:{_ATOM}|\[[^\x00-\x20\x7f<>\[\]\\]+\]))?'
+)
+"""Mailbox of RFC 5321, 4.1.2, or a local part alone; dots may stand anywhere in it."""
 MAX_OCTETS = 1024 * 1024
 """The whole envelope; more is refused before it is parsed."""
 
@@ -40,7 +46,8 @@ class SealedEnvelope:
     id: bytes = field(default_factory=lambda: os.urandom(ID_OCTETS))
 
     def encode(self) -> bytes:
-        """SealedEnvelope as DER. Raises ValueError where an address or a name is too long, or is no Unicode."""
+        """SealedEnvelope as DER. Raises ValueError where an address is none, or is too long, or is no Unicode."""
+        self.check_addresses()
         octets: bytes = asn1.encode_der(
             _SealedEnvelope(
                 version=VERSION,
@@ -56,6 +63,14 @@ class SealedEnvelope:
         if len(octets) > MAX_OCTETS:
             raise ValueError(f"the sealed envelope is longer than {MAX_OCTETS} octets")
         return octets
+
+    def check_addresses(self) -> None:
+        """Raises ValueError for what is no address: it would be written into SMTP commands as it stands."""
+        sender = _MAILBOX.fullmatch(self.sender)
+        if self.sender and not (sender and sender["domain"] and self.sender.isprintable()):
+            raise ValueError("the sender is no mail address")
+        if not all(_MAILBOX.fullmatch(each) and each.isprintable() for each in self.recipients):
+            raise ValueError("a recipient is no mail address")
 
 
 def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
@@ -80,6 +95,10 @@ def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
         tuple(parsed.recipients),
         parsed.id,
     )
+    try:
+        envelope.check_addresses()
+    except ValueError as error:
+        raise BadStructure(f"the sealed envelope: {error}") from error
     if len(set(envelope.recipients)) != len(envelope.recipients):
         raise BadStructure("the sealed envelope names one recipient twice")
     return envelope

@@ -1,11 +1,14 @@
 """SignedData with one signer and the content inside.
-Standard: RFC 5652 5, RFC 9882 (ML-DSA-87 with SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS with SHA-256), RFC 6211.
+Standard: RFC 5652 5 and 11, RFC 6211, RFC 9882 (ML-DSA-87 with SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS, SHA-256).
+
+Gateways write it for gateways, so exactly what one writes is read: four signed attributes, each once (content type,
+message digest, signing time, algorithm protection), no other ones, and the signer's digest algorithm alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated
 
@@ -34,7 +37,8 @@ class Signed:
     """One SignedData: `content`, its one signer, and what was signed.
 
     `attributes` is the DER of the signed attributes as SET OF, which is what the signature covers;
-    `digest` is the content's digest as they say it. `certificate` (DER) is the signer's, b"" for none.
+    `digest` is the content's digest as they say it, and `signing_time` (aware, in UTC, whole seconds) the time, which
+    decode_signed always gives. `certificate` (DER) is the signer's, b"" for none.
     """
 
     content: bytes = field(repr=False)
@@ -44,17 +48,21 @@ class Signed:
     digest: bytes
     signature: bytes
     certificate: bytes = b""
+    signing_time: datetime | None = None
 
 
 def attributes_to_sign(scheme: SignatureScheme, digest: bytes, when: datetime) -> bytes:
-    """The signed attributes as DER SET OF: content type, digest, time, algorithms (RFC 5652 11, RFC 6211)."""
+    """The signed attributes as DER SET OF: content type, digest, time, algorithms (RFC 5652 11, RFC 6211).
+
+    `when` is aware; only its whole seconds are written.
+    """
     digest_algorithm, signature_algorithm = _ALGORITHMS[scheme]
     protection = der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
     return der.set_of(
         [
             _attribute(oids.ID_CONTENT_TYPE, der.oid(oids.ID_DATA)),
             _attribute(oids.ID_MESSAGE_DIGEST, der.Element(der.OCTET_STRING, digest).octets()),
-            _attribute(oids.ID_SIGNING_TIME, asn1.encode_der(asn1.UTCTime(when.replace(microsecond=0)))),
+            _attribute(oids.ID_SIGNING_TIME, _encoded_time(when)),
             _attribute(oids.ID_ALGORITHM_PROTECTION, protection.octets()),
         ]
     ).octets()
@@ -65,7 +73,7 @@ def encode_signed(signed: Signed) -> bytes:
     digest_algorithm, signature_algorithm = _ALGORITHMS[signed.scheme]
     certificates = [der.Element(0xA0, signed.certificate)] if signed.certificate else []
     signer_info = der.sequence(
-        der.integer(3 if signed.signer.ski else 1),
+        der.integer(_version(signed.signer)),
         encode_rid(signed.signer),
         digest_algorithm,
         der.retagged(0xA0, signed.attributes),
@@ -73,7 +81,7 @@ def encode_signed(signed: Signed) -> bytes:
         der.Element(der.OCTET_STRING, signed.signature),
     )
     data = der.sequence(
-        der.integer(3 if signed.signer.ski else 1),
+        der.integer(_version(signed.signer)),
         der.set_of([digest_algorithm]),
         der.sequence(der.oid(oids.ID_DATA), der.Element(0xA0, der.Element(der.OCTET_STRING, signed.content))),
         *certificates,
@@ -83,10 +91,10 @@ def encode_signed(signed: Signed) -> bytes:
 
 
 def decode_signed(octets: bytes) -> Signed:
-    """SignedData with exactly one signer, signed attributes and the content inside; raises BadStructure.
+    """SignedData with exactly one signer, the four signed attributes and the content inside; raises BadStructure.
 
     Nothing is verified here. Digest and signature algorithm must be one of SignatureScheme, and the same in
-    the signed attributes where these repeat them.
+    digestAlgorithms and in the signed attributes.
     """
     if not ber.is_definite(octets):
         octets = ber.to_der(octets)
@@ -102,14 +110,23 @@ def decode_signed(octets: bytes) -> Signed:
         raise BadStructure(f"{len(signers)} signers; exactly one is expected")
     info = signers[0]
     signer = decode_rid(info.sid)
-    version = 3 if signer.ski else 1
-    if info.version != version or inner.version not in (1, 3):
-        raise BadStructure("the version does not fit the signer's identifier")
+    # RFC 5652, 5.1 and 5.3: the content is data and all certificates are of X.509, so that the two versions are one.
+    if {info.version, inner.version} != {_version(signer)}:
+        raise BadStructure("a version does not fit the signer's identifier")
+    if inner.certificates is not None and any(each.tag_bytes != b"\x30" for each in inner.certificates.as_list()):
+        raise BadStructure("a certificate that is not one of X.509")
     scheme = _scheme(der.whole(info.digest_algorithm), der.whole(info.signature_algorithm))
+    if der.whole(inner.digest_algorithms) not in _DIGEST_SETS[scheme]:
+        raise BadStructure("the digest algorithms are not the signer's alone")
     if len(info.signature) > MAX_SIGNATURE_OCTETS:
         raise BadStructure("the signature is longer than any that we know")
-    attributes, digest = _decode_attributes(info.signed_attributes, scheme)
-    return Signed(inner.encapsulated.content, scheme, signer, attributes, digest, info.signature)
+    attributes, digest, when = _decode_attributes(info.signed_attributes, scheme)
+    return Signed(inner.encapsulated.content, scheme, signer, attributes, digest, info.signature, signing_time=when)
+
+
+def _version(signer: CertificateID) -> int:
+    """That of SignerInfo, and here of SignedData too (RFC 5652, 5.1 and 5.3)."""
+    return 3 if signer.ski else 1
 
 
 def _check_size(octets: bytes) -> None:
@@ -121,26 +138,44 @@ def _check_size(octets: bytes) -> None:
         raise BadStructure(f"more than {MAX_AROUND_OCTETS} octets around the signed content")
 
 
-def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[bytes, bytes]:
-    """The signed attributes as SET OF, and the digest among them."""
+def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[bytes, bytes, datetime]:
+    """The signed attributes as SET OF, the digest and the signing time among them."""
     if element.tag_bytes != b"\xa0" or len(element.data) > MAX_ATTRIBUTES_OCTETS:
         raise BadStructure("signed attributes are missing or too long")
     attributes = der.Element(der.SET, bytes(element.data)).octets()
     parsed = der.parse(_Attributes, der.sequence(attributes).octets(), "signed attributes").attributes.as_list()
-    values: dict[ObjectIdentifier, bytes] = {}
-    for attribute in parsed:
-        found = attribute.values.as_list()
-        if attribute.kind in values or len(found) != 1:
-            raise BadStructure(f"signed attribute {attribute.kind.dotted_string} does not have one value")
-        values[attribute.kind] = der.whole(found[0])
-    if values.get(oids.ID_CONTENT_TYPE) != der.oid(oids.ID_DATA):
-        raise BadStructure("the signed content type is missing or is not data")
-    if (protection := values.get(oids.ID_ALGORITHM_PROTECTION)) is not None:
-        digest_algorithm, signature_algorithm = _protected(protection)
-        if _scheme(digest_algorithm, signature_algorithm) is not scheme:
-            raise BadStructure("the signed algorithms are other ones")
-    digest = der.parse(_Digest, der.sequence(values.get(oids.ID_MESSAGE_DIGEST, b"")).octets(), "message digest")
-    return attributes, digest.digest
+    values = {attribute.kind: _only_value(attribute) for attribute in parsed}
+    if values.keys() != _WANTED or len(parsed) != len(_WANTED):
+        raise BadStructure("the signed attributes are not the four that are wanted, each once")
+    if values[oids.ID_CONTENT_TYPE] != der.oid(oids.ID_DATA):
+        raise BadStructure("the signed content type is not data")
+    if _scheme(*_protected(values[oids.ID_ALGORITHM_PROTECTION])) is not scheme:
+        raise BadStructure("the signed algorithms are other ones")
+    digest = der.parse(_Digest, der.sequence(values[oids.ID_MESSAGE_DIGEST]).octets(), "message digest")
+    return attributes, digest.digest, _decoded_time(values[oids.ID_SIGNING_TIME])
+
+
+def _only_value(attribute: _Attribute) -> bytes:
+    found = attribute.values.as_list()
+    if len(found) != 1:
+        raise BadStructure(f"signed attribute {attribute.kind.dotted_string} does not have one value")
+    return der.whole(found[0])
+
+
+def _encoded_time(when: datetime) -> bytes:
+    """The signing time; UTCTime in the years that it can tell, GeneralizedTime in all others (RFC 5652, 11.3)."""
+    seconds = when.astimezone(UTC).replace(microsecond=0)
+    kind = asn1.UTCTime if seconds.year in _UTC_TIME_YEARS else asn1.GeneralizedTime
+    octets: bytes = asn1.encode_der(kind(seconds))
+    return octets
+
+
+def _decoded_time(value: bytes) -> datetime:
+    """The signing time, which has one right form only."""
+    when: datetime = der.parse(_SigningTime, der.sequence(value).octets(), "signing time").time.as_datetime()
+    if _encoded_time(when) != value:
+        raise BadStructure("the signing time is not in the form that its year wants, or has parts of a second")
+    return when
 
 
 def _protected(value: bytes) -> tuple[bytes, bytes]:
@@ -188,6 +223,13 @@ _SIGNATURES: dict[SignatureScheme, frozenset[bytes]] = {
     SignatureScheme.ML_DSA_87: frozenset({der.algorithm(oids.ID_ML_DSA_87)}),
     SignatureScheme.RSA_PSS: frozenset({_pss(der.NULL), _pss(b"")}),
 }
+_DIGEST_SETS = {
+    scheme: frozenset(der.set_of([each]).octets() for each in (digest, _with_null(digest)))
+    for scheme, (digest, _) in _ALGORITHMS.items()
+}
+_WANTED = {oids.ID_CONTENT_TYPE, oids.ID_MESSAGE_DIGEST, oids.ID_SIGNING_TIME, oids.ID_ALGORITHM_PROTECTION}
+"""The signed attributes: these, each once, and no other ones."""
+_UTC_TIME_YEARS = range(1950, 2050)
 
 
 # The structures, field by field as in RFC 5652.
@@ -244,3 +286,8 @@ class _AlgorithmProtection:
 @asn1.sequence
 class _Digest:
     digest: bytes
+
+
+@asn1.sequence
+class _SigningTime:
+    time: asn1.UTCTime | asn1.GeneralizedTime

@@ -19,7 +19,15 @@ from relay.config.addresses import (
     parse_next_hop,
 )
 from relay.config.checks import faults
-from relay.config.entries import Direction, IMAPAccount, IncomingDirection, Listening, OutgoingDirection, Submission
+from relay.config.entries import (
+    MAX_BOUNCE,
+    Direction,
+    IMAPAccount,
+    IncomingDirection,
+    Listening,
+    OutgoingDirection,
+    Submission,
+)
 from relay.config.keys import KME, KMEErrorRule, Peer
 from relay.config.settings import Mailboxes, MailboxSetting, SizeSetting, parse_size
 from relay.config.tables import (
@@ -40,6 +48,7 @@ from relay.errors import ConfigError
 __all__ = [
     "DKIM",
     "KME",
+    "MAX_BOUNCE",
     "OTP",
     "Address",
     "Config",
@@ -96,6 +105,11 @@ class Config(toml.Table):
     def ledger_file(self) -> Path:
         """Where the ledger is: beside the site secret unless it is set."""
         return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
+
+    @property
+    def max_bounce(self) -> int:
+        """The largest message from the null sender, in octets, that gets a one-time pad."""
+        return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE
 
     def peer_by_sae(self, sae_id: str) -> tuple[str, Peer] | None:
         """Name and settings of the peer with this SAE ID, or None."""

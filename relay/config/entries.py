@@ -25,6 +25,9 @@ from relay.config.settings import (
     as_tuple,
 )
 
+MAX_BOUNCE = 32 * 2**10
+"""Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+
 
 class Listening(toml.Table):
     """How an entry treats those who connect to it. `timeout` is in seconds, `trusted` are their networks."""
@@ -65,9 +68,14 @@ class Direction(Listening):
 
 
 class OutgoingDirection(Direction):
-    """The way out. `milter_split` lets the milter send copies to recipients who need other protection than the rest."""
+    """The way out.
+
+    `milter_split` lets the milter send copies to recipients who need other protection than the rest; `max_bounce` is
+    the largest message from the null sender, in octets, for which a one-time pad is spent.
+    """
 
     milter_split: bool = True
+    max_bounce: SizeSetting = MAX_BOUNCE
 
 
 class IncomingDirection(Direction):

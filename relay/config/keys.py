@@ -79,7 +79,7 @@ class KME(toml.Table):
 
     gather: bool = True
     gather_window: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.005
-    lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 30.0
+    lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     lag_waiting: int = Field(default=10, ge=0, le=100_000)
 
     method: Literal["POST", "GET"] = "POST"

@@ -46,7 +46,7 @@ def payload(authserv_id: str, results: Sequence[Result]) -> str:
 
 def without_forged(message: bytes, authserv_id: str) -> bytes:
     """The message without Authentication-Results that claim to be ours; otherwise the same bytes."""
-    header = mime.header_of(message)
+    header = mime.searched_header(message)
     if _NAME not in header.lower():
         return message
     kept = b"".join(lines for lines, forged in _groups(header, authserv_id.lower().encode()) if not forged)

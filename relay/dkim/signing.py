@@ -7,9 +7,9 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterable, Sequence
-from email.utils import getaddresses
 
 from relay import mime
+from relay.addresses import read_addresses
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.keys import SigningKey
 from relay.policy.names import fold_domain
@@ -20,8 +20,6 @@ OVERSIGNED = (
 ).split()
 """Signed as often as they are there and once more, so that nobody can add another one."""
 
-MAX_FROM_OCTETS = 2048
-"""No person's From field is as long, and reading one takes more than linear time."""
 MAX_ALIKE = 20
 """Of so many fields of one name, the lowest are signed: no real message has as many."""
 LINE_OCTETS = 76
@@ -64,15 +62,11 @@ class Signer:
 
 
 def author_domain(header: Header) -> str:
-    """The domain (A-labels) of the first author; "" where there is no From field, more than one, or none to be read."""
+    """The domain (A-labels) of the first author; "" where there is no From field, more than one, or one in doubt."""
     fields = header.named(b"from")
-    if len(fields) != 1 or len(fields[0]) > MAX_FROM_OCTETS:
-        return ""
-    value = fields[0].partition(b":")[2].decode("utf-8", "replace").replace("\r\n", "")
     try:
-        first = next((address for _, address in getaddresses([value])), "")
-        return fold_domain(first.rpartition("@")[2]) if "@" in first else ""
-    except (ValueError, RecursionError):  # comments within comments
+        return fold_domain(read_addresses(fields[0].partition(b":")[2])[0].domain) if len(fields) == 1 else ""
+    except ValueError:
         return ""
 
 

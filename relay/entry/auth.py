@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -109,7 +110,7 @@ class FileBackEnd:
 
 
 class Logins:
-    """All tries to log in; failures count against the client's network and against the user's name.
+    """All tries to log in; failures count against the client's network and the user's name, however it is spelt.
 
     Where a user has logged in before, only failures with his name from that network count, so that neither guesses
     from elsewhere nor a neighbour's broken program shut him out.
@@ -126,7 +127,7 @@ class Logins:
 
     async def login(self, credentials: Credentials, client: str) -> str:
         """The name of the user who has logged in. Raises LoginFailed, TooManyFailures or LoginUnavailable."""
-        network, user = network_of(client), credentials.name[:MAX_NAME]
+        network, user = network_of(client), counted_name(credentials.name)
         place = f"{network} {user}"
         if place in self._places:
             charges = [(self._by_place, place)]
@@ -147,6 +148,18 @@ class Logins:
         _give_back(charges)
         self._places.add(place)
         return name_of_user
+
+
+def counted_name(name: str) -> str:
+    """What failures with this name are counted under: one for all spellings that a back end might take for one user.
+
+    Case, width, blanks around it and the domain are left out, for Dovecot folds case and may drop the domain. It is at
+    most MAX_NAME characters long, and only as many are looked at, so that no name takes long to fold.
+    """
+    cut = name.strip()[:MAX_NAME]
+    user = cut.partition("@")[0] or cut
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user).casefold())
+    return folded.strip()[:MAX_NAME]
 
 
 def _give_back(charges: list[tuple[HourlyRate, str]]) -> None:

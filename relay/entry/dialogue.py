@@ -13,6 +13,7 @@ import structlog
 from aiosmtpd.smtp import SMTP, Session, TLSSetupException
 
 from relay.entry.service import Service
+from relay.entry.turns import Turns
 from relay.errors import TryLater
 
 log = structlog.get_logger(__name__)
@@ -144,8 +145,10 @@ class Dialogue(SMTP):
                 await self.push("421 4.7.0 Too many connections, try again later")
                 return
             await self.push(f"220 {self.hostname} {self._greeting} QuMail Relay")
+            turns = Turns()
             while self.transport is not None and not self._ending:
                 await self._one_command()
+                await turns.give()
         except (ConnectionError, asyncio.IncompleteReadError):
             log.debug("client_left", client=self.client[0])
         finally:

@@ -7,11 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email import policy
-from email.errors import ObsoleteHeaderDefect
-from email.headerregistry import AddressHeader
 
 from relay import mime
+from relay.addresses import InDoubt, read_addresses
 from relay.errors import MalformedMessage, Refuse
 from relay.policy.names import fold_domain
 
@@ -20,11 +18,6 @@ ANY = "*"
 NULL = "<>"
 """The null reverse-path, with which mail programs send notices such as read receipts (RFC 8098, 3)."""
 
-MAX_FROM_OCTETS = 2048
-"""No person's From field is as long, and reading one takes more than linear time."""
-
-_ENCODED_WORD = re.compile(r"=\?[\w.:*+-]+\?[BbQq]\?[^\s?()<>@,;:\\\"\[\]]*\?=", re.ASCII)
-"""RFC 2047, 2 and 5 (3): nothing in it means something to a reader who does not know encoded words."""
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _RIGHT = re.compile(r"[^\s,:<>\"@]*@[^\s,:<>\"@]+")
 
@@ -60,28 +53,33 @@ class SenderRights:
             raise SenderNotAllowed(f"sender <{sender}> is none of the user's addresses")
 
     def check_from(self, message: bytes) -> None:
-        """Every author must be the user. Raises FromNotAllowed, and MalformedMessage where there is not one From.
-
-        Some hostile fields take 0.1 s, so this belongs into a thread.
-        """
+        """Every author must be the user. Raises FromNotAllowed, and MalformedMessage where there is not one From."""
         if self.any_address:
             return
-        values = [raw for name, raw in mime.fields(mime.header_of(message)) if name == b"from"]
+        values = [raw for name, raw in mime.fields(mime.searched_header(message)) if name == b"from"]
         if len(values) != 1:
             raise MalformedMessage(f"the header has {len(values) or 'no'} From fields; it must have one")
-        authors = _authors(values[0])
-        if not authors:
-            raise FromNotAllowed("the From field has no address that could be read without doubt")
+        try:
+            authors = read_addresses(values[0].partition(b":")[2])
+        except InDoubt as error:
+            raise FromNotAllowed(f"the From field cannot be read without doubt: {error}") from error
         for author in authors:
-            if not self._allow(author):
+            if not self._may(*author):
                 raise FromNotAllowed(f"author <{author}> is none of the user's addresses")
 
     def _allow(self, address: str) -> bool:
         try:
-            local, domain = _parts(address)
+            return self._may(*_parts(address))
         except ValueError:
             return False
-        return self.any_address or domain in self.domains or (local, domain) in self.addresses
+
+    def _may(self, local: str, domain: str) -> bool:
+        """Whether the user may use this mailbox, its local part without quotes."""
+        try:
+            folded = fold_domain(domain)
+        except ValueError:
+            return False
+        return self.any_address or folded in self.domains or (local, folded) in self.addresses
 
 
 def parse_rights(entries: Iterable[str]) -> SenderRights:
@@ -116,20 +114,3 @@ def _parts(address: str) -> tuple[str, str]:
     if quoted := _QUOTED.fullmatch(local):
         local = re.sub(r"\\(.)", r"\1", quoted[1])
     return local, fold_domain(domain)
-
-
-def _authors(field: bytes) -> list[str]:
-    """The addresses of a From field; none where it is not plainly a list of them."""
-    if len(field) > MAX_FROM_OCTETS:
-        return []
-    value = field.split(b":", 1)[1].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
-    if "=?" in _ENCODED_WORD.sub("=", value):
-        return []  # for one reader it begins an encoded word, and another one sees addresses in there
-    try:
-        header = policy.SMTPUTF8.header_factory("From", value)
-    except Exception:  # noqa: BLE001 - the standard library's parser raises many kinds on hostile fields
-        return []
-    in_doubt = any(not isinstance(defect, ObsoleteHeaderDefect) for defect in header.defects)
-    if in_doubt or not isinstance(header, AddressHeader):
-        return []
-    return [address.addr_spec for address in header.addresses]

@@ -64,8 +64,8 @@ class UserFile:
         self._nobody = self._hasher.hash("the password of nobody")
 
     def get(self, name: str) -> User | None:
-        """The user of this name, or None."""
-        return self._current().get(folded_name(name))
+        """The user of this name, or None; a longer name than any user has is not even folded."""
+        return self._current().get(folded_name(name)) if len(name) <= MAX_NAME else None
 
     def verify(self, name: str, password: str) -> User | None:
         """The user whose password this is; as much work for a name that is not there as for a wrong password."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from relay.config import KME, Config, Peer
 from relay.keys.breaker import BreakerRules
 from relay.keys.client import Quirks
-from relay.keys.contract import ReceivedKeys
+from relay.keys.contract import IssuedKeys, ReceivedKeys
 from relay.keys.faults import Call, ErrorRule, Fault
 from relay.keys.keyring import KeyRing, Limits, PeerKeys
 from relay.keys.km_client import OptimizedKMClient
@@ -26,6 +26,7 @@ _NO_PREFETCH = Prefetch(low=0, high=0)
 def key_ring(
     config: Config,
     received: ReceivedKeys | None = None,
+    issued: IssuedKeys | None = None,
     *,
     prefetch: bool = True,
     metrics: KeyMetrics | None = None,
@@ -47,6 +48,7 @@ def key_ring(
         groups,
         {name: peer_keys(peer) for name, peer in config.peers.items()},
         received=received,
+        issued=issued,
         limits={name: Limits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
         timing=timing,
     )

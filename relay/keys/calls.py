@@ -22,6 +22,7 @@ from relay.errors import (
 from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
 from relay.keys.breaker import Breaker, BreakerRules
 from relay.keys.faults import (
+    AmbiguousReply,
     Call,
     ErrorRule,
     Fault,
@@ -32,6 +33,7 @@ from relay.keys.faults import (
     RepliedNotFound,
     classify,
     error_of,
+    ruled,
 )
 from relay.keys.metrics import KeyMetrics
 from relay.keys.replies import text_of_error
@@ -45,6 +47,9 @@ Result = TypeVar("Result")
 _GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
 
+WELL_FOR_S = 1.0
+"""So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
+
 _OUTCOMES: dict[type[KeyUnavailable], str] = {
     KMEUnreachable: "unreachable",
     KMEUnanswered: "unreachable",
@@ -54,6 +59,7 @@ _OUTCOMES: dict[type[KeyUnavailable], str] = {
     KMEMisconfigured: "misconfigured",
     KMEBadReply: "bad_reply",
     RepliedNotFound: "not_found",
+    AmbiguousReply: "ambiguous",
 }
 """The metric's label for how a request ended."""
 
@@ -94,6 +100,8 @@ class Calls:
         self._metrics = metrics
         self._backoff = Backoff(patience.retry_delay, timing)
         self._not_before: dict[Call, float] = {}
+        self._settling = asyncio.Lock()
+        self._well_at = float("-inf")
         self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
         self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout) for call in Call}
 
@@ -110,12 +118,13 @@ class Calls:
         *,
         patient: bool = True,
         unanswered: Callable[[], bool] = lambda: True,
-        probe: Callable[[], Awaitable[object]] | None = None,
+        status: Callable[[], Awaitable[object]] | None = None,
     ) -> Result:
         """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
 
         `unanswered` is called when the KME may have carried out a request whose answer did not come, and says
-        whether trying again is allowed. `probe` is made first when the breaker is half-open.
+        whether trying again is allowed. `status` asks the KME for its status: first when the breaker is half-open,
+        and after a reply to dec_keys that is about the key or about the KME.
         """
         attempts = self._patience.retry_attempts if patient else 0
         attempt = 0
@@ -123,12 +132,17 @@ class Calls:
             self._keep_away(call)
             try:
                 with self.breakers[call].passing() as probing:
-                    if probing and probe is not None:
-                        await self._probe(probe)
-                    return await self._try(call, request, read, unanswered)
+                    if probing and status is not None:
+                        await self._probe(status)
+                    try:
+                        return await self._try(call, request, read, unanswered)
+                    except AmbiguousReply as reply:
+                        raise await self._settled(reply, status) from reply
             except NotAsked:
                 raise
             except KMEUnreachable as error:
+                if isinstance(error, KMEBusy) and error.retry_after:
+                    self._not_before[call] = self._timing.clock() + error.retry_after
                 again = not isinstance(error, KMEUnanswered) or unanswered()
                 pause = self._pause(attempt, error)
                 if attempt >= attempts or not again or pause > MAX_BACKOFF_S:
@@ -177,25 +191,36 @@ class Calls:
                 raise KMEUnanswered(cause) from error
             raise error_of(error.fault, cause) from error
         elapsed = self._timing.clock() - started
-        limit.answered(elapsed)
-        self._backoff.seen(success=reply.code < 500)
+        # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as he likes.
+        if reply.code == 200:
+            limit.answered(elapsed)
+        self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
         self._metrics.seconds.labels(self.name, call).observe(elapsed)
         return reply
 
     def _result(self, call: Call, reply: Reply, read: Callable[[bytes], Result]) -> Result:
-        if reply.code == 200:
-            return read(reply.body)
-        message = text_of_error(reply.body)
+        """What a reply brings. Raises KeyUnavailable: to dec_keys, AmbiguousReply unless the reply is clear."""
+        message = "" if reply.code == 200 else text_of_error(reply.body)
+        rule = ruled(call, reply.code, message, self._errors)
+        try:
+            if reply.code == 200:
+                return read(reply.body)
+            raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+        except (KeyNotFound, KMERefusedRequest):
+            raise
+        except KeyUnavailable as error:
+            if call is not Call.DEC_KEYS or rule is not None or reply.code == 429:
+                raise
+            # The body of a 200 may hold keys, which belong into no error.
+            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
+
+    def _refusal(self, call: Call, reply: Reply, message: str, fault: Fault) -> KeyUnavailable:
         cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
-        fault = classify(call, reply.code, message, self._errors)
-        error = error_of(fault, cause, reply.retry_after)
-        if isinstance(error, KMEBusy) and error.retry_after:
-            self._not_before[call] = self._timing.clock() + error.retry_after
-        if fault is Fault.UNREACHABLE and reply.code in _GATEWAY_CODES:
-            raise KMEUnanswered(cause)
         if fault is Fault.NOT_FOUND:
-            raise RepliedNotFound(cause, reply.body)
-        raise error
+            return RepliedNotFound(cause, reply.body)
+        if fault is Fault.UNREACHABLE and reply.code in _GATEWAY_CODES:
+            return KMEUnanswered(cause)
+        return error_of(fault, cause, reply.retry_after)
 
     def _keep_away(self, call: Call) -> None:
         """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
@@ -207,9 +232,23 @@ class Calls:
         asked = error.retry_after if isinstance(error, KMEBusy) else None
         return max(asked or 0.0, self._backoff.pause(attempt))
 
-    async def _probe(self, probe: Callable[[], Awaitable[object]]) -> None:
-        """Asks for the status first. Only silence fails the probe: any answer shows that the KME is there."""
+    async def _probe(self, status: Callable[[], Awaitable[object]]) -> None:
+        """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
         try:
-            await probe()
+            await status()
         except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
             log.info("kme_probe", kme=self.name, answer=str(error))
+        self._well_at = self._timing.clock()
+
+    async def _settled(self, reply: AmbiguousReply, status: Callable[[], Awaitable[object]] | None) -> KeyUnavailable:
+        """What the reply meant: a KME that answers status is well, and has spoken of the key that it was asked for."""
+        if status is None:
+            return reply.meant
+        async with self._settling:
+            if self._timing.clock() - self._well_at >= WELL_FOR_S:
+                try:
+                    await self._probe(status)
+                except KMEUnreachable as silence:
+                    log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
+                    return reply.meant
+        return RepliedNotFound(str(reply), reply.body)

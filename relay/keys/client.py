@@ -149,6 +149,11 @@ class KMEClient:
         return self.quirks.method == "GET"
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether each key is fetched by a request of its own, however many are asked for."""
+        return self.one_connection_per_request
+
+    @property
     def any_size(self) -> bool:
         """Whether keys of other sizes than the usual one can be had."""
         return self.quirks.size_unit != "ignored"

@@ -1,8 +1,9 @@
 """What a quantum key is, and what a source of keys promises to those that seal and open.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-Three contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one
-KME group; `ReceivedKeys` is the store that a delivered key goes into before anybody gets it.
+Contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one KME group;
+`ReceivedKeys` is the store that a delivered key goes into before anybody gets it, and `IssuedKeys` remembers fresh keys
+before they may be used.
 """
 
 from __future__ import annotations
@@ -60,10 +61,11 @@ class KeySource(Protocol):
         """
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys that `master_sae` sealed under, by ID. They leave the KME for good: store them first of all.
+        """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good: store them.
 
         `patient` False asks once and does not wait for the lag between the KMEs.
-        An ID the KME does not know is missing from the result. Raises KeyUnavailable when it cannot be asked.
+        What the KME does not know is missing from the result; then others of them may be missing that were not asked
+        for. Raises KeyUnavailable when it cannot be asked.
         """
 
     async def close(self) -> None:
@@ -101,6 +103,10 @@ class KeyDelivery(Protocol):
     def any_size(self) -> bool:
         """Whether keys of other sizes than the usual one can be had."""
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each key is fetched by a request of its own, however many are asked for."""
+
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
@@ -136,4 +142,17 @@ class ReceivedKeys(Protocol):
         """The octets of those that are held, by ID, and which of the others were destroyed.
 
         Raises KeyUsed where one may not be used so, and StoreUnavailable.
+        """
+
+
+class IssuedKeys(Protocol):
+    """The memory of the keys that KMEs have issued to us, which outlives relays and KMEs: none is used twice."""
+
+    async def ready(self) -> None:
+        """Returns when keys can be remembered now. Raises StoreUnavailable: then none may be drawn."""
+
+    async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        """Remembers keys (octets by ID) of a KME group, so that no crash forgets them; which of them came before.
+
+        Raises StoreUnavailable; then none of them may be used.
         """

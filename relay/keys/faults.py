@@ -11,6 +11,9 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
     misconfigured  KMEMisconfigured     a person has to act: no second try, and the breaker opens at once
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
+
+Any mail can name keys that do not exist, so a reply to dec_keys tells nothing of the KME: AmbiguousReply is settled by
+asking for the status, and is "not found" where that is answered.
 """
 
 from __future__ import annotations
@@ -76,6 +79,15 @@ class RepliedNotFound(KeyNotFound):
         self.body = body
 
 
+class AmbiguousReply(KeyUnavailable):
+    """A reply to dec_keys that is about the key or about the KME; `meant` is what it is in the second case."""
+
+    def __init__(self, meant: KeyUnavailable, body: bytes) -> None:
+        super().__init__(str(meant))
+        self.meant = meant
+        self.body = body
+
+
 class KeysMissing(KeyNotFound):
     """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others.
 
@@ -109,8 +121,7 @@ class ErrorRule:
 _EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
 _OF_ENC_KEYS = {404: Fault.EXHAUSTED, 503: Fault.EXHAUSTED}
-# 401 to dec_keys is about one key (5.4: "not named as a slave of that key"), and any mail can name such a key:
-# taken for a configuration fault, it would open the breaker and keep all other mail from its keys.
+# 401 to dec_keys is about one key (5.4: "not named as a slave of that key").
 _OF_DEC_KEYS = {
     401: Fault.NOT_FOUND,
     403: Fault.NOT_FOUND,
@@ -128,11 +139,13 @@ _OF_ANY = {
 }
 
 
-def classify(call: Call, code: int, message: str, rules: Iterable[ErrorRule] = ()) -> Fault:
-    """The kind of a reply with HTTP status `code` (not 200) and this message; the first matching rule decides."""
-    for rule in rules:
-        if rule.matches(call, code, message):
-            return rule.means
+def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> Fault | None:
+    """What the first rule says that matches a reply with HTTP status `code` and this message, if one does."""
+    return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
+
+
+def classify(call: Call, code: int, message: str) -> Fault:
+    """The usual kind of a reply with HTTP status `code` (not 200) and this message."""
     about = message.lower()
     if call is Call.DEC_KEYS and code != 429 and _says(about, _NOT_FOUND):
         return Fault.NOT_FOUND

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
-from relay.keys.contract import Key, KeyDelivery
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.contract import IssuedKeys, Key, KeyDelivery
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.prefetch import Marks, Prefetch, marks
@@ -42,7 +42,7 @@ class _Waiter:
 
     number: int
     turn: asyncio.Event = field(default_factory=asyncio.Event)
-    error: KeyUnavailable | None = None
+    error: KeyUnavailable | StoreUnavailable | None = None
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Shelf:
     queue: deque[_Waiter] = field(default_factory=deque)
     rest: float = 0.0
     not_before: float = 0.0
-    trouble: KeyUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
+    trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
     drawing: asyncio.Task[None] | None = None
     refill: asyncio.Task[None] | None = None
 
@@ -95,6 +95,12 @@ class FreshKeys:
         self._slaves: dict[str, _Slave] = {}
         self._began = timing.clock()
         self._closed = False
+        self._issued: IssuedKeys | None = None
+        self._group = ""
+
+    def remember_in(self, issued: IssuedKeys, group: str) -> None:
+        """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
+        self._issued, self._group = issued, group
 
     def ready(self, slave_sae: str, size: int) -> int:
         """How many keys of this kind can be had without asking the KME."""
@@ -130,7 +136,7 @@ class FreshKeys:
     async def take(
         self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
     ) -> list[Key]:
-        """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable.
+        """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable and StoreUnavailable.
 
         What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
         draws what is asked for and no more; `patient` False tries each request once.
@@ -164,7 +170,7 @@ class FreshKeys:
                     return keys
                 await self._drawn(shelf, patient)
             raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
-        except KeyUnavailable as error:
+        except (KeyUnavailable, StoreUnavailable) as error:
             for other in shelf.queue:
                 other.error = error
                 other.turn.set()
@@ -253,16 +259,32 @@ class FreshKeys:
         missing = max(shelf.wanted, self._marks(shelf).high if shelf.prefetched else 0) - len(shelf.stock)
         number = max(1, min(missing, self._most(slave)))
         try:
+            if self._issued is not None:
+                await self._issued.ready()
             keys = await self._request(shelf, slave, number, patient)
-            self._put_in_stock(shelf, keys)
-        except (KMEExhausted, KMERefusedRequest, KMEBadReply) as error:
+            self._put_in_stock(shelf, keys, await self._issued_before(shelf, keys))
+        except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
             self._give_rest(shelf, error)
             raise
         shelf.rest = shelf.not_before = 0.0
         slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
-    def _put_in_stock(self, shelf: _Shelf, keys: list[Key]) -> None:
-        if refused := shelf.stock.add(keys):
+    async def _issued_before(self, shelf: _Shelf, keys: list[Key]) -> frozenset[str]:
+        """The key_IDs of those that may not be used. What is new has been written down when this returns."""
+        if self._issued is None:
+            return frozenset()
+        try:
+            return await self._issued.remember(self._group, {key.key_ID: key.key for key in keys})
+        except BaseException:
+            self.client.accounts.issued_and_burnt(shelf.slave_sae, len(keys), "not remembered")
+            log.error("issued_keys_not_remembered", kme=self.client.name, slave_sae=shelf.slave_sae, number=len(keys))
+            raise
+
+    def _put_in_stock(self, shelf: _Shelf, keys: list[Key], before: frozenset[str]) -> None:
+        if before:
+            self.client.accounts.issued_and_burnt(shelf.slave_sae, len(before), "seen before")
+        refused = len(before) + shelf.stock.add([key for key in keys if key.key_ID not in before])
+        if refused:
             log.error("keys_seen_before", kme=self.client.name, slave_sae=shelf.slave_sae, number=refused)
         if refused == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
@@ -283,8 +305,8 @@ class FreshKeys:
                     raise
                 number = slave.most = number // 2
 
-    def _give_rest(self, shelf: _Shelf, error: KeyUnavailable) -> None:
-        """Asks for no more of these for a while that doubles: the KME is well, but has none for us now."""
+    def _give_rest(self, shelf: _Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
+        """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
         shelf.rest = min(LONGEST_REST_S, max(0.25, shelf.rest * 2))
         shelf.not_before = self._timing.clock() + shelf.rest * (0.5 + 0.5 * self._timing.chance())
         shelf.trouble = error
@@ -292,7 +314,9 @@ class FreshKeys:
     def _raise_if_resting(self, shelf: _Shelf) -> None:
         wait = shelf.not_before - self._timing.clock()
         if wait > 0:
-            kind = KMEExhausted if isinstance(shelf.trouble, KMEExhausted) else KMEBadReply
+            kind = next(
+                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(shelf.trouble, kind)), KMEBadReply
+            )
             raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
 
     def _refill_if_low(self, shelf: _Shelf) -> None:
@@ -309,7 +333,7 @@ class FreshKeys:
         try:
             while len(shelf.stock) < self._marks(shelf).high:
                 await self._drawn(shelf, patient=True)
-        except KeyUnavailable as error:
+        except (KeyUnavailable, StoreUnavailable) as error:
             log.warning("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
 
     def _put_away(self, shelf: _Shelf) -> None:

@@ -1,14 +1,24 @@
-"""dec_keys in bulk: concurrent requests for keys of one master go out together, and each key is kept before use.
+"""dec_keys in bulk: the keys of several messages go out together, and each key is kept before use.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4. One unknown key_ID does not cost the others; one fetch serves all who wait.
 
 A call belongs to the fetcher, not to who asked: when he gives up, the keys that come are kept all the same.
+
+Anybody can send mail that names keys which do not exist. What that costs a KME is bounded, in calls for one message:
+
+- at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
+- where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
+- when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
+
+The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
+of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -16,30 +26,25 @@ from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
 from relay.keys.contract import KeepKeys, Key, KeyDelivery
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.wishes import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
 
 log = structlog.get_logger(__name__)
-
-MOST_PER_CALL = 128
-"""Key IDs in one call where the KME does not say how many it takes."""
-
-_MOST_SUSPECTS = 10_000
 
 CLOSING_GRACE_S = 3.0
 """How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
 
-Outcome = Key | KeyUnavailable | StoreUnavailable | None
-"""What became of one key_ID: the key, what went wrong, or None for "not known to this KME"."""
+CALLS_AT_ONCE: Final = 6
+"""Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
+
+AGAIN_EVERY_S = 0.1
+"""Keys that did not come before are asked for one message after the other, and no more often than this."""
+
+MOST_AGAIN = 10
+"""So many messages wait for that; of more, one of the master that has most of them is not asked for this time."""
 
 
-@dataclass(slots=True)
-class _Desk:
-    """The key_IDs of one master SAE that wait for a call, those under way, and those that need one of their own."""
-
-    waiting: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
-    under_way: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
-    suspects: set[str] = field(default_factory=set)
-    calls: set[asyncio.Task[None]] = field(default_factory=set)
-    most: int = MOST_PER_CALL
+LIMIT_BELIEVED_FOR_S = 600.0
+"""A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
 
 
 class Fetcher:
@@ -65,144 +70,229 @@ class Fetcher:
         self._limit = limit
         self._gather = gather
         self._window = window
-        self._calls_at_once = 2 if gather else 8
+        self._calls_at_once = CALLS_AT_ONCE if gather else 8
         self._count = count
         self._timing = timing
-        self._desks: dict[str, _Desk] = {}
+        self._desks: dict[str, Desk] = {}
+        self._again: deque[tuple[Desk, Wish]] = deque()
+        self._again_from = float("-inf")
+        self._asking: set[asyncio.Task[None]] = set()
+        self._asking_again: asyncio.Task[None] | None = None
         self._unkept: dict[tuple[str, str], Key] = {}
         self._closed = False
         self.calls = 0
         """Calls made so far."""
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str]) -> dict[str, Outcome]:
-        """What became of each key_ID, after one round of asking; never raises for one of them."""
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int = 0) -> dict[str, Outcome]:
+        """What became of the keys of one message, after one round of asking; never raises for one of them.
+
+        Once one of them is not known, the rest is not asked for: it counts as not known as well. `tries` is how
+        often they were asked for before and did not come.
+        """
         outcomes = await self._keep_again(master_sae, key_IDs)
-        desk = self._desks.setdefault(master_sae, _Desk())
-        futures = {key_ID: self._future(desk, key_ID) for key_ID in key_IDs if key_ID not in outcomes}
-        self._send_calls(master_sae, desk)
-        if futures:
-            await asyncio.wait(set(futures.values()))
-        return outcomes | {key_ID: future.result() for key_ID, future in futures.items()}
+        if wanted := tuple(dict.fromkeys(key_ID for key_ID in key_IDs if key_ID not in outcomes)):
+            wish = self._wish(master_sae, wanted, tries)
+            self._send_calls()
+            await asyncio.wait([wish.over])
+            outcomes |= wish.found
+        return outcomes
 
     async def close(self) -> None:
         """Lets calls under way end, for a moment; then ends them, and answers all who wait."""
         self._closed = True
-        calls = [call for desk in self._desks.values() for call in desk.calls]
+        calls = [*self._asking, *([self._asking_again] if self._asking_again else [])]
         if calls:
             await asyncio.wait(calls, timeout=CLOSING_GRACE_S)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        stopped = KMEUnreachable(f"{self.client.name}: the relay stops")
         for desk in self._desks.values():
-            for future in (desk.waiting | desk.under_way).values():
-                _conclude(future, stopped)
+            self._conclude_all(desk, list(desk.wishes.values()), self._stopped())
         if self._unkept:
             log.error("received_keys_lost", kme=self.client.name, number=len(self._unkept))
         self._desks.clear()
 
-    def _future(self, desk: _Desk, key_ID: str) -> asyncio.Future[Outcome]:
+    def _wish(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> Wish:
         """The one that others already wait for, or a new one."""
-        future = desk.waiting.get(key_ID) or desk.under_way.get(key_ID)
-        if future is None:
-            future = asyncio.get_running_loop().create_future()
-            if self._closed:
-                future.set_result(KMEUnreachable(f"{self.client.name}: the relay stops"))
-            else:
-                desk.waiting[key_ID] = future
-        return future
+        desk = self._desks.setdefault(master_sae, Desk(master_sae))
+        if wish := desk.wishes.get(key_IDs):
+            return wish
+        wish = desk.wishes[key_IDs] = Wish(key_IDs, self._first_part(tries))
+        if self._closed:
+            desk.conclude(wish, self._stopped())
+        elif tries:
+            self._again.append((desk, wish))
+            if len(self._again) > MOST_AGAIN:
+                self._leave_one_out()
+        else:
+            desk.queue.append(wish)
+        return wish
 
-    def _send_calls(self, master_sae: str, desk: _Desk) -> None:
-        if desk.waiting and len(desk.calls) < self._calls_at_once:
-            call = asyncio.create_task(self._work(master_sae, desk), name="fetch keys")
-            desk.calls.add(call)
-            call.add_done_callback(lambda ended: self._ended(master_sae, desk, ended))
+    def _first_part(self, tries: int) -> int:
+        """How many of a message's keys are asked for before it is known that there are any."""
+        return 1 if tries or not self._gather or self.client.one_by_one else MOST_PER_CALL
 
-    def _ended(self, master_sae: str, desk: _Desk, call: asyncio.Task[None]) -> None:
-        desk.calls.discard(call)
+    def _leave_one_out(self) -> None:
+        masters = Counter(desk.master_sae for desk, _ in self._again)
+        [(most, _)] = masters.most_common(1)
+        places = [place for place, (desk, _) in enumerate(self._again) if desk.master_sae == most]
+        place = places[int(self._timing.chance() * len(places)) % len(places)]
+        desk, wish = self._again[place]
+        del self._again[place]
+        desk.conclude(wish, None)
+
+    # Whose turn it is
+
+    def _send_calls(self) -> None:
+        if self._closed:
+            return
+        if len(self._asking) < self._calls_at_once and any(desk.ready for desk in self._desks.values()):
+            call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
+            self._asking.add(call)
+            call.add_done_callback(self._ended)
+        if self._again and self._asking_again is None:
+            self._asking_again = asyncio.create_task(self._ask_again_in_turn(), name="fetch keys again")
+            self._asking_again.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._asking.discard(call)
+        if call is self._asking_again:
+            self._asking_again = None
         if not call.cancelled() and (error := call.exception()):
             log.error("fetch_failed", kme=self.client.name, exc_info=error)
-        if not self._closed:
-            self._send_calls(master_sae, desk)
+        self._send_calls()
 
-    async def _work(self, master_sae: str, desk: _Desk) -> None:
-        """Calls, one after the other, until nobody waits."""
-        try:
-            most = await self._limit(master_sae)
-        except Exception as error:
-            # Left waiting, they would have another call made at once, which may end like this one, for ever.
-            waiting, desk.waiting = desk.waiting, {}
-            for future in waiting.values():
-                _conclude(future, KMEUnreachable(f"{self.client.name}: the call was given up: {error}"))
-            raise
-        while desk.waiting and not self._closed:
+    async def _ask_in_turn(self) -> None:
+        """Calls, one after the other, the masters in turn, until nobody waits."""
+        while not self._closed and (desk := self._next_desk()):
+            most = await self._most(desk)
+            if desk.most_until <= self._timing.clock():
+                desk.most = MOST_PER_CALL
             if self._gather:
                 await self._timing.sleep(self._window)
-            batch = self._batch(desk, most)
-            if not batch:
+            if portions := desk.take(most):
+                self._send_calls()
+                await self._ask(desk, portions)
+
+    async def _ask_again_in_turn(self) -> None:
+        """Calls for the first key of messages whose keys did not come before, one after the other."""
+        while not self._closed and self._again:
+            if (wait := self._again_from - self._timing.clock()) > 0:
+                await self._timing.sleep(wait)
+            if not self._again:
                 return
-            self._send_calls(master_sae, desk)
-            try:
-                await self._ask(master_sae, desk, batch, _splits(len(batch)))
-            finally:
-                for key_ID in batch:
-                    future = desk.under_way.pop(key_ID)
-                    _conclude(future, KMEUnreachable(f"{self.client.name}: the call was given up"))
+            desk, wish = self._again.popleft()
+            if desk.wait_for_others(wish, 1):
+                desk.queue.append(wish)
+                continue
+            portion = wish.take(1)
+            desk.begin(portion)
+            await self._ask(desk, [(wish, portion)])
+            self._again_from = self._timing.clock() + AGAIN_EVERY_S
 
-    def _batch(self, desk: _Desk, most: int | None) -> list[str]:
-        """The next key_IDs, the longest waiting first; one that was in a refused call goes alone."""
-        number = min(desk.most, most or desk.most) if self._gather else 1
-        alone = [key_ID for key_ID in desk.waiting if key_ID in desk.suspects][:1]
-        batch = alone or list(desk.waiting)[:number]
-        for key_ID in batch:
-            desk.under_way[key_ID] = desk.waiting.pop(key_ID)
-        return batch
+    def _next_desk(self) -> Desk | None:
+        """One with work to do; it comes last from now on."""
+        desk = next((desk for desk in self._desks.values() if desk.ready), None)
+        if desk is not None:
+            self._desks[desk.master_sae] = self._desks.pop(desk.master_sae)
+        return desk
 
-    async def _ask(self, master_sae: str, desk: _Desk, key_IDs: list[str], splits: int) -> int:
-        """One call for `key_IDs`, and further ones where its answer leaves some undecided.
+    async def _most(self, desk: Desk) -> int:
+        """How many key_IDs go into a call."""
+        try:
+            most = await self._limit(desk.master_sae)
+        except Exception as error:
+            # Left waiting, they would have another call made at once, which may end like this one, for ever.
+            given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
+            self._conclude_all(desk, list(desk.queue), given_up)
+            raise
+        return (most or MOST_PER_CALL) if self._gather else 1
 
-        Returns how many of `splits`, the further calls allowed, are left.
-        """
+    # One call
+
+    async def _ask(self, desk: Desk, portions: list[Portion]) -> None:
+        """One call, and what becomes of those that were asked for in it."""
+        key_IDs = list(dict.fromkeys(key_ID for _, portion in portions for key_ID in portion))
         self.calls += 1
         try:
-            keys = await self.client.request_dec_keys(master_sae, key_IDs)
+            keys = await self.client.request_dec_keys(desk.master_sae, key_IDs)
+            await self._deliver(desk, portions, keys)
+            self._went_well(desk, portions)
         except KeysMissing as error:
-            await self._deliver(master_sae, desk, error.found)
+            await self._deliver(desk, portions, error.found)
             if error.certain:
-                self._not_found(desk, error.missing, suspect=False)
-                found = {key.key_ID for key in error.found}
-                rest = [key_ID for key_ID in key_IDs if key_ID not in found | set(error.missing)]
-                return await self._ask(master_sae, desk, rest, splits - 1) if rest else splits
-            return await self._ask_halves(master_sae, desk, key_IDs, splits)
-        except KMERefusedRequest as error:
-            if len(key_IDs) > 1 and splits > 0:
-                desk.most = max(1, len(key_IDs) // 2)
-                return await self._ask_halves(master_sae, desk, key_IDs, splits)
-            self._failed(desk, key_IDs, error)
+                self._without(desk, portions, frozenset(error.missing))
+            else:
+                self._spoilt(desk, portions, refused=False)
+        except KMERefusedRequest:
+            self._spoilt(desk, portions, refused=True)
         except KeyUnavailable as error:
-            self._failed(desk, key_IDs, error)
-        else:
-            await self._deliver(master_sae, desk, keys)
-        return splits
+            self._conclude_all(desk, [wish for wish, _ in portions], error)
+        except BaseException:
+            given_up = KMEUnreachable(f"{self.client.name}: the call was given up")
+            self._conclude_all(desk, [wish for wish, _ in portions], given_up)
+            raise
+        finally:
+            desk.end(key_IDs)
+            self._send_calls()
 
-    async def _ask_halves(self, master_sae: str, desk: _Desk, key_IDs: list[str], splits: int) -> int:
-        """Finds the key that spoils a call by halving it; when that takes too long, all go alone next time."""
-        if splits <= 0 or len(key_IDs) == 1:
-            self._not_found(desk, key_IDs, suspect=True)
-            return splits
-        middle = len(key_IDs) // 2
-        for half in (key_IDs[:middle], key_IDs[middle:]):
-            splits = await self._ask(master_sae, desk, half, splits - 1)
-        return splits
+    def _went_well(self, desk: Desk, portions: list[Portion]) -> None:
+        """All came: whoever has further keys may ask for them, and the next call may have more company."""
+        desk.together = min(MOST_TOGETHER, desk.together + 1)
+        for wish, portion in portions:
+            if wish.over.done():
+                continue
+            if wish.refused:
+                desk.most, desk.most_until = len(portion), self._timing.clock() + LIMIT_BELIEVED_FOR_S
+            # After a small part one whole one shows whether more of them may be asked for at the same time.
+            wish.known, wish.refused, wish.most = wish.most == MOST_PER_CALL, False, MOST_PER_CALL
+            if wish.todo and wish not in desk.queue:
+                desk.queue.append(wish)
 
-    async def _deliver(self, master_sae: str, desk: _Desk, keys: Sequence[Key]) -> None:
+    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str]) -> None:
+        """The KME has said which it does not know: those messages must wait, the others are asked for again."""
+        lacking = [(wish, portion) for wish, portion in portions if not missing.isdisjoint(portion)]
+        self._not_found(desk, lacking)
+        desk.put_back([(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)])
+
+    def _spoilt(self, desk: Desk, portions: list[Portion], *, refused: bool) -> None:
+        """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
+
+        Where the call had one message alone, its keys are not known; or there were too many of them for one call
+        (`refused`), which is believed when a smaller number is taken.
+        """
+        if len(portions) > 1:
+            desk.together = max(1, len(portions) // CALLS_AT_ONCE)
+            desk.put_back(portions)
+            return
+        [(wish, portion)] = portions
+        if refused and len(portion) > 1:
+            wish.most, wish.refused = len(portion) // 2, True
+            desk.put_back(portions)
+            return
+        self._not_found(desk, portions)
+
+    def _not_found(self, desk: Desk, portions: Iterable[Portion]) -> None:
+        for wish, portion in portions:
+            self._count("not_found", sum(key_ID not in wish.found for key_ID in portion))
+            desk.conclude(wish, None)
+
+    async def _deliver(self, desk: Desk, portions: list[Portion], keys: Sequence[Key]) -> None:
         """Keeps the keys, then gives them to all who wait for them."""
         if not keys:
             return
-        trouble = await self._kept(master_sae, keys)
-        for key in keys:
-            desk.suspects.discard(key.key_ID)
-            _conclude(desk.under_way[key.key_ID], trouble or key)
+        trouble = await self._kept(desk.master_sae, keys)
+        desk.receive(portions, {key.key_ID: trouble or key for key in keys})
+        if trouble is not None:
+            # No further key is taken from the KME while those that come cannot be stored.
+            self._conclude_all(desk, [wish for wish, _ in portions], trouble)
+
+    def _conclude_all(self, desk: Desk, wishes: Iterable[Wish], outcome: Outcome) -> None:
+        for wish in wishes:
+            desk.conclude(wish, outcome)
+
+    def _stopped(self) -> KMEUnreachable:
+        return KMEUnreachable(f"{self.client.name}: the relay stops")
 
     async def _kept(self, master_sae: str, keys: Sequence[Key]) -> StoreUnavailable | None:
         """Stores the keys; those that cannot be stored now stay in memory until they can."""
@@ -230,27 +320,3 @@ class Fetcher:
             return {}
         trouble = await self._kept(master_sae, keys)
         return {key.key_ID: trouble or key for key in keys}
-
-    def _not_found(self, desk: _Desk, key_IDs: Iterable[str], *, suspect: bool) -> None:
-        """The KME does not know these; a suspect goes alone from now on, so as not to spoil other calls."""
-        for key_ID in key_IDs:
-            if suspect:
-                desk.suspects.add(key_ID)
-            if len(desk.suspects) > _MOST_SUSPECTS:
-                desk.suspects.pop()
-            self._count("not_found", 1)
-            _conclude(desk.under_way[key_ID], None)
-
-    def _failed(self, desk: _Desk, key_IDs: Iterable[str], error: KeyUnavailable) -> None:
-        for key_ID in key_IDs:
-            _conclude(desk.under_way[key_ID], error)
-
-
-def _conclude(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
-
-
-def _splits(number: int) -> int:
-    """Calls that finding one or two spoilers among `number` key_IDs takes."""
-    return 4 * number.bit_length()

@@ -18,7 +18,7 @@ import structlog
 
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
-from relay.keys.contract import Key, KeyReference, ReceivedKeys
+from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys
 from relay.keys.pads import Pad, PadKey
 from relay.keys.pool import KMEGroup, Use
 from relay.keys.rates import Rate, Supply
@@ -70,10 +70,14 @@ class KeyRing:
         peers: Mapping[str, PeerKeys],
         *,
         received: ReceivedKeys | None = None,
+        issued: IssuedKeys | None = None,
         limits: Mapping[str, Limits] | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
-        """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used."""
+        """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
+
+        `issued` remembers fresh keys; without it they are remembered as long as this object lives.
+        """
         self._own_sae = own_sae
         self.groups = dict(groups)
         self.peers = dict(peers)
@@ -89,6 +93,9 @@ class KeyRing:
         if received is not None:
             for name, group in self.groups.items():
                 group.keep_in(partial(received.put, name))
+        if issued is not None:
+            for group in self.groups.values():
+                group.remember_in(issued)
 
     async def __aenter__(self) -> Self:
         self.start()

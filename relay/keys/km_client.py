@@ -95,7 +95,7 @@ class OptimizedKMClient(KMEClient):
                 read,
                 patient=patient,
                 unanswered=unanswered,
-                probe=lambda: self.check_key_status(sae, patient=False),
+                status=lambda: self.check_key_status(sae, patient=False),
             )
 
     async def request_dec_keys(
@@ -133,7 +133,7 @@ class OptimizedKMClient(KMEClient):
                 request,
                 read,
                 patient=patient,
-                probe=lambda: self.check_key_status(master_sae, patient=False),
+                status=lambda: self.check_key_status(master_sae, patient=False),
             )
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)

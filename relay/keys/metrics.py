@@ -20,7 +20,7 @@ class KeyMetrics:
         self.requests = Counter(
             "qumail_kme_requests",
             "Requests to a KME by outcome: ok, unreachable, busy, exhausted, bad_request, misconfigured, "
-            "not_found, bad_reply",
+            "not_found, bad_reply, ambiguous",
             ["kme", "call", "outcome"],
             registry=self.registry,
         )

@@ -55,8 +55,8 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
     the KME gives only keys that are too short.
     """
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
-    most = (status.max_key_size if status else None) or usual
     least = (status.min_key_size if status else None) or 8
+    most = max((status.max_key_size if status else None) or usual, least)
     per_request = (status.max_key_per_request if status else None) or 1
     most_octets = (most if any_size else usual) // 8
     if most_octets < MIN_KEY_OCTETS:

@@ -13,10 +13,10 @@ from typing import Literal, TypeVar
 import structlog
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
-from relay.keys.contract import KeepKeys, Key, KeyDelivery, KeyReference
+from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
 from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
-from relay.keys.lag import LAG_PATIENCE_S, LAG_WAITING, Lag
+from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
 from relay.keys.metrics import KeyMetrics
 from relay.keys.pads import USUAL_KEY_BITS, Pad, PadPlan, pad_of, plan_pad
 from relay.keys.prefetch import Prefetch
@@ -34,8 +34,6 @@ Use = Literal["otp", "aes", "both"]
 """What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
-
-FIRST_LAG_PAUSE_S, LONGEST_LAG_PAUSE_S = 0.1, 5.0
 
 
 class KMEGroup:
@@ -70,7 +68,7 @@ class KMEGroup:
         self._clients = list(clients)
         self._metrics = metrics or KeyMetrics()
         self._timing = timing
-        self._lag = Lag(lag_patience, lag_waiting, timing.clock)
+        self._lag = Lag(lag_patience, lag_waiting, timing)
         seen = SeenKeys()
         self.pools: list[FreshKeys] = []
         self._fetchers: list[Fetcher] = []
@@ -115,8 +113,15 @@ class KMEGroup:
         for fetcher in self._fetchers:
             fetcher.keep = keep
 
+    def remember_in(self, issued: IssuedKeys) -> None:
+        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
+        for pool in self.pools:
+            pool.remember_in(issued, self._group)
+
     async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now. Raises KeyUnavailable.
+        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+
+        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
 
         `patient` False asks each KME once: there is another group.
         """
@@ -162,30 +167,33 @@ class KMEGroup:
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
         """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
 
+        All are asked for together, and no further once one of them is not known: a message needs all of its keys.
         `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
         of the group could be asked; keys that came before are kept all the same.
         """
         found: dict[str, Key] = {}
-        if await self._all_came(master_sae, key_IDs, found) or not patient:
+        want = self._lag.want(master_sae, key_IDs)
+        if await self._all_came(master_sae, key_IDs, want, found) or not patient:
             return found
-        deadline = self._lag.deadline(key_ID for key_ID in key_IDs if key_ID not in found)
-        pause = FIRST_LAG_PAUSE_S
-        with self._lag.place() as may_wait:
-            while may_wait and not self._lag.over and self._timing.clock() + pause <= deadline:
-                await self._timing.sleep(pause * (0.5 + 0.5 * self._timing.chance()))
-                pause = min(LONGEST_LAG_PAUSE_S, pause * 2)
-                if await self._all_came(master_sae, key_IDs, found):
+        pause = FIRST_PAUSE_S
+        with self._lag.place(master_sae) as place:
+            while (left := self._lag.left(want)) > 0:
+                if not await self._lag.pause(place, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
+                    break
+                pause = min(LONGEST_PAUSE_S, pause * 2)
+                if await self._all_came(master_sae, key_IDs, want, found):
                     break
         return found
 
-    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], found: dict[str, Key]) -> bool:
+    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], want: Want, found: dict[str, Key]) -> bool:
         """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
-        trouble = await self._ask_all(master_sae, key_IDs, found)
-        self._lag.came(found)
+        trouble = await self._ask_all(master_sae, key_IDs, want.tries, found)
         if len(found) == len(set(key_IDs)):
+            self._lag.came(want)
             return True
         if trouble is not None and not found:
             raise trouble
+        want.tries += 1
         return False
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
@@ -194,8 +202,8 @@ class KMEGroup:
             pool.warm(slave_sae, size)
 
     def wait_no_more(self) -> None:
-        """Whoever waits for a lagging key hears after his present pause, of 5 s at most, that it is not there."""
-        self._lag.over = True
+        """Whoever waits for a lagging key hears at once that it is not there."""
+        self._lag.stop()
 
     async def close(self) -> None:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""
@@ -267,15 +275,20 @@ class KMEGroup:
         wait = (needed - stored) / rate if rate else None
         return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
 
-    async def _ask_all(self, master_sae: str, key_IDs: Sequence[str], found: dict[str, Key]) -> KeyUnavailable | None:
-        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed."""
+    async def _ask_all(
+        self, master_sae: str, key_IDs: Sequence[str], tries: int, found: dict[str, Key]
+    ) -> KeyUnavailable | None:
+        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed.
+
+        `tries` is how often they were asked for before.
+        """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
         for fetcher in sorted(self._fetchers, key=lambda one: -round(one.client.health, 1)):
             missing = [key_ID for key_ID in key_IDs if key_ID not in found]
             if not missing:
                 break
-            for key_ID, outcome in (await fetcher.fetch(master_sae, missing)).items():
+            for key_ID, outcome in (await fetcher.fetch(master_sae, missing, tries)).items():
                 if isinstance(outcome, Key):
                     found[key_ID] = outcome
                 elif isinstance(outcome, StoreUnavailable):

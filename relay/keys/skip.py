@@ -103,7 +103,7 @@ class SKIPClient(KMEClient):
                 read,
                 patient=patient,
                 unanswered=unanswered,
-                probe=lambda: self.check_key_status(remote, patient=False),
+                status=lambda: self.check_key_status(remote, patient=False),
             )
 
     async def request_dec_keys(
@@ -137,7 +137,13 @@ class SKIPClient(KMEClient):
             return Key(key_ID, key.key)
 
         try:
-            return await self._calls.ask(Call.DEC_KEYS, request, read, patient=patient)
+            return await self._calls.ask(
+                Call.DEC_KEYS,
+                request,
+                read,
+                patient=patient,
+                status=lambda: self.check_key_status(remote, patient=False),
+            )
         except KeyUnavailable as error:
             return error
 

@@ -17,7 +17,7 @@ from relay.keys.accounts import Accounts
 from relay.keys.contract import Key
 
 SEEN_KEYS = 200_000
-"""How many keys are remembered so that a KME cannot hand us one twice."""
+"""How many keys are remembered here, beside the store, so that a KME cannot hand us one twice."""
 
 _TELLING_OCTETS = 16
 """Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
@@ -29,7 +29,7 @@ def wipe(octets: bytearray) -> None:
 
 
 class SeenKeys:
-    """The keys that were given before, by ID and by a keyed hash of their octets: neither may come again."""
+    """The keys that were given before, by ID in any case and by a keyed hash of their octets: none may come again."""
 
     def __init__(self, most: int = SEEN_KEYS) -> None:
         self._most = most
@@ -38,7 +38,7 @@ class SeenKeys:
 
     def first_time(self, key: Key) -> bool:
         """Remembers the key; False when its ID or its octets were seen before."""
-        marks = [self._mark(b"id", key.key_ID.encode())]
+        marks = [self._mark(b"id", key.key_ID.casefold().encode())]
         if len(key.key) >= _TELLING_OCTETS:
             marks.append(self._mark(b"octets", key.key))
         new = not any(mark in self._marks for mark in marks)

@@ -6,7 +6,7 @@ aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,14 +57,15 @@ class Sealed:
 class Opening:
     """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
 
-    `signer` gives the peer whose pinned certificate a SignedData names, or None for a stranger. A level under quantum
+    `signers` gives every peer one of whose pinned certificates a SignedData names: none for a stranger, and never
+    more than one unless a peer claims what is another's. The key that verifies tells whose it is. A level under quantum
     keys calls `verified` once the tag was right: from then on these keys are bound to this ciphertext, whatever else is
     wrong with it.
     """
 
     keys: Mapping[str, Key]
     identity: Identity | None = None
-    signer: Callable[[CertificateID], PeerCertificates | None] = lambda _: None
+    signers: Callable[[CertificateID], Sequence[PeerCertificates]] = lambda _: ()
     verified: Callable[[], None] = lambda: None
 
 

@@ -168,6 +168,8 @@ def _forget(octets: bytearray) -> None:
 def _pad_content(enveloped: cms.AuthEnveloped) -> cms.PadContent:
     if not isinstance(enveloped.content, cms.PadContent) or enveloped.recipients != (cms.PadRecipient(),):
         raise BadStructure("not sealed by one-time pad alone")
+    if len(enveloped.content.key_IDs) > max(MIN_KEYS, -(-len(enveloped.ciphertext) // (MIN_KEY_OCTETS - TAG_OCTETS))):
+        raise BadStructure("the pad has more keys than tag and ciphertext can need")
     return enveloped.content
 
 

@@ -54,28 +54,30 @@ def sign(payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x5
 def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes, PeerCertificates]:
     """The payload inside SignedData, and the peer that signed it with the scheme that is wanted.
 
-    Only pinned certificates count; the one inside the message is not looked at. Raises BadStructure,
-    BadSignature, UnknownSigner or CertificateExpired.
+    Only pinned certificates count; the one inside the message is not looked at. Of several peers that claim the
+    signer's identifier it is the one whose key verifies. Raises BadStructure, BadSignature, UnknownSigner or
+    CertificateExpired.
     """
     signed = cms.decode_signed(der)
     if signed.scheme is not wanted:
         raise BadSignature(f"signed with {signed.scheme.value}, {wanted.value} is expected")
-    peer = opening.signer(signed.signer)
-    if peer is None:
-        raise UnknownSigner("the signer is no peer whose certificate was imported")
-    certificate = peer.signing if wanted is SignatureScheme.ML_DSA_87 else peer.rsa_signing
-    if certificate is None:
-        raise UnknownSigner(f"peer {peer.name!r} has no certificate for {wanted.value}")
-    if cause := expired(certificate):
-        raise CertificateExpired(f"peer {peer.name!r}: {cause}")
-    digest = hashlib.new(_DIGESTS[wanted], signed.content).digest()
-    if not hmac.compare_digest(digest, signed.digest):
-        raise BadSignature(f"the signature of peer {peer.name!r} is over another content")
-    try:
-        _verify(certificate, signed)
-    except InvalidSignature as error:
-        raise BadSignature(f"the signature is not that of peer {peer.name!r}") from error
-    return signed.content, peer
+    known = [(peer, certificate) for peer in opening.signers(signed.signer) for certificate in _named(peer, signed)]
+    if not known:
+        raise UnknownSigner(f"the signer is no peer whose certificate for {wanted.value} was imported")
+    whose = ", ".join(peer.name for peer, _ in known)
+    if not hmac.compare_digest(hashlib.new(_DIGESTS[wanted], signed.content).digest(), signed.digest):
+        raise BadSignature(f"the signature of peer {whose} is over another content")
+    for peer, certificate in known:
+        if _verifies(certificate, signed):
+            if cause := expired(certificate):
+                raise CertificateExpired(f"peer {peer.name!r}: {cause}")
+            return signed.content, peer
+    raise BadSignature(f"the signature is not that of peer {whose}")
+
+
+def signs_under(peer: PeerCertificates, identifier: cms.CertificateID) -> bool:
+    """Whether this names one of the peer's signing certificates."""
+    return any(each is not None and names(identifier, each) for each in (peer.signing, peer.rsa_signing))
 
 
 def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
@@ -102,14 +104,25 @@ def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
     return (identifier.issuer, identifier.serial) == (certificate.issuer.public_bytes(), certificate.serial_number)
 
 
-def _verify(certificate: x509.Certificate, signed: cms.Signed) -> None:
-    match certificate.public_key():
-        case MLDSA87PublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87:
-            key.verify(signed.signature, signed.attributes)
-        case RSAPublicKey() as key if signed.scheme is SignatureScheme.RSA_PSS and key.key_size >= MIN_RSA_BITS:
-            key.verify(signed.signature, signed.attributes, _pss(), hashes.SHA256())
-        case _:
-            raise InvalidSignature("the certificate's key does not fit")
+def _named(peer: PeerCertificates, signed: cms.Signed) -> list[x509.Certificate]:
+    """The peer's certificate for the scheme that was signed with, if that is the one that the message names."""
+    certificate = peer.signing if signed.scheme is SignatureScheme.ML_DSA_87 else peer.rsa_signing
+    return [certificate] if certificate is not None and names(signed.signer, certificate) else []
+
+
+def _verifies(certificate: x509.Certificate, signed: cms.Signed) -> bool:
+    """Whether the signature is that of the certificate's key, which has to fit the scheme."""
+    try:
+        match certificate.public_key():
+            case MLDSA87PublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87:
+                key.verify(signed.signature, signed.attributes)
+            case RSAPublicKey() as key if signed.scheme is SignatureScheme.RSA_PSS and key.key_size >= MIN_RSA_BITS:
+                key.verify(signed.signature, signed.attributes, _pss(), hashes.SHA256())
+            case _:
+                return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _pss() -> padding.PSS:

@@ -14,7 +14,7 @@ from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import Policy, PolicyFile, Unprotected
 from relay.policy.load import load_policies
 from relay.policy.priority import DrawnBefore, KeysWithReserve, LowPriority
-from relay.policy.require import Requirement
+from relay.policy.require import Missed, Requirements, author
 from relay.policy.settings import Otherwise, Priority
 from relay.policy.strength import LevelName, Quantum
 
@@ -27,14 +27,16 @@ __all__ = [
     "LevelName",
     "Lookup",
     "LowPriority",
+    "Missed",
     "Otherwise",
     "Policy",
     "PolicyFile",
     "PolicySet",
     "Priority",
     "Quantum",
-    "Requirement",
+    "Requirements",
     "RuleLook",
     "Unprotected",
+    "author",
     "load_policies",
 ]

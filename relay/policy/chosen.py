@@ -31,6 +31,12 @@ def choose(file: PolicyFile, sender: str, content: Content | None, looks: list[R
     """What the file says for this mail; every rule looked at is put into `looks`."""
     if not file.policy.when:
         return file.own
+    if content is None or looks is not None:
+        return _by_rules(file, sender, content, looks)
+    return content.once((file.digest, sender), lambda: _by_rules(file, sender, content, None))
+
+
+def _by_rules(file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None) -> Chosen:
     by_envelope = Sender.of(sender)
     trigger = 0
     base = file.own

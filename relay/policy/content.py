@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import email.errors
 import email.header
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from typing import TypeVar, cast
 
 from relay import mime
+from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
 from relay.errors import MalformedMessage
+from relay.policy.names import Address, fold_address
 
 MAX_FIELD_OCTETS = 16 * 1024
 """A header field is looked at up to here."""
 MAX_VALUES = 20
-MAX_AUTHORS = 1000
 MAX_DATE_OCTETS = 200
 MAX_DEPTH = 8
 MAX_PARTS = 500
@@ -30,10 +31,9 @@ MAX_DELIMITERS = 2000
 MAX_LINE_OCTETS = 1000
 MAX_PART_HEADER_OCTETS = 16 * 1024
 
+T = TypeVar("T")
+
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
-_SEPARATORS = {ord(char): " " for char in "<>,;:"}
-_QUOTE_BEGINS = re.compile(r'["(]')
-_QUOTE_ENDS = {'"': '"', "(": ")"}
 _ENCODED = frozenset({"base64", "quoted-printable"})
 """What no part that holds others may be (RFC 2045, 6.4)."""
 
@@ -56,17 +56,24 @@ class Content:
         """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
         self.message = message
         self._values: dict[str, list[str] | None] = {}
+        self._once: dict[object, object] = {}
 
     @property
     def size(self) -> int:
         """Octets."""
         return len(self.message)
 
+    def once(self, what: Hashable, work: Callable[[], T]) -> T:
+        """What `work` gives, which is done once for each `what`: many recipients ask the same of a message."""
+        if what not in self._once:
+            self._once[what] = work()
+        return cast("T", self._once[what])
+
     @cached_property
     def _fields(self) -> dict[bytes, list[bytes]]:
         """The raw fields by name in lower case."""
         found: dict[bytes, list[bytes]] = {}
-        for name, raw in mime.fields(_outer_header(self.message)):
+        for name, raw in mime.fields(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
             found.setdefault(name, []).append(raw)
         return found
 
@@ -101,20 +108,29 @@ class Content:
         return tuple(walk.parts), walk.unclear
 
     @cached_property
-    def authors(self) -> tuple[str, ...]:
-        """Everything in From fields that looks like an address, outside quotes and comments.
+    def authors(self) -> tuple[Address, ...] | None:
+        """Everybody whom From fields name; () without one, None where that cannot be read without doubt."""
+        return self._addresses(b"from")
 
-        Raises MalformedMessage where there are more than MAX_AUTHORS.
-        """
-        found: dict[str, None] = {}
-        for raw in self._fields.get(b"from", []):
-            text = _without_quotes(raw.partition(b":")[2].decode("utf-8", "replace"))
-            for token in text.translate(_SEPARATORS).split():
-                if "@" in token:
-                    found[f"unknown{token}" if token.startswith("@") else token] = None
-            if len(found) > MAX_AUTHORS:
-                raise MalformedMessage(f"more than {MAX_AUTHORS} authors")
-        return tuple(found)
+    @cached_property
+    def senders(self) -> tuple[Address, ...] | None:
+        """The same of Sender fields: mail programs show "Sender on behalf of From" (RFC 5322, 3.6.2)."""
+        return self._addresses(b"sender")
+
+    @property
+    def sole_author_field(self) -> bool:
+        """Whether there is one From field, as there must be."""
+        return len(self._fields.get(b"from", [])) == 1
+
+    def _addresses(self, name: bytes) -> tuple[Address, ...] | None:
+        fields = self._fields.get(name, [])
+        if sum(map(len, fields)) > MAX_OCTETS:
+            return None
+        try:
+            found = {fold_address(*each) for raw in fields for each in read_addresses(raw.partition(b":")[2])}
+        except ValueError:
+            return None
+        return tuple(sorted(found)) if len(found) <= MAX_ADDRESSES else None
 
     def read(self) -> None:
         """Reads now what is slow to read of a large message."""
@@ -127,28 +143,6 @@ class Content:
         """
         received = self._fields.get(b"received", [b""])[0][-MAX_DATE_OCTETS:]
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
-
-
-def _outer_header(message: bytes) -> bytes:
-    """The header, without a copy of a large body."""
-    return mime.split(message[: mime.MAX_HEADER_OCTETS + 4])[0]
-
-
-def _without_quotes(text: str) -> str:
-    """The text without quoted strings and comments (RFC 5322, 3.2); one that does not end is no such thing."""
-    pieces: list[str] = []
-    place = 0
-    for match in _QUOTE_BEGINS.finditer(text):
-        if match.start() < place:
-            continue
-        end = text.find(_QUOTE_ENDS[match[0]], match.end())
-        while end > 0 and text[end - 1] == "\\":
-            end = text.find(_QUOTE_ENDS[match[0]], end + 1)
-        if end < 0:
-            break
-        pieces.append(text[place : match.start()])
-        place = end + 1
-    return " ".join([*pieces, text[place:]])
 
 
 def decoded(value: bytes) -> str:
@@ -238,10 +232,12 @@ def _delimiters(message: bytes, boundary: bytes, start: int, end: int) -> Iterat
 
 
 def _header(message: bytes, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
-    """An entity's header, and where its body begins."""
+    """An entity's header, and where its body begins; both are unclear where a line stands between that is no field."""
     if outermost:
-        header = _outer_header(message)
-        return header, min(len(header) + 2, end)
+        header_end, body = mime.bounds(message)
+        if header_end == body < end:
+            raise _Unclear
+        return message[:header_end], body
     if message.startswith(b"\r\n", start):
         return b"", start + 2
     stop = message.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEADER_OCTETS))

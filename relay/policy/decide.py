@@ -4,18 +4,30 @@ Standard: the most specific file wins whole; a look-up is in memory and never to
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+from relay.addresses import read_addresses
+from relay.config import MAX_BOUNCE
 from relay.errors import PolicyHolds
 from relay.policy.chosen import RuleLook, choose
 from relay.policy.content import Content
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
-from relay.policy.names import DEFAULT_FILE, Address, candidates, domain_file, parse_address
-from relay.policy.require import Requirement, strictest
+from relay.policy.names import (
+    DEFAULT_FILE,
+    Address,
+    Step,
+    candidates,
+    domain_file,
+    fold_address,
+    may_be_route,
+    parse_address,
+    printable,
+)
+from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.settings import Chosen
 
 
@@ -24,47 +36,47 @@ class PolicySet:
     """All policy files of a directory as they were when they were read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
-    `version` is 12 hexadecimal digits that follow from all names and contents, `looks_inside` tells that a file has
-    rules which need the message.
+    `version` is 12 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
+    the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad: such mail is what
+    outsiders can have us send.
     """
 
     directory: Path
     files: Mapping[str, PolicyFile]
     owners: Mapping[str, str]
     version: str
-    looks_inside: bool = False
+    patterns: int = 0
+    demands: tuple[Demand, ...] = ()
+    max_bounce: int = MAX_BOUNCE
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether a file has rules which need the message."""
+        return self.patterns > 0
 
     def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
         Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers
-        the recipient: a policy file that has vanished must not bounce mail.
+        the recipient, where the local part may be read as a route to a domain that another file covers, and where
+        only a file for others says plaintext for a peer's domain: a policy file that has vanished must neither bounce
+        mail nor let it out in clear.
         """
-        try:
-            address = parse_address(recipient)
-        except ValueError as error:
-            raise PolicyHolds(_no_address(recipient, error)) from error
-        file = self._find(address)
-        if file is None:
-            raise PolicyHolds(self._nobody_covers(address))
-        chosen = choose(file, sender, content)
+        address, file = self._covering(sender, recipient)
+        chosen = self._choose(file, sender, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
     def explain(self, sender: str, recipient: str, content: Content | None = None) -> Explanation:
         """The same as `decide`, with how it came about; raises nothing."""
         directory = str(self.directory)
-        try:
-            address = parse_address(recipient)
-        except ValueError as error:
-            held = _no_address(recipient, error)
-            return Explanation(sender, recipient, directory, self.version, held=held)
         lookups: list[Lookup] = []
-        file = self._find(address, lookups)
-        if file is None:
-            held = self._nobody_covers(address)
-            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=held)
+        try:
+            address, file = self._covering(sender, recipient, lookups)
+        except PolicyHolds as error:
+            return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
-        chosen = choose(file, sender, content, rules)
+        chosen = self._choose(file, sender, content, rules)
         peer = self._peer(file, address)
         return Explanation(
             sender,
@@ -77,25 +89,48 @@ class PolicySet:
             peer_because=_because(file, address, peer),
         )
 
-    def require(self, sender: str, content: Content | None = None) -> Requirement | None:
-        """What mail from `sender`, and from those whom its From fields name, must arrive with; None for nothing.
+    def covering(self, domain: str) -> PolicyFile | None:
+        """The file that decides for those at a domain (in A-labels) who have no file of their own."""
+        return self._find(candidates(Address("", domain)))
 
-        Where several files say something, the strictest counts.
+    def require(self, sender: str, content: Content | None = None) -> Requirements:
+        """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
+
+        Where one of them cannot be read without doubt, the mail counts as from everybody of whom a file requires
+        something. Raises MalformedMessage where the header of `content` has no end.
         """
-        authors = content.authors if content is not None else ()
-        return strictest(self._required_from(address) for address in dict.fromkeys((sender, *authors)) if address)
+        named = [_reverse_path(sender)] if sender else []
+        if content is not None:
+            named += [content.authors, content.senders]
+        people = dict.fromkeys(address for addresses in named for address in addresses or ())
+        found = dict.fromkeys(each for address in people if (each := self._required_from(address)) is not None)
+        doubt = [Requirement(each, _DOUBT) for each in self.demands] if None in named else []
+        return Requirements((*found, *doubt), self.version)
 
-    def _required_from(self, sender: str) -> Requirement | None:
-        address = _readable(sender)
-        file = self._find(address) if address is not None else self.files.get(DEFAULT_FILE)
-        if file is None or file.policy.require is None:
+    def _required_from(self, address: Address) -> Requirement | None:
+        file = self._find(candidates(address))
+        if file is None or not file.policy.require:
             return None
-        peer = self._peer(file, address) if address is not None else file.policy.peer
-        return Requirement(file.policy.require, file.policy.unprotected, sender, peer, file.source, self.version)
+        because = f"{file.source}: mail from {printable(f'{address.local}@{address.domain}')}"
+        return Requirement(Demand(file.policy.require, file.policy.unprotected, self._peer(file, address)), because)
 
-    def _find(self, address: Address, lookups: list[Lookup] | None = None) -> PolicyFile | None:
-        """The file that covers the address; every file looked for on the way is put into `lookups`."""
-        for name, step in candidates(address):
+    def _covering(self, sender: str, recipient: str, lookups: list[Lookup] | None = None) -> tuple[Address, PolicyFile]:
+        """The recipient as policies compare it, and the file that covers it. Raises PolicyHolds where none may."""
+        try:
+            address = parse_address(recipient)
+        except ValueError as error:
+            raise PolicyHolds(f"no policy can cover {recipient[:200]!r}: {error}") from error
+        routed = may_be_route(address)
+        file = self._find(islice(candidates(address), 1 if routed else None), lookups)
+        if file is None:
+            raise PolicyHolds(self._may_be_routed(address) if routed else self._nobody_covers(address))
+        if held := self._held_in_clear(file, address, sender):
+            raise PolicyHolds(held)
+        return address, file
+
+    def _find(self, names: Iterable[tuple[str, Step]], lookups: list[Lookup] | None = None) -> PolicyFile | None:
+        """The first of these files that covers its address; every one looked for is put into `lookups`."""
+        for name, step in names:
             file = self.files.get(name)
             decides = file is not None and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
@@ -103,6 +138,20 @@ class PolicySet:
             if decides:
                 return file
         return None
+
+    def _choose(
+        self, file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None = None
+    ) -> Chosen:
+        """What the file says, but the null sender spends little: an outsider can have us bounce what they like.
+
+        Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
+        for nothing.
+        """
+        chosen = choose(file, sender, content, looks)
+        if sender:
+            return chosen
+        hopeless = chosen.levels == ("otp",) and content is not None and content.size > self.max_bounce
+        return replace(chosen, priority="low", otherwise="refuse" if hopeless else chosen.otherwise)
 
     def _peer(self, file: PolicyFile, address: Address) -> str | None:
         """The peer whose keys seal for this recipient."""
@@ -126,6 +175,30 @@ class PolicySet:
             chosen.priority,
             chosen.rule,
             file.policy.looks_inside,
+            None if sender else self.max_bounce,
+        )
+
+    def _may_be_routed(self, address: Address) -> str:
+        own, _ = next(candidates(address))
+        return (
+            f"{address.local[:200]!r} at {address.domain} may be read as a route to another domain, so only a file of "
+            f"its own can cover it: {self.directory / own}"
+        )
+
+    def _held_in_clear(self, file: PolicyFile, address: Address, sender: str) -> str:
+        """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
+
+        The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
+        so. Rules that look into the message do not count, so that RCPT and DATA hear the same.
+        """
+        owner = self.owners.get(address.domain)
+        if owner is None or file.scope == "person" or file.domain == address.domain:
+            return ""
+        if not file.policy.in_clear or choose(file, sender, None).levels != ("plaintext",):
+            return ""
+        return (
+            f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "
+            f"create {self.directory / domain_file(address)}; only a file of its own lets mail to a peer out in clear"
         )
 
     def _nobody_covers(self, address: Address) -> str:
@@ -136,19 +209,15 @@ class PolicySet:
         )
 
 
-def _readable(sender: str) -> Address | None:
-    """The address as somebody may read it who is less strict: nobody gets past `require` by a strange spelling."""
-    domain = unicodedata.normalize("NFKC", sender.rpartition("@")[2]).strip(". ")
-    for spelling in (sender, f"unknown@{domain}"):
-        try:
-            return parse_address(spelling)
-        except ValueError:
-            continue
-    return None
+_DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
 
 
-def _no_address(recipient: str, error: ValueError) -> str:
-    return f"no policy can cover {recipient[:200]!r}: {error}"
+def _reverse_path(sender: str) -> tuple[Address, ...] | None:
+    """The envelope sender; None where it cannot be read without doubt."""
+    try:
+        return tuple(fold_address(*each) for each in read_addresses(f"<{sender}>".encode("utf-8", "surrogateescape")))
+    except ValueError:
+        return None
 
 
 def _because(file: PolicyFile, address: Address, peer: str | None) -> str:

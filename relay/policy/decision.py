@@ -22,7 +22,8 @@ class Decision:
     `source` and `line` say where the deciding `levels` stand; `version` is that of the whole policy set.
     `max_size` has the largest message (octets) for levels that have a limit, `hold_for` the seconds after
     which mail is refused and held no longer. `rule` is the number of the rule that decided, 0 for none;
-    `looks_inside` tells that the file has rules which need the message.
+    `looks_inside` tells that the file has rules which need the message. `max_bounce` is the largest message in octets
+    that gets a one-time pad, for the null sender; None for everybody else.
     """
 
     sender: str
@@ -41,6 +42,7 @@ class Decision:
     priority: Priority = "normal"
     rule: int = 0
     looks_inside: bool = False
+    max_bounce: int | None = None
 
     @property
     def in_clear(self) -> bool:
@@ -61,6 +63,8 @@ class Decision:
         for limited, limit in self.max_size:
             if limited == level and octets > limit:
                 return f"{level}: the message has {octets} octets, and max_size is {limit}"
+        if level == "otp" and self.max_bounce is not None and octets > self.max_bounce:
+            return f"otp: a message from the null sender has {octets} octets, and max_bounce is {self.max_bounce}"
         return ""
 
 

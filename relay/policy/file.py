@@ -24,7 +24,7 @@ from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, printable, scope_of
 from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
-from relay.policy.strength import LevelName, Quantum, parse_level, parse_levels, raised, raised_quantum
+from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised, raised_quantum
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
@@ -42,8 +42,20 @@ _EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", re.MULTILINE)
 
 
-def _required(value: object) -> LevelName:
-    level = parse_level(value)
+def _required(value: object) -> tuple[Required, ...]:
+    """`"aes"` means `["aes"]`; raises ValueError saying what is wrong."""
+    words = tuple(map(_required_word, value if isinstance(value, list) else [value]))
+    if not words:
+        raise ValueError('write what must all be there, for instance ["pqc", "aes"], or leave the setting out')
+    if len(set(words)) < len(words):
+        raise ValueError("one of them is listed twice; leave one out")
+    return words
+
+
+def _required_word(item: object) -> Required:
+    if item == "sealed":
+        return "sealed"
+    level = parse_level(item)
     if level == "plaintext":
         raise ValueError('"plaintext" requires nothing; leave the setting out')
     return level
@@ -60,7 +72,7 @@ class Policy(Settings):
     otherwise: Otherwise = "hold"
     priority: Priority = "normal"
     subdomains: bool = False
-    require: Annotated[LevelName, BeforeValidator(_required)] | None = None
+    require: Annotated[tuple[Required, ...], BeforeValidator(_required)] = ()
     unprotected: Unprotected = "refuse"
     when: Rules = ()
 
@@ -72,7 +84,12 @@ class Policy(Settings):
     @cached_property
     def looks_inside(self) -> bool:
         """True where a rule asks about the message, so that the envelope alone does not decide."""
-        return any(rule.looks_inside for rule in self.when)
+        return self.patterns > 0
+
+    @cached_property
+    def patterns(self) -> int:
+        """How many texts and sizes the rules compare with a message, which says how much work that is."""
+        return sum(rule.patterns for rule in self.when)
 
     @field_validator("peer")
     @classmethod
@@ -87,7 +104,7 @@ class Policy(Settings):
     @field_validator("unprotected")
     @classmethod
     def _only_with_require(cls, value: Unprotected, info: ValidationInfo) -> Unprotected:
-        if info.data.get("require") is None:
+        if not info.data.get("require", True):
             raise ValueError("without `require` nothing is unprotected; add it, or leave this out")
         return value
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from relay import toml
 from relay.errors import ConfigError
@@ -15,7 +16,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
 from relay.policy.foresee import Obstacle
-from relay.policy.names import printable
+from relay.policy.names import SUFFIX, Address, may_be_route, printable
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, Settings
 from relay.policy.strength import LevelName
@@ -49,7 +50,8 @@ class Capabilities:
 
 
 def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Finding]:
-    """Every doubtful place of every file, in the order of their names."""
+    """Peers whose mail is held, then every doubtful place of every file, in the order of their names."""
+    yield from peers_held(policies)
     for _, file in sorted(policies.files.items()):
         peer = file.policy.peer or policies.owners.get(file.domain)
         levels = _levels(file, peer, can, policies.version)
@@ -62,6 +64,19 @@ def kems_not_here(policies: PolicySet) -> Iterator[Finding]:
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _finding(policies.directory, file, location, what)
+
+
+def peers_held(policies: PolicySet) -> Iterator[Finding]:
+    """Where plaintext is said for everybody, and a peer's domain has no file of its own: its mail is held."""
+    for domain, peer in sorted(policies.owners.items()):
+        file = policies.covering(domain)
+        if file is None or file.domain == domain:
+            continue
+        create = f"create {policies.directory / (domain + SUFFIX)}"
+        what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
+        for place, settings in _settings(file):
+            if settings.levels == ("plaintext",):
+                yield _finding(policies.directory, file, (*place, "levels"), what)
 
 
 def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
@@ -85,11 +100,15 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
             yield (*place, "levels"), "PLAINTEXT: this mail leaves in clear; list a level to have it sealed"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
             yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
+    if file.scope == "person" and may_be_route(Address(unquote(file.name.rpartition("/")[2]), file.domain)):
+        yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
     if peer is None and not by_domain and policy.levels != ("plaintext",):
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
-    if policy.require is not None and peer is None and not by_domain:
-        yield ("require",), f"{file.domain} is no peer's domain, so any peer may have sealed it; set peer"
+    if policy.require and peer is None and not by_domain:
+        yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"
+    if "otp" in policy.require and {"pqc", "rsa"} & set(policy.require):
+        yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
 def _unreachable(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:

@@ -4,31 +4,37 @@ Standard: all files or none; what is read again is only what changed, and the re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
 from relay.policy.names import fold_domain, printable
+from relay.policy.require import Demand
 from relay.policy.walk import MAX_FILES, policy_names
 
 
-def load_policies(directory: Path, peers: Mapping[str, Sequence[str]]) -> PolicySet:
+def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
+
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad.
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
-    return PolicyFolder(directory, peers).read()
+    return PolicyFolder(directory, peers, max_bounce=max_bounce).read()
 
 
 class PolicyFolder:
     """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
 
-    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> None:
         """Reads nothing yet."""
         self.directory = directory
+        self._max_bounce = max_bounce
         self._peers = peers
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
@@ -37,7 +43,8 @@ class PolicyFolder:
         self._walk_faults: list[str] = []
         self._known: Known = {}
         self._total = 0
-        self._looking_inside = 0
+        self._patterns = 0
+        self._demands: Counter[Demand] = Counter()
 
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
@@ -70,13 +77,21 @@ class PolicyFolder:
         else:
             self._files[name] = file
             self._total += file.digest
-            self._looking_inside += file.policy.looks_inside
+            self._patterns += file.policy.patterns
+            self._count_demand(file, 1)
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
-            self._looking_inside -= file.policy.looks_inside
+            self._patterns -= file.policy.patterns
+            self._count_demand(file, -1)
+
+    def _count_demand(self, file: PolicyFile, number: int) -> None:
+        policy = file.policy
+        if policy.require:
+            demand = Demand(policy.require, policy.unprotected, policy.peer or self._owners.get(file.domain))
+            self._demands[demand] += number
 
     def _set(self) -> PolicySet:
         faults = [*self._owner_faults, *self._walk_faults]
@@ -93,7 +108,9 @@ class PolicyFolder:
             MappingProxyType(self._files.copy()),
             self._owners,
             _version(self._total),
-            self._looking_inside > 0,
+            self._patterns,
+            tuple(demand for demand, number in self._demands.items() if number),
+            self._max_bounce,
         )
 
 

@@ -15,6 +15,9 @@ DEFAULT_FILE = "default.toml"
 MAX_ADDRESS = 1000
 """An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
 
+MAX_LABEL = 256
+"""A longer one (characters) has more than 63 octets as an A-label, however it is composed."""
+
 Scope = Literal["person", "domain", "default"]
 """Whom a file covers: one person, one domain, or everybody else."""
 
@@ -28,6 +31,8 @@ _LITERAL_NAME = re.compile(r"[a-z0-9_+-][a-z0-9_+.-]*")
 _LITERAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_+.")
 _LETTER_DIGITS = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
 """RFC 5892, 2.1, without the capitals."""
+_ROUTING = frozenset("%!@")
+"""One of these in a local part may be read by a mail server as a route to another domain (RFC 1123, 5.2.16)."""
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
 
@@ -57,6 +62,16 @@ def parse_address(text: str) -> Address:
     return Address(_lower(local), fold_domain(domain))
 
 
+def fold_address(local: str, domain: str) -> Address:
+    """The address of a local part without quotes and a domain or address literal; raises ValueError.
+
+    What it takes grows with the square of the length (NFC), which is bounded.
+    """
+    if len(local) + len(domain) >= MAX_ADDRESS:
+        raise ValueError(f"longer than {MAX_ADDRESS} characters")
+    return Address(_lower(local), domain.lower() if domain.startswith("[") else fold_domain(domain))
+
+
 def fold_domain(domain: str) -> str:
     """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
 
@@ -64,6 +79,8 @@ def fold_domain(domain: str) -> str:
     A-label is that of IDNA 2008: nothing is mapped but case, and what another program may map (full-width
     letters, invisible marks, other dots) is refused, because the next hop would see another domain.
     """
+    if len(domain) > MAX_ADDRESS:
+        raise ValueError(f"{domain[:80]!r}... is longer than {MAX_ADDRESS} characters")
     folded = domain.lower() if domain.isascii() else ".".join(map(_a_label, domain.split(".")))
     if not _ASCII_DOMAIN.fullmatch(folded):
         raise ValueError(f"{domain[:80]!r} is not a mail domain")
@@ -73,6 +90,8 @@ def fold_domain(domain: str) -> str:
 def _a_label(label: str) -> str:
     if label.isascii():
         return label.lower()
+    if len(label) > MAX_LABEL:
+        raise ValueError(f"{label[:80]!r}... is longer than a label can be")
     folded = _lower(label)
     # Exceptions of RFC 5892, 2.6: sharp s and final sigma, unstable and letters all the same; U+3007, zero.
     usual = folded.replace("\xdf", "ss").replace("\u03c2", "\u03c3")
@@ -120,6 +139,11 @@ def candidates(address: Address) -> Iterator[tuple[str, Step]]:
         step = "parent domain"
         domain = domain.partition(".")[2]
     yield DEFAULT_FILE, "default"
+
+
+def may_be_route(address: Address) -> bool:
+    """Whether a mail server may read the local part as an address elsewhere: `ben%bob.example`, `bob.example!ben`."""
+    return not _ROUTING.isdisjoint(address.local)
 
 
 def domain_file(address: Address) -> str:

@@ -1,44 +1,99 @@
 """What mail from a sender must arrive with, so that somebody who strips the sealing is noticed.
-Standard: the least level by its number; mail from a peer's domain must have been sealed by that peer.
+Standard: policies/README.md; a domain's mail must have been sealed by its peer, and every requirement must be met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, NamedTuple, get_args
 
+from relay.policy.content import Content
 from relay.policy.file import Unprotected
-from relay.policy.strength import LevelName, strength, strength_of
+from relay.policy.names import fold_domain
+from relay.policy.strength import Required
 
 _SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
+_MET_BY: dict[Required, frozenset[str]] = {
+    "otp": frozenset({"otp"}),
+    "aes": frozenset({"aes", "otp"}),
+    "pqc": frozenset({"pqc"}),
+    "rsa": frozenset({"rsa", "pqc"}),
+    "sealed": frozenset({"otp", "aes", "pqc", "rsa"}),
+}
+"""The layers of which one must be there: "aes" asks for quantum keys, "rsa" for the peer's signature."""
+_CAUSES = 5
+"""So many are written into one line of the log."""
+
+
+class Demand(NamedTuple):
+    """What a policy file asks of arriving mail: all of `layers`, by `peer`; else `otherwise`.
+
+    Without a peer nobody can meet it: no peer may speak for a domain that is not theirs.
+    """
+
+    layers: tuple[Required, ...]
+    otherwise: Unprotected
+    peer: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """The least `level` for mail from `sender`, and the action otherwise; `source` is the file that says so.
+    """A demand on one mail, and why: `because` names the file, and from whom the mail is."""
 
-    `peer` is the peer that must have sealed it; None where the sender's domain is no peer's.
-    """
-
-    level: LevelName
-    otherwise: Unprotected
-    sender: str
-    peer: str | None
-    source: str
-    version: str
+    demand: Demand
+    because: str
 
     def missed(self, protection: str, peer: str) -> str:
         """What is missing of mail that `peer` sealed with `protection` ("" and "" for unsealed), or ""."""
-        if strength_of(protection) < strength(self.level):
-            arrived = f"it arrived with {protection}" if protection else "it arrived unsealed"
-            return f"{self.source}: mail from {self.sender} must arrive with {self.level} at least, and {arrived}"
-        if self.peer not in (None, peer):
-            return f"{self.source}: mail from {self.sender} must be sealed by peer {self.peer!r}, not by {peer!r}"
+        there = set(protection.split("+"))
+        if not all(there & _MET_BY[each] for each in self.demand.layers):
+            arrived = f"arrived with {protection}" if protection else "arrived unsealed"
+            return f"{self.because} must arrive with {' and '.join(self.demand.layers)}, and it {arrived}"
+        if self.demand.peer is None:
+            return f"{self.because} is of no peer's domain, and {peer!r} cannot speak for it"
+        if self.demand.peer != peer:
+            return f"{self.because} must be sealed by peer {self.demand.peer!r}, not by {peer!r}"
         return ""
 
 
-def strictest(requirements: Iterable[Requirement | None]) -> Requirement | None:
-    """The one with the strongest level; of equal ones the one with the severest action; None where there is none."""
-    found = [each for each in requirements if each is not None]
-    return max(found, key=lambda each: (strength(each.level), -_SEVEREST_FIRST.index(each.otherwise)), default=None)
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What a mail lacks: `cause` for the log, `mark` to be added to X-QuMail-Protection, and the severest action."""
+
+    cause: str
+    mark: str
+    otherwise: Unprotected
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """All that one mail must arrive with, which may be nothing; `version` is that of the policies."""
+
+    each: tuple[Requirement, ...]
+    version: str
+
+    def missed(self, protection: str, peer: str) -> Missed | None:
+        """What is missing of mail that `peer` sealed with `protection` ("" and "" for unsealed).
+
+        `protection` names the layers, joined by "+".
+        """
+        found = [(cause, each.demand) for each in self.each if (cause := each.missed(protection, peer))]
+        if not found:
+            return None
+        causes = [cause for cause, _ in found[:_CAUSES]]
+        more = [f"and {len(found) - _CAUSES} more"] if len(found) > _CAUSES else []
+        layers = dict.fromkeys(layer for _, demand in found for layer in demand.layers)
+        otherwise = min((demand.otherwise for _, demand in found), key=_SEVEREST_FIRST.index)
+        return Missed("; ".join(causes + more), f"; required={','.join(layers)}", otherwise)
+
+
+def author(content: Content, domains: Collection[str]) -> Literal["peer", "other"]:
+    """Whether a message that a peer has sealed is from authors of the peer's own `domains`, for the mark.
+
+    Only where there is one From field (RFC 5322, 3.6) that can be read without doubt, and each author's domain is
+    exactly one of these; a subdomain is another domain. Raises MalformedMessage where the header has no end.
+    """
+    own = {fold_domain(domain) for domain in domains}
+    authors = content.authors if content.sole_author_field else None
+    return "peer" if authors and all(each.domain in own for each in authors) else "other"

@@ -141,6 +141,12 @@ class When(Settings):
         return self.conditions != ("sender",)
 
     @property
+    def patterns(self) -> int:
+        """How many texts and sizes are compared with the message."""
+        texts = (self.subject_tag, self.header, self.attachment_type, self.attachment_name)
+        return sum(map(len, filter(None, texts))) + (self.larger_than is not None) + (self.smaller_than is not None)
+
+    @property
     def _looks_at_parts(self) -> bool:
         return bool(self._types or self._names)
 

@@ -10,6 +10,9 @@ from typing import Literal, get_args
 LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
 """How a message is sealed; `plaintext` is not at all."""
 
+Required = Literal["otp", "aes", "pqc", "rsa", "sealed"]
+"""What arriving mail must have; `sealed` is any level."""
+
 Quantum = Literal["off", "preferred", "required"]
 """Whether pqc and rsa get one more layer under a quantum key."""
 

@@ -32,22 +32,29 @@ RETRY_S = 2.0
 
 
 class Changes(NamedTuple):
-    """Names of the policy files that changed, or None where all have to be looked at."""
+    """Names of the policy files that changed, or None where all have to be looked at.
+
+    `happened` is False where nothing is known to have changed, and it is only time to look again.
+    """
 
     names: frozenset[str] | None
+    happened: bool = True
 
 
 EVERYTHING = Changes(None)
+LOOK_AGAIN = Changes(None, happened=False)
+NOTHING = Changes(frozenset(), happened=False)
 
 
 async def watch(directory: Path, asked: asyncio.Event, known: Callable[[], Collection[str]]) -> AsyncIterator[Changes]:
-    """Changes below `directory`, until cancelled. Setting `asked` gives EVERYTHING.
+    """Changes below `directory`, until cancelled; NOTHING now and then. Setting `asked` gives LOOK_AGAIN.
 
     `known` gives the names of the files in force, by which a directory that has vanished is recognised.
     """
     trouble = ""
     while True:
         asked.clear()
+        again = EVERYTHING
         target = await asyncio.to_thread(directory.resolve)
         try:
             async for changes in _watched(target, directory, asked, known):
@@ -57,7 +64,8 @@ async def watch(directory: Path, asked: asyncio.Event, known: Callable[[], Colle
                 trouble = str(error)
                 log.error("policies_not_watched", directory=str(directory), cause=trouble, instead="looked at again")
             await _pause(asked)
-        yield EVERYTHING
+            again = LOOK_AGAIN
+        yield LOOK_AGAIN if asked.is_set() else again
 
 
 async def _watched(
@@ -86,9 +94,9 @@ async def _watched(
         if time.monotonic() - looked >= RESCAN_S:
             # The first time: what changed between the last reading and the beginning of the watch.
             looked = time.monotonic()
-            yield EVERYTHING
-        elif names:
-            yield Changes(frozenset(names))
+            yield EVERYTHING if names else LOOK_AGAIN
+        else:
+            yield Changes(frozenset(names)) if names else NOTHING
 
 
 def changed_names(target: Path, paths: Iterable[Path], known: Collection[str]) -> set[str] | None:

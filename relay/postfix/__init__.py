@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import milters, past, sizes, way_back, way_in, whole
+from relay.postfix import added, milters, past, sizes, way_back, way_in, whole
 from relay.postfix.fault import Fault
 from relay.postfix.picture import Picture, draw
 from relay.postfix.settings import read_settings
@@ -32,17 +32,26 @@ RULES: tuple[Callable[[Picture], Iterable[Fault]], ...] = (
     way_back.refused,
     past.services_past,
     past.second_ways_out,
+    added.routes,
+    added.copies,
+    added.dot_forward,
     sizes.sealed_too_large,
     sizes.sealed_not_taken,
     sizes.mailboxes_too_small,
+    sizes.bounces_not_header_alone,
     milters.around_the_filter,
     milters.in_order,
     milters.let_pass,
     whole.warnings,
     whole.soft_bounce,
     whole.notices,
+    whole.unknown_recipients,
 )
-TABLE_RULES: tuple[Callable[[Picture], Awaitable[list[Fault]]], ...] = (past.bounces_past, past.aliases_past)
+TABLE_RULES: tuple[Callable[[Picture], Awaitable[list[Fault]]], ...] = (
+    past.bounces_past,
+    added.aliases_past,
+    added.actions,
+)
 
 
 async def faults(directory: Path, config: Config) -> list[Fault]:

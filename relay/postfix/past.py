@@ -1,21 +1,17 @@
-"""Rules about mail that leaves past the relay, in clear: services, bounces, aliases, second ways out.
-Standard: FILTER_README, postconf(5), header_checks(5), aliases(5).
+"""Rules about mail that leaves past the relay, in clear: services, bounces, second ways out.
+Standard: FILTER_README, postconf(5), header_checks(5).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from relay.errors import ConfigError
-from relay.mail import domain_of
 from relay.postfix.fault import Fault
 from relay.postfix.picture import Picture, Side, destination, is_milter_of, listens, milters
 from relay.postfix.settings import Service, command, split_list
 
 FILTERLESS_MAIL = ("bounce", "defer", "trace")
-SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "texthash")
-"""The kinds of tables that can be listed."""
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
 """A field that every bounce has."""
 
@@ -82,35 +78,6 @@ async def bounces_past(picture: Picture) -> list[Fault]:
     return faults
 
 
-async def aliases_past(picture: Picture) -> list[Fault]:
-    """Forwarding by aliases(5) starts behind the relay, and that by virtual(5) too where the relay is a milter."""
-    outgoing = picture.side("outgoing")
-    if outgoing is None or not outgoing.watched:
-        return []
-    settings = picture.settings
-    own = {*picture.config.site.domains, *settings.words("mydestination")}
-    behind = {"alias_maps": "postalias"}
-    remedy = "forward with virtual_alias_maps, which work in front of it"
-    if not outgoing.filters:
-        behind["virtual_alias_maps"] = "postmap"
-        remedy = "let users give such mail the address it goes to, or take a content filter instead of the milter"
-    faults = []
-    for parameter, program in behind.items():
-        for table in split_list(settings.value(parameter)):
-            targets = await _alias_targets(picture, program, table)
-            if outside := [target for target in targets if domain_of(target) not in own]:
-                shown = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
-                faults.append(
-                    Fault(
-                        "aliases-bypass",
-                        f"{parameter} {table}",
-                        f"forwards to {shown}: what aliases send on starts behind the relay and leaves in clear",
-                        remedy,
-                    )
-                )
-    return faults
-
-
 async def _filtered(picture: Picture, outgoing: Side, service: Service) -> bool:
     """Whether the notices that this service makes are sent through the relay."""
     settings = picture.settings
@@ -134,15 +101,3 @@ async def _look_up(picture: Picture, table: str, key: str) -> str:
     except ConfigError:
         return ""
     return out
-
-
-async def _alias_targets(picture: Picture, program: str, table: str) -> list[str]:
-    """The addresses with a domain to which an alias table forwards; none where it cannot be listed."""
-    if table.partition(":")[0] not in SEQUENTIAL_TABLES:
-        return []
-    try:
-        out, _ = await command(program, picture.settings.directory, "-s", table)
-    except ConfigError:
-        return []
-    targets = [target for line in out.splitlines() for target in re.split(r"[,\s]+", line.partition("\t")[2])]
-    return [target for target in targets if domain_of(target) and target[0] not in '|/:"']

@@ -15,6 +15,10 @@ GROWTH = 1.4
 """Base64 in lines makes 1.37 of it; the rest is header, keys and padding."""
 
 
+HEADER_ALONE = 100
+"""Octets that every mail has more of; of a mail over bounce_size_limit Postfix returns the header alone."""
+
+
 def sealed_too_large(picture: Picture) -> Iterator[Fault]:
     """Postfix refuses the sealed form of a mail that the relay has taken."""
     outgoing = picture.side("outgoing")
@@ -67,6 +71,19 @@ def mailboxes_too_small(picture: Picture) -> Iterator[Fault]:
                 settings.where(parameter),
                 f"it is below message_size_limit ({settings.number('message_size_limit')}), so nothing is delivered",
                 f"postconf -e '{parameter} = 0'",
+            )
+
+
+def bounces_not_header_alone(picture: Picture) -> Iterator[Fault]:
+    """Outsiders can cause bounces, and each octet of one that is sealed for a peer may cost an octet of key."""
+    outgoing, settings = picture.side("outgoing"), picture.settings
+    for service in settings.services if outgoing is not None and outgoing.watched else ():
+        if service.command == "bounce" and not 0 < settings.number("bounce_size_limit", service) <= HEADER_ALONE:
+            yield Fault(
+                "bounces-large",
+                settings.where("bounce_size_limit", service),
+                "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys",
+                "postconf -e 'bounce_size_limit = 1'",
             )
 
 

@@ -110,6 +110,15 @@ def done_again(picture: Picture) -> Iterator[Fault]:
     for side, service in _reinjections(picture):
         options = picture.settings.words("receive_override_options", service)
         where = picture.settings.where("receive_override_options", service)
+        if _in_front_of_the_queue(side):
+            if late := [option for option in ("no_address_mappings", "no_header_body_checks") if option in options]:
+                yield Fault(
+                    "not-mapped",
+                    where,
+                    f"{' and '.join(late)}: aliases or header checks do nothing for what came in by smtpd_proxy_filter",
+                    f"take {','.join(late)} out",
+                )
+            continue
         if missing := [option for option in HANDLED_BEFORE if option not in options]:
             yield Fault(
                 "checked-again",
@@ -150,6 +159,12 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                 "recipients than those who get the mail",
                 f"take no_address_mappings out here, and set it for {service.key}",
             )
+
+
+def _in_front_of_the_queue(side: Side) -> bool:
+    """Whether what arrives has seen nothing of cleanup(8) before the relay hands it back; then it must see it now."""
+    settings = {way.setting for way in side.filters}
+    return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
 
 
 def rewritten(picture: Picture) -> Iterator[Fault]:

@@ -10,6 +10,12 @@ from relay.postfix.fault import Fault
 from relay.postfix.picture import Picture
 
 NOTICES = ("bounce", "2bounce", "delay")
+CLASSES = (
+    ("mydestination", "local_recipient_maps"),
+    ("relay_domains", "relay_recipient_maps"),
+    ("virtual_mailbox_domains", "virtual_mailbox_maps"),
+)
+"""The domains that Postfix takes mail for, and how it knows who is there: nothing means everybody."""
 
 
 def warnings(picture: Picture) -> Iterator[Fault]:
@@ -43,3 +49,28 @@ def notices(picture: Picture) -> Iterator[Fault]:
             f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others",
             "postconf -e 'notify_classes = resource, software'",
         )
+
+
+def unknown_recipients(picture: Picture) -> Iterator[Fault]:
+    """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
+    settings = picture.settings
+    takers = [each for each in picture.sources if each.command == "smtpd" and "incoming" in picture.leads_to(each)]
+    for service in takers if picture.side("outgoing") is not None else ():
+        restrictions = settings.words("smtpd_recipient_restrictions", service)
+        if "reject_unverified_recipient" in restrictions:
+            continue
+        unlisted = settings.value("smtpd_reject_unlisted_recipient", service)
+        if unlisted == "no" and "reject_unlisted_recipient" not in restrictions:
+            yield _taken_for_nobody(settings.where("smtpd_reject_unlisted_recipient", service))
+        for domains, known in CLASSES:
+            if settings.value(domains, service) and not settings.value(known, service):
+                yield _taken_for_nobody(settings.where(known, service))
+
+
+def _taken_for_nobody(where: str) -> Fault:
+    return Fault(
+        "unknown-recipients",
+        where,
+        "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key",
+        "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions",
+    )

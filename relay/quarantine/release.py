@@ -151,7 +151,7 @@ class Release:
         mail = _for_named(mail, opened)
         missed = self._missed(mail.envelope, opened)
         marked = await off_loop(
-            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer + missed
+            len(opened.original), mime.marked, opened.original, opened.protection, opened.peer, opened.author, missed
         )
         if self.dkim:
             marked = await self.dkim.told(marked, await self.dkim.verified(message))
@@ -160,9 +160,8 @@ class Release:
     def _missed(self, envelope: Envelope, opened: Opened) -> str:
         """What the mark adds where policy requires more: releasing is a person's decision, which this does not stop."""
         required = self.policies().require(envelope.sender, Content(opened.original))
-        if required is None or not required.missed(opened.protection, opened.peer):
-            return ""
-        return f"; required={required.level}"
+        missed = required.missed(opened.protection, opened.peer)
+        return missed.mark if missed is not None else ""
 
     async def _record(self, event: Event, kept: Kept, envelope: Envelope, used: str, peer: str) -> None:
         entry = Entry(

@@ -95,7 +95,8 @@ class Triage:
             recipients=len(put.recipients),
             octets=len(arrival.stored),
         )
-        if self.notices is not None and arrival.party and put.recipients:
+        # Who redirects a mail to somebody must not reach them with a notice of ours.
+        if self.notices is not None and arrival.party and put.recipients and reason != "redirected":
             await self.notices.send(arrival.mail, put.id, reason, put.recipients)
 
     def _party(self, mail: Mail) -> str:

@@ -1,4 +1,4 @@
-"""What must survive a crash: received keys, the delivery journal, the quarantine; each is one class beside the others.
+"""What must survive a crash: keys received and issued, the delivery journal, the quarantine; one class for each.
 Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
@@ -20,8 +20,10 @@ from typing import Self
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store.database import Database, open_database
+from relay.store.beat import Beat
+from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
+from relay.store.issued_keys import IssuedKeys
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
 from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
@@ -44,10 +46,12 @@ __all__ = [
     "USED_KEEP_FOR_S",
     "Arrival",
     "Arrived",
+    "Beat",
     "Begun",
     "Bound",
     "Counts",
     "FirstSeen",
+    "IssuedKeys",
     "Journal",
     "JournalForm",
     "Kept",
@@ -62,6 +66,7 @@ __all__ = [
     "Total",
     "mail_key",
     "open_store",
+    "transport_problem",
 ]
 
 BUSY_TIMEOUT_S = 5.0
@@ -81,6 +86,8 @@ class Store:
         quarantine: Quarantine,
         first_seen: FirstSeen,
         openings: Openings,
+        beat: Beat,
+        issued_keys: IssuedKeys,
     ) -> None:
         self._database = database
         self.received = received
@@ -88,6 +95,8 @@ class Store:
         self.quarantine = quarantine
         self.first_seen = first_seen
         self.openings = openings
+        self.beat = beat
+        self.issued_keys = issued_keys
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -135,12 +144,14 @@ async def open_store(
     unused_keep_for: float = UNUSED_KEEP_FOR_S,
     tombstone_keep_for: float = TOMBSTONE_KEEP_FOR_S,
     busy_timeout: float = BUSY_TIMEOUT_S,
+    beat_file: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
     All times are seconds: how long a key that was never used is kept, how long the ID of a destroyed key is
-    remembered, how long to wait for another process that is writing. `clock` gives seconds since 1970.
+    remembered, how long to wait for another process that is writing. `beat_file` tells a restored
+    store. `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
@@ -157,9 +168,12 @@ async def open_store(
         Quarantine(database, secret, clock),
         FirstSeen(database, clock),
         Openings(database, clock),
+        Beat(database, beat_file, clock),
+        IssuedKeys(database, secret, clock),
     )
     try:
         await store.journal.load()
+        await store.beat.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
     except BaseException:

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import engines
+from relay.store.tls import exposed
 
 SCHEMA_VERSION = 2
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
@@ -152,6 +153,15 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
         await database.close()
         raise
     return database
+
+
+def transport_problem(where: str | Path) -> str:
+    """Why others could read the store on the way or stand in for it, and what to write; "" where they cannot.
+
+    Raises ConfigError where this is no place for a store.
+    """
+    url = _url(where)
+    return "" if url.drivername == "sqlite" else exposed(url)
 
 
 async def _make_schema(database: Database) -> None:

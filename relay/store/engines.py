@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
+from relay.store.tls import check_tls
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -93,6 +94,7 @@ def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
         import asyncpg
     except ImportError as error:
         raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
+    check_tls(url)
     settings = {"application_name": "qumail-relay", "lock_timeout": f"{busy_timeout * 1000:.0f}"}
     # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
     durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"

@@ -116,9 +116,9 @@ class Openings:
         All of it is on the disk when this returns; who is cancelled meanwhile has claimed nobody. Raises KeyUsed,
         KeyDestroyed, Replayed and StoreUnavailable.
         """
-        admission = _Admission(bound, arrived)
         if not bound and arrived is None:
             return {}
+        admission = _Admission(bound, arrived)
         admitting = self._database.later(self._commit(admission))
         try:
             await asyncio.shield(admitting)
@@ -266,9 +266,11 @@ async def _bind(connection: AsyncConnection, admissions: Sequence[_Admission]) -
         known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
     changed: set[bytes] = set()
     for each in admissions:
-        each.trouble = next((trouble for bound in each.bound if (trouble := _trouble(bound, known))), None)
-        if each.trouble is None:
-            changed |= {at for bound in each.bound for at in _bound(bound, known)}
+        for bound in each.bound:  # from the outermost layer inwards: an inner one may not use its keys once more
+            each.trouble = _trouble(bound, known)
+            if each.trouble is not None:
+                break
+            changed.update(_bound(bound, known))
     change = update(keys).where(keys.c.place == bindparam("at"))
     rows_changed: list[dict[str, Any]] = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
     if rows_changed:

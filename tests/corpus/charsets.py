@@ -122,10 +122,13 @@ def _encoded(charset: str, text: str) -> bytes:
 
 
 def _as_it_is(charset: str, encoded: bytes) -> Case:
-    """The text in a body and, without any encoding, in a header field."""
+    """The text in a body and, without any encoding, in a header field, where no charset may have NULs."""
     header = b"X-Raw: " + encoded + b"\r\nMIME-Version: 1.0\r\n"
     kind = f"Content-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: 8bit\r\n"
-    return carried(f"charset-{charset}-8bit", mail(header + kind.encode(), encoded + b"\r\n"))
+    message = mail(header + kind.encode(), encoded + b"\r\n")
+    if b"\0" in encoded:
+        return refused(f"charset-{charset}-8bit", message, "5.6.0 .*a NUL in the header")
+    return carried(f"charset-{charset}-8bit", message)
 
 
 def _every_encoding(charset: str, encoded: bytes) -> Iterator[Case]:

@@ -12,7 +12,6 @@ FIELDS = {
     "utf-8": "Subject: Grüße 😀\r\nX-Grüße: ja\r\n".encode(),
     "utf-8-from": "From: Jürgen <jürgen@alice.example>\r\n".encode(),
     "8-bit-in-no-charset": b"Subject: \xff\xfe\x80\x81\r\nTo: \xe4\xf6\xfc <x@bob.example>\r\n",
-    "nul-in-a-field": b"Subject: a\0b\r\nX-\0Name: c\r\n",
     "zero-width-subject": "Subject: in\u200bvi\u200dsi\ufeffble\r\n".encode(),
     "right-to-left-subject": "Subject: \u202egpj.exe\u202c \u2066x\u2069\r\n".encode(),
     "encoded-words-split-in-a-character": b"Subject: =?utf-8?B?w?=\r\n =?utf-8?B?w7w=?=\r\n",
@@ -59,7 +58,7 @@ FIELDS = {
     "list-fields": b"List-Id: <l.alice.example>\r\nList-Unsubscribe: <mailto:u@alice.example>\r\nPrecedence: bulk\r\n",
     "auto-submitted": b"Auto-Submitted: auto-replied\r\nX-Auto-Response-Suppress: All\r\n",
     "49-received": b"Received: from a by b; Wed, 25 Nov 2026 10:00:00 +0000\r\n" * 49,
-    "our-mark-by-somebody-else": b"X-Other-Protection: otp; peer=alice\r\n",
+    "our-mark-by-somebody-else": b"X-Other-Protection: otp; peer=alice; author=peer\r\n",
     "obsolete-addresses": b"Cc: @relay.example,@other.example:c@bob.example, ,, d @ bob . example, (c) e@bob.example\r\n",
     "obsolete-date": b"Resent-Date: Wed , 25 Nov 26 10 : 00 (noon) GMT\r\n",
     "obsolete-phrase": b'Cc: Ben B. Example <c@bob.example>, "a\\"b"@bob.example\r\n',
@@ -117,6 +116,15 @@ MISSING = {
 """Whole headers."""
 
 
+NULS = {
+    "nul-in-a-field": b"X-Value: a\0b\r\n",
+    "nul-in-a-folded-line": b"X-Value: a\r\n b\0\r\n",
+    "nul-in-a-name": b"X-\0Name: c\r\n",
+    "nul-alone-in-a-line": b"\0\r\n",
+}
+"""Mail servers cut a field at a NUL, and take a line whose name has one for the beginning of the body."""
+
+
 def cases() -> Iterator[Case]:
     """The tables above, then what is large."""
     for name, lines in FIELDS.items():
@@ -126,6 +134,8 @@ def cases() -> Iterator[Case]:
         yield carried(f"hidden-{name}", mail(hidden, body), arrives=mail(stay, body))
     for name, header in MISSING.items():
         yield carried(f"header-{name}", octets(header) + b"\r\nText\r\n")
+    for name, lines in NULS.items():
+        yield refused(f"header-{name}", mail(lines), "5.6.0 .*a NUL in the header")
     yield refused(
         "header-folded-first-line", f" folded to nothing\r\n{HEADER}\r\nText\r\n", "5.6.0 .*begins with a blank"
     )

@@ -42,6 +42,7 @@ POSTFIX = {
 }
 """A Postfix that does not wait long before it tries again."""
 RELAY = "timeout = 5\n"
+BOBS_POLICIES = dict.fromkeys(("default.toml", "alice.example.toml"), 'levels = ["plaintext"]\n')
 
 
 @dataclass
@@ -99,7 +100,7 @@ async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[
         bob = await stack.enter_async_context(
             mail_site(
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=bob_smtp,
-                inbound=to_bob, peer_inbound=to_alice, policies={"default.toml": 'levels = ["plaintext"]\n'},
+                inbound=to_bob, peer_inbound=to_alice, policies=BOBS_POLICIES,
                 identities=identities, settings=RELAY, postfix_settings=POSTFIX,
             )
         )  # fmt: skip

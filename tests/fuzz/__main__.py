@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HANGS_S = 60
 MEMORY_OCTETS = 4 * 2**30
+INSTRUMENTED = 10.0
+"""So many times as long the code may take that tells atheris where it goes."""
 
 
 def main() -> int:
@@ -97,7 +99,7 @@ def _with_atheris(target: Target, seconds: int, seed: int, corpus: Path | None) 
 
     def run(data: bytes) -> None:
         try:
-            target.timed(data)
+            target.timed(data, INSTRUMENTED)
         except BaseException:
             print(f"{target.name}: found {_written(target, data)}", file=sys.stderr)  # noqa: T201
             raise

@@ -214,5 +214,5 @@ def _expected(data: bytes, replies: list[list[bytes]], *, each_answered: bool) -
     return found
 
 
-SMTP = Target("smtp", smtp, seeds, WORDS)
-LMTP = Target("lmtp", lmtp, seeds, WORDS)
+SMTP = Target("smtp", smtp, seeds, WORDS, seconds_a_mib=6)
+LMTP = Target("lmtp", lmtp, seeds, WORDS, seconds_a_mib=6)

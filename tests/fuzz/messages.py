@@ -7,6 +7,7 @@ from __future__ import annotations
 import email
 import re
 from contextlib import suppress
+from email.parser import BytesHeaderParser
 from typing import Any
 
 from pyasn1.codec.der.decoder import decode
@@ -17,14 +18,15 @@ from pyasn1_alt_modules import rfc5083, rfc5652
 from relay import mime, tripwire
 from relay.errors import BadStructure, MalformedMessage, TrippedWire
 from tests.fuzz.target import Found, Target, check
-from tests.testlib import mails
+from tests.testlib import hostile, mails
+from tests.testlib.payloads import payload
 from tests.vectors.case import read_all
 
 WORDS = (
     b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b"\r\n ", b"\r\n\t", b":", b" :", b"\0", b"\xff", b"\x0b", b"\x0c", b"\x85",
     b"\x1c", b"Bcc: hidden@bob.example\r\n", b"bcc : hidden@bob.example\r\n", b"Resent-Bcc:", b"Return-Path: <x>\r\n",
     b"Received: by x; now\r\n", b"Subject: Zeus\r\n", b"Subject: [...]\r\n", b"X-QuMail-Protection: aes; peer=bob\r\n",
-    b"MIME-Version: 1.0\r\n", b"Content-Type: text/plain\r\n", b"Content-Type: message/rfc822\r\n\r\n",
+    b"MIME-Version: 1.0\r\n", b"Content-Type: text/plain\r\n", b"Content-Type: message/rfc822\r\nQuMail-Sealed-Envelope:\r\n ",
     b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data;\r\n name="smime.p7m"\r\n',
     b"content-type:application/x-pkcs7-mime;smime-type=authenveloped-DATA", b"smime-type*0*=utf-8''auth", b"smime-type*=",
     b"no-such-charset''%ff", b"smime-type=signed-data", b"Content-Transfer-Encoding: base64\r\n", b"binary", b"7bit",
@@ -41,7 +43,7 @@ def seeds() -> list[bytes]:
     sealed = [mime.sealed_message(mails.plain(), case.content) for case in cases if case.form == "cms"]
     hidden = mails.plain().replace(b"Subject:", b"Bcc: hidden@bob.example,\r\n more@bob.example\r\nSubject:")
     plain = [mails.plain(), mails.eight_bit(), mails.random_attachment(300), hidden, b"", b"\r\n", b"no header\r\n"]
-    payloads = [mime.wrap_payload(mails.plain()), mime.wrap_enveloped(b"0\x80"), mime.wrap_signed(b"0\x80")]
+    payloads = [payload(mails.plain()), mime.wrap_enveloped(b"0\x80"), mime.wrap_signed(b"0\x80")]
     return [*plain, *payloads, *(case.content for case in cases if case.form == "message"), *sealed[:40]]
 
 
@@ -59,14 +61,15 @@ def parts(data: bytes) -> None:
     with suppress(MalformedMessage):
         mime.check_carriable(data, max_hops=20)
         check(not re.search(rb"\r(?!\n)|(?<!\r)\n", data), "a bare CR or LF is said to be carriable")
-        _left_out(data, header, fields)
+        check(b"\0" not in header, "a NUL in the header is said to be carriable")
+        _left_out(data)
         _wrappers(data, header)
     with suppress(BadStructure):
         mime.is_sealed(data)
         mime.sealed_content(data)
     with suppress(BadStructure):
-        kind, inner = mime.unwrap(data)
-        check(kind == "signed" or kind == "enveloped" or data.endswith(inner), "a payload's message was changed")
+        kind, inner, envelope = mime.unwrap(data)
+        check(kind != "message" or mime.wrap_payload(inner, envelope) == data, "a payload is not as it is written")
 
 
 def _lines_between(header: bytes, fields: list[tuple[bytes, bytes]]) -> bool:
@@ -80,25 +83,29 @@ def _lines_between(header: bytes, fields: list[tuple[bytes, bytes]]) -> bool:
     return True
 
 
-def _left_out(data: bytes, header: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    """Fields are left out whole, and nothing else is."""
+def _left_out(data: bytes) -> None:
+    """Fields are left out whole up to the empty line, and nothing else is."""
+    header = mime.searched_header(data)
+    fields = list(mime.fields(header))
     without = mime.without_hidden_fields(data)
-    left, _ = mime.split(without)
+    left = mime.searched_header(without)
     kept = [field for field in fields if field[0] not in mime.NEVER_CARRIED]
     check(list(mime.fields(left)) == kept, "other fields than those of the names given were changed")
     check(without[len(left) :] == data[len(header) :], "the body was changed")
-    for name in email.message_from_bytes(left).keys():  # noqa: SIM118 - a Message is no mapping
+    for name in BytesHeaderParser().parsebytes(left).keys():  # noqa: SIM118 - a Message is no mapping
         check(name.strip().lower() not in ("bcc", "resent-bcc"), "another reader still sees a Bcc field")
     if len(kept) == len(fields):
         check(without == data, "a message without hidden fields was changed")
-    marked = mime.marked(data, "aes", "alice")
-    names = [name for name, _ in mime.fields(mime.split(marked)[0])]
+    marked = mime.marked(data, "aes", "alice", "other")
+    names = [name for name, _ in mime.fields(mime.searched_header(marked))]
     check(names.count(b"x-qumail-protection") == 1, "a mark from outside is still there")
 
 
 def _wrappers(data: bytes, header: bytes) -> None:
     """What is wrapped comes back, and shows nothing but the visible fields."""
-    check(mime.unwrap(mime.wrap_payload(data)) == ("message", data), "a payload is not what was wrapped")
+    envelope = data[:100]
+    wrapped = mime.unwrap(mime.wrap_payload(data, envelope))
+    check(wrapped == ("message", data, envelope), "a payload is not what was wrapped")
     sealed = mime.sealed_message(data, b"0" + data[:200])
     with suppress(MalformedMessage):
         mime.split(sealed)
@@ -149,5 +156,5 @@ def _sequence(**parts: Any) -> univ.Sequence:
     return univ.Sequence(componentType=namedtype.NamedTypes(*named))
 
 
-MIME = Target("mime", parts, seeds, WORDS)
-TRIPWIRE = Target("tripwire", wire, seeds, WORDS)
+MIME = Target("mime", parts, seeds, WORDS, hostile.MAKERS)
+TRIPWIRE = Target("tripwire", wire, seeds, WORDS, hostile.MAKERS, seconds_a_mib=len(PROTECTIONS))

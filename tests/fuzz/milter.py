@@ -146,4 +146,4 @@ def _packets(sent: bytes) -> Iterator[bytes]:
         sent = sent[4 + length :]
 
 
-MILTER = Target("milter", target, seeds, WORDS)
+MILTER = Target("milter", target, seeds, WORDS, seconds_a_mib=12)

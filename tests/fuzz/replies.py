@@ -13,6 +13,7 @@ from typing import Any
 from relay.errors import KMEBadReply
 from relay.keys import replies, skip
 from tests.fuzz.target import Target, check
+from tests.testlib import hostile
 
 KEY_BITS = 256
 AT_MOST = 8
@@ -114,4 +115,4 @@ def _no_key_told(secrets: set[str]) -> Iterator[None]:
         check(not any(secret in f"{error!r} {error.__cause__!r}" for secret in secrets), "a key is told")
 
 
-KME = Target("kme", target, seeds, WORDS)
+KME = Target("kme", target, seeds, WORDS, hostile.REPLIES)

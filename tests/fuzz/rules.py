@@ -14,7 +14,7 @@ from relay.errors import MalformedMessage
 from relay.policy import Content, PolicySet, load_policies
 from tests.fuzz import messages
 from tests.fuzz.target import Target, check
-from tests.testlib import mails
+from tests.testlib import hostile, mails
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example"]}
@@ -65,7 +65,8 @@ def target(data: bytes) -> None:
         decision = _policies().decide("ann@alice.example", "ben@bob.example", content)
         check(decision.levels in (("rsa",), ("aes",), ("otp",)), f"levels that nobody has written: {decision.levels}")
         required = _policies().require("ann@alice.example", content)
-        check(required is not None and required.level == "aes", "what is required was forgotten")
+        check(required.missed("", "") is not None, "what is required was forgotten")
+        check(required.missed("pqc", "bob") is not None, "a signature passed for a quantum key")
 
 
 @functools.cache
@@ -75,4 +76,4 @@ def _policies() -> PolicySet:
         return load_policies(Path(name), PEERS)
 
 
-RULES = Target("rules", target, seeds, WORDS)
+RULES = Target("rules", target, seeds, WORDS, hostile.MAKERS)

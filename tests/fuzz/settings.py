@@ -14,6 +14,7 @@ from relay.errors import ConfigError, Refuse, TryLater
 from relay.policy import load_policies
 from tests.fuzz.target import Target, check
 from tests.test_vectors import CONFIG
+from tests.testlib import hostile
 
 ROOT = Path(__file__).parents[2]
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example", "bücher.example"]}
@@ -95,5 +96,5 @@ def _check_faults(error: ConfigError, path: str) -> None:
         check(len(problem) < 5000, f"a fault of {len(problem)} characters")
 
 
-POLICY = Target("policy", policy, policy_seeds, WORDS)
-RELAY = Target("relay", relay, relay_seeds, WORDS)
+POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
+RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=10)

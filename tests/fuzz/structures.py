@@ -8,7 +8,7 @@ import asyncio
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -24,10 +24,12 @@ from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
-from relay.store import ReceivedKeys
+from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.fuzz.target import Target, check
 from tests.test_vectors import CONFIG
-from tests.vectors.case import SENDER, Case, read_all
+from tests.testlib import hostile
+from tests.vectors import parts
+from tests.vectors.case import NOW, RECIPIENT, SENDER, Case, message, read_all
 from tests.vectors.people import person
 
 WORDS = (
@@ -40,8 +42,10 @@ WORDS = (
 
 
 def seeds() -> list[bytes]:
-    """Every vector that is CMS, those that do not open included."""
-    return [case.content for case in read_all() if case.form == "cms" and len(case.content) <= 20_000]
+    """Every vector that is CMS, those that do not open included, and the SignedData that lies inside of others."""
+    signed = [parts.signed(parts.PAYLOAD, person("alice"), scheme) for scheme in cms.SignatureScheme]
+    enveloped = [case.content for case in read_all() if case.form == "cms" and len(case.content) <= 20_000]
+    return [*map(cms.encode_signed, signed), *enveloped]
 
 
 def decoders(data: bytes) -> None:
@@ -55,7 +59,7 @@ def decoders(data: bytes) -> None:
     with suppress(BadStructure):
         signed = cms.decode_signed(data)
         again = cms.decode_signed(cms.encode_signed(signed))
-        check((again.content, again.signer, again.digest) == (signed.content, signed.signer, signed.digest), "signed")
+        check(again == signed and signed.signing_time is not None, "signed data changes when written")
 
 
 def opening(data: bytes) -> None:
@@ -67,16 +71,18 @@ def opening(data: bytes) -> None:
 
 
 class _Keys:
-    """A key ring and a store that have the keys of all vectors."""
+    """A key ring and a store that have the keys of all vectors, none of which has opened anything."""
 
     def __init__(self, cases: Iterable[Case]) -> None:
-        self._keys = {key_ID: key for case in cases for key_ID, key in case.keys.items()}
+        self._keys = {name.key_ID: key for case in cases for name, key in case.keys.items()}
 
-    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
+    async def fetch(
+        self, references: Iterable[KeyReference], *, use: cms.KeyUse | None = None, patient: bool = True
+    ) -> dict[KeyReference, Key]:
         return {each: Key(each.key_ID, key) for each in references if (key := self._keys.get(each.key_ID)) is not None}
 
-    async def state(self, group: str, master_sae: str, key_ID: str) -> str:
-        return "unknown"
+    async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, str]:
+        return dict.fromkeys(arrived.mailboxes, "due") if arrived is not None else {}
 
 
 @functools.cache
@@ -89,16 +95,16 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     levels = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
     keys = _Keys(cases)
     certificates = {"alice": person("alice").certificates}
-    opener = Opener(
-        config, levels, cast(KeyRing, keys), cast(ReceivedKeys, keys), person("bob").identity, certificates
-    )  # fmt: skip
+    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
+    identity = person("bob").identity
+    opener = Opener(config, levels, ring, received, openings, identity, certificates, clock=lambda: NOW)
 
     def opened(content: bytes) -> bytes | None:
-        found = asyncio.run(opener.open(Case("", "", "", "", content).message, SENDER))
+        found = asyncio.run(opener.open(message(content), SENDER, [RECIPIENT]))
         return None if found is None else found.original
 
     return opened, frozenset(case.sha256 for case in cases if case.sha256)
 
 
-CMS = Target("cms", decoders, seeds, WORDS)
+CMS = Target("cms", decoders, seeds, WORDS, hostile.STRUCTURES)
 OPENING = Target("opening", opening, seeds, WORDS)

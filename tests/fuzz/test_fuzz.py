@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,8 +29,9 @@ from relay.errors import KMEBadReply
 from relay.keys import replies
 from relay.policy import content as message_content
 from tests.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
-from tests.fuzz.target import Target
+from tests.fuzz.target import Found, Target
 from tests.fuzz.targets import TARGETS, found
+from tests.vectors import parts
 
 EXAMPLES = {
     "smtp": 60,
@@ -95,6 +97,32 @@ def test_seeds_and_their_repetitions_keep_the_bounds_of_time_and_memory(name: st
         target.measured((seed * (1 + MAX_OCTETS // max(1, len(seed))))[:MAX_OCTETS])
 
 
+HOSTILE = [(name, what) for name, target in TARGETS.items() for what in target.hostile]
+
+
+@pytest.mark.parametrize(("name", "what"), HOSTILE)
+def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
+    target = TARGETS[name]
+    for octets in (MAX_OCTETS, 250_000, 1_000_000):
+        target.timed(target.hostile[what](octets))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_an_input_that_takes_long_is_found(exponent: float) -> None:
+    def takes(data: bytes) -> None:
+        began = time.process_time()
+        while time.process_time() - began < 2e-9 * len(data) ** exponent:
+            pass
+
+    target = Target("planted", takes, lambda: [b""], ())
+    target.timed(bytes(3000))
+    if exponent == 1:
+        target.timed(bytes(MAX_OCTETS))
+    else:
+        with pytest.raises(Found, match="are allowed"):
+            target.timed(bytes(MAX_OCTETS))
+
+
 @pytest.mark.parametrize("path", found(), ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_broke_a_reader_once_breaks_it_no_more(path: Path) -> None:
     TARGETS[path.parent.name].measured(path.read_bytes())
@@ -111,8 +139,8 @@ async def _all_taken(self: LMTPConversation, mail_id: str, outcomes: tuple[objec
     await self.push("\r\n".join(["250 2.1.5 Ok"] * len(outcomes)))
 
 
-def _any_type(payload: bytes) -> tuple[str, bytes]:
-    return "message", payload
+def _any_type(payload: bytes) -> mime.Entity:
+    return mime.Entity("message", payload, parts.envelope().encode())
 
 
 def _with_the_text(item: Any, size: int | None) -> None:
@@ -128,9 +156,9 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),
     "opening": (mime, "unwrap", _any_type),
     "kme": (replies, "_key", _with_the_text),
-    "rules": (message_content, "MAX_AUTHORS", "many"),
+    "rules": (message_content, "MAX_DEPTH", "deep"),
     "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
-    "senders": (submission_senders, "_authors", lambda field: ["ann@alice.example"]),
+    "senders": (submission_senders, "read_addresses", lambda field: [("ann", "alice.example")]),
     "policy": (toml, "_short", lambda text: f"{text}\n"),
     "relay": (toml, "_short", lambda text: text * 1000),
 }

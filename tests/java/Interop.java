@@ -29,12 +29,14 @@ import javax.crypto.spec.SecretKeySpec;
 import org.bouncycastle.asn1.ASN1Encodable;
 import org.bouncycastle.asn1.ASN1Encoding;
 import org.bouncycastle.asn1.ASN1Integer;
+import org.bouncycastle.asn1.ASN1ObjectIdentifier;
 import org.bouncycastle.asn1.ASN1OctetString;
 import org.bouncycastle.asn1.ASN1Primitive;
 import org.bouncycastle.asn1.ASN1Set;
 import org.bouncycastle.asn1.DERNull;
 import org.bouncycastle.asn1.DEROctetString;
 import org.bouncycastle.asn1.DERSequence;
+import org.bouncycastle.asn1.DERUTF8String;
 import org.bouncycastle.asn1.cms.Attribute;
 import org.bouncycastle.asn1.cms.AuthEnvelopedData;
 import org.bouncycastle.asn1.cms.CMSObjectIdentifiers;
@@ -42,6 +44,7 @@ import org.bouncycastle.asn1.cms.ContentInfo;
 import org.bouncycastle.asn1.cms.EncryptedContentInfo;
 import org.bouncycastle.asn1.cms.GCMParameters;
 import org.bouncycastle.asn1.cms.IssuerAndSerialNumber;
+import org.bouncycastle.asn1.cms.KEKIdentifier;
 import org.bouncycastle.asn1.cms.KEKRecipientInfo;
 import org.bouncycastle.asn1.cms.KEMRecipientInfo;
 import org.bouncycastle.asn1.cms.KeyTransRecipientInfo;
@@ -97,6 +100,8 @@ import org.bouncycastle.util.encoders.Hex;
 
 /** Exits with 0 when done, 3 with the reason on standard error when the message is refused, 2 for a wrong call. */
 public final class Interop {
+    private static final ASN1ObjectIdentifier QKD_KEY =
+        new ASN1ObjectIdentifier("2.25.70870596422438752823789839143307439983");
     private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
     private static final Map<String, Integer> WORDS = Map.of(
         "parse", 2, "to-der", 3, "open-kek", 4, "open-rsa", 4, "open-kem", 4,
@@ -228,9 +233,14 @@ public final class Interop {
 
     // Sealing
 
+    /** With the attribute that says whose key it is: from Alice (SAE 2) to Bob (SAE 1), of the group alice-bob. */
     private static RecipientInfoGenerator kekRecipient(String keyHex, String keyID) throws IOException {
+        DERSequence names = new DERSequence(new ASN1Encodable[] {
+            new DERUTF8String("2"), new DERUTF8String("1"), new DERUTF8String("alice-bob")});
+        KEKIdentifier identifier = new KEKIdentifier(
+            keyID.getBytes(StandardCharsets.UTF_8), null, new OtherKeyAttribute(QKD_KEY, names));
         return new JceKEKRecipientInfoGenerator(
-            keyID.getBytes(StandardCharsets.UTF_8), new SecretKeySpec(Hex.decode(keyHex), "AES")).setProvider(BC);
+            identifier, new SecretKeySpec(Hex.decode(keyHex), "AES")).setProvider(BC);
     }
 
     /** RSAES-OAEP with SHA-256, MGF1 with SHA-256 and no label. */

@@ -83,9 +83,14 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
         ("dec_keys", 404, "<html>", KeyNotFound),
         ("dec_keys", 500, '{"message": "key not found"}', KeyNotFound),
         ("dec_keys", 503, '{"message": "key does not exist"}', KeyNotFound),
-        ("dec_keys", 503, "", KMEUnreachable),
+        ("dec_keys", 400, "", KMERefusedRequest),
         ("dec_keys", 401, "", KeyNotFound),
-        ("dec_keys", 415, "", KMEMisconfigured),
+        ("dec_keys", 415, "", KeyNotFound),
+        ("dec_keys", 429, "", KMEBusy),
+        ("dec_keys", 500, "<html>", KeyNotFound),
+        ("dec_keys", 503, "", KeyNotFound),
+        ("dec_keys", 504, "", KeyNotFound),
+        ("dec_keys", 200, '{"result": "no such thing"}', KeyNotFound),
         ("status", 504, "<html>", KMEUnreachable),
         ("status", 401, "", KMEMisconfigured),
     ],
@@ -100,7 +105,7 @@ async def test_refusals_are_classified_by_call_code_and_message(
 
 
 async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
-    rule = ErrorRule(Fault.NOT_FOUND, 415, Call.DEC_KEYS, "gone")
+    rule = ErrorRule(Fault.MISCONFIGURED, 415, Call.DEC_KEYS, "who")
     kme.misbehave("dec_keys", "http", code=415, body='{"message": "key is gone"}')
     kme.misbehave("dec_keys", "http", code=415, body='{"message": "who are you"}')
     async with kme.client(quirks=Quirks(errors=(rule,))) as client:
@@ -159,6 +164,53 @@ async def test_a_key_of_somebody_else_does_not_keep_others_from_theirs(kme: Fake
                 await client.request_dec_keys("alice", ["of-somebody-else"])
         [(key_ID, _)] = kme.pair.draw(1, 256)
         assert len(await client.request_dec_keys("alice", [key_ID])) == 1
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 415, 500, 503, 504])
+async def test_replies_about_keys_never_count_against_a_kme_that_answers_status(
+    kme: FakeKME, time: FakeTime, code: int
+) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=code, headers=(("Retry-After", "3000"),))
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(20):
+            with pytest.raises(KeyUnavailable):
+                await client.request_dec_keys("alice", ["unknown"])
+        assert (client.breakers["dec_keys"], client.health, time.slept) == (0, 1.0, [])
+        assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code >= 415))
+        kme.behave()
+        [(key_ID, _)] = kme.pair.draw(1, 256)
+        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
+
+
+@pytest.mark.parametrize("status", [{"kind": "http", "code": 503}, {"kind": "drop"}])
+async def test_a_kme_that_answers_status_no_better_is_not_well(
+    kme: FakeKME, time: FakeTime, status: dict[str, Any]
+) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=503)
+    kme.misbehave("status", **status, times=None)
+    async with kme.client(timing=time.timing, retry_attempts=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_dec_keys("alice", ["some"])
+        with pytest.raises(NotAsked):
+            await client.request_dec_keys("alice", ["some"])
+
+
+async def test_a_kme_whose_status_is_not_there_is_there_itself(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=500)
+    kme.misbehave("status", "http", times=None, code=404)
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(20):
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["unknown"])
+
+
+async def test_quick_refusals_do_not_shorten_the_time_that_keys_may_take(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("dec_keys", "http", times=50, code=404)
+    async with kme.client(timing=time.timing, timeout=10, min_timeout=0.1) as client:
+        for _ in range(50):
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["unknown"])
+        assert client._calls.limits[Call.DEC_KEYS].seconds == 10
 
 
 async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:
@@ -275,7 +327,7 @@ async def test_keys_that_were_not_asked_for_are_refused(kme: FakeKME, time: Fake
     async with kme.client(timing=time.timing) as client:
         keys = await client.request_enc_keys("bob", number=2)
         kme.misbehave("dec_keys", "other_keys")
-        with pytest.raises(KMEBadReply):
+        with pytest.raises(KeyNotFound, match="none of 2 entries"):
             await client.request_dec_keys("alice", [key.key_ID for key in keys])
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from relay.bench.simulated_kme import Misbehaviour
 from relay.errors import KMEUnreachable, StoreUnavailable
+from relay.keys import gather
 from relay.keys.client import Quirks
 from relay.keys.fresh import FreshKeys
 from relay.keys.pool import KMEGroup, Prefetch
@@ -132,12 +133,125 @@ async def test_a_key_that_never_comes_is_missing_after_the_patience(
     assert len(kme.got("dec_keys")) < 20
 
 
-async def test_many_unknown_keys_make_no_storm(kme: FakeKME, time: FakeTime) -> None:
-    kme.not_found = Misbehaviour("http", 400, '{"message": "not found"}')
-    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0, timing=time.timing)
+NOT_FOUND = {
+    "named": None,
+    "unnamed": Misbehaviour("http", 400, '{"message": "not found"}'),
+    "refused": Misbehaviour("http", 400, ""),
+    "failed": Misbehaviour("http", 500, ""),
+}
+
+
+@pytest.mark.parametrize("answer", NOT_FOUND)
+async def test_many_messages_with_unknown_keys_cost_two_calls_each_at_most(
+    kme: FakeKME, time: FakeTime, answer: str
+) -> None:
+    kme.not_found = NOT_FOUND[answer]
+    group = KMEGroup(
+        "g",
+        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        Prefetch(0, 0),
+        lag_patience=0,
+        timing=time.timing,
+    )
     answers = await asyncio.gather(*(group.fetch("alice", [f"unknown-{n}"]) for n in range(64)))
     assert not any(answers)
-    assert len(kme.got("dec_keys")) <= 40
+    assert len(kme.got("dec_keys")) <= (1 if answer == "named" else 2 * 64)
+    before = len(kme.got("dec_keys"))
+    await asyncio.gather(*(group.fetch("alice", [f"more-{n}"]) for n in range(64)))
+    assert len(kme.got("dec_keys")) - before <= (1 if answer == "named" else 64), "it is known by now what comes"
+    await group.close()
+
+
+@pytest.mark.parametrize("answer", NOT_FOUND)
+@pytest.mark.parametrize("known", [0, 1, 128, 300])
+async def test_a_message_that_names_thousands_of_keys_is_given_up_at_the_first_that_is_not_known(
+    kme: FakeKME, time: FakeTime, answer: str, known: int
+) -> None:
+    kme.not_found = NOT_FOUND[answer]
+    group = KMEGroup(
+        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
+    )
+    key_IDs = [*_drawn(kme, known), *(f"unknown-{n}" for n in range(5000))]
+    assert len(await group.fetch("alice", key_IDs)) <= known
+    most = 128 if known else 20
+    assert len(kme.got("dec_keys")) <= most, "1 or 8 at first, a dozen for lag; more only where real keys come"
+    await group.close()
+
+
+async def test_when_it_is_tried_again_one_key_of_it_is_asked_for(kme: FakeKME, group: KMEGroup) -> None:
+    for calls in (1, 2, 3):
+        await group.fetch("alice", [f"unknown-{n}" for n in range(5000)], patient=False)
+        assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [128, 1, 1][:calls]
+
+
+@pytest.mark.parametrize("answer", NOT_FOUND)
+async def test_a_key_that_forged_mail_names_beside_unknown_ones_comes_to_the_genuine_mail(
+    kme: FakeKME, time: FakeTime, answer: str
+) -> None:
+    kme.not_found = NOT_FOUND[answer]
+    kme.latency = 0.01
+    group = KMEGroup(
+        "g",
+        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        Prefetch(0, 0),
+        lag_patience=0,
+        timing=time.timing,
+    )
+    [key_ID] = _drawn(kme, 1)
+    forged = [asyncio.create_task(group.fetch("alice", [key_ID, f"unknown-{n}"])) for n in range(20)]
+    while not kme.got("dec_keys"):
+        await kme.next_request()
+    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.pair.issued[key_ID]
+    await asyncio.gather(*forged)
+    assert kme.pair.times_delivered[key_ID] == 1
+    await group.close()
+
+
+async def test_a_long_pad_takes_turns_with_other_messages(kme: FakeKME, group: KMEGroup) -> None:
+    kme.limits["max_key_per_request"] = 10
+    kme.latency = 0.005
+    pad = asyncio.create_task(group.fetch("alice", _drawn(kme, 2000)))
+    while len(kme.got("dec_keys")) < 10:
+        await kme.next_request()
+    before = len(kme.got("dec_keys"))
+    await group.fetch("alice", _drawn(kme, 1))
+    assert len(kme.got("dec_keys")) - before < 20
+    assert not pad.done()
+    assert len(await pad) == 2000
+
+
+async def test_unknown_keys_of_one_peer_do_not_delay_those_of_another(kme: FakeKME, time: FakeTime) -> None:
+    kme.not_found = NOT_FOUND["failed"]
+    kme.latency = 0.005
+    group = KMEGroup(
+        "g",
+        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        Prefetch(0, 0),
+        lag_patience=0,
+        timing=time.timing,
+    )
+    forged = [asyncio.create_task(group.fetch("carol", [f"unknown-{n}"])) for n in range(200)]
+    while len(kme.got("dec_keys")) < 20:
+        await kme.next_request()
+    before = len(kme.got("dec_keys"))
+    assert await group.fetch("alice", _drawn(kme, 1))
+    assert len(kme.got("dec_keys")) - before < 20
+    await asyncio.gather(*forged)
+    await group.close()
+
+
+async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_and_few_wait_for_it(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    group = KMEGroup(
+        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
+    )
+    for _ in range(2):
+        began, before = time.now, len(kme.got("dec_keys"))
+        fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(100))
+        assert not any(await asyncio.gather(*fetching))
+    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN
+    assert time.now - began >= (gather.MOST_AGAIN - 1) * gather.AGAIN_EVERY_S
     await group.close()
 
 

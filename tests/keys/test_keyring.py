@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from relay.errors import KMEExhausted, KMEMisconfigured, StoreUnavailable, UnknownPeer
+from relay.cms import KeyUse
+from relay.errors import KeyDestroyed, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable, UnknownPeer
 from relay.keys.collector import KeyCollector
 from relay.keys.contract import KeyReference
 from relay.keys.keyring import KeyRing, Limits, PeerKeys
@@ -27,6 +28,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.keys: dict[tuple[str, str, str], bytes] = {}
         self.destroyed: frozenset[str] = frozenset()
+        self.opened: dict[str, tuple[str, bytes]] = {}
         self.broken = False
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
@@ -35,8 +37,11 @@ class MemoryStore:
         self.keys |= {(group, master_sae, key_ID): octets for key_ID, octets in keys.items()}
 
     async def look(
-        self, group: str, master_sae: str, key_IDs: Sequence[str]
+        self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:
+        for key_ID in key_IDs:
+            if use is not None and key_ID in self.opened and (trouble := use.trouble(*self.opened[key_ID])):
+                raise KeyUsed(f"key {key_ID}: {trouble}")
         names = {key_ID: (group, master_sae, key_ID) for key_ID in key_IDs}
         held = {key_ID: self.keys[name] for key_ID, name in names.items() if name in self.keys}
         return held, self.destroyed & set(key_IDs)
@@ -96,7 +101,7 @@ async def test_another_group_is_used_when_the_preferred_one_fails_and_left_when_
     pair[0].misbehave("enc_keys", "http", times=None, code=500)
     assert {(await ring.take("bob")).reference.kme_group for _ in range(8)} == {"two"}
     assert len(pair[0].got("enc_keys")) <= 5
-    assert (await ring.take_pad("bob", 100)).segments[0].group == "two"
+    assert (await ring.take_pad("bob", 100)).keys[0].group == "two"
     pair[0].behave()
     time.now += 500
     for group in ring.groups.values():
@@ -121,8 +126,44 @@ async def test_a_key_that_was_destroyed_here_is_not_asked_for_and_so_not_waited_
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
 ) -> None:
     store.destroyed = frozenset({"gone"})
-    assert await ring.fetch([KeyReference("gone", "sae-bob", "sae-alice", "one")]) == {}
+    with pytest.raises(KeyDestroyed, match="key gone was destroyed"):
+        await ring.fetch([KeyReference("gone", "sae-bob", "sae-alice", "one")])
     assert not pair[0].got("dec_keys")
+
+
+@pytest.mark.parametrize(
+    ("level", "fingerprint", "most", "refused"),
+    [
+        ("aes", b"1" * 32, 1, False),
+        ("aes", b"2" * 32, 1, True),
+        ("otp", b"1" * 32, 1, True),
+        ("aes", b"2" * 32, 2, False),
+    ],
+)
+async def test_a_key_that_has_opened_something_else_is_given_to_nobody(
+    ring: KeyRing, store: MemoryStore, level: str, fingerprint: bytes, most: int, refused: bool
+) -> None:
+    store.keys["one", "sae-bob", "used"] = bytes(32)
+    store.opened["used"] = ("aes", b"1" * 32)
+    reference = KeyReference("used", "sae-bob", "sae-alice", "one")
+    use = KeyUse(level, fingerprint, most)
+    if refused:
+        with pytest.raises(KeyUsed, match="key used: it has opened"):
+            await ring.fetch([reference], use=use)
+    else:
+        assert set(await ring.fetch([reference], use=use)) == {reference}
+
+
+async def test_keys_are_drawn_only_from_groups_that_serve_the_level(ring: KeyRing) -> None:
+    ring.groups["one"].use = "otp"
+    ring.groups["two"].use = "aes"
+    assert (await ring.take("bob")).reference.kme_group == "two"
+    assert (await ring.take_pad("bob", 100)).keys[0].group == "one"
+    assert (await ring.can_supply("bob", 100)).now
+    ring.groups["one"].use = "aes"
+    with pytest.raises(KMEMisconfigured, match="no KME group for SAE sae-bob serves level otp"):
+        await ring.take_pad("bob", 100)
+    assert not (await ring.can_supply("bob", 100)).now
 
 
 async def test_a_key_that_is_in_the_store_is_not_asked_for_again(ring: KeyRing, pair: tuple[FakeKME, FakeKME]) -> None:
@@ -202,12 +243,12 @@ async def test_the_report_says_how_long_the_keys_will_last(
     time.now += 10
     report = await ring.report()
     row = next(row for row in report.pools if (row.kme, row.peer) == ("kme-one", "bob"))
-    assert row.stored_keys == 1000 - 100 - 20
-    assert row.use_bits_per_s == pytest.approx((100 * 256 + 640 * 8) / 110, rel=0.2)
+    assert row.stored_keys == 1000 - 100 - 21
+    assert row.use_bits_per_s == pytest.approx((100 * 256 + 672 * 8) / 110, rel=0.2)
     assert row.refill_bits_per_s == pytest.approx(0)
-    assert row.empty_in_s == pytest.approx(880 * 256 / row.use_bits_per_s)
+    assert row.empty_in_s == pytest.approx(879 * 256 / row.use_bits_per_s)
     assert not row.alarm
-    assert (row.issued, row.used, row.burnt, row.expired) == (101, 101, 0, 0)
+    assert (row.issued, row.used, row.burnt, row.expired) == (102, 102, 0, 0)
     shares = {level.level: level.share for level in report.levels}
     assert shares["aes"] > shares["otp"] > 0
     assert json.loads(json.dumps(report.as_json()))["levels"][0]["peer"] == "bob"

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.keys import lag, pool
+from relay.keys import lag
 from relay.keys.pool import KMEGroup, Prefetch
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 PATIENCE_S = 30.0
-PAUSE_S = pool.FIRST_LAG_PAUSE_S / 2
+PAUSE_S = lag.FIRST_PAUSE_S / 2
 """Any pause for lag is longer than that, and any other is shorter."""
 
 
@@ -59,10 +59,10 @@ async def test_a_key_that_came_late_is_given_and_no_longer_remembered(kme: FakeK
     kme.pair.lag_asks = 3
     [(key_ID, octets)] = kme.pair.draw(1, 256)
     assert (await group.fetch("alice", [key_ID]))[key_ID].key == octets
-    assert not group._lag._first_asked
+    assert not group._lag._wanted
 
 
-async def test_only_so_many_wait_at_once_and_the_others_hear_at_once(
+async def test_only_so_many_wait_at_once_and_who_has_waited_longest_gives_way(
     kme: FakeKME, time: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     went_on = asyncio.Event()
@@ -76,15 +76,26 @@ async def test_only_so_many_wait_at_once_and_the_others_hear_at_once(
     monkeypatch.setattr(time, "sleep", sleep)
     client = kme.client(timing=time.timing, retry_attempts=0)
     group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=PATIENCE_S, lag_waiting=2, timing=time.timing)
-    waiting = [asyncio.create_task(group.fetch("alice", [f"never-{number}"])) for number in range(2)]
-    while group._lag.waiting < 2:
-        await asyncio.sleep(0)
-    assert await group.fetch("alice", ["never-2"]) == {}
-    assert not any(each.done() for each in waiting)
+    waiting = []
+    for number in range(2):
+        waiting.append(asyncio.create_task(group.fetch("alice", [f"never-{number}"])))
+        while group._lag.waiting < number + 1:
+            await asyncio.sleep(0)
+    waiting.append(asyncio.create_task(group.fetch("alice", ["never-2"])))
+    assert await waiting[0] == {}
+    assert not any(each.done() for each in waiting[1:])
     went_on.set()
-    assert await asyncio.gather(*waiting) == [{}, {}]
+    assert await asyncio.gather(*waiting) == [{}, {}, {}]
     assert group._lag.waiting == 0
     await group.close()
+
+
+async def test_the_master_whose_mail_waits_most_gives_way(time: FakeTime) -> None:
+    places = lag.Lag(PATIENCE_S, 3, time.timing)
+    with places.place("bob") as bob, places.place("alice") as first, places.place("alice") as second:
+        with places.place("alice") as third:
+            assert [each.lost.done() for each in (bob, first, second, third)] == [False, True, False, False]
+        assert places.waiting == 2
 
 
 async def test_nobody_waits_any_more_once_the_relay_stops(group: KMEGroup, time: FakeTime) -> None:
@@ -99,9 +110,14 @@ async def test_nobody_waits_any_more_once_the_relay_stops(group: KMEGroup, time:
 
 
 async def test_of_many_unknown_keys_only_the_latest_are_remembered(
-    group: KMEGroup, monkeypatch: pytest.MonkeyPatch
+    kme: FakeKME, group: KMEGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lag, "REMEMBERED", 3)
     for number in range(5):
         await group.fetch("alice", [f"never-{number}"])
-    assert list(group._lag._first_asked) == ["never-2", "never-3", "never-4"]
+    asked = len(kme.got("dec_keys"))
+    for number in (2, 3, 4):
+        await group.fetch("alice", [f"never-{number}"])
+    assert len(kme.got("dec_keys")) == asked + 3
+    await group.fetch("alice", ["never-1"])
+    assert len(kme.got("dec_keys")) > asked + 4

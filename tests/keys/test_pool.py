@@ -216,28 +216,25 @@ async def test_a_stopped_pool_leaves_no_task_and_no_connection(kme: FakeKME) -> 
     assert accounts_agree(group)
 
 
-async def test_a_pad_is_split_over_the_limits_and_has_exactly_its_octets(kme: FakeKME, group: KMEGroup) -> None:
+async def test_a_pad_is_split_over_the_limits_and_hides_what_was_asked_for(kme: FakeKME, group: KMEGroup) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
     pad = await group.take_pad("bob", 2000)
-    assert len(pad) == 2000
+    assert 2000 <= pad.hides < 2000 + len(pad.keys)
     assert [request.content for request in kme.got("enc_keys")] == [
-        {"number": 5, "size": 1000},
-        {"number": 5, "size": 1000},
-        {"number": 5, "size": 1000},
-        {"number": 1, "size": 1000},
+        *[{"number": 5, "size": 1024}] * 3,
+        {"number": 3, "size": 1024},
     ]
-    issued = [kme.pair.issued[segment.reference.key_ID] for segment in pad.segments]
-    assert bytes(pad.octets()) == b"".join(issued)[:2000]
-    assert all(segment.group == "g" for segment in pad.segments)
+    assert {key.reference.key_ID: bytes(key.octets) for key in pad.keys} == kme.pair.issued
+    assert all(key.group == "g" for key in pad.keys)
     assert group.pools[0].held() == {}
 
 
 async def test_what_a_pad_has_no_use_for_is_counted_as_discarded(kme: FakeKME, group: KMEGroup) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
-    await group.take_pad("bob", 300)
+    await group.take_pad("bob", 333)
     [pool] = group.pools
     assert pool.client.accounts.octets_discarded == 0
-    await group.take_pad("bob", 301)
+    await group.take_pad("bob", 334)
     assert pool.client.accounts.octets_discarded == 2
 
 
@@ -245,15 +242,15 @@ async def test_a_pad_is_all_or_nothing_and_its_keys_serve_the_next_try(
     kme: FakeKME, group: KMEGroup, time: FakeTime
 ) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
-    kme.pair.bits = 12 * 1000
+    kme.pair.bits = 12 * 1024
     with pytest.raises(KMEExhausted):
         await group.take_pad("bob", 2000)
     [pool] = group.pools
     assert pool.client.accounts.totals()["used"] == 0
-    assert pool.ready("bob", 1000) == 12
-    kme.pair.bits = 4 * 1000
+    assert pool.ready("bob", 1024) == 12
+    kme.pair.bits = 6 * 1024
     time.now += 6
-    assert len(await group.take_pad("bob", 2000)) == 2000
+    assert (await group.take_pad("bob", 2000)).hides >= 2000
     assert accounts_agree(group)
 
 
@@ -292,7 +289,7 @@ async def test_a_failure_is_told_to_all_who_wait_at_once(kme: FakeKME, time: Fak
 
 async def test_keys_of_a_pad_that_is_not_tried_again_expire(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
-    kme.pair.bits = 12 * 1000
+    kme.pair.bits = 12 * 1024
     with pytest.raises(KMEExhausted):
         await group.take_pad("bob", 2000)
     time.now += 101
@@ -306,12 +303,12 @@ async def test_whether_a_pad_can_be_had_and_when_is_told_in_advance(
     kme: FakeKME, group: KMEGroup, time: FakeTime
 ) -> None:
     kme.pair.bits = 1000 * 256
-    assert (await group.can_supply("bob", 32_000)).now
+    assert (await group.can_supply("bob", 31_900)).now
     time.now += 10
     kme.pair.bits += 100 * 256
     no = await group.can_supply("bob", 64_000)
     assert not no.now
-    assert no.wait == pytest.approx((2000 - 1100) / 10)
+    assert no.wait == pytest.approx((8 * 8 * (8000 + 16) / 256 - 1100) / 10)
     never = await group.can_supply("bob", 100_001 * 32)
     assert (never.now, never.wait) == (False, None)
     assert not kme.got("enc_keys")
@@ -321,7 +318,7 @@ async def test_a_kme_that_ignores_the_size_makes_pads_of_its_usual_keys(kme: Fak
     client = kme.client(timing=time.timing, quirks=Quirks(size_unit="ignored"))
     group = KMEGroup("g", [client], NO_PREFETCH, timing=time.timing)
     pad = await group.take_pad("bob", 100)
-    assert [len(segment.octets) for segment in pad.segments] == [32, 32, 32, 4]
+    assert [len(key.octets) for key in pad.keys] == [32] * 7
     await group.close()
 
 

@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay import mime
+from relay.errors import KMEMisconfigured
 from relay.keys.accounts import Accounts
-from relay.keys.contract import Key
+from relay.keys.contract import Key, KeyReference
 from relay.keys.pads import pad_of, plan_pad
 from relay.keys.prefetch import Marks, Prefetch, marks
 from relay.keys.rates import Forecast, Peak, Rate, Refill
 from relay.keys.replies import KeyStatus, status_from_reply
 from relay.keys.rotation import KeysInUse, Rotation, Taken
 from relay.keys.stock import SeenKeys, Stock
+from relay.levels.padding import padded_size
 from tests.keys.fake_kme import FakeTime
+from tests.testlib.payloads import sealed_envelope
 
 
 def _keys(number: int, size: int = 256) -> list[Key]:
@@ -65,6 +69,12 @@ def test_a_key_id_seen_before_is_refused_and_burnt(time: FakeTime) -> None:
     assert stock.add([Key(key.key_ID, secrets.token_bytes(32))]) == 1
     assert stock.pop(1) is None
     assert accounts.burnt_by_cause() == {"seen before": 1}
+
+
+def test_a_key_id_is_the_same_in_upper_and_lower_case(time: FakeTime) -> None:
+    stock, _ = _stock(time)
+    assert stock.add([Key("0a0b-straße", secrets.token_bytes(32))]) == 0
+    assert stock.add([Key("0A0B-STRASSE", secrets.token_bytes(32))]) == 1
 
 
 def test_the_same_octets_under_another_id_are_refused(time: FakeTime) -> None:
@@ -120,41 +130,78 @@ def test_the_accounts_agree_with_the_pool_whatever_happens(steps: list[tuple[str
 
 
 @given(
-    n_octets=st.integers(1, 10_000_000),
-    most=st.integers(1, 8192),
-    least=st.integers(1, 8),
+    hidden=st.integers(1, 10_000_000),
+    most=st.integers(32, 8192),
+    least=st.integers(1, 64),
     per_request=st.integers(1, 128),
 )
-def test_a_pad_fits_the_limits_and_wastes_less_than_one_octet_a_key(
-    n_octets: int, most: int, least: int, per_request: int
+def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(
+    hidden: int, most: int, least: int, per_request: int
 ) -> None:
     least = min(least, most)
     status = _status(max_key_size=most * 8, min_key_size=least * 8, max_key_per_request=per_request)
-    plan = plan_pad(n_octets, status)
+    plan = plan_pad(hidden, status)
+    octets = plan.size // 8
     assert plan.size % 8 == 0
-    assert least * 8 <= plan.size <= most * 8
-    assert plan.number == -(-n_octets // most)
-    assert plan.number * plan.size // 8 >= n_octets
-    assert plan.number * plan.size // 8 - n_octets < max(plan.number, least)
+    assert max(least, 32) <= octets <= most
+    assert plan.number == max(2, -(-hidden // (most - 16)))
+    assert plan.octets == plan.number * octets
+    assert plan.number * (octets - 16) >= hidden
+    if octets > max(least, 32, min(most, 64)):
+        assert plan.number * (octets - 16) - hidden < plan.number
     assert plan.requests == -(-plan.number // per_request)
+
+
+@given(hidden=st.integers(1, 1_000_000), most=st.integers(64, 8192))
+def test_no_pad_is_drawn_from_keys_of_32_octets_where_the_kme_gives_longer_ones(hidden: int, most: int) -> None:
+    assert plan_pad(hidden, _status(max_key_size=most * 8)).size >= 64 * 8
+
+
+@pytest.mark.parametrize(
+    ("mail", "octets", "cost"), [(5, 32, 11_264), (5, 1024, 6_144), (75, 32, 155_648), (75, 1024, 79_872)]
+)
+def test_what_mail_costs_in_key(mail: int, octets: int, cost: int) -> None:
+    """Octets of key for so many KiB, with the sealed envelope and Padmé, from a KME whose keys all have one size."""
+    status = _status(key_size=octets * 8, max_key_size=octets * 8)
+    envelope = sealed_envelope("otp", recipients=tuple(f"member-{number}@bob.example" for number in range(6)))
+    hidden = padded_size(len(mime.payload_header(envelope.encode())) + mail * 1024)
+    assert plan_pad(hidden, status, any_size=False).octets == cost
+    assert plan_pad(hidden, status).octets <= cost
+
+
+def test_a_kme_whose_keys_are_too_short_for_a_pad_is_named() -> None:
+    for status, any_size in ((_status(max_key_size=248), True), (_status(key_size=128), False)):
+        with pytest.raises(KMEMisconfigured, match="a key of a pad has 256 at least"):
+            plan_pad(100, status, any_size=any_size)
 
 
 def test_a_pad_of_a_kme_with_one_size_is_made_of_that_size() -> None:
     plan = plan_pad(100, _status(key_size=256, max_key_size=65536), any_size=False)
-    assert (plan.size, plan.number) == (256, 4)
+    assert (plan.size, plan.number) == (256, 7)
 
 
 def test_a_pad_of_a_kme_without_limits_asks_for_usual_keys_one_by_one() -> None:
     plan = plan_pad(100, None)
-    assert (plan.size, plan.number, plan.per_request) == (200, 4, 1)
+    assert (plan.size, plan.number, plan.per_request) == (256, 7, 1)
 
 
-def test_a_pad_has_exactly_its_octets_and_can_be_overwritten() -> None:
-    keys = _keys(3, size=64)
-    with pad_of(keys, [None] * 3, 20)[0] as pad:  # type: ignore[list-item]
-        assert bytes(pad.octets()) == b"".join(key.key for key in keys)[:20]
-        assert [len(segment.octets) for segment in pad.segments] == [8, 8, 4]
-    assert not any(pad.octets())
+def test_a_pad_is_of_whole_keys_in_the_order_of_their_ids_and_can_be_overwritten() -> None:
+    keys = [Key(key_ID, secrets.token_bytes(40)) for key_ID in ("b", "B", "é", "a")]
+    references = [KeyReference(key.key_ID, "2", "1", "g") for key in keys]
+    pad, discarded = pad_of(keys, references, 90)
+    assert [key.reference.key_ID for key in pad.keys] == ["B", "a", "b", "é"]
+    assert {key.reference.key_ID: bytes(key.octets) for key in pad.keys} == {key.key_ID: key.key for key in keys}
+    assert (pad.hides, pad.cost, discarded) == (4 * 24, 4 * 40, 6)
+    with pad:
+        pass
+    assert not any(any(key.octets) for key in pad.keys)
+
+
+@pytest.mark.parametrize(("number", "hidden"), [(1, 10), (2, 49), (3, 73)])
+def test_too_few_keys_are_no_pad(number: int, hidden: int) -> None:
+    keys = [Key(str(index), bytes(40)) for index in range(number)]
+    with pytest.raises(ValueError, match="too few or too short"):
+        pad_of(keys, [KeyReference(key.key_ID, "2", "1", "g") for key in keys], hidden)
 
 
 def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:

@@ -21,10 +21,13 @@ from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEBadRe
 from relay.keys import Key, KeyReference
 from relay.levels import Opening, Parties, Sealed
 from relay.levels.aes import AES
+from relay.levels.content import encrypt, wrap
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload, said_whose
 
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
+ATTRIBUTE = cms.QKDKeyAttribute("2", "1", "alice-bob")
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
 
@@ -90,6 +93,29 @@ async def test_every_flipped_bit_is_noticed() -> None:
         assert opened == b"pay 100 to Bob", position
         # What is not authenticated is the label of the key, which only says where to look for it.
         assert cms.decode_enveloped(bytes(changed)).ciphertext == cms.decode_enveloped(sealed.der).ciphertext
+
+
+@pytest.mark.parametrize("octets", [16, 24, 31, 33, 48, 64])
+async def test_a_key_that_has_not_32_octets_opens_nothing(octets: int) -> None:
+    key = Key("key-1", bytes(range(octets)))
+    wrapping = key.key if octets in (16, 24) else key.key[:32].ljust(32, b"\0")
+    content = encrypt(b"payload")
+    der = content.enveloped(cms.KEKRecipient(b"key-1", wrap(wrapping, content.key), ATTRIBUTE))
+    with pytest.raises(BadStructure, match=f"has {octets} octets; level aes needs 32"):
+        await _open(der, {"key-1": key})
+
+
+async def test_two_recipients_are_refused_before_any_key_is_asked_for() -> None:
+    recipient = cms.KEKRecipient(b"id", bytes(40), ATTRIBUTE)
+    two = cms.encode_enveloped(_to((recipient, recipient)))
+    with pytest.raises(BadStructure, match="2 recipients; level aes has one"):
+        _references(two)
+
+
+async def test_without_the_word_whose_key_it_is_a_message_is_refused() -> None:
+    bare = cms.encode_enveloped(_to((cms.KEKRecipient(b"id", bytes(40)),)))
+    with pytest.raises(BadStructure, match="QKDKeyAttribute"):
+        _references(bare)
 
 
 async def test_another_key_does_not_open_it() -> None:
@@ -182,7 +208,8 @@ async def test_an_independent_decoder_reads_every_field_and_encodes_the_same_oct
 @needs_openssl
 async def test_openssl_opens_what_we_seal(tmp_path: Path) -> None:
     original = mails.random_attachment(50_000)
-    sealed, keys = await _sealed(mime.wrap_payload(original))
+    whole = payload(original)
+    sealed, keys = await _sealed(whole)
     [key] = keys.values()
     (tmp_path / "sealed.eml").write_bytes(mime.sealed_message(original, sealed.der))
     opened = subprocess.run(
@@ -190,19 +217,24 @@ async def test_openssl_opens_what_we_seal(tmp_path: Path) -> None:
          "-secretkey", key.key.hex(), "-secretkeyid", key.key_ID.encode().hex()],
         capture_output=True, check=True,
     ).stdout  # fmt: skip
-    assert opened == mime.wrap_payload(original)
+    assert opened == whole
 
 
 @needs_openssl
-async def test_we_open_what_openssl_seals(tmp_path: Path) -> None:
+async def test_we_open_what_openssl_seals_once_it_is_said_whose_key_it_is(tmp_path: Path) -> None:
+    """`openssl cms` has no way to write the key attribute, which is outside of what it encrypts and authenticates."""
     original = mails.eight_bit()
     key = Key("key-1", bytes(range(32)))
-    (tmp_path / "payload").write_bytes(mime.wrap_payload(original))
+    (tmp_path / "payload").write_bytes(payload(original))
     der = subprocess.run(
         ["openssl", "cms", "-encrypt", "-in", str(tmp_path / "payload"), "-binary", "-outform", "DER",
          "-aes-256-gcm", "-secretkey", key.key.hex(), "-secretkeyid", key.key_ID.encode().hex()],
         capture_output=True, check=True,
     ).stdout  # fmt: skip
-    [reference] = _references(der)
-    assert (reference.key_ID, reference.master_sae) == ("key-1", None)
-    assert mime.unwrap(await _open(der, {"key-1": key})) == ("message", original)
+    with pytest.raises(BadStructure, match="QKDKeyAttribute"):
+        _references(der)
+    said = said_whose(der)
+    assert _references(said) == (KeyReference("key-1", "2", "1", "alice-bob"),)
+    entity = mime.unwrap(await _open(said, {"key-1": key}))
+    assert (entity.kind, entity.content) == ("message", original)
+    assert cms.decode_enveloped(said).fingerprint() == cms.decode_enveloped(der).fingerprint()

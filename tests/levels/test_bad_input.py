@@ -11,7 +11,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import pybase64
@@ -25,39 +25,41 @@ from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError, TryLater
 from relay.keys import Key, KeyReference
 from relay.keys.keyring import KeyRing
-from relay.levels import Parties
+from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
 from relay.levels.otp import OTP
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import ASKED_FIRST, Opener
-from relay.store import ReceivedKeys
+from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
 from tests.vectors import parts, trees
-from tests.vectors.case import Case, read_all
+from tests.vectors.case import NOW, Case, message, read_all
 from tests.vectors.people import person
 from tests.vectors.trees import Node
 
 MIB = 1024 * 1024
 CASES = {case.name: case for case in read_all() if case.expect == "success" and case.form == "cms"}
-SMALL = [CASES[name] for name in ("otp-three-segments", "aes-plain", "aes-ber", "otp-compressed")]
+SMALL = [CASES[name] for name in ("otp-two-keys", "aes-plain", "aes-ber", "otp-compressed")]
 CERTIFIED = [CASES[name] for name in ("pqc-plain", "rsa-by-issuer", "pqc+aes-plain", "rsa+aes-plain")]
 
 
 class Keys:
-    """A key ring and a store with the keys of one case."""
+    """A key ring and a store with some keys, that have opened nothing."""
 
-    def __init__(self, keys: dict[str, bytes]) -> None:
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys = keys
 
-    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
+    async def fetch(
+        self, references: Iterable[KeyReference], *, use: cms.KeyUse | None = None, patient: bool = True
+    ) -> dict[KeyReference, Key]:
         found = {each: self._keys.get(each.key_ID) for each in references}
         return {each: Key(each.key_ID, octets) for each, octets in found.items() if octets is not None}
 
-    async def state(self, group: str, master_sae: str, key_ID: str) -> str:
-        return "unknown"
+    async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, str]:
+        return dict.fromkeys(arrived.mailboxes, "due") if arrived is not None else {}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(directory / "relay.toml")
 
 
+def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
+    """Bob's, with the store of `keys` and the time of the vectors."""
+    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
+    return Opener(config, levels, ring, received, openings, clock=lambda: NOW, **certified)
+
+
 Open = Callable[[bytes, Case], bytes | None]
 
 
@@ -80,10 +88,9 @@ def opened(config: Config) -> Open:
     identity, certificates = person("bob").identity, {"alice": person("alice").certificates}
 
     def open_(content: bytes, case: Case) -> bytes | None:
-        keys = Keys(case.keys)
-        opener = Opener(config, levels, cast(KeyRing, keys), cast(ReceivedKeys, keys), identity, certificates)
-        message = Case("", "", "", "", content).message
-        found = asyncio.run(opener.open(message, case.sender))
+        keys = Keys({name.key_ID: octets for name, octets in case.keys.items()})
+        opener = _opener(config, levels, keys, identity=identity, certificates=certificates)
+        found = asyncio.run(opener.open(message(content), case.sender, case.recipients))
         return None if found is None else found.original
 
     return open_
@@ -106,10 +113,12 @@ class AskedKeys(Keys):
 
     asked = 0
 
-    async def fetch(self, references: Iterable[KeyReference], *, patient: bool = True) -> dict[KeyReference, Key]:
+    async def fetch(
+        self, references: Iterable[KeyReference], *, use: cms.KeyUse | None = None, patient: bool = True
+    ) -> dict[KeyReference, Key]:
         references = list(references)
         self.asked += len(references)
-        return await super().fetch(references, patient=patient)
+        return await super().fetch(references, use=use, patient=patient)
 
 
 class WatchedOTP(OTP):
@@ -122,14 +131,14 @@ class WatchedOTP(OTP):
         return super().references(enveloped)
 
 
-async def _open_pad(config: Config, segments: int, keys: AskedKeys) -> WatchedOTP:
+async def _open_pad(config: Config, number: int, keys: AskedKeys) -> WatchedOTP:
     """Opens a pad of so many keys that does not open."""
-    pad = tuple(cms.PadSegment(f"{number:032x}", 1) for number in range(segments))
+    pad = tuple(f"{index:032x}" for index in range(number))
     sae = config.peers["alice"].sae_id
     content = cms.PadContent(sae, config.site.sae_id, config.peers["alice"].kme_groups[0], 0, pad)
-    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(segments), bytes(16)))
+    der = cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, bytes(16 * number), bytes(16)))
     otp = WatchedOTP()
-    opener = Opener(config, {"otp": otp}, cast(KeyRing, keys), cast(ReceivedKeys, keys))
+    opener = _opener(config, {"otp": otp}, keys)
     with pytest.raises((TryLater, BadStructure)):
         await opener.open(mime.sealed_message(b"\r\n", der), "ann@alice.example")
     return otp
@@ -273,8 +282,10 @@ def test_swapped_recipients_open_or_not_but_never_to_something_else(opened: Open
     with pytest.raises(CannotOpen):
         opened(parts.gcm(parts.PAYLOAD, other), keys)
     both = parts.gcm(parts.PAYLOAD, parts.kek("key-2"), parts.kek())
+    with pytest.raises(BadStructure, match="level aes has one"):
+        opened(both, keys)
     swapped = trees.changed(both, trees.RECIPIENTS, _swapped_inside)
-    with pytest.raises(BadStructure):  # DER orders a SET
+    with pytest.raises(BadStructure, match="recipientInfos"):  # DER orders a SET
         opened(swapped, keys)
 
 
@@ -303,7 +314,7 @@ def _nested(depth: int) -> bytes:
 
 BIG_INTEGER = _element(2, b"\x7f" * 100_000)
 PARAMETERS = (*trees.ALGORITHM, 1)
-AES_PLAIN, OTP_PLAIN = CASES["aes-plain"].content, CASES["otp-three-segments"].content
+AES_PLAIN, OTP_PLAIN = CASES["aes-plain"].content, CASES["otp-two-keys"].content
 CHUNK = b"\x04\x01x"
 
 
@@ -336,10 +347,10 @@ ENVELOPED: dict[str, Callable[[], bytes]] = {
     ),
     "a pad's version of 800,000 bits": lambda: trees.put(OTP_PLAIN, (*PARAMETERS, 0), BIG_INTEGER),
     "a compression of 800,000 bits": lambda: trees.put(OTP_PLAIN, (*PARAMETERS, 4), BIG_INTEGER),
-    "two million segments": lambda: _many(OTP_PLAIN, (*PARAMETERS, 5), (0x30, [(0x0C, b"a"), (2, b"\1")]), 1_900_000),
-    "segments all over": lambda: _many(OTP_PLAIN, (*PARAMETERS, 5), (0x05, b""), 1_900_000),
+    "two million key_IDs": lambda: _many(OTP_PLAIN, (*PARAMETERS, 5), (0x0C, b"a"), 1_900_000),
+    "key_IDs all over": lambda: _many(OTP_PLAIN, (*PARAMETERS, 5), (0x05, b""), 1_900_000),
     "a million recipients": lambda: _many(AES_PLAIN, trees.RECIPIENTS, (0x05, b""), 1_000_000),
-    "a key_ID with a line end": lambda: trees.put(OTP_PLAIN, (*PARAMETERS, 5, 0, 0), b"\x0c\x05pad\r\n"),
+    "a key_ID with a line end": lambda: trees.put(OTP_PLAIN, (*PARAMETERS, 5, 0), b"\x0c\x05pad\r\n"),
     "CBC": lambda: parts.replaced(AES_PLAIN, "060960864801650304012e", "060960864801650304012a"),
     **{
         f"a tag of {length} octets": lambda length=length: trees.put(AES_PLAIN, trees.TAG, _element(4, bytes(length)))  # type: ignore[misc]
@@ -373,7 +384,7 @@ HEADERS: dict[str, bytes] = {
 def test_each_attack_on_the_opener_is_a_typed_error_within_100_ms_and_64_mib(opened: Open) -> None:
     for name, attack in ENVELOPED.items():
         content = attack()
-        case = CASES["otp-three-segments" if OTP_PLAIN[:30] in content else "aes-plain"]
+        case = CASES["otp-two-keys" if OTP_PLAIN[:30] in content else "aes-plain"]
         _refused(name, content, cms.decode_enveloped)
         with pytest.raises(CannotOpen):
             opened(content, case)
@@ -414,13 +425,11 @@ def test_layers_nested_100_deep_are_refused_after_the_first_few(opened: Open) ->
 async def test_what_compresses_too_well_to_be_opened_is_sealed_uncompressed() -> None:
     payload = bytes(3 * MIB)
     assert len(payload) > MAX_EXPANSION * len(compress(payload))
-    keys = MemoryKeys(segment=MIB)
+    keys = MemoryKeys(pad_key=MIB)
     sealed = await OTP(compression=True).seal(payload, Parties("2", "1", "bob"), keys)
     enveloped = cms.decode_enveloped(sealed.der)
     assert isinstance(enveloped.content, cms.PadContent)
     assert enveloped.content.compression == 0
-    from relay.levels import Opening
-
     assert (await OTP().open(enveloped, Opening(keys.issued))).payload == payload
     assert MAX_BOUND_OCTETS <= 32 * MIB
 

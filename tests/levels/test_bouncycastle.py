@@ -33,17 +33,18 @@ from relay.levels.aes import AES
 from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.levels.signatures import names
+from relay.levels.signatures import signs_under
 from tests.testlib import bouncycastle, mails
 from tests.testlib.bouncycastle import Refused, requires_bouncycastle
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload
 
 pytestmark = requires_bouncycastle
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 both_forms = pytest.mark.parametrize("ber", [False, True], ids=["der", "ber"])
 
 KEY = Key("key-1", bytes(range(32)))
-PAYLOAD = mime.wrap_payload(mails.random_attachment(50_000))
+PAYLOAD = payload(mails.random_attachment(50_000))
 
 Pair = KEMKeyPair | SigningKeyPair | RSAKeyPair
 
@@ -82,11 +83,7 @@ def parties(identity: Identity, peer: PeerCertificates) -> Parties:
 
 @pytest.fixture
 def opening(identity: Identity, peer: PeerCertificates) -> Opening:
-    def signer(identifier: cms.CertificateID) -> PeerCertificates | None:
-        known = any(names(identifier, certificate) for certificate in peer.certificates.values())
-        return peer if known else None
-
-    return Opening({KEY.key_ID: KEY}, identity, signer)
+    return Opening({KEY.key_ID: KEY}, identity, lambda named: [peer] if signs_under(peer, named) else [])
 
 
 def _changed(message: bytes) -> bytes:
@@ -146,7 +143,7 @@ class TestAES:
 class TestPQC:
     async def test_bouncy_castle_opens_and_verifies_what_we_seal(self, parties: Parties, identity: Identity) -> None:
         sealed = await PQC().seal(PAYLOAD, parties, MemoryKeys())
-        kind, signed = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
+        kind, signed, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
         assert kind == "signed"
         assert bouncycastle.verify(signed, identity.signing.certificate) == PAYLOAD
 
@@ -177,7 +174,7 @@ class TestPQC:
         self, parties: Parties, identity: Identity, opening: Opening
     ) -> None:
         sealed = await PQC().seal(PAYLOAD, parties, MemoryKeys())
-        _, ours = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
+        _, ours, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
         with pytest.raises(Refused):
             bouncycastle.verify(_changed(ours), identity.signing.certificate)
         theirs = bouncycastle.sign(PAYLOAD, identity.signing.private_key, identity.signing.certificate)
@@ -200,7 +197,7 @@ class TestPQC:
                 "encrypted_key_octets": 40,
             }
         ]
-        _, signed = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
+        _, signed, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
         found = bouncycastle.parse(signed)
         assert (found["content_type"], found["certificates"]) == (oids.ID_SIGNED_DATA.dotted_string, 1)
         _assert_signer(found, identity.signing, oids.ID_SHA512, oids.ID_ML_DSA_87)
@@ -209,7 +206,7 @@ class TestPQC:
 class TestRSA:
     async def test_bouncy_castle_opens_and_verifies_what_we_seal(self, parties: Parties, identity: Identity) -> None:
         sealed = await RSA().seal(PAYLOAD, parties, MemoryKeys())
-        kind, signed = mime.unwrap(bouncycastle.open_rsa(sealed.der, identity.rsa_encryption.private_key))
+        kind, signed, _ = mime.unwrap(bouncycastle.open_rsa(sealed.der, identity.rsa_encryption.private_key))
         assert kind == "signed"
         assert bouncycastle.verify(signed, identity.rsa_signing.certificate) == PAYLOAD
 
@@ -260,7 +257,7 @@ class TestRSA:
                 "encrypted_key_octets": 512,
             }
         ]
-        _, signed = mime.unwrap(bouncycastle.open_rsa(sealed.der, identity.rsa_encryption.private_key))
+        _, signed, _ = mime.unwrap(bouncycastle.open_rsa(sealed.der, identity.rsa_encryption.private_key))
         _assert_signer(bouncycastle.parse(signed), identity.rsa_signing, oids.ID_SHA256, oids.ID_RSASSA_PSS)
 
 
@@ -296,9 +293,9 @@ class TestQuantumEnhancement:
         inner = await PQC().seal(PAYLOAD, parties, keys)
         outer = await AES().seal(mime.wrap_enveloped(inner.der), parties, keys)
         [key] = keys.issued.values()
-        kind, enveloped = mime.unwrap(bouncycastle.open_kek(outer.der, key.key))
+        kind, enveloped, _ = mime.unwrap(bouncycastle.open_kek(outer.der, key.key))
         assert kind == "enveloped"
-        kind, signed = mime.unwrap(bouncycastle.open_kem(enveloped, identity.kem.private_key))
+        kind, signed, _ = mime.unwrap(bouncycastle.open_kem(enveloped, identity.kem.private_key))
         assert kind == "signed"
         assert bouncycastle.verify(signed, identity.signing.certificate) == PAYLOAD
 

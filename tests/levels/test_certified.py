@@ -9,11 +9,13 @@ import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
@@ -28,14 +30,17 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
+from relay.keys.identity import PeerCertificates, Role
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import encrypt, kem_key, wrap
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.levels.signatures import certificate_id, sign
+from tests.test_identity.forgeries import certified
 from tests.testlib import mails
-from tests.testlib.identities import Identities
+from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 both = pytest.mark.parametrize("level", [PQC(), RSA()], ids=["pqc", "rsa"])
@@ -117,7 +122,7 @@ def _around(level: Level, identities: Identities, content: bytes) -> bytes:
 
 @both
 async def test_unsigned_content_is_refused(level: Level, identities: Identities) -> None:
-    for content in (mime.wrap_payload(b"x"), mime.wrap_enveloped(b"0\0")):
+    for content in (payload(b"x", level.name), mime.wrap_enveloped(b"0\0")):
         with pytest.raises(BadStructure, match="not signed"):
             await _open(level, _around(level, identities, content), identities.at_bob())
 
@@ -130,6 +135,53 @@ async def test_a_signature_of_the_other_kind_is_refused(level: Level, identities
     signed = sign(b"payload", pair.private_key, pair.certificate)
     with pytest.raises(BadSignature, match="is expected"):
         await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())
+
+
+@both
+@pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "alice")], ids="-".join)
+async def test_of_several_peers_with_one_identifier_only_the_one_whose_key_verifies_has_signed(
+    level: Level, order: tuple[str, str], identities: Identities
+) -> None:
+    """Importing refuses such a document; should one be there all the same, nobody answers for another."""
+    alice, eve = identities.alice, identities.eve
+    carol = replace(eve.certificates, name="carol", **cast(Any, _with_identifiers_of(alice.certificates, eve)))
+    peers = {"alice": alice.certificates, "carol": carol}
+    opening = replace(identities.at_bob(), signers=lambda _: [peers[name] for name in order])
+    for person, name in ((alice, "alice"), (eve, "carol")):
+        pair = person.identity.signing if level.name == "pqc" else person.identity.rsa_signing
+        known = (peers["alice"].signing, peers["alice"].rsa_signing)[level.name == "rsa"]
+        assert known is not None
+        signed = cms.decode_signed(sign(b"payload", pair.private_key, pair.certificate))
+        named = mime.wrap_signed(cms.encode_signed(replace(signed, signer=certificate_id(known))))
+        unsealed = await _open(level, _around(level, identities, named), opening)
+        assert unsealed.signed_by is not None
+        assert unsealed.signed_by.name == name
+    signed = _signed_by_alice(level, identities, b"payload")
+    forged = mime.wrap_signed(cms.encode_signed(replace(signed, signature=bytes(len(signed.signature)))))
+    with pytest.raises(BadSignature, match=", ".join(order)):
+        await _open(level, _around(level, identities, forged), opening)
+
+
+def _with_identifiers_of(peer: PeerCertificates, person: Person) -> dict[str, x509.Certificate]:
+    """The person's signing certificates, issued by its own CA, with the peer's subjectKeyIdentifiers."""
+    [path] = person.directory.glob("ca.key")
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, MLDSA87PrivateKey)
+    return {
+        str(role): certified(person.identity.certificates[role], key, ski=certificate_id(peer.certificates[role]).ski)
+        for role in (Role.SIGNING, Role.RSA_SIGNING)
+    }
+
+
+@both
+async def test_a_certificate_for_the_other_scheme_does_not_name_the_signer(
+    level: Level, identities: Identities
+) -> None:
+    alice = identities.alice.identity
+    other = alice.rsa_signing if level.name == "pqc" else alice.signing
+    signed = replace(_signed_by_alice(level, identities, b"x"), signer=certificate_id(other.certificate))
+    with pytest.raises(UnknownSigner):
+        await _open(level, _around(level, identities, mime.wrap_signed(cms.encode_signed(signed))), identities.at_bob())
 
 
 def _signed_by_alice(level: Level, identities: Identities, payload: bytes) -> cms.Signed:
@@ -246,15 +298,16 @@ def _openssl(*arguments: str | Path, stdin: bytes = b"") -> bytes:
 @needs_openssl
 async def test_openssl_opens_level_rsa_layer_by_layer_and_verifies_it(tmp_path: Path, identities: Identities) -> None:
     original = mails.random_attachment(20_000)
-    der = await _seal(RSA(), identities, mime.wrap_payload(original))
+    whole = payload(original, "rsa")
+    der = await _seal(RSA(), identities, whole)
     bob, alice = identities.bob.identity.rsa_encryption, identities.alice.identity
     key, certificate = _pem(tmp_path / "key", bob.private_key), _pem(tmp_path / "crt", bob.certificate)
     inner = _openssl("cms", "-decrypt", "-inform", "DER", "-recip", certificate, "-inkey", key, "-binary", stdin=der)
-    kind, signed = mime.unwrap(inner)
+    kind, signed, _ = mime.unwrap(inner)
     assert kind == "signed"
     ca = _pem(tmp_path / "ca", alice.ca)
     verified = _openssl("cms", "-verify", "-inform", "DER", "-CAfile", ca, "-purpose", "any", "-binary", stdin=signed)
-    assert verified == mime.wrap_payload(original)
+    assert verified == whole
 
 
 @needs_openssl
@@ -266,6 +319,34 @@ def test_openssl_verifies_our_ml_dsa_signature(tmp_path: Path, identities: Ident
     assert verified == b"payload\r\n"
 
 
+def _signed_by_openssl(directory: Path, level: Level, identities: Identities, content: bytes) -> bytes:
+    """SignedData whose signature OpenSSL made, over the signed attributes that every relay writes.
+
+    `openssl cms -sign` itself has no way to write the algorithm protection (RFC 6211).
+    """
+    signed = _signed_by_alice(level, identities, content)
+    alice = identities.alice.identity
+    key = _pem(directory / "signing-key", (alice.signing if level.name == "pqc" else alice.rsa_signing).private_key)
+    attributes = directory / "attributes"
+    attributes.write_bytes(signed.attributes)
+    if level.name == "pqc":
+        signature = _openssl("pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", attributes)
+    else:
+        signature = _openssl(
+            "dgst",
+            "-sha256",
+            "-sign",
+            key,
+            "-sigopt",
+            "rsa_padding_mode:pss",
+            "-sigopt",
+            "rsa_pss_saltlen:32",
+            attributes,
+        )
+    assert signature != signed.signature
+    return cms.encode_signed(replace(signed, signature=signature))
+
+
 @needs_openssl
 @pytest.mark.parametrize("stream", [[], ["-stream"]], ids=["der", "ber"])
 @pytest.mark.parametrize("identifier", [[], ["-keyid"]], ids=["issuer", "ski"])
@@ -273,35 +354,42 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
     tmp_path: Path, identities: Identities, stream: list[str], identifier: list[str]
 ) -> None:
     original = mails.eight_bit()
-    alice, bob = identities.alice.identity, identities.bob.identity
-    signer = _pem(tmp_path / "signer", alice.rsa_signing.certificate)
-    key = _pem(tmp_path / "key", alice.rsa_signing.private_key)
-    signed = _openssl(
-        "cms", "-sign", "-nodetach", "-binary", "-signer", signer, "-inkey", key, "-md", "sha256", *identifier,
-        "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32", "-outform", "DER",
-        stdin=mime.wrap_payload(original),
-    )  # fmt: skip
-    recipient = _pem(tmp_path / "recipient", bob.rsa_encryption.certificate)
+    signed = _signed_by_openssl(tmp_path, RSA(), identities, payload(original, "rsa"))
+    recipient = _pem(tmp_path / "recipient", identities.bob.identity.rsa_encryption.certificate)
     der = _openssl(
         "cms", "-encrypt", "-binary", "-aes-256-gcm", "-recip", recipient, *identifier, *stream,
         "-keyopt", "rsa_padding_mode:oaep", "-keyopt", "rsa_oaep_md:sha256", "-keyopt", "rsa_mgf1_md:sha256",
         "-outform", "DER", stdin=mime.wrap_signed(signed),
     )  # fmt: skip
     unsealed = await _open(RSA(), der, identities.at_bob())
-    assert mime.unwrap(unsealed.payload) == ("message", original)
+    entity = mime.unwrap(unsealed.payload)
+    assert (entity.kind, entity.content) == ("message", original)
 
 
 @needs_openssl
-def test_we_verify_what_openssl_signs_with_ml_dsa(tmp_path: Path, identities: Identities) -> None:
-    from relay.cms import SignatureScheme
-    from relay.levels.signatures import verify
+@both
+async def test_we_verify_what_openssl_signs(level: Level, tmp_path: Path, identities: Identities) -> None:
+    signed = _signed_by_openssl(tmp_path, level, identities, b"payload\r\n")
+    unsealed = await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())
+    assert unsealed.payload == b"payload\r\n"
+    assert unsealed.signed_by is not None
+    assert unsealed.signed_by.name == "alice"
 
-    alice = identities.alice.identity
-    signer = _pem(tmp_path / "signer", alice.signing.certificate)
-    key = _pem(tmp_path / "key", alice.signing.private_key)
+
+@needs_openssl
+@both
+async def test_signed_data_of_openssl_alone_lacks_the_algorithm_protection_and_is_refused(
+    level: Level, tmp_path: Path, identities: Identities
+) -> None:
+    pair = identities.alice.identity.signing if level.name == "pqc" else identities.alice.identity.rsa_signing
+    signer, key = _pem(tmp_path / "signer", pair.certificate), _pem(tmp_path / "key", pair.private_key)
+    options = {
+        "pqc": ("-md", "sha512"),
+        "rsa": ("-md", "sha256", "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32"),
+    }
     signed = _openssl(
-        "cms", "-sign", "-nodetach", "-binary", "-signer", signer, "-inkey", key, "-md", "sha512", "-outform", "DER",
-        stdin=b"payload\r\n",
+        "cms", "-sign", "-nodetach", "-binary", "-nosmimecap", "-signer", signer, "-inkey", key, *options[level.name],
+        "-outform", "DER", stdin=b"payload",
     )  # fmt: skip
-    payload, peer = verify(signed, SignatureScheme.ML_DSA_87, identities.at_bob())
-    assert (payload, peer.name) == (b"payload\r\n", "alice")
+    with pytest.raises(BadStructure, match="signed attributes"):
+        await _open(level, _around(level, identities, mime.wrap_signed(signed)), identities.at_bob())

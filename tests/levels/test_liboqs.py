@@ -69,6 +69,7 @@ from relay.sealing import Form
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.payloads import payload
 from tests.testlib.sites import Site, make_site
 from tests.testlib.stand_in_oqs import stand_in
 
@@ -635,11 +636,11 @@ async def test_a_layer_that_cannot_be_had_is_never_left_out(
 
 async def layered(people: Identities, *layers: str, inner: bytes | None = None) -> bytes:
     """A sealed message whose layers were put around each other without any check."""
-    payload = mime.wrap_payload(mails.plain()) if inner is None else inner
+    content = payload(mails.plain(), "+".join(layers)) if inner is None else inner
     for name in layers:
         level = PQC() if name == "pqc" else FurtherKEM(name)
-        payload = mime.wrap_enveloped((await level.seal(payload, people.to_bob(), MemoryKeys())).der)
-    _, der = mime.unwrap(payload)
+        content = mime.wrap_enveloped((await level.seal(content, people.to_bob(), MemoryKeys())).der)
+    _, der, _ = mime.unwrap(content)
     return mime.sealed_message(mails.plain(), der)
 
 

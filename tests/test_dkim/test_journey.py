@@ -21,7 +21,7 @@ from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
 from tests.testlib.zone import Zone
 
-MARK = b"X-QuMail-Protection: aes; peer=alice\r\n"
+MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
 
 
 def add_dkim(site: Site, zone: Zone, keys: dict[str, bytes], settings: str = "") -> None:

@@ -38,5 +38,5 @@ async def test_what_is_released_is_verified_and_forged_results_are_removed(
     [entry] = await bob.listed()
     status, err, _ = await bob.command("release", str(entry["id"]))
     assert (status, err) == (0, "")
-    assert sink.got[-1].message.endswith(b"peer=alice\r\n" + mails.plain())
+    assert sink.got[-1].message.endswith(b"peer=alice; author=peer\r\n" + mails.plain())
     assert b"dkim=pass header.d=alice.example" in sink.got[-1].message

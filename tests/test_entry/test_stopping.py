@@ -66,7 +66,7 @@ async def test_sighup_loses_neither_connection_nor_mail_in_flight(site: Site, wi
         # The edit must be there whole before the relay can see it, and SIGHUP is answered by what the log says.
         edit = site.directory / "edited.toml"
         edit.write_text('levels = ["plaintext"]\n')
-        edit.replace(site.directory / "policies" / "default.toml")
+        edit.replace(site.directory / "policies" / "bob.example.toml")
         relay.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(60):
             while '"event": "policies_loaded"' not in relay.log:

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of identities: two sites, made once and copied for each test.
+"""Fixtures for the tests of identities: three sites, made once and copied for each test.
 Standard: the copies may be changed, the originals may not.
 """
 
@@ -11,22 +11,37 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from relay.keys.identity import create_identity
+from relay.keys.identity import Role, create_identity
+from relay.keys.identity.layout import as_rsa, read_key, stem_of, write_key
 from tests.test_identity.homes import NOW, Home, make_home, write_config
+from tests.vectors.people import KEYS
 
 
 @pytest.fixture(scope="session")
 def rsa(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An identity made from nothing, whose RSA keys the other sites of these tests share."""
+    """An identity made from nothing, whose RSA keys the sites have that a test makes beside Alice, Bob and Carol."""
     home = write_config(tmp_path_factory.mktemp("first"), "first")
     create_identity(home.identity_directory, name="first", domains=["first.example"], now=NOW)
     return home.identity_directory
 
 
 @pytest.fixture(scope="session")
-def originals(tmp_path_factory: pytest.TempPathFactory, rsa: Path) -> dict[str, Home]:
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Home]:
     root = tmp_path_factory.mktemp("homes")
-    return {name: make_home(root / name, name, rsa) for name in ("alice", "bob")}
+    keys = {"alice": "alice", "bob": "bob", "carol": "eve"}
+    return {name: make_home(root / name, name, _rsa_keys(root / f"{name}-rsa", whose)) for name, whose in keys.items()}
+
+
+def _rsa_keys(directory: Path, name: str) -> Path:
+    """Keys of the test vectors, as files of an identity: nobody else's, and made already."""
+    directory.mkdir()
+    for role in (Role.RSA_ENCRYPTION, Role.RSA_SIGNING):
+        source = directory / "pem"
+        source.touch(mode=0o600)
+        source.write_bytes((KEYS / f"test-only-{name}-{role.replace('_', '-')}.key.pem").read_bytes())
+        key = read_key(source, as_rsa, None)
+        write_key(stem_of(directory, role, key.public_key()).key, key, None)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +73,8 @@ def alice(originals: dict[str, Home], tmp_path: Path) -> Home:
 @pytest.fixture
 def bob(originals: dict[str, Home], tmp_path: Path) -> Home:
     return _copy(originals["bob"], tmp_path / "bob")
+
+
+@pytest.fixture
+def carol(originals: dict[str, Home], tmp_path: Path) -> Home:
+    return _copy(originals["carol"], tmp_path / "carol")

@@ -16,6 +16,7 @@ from relay.keys.identity import (
     ChangedKey,
     Expiry,
     PinRefused,
+    Role,
     Rollback,
     common_groups,
     examine,
@@ -115,6 +116,7 @@ def test_our_own_domain_and_sae_are_refused_whatever_is_said(alice: Home) -> Non
     assert caught.value.problems == [
         "the domain alice.example already belongs to this site",
         "the SAE 'sae-alice' already belongs to this site",
+        *(f"certificate {role}: its public key already belongs to this site" for role in Role),
     ]
 
 

@@ -94,5 +94,7 @@ async def visit(site: Site) -> list[Visited]:
 
 def opened(messages: list[bytes]) -> list[bytes]:
     """The originals among messages of a mailbox, without the mark, in order."""
-    marked = [each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; sealed=")]
+    marked = [
+        each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer; sealed=")
+    ]
     return sorted(each.partition(b"\r\n")[2] for each in marked)

@@ -128,8 +128,8 @@ def test_marks_are_of_one_account_and_message_and_outlive_a_new_secret() -> None
     assert now[1] == before
     others = {*Marks(SiteSecret(older), "bea").of(b"sealed"), *Marks(SiteSecret(older), "ben").of(b"other"), now[0]}
     assert before not in others
-    assert mark_in(f"X-QuMail-Protection: aes; peer=alice; sealed={before}\r\n".encode()) == before
-    assert mark_in(f"X-QuMail-Protection: aes; peer=alice; sealed={before[1:]}\r\n".encode()) == ""
+    assert mark_in(f"X-QuMail-Protection: aes; peer=alice; author=peer; sealed={before}\r\n".encode()) == before
+    assert mark_in(f"X-QuMail-Protection: aes; peer=alice; author=peer; sealed={before[1:]}\r\n".encode()) == ""
 
 
 def test_the_sample_in_deploy_is_part_of_a_relay_toml(tmp_path: Path) -> None:

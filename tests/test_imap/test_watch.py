@@ -87,9 +87,6 @@ async def test_everything_else_is_left_as_it_is(alice: Alice, bob: Site, server:
     others = [
         mails.plain(),
         mails.plain().replace(
-            b"\r\n\r\n", b"\r\nX-QuMail-Protection: aes; peer=alice; sealed=" + b"0" * 32 + b"\r\n\r\n"
-        ),
-        mails.plain().replace(
             b"\r\n\r\n", b"\r\nContent-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n"
         ),
         mails.plain()
@@ -193,6 +190,19 @@ async def test_what_is_changed_stays_sealed_and_flagged(alice: Alice, bob: Site,
     assert opened(found) == [original("two")]
 
 
+async def test_an_original_with_a_nul_which_imap_cannot_carry_stays_sealed_and_flagged(
+    alice: Alice, bob: Site, server: Dovecot
+) -> None:
+    sealed = await alice.seal(original("one", "A body with a NUL \0 in it\r\n"))
+    await asyncio.to_thread(server.deliver, sealed)
+    [visited] = await visit(bob)
+    assert (visited.opened, visited.unopened) == (0, 1)
+    with server.client() as client:
+        assert client.search(None, "KEYWORD", "$QuMailUnopened")[1] == [b"1"]
+    [found] = server.messages()
+    assert found.endswith(sealed)
+
+
 async def test_a_message_whose_key_does_not_come_is_opened_when_it_does(
     alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
@@ -280,7 +290,7 @@ async def test_what_arrived_with_less_than_policy_requires_stays_or_is_marked(
         assert (visited.opened, visited.unopened) == (0, 1)
         assert found.endswith(sealed)
     else:
-        assert found.startswith(b"X-QuMail-Protection: aes; peer=alice; required=otp; sealed=")
+        assert found.startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp; sealed=")
         assert found.endswith(original("one"))
 
 

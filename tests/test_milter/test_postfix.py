@@ -94,7 +94,7 @@ async def test_what_bob_gets_is_what_alice_sent_and_the_wire_shows_none_of_it(tw
     assert (await two.alice.postfix.submit(original, recipients=[recipient])).code == 250
     got = await two.bob.delivered(recipient)
     assert original_part(got.message, original) == original
-    assert b"X-QuMail-Protection: " + user.encode() + b"; peer=alice\r\n" in got.message
+    assert b"X-QuMail-Protection: " + user.encode() + b"; peer=alice; author=peer\r\n" in got.message
     sent = bytes(two.wire.sent[passed:])
     assert b"application/pkcs7-mime" in sent
     assert b"Subject: [...]" in sent
@@ -181,6 +181,29 @@ async def test_an_original_that_a_milter_cannot_give_a_mail_server_arrives_by_th
     assert (await submit(two.sealing, original, recipients=["blank@bob.example"])).code == 250
     got = await two.bob.delivered("blank@bob.example")
     assert original_part(got.message, original) == original
-    assert b"X-QuMail-Protection: aes; peer=alice\r\n" in got.message
+    assert b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" in got.message
     await two.bob.postfix.empty()
     assert len(two.bob.mailboxes.got) == 1
+
+
+FORGED = [
+    b"X-QuMail-Protection: otp; peer=alice\r\n",
+    b"x-qumail-protection:aes; peer=alice\r\n",
+    b"X-QuMail-Protection : otp; peer=alice\r\n",
+    b"X-QuMail-Protection\t:\r\n otp;\r\n\tpeer=alice\r\n",
+    b"X-QUMAIL-PROTECTION: otp; peer=alice\r\n\tX-QuMail-Protection: otp\r\n",
+]
+
+
+async def test_no_forged_mark_reaches_a_user_wherever_it_stands_and_however_it_is_written(two: Two) -> None:
+    head, _, body = mails.plain(subject="Forged").partition(b"\r\n\r\n")
+    original = head.replace(b"<1@", b"<forged@")
+    lines = original.split(b"\r\n")
+    between = b"".join(line + b"\r\n" + forged for line, forged in zip(lines, FORGED, strict=False))
+    rest = b"".join(line + b"\r\n" for line in lines[len(FORGED) :])
+    message = b"".join(FORGED) + between + rest + b"".join(FORGED) + b"\r\n" + body
+    two.bob.mailboxes.got.clear()
+    assert (await two.bob.postfix.submit(message, sender="eve@eve.example", recipients=["f@bob.example"])).code == 250
+    got = await two.bob.delivered("f@bob.example")
+    assert b"qumail" not in got.message.lower()
+    assert original_part(got.message, original + b"\r\n\r\n" + body) == original + b"\r\n\r\n" + body

@@ -75,7 +75,7 @@ async def test_what_is_released_is_what_was_sealed_from_whom_it_came(bob: Bob, w
     await bob.command("release", waiting)
     [got] = sink.got
     assert (got.sender, got.recipients) == ("ann@alice.example", (BEN, CARL))
-    assert got.message == b"X-QuMail-Protection: aes; peer=alice\r\n" + mails.random_attachment()
+    assert got.message == b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.random_attachment()
 
 
 @pytest.mark.parametrize(("how", "expected"), [([], "HDRS"), (["--unopened"], "FULL")])

@@ -28,7 +28,7 @@ async def test_mail_that_came_unsealed_is_put_aside_and_released_with_its_mark(b
     assert b"The figures are 42" not in bob.on_disk()
     [entry] = await bob.listed()
     assert (entry["reason"], entry["protection"]) == ("unprotected", "none")
-    assert "must arrive with aes at least, and it arrived unsealed" in entry["cause"]
+    assert "must arrive with aes, and it arrived unsealed" in entry["cause"]
     assert (await bob.command("release", entry["id"]))[0] == 0
     [got] = sink.got
     assert got.message.startswith(b"Received: from ")
@@ -51,7 +51,8 @@ async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_whe
     assert (entry["reason"], entry["protection"], len(entry["recipients"])) == ("unprotected", "aes", 2)
     assert (await bob.command("release", "--all"))[0] == 0
     assert (
-        mails.untraced(sink.got[0].message) == b"X-QuMail-Protection: aes; peer=alice; required=otp\r\n" + mails.plain()
+        mails.untraced(sink.got[0].message)
+        == b"X-QuMail-Protection: aes; peer=alice; author=peer; required=otp\r\n" + mails.plain()
     )
 
 
@@ -89,6 +90,6 @@ def test_of_two_actions_for_one_mail_the_severer_counts(tmp_path: Path, one: str
     text = AES + 'require = "aes"\nunprotected = "{}"\n'
     files = {"bob.example/one.toml": text.format(one), "bob.example/other.toml": text.format(other)}
     policies = load_policies(write(tmp_path, files), PEERS)
-    found = policies.require("one@bob.example", Content(b"From: other@bob.example\r\n\r\n"))
-    assert found is not None
-    assert found.otherwise == counts
+    missed = policies.require("one@bob.example", Content(b"From: other@bob.example\r\n\r\n")).missed("", "")
+    assert missed is not None
+    assert missed.otherwise == counts

@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
+from hypothesis import given
+from hypothesis import strategies as st
 
+from relay.entry.auth import counted_name
+from relay.entry.users import MAX_NAME
 from tests.test_submission.conftest import Server, Start, write_users
 from tests.test_submission.program import MailProgram, b64, connected, plain
 
@@ -194,6 +199,53 @@ async def test_after_too_many_failures_even_the_right_password_is_not_looked_at(
             assert await program.reply() == ""
         async with _from("127.0.0.2", server) as elsewhere:
             assert await elsewhere.log_in() == LOGGED_IN
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ann", "ANN", " ann ", "ann@alice.example", "ANN@Alice.Example", "ann@elsewhere.example", "ann@a@b", "\uff41nn", "a\uff2e\uff4e"],
+)  # fmt: skip
+async def test_guesses_under_another_spelling_of_a_name_are_guesses_at_that_user(start: Start, name: str) -> None:
+    """Whatever knows the users may read it as the same name: Dovecot folds case and may drop the domain."""
+    async with start("failed_logins = 3") as server:
+        for host, spelling in (("127.0.0.2", name), ("127.0.0.3", name), ("127.0.0.4", "ann")):
+            async with _from(host, server) as guesser:
+                assert await guesser.log_in(spelling, "wrong") == WRONG
+        async with _from("127.0.0.5", server) as stranger:
+            assert await stranger.log_in() == TOO_MANY
+        async with _from("127.0.0.6", server) as other:
+            assert await other.log_in("printer") == LOGGED_IN
+
+
+async def test_a_user_who_was_here_before_is_known_under_each_spelling(start: Start) -> None:
+    """The count of his place is one as well, so that a neighbour does not get a fresh one for each spelling."""
+    async with start("failed_logins = 2") as server:
+        async with server.user():
+            pass
+        async with _from("127.0.0.1", server) as neighbour:
+            for name in ("ANN", "ann@x.example"):
+                assert await neighbour.log_in(name, "wrong") == WRONG
+            assert await neighbour.log_in("Ann", "wrong") == TOO_MANY
+
+
+@given(st.text(max_size=300))
+def test_names_are_counted_alike_in_any_case_and_width_and_are_never_long(name: str) -> None:
+    counted = counted_name(name)
+    assert len(counted) <= MAX_NAME
+    assert counted == counted_name(f"\t{name} ")
+    if len(name) < MAX_NAME // 3 and "@" not in name:
+        assert counted == counted_name(f"{name}@alice.example") or not name.strip()
+        assert counted == counted_name(name.upper()) == counted_name(name.casefold())
+
+
+@pytest.mark.parametrize(
+    "name", ["a" + "\u0315\u0300" * 6000, "\ufdfa" * 9000, "@" * 12_000, " " * 12_000, "a@" * 6000]
+)
+def test_a_name_made_to_hurt_is_counted_in_no_time(name: str) -> None:
+    begun = time.process_time()
+    for _ in range(20):
+        counted_name(name)
+    assert time.process_time() - begun < 20 * 0.01
 
 
 async def test_many_guesses_at_once_are_many_guesses(start: Start) -> None:

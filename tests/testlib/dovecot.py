@@ -11,7 +11,7 @@ import shutil
 import smtplib
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +137,14 @@ class Dovecot:
 
     async def until(self, number: int, folder: str = "INBOX", user: str = "ben") -> list[bytes]:
         """Waits until a folder has just so many messages."""
+        return await self.until_so(lambda found: len(found) == number, folder, user)
+
+    async def until_so(
+        self, true: Callable[[list[bytes]], bool], folder: str = "INBOX", user: str = "ben"
+    ) -> list[bytes]:
+        """Waits until something is true of the messages in a folder."""
         async with asyncio.timeout(DEADLINE_S):
-            while len(found := await asyncio.to_thread(self.messages, folder, user)) != number:
+            while not true(found := await asyncio.to_thread(self.messages, folder, user)):
                 await asyncio.sleep(0.02)
         return found
 

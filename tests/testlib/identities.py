@@ -10,7 +10,7 @@ from pathlib import Path
 from relay import cms
 from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.levels import Opening, Parties
-from relay.levels.signatures import names
+from relay.levels.signatures import signs_under
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,10 @@ class Identities:
 
     def at_bob(self) -> Opening:
         """What Bob opens with."""
-        return Opening({}, self.bob.identity, self._signer)
+        return Opening({}, self.bob.identity, self._signers)
 
-    def _signer(self, identifier: cms.CertificateID) -> PeerCertificates | None:
-        peer = self.alice.certificates
-        known = [certificate for certificate in (peer.signing, peer.rsa_signing) if certificate is not None]
-        return peer if any(names(identifier, certificate) for certificate in known) else None
+    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        return [peer for peer in [self.alice.certificates] if signs_under(peer, identifier)]
 
 
 def make_person(directory: Path, name: str, sae: str) -> Person:

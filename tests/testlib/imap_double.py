@@ -181,11 +181,11 @@ class Conversation:
 
     async def uid_search(self, rest: str) -> str:
         lowest = int(found[1]) if (found := re.search(r"UID (\d+):\*", rest)) else 0
-        sealed = "pkcs7-mime" in rest
+        wanted = next((word for word in ("pkcs7-mime", "X-QuMail-Protection") if word in rest), "").encode()
         uids = [
             str(each.uid)
             for each in self._server.folders[self._folder]
-            if each.uid >= lowest and (not sealed or b"pkcs7-mime" in each.message)
+            if each.uid >= lowest and wanted in each.message
         ]
         self._say(f"* SEARCH {' '.join(uids)}\r\n".encode())
         return "OK done"
@@ -193,7 +193,9 @@ class Conversation:
     async def uid_fetch(self, rest: str) -> str:
         for number, each in self.chosen(rest):
             header = each.message.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-            chosen = b"".join(re.findall(rb"(?im)^(?:Content-Type|X-QuMail-Protection):.*\r\n(?:[ \t].*\r\n)*", header))
+            chosen = b"".join(
+                re.findall(rb"(?im)^(?:Content-Type|X-QuMail-Protection|Message-ID):.*\r\n(?:[ \t].*\r\n)*", header)
+            )
             flags = " ".join(sorted(each.flags))
             self._say(f'* {number} FETCH (UID {each.uid} FLAGS ({flags}) INTERNALDATE "{each.date}" '.encode())
             self._say(f"RFC822.SIZE {len(each.message)}".encode())

@@ -4,9 +4,10 @@ Standard: relay/FORMAT.md; everything has a default, so that a test says only wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from relay import mime
+from relay import cms, mime
 from relay.cms import SealedEnvelope
 
 SENDER = "ann@alice.example"
@@ -30,3 +31,12 @@ def sealed_envelope(
 def payload(original: bytes, layers: str = "aes") -> bytes:
     """The payload around an original."""
     return mime.wrap_payload(original, sealed_envelope(layers).encode())
+
+
+def said_whose(message: bytes) -> bytes:
+    """CMS of other software, which has no way to say whose quantum key it names, with our key attribute (as DER)."""
+    enveloped = cms.decode_enveloped(message)
+    [recipient] = enveloped.recipients
+    assert isinstance(recipient, cms.KEKRecipient)
+    attribute = cms.QKDKeyAttribute("2", "1", "alice-bob")
+    return cms.encode_enveloped(replace(enveloped, recipients=(replace(recipient, attribute=attribute),)))

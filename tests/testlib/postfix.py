@@ -246,9 +246,11 @@ async def configure(
     """
     (directory / "etc").mkdir()
     level = ".".join((await run("postconf", "-dh", "mail_version")).split(".")[:2])
-    lines = [f"{name} = {value}" for name, value in (settings or {}).items()]
-    main = [_MAIN_CF.format(level=level, directory=directory), *lines, ""]
-    (directory / "etc" / "main.cf").write_text("\n".join(main))
+    given = dict(settings or {})
+    usual = _MAIN_CF.format(level=level, directory=directory).splitlines()
+    lines = [line for line in usual if line.partition(" =")[0] not in given]  # Postfix warns of a second one
+    lines += [f"{name} = {value}" for name, value in given.items()]
+    (directory / "etc" / "main.cf").write_text("".join(f"{line}\n" for line in lines))
     (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(smtp=smtp, submission=submission))
     for name in fragments:
         await _apply(

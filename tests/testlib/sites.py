@@ -145,8 +145,13 @@ class RelayProcess:
 
 
 @asynccontextmanager
-async def relay_process(site: Site, *, listen: Mapping[str, Address] | None = None) -> AsyncIterator[RelayProcess]:
-    """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again."""
+async def relay_process(
+    site: Site, *, listen: Mapping[str, Address] | None = None, group: int | None = None
+) -> AsyncIterator[RelayProcess]:
+    """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again.
+
+    `group` is the group it runs under, where root may choose.
+    """
     text = site.config_file.read_text()
     for name, address in (listen or {}).items():
         direction, _, lmtp = name.partition("_")
@@ -160,7 +165,7 @@ async def relay_process(site: Site, *, listen: Mapping[str, Address] | None = No
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "relay", "serve", "--config", str(site.config_file),
-            "--ready-file", str(ready), stderr=log,
+            "--ready-file", str(ready), stderr=log, group=group,
         )  # fmt: skip
     try:
         addresses = await _read_when_ready(process, ready, log_file)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -13,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from relay import cms
 from relay.cms import SignatureScheme
 from tests.vectors import parts, trees
-from tests.vectors.case import Case
-from tests.vectors.parts import ORIGINAL, PAYLOAD, entity, flipped, gcm, people, replaced, signed
+from tests.vectors.case import ALICE, NOW, Case, Peer, Seen
+from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, payload, people, replaced, signed
 from tests.vectors.people import Person
 
 _SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
@@ -27,6 +29,9 @@ def certified_cases() -> Iterator[Case]:
         yield from _opening(level)
         yield from _failing(level)
         yield from _forged(level)
+        yield from _envelopes(level)
+        yield from _attributes(level)
+        yield from _signed_data(level)
         for name, comment, content in _contents(level):
             yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
     for name, comment, der in _pqc_structures():
@@ -35,13 +40,19 @@ def certified_cases() -> Iterator[Case]:
         yield Case(f"rsa-{name}", "bad structure", "rsa", comment, der)
 
 
+def success(name: str, level: str, comment: str, content: bytes, **more: Any) -> Case:
+    """A case that opens and binds no key."""
+    fingerprint = cms.decode_enveloped(content).fingerprint()
+    return Case(name, "success", level, comment, content, original=ORIGINAL, fingerprint=fingerprint, **more)
+
+
 def _to(person: Person, level: str, content: bytes, *, by_issuer: bool = False) -> bytes:
     recipient = (parts.kem if level == "pqc" else parts.ktri)(person, by_issuer=by_issuer)
     return gcm(content, recipient)
 
 
 def _signed(level: str, *, by_issuer: bool = False) -> bytes:
-    return cms.encode_signed(signed(PAYLOAD, people()[0], _SCHEMES[level], by_issuer=by_issuer))
+    return cms.encode_signed(signed(payload(level), people()[0], _SCHEMES[level], by_issuer=by_issuer))
 
 
 def _around(der: bytes) -> bytes:
@@ -58,16 +69,16 @@ def _opening(level: str) -> Iterator[Case]:
          _to(bob, level, _around(_signed(level, by_issuer=True)), by_issuer=True)),
         ("two-recipients", "for Eve and Bob", gcm(content, one(eve), one(bob))),
         ("no-certificate", "SignedData without the signer's certificate",
-         _to(bob, level, _around(cms.encode_signed(replace(signed(PAYLOAD, people()[0], _SCHEMES[level]), certificate=b""))))),
+         _to(bob, level, _around(cms.encode_signed(replace(signed(payload(level), people()[0], _SCHEMES[level]), certificate=b""))))),
     ):  # fmt: skip
-        yield Case(f"{level}-{name}", "success", level, comment, der, original=ORIGINAL)
+        yield success(f"{level}-{name}", level, comment, der)
 
 
 def _failing(level: str) -> Iterator[Case]:
     _, bob, eve = people()
     content = _around(_signed(level))
     sealed = _to(bob, level, content)
-    yield Case(f"{level}-for-eve", "no key", level, "encrypted to Eve alone", _to(eve, level, content))
+    yield Case(f"{level}-for-eve", "not for us", level, "encrypted to Eve alone", _to(eve, level, content))
     yield Case(f"{level}-flipped-tag", "bad tag", level, "one bit of the tag", flipped(sealed))
     yield Case(f"{level}-flipped-ciphertext", "bad tag", level, "one bit of the ciphertext", flipped(sealed, -99))
     [recipient] = cms.decode_enveloped(sealed).recipients
@@ -77,36 +88,82 @@ def _failing(level: str) -> Iterator[Case]:
         assert isinstance(recipient, cms.RSARecipient)
         old, new = recipient.encrypted_cek, parts.ktri(eve).encrypted_cek
     other = replaced(sealed, old.hex(), new.hex())
-    yield Case(f"{level}-other-encapsulation", "wrong key", level, "another message's encrypted key", other)
+    yield Case(f"{level}-other-encapsulation", "bad tag", level, "another message's encrypted key", other)
 
 
 def _forged(level: str) -> Iterator[Case]:
     alice, bob, eve = people()
-    right = signed(PAYLOAD, alice, _SCHEMES[level])
+    right = signed(payload(level), alice, _SCHEMES[level])
     other = next(scheme for scheme in _SCHEMES.values() if scheme is not _SCHEMES[level])
     later = cms.attributes_to_sign(right.scheme, right.digest, parts.WHEN.replace(year=2030))
     for name, comment, forged in (
-        ("other-content", "another content under Alice's signature", replace(right, content=PAYLOAD + b"Eve\r\n")),
+        ("other-content", "another content under Alice's signature", replace(right, content=payload(level) + b"Eve\r\n")),
         ("other-attributes", "another signing time", replace(right, attributes=later)),
         ("flipped-signature", "one bit of the signature", replace(right, signature=flipped(right.signature, 40))),
         ("other-digest", "a right signature over the digest of something else",
-         signed(PAYLOAD, alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
-        ("stranger", "signed by Eve, who is nobody's peer", signed(PAYLOAD, eve, _SCHEMES[level])),
+         signed(payload(level), alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
+        ("stranger", "signed by Eve, who is nobody's peer", signed(payload(level), eve, _SCHEMES[level])),
         ("pretender", "signed by Eve in Alice's name",
-         replace(signed(PAYLOAD, eve, _SCHEMES[level]), signer=right.signer)),
-        ("other-scheme", "signed by Alice with the other level's key", signed(PAYLOAD, alice, other)),
+         replace(signed(payload(level), eve, _SCHEMES[level]), signer=right.signer)),
+        ("other-scheme", "signed by Alice with the other level's key", signed(payload(level), alice, other)),
     ):  # fmt: skip
         der = _to(bob, level, _around(cms.encode_signed(forged)))
         yield Case(f"{level}-{name}", "bad signature", level, comment, der)
-    sealed = _to(bob, level, _around(_signed(level)))
-    comment = "signed by Alice for a domain that is not hers"
-    yield Case(f"{level}-foreign-domain", "bad signature", level, comment, sealed, sender="boss@stranger.example")
+
+
+def _envelopes(level: str) -> Iterator[Case]:
+    """What the sealed envelope says, under the signature."""
+    alice, bob, _ = people()
+
+    def sealed(**changes: Any) -> bytes:
+        said = payload(changes.pop("layers", level), **changes)
+        return _to(bob, level, _around(cms.encode_signed(signed(said, alice, _SCHEMES[level]))))
+
+    other = "rsa" if level == "pqc" else "pqc"
+    for name, comment, changes in (
+        ("foreign-sender", "a sender of a domain that is not Alice's", {"sender": "boss@stranger.example"}),
+        ("other-layers", "the other level with a signature", {"layers": other}),
+        ("stripped", "a layer of aes around it, which is missing", {"layers": f"{level}+aes"}),
+        ("for-other-site", "sealed for another site, and encrypted to Bob", {"slave_sae": "3"}),
+        ("other-master", "signed by Alice, and another master SAE", {"master_sae": "3"}),
+        ("for-other-recipient", "it names somebody else", {"recipients": ("bea@bob.example",)}),
+    ):
+        yield Case(f"{level}-{name}", "not named", level, comment, sealed(**changes))
+    right = sealed()
+    yield success(f"{level}-rewritten-sender", level, "MAIL FROM was rewritten", right, sender="x@stranger.example")
+    null = success(f"{level}-null-sender", level, "a bounce", sealed(sender=""), sender="", sealed_sender="")
+    yield null
+    week, second = timedelta(days=7), timedelta(seconds=1)
+    yield success(f"{level}-last-second", level, "opened after 7 days, to the second", right, now=NOW + week)
+    yield Case(f"{level}-too-late", "outside window", level, "opened one second later", right, now=NOW + week + second)
+    fingerprint, id_ = cms.decode_enveloped(right).fingerprint(), parts.octets("id", 16)
+    has_it = Seen("2", id_, fingerprint, ("ben@bob.example",))
+    comment = "a copy for who has it: nothing is delivered"
+    yield success(f"{level}-served", level, comment, right, seen=(has_it,), due=(), served=("ben@bob.example",))
+    comment = "a copy for a second recipient, who is not named"
+    yield Case(
+        f"{level}-redirected", "not named", level, comment, right, seen=(has_it,), recipients=("bea@bob.example",)
+    )
+    again = Seen("2", id_, bytes(32), ("ben@bob.example",))
+    comment = "the same signed payload, encrypted once more"
+    yield Case(f"{level}-replayed", "replayed", level, comment, right, seen=(again,))
+    accept = ALICE._replace(accept="otp,aes," + other)
+    yield Case(f"{level}-not-accepted", "not accepted", level, "Alice may not use this level", right, peers=(accept,))
+    only = ALICE._replace(accept=level)
+    yield success(f"{level}-accepted", level, "Alice may use this level alone", right, peers=(only,))
+    unsealed = _to(bob, level, _around(cms.encode_signed(signed(parts.VERSION_0, alice, _SCHEMES[level]))))
+    yield Case(f"{level}-version-0", "bad structure", level, "a payload of format version 0", unsealed)
+    eves = Peer("eve", "3", "eve.example", "eve-bob")
+    comment = "signed by Alice, with an envelope that says it is Eve's, who is Bob's peer too"
+    claims = {"master_sae": "3", "sender": "eve@eve.example"}
+    two = {"alice-bob": "both", "eve-bob": "both"}
+    yield Case(f"{level}-claimed", "not named", level, comment, sealed(**claims), peers=(ALICE, eves), groups=two)
 
 
 def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
     """What is inside the encryption, and is no SignedData as the format wants it."""
     right = _signed(level)
-    yield "unsigned", "the original without a signature", PAYLOAD
+    yield "unsigned", "the original without a signature", payload(level)
     yield "garbage-inside", "not CMS inside", _around(b"garbage")
     yield "two-signers", "two signers", _around(trees.doubled(right, trees.SIGNER))
     yield "no-signers", "no signer", _around(trees.changed(right, trees.SIGNER, lambda _: []))
@@ -126,6 +183,100 @@ def _contents(level: str) -> Iterator[tuple[str, str, bytes]]:
     yield "trailing-inside", "one octet too many inside", _around(right + b"\0")
     unsigned = trees.put(right, (0,), bytes.fromhex("06092a864886f70d010701"))
     yield "inner-type", "the inner content type is data", _around(unsigned)
+
+
+def _attributes(level: str) -> Iterator[Case]:
+    """SignedData is read just as it is written: four signed attributes, and all versions and algorithms fit."""
+    alice, bob, _ = people()
+    scheme, said = _SCHEMES[level], payload(level)
+    right = parts.signed_attributes(said, scheme)
+
+    def sealed(signed_data: cms.Signed | bytes) -> bytes:
+        made = signed_data if isinstance(signed_data, bytes) else cms.encode_signed(signed_data)
+        return _to(bob, level, _around(made))
+
+    def with_attributes(*attributes: bytes) -> bytes:
+        return sealed(signed(said, alice, scheme, attributes=attributes))
+
+    def refused(name: str, comment: str, content: bytes) -> Case:
+        return Case(f"{level}-{name}", "bad structure", level, comment, content)
+
+    for name in right:
+        rest = [each for other, each in right.items() if other != name]
+        yield refused(f"no-{name}", f"the signed attribute {name} is missing", with_attributes(*rest))
+        two = trees.changed(right[name], (1, 0), lambda node: [node, node])
+        yield refused(f"two-values-{name}", f"two values of the signed attribute {name}", with_attributes(*rest, two))
+    capabilities = bytes.fromhex("301006092a864886f70d01090f31030101ff")
+    yield refused("more-attributes", "a fifth signed attribute", with_attributes(*right.values(), capabilities))
+    for name, comment, time in (
+        ("time-generalized", "GeneralizedTime before 2050", b"\x18\x0f20261125100000Z"),
+        ("time-fraction", "a signing time with tenths of a second", b"\x18\x1120501125100000.5Z"),
+        ("time-no-seconds", "a signing time without seconds", b"\x17\x0b2611251000Z"),
+        ("time-zone", "a signing time with an offset", b"\x17\x11261125100000+0000"),
+        ("time-null", "NULL as signing time", b"\x05\x00"),
+    ):
+        changed = trees.put(right["signing-time"], (1, 0), time)
+        rest = [each for other, each in right.items() if other != "signing-time"]
+        yield refused(name, comment, with_attributes(*rest, changed))
+    for name, comment, year in (
+        ("signed-in-2050", "a signing time of 2050, which nobody checks", 2050),
+        ("signed-in-2049", "a signing time of 2049, the last in UTCTime", 2049),
+        ("signed-in-1990", "a signing time of 1990", 1990),
+    ):
+        when = NOW.replace(year=year)
+        yield success(f"{level}-{name}", level, comment, sealed(signed(said, alice, scheme, when=when)))
+    rest = [each for other, each in right.items() if other != "content-type"]
+    other_type = trees.put(right["content-type"], (1, 0), bytes.fromhex("06092a864886f70d010702"))
+    yield refused("content-type", "another signed content type", with_attributes(*rest, other_type))
+    rest = [each for other, each in right.items() if other != "algorithm-protection"]
+    other = parts.signed_attributes(said, next(each for each in _SCHEMES.values() if each is not scheme))
+    protection = other["algorithm-protection"]
+    yield refused("other-protection", "algorithm protection of the other level", with_attributes(*rest, protection))
+    without = trees.changed(right["algorithm-protection"], (1, 0, 1), lambda _: [])
+    yield refused("half-protection", "algorithm protection without the signature's", with_attributes(*rest, without))
+
+
+def _signed_data(level: str) -> Iterator[Case]:
+    """Versions, digest algorithms, and what may stand in SignedData at all."""
+    alice, bob, _ = people()
+    scheme, said = _SCHEMES[level], payload(level)
+    right = parts.signed_attributes(said, scheme)
+    whole = cms.encode_signed(signed(said, alice, scheme))
+    turned = trees.changed(whole, (*trees.SIGNER, 3), lambda node: [(node[0], node[1][::-1])])
+    comment = "signed attributes in another order than DER has"
+    yield Case(f"{level}-attributes-turned", "bad structure", level, comment, _to(bob, level, _around(turned)))
+    digests = (1, 0, 1)
+    signers_digest = (*trees.SIGNER, 2)
+    for name, comment, content in (
+        ("no-digests", "no digest algorithm in front", trees.put(whole, digests, b"\x31\x00")),
+        ("digest-twice", "a digest algorithm twice in front", trees.doubled(whole, (*digests, 0))),
+        ("other-digests", "another digest algorithm in front",
+         trees.put(whole, (*digests, 0), bytes.fromhex("300b0609608648016503040202"))),
+        ("other-signer-digest", "another digest algorithm of the signer",
+         trees.put(whole, signers_digest, bytes.fromhex("300b0609608648016503040202"))),
+        ("signed-data-version", "SignedData of version 1, whose signer is named by key identifier",
+         trees.put(whole, (1, 0, 0), b"\x02\x01\x01")),
+        ("unsigned-attributes", "an unsigned attribute",
+         trees.followed(whole, (*trees.SIGNER, 5), b"\xa1" + _set_of(right["signing-time"]))),
+        ("crls", "a list of revoked certificates", trees.followed(whole, (1, 0, 3), b"\xa1\x02\x30\x00")),
+        ("other-certificates", "an attribute certificate", trees.put(whole, (1, 0, 3, 0), b"\xa1\x02\x05\x00")),
+    ):  # fmt: skip
+        yield Case(f"{level}-{name}", "bad structure", level, comment, _to(bob, level, _around(content)))
+    for place in ((*digests, 0), signers_digest):
+        whole = trees.changed(whole, place, _other_parameters)
+    comment = "NULL parameters of the digest where there were none, or none where there were NULL"
+    yield success(f"{level}-digest-parameters", level, comment, _to(bob, level, _around(whole)))
+
+
+def _set_of(element: bytes) -> bytes:
+    return bytes((len(element),)) + element
+
+
+def _other_parameters(algorithm: trees.Node) -> list[trees.Node]:
+    """The AlgorithmIdentifier with NULL instead of absent parameters, or the reverse."""
+    tag, contents = algorithm
+    assert not isinstance(contents, bytes)
+    return [(tag, contents[:1] if len(contents) > 1 else [*contents, (0x05, b"")])]
 
 
 def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
@@ -155,7 +306,7 @@ def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
     yield "oaep-sha1", "RSAES-OAEP with its defaults, SHA-1", trees.put(sealed, (*_FIRST, 2, 1), b"\x30\x00")
     yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
     yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")
-    right = signed(PAYLOAD, alice, SignatureScheme.RSA_PSS)
+    right = signed(payload("rsa"), alice, SignatureScheme.RSA_PSS)
     key = alice.identity.rsa_signing.private_key
     pkcs1 = key.sign(right.attributes, padding.PKCS1v15(), hashes.SHA256())
     der = cms.encode_signed(replace(right, signature=pkcs1))

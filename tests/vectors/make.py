@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tests.vectors.case import DIRECTORY, Case
 from tests.vectors.made_aes import aes_cases
+from tests.vectors.made_attacks import attack_cases
 from tests.vectors.made_certified import certified_cases
 from tests.vectors.made_enhanced import enhanced_cases
+from tests.vectors.made_envelope import envelope_cases
 from tests.vectors.made_otp import otp_cases
 
 
@@ -19,8 +21,10 @@ def cases() -> Iterator[Case]:
     """Every case, made anew."""
     yield from otp_cases()
     yield from aes_cases()
+    yield from envelope_cases()
     yield from certified_cases()
     yield from enhanced_cases()
+    yield from attack_cases()
 
 
 def write(directory: Path, made: Iterable[Case]) -> None:
@@ -28,6 +32,7 @@ def write(directory: Path, made: Iterable[Case]) -> None:
     for path in directory.glob("*.txt"):
         path.unlink()
     for case in made:
+        assert not (directory / f"{case.name}.txt").exists(), case.name
         (directory / f"{case.name}.txt").write_bytes(case.text())
 
 

@@ -4,6 +4,7 @@ Standard: nothing here protects anything; every private key is public, and every
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ class Person:
     certificates: PeerCertificates
 
 
+@functools.cache
 def person(name: str) -> Person:
     """The site with this name; certificates that are missing are made."""
     issuer = MLDSA87PrivateKey.from_seed_bytes(_seed(f"{name} ca", 32))

@@ -4,6 +4,8 @@ Standard: RFC 3501; an original that the server has confirmed is known again by 
 Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder
 and appends no second original. Two watchers at once may both append: each then leaves the first original, by UID,
 and removes later doubles before the sealed message is put away.
+
+A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -20,9 +22,11 @@ import structlog
 from relay import mime
 from relay.budget import Budget, Share
 from relay.config import IMAPAccount
-from relay.entry.imap.original import FIELDS, Marks, Original, mark_in, open_original
+from relay.entry.imap.original import Marks, Original, mark_in, open_original
+from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
 from relay.entry.imap.responses import Fetched
-from relay.entry.imap.session import MailboxRefused, Selected, Session
+from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
+from relay.entry.turns import Turns
 from relay.errors import MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
@@ -44,6 +48,8 @@ KEYS_ARE_THERE = timedelta(minutes=10)
 """A message that has been in its mailbox for so long does not wait for keys to come."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
+LOOK_BACK = timedelta(days=30)
+"""Marks are looked at in messages that came so long before the watch began, and in all that come later."""
 
 Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""
@@ -56,25 +62,31 @@ class Means:
     opener: Opener
     policies: Callable[[], PolicySet]
     marks: Marks
+    proofs: Proofs
     budget: Budget
     under_way: set[bytes] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A sealed message in the folder: when its next try is due (in the loop's time), and how many there were."""
+    """A sealed message in the folder: when its next try is due (in the loop's time), and how many there were.
+
+    One that is `doubtful` has, or may have, a mark that somebody else wrote.
+    """
 
     size: int
     flagged: bool
+    doubtful: bool
     due: float = 0.0
     tries: int = 0
 
 
 @dataclass(slots=True)
 class _Taken:
-    """A sealed message that is being opened, and the memory that it holds."""
+    """A message that is being opened, or `forged` and being replaced, and the memory that it holds."""
 
     share: Share
+    forged: bool = False
     message: Fetched | None = None
     marks: tuple[str, ...] = ()
     opening: asyncio.Task[Original | None] | None = None
@@ -94,6 +106,7 @@ class Folder:
         self._seen = 0
         self._waiting: dict[int, _Waiting] = {}
         self._originals: dict[str, set[int]] = {}
+        self._written: set[str] = set()
         self._taken: dict[int, _Taken] = {}
         self._in_hand: Sequence[int] = ()
         self._breaks: Counter[int] = Counter()
@@ -133,12 +146,15 @@ class Folder:
     # Finding
 
     async def _begin_anew(self, selected: Selected) -> None:
-        """The folder, or what its UIDs mean, is new to us: the first message that looks sealed is the beginning."""
-        sealed = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
+        """The folder, or what its UIDs mean, is new to us: the first message to look at is the beginning."""
+        found = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
+        with suppress(MailboxRefused):
+            since = f"{datetime.now(UTC) - LOOK_BACK:%d-%b-%Y}"
+            found += await self._session.search("SINCE", since, "HEADER", "X-QuMail-Protection", '""')
         self._waiting.clear()
         self._originals.clear()
         self._breaks.clear()
-        self._seen = (sealed[0] if sealed else selected.next_uid) - 1
+        self._seen = min(found, default=selected.next_uid) - 1
         self._validity = selected.validity
 
     async def _scan(self) -> None:
@@ -147,16 +163,26 @@ class Folder:
         uids = [uid for uid in await self._session.search("UID", f"{self._seen + 1}:*") if uid > self._seen]
         for start in range(0, len(uids), OVERVIEW_MESSAGES):
             portion = uids[start : start + OVERVIEW_MESSAGES]
+            turns = Turns()
             for each in await self._session.overview(portion[0], portion[-1], FIELDS):
                 self._look_at(each)
+                await turns.give()
             self._seen = portion[-1]
 
     def _look_at(self, message: Fetched) -> None:
         flags = {flag.lower() for flag in message.flags}
+        forged = self._means.proofs.forged(message.content)
         if mark := mark_in(message.content):
             self._originals.setdefault(mark, set()).add(message.uid)
-        if mime.is_sealed(message.content) and not flags & {OPENED.lower(), "\\deleted"}:
-            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags)
+            if forged and mark in self._written:
+                log.error("imap_mark_changed", folder=self.name, uid=message.uid, cause="the server writes fields anew")
+                forged = False
+            self._written.discard(mark)
+        if "\\deleted" in flags:
+            return
+        doubtful = forged or len(message.content) >= MAX_FIELDS_OCTETS
+        if doubtful or (mime.is_sealed(message.content) and OPENED.lower() not in flags):
+            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags, doubtful)
 
     # Opening
 
@@ -173,21 +199,41 @@ class Folder:
             if taken.message is None:  # somebody else has taken it away
                 self._over(uid)
                 continue
-            taken.marks = await off_loop(len(taken.message.content), self._means.marks.of, taken.message.content)
+            content = taken.message.content
+            taken.marks = await off_loop(len(content), self._means.marks.of, content)
+            clean = content
+            if self._waiting[uid].doubtful:
+                clean = await off_loop(len(content), self._means.proofs.clean, content)
+            taken.forged = clean != content
             if await self._present(taken.marks):
                 there.append(uid)
             else:
-                work = open_original(
-                    self._means.opener,
-                    self._means.policies,
-                    taken.message.content,
-                    taken.marks[0],
-                    self.account.mailboxes,
-                    self._means.under_way,
-                    patient=has_just_come(taken.message.date),
+                work = (
+                    self._copy(clean, taken.marks[0]) if taken.forged else self._original(taken.message, taken.marks[0])
                 )
                 taken.opening = asyncio.create_task(work)
         return there
+
+    async def _copy(self, clean: bytes, mark: str) -> Original | None:
+        """What takes the place of a message with a forged mark."""
+        return Original(await off_loop(len(clean), self._means.proofs.proven, copy_of(mark, clean)), mark, None)
+
+    async def _original(self, message: Fetched, mark: str) -> Original | None:
+        """The original of a sealed message, None where it is not sealed for us. Raises TryLater or Refuse."""
+        means, patient = self._means, has_just_come(message.date)
+        original = await open_original(
+            means.opener,
+            means.policies,
+            message.content,
+            mark,
+            self.account.mailboxes,
+            means.under_way,
+            patient=patient,
+        )
+        if original is None:
+            return None
+        proven = await off_loop(len(original.message), means.proofs.proven, original.message)
+        return replace(original, message=proven)
 
     async def _batch(self) -> dict[int, int]:
         """UIDs and sizes of what is fetched next, for which memory is held now."""
@@ -247,6 +293,7 @@ class Folder:
         flags = [flag for flag in taken.message.flags if flag.lower() not in OURS and self._selected.keeps(flag)]
         self._in_hand = (uid,)
         try:
+            self._written.add(original.mark)
             await self._session.append(self.name, original.message, flags, taken.message.date)
         except MailboxRefused as error:
             self._in_hand = ()
@@ -258,16 +305,20 @@ class Folder:
         await self._settle(original.opened)
         return True
 
-    async def _settle(self, opened: Opened) -> None:
-        """The original is there: from now on a copy of the sealed message is a replay."""
+    async def _settle(self, opened: Opened | None) -> None:
+        """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
+        if opened is None:
+            return
         try:
             await self._means.opener.settle(opened, (*opened.due, *opened.busy))
         except RelayError as error:  # the keys go when their time is over
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
         self._means.under_way.discard(opened.mail)
 
-    async def _give_up(self, opened: Opened) -> None:
+    async def _give_up(self, opened: Opened | None) -> None:
         """The original is not there, as far as we know: the next one to open it may have it."""
+        if opened is None:
+            return
         self._means.under_way.discard(opened.mail)
         await self._means.opener.give_up(opened)
 
@@ -275,14 +326,19 @@ class Folder:
 
     async def _put_away(self, uids: list[int]) -> None:
         """The originals of these are in the folder: as the settings say, their sealed messages may go now."""
-        if not uids:
-            return
         for uid in uids:
             await self._remove_doubles(uid)
+        forged = [uid for uid in uids if self._taken[uid].forged]
+        await self._move_on(forged, "delete")
+        await self._move_on([uid for uid in uids if uid not in forged], self.account.after)
+
+    async def _move_on(self, uids: list[int], how: str) -> None:
+        if not uids:
+            return
         try:
-            if self.account.after == "move":
+            if how == "move":
                 await self._session.move(uids, self.account.sealed_folder)
-            elif self.account.after == "flag":
+            elif how == "flag":
                 await self._session.add_flag(uids, OPENED)
             else:
                 await self._session.remove(uids)
@@ -308,8 +364,11 @@ class Folder:
             log.warning("imap_double_removed", folder=self.name, uid=uid, cause="another watcher was here as well")
 
     async def _done(self, uid: int) -> None:
-        opened = self._taken[uid].opened
+        opened, forged = self._taken[uid].opened, self._taken[uid].forged
         self._over(uid)
+        if forged:
+            log.warning("imap_forged_mark_removed", folder=self.name, uid=uid)
+            return
         self.opened += 1
         self._progress(self.opened, len(self._waiting))
         if opened is None:

@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from email.utils import getaddresses
 
 import structlog
 
 from relay import mime
+from relay.addresses import read_addresses
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, Replayed
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
@@ -23,20 +23,18 @@ from relay.store import SiteSecret
 
 log = structlog.get_logger(__name__)
 
-FIELDS = ("Content-Type", "X-QuMail-Protection")
-"""The header fields that tell sealed messages and originals."""
 MAX_FIELD_OCTETS = 8192
 
-_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; sealed=([0-9a-f]{32})\r?$", re.MULTILINE)
+_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An opened message as it goes into the mailbox, and the mark in it."""
+    """A message as it goes into the mailbox, and the mark in it; `opened` is None where nothing was sealed."""
 
     message: bytes = field(repr=False)
     mark: str
-    opened: Opened
+    opened: Opened | None
 
 
 class Marks:
@@ -66,18 +64,19 @@ def sender_of(sealed: bytes) -> str:
     The server that delivered it has put the envelope sender on top, as Return-Path (RFC 5321, 4.4). A sender may
     choose that freely, but gains nothing: whose keys or signature opened the message decides whether it counts.
     """
-    authors: list[str] = []
+    authors: list[bytes] = []
     for name, raw in mime.fields(mime.header_of(sealed)):
-        if name not in (b"return-path", b"from") or len(raw) > MAX_FIELD_OCTETS:
-            continue
-        value = raw.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
-        if name == b"return-path":
-            return value.strip("<>")
-        try:
-            authors += [address for _, address in getaddresses([value]) if address]
-        except RecursionError:  # comments within comments
-            return ""
-    return authors[0] if len(authors) == 1 else ""
+        value = raw.partition(b":")[2]
+        if name == b"return-path" and len(raw) <= MAX_FIELD_OCTETS:
+            return value.replace(b"\r\n", b"").decode("utf-8", "replace").strip().strip("<>")
+        if name == b"from":
+            authors.append(value)
+    try:
+        [field] = authors
+        [author] = read_addresses(field)
+    except ValueError:  # two fields, two addresses, or none that can be read without doubt
+        return ""
+    return str(author)
 
 
 async def open_original(
@@ -123,19 +122,19 @@ async def _marked(policies: PolicySet, opened: Opened, mark: str) -> Original:
     await off_loop(len(original), mime.check_carriable, original, sys.maxsize)
     if b"\0" in original:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
-    missed = _missed(policies, opened)
-    peer = f"{opened.peer}{missed}; sealed={mark}"
-    message = await off_loop(len(original), mime.marked, original, opened.protection, peer)
+    missed = await off_loop(len(original), _missed, policies, opened)
+    more = f"{missed}; sealed={mark}"
+    message = await off_loop(len(original), mime.marked, original, opened.protection, opened.peer, opened.author, more)
     return Original(message, mark, opened)
 
 
 def _missed(policies: PolicySet, opened: Opened) -> str:
     """What to add to the mark of a message that arrived with less than it must. Raises PolicyRefuses."""
     required = policies.require(opened.envelope.sender, Content(opened.original))
-    cause = required.missed(opened.protection, opened.peer) if required is not None else ""
-    if required is None or not cause:
+    missed = required.missed(opened.protection, opened.peer)
+    if missed is None:
         return ""
-    log.warning("arrived_unprotected", cause=cause, action=required.otherwise, policy_version=required.version)
-    if required.otherwise != "mark":
-        raise PolicyRefuses(cause)
-    return f"; required={required.level}"
+    log.warning("arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version)
+    if missed.otherwise != "mark":
+        raise PolicyRefuses(missed.cause)
+    return missed.mark

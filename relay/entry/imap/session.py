@@ -20,6 +20,7 @@ from relay.entry.imap.credentials import Credential, credential
 from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
 from relay.entry.imap.responses import Fetched, folder_name, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
+from relay.levels.content import off_loop
 
 LONGEST_IDLE_S = 29 * 60.0
 """Servers may end an IDLE after half an hour (RFC 2177)."""
@@ -168,7 +169,7 @@ class Session:
     async def search(self, *criteria: str) -> list[int]:
         """The UIDs of the messages in the folder to which all criteria apply, ascending."""
         untagged = await self._command("SEARCH", *criteria, uid=True, allow=MAX_OVERVIEW_OCTETS)
-        return self._parsed(lambda: responses.searched(untagged))
+        return await self._parsed(untagged, responses.searched)
 
     async def overview(self, first: int, last: int, fields: Sequence[str]) -> list[Fetched]:
         """UID, size, flags and these header fields of the messages with UIDs from `first` to `last`."""
@@ -287,11 +288,12 @@ class Session:
 
     async def _fetch(self, uids: str, what: str, octets: int = 0) -> list[Fetched]:
         untagged = await self._command("FETCH", uids, what, uid=True, allow=octets)
-        return self._parsed(lambda: list(responses.fetched(untagged)))
+        return await self._parsed(untagged, lambda said: list(responses.fetched(said)))
 
-    def _parsed(self, parse: Callable[[], _Parsed]) -> _Parsed:
+    async def _parsed(self, untagged: list[Untagged], parse: Callable[[list[Untagged]], _Parsed]) -> _Parsed:
+        """What the server says, read beside the loop where it says much."""
         try:
-            return parse()
+            return await off_loop(sum(len(part) for said in untagged for part in said), parse, untagged)
         except ValueError as error:
             self.protocol.end(f"a response cannot be understood: {error}")
             raise MailboxUnavailable(f"{self.server}: a response cannot be understood: {error}") from error

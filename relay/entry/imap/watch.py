@@ -20,6 +20,7 @@ from relay.budget import Budget
 from relay.config import IMAPAccount
 from relay.entry.imap.folder import Folder, Means
 from relay.entry.imap.original import Marks
+from relay.entry.imap.proofs import Proofs
 from relay.entry.imap.session import connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.opening import Opener
@@ -108,7 +109,7 @@ class Mailboxes:
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
-        means = Means(self.opener, self.policies, Marks(self.secret, name), self.budget)
+        means = Means(self.opener, self.policies, Marks(self.secret, name), Proofs(self.secret, name), self.budget)
 
         def folder(folder_name: str) -> Folder:
             return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))

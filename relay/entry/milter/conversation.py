@@ -37,6 +37,7 @@ from relay.entry.content import STEP_OCTETS, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
+from relay.entry.turns import Turns
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater, for_all
 from relay.levels.content import off_loop
 from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
@@ -111,6 +112,7 @@ class Conversation:
 
     async def run(self) -> None:
         """Until the mail server ends it, or does what the protocol does not know."""
+        turns = Turns()
         try:
             while not (self.ending and self.idle):
                 in_content = self._message is not None and bool(self._message.fields)
@@ -119,6 +121,7 @@ class Conversation:
                 if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
+                await turns.give()
         except ProtocolFault as error:
             log.warning("milter_protocol_fault", cause=str(error))
         except Exception as error:

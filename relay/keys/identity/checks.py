@@ -4,6 +4,8 @@ Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA);
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 
 from cryptography import x509
@@ -12,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from relay.keys.identity.pairs import Role
+from relay.cms import der
+from relay.keys.identity.fingerprint import public_key
+from relay.keys.identity.pairs import Role, subject_key_identifier
 
 MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
@@ -86,9 +90,7 @@ def check_certificate(certificate: x509.Certificate, role: Role) -> None:
         _check_rsa(certificate)
         _check_usage(certificate, role)
         _check_critical(certificate)
-        ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        if len(ski) != SKI_LENGTH:
-            raise ValueError(f"its subjectKeyIdentifier has {len(ski)} octets, not {SKI_LENGTH}")
+        _check_identifier(certificate)
         if not domains_of(certificate):
             raise ValueError("it names no mail domain (subjectAltName, dNSName)")
     except UNREADABLE as error:
@@ -116,6 +118,28 @@ def _check_rsa(certificate: x509.Certificate) -> None:
         raise ValueError(f"its RSA key has {key.key_size} bits; from {MIN_RSA_BITS} to {MAX_RSA_BITS} are taken")
     if key.public_numbers().e > MAX_RSA_EXPONENT:
         raise ValueError("its RSA key has a public exponent above 32 bits")
+
+
+def _check_identifier(certificate: x509.Certificate) -> None:
+    """Messages name the certificate by it, so nobody may choose it: only who has another's key can have another's."""
+    ski = subject_key_identifier(certificate)
+    if len(ski) != SKI_LENGTH:
+        raise ValueError(f"its subjectKeyIdentifier has {len(ski)} octets, not {SKI_LENGTH}")
+    if ski not in _identifiers(certificate):
+        raise ValueError(
+            "its subjectKeyIdentifier is not made from its public key (RFC 5280, 4.2.1.2; RFC 7093): "
+            "have the CA make it of the key, as OpenSSL does with `subjectKeyIdentifier = hash`"
+        )
+
+
+def _identifiers(certificate: x509.Certificate) -> Iterator[bytes]:
+    """What CAs make of a public key: SHA-1 of its bits or of SubjectPublicKeyInfo, RFC 7093's methods 1 to 3."""
+    info = public_key(certificate)
+    [inside] = der.children(info, 1)
+    bits = der.children(inside, 2)[1][1:]
+    for digest in ("sha1", "sha256", "sha384", "sha512"):
+        yield hashlib.new(digest, bits, usedforsecurity=False).digest()[:SKI_LENGTH]
+    yield hashlib.sha1(info, usedforsecurity=False).digest()
 
 
 def _check_usage(certificate: x509.Certificate, role: Role) -> None:

@@ -16,9 +16,11 @@ number is the format, CMS signatures have no context: neither can be taken for t
     kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
 
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
-DER. `ca` issued the others, and each of them names all of `domains`. Levels pqc and rsa need their certificates, otp
-and aes a KME group. A member that is unknown, missing or given twice makes the document invalid. The signature proves
-nothing until the fingerprint was compared over another way, such as a telephone.
+DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
+key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
+is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
+compared over another way, such as a telephone.
 """
 
 from __future__ import annotations

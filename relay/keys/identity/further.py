@@ -115,6 +115,11 @@ def read_pairs(directory: Path, passphrase: bytes | None) -> tuple[FurtherKEMPai
     return tuple(sorted(pairs, key=lambda pair: pair.made, reverse=True))
 
 
+def public_keys_in(directory: Path) -> list[bytes]:
+    """The public key of every pair in the directory; private keys are not read. Raises ConfigError."""
+    return [_public(path).public_key for name in names_in(directory) for path in _public_files(directory, name)]
+
+
 def _read(path: Path, name: str, passphrase: bytes | None) -> FurtherKEMPair:
     public = _public(path)
     public_key = public.public_key

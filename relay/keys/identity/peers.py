@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from relay.config import Config, Peer
+from relay.config import Config, IdentityFiles, Peer
 from relay.errors import ConfigError
-from relay.keys.identity import files
+from relay.keys.identity import files, unique
 from relay.keys.identity.checks import valid_now
 from relay.keys.identity.document import read_document
 from relay.keys.identity.domains import ascii_domain
@@ -66,10 +66,11 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     if config.identity is None:
         return {}
     peers = load_peer_documents(config.identity.peers_directory)
+    owned = unique.owners(config.identity.directory, peers.values())
     faults = [
         f"{_file(config.identity.peers_directory, name)}: {text}"
         for name, peer in peers.items()
-        for text in contradictions(config, peers, name, peer)
+        for text in (*_contradictions(config, peers, name, peer), *unique.taken(peer, owned))
     ]
     if faults:
         raise ConfigError(faults)
@@ -93,7 +94,8 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
             raise PinRefused(f"certificate {what}: valid from {dates}, so not now")
     pinned = load_peer_documents(_peers_directory(config))
-    if faults := contradictions(config, pinned, name, peer):
+    owned = unique.owners(_files(config).directory, pinned.values())
+    if faults := [*_contradictions(config, pinned, name, peer), *unique.taken(peer, owned)]:
         raise PinRefused(faults)
     before = pinned.get(name)
     return Import(peer, document.name, before, _change(before, peer, replace=replace))
@@ -109,17 +111,17 @@ def pin(config: Config, raw: bytes, *, name: str | None = None, replace: bool = 
     return found
 
 
-def contradictions(
-    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
-) -> list[str]:
-    """Why the document of the peer `name` cannot be true beside relay.toml and the other pinned documents."""
-    return [*_of_table(config, name, peer), *_of_others(config, pinned, name, peer)]
-
-
 def common_groups(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
     """The KME groups that both sites have; without one only pqc and rsa are possible."""
     ours = {kme.group for kme in config.kmes.values()}
     return tuple(group for group in peer.kme_groups if group in ours)
+
+
+def _contradictions(
+    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
+) -> list[str]:
+    """Why the document of the peer `name` cannot be true beside relay.toml and the other pinned documents."""
+    return [*_of_table(config, name, peer), *_of_others(config, pinned, name, peer)]
 
 
 def _of_table(config: Config, name: str, peer: PeerCertificates) -> Iterator[str]:
@@ -177,9 +179,13 @@ def _follows(before: PeerCertificates, peer: PeerCertificates) -> bool:
 
 
 def _peers_directory(config: Config) -> Path:
+    return _files(config).peers_directory
+
+
+def _files(config: Config) -> IdentityFiles:
     if config.identity is None:
-        raise ConfigError("relay.toml has no [identity] table, which says where peers' documents are kept")
-    return config.identity.peers_directory
+        raise ConfigError("relay.toml has no [identity] table, which says where keys and peers' documents are kept")
+    return config.identity
 
 
 def _file(directory: Path, name: str) -> Path:

@@ -1,0 +1,32 @@
+"""Keys that are in memory stay there: no core dump of this process, and no reading of it by its own user's processes.
+Standard: setrlimit(2) RLIMIT_CORE; prctl(2) PR_SET_DUMPABLE, which is Linux's.
+
+The limit alone is not enough: a core dump that goes to a program (systemd-coredump) is made in spite of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+
+from relay.errors import ConfigError
+
+_PR_SET_DUMPABLE = 4
+
+
+def forbid_core_dumps() -> None:
+    """For the whole process, for good; programs that it starts may be read again, but dump no core either.
+
+    Raises ConfigError where the system does not let us.
+    """
+    # Under systemd's LimitCORE=0 there is nothing to lower, and a sandbox may forbid the call.
+    if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        cause = os.strerror(ctypes.get_errno())
+        raise ConfigError(f"the keys in memory cannot be kept from core dumps (prctl PR_SET_DUMPABLE): {cause}")

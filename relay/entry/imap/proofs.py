@@ -1,0 +1,70 @@
+"""Tells our own X-QuMail-Protection fields in a mailbox from those that somebody else wrote, and takes the latter away.
+Standard: HMAC-SHA256 (RFC 2104) under a key of the site over account, mark and Message-ID; all else is removed.
+
+A message that reaches a mailbox by itself may bring such a field. The watcher puts a copy without it into the mailbox,
+marked `none; copy-of=NAME`, and removes the message; the name is that of the message, so the step may be repeated.
+Message-ID and mark alone are proven since some servers write all other fields anew.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+from relay import mime
+from relay.errors import MalformedMessage
+from relay.store import SiteSecret
+
+FIELDS = ("Content-Type", "X-QuMail-Protection", "Message-ID")
+"""The header fields that tell sealed messages, originals, and marks that nobody here wrote."""
+MARK = b"x-qumail-protection"
+
+_PROOF = re.compile(rb"(.*); site=([0-9a-f]{32})", re.DOTALL)
+
+
+class Proofs:
+    """What only this site can write at the end of a mark, for one account."""
+
+    def __init__(self, secret: SiteSecret, account: str) -> None:
+        """Proofs under older secrets hold as long as those are in the file."""
+        self._keys = secret.derived(b"imap proofs")
+        self._account = account.encode()
+
+    def proven(self, message: bytes) -> bytes:
+        """The message, which begins with its mark, with the proof at the end of that."""
+        mark, end, rest = message.partition(b"\r\n")
+        value = mark.partition(b":")[2]
+        proof = self._all_of(value, mime.searched_header(message))[0]
+        return mark + b"; site=" + proof + end + rest
+
+    def forged(self, header: bytes) -> bool:
+        """Whether these header fields have a mark, and it is not one that we wrote."""
+        found = [raw.partition(b":")[2] for name, raw in mime.fields(header) if name == MARK]
+        if len(found) != 1:
+            return bool(found)
+        match = _PROOF.fullmatch(_plain(found[0]))
+        return match is None or not any(hmac.compare_digest(match[2], each) for each in self._all_of(match[1], header))
+
+    def clean(self, message: bytes) -> bytes:
+        """The whole message without marks, where they are forged; otherwise the same octets."""
+        try:
+            forged = self.forged(mime.searched_header(message))
+            return mime.without_fields(message, mime.OUR_MARKS) if forged else message
+        except MalformedMessage:  # no end of the header can be found
+            return message
+
+    def _all_of(self, mark: bytes, header: bytes) -> list[bytes]:
+        """The proofs of a mark beside this Message-ID under each secret, that of the newest first."""
+        names = [_plain(raw.partition(b":")[2]) for name, raw in mime.fields(header) if name == b"message-id"]
+        what = b"\0".join([self._account, _plain(mark), *names])
+        return [hmac.digest(key, what, "sha256")[:16].hex().encode() for key in self._keys]
+
+
+def copy_of(name: str, clean: bytes) -> bytes:
+    """The copy that takes the place of a message whose mark was forged; `name` is that message's."""
+    return f"X-QuMail-Protection: none; copy-of={name}\r\n".encode() + clean
+
+
+def _plain(value: bytes) -> bytes:
+    """A field's value whatever its folding."""
+    return b" ".join(value.split())

@@ -1,0 +1,77 @@
+"""Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
+Standard: a mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
+
+Where store and file are restored together, as with a whole machine, nothing is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Column, Double, Integer, Table, select
+
+from relay.store.database import Database, metadata, to_its_end
+
+log = structlog.get_logger(__name__)
+
+_beats = Table(
+    "store_beat",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("beat", Double, nullable=False),
+    Column("trusted_from", Double, nullable=False),
+)
+"""One row, of seconds since 1970."""
+
+
+class Beat:
+    """The beat of one store as one relay sees it; all relays of a site share the row, each has a file of its own."""
+
+    def __init__(self, database: Database, file: Path | None, clock: Callable[[], float]) -> None:
+        """Without a `file` nothing is noticed. `clock` gives seconds since 1970."""
+        self._database = database
+        self._file = file
+        self._clock = clock
+        self.trusted_from = 0.0
+        """Seconds since 1970: of what was sealed earlier, the store may have forgotten that it was delivered."""
+
+    @to_its_end
+    async def load(self) -> None:
+        """Reads what is known, without a beat. Raises StoreUnavailable."""
+        async with self._database.reading() as connection:
+            self.trusted_from = float(await connection.scalar(select(_beats.c.trusted_from)) or 0.0)
+
+    @to_its_end
+    async def go_on(self) -> None:
+        """One beat: notices a store that is behind the file. Raises StoreUnavailable; OSError where no file can be."""
+        last = await asyncio.to_thread(self._read)
+        async with self._database.writing() as connection:
+            first = {"one": 1, "beat": 0.0, "trusted_from": 0.0}
+            await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
+            row = (await connection.execute(select(_beats.c.beat, _beats.c.trusted_from).with_for_update())).one()
+            now = self._clock()
+            restored = row.beat < last
+            trusted_from = max(row.trusted_from, now) if restored else row.trusted_from
+            beat = max(row.beat, last, now)
+            await connection.execute(_beats.update().values(beat=beat, trusted_from=trusted_from))
+        self.trusted_from = trusted_from
+        if restored:
+            log.error("store_restored", store=self._database.name, behind_s=round(last - row.beat))
+        # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
+        await asyncio.to_thread(self._write, beat)
+
+    def _read(self) -> float:
+        try:
+            return float(self._file.read_text()) if self._file is not None else 0.0
+        except (OSError, ValueError):
+            return 0.0
+
+    def _write(self, beat: float) -> None:
+        if self._file is not None:
+            beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+            beside.write_text(repr(beat))
+            beside.replace(self._file)

@@ -1,0 +1,148 @@
+"""Which keys KMEs have issued to this site, so that none is used twice, whatever becomes of relays and KMEs.
+Standard: ETSI GS QKD 014 V1.1.1; a key is remembered, on the disk, before it can be used, and only by digests.
+
+A KME that was rolled back gives keys again. A key is known again by its key_ID, compared in any case, within its KME
+group, and by its octets in any group. What the digests tell: of a key_ID, which the wire shows as well, whether it was
+issued here; of octets nothing without the site's secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, Table, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.store.database import Database, metadata, to_its_end
+from relay.store.key_name import KeyName
+from relay.store.received_table import batches
+from relay.store.secret import SiteSecret
+
+KEEP_FOR_S = 400 * 86_400.0
+"""Seconds that a key is remembered; a KME is not set back further than a backup is old."""
+MOST: int = 5_000_000
+"""So many keys are remembered, 110 octets of disk each; of more, the oldest are forgotten."""
+AT_ONCE: int = 5_000
+"""Rows that one transaction forgets, so that no other writer waits for long."""
+TELLING_OCTETS: Final = 16
+"""Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
+DIGEST_OCTETS: Final = 16
+
+_issued = Table(
+    "issued_keys",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("name", LargeBinary(DIGEST_OCTETS), nullable=False, unique=True),
+    Column("octets", LargeBinary(DIGEST_OCTETS), unique=True),
+    Column("issued_at", Double, nullable=False),
+)
+"""Numbers ascend, and may have gaps; `name` is a digest of group and key_ID; `octets` is NULL for short keys."""
+
+_written = Table(
+    "issued_keys_written",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+)
+"""One row, which is written to see whether the store can be."""
+
+
+class _Row(NamedTuple):
+    name: bytes
+    key_ID: str
+    octets: bytes | None
+
+
+class IssuedKeys:
+    """The memory of one store, for all relays of a site."""
+
+    def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._digest_keys = secret.derived(b"issued keys")
+        self._clock = clock
+
+    @to_its_end
+    async def ready(self) -> None:
+        """Returns when something could be written just now. Raises StoreUnavailable: then no key may be drawn."""
+        row = self._database.insert(_written).values(one=1, at=self._clock())
+        async with self._database.writing() as connection:
+            await connection.execute(row.on_conflict_do_update(index_elements=["one"], set_={"at": row.excluded.at}))
+
+    @to_its_end
+    async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        """Remembers keys (octets by key_ID) that a KME of this group has just issued; which of them came before.
+
+        Those may not be used. What is new is on the disk when this returns. Raises StoreUnavailable: then nothing is
+        known, and none may be used.
+        """
+        rows = await asyncio.to_thread(self._rows, group, keys)
+        new: set[bytes] = set()
+        async with self._database.writing() as connection:
+            older = await self._under_older_secrets(connection, keys)
+            for some in batches([row for row in rows.values() if row.key_ID not in older]):
+                new.update(await self._inserted(connection, some))
+        return frozenset(keys) - {rows[name].key_ID for name in new}
+
+    @to_its_end
+    async def expire(self) -> int:
+        """Forgets keys that were issued long ago, and the oldest where there are too many; returns how many."""
+        forgotten = 0
+        while gone := await self._too_old():
+            async with self._database.writing() as connection:
+                done = await connection.execute(delete(_issued).where(_issued.c.number <= gone[-1]))
+            forgotten += int(done.rowcount)
+        return forgotten
+
+    async def _too_old(self) -> list[int]:
+        """The numbers of the oldest rows, in order, whose time is over: some of them, where there are many."""
+        oldest = select(_issued.c.number, _issued.c.issued_at).order_by(_issued.c.number)
+        before = self._clock() - KEEP_FOR_S
+        async with self._database.reading() as connection:
+            up_to = (await connection.scalar(select(func.max(_issued.c.number))) or 0) - MOST
+            for limit in (1, AT_ONCE):  # as a rule there is nothing to do
+                rows = (await connection.execute(oldest.limit(limit))).all()
+                gone = [number for number, at in rows if at <= before or number <= up_to]
+                if not gone:
+                    break
+        return gone
+
+    def _rows(self, group: str, keys: Mapping[str, bytes]) -> dict[bytes, _Row]:
+        """By their names, in one order: two relays that were given the same keys must not wait for each other."""
+        names: dict[bytes, str] = {}
+        for key_ID in keys:
+            names.setdefault(_name(group, key_ID), key_ID)
+        newest = self._digest_keys[0]
+        return {name: _Row(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
+
+    async def _inserted(self, connection: AsyncConnection, rows: Sequence[_Row]) -> Sequence[bytes]:
+        """The names of those that were not there, neither by name nor by octets."""
+        now = self._clock()
+        insert = self._database.insert(_issued).on_conflict_do_nothing().returning(_issued.c.name)
+        values = [{"name": row.name, "octets": row.octets, "issued_at": now} for row in rows]
+        return (await connection.scalars(insert, values)).all()
+
+    async def _under_older_secrets(self, connection: AsyncConnection, keys: Mapping[str, bytes]) -> set[str]:
+        """The key_IDs of those whose octets came while the site had another secret."""
+        older = self._digest_keys[1:]
+        if not older:
+            return set()
+        digests = {key_ID: {_octets(each, octets) for each in older} - {None} for key_ID, octets in keys.items()}
+        found: set[bytes | None] = set()
+        for some in batches(list(set().union(*digests.values()))):
+            found.update(await connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
+        return {key_ID for key_ID, mine in digests.items() if mine & found}
+
+
+def _name(group: str, key_ID: str) -> bytes:
+    return KeyName(group, "", key_ID).place(_issued.name)[:DIGEST_OCTETS]
+
+
+def _octets(digest_key: bytes, octets: bytes) -> bytes | None:
+    if len(octets) < TELLING_OCTETS:
+        return None
+    return hmac.digest(digest_key, octets, hashlib.sha256)[:DIGEST_OCTETS]

@@ -1,0 +1,110 @@
+"""How a store in PostgreSQL is reached: whether its URL asks for TLS with a verified certificate, and can get it.
+Standard: libpq's sslmode, sslrootcert, sslcert and sslkey, as asyncpg reads them in a URL and in the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from relay.errors import ConfigError
+
+MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""libpq's, weakest first; only the last two verify whom they speak to, and only the last one by its name."""
+_VERIFYING = ("verify-ca", "verify-full")
+
+
+def check_tls(url: URL) -> None:
+    """Raises ConfigError where what the URL says of TLS cannot be right; nobody is connected to."""
+    if problems := list(_problems(url)):
+        raise ConfigError([f"the store's URL: {problem}" for problem in problems])
+
+
+def exposed(url: URL) -> str:
+    """Why others on the way could read or be the store, and what to write; "" where they cannot."""
+    if _mode(url) == "verify-full" or not (elsewhere := [host for host in _hosts(url) if not _is_local(host)]):
+        return ""
+    return (
+        f"{elsewhere[0]} is another host, and whoever is on the way may read the store or stand in for it: write "
+        "?sslmode=verify-full&sslrootcert=/path/of/its/ca.pem at the end of store.database"
+    )
+
+
+def _problems(url: URL) -> Iterator[str]:
+    mode = _mode(url)
+    if mode not in (None, *MODES):
+        yield f"sslmode: {mode!r} is none of {', '.join(MODES)}"
+    authority = _setting(url, "sslrootcert")
+    if mode in _VERIFYING and not authority and not Path("~/.postgresql/root.crt").expanduser().exists():
+        yield f"sslrootcert: not set, and {mode} needs the certificate of the CA to trust"
+    if authority and (cause := _unreadable(authority) or _no_certificates(authority)):
+        yield f"sslrootcert: {authority}: {cause}"
+    certificate, key = _setting(url, "sslcert"), _setting(url, "sslkey")
+    causes = [(name, path, _unreadable(path)) for name, path in (("sslcert", certificate), ("sslkey", key)) if path]
+    yield from (f"{name}: {path}: {cause}" for name, path, cause in causes if cause)
+    if certificate and not any(cause for *_, cause in causes) and (cause := _no_pair(certificate, key)):
+        yield f"sslcert, sslkey: {cause}"
+
+
+def _hosts(url: URL) -> list[str]:
+    """Where the driver may connect to; a service is a file of its own, so that nobody knows."""
+    if "service" in url.query or os.environ.get("PGSERVICE"):
+        return ["a service"]
+    named = url.query.get("host", ())
+    every = [url.host or "", *([named] if isinstance(named, str) else named)]
+    found = [host.strip() for each in every for host in each.split(",") if host.strip()]
+    return found or [os.environ.get("PGHOST", "")]
+
+
+def _is_local(host: str) -> bool:
+    """A Unix socket or this machine; a port behind a name does not matter."""
+    if not host or host[0] in "/@" or host.partition(":")[0] == "localhost":
+        return True
+    for text in (host.strip("[]"), host.rpartition(":")[0].strip("[]")):
+        try:
+            return ipaddress.ip_address(text).is_loopback
+        except ValueError:
+            continue
+    return False
+
+
+def _mode(url: URL) -> str | None:
+    return _setting(url, "sslmode")
+
+
+def _setting(url: URL, name: str) -> str | None:
+    """What the URL says, else the environment (PGSSLMODE and so on); the last one where it says it twice."""
+    said = url.query.get(name)
+    if said is None:
+        return os.environ.get(f"PG{name.upper()}")
+    return said if isinstance(said, str) else said[-1]
+
+
+def _unreadable(path: str) -> str:
+    try:
+        with Path(path).open("rb"):
+            return ""
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _no_certificates(path: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except (ssl.SSLError, ValueError):
+        return "no certificates in PEM"
+    return ""
+
+
+def _no_pair(certificate: str, key: str | None) -> str:
+    """Why these are no certificate with its private key; a key under a password is for nobody to type."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError, OSError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,3 @@
+# Mail for unknown users goes to another site, behind the relay.
+# expect: aliases-bypass
+postconf -e 'luser_relay = $user@elsewhere.example'

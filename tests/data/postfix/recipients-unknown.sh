@@ -1,0 +1,3 @@
+# Everybody at a domain is taken to exist.
+# expect: unknown-recipients
+postconf -e 'relay_domains = alice.example'

@@ -1,0 +1,127 @@
+"""Header fields: of the message as it arrives, and of what stands inside a layer.
+
+Standard: RFC 5322, 2045; relay/FORMAT.md, 1.
+"""
+
+import base64
+import binascii
+import re
+
+from tests.reader import limits
+
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n \t]")
+_TYPES = {"application/pkcs7-mime", "application/x-pkcs7-mime"}
+_SMIME_TYPES = {"authenveloped-data", "authenticated-enveloped-data"}
+
+LAYER = (
+    b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data; name="smime.p7m"\r\n'
+    b"Content-Transfer-Encoding: binary\r\n\r\n"
+)
+SIGNED = LAYER.replace(b"authEnveloped-data", b"signed-data")
+
+
+class NotSealedError(Exception):
+    """The header is not that of a sealed message: an ordinary mail."""
+
+
+class BadMessageError(Exception):
+    """The header is that of a sealed message, and something of it, or its body, is not as the format has it."""
+
+
+def sealed_octets(message: bytes) -> bytes:
+    """What the body of a sealed message is: DER, or BER. Raises NotSealedError and BadMessageError."""
+    fields, body = _split_message(message)
+    types = fields.get(b"content-type", [])
+    if not any(map(_is_sealed, types)):
+        raise NotSealedError
+    if len(types) != 1:
+        raise BadMessageError("two types")
+    check_header(message)
+    encodings = fields.get(b"content-transfer-encoding", [])
+    if len(encodings) != 1 or max(len(types[0]), len(encodings[0])) > limits.STRUCTURED_FIELD:
+        raise BadMessageError("the transfer encoding, or a field too long")
+    encoding = _without_comments(encodings[0].decode("latin-1")).strip().lower()
+    if encoding == "binary":
+        return body
+    if encoding != "base64":
+        raise BadMessageError("another transfer encoding")
+    return _base64(body)
+
+
+def _base64(body: bytes) -> bytes:
+    if _NOT_BASE64.search(body):
+        raise BadMessageError("something that is not base64")
+    packed = body.translate(None, b"\r\n \t")
+    if len(packed) % 4 or b"=" in packed.rstrip(b"=") or len(packed) - len(packed.rstrip(b"=")) > 2:
+        raise BadMessageError("the padding of base64")
+    try:
+        return base64.b64decode(packed, validate=True)
+    except binascii.Error as error:
+        raise BadMessageError("base64") from error
+
+
+def check_header(message: bytes) -> None:
+    """The limits of a header, which is all of the message where it has no body. Raises BadMessageError."""
+    header = message.partition(b"\r\n\r\n")[0]
+    if len(header) + 2 > limits.HEADER or header.count(b"\n") + 1 > limits.HEADER_LINES:
+        raise BadMessageError("too long a header")
+
+
+def _split_message(message: bytes) -> tuple[dict[bytes, list[bytes]], bytes]:
+    """The fields by name in lower case, unfolded, and the body. The header ends before the first line that is no field."""
+    fields: dict[bytes, list[bytes]] = {}
+    at, last = 0, b""
+    while at < len(message):
+        end = message.find(b"\r\n", at)
+        line = message[at:] if end < 0 else message[at:end]
+        field = _FIELD.fullmatch(line)
+        if line[:1] in {b" ", b"\t"} and last:
+            fields[last][-1] += line
+        elif field:
+            last = field[1].lower()
+            fields.setdefault(last, []).append(field[2])
+        else:
+            break
+        at += len(line) + 2
+    body = message[at:]
+    return fields, body.removeprefix(b"\r\n")
+
+
+def _is_sealed(value: bytes) -> bool:
+    """Whether a Content-Type is that of AuthEnvelopedData."""
+    kind, *rest = _split(_without_comments(value.decode("latin-1")))
+    if kind.strip().lower() not in _TYPES:
+        return False
+    for parameter in rest:
+        name, _, text = parameter.partition("=")
+        if name.strip().lower() == "smime-type":
+            return _unquoted(text.strip()).lower() in _SMIME_TYPES
+    return False
+
+
+def _split(value: str) -> list[str]:
+    """Between semicolons that are not quoted."""
+    return re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^;"])+', value, re.DOTALL) or [""]
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _without_comments(value: str) -> str:
+    """A structured field without (comments), which may be nested."""
+    kept, depth, quoted, at = "", 0, False, 0
+    while at < len(value):
+        char = value[at]
+        if char == "\\" and (depth or quoted):
+            kept += value[at : at + 2] if not depth else ""
+            at += 2
+            continue
+        if char == '"' and not depth:
+            quoted = not quoted
+        depth += (char == "(" and not quoted) - (char == ")" and depth > 0)
+        if not depth and not (char == ")" and not quoted):
+            kept += char
+        at += 1
+    return kept

@@ -1,0 +1,77 @@
+"""A store that was set back to an older copy is noticed, and what was sealed before that opens no more.
+Standard: the mark in the store and the one beside the secret; both back ends.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.store import SiteSecret, open_store
+from tests.test_store.backends import Backend
+from tests.test_store.conftest import Clock
+
+
+async def _beat(backend: Backend, secret: SiteSecret, clock: Clock, file: Path | None) -> float:
+    """One relay's beat; what was sealed before the result is not trusted."""
+    async with await open_store(backend.where, secret, clock=clock, beat_file=file) as store:
+        await store.beat.go_on()
+        return store.beat.trusted_from
+
+
+async def test_a_store_that_only_goes_on_is_trusted(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+        clock.now += 60
+
+
+@pytest.mark.parametrize("how", ["older copy", "empty"])
+async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "beat"
+    await _beat(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    clock.now += 3600
+    await _beat(backend, secret, clock, file)
+    if how == "empty":
+        await backend.run("DELETE FROM store_beat")
+    else:
+        await backend.run("UPDATE store_beat SET beat = ?", before)
+    clock.now += 60
+    restored_at = clock.now
+    assert await _beat(backend, secret, clock, file) == restored_at
+    clock.now += 60
+    assert await _beat(backend, secret, clock, file) == restored_at
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        assert store.beat.trusted_from == restored_at
+
+
+async def test_another_relay_of_the_site_hears_of_it_at_its_next_beat(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    await _beat(backend, secret, clock, tmp_path / "one")
+    clock.now += 60
+    await _beat(backend, secret, clock, tmp_path / "one")
+    await backend.run("DELETE FROM store_beat")
+    restored_at = clock.now
+    await _beat(backend, secret, clock, tmp_path / "one")
+    assert await _beat(backend, secret, clock, tmp_path / "two") == restored_at
+
+
+async def test_a_clock_that_was_set_back_is_no_restored_store(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    await _beat(backend, secret, clock, tmp_path / "beat")
+    clock.now -= 3600
+    assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+
+
+async def test_a_file_that_cannot_be_read_is_as_if_it_were_not_there(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "beat").write_text("yesterday")
+    assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0

@@ -1,0 +1,222 @@
+"""The relay and the independent reader of tests/reader, given the same message as the same Bob: what comes of it at each.
+Standard: the words are those of tests/vectors/README.md. The relay is a black box here: its sealing, and its opening over a store.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from relay import mime
+from relay.cms import SealedEnvelope
+from relay.config import Config, load_config
+from relay.errors import (
+    BadSignature,
+    BadStructure,
+    BadTag,
+    KeyDestroyed,
+    KeyNotFound,
+    KeyUsed,
+    MalformedMessage,
+    NotAccepted,
+    NotForUs,
+    NotNamed,
+    OutsideWindow,
+    RelayError,
+    Replayed,
+    UnknownPeer,
+    UnknownSigner,
+)
+from relay.keys import Key
+from relay.keys.keyring import KeyRing, PeerKeys
+from relay.keys.pool import KMEGroup
+from relay.levels import Level, Parties
+from relay.levels.aes import AES
+from relay.levels.otp import OTP
+from relay.levels.pqc import PQC
+from relay.levels.rsa import RSA
+from relay.mail import Recipient
+from relay.opening import Opener
+from relay.store import SiteSecret, open_store
+from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
+from tests.testlib.keys import MemoryKeys
+from tests.vectors.people import Person, person
+
+KINDS: Mapping[type[RelayError], str] = {
+    BadStructure: "bad structure",
+    MalformedMessage: "bad structure",
+    NotForUs: "not for us",
+    UnknownPeer: "unknown peer",
+    NotAccepted: "not accepted",
+    KeyDestroyed: "key destroyed",
+    KeyUsed: "key used",
+    KeyNotFound: "no key",
+    BadTag: "bad tag",
+    BadSignature: "bad signature",
+    UnknownSigner: "bad signature",
+    NotNamed: "not named",
+    OutsideWindow: "outside window",
+    Replayed: "replayed",
+}
+LEVELS: Mapping[str, Level] = {"otp": OTP(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
+PROTECTIONS = ("otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
+GROUP, MASTER = "alice-bob", "2"
+SENDER, BEN = "ann@alice.example", "ben@bob.example"
+_CONFIG = """\
+[site]
+name = "bob"
+domains = ["bob.example"]
+sae_id = "1"
+hostname = "relay.bob.example"
+[incoming]
+listen = "127.0.0.1:0"
+next_hop = "127.0.0.1:25"
+[policies]
+directory = "policies"
+[store]
+database = "relay.db"
+secret = "site.secret"
+[kmes.kme]
+url = "https://127.0.0.1:1"
+group = "alice-bob"
+ca = "ca.pem"
+certificate = "sae.pem"
+key = "sae.key"
+[peers.alice]
+domains = ["alice.example"]
+sae_id = "2"
+kme_groups = ["alice-bob"]
+"""
+
+
+@dataclass(frozen=True)
+class SealedMail:
+    """A message as it is sent, the CMS in it, and the keys that open it."""
+
+    original: bytes
+    der: bytes
+    keys: Mapping[OneKey, bytes]
+
+    def message(self, der: bytes | None = None) -> bytes:
+        """The message around this CMS, or around another."""
+        return mime.sealed_message(self.original, self.der if der is None else der)
+
+
+@dataclass(frozen=True)
+class Came:
+    """What came of a message: the kind, and where it is "success" what was delivered to whom."""
+
+    kind: str
+    original: bytes = b""
+    sender: str = ""
+    due: frozenset[str] = frozenset()
+    aside: frozenset[str] = field(default=frozenset())
+
+    @property
+    def opened(self) -> bool:
+        """Whether anything was released."""
+        return self.kind == "success"
+
+
+async def seal(
+    original: bytes, protection: str, *, sender: str = SENDER, recipients: tuple[str, ...] = (BEN,), pad_key: int = 4096
+) -> SealedMail:
+    """As Alice's relay does."""
+    keys = MemoryKeys(pad_key=pad_key)
+    alice, bob = _person("alice"), _person("bob")
+    parties = Parties(MASTER, "1", "bob", alice.identity, bob.certificates)
+    now = datetime.now(UTC).replace(microsecond=0)
+    envelope = SealedEnvelope(MASTER, "1", protection, now, sender, recipients)
+    content = mime.wrap_payload(original, envelope.encode())
+    der = b""
+    for name in protection.split("+"):
+        der = (await LEVELS[name].seal(content, parties, keys)).der
+        content = mime.wrap_enveloped(der)
+    return SealedMail(original, der, {OneKey(GROUP, MASTER, name): key.key for name, key in keys.issued.items()})
+
+
+def by_reader(
+    message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,), sender: str = SENDER
+) -> Came:
+    """What the reader makes of it."""
+    outcome = receive(message, _site(), keys, Memory(), datetime.now(UTC), recipients, sender)
+    match outcome:
+        case Delivered():
+            due, aside = frozenset(outcome.recipients), frozenset(outcome.aside)
+            return Came("success", outcome.original, outcome.sender, due, aside)
+        case PassedOn():
+            return Came("not for us")
+        case Held():
+            return Came("no key")
+    return Came(outcome.kind)
+
+
+async def by_relay(
+    message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,), sender: str = SENDER
+) -> Came:
+    """What the relay makes of it, with a store that knows nothing yet."""
+    config, directory = _bob()
+    secret = SiteSecret.load_or_create(directory / "site.secret")
+    for old in directory.glob("relay.db*"):
+        old.unlink()
+    bob, certificates = _person("bob"), {"alice": _person("alice").certificates}
+    async with await open_store(directory / "relay.db", secret) as store:
+        groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
+        ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
+        opener = Opener(config, LEVELS, ring, store.received, store.openings, bob.identity, certificates)
+        try:
+            opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
+        except RelayError as error:
+            return Came(KINDS[type(error)])
+    if opened is None:
+        return Came("not for us")
+    if not opened.due:
+        return Came("not named")
+    due, aside = frozenset(opened.due), frozenset(opened.strangers)
+    return Came("success", opened.original, opened.envelope.sender, due, aside)
+
+
+class _KME:
+    """A group of key management entities that has these keys and no others."""
+
+    def __init__(self, keys: Mapping[OneKey, bytes]) -> None:
+        self._keys = keys
+        self._keep: Callable[[str, Mapping[str, bytes]], Awaitable[None]] | None = None
+
+    def keep_in(self, put: Callable[[str, Mapping[str, bytes]], Awaitable[None]]) -> None:
+        """Where keys are stored before they are used."""
+        self._keep = put
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
+        """Those of the keys that it has."""
+        names = {key_ID: OneKey(GROUP, master_sae, key_ID) for key_ID in key_IDs}
+        found = {key_ID: Key(key_ID, self._keys[name]) for key_ID, name in names.items() if name in self._keys}
+        if found and self._keep is not None:
+            await self._keep(master_sae, {key_ID: key.key for key_ID, key in found.items()})
+        return found
+
+
+@cache
+def _person(name: str) -> Person:
+    return person(name)
+
+
+@cache
+def _site() -> Site:
+    return vector.read(vector.VECTORS / "aes-plain.txt").site
+
+
+@cache
+def _bob() -> tuple[Config, Path]:
+    directory = Path(tempfile.mkdtemp(prefix="side-by-side-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    (directory / "relay.toml").write_text(_CONFIG)
+    (directory / "policies").mkdir()
+    return load_config(directory / "relay.toml"), directory
