@@ -42,6 +42,7 @@ LEVELS = {
     "rsa": ('levels = ["rsa"]\nquantum = "off"\n', b"rsa"),
     "rsa-quantum": ('levels = ["rsa"]\nquantum = "required"\n', b"rsa+aes"),
 }
+ALIASES = "inline:{ {info@bob.example = first@bob.example, second@bob.example} }"
 TOO_BIG = 1_100_000
 """Octets: more than Alice's relay takes, with the limit it has here."""
 
@@ -92,6 +93,7 @@ async def sites(tmp_path_factory: pytest.TempPathFactory, identities: Identities
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1],
                 smtp=bob_smtp, inbound=to_bob, peer_inbound=to_alice,
                 policies={"alice.example.toml": SEALED, "bob.example.toml": IN_CLEAR}, identities=identities,
+                postfix_settings={"virtual_alias_maps": ALIASES},
             )
         )  # fmt: skip
         yield Two(alice, bob)
@@ -252,6 +254,15 @@ async def test_addresses_in_unicode_arrive(two: Two) -> None:
     assert got.sender == "änn@alice.example"
     assert "SMTPUTF8" in got.mail_options
     assert_unchanged(got.message, original)
+
+
+async def test_mail_for_an_alias_of_bobs_reaches_all_behind_it_each_once(two: Two) -> None:
+    """The relay stands before aliases: the sealed envelope names the address that Ann wrote, and no other."""
+    original = mails.plain(subject="To an alias")
+    await send(two.alice, original, "info@bob.example")
+    for recipient in ("first@bob.example", "second@bob.example"):
+        assert_unchanged((await two.bob.delivered(recipient)).message, original)
+        assert len(two.bob.all_delivered(recipient)) == 1
 
 
 async def with_dsn(two: Two, sender: str, recipient: str) -> None:

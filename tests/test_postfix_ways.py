@@ -22,7 +22,7 @@ from relay import mime
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.test_commands import run
-from tests.test_postfix import IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
+from tests.test_postfix import ALIASES, IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
 from tests.testlib import mails, postfix
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.postfix import requires_postfix
@@ -96,9 +96,18 @@ async def sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=bob_smtp,
                 inbound=to_bob, peer_inbound=to_alice, over="lmtp",
                 policies={"alice.example.toml": SEALED, "bob.example.toml": IN_CLEAR},
+                postfix_settings={"virtual_alias_maps": ALIASES},
             )
         )  # fmt: skip
         yield Two(alice, bob, kmes, submission, ca)
+
+
+async def test_mail_for_an_alias_of_bobs_reaches_all_behind_it_each_once(two: Two) -> None:
+    original = mails.plain(subject="To an alias")
+    assert (await two.alice.postfix.submit(original, recipients=["info@bob.example"])).code == 250
+    for recipient in ("first@bob.example", "second@bob.example"):
+        assert_unchanged((await two.bob.delivered(recipient)).message, original)
+        assert len(two.bob.all_delivered(recipient)) == 1
 
 
 async def submission_files(directory: Path) -> Path:

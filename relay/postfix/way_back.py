@@ -136,13 +136,16 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                     "take no_address_mappings out",
                 )
             continue
-        not_mapped = [
+        in_front = [
             source
             for source in picture.sources
             if side.name in picture.leads_to(source)
-            and "no_address_mappings" in picture.settings.words("receive_override_options", source)
             and not is_loopback((service_address(source) or ("", 0))[0])  # another filter hands back there
         ]
+        not_mapped = [each for each in in_front if _without_mappings(picture, each)]
+        if side.name == "incoming":
+            yield from _mapped_in_front(picture, service, [each for each in in_front if each not in not_mapped])
+            continue
         if "no_address_mappings" not in options and not not_mapped:
             yield Fault(
                 "mapped-again",
@@ -159,6 +162,29 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                 "recipients than those who get the mail",
                 f"take no_address_mappings out here, and set it for {service.key}",
             )
+
+
+def _mapped_in_front(picture: Picture, service: Service, sources: list[Service]) -> Iterator[Fault]:
+    """A sealed mail is opened for the recipients that its sender named, so these must not be rewritten before."""
+    for source in sources:
+        yield Fault(
+            "mapped-in-front",
+            picture.settings.where("receive_override_options", source),
+            "virtual aliases, canonical and BCC maps work in front of the relay, which opens a sealed mail only for "
+            "those whom its sender named, and keeps it from all others",
+            f"postconf -P '{source.key}/receive_override_options=no_address_mappings'",
+        )
+    if _without_mappings(picture, service):
+        yield Fault(
+            "not-mapped",
+            picture.settings.where("receive_override_options", service),
+            "virtual aliases, canonical and BCC maps do not work for what arrives",
+            "take no_address_mappings out",
+        )
+
+
+def _without_mappings(picture: Picture, service: Service) -> bool:
+    return "no_address_mappings" in picture.settings.words("receive_override_options", service)
 
 
 def _in_front_of_the_queue(side: Side) -> bool:

@@ -24,7 +24,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 
 ANN, BEN, BEA, EVE = "<ann@alice.example>", "<ben@bob.example>", "<bea@bob.example>", "<eve@bob.example>"
-OPENED = b"X-QuMail-Protection: aes; peer=alice\r\n" + mails.plain()
+OPENED = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain()
 
 
 @dataclass

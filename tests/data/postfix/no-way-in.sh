@@ -1,3 +1,3 @@
 # Nothing on port 25 leads to the incoming relay.
-# expect: no-way-in
+# expect: no-way-in mapped-behind
 postconf -PX smtp/inet/content_filter
