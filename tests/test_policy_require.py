@@ -313,7 +313,7 @@ async def test_sealed_mail_is_measured_by_how_it_was_sealed_and_answered_alike(
     )  # fmt: skip
     async with app.running(alice.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
-    policy = AES + f'require = "{require}"\n'
+    policy = AES + f"require = {require}\n"
     assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250
     assert len(sink.got) == delivered
     kept = [each["reason"] for each in log.entries if each["event"] == "put_in_quarantine"]

@@ -167,7 +167,7 @@ async def test_a_bounce_of_opened_mail_quotes_no_content_and_is_sealed_on_its_wa
     assert (await two.alice.postfix.submit(original, recipients=["gone@bob.example"])).code == 250
     got = await two.alice.delivered("ann@alice.example")
     assert got.sender == ""
-    assert b"X-QuMail-Protection: aes; peer=bob\r\n" in got.message
+    assert b"X-QuMail-Protection: aes; peer=bob; author=peer\r\n" in got.message
     assert b"Will bounce" in got.message
     assert b"nobody else may see" not in got.message
     sent = bytes(two.back.sent[passed:])
