@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import structlog
@@ -51,6 +52,8 @@ PATIENT_OCTETS = 2 * 2**20
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
+RECIPIENT_OCTETS = 64
+"""What one recipient counts where it is decided whether work is done beside the loop."""
 WINDOW = timedelta(days=7)
 """A message opens for so long after it was sealed; so long ids are remembered, and keys wait for late recipients."""
 SKEW = timedelta(minutes=10)
@@ -164,7 +167,8 @@ class Opener:
             may_wait = patient and len(message) <= PATIENT_OCTETS
             entity = await self._open_layers(layers, enveloped, len(message), may_wait)
             with _silent():
-                envelope = self._envelope(layers, entity, any_time=any_time or mailboxes is None)
+                check = partial(self._envelope, any_time=any_time or mailboxes is None)
+                envelope = await off_loop(len(message), check, layers, entity)
                 await off_loop(len(message), _check_carriable, entity.content, max_hops)
         except RelayError:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
@@ -174,7 +178,7 @@ class Opener:
         whose = await off_loop(
             len(message), author, Content(entity.content), self.config.peers[min(layers.peers)].domains
         )
-        named, strangers = self._named(envelope, mailboxes or ())
+        named, strangers = await off_loop(len(message), self._named, envelope, mailboxes or ())
         arrived = _arrived(layers, envelope, named, self.clock()) if mailboxes is not None else None
         with _silent():
             states = await self.openings.admit(layers.bound, arrived)
@@ -202,9 +206,14 @@ class Opener:
         """
         if opened.arrived is None:
             return
-        named = replace(opened.arrived, mailboxes=tuple(map(_folded_mailbox, self._all_named(opened.envelope))))
-        served = await self.openings.settle(named, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered))
-        if all(self._served(recipient, served) for recipient in opened.envelope.recipients):
+        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
+        named = await off_loop(size, self._all_named, opened.envelope)
+        every = {name: None for names_ in named.values() for name in names_}
+        arrived = replace(opened.arrived, mailboxes=tuple(every))
+        served = await self.openings.settle(
+            arrived, map(_folded_mailbox, delivered), map(_folded_mailbox, not_delivered)
+        )
+        if all(_has_it(names_, served) for names_ in named.values()):
             await self.done(opened)
 
     async def give_up(self, opened: Opened) -> None:
@@ -308,30 +317,17 @@ class Opener:
 
     def _named(self, envelope: SealedEnvelope, mailboxes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
-        allowed = set(map(_folded_mailbox, self._all_named(envelope)))
+        allowed = {name for names_ in self._all_named(envelope).values() for name in names_}
         told = {box: _folded_mailbox(box) in allowed for box in mailboxes}
         return tuple(box for box, named in told.items() if named), tuple(
             box for box, named in told.items() if not named
         )
 
-    def _all_named(self, envelope: SealedEnvelope) -> Iterator[str]:
-        """Everybody who may have the mail: each recipient, and what mail for them may arrive for."""
-        for recipient in envelope.recipients:
-            yield recipient
-            yield from self._aliases(recipient)
-
-    def _aliases(self, recipient: str) -> tuple[str, ...]:
-        """What mail for a recipient may arrive for, by this site's table."""
-        if not self.config.aliases:
-            return ()
-        return {_folded_mailbox(each): to for each, to in self.config.aliases.items()}.get(
-            _folded_mailbox(recipient), ()
-        )
-
-    def _served(self, recipient: str, served: set[str]) -> bool:
-        """Whether a recipient has the mail, themselves or by all their aliases."""
-        aliases = set(map(_folded_mailbox, self._aliases(recipient)))
-        return _folded_mailbox(recipient) in served or (bool(aliases) and aliases <= served)
+    def _all_named(self, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
+        """By recipient, whom their mail may arrive for: themselves first, then their aliases here; all folded."""
+        table = {_folded_mailbox(each): tuple(map(_folded_mailbox, to)) for each, to in self.config.aliases.items()}
+        folded = map(_folded_mailbox, envelope.recipients)
+        return {recipient: (recipient, *table.get(recipient, ())) for recipient in folded}
 
     def _level(self, enveloped: cms.AuthEnveloped) -> Level:
         for level in self.levels.values():
@@ -461,6 +457,12 @@ def _folded_mailbox(mailbox: str) -> str:
     """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
     local, at, domain = mailbox.rpartition("@")
     return local + at + _folded(domain) if at else mailbox
+
+
+def _has_it(names_: tuple[str, ...], served: set[str]) -> bool:
+    """Whether a recipient has the mail, themselves or by all their aliases."""
+    recipient, *aliases = names_
+    return recipient in served or (bool(aliases) and served.issuperset(aliases))
 
 
 def _check_time(sealed_at: datetime, now: datetime) -> None:

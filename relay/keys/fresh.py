@@ -60,6 +60,9 @@ class _Shelf:
     trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
     drawing: asyncio.Task[None] | None = None
     refill: asyncio.Task[None] | None = None
+    aside: list[Key] = field(default_factory=list, repr=False)
+    """Keys that have come and are not remembered yet: they may not be used before, and are good until `aside_until`."""
+    aside_until: float = 0.0
 
     @property
     def wanted(self) -> int:
@@ -68,7 +71,7 @@ class _Shelf:
 
     @property
     def idle(self) -> bool:
-        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched)
+        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.aside)
 
 
 @dataclass(slots=True)
@@ -215,7 +218,7 @@ class FreshKeys:
         """Destroys keys whose time is over, in all stocks; returns how many."""
         expired = 0
         for shelf in list(self._shelves.values()):
-            expired += shelf.stock.destroy_expired()
+            expired += shelf.stock.destroy_expired() + self._burn_old_ones_aside(shelf)
             self._put_away(shelf)
         return expired
 
@@ -228,6 +231,7 @@ class FreshKeys:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
+        burnt += sum(self._burn_old_ones_aside(shelf, all_of_them=True) for shelf in shelves)
         self._shelves.clear()
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
@@ -259,31 +263,51 @@ class FreshKeys:
         missing = max(shelf.wanted, self._marks(shelf).high if shelf.prefetched else 0) - len(shelf.stock)
         number = max(1, min(missing, self._most(slave)))
         try:
-            if self._issued is not None:
-                await self._issued.ready()
-            keys = await self._request(shelf, slave, number, patient)
-            self._put_in_stock(shelf, keys, await self._issued_before(shelf, keys))
+            self._burn_old_ones_aside(shelf)
+            if not shelf.aside:
+                if self._issued is not None:
+                    await self._issued.ready()
+                shelf.aside = await self._request(shelf, slave, number, patient)
+                shelf.aside_until = self._timing.clock() + self.prefetch.lifetime
+            before = await self._issued_before(shelf)
+            # Out of there only now: a store that cannot be written for a moment burns none.
+            keys, shelf.aside = shelf.aside, []
+            self._put_in_stock(shelf, keys, before)
         except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
             self._give_rest(shelf, error)
             raise
         shelf.rest = shelf.not_before = 0.0
         slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
-    async def _issued_before(self, shelf: _Shelf, keys: list[Key]) -> frozenset[str]:
-        """The key_IDs of those that may not be used. What is new has been written down when this returns."""
+    async def _issued_before(self, shelf: _Shelf) -> frozenset[str]:
+        """The key_IDs of those aside that may not be used. What is new has been written down when this returns."""
         if self._issued is None:
             return frozenset()
         try:
-            return await self._issued.remember(self._group, {key.key_ID: key.key for key in keys})
-        except BaseException:
-            self.client.accounts.issued_and_burnt(shelf.slave_sae, len(keys), "not remembered")
-            log.error("issued_keys_not_remembered", kme=self.client.name, slave_sae=shelf.slave_sae, number=len(keys))
+            return await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
+        except StoreUnavailable as error:
+            log.error(
+                "issued_keys_not_remembered",
+                kme=self.client.name,
+                slave_sae=shelf.slave_sae,
+                number=len(shelf.aside),
+                cause=str(error),
+            )
             raise
+
+    def _burn_old_ones_aside(self, shelf: _Shelf, *, all_of_them: bool = False) -> int:
+        """Of those that could not be remembered in time nothing may come; returns how many that were."""
+        if not shelf.aside or not (all_of_them or shelf.aside_until <= self._timing.clock()):
+            return 0
+        burnt, shelf.aside = len(shelf.aside), []
+        self.client.accounts.issued_and_burnt(shelf.slave_sae, burnt, "not remembered")
+        return burnt
 
     def _put_in_stock(self, shelf: _Shelf, keys: list[Key], before: frozenset[str]) -> None:
         if before:
             self.client.accounts.issued_and_burnt(shelf.slave_sae, len(before), "seen before")
-        refused = len(before) + shelf.stock.add([key for key in keys if key.key_ID not in before])
+        fresh = [key for key in keys if key.key_ID not in before]
+        refused = len(before) + shelf.stock.add(fresh, until=shelf.aside_until)
         if refused:
             log.error("keys_seen_before", kme=self.client.name, slave_sae=shelf.slave_sae, number=refused)
         if refused == len(keys):

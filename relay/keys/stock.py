@@ -81,10 +81,13 @@ class Stock:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, keys: Sequence[Key]) -> int:
-        """Takes in keys that a KME has just issued; returns how many were refused, as seen before."""
+    def add(self, keys: Sequence[Key], *, until: float | None = None) -> int:
+        """Takes in keys that a KME has issued; returns how many were refused, as seen before.
+
+        They are good `until` then, by the clock; by default for the whole lifetime, from now.
+        """
         self._accounts.issued(self._slave_sae, len(keys))
-        until = self._clock() + self._lifetime
+        until = self._clock() + self._lifetime if until is None else until
         fresh = [key for key in keys if self._seen.first_time(key)]
         self._held += [_Held(key.key_ID, bytearray(key.key), until) for key in fresh]
         refused = len(keys) - len(fresh)

@@ -40,6 +40,7 @@ class Beat:
         self._database = database
         self._file = file
         self._clock = clock
+        self._complained = False
         self.trusted_from = 0.0
         """Seconds since 1970: of what was sealed earlier, the store may have forgotten that it was delivered."""
         self.past = 0.0
@@ -53,7 +54,11 @@ class Beat:
 
     @to_its_end
     async def go_on(self) -> None:
-        """One beat: notices a store that is behind the file. Raises StoreUnavailable; OSError where no file can be."""
+        """One beat: notices a store that is behind the file. Raises StoreUnavailable.
+
+        Where no file can be written (the secret is a systemd credential) a restored store is not noticed, and the log
+        says so.
+        """
         last = await asyncio.to_thread(self._read)
         async with self._database.writing() as connection:
             first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
@@ -79,7 +84,16 @@ class Beat:
             return 0.0
 
     def _write(self, beat: float) -> None:
-        if self._file is not None:
-            beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        if self._file is None:
+            return
+        beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
             beside.write_text(repr(beat))
             beside.replace(self._file)
+        except OSError as error:
+            # No more than that: what follows a beat destroys keys, and must not wait for a file.
+            if not self._complained:
+                log.warning("store_beat_not_written", file=str(self._file), cause=str(error))
+            self._complained = True
+        else:
+            self._complained = False

@@ -154,7 +154,7 @@ class Openings:
         # What cannot be written now is busy here until it is: else a copy could be delivered as if nobody had the mail.
         self._unsettled.update(places)
         await self._commit_settled(settlement)
-        self._settled(places)
+        self._settled([at for at, has in places.items() if self._unsettled.get(at, has) == has])
         return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in settlement.served}
 
     def _settled(self, places: Iterable[tuple[bytes, bytes]]) -> None:
@@ -186,7 +186,8 @@ class Openings:
         late = dict(self._unsettled)
         if late:
             await self._settle([_Settlement(mail, {at: has}) for (mail, at), has in late.items()])
-            self._settled(late)
+            # What was said of one of them meanwhile is newer, and is still to be written.
+            self._settled([at for at, has in late.items() if self._unsettled.get(at) == has])
 
     @to_its_end
     async def end_claims(self) -> None:

@@ -4,6 +4,7 @@ Standard: relay/FORMAT.md 9 and 11: the sealed envelope is under the signature, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay import app, cms, mime
+from relay.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from relay.levels import Parties
@@ -21,6 +23,7 @@ from tests.attacks.conftest import Scene, quarantined
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.loop_clock import loop_clock, slow
 from tests.testlib.payloads import payload, sealed_envelope
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -134,3 +137,24 @@ async def test_a_further_layer_that_anybody_can_put_around_is_refused(scene: Sce
     assert not scene.delivered
     assert (await scene.sent(message, to=MINE)).code == 250
     assert len(scene.delivered) == 1
+
+
+async def test_a_mail_that_names_ten_thousand_holds_nobody_up_however_many_aliases_there_are(
+    scene: Scene, tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities
+) -> None:
+    aliases = "".join(f'"list{number}@bob.example" = ["user{number}@bob.example"]\n' for number in range(1000))
+    names = (MINE, *(f"user{number}@bob.example" for number in range(MAX_RECIPIENTS - 1)))
+    async with _bob(tmp_path, kmes, identities, scene.sink, f"\n[aliases]\n{aliases}") as (_, incoming):
+        with loop_clock() as clock:
+
+            async def one() -> None:
+                envelope = sealed_envelope("pqc", recipients=names)
+                payload_ = await asyncio.to_thread(mime.wrap_payload, mails.plain(), envelope.encode())
+                sealed = await PQC().seal(payload_, identities.to_bob(), MemoryKeys())
+                message = mime.sealed_message(mails.plain(), sealed.der)
+                clock.reset()
+                assert (await submit(incoming, message, recipients=[MINE])).code == 250
+
+            held = await slow(clock, "ten thousand recipients", one, 3.0)
+        assert held is None, str(held)
+        assert scene.delivered

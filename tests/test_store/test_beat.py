@@ -7,8 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import LogCapture
 
 from relay.store import SiteSecret, open_store
+from tests.test_refusals import log as log  # a fixture
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import Clock
 
@@ -95,3 +97,16 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
         for _ in range(7):
             await store.beat.go_on()
         assert store.beat.past == clock.now
+
+
+async def test_where_no_file_can_be_written_the_store_beats_on_and_says_so(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture
+) -> None:
+    """A secret that is a systemd credential lies where nothing can be written: keys are destroyed all the same."""
+    (tmp_path / "nowhere").touch()
+    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "nowhere" / "beat") as store:
+        await store.beat.go_on()
+        clock.now += 60
+        await store.beat.go_on()
+        assert store.beat.past == clock.now
+    assert [each["event"] for each in log.entries].count("store_beat_not_written") == 1, "once is enough"

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,37 @@ async def test_who_has_a_mail_is_known_though_it_could_not_be_written_and_is_wri
     async with await open_store(backend.where, secret, clock=clock) as restarted:
         await restarted.openings.end_claims()
         assert await restarted.openings.admit([], mail) == {BEN: "served"}
+
+
+async def test_what_is_said_of_a_recipient_while_older_words_are_written_is_not_lost(
+    backend: Backend, secret: SiteSecret, clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First "not yet" could not be written; while that is tried again they get the mail, and that fails to be written."""
+
+    async def full(_: object) -> None:
+        raise StoreUnavailable("disk full")
+
+    assert isinstance(clock, Clock)
+    mail = arrived(clock=clock)
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        await store.openings.admit([], mail)
+        monkeypatch.setattr(store.openings, "_commit_settled", full)
+        with pytest.raises(StoreUnavailable):
+            await store.openings.settle(mail, (), [BEN])
+        write = store.openings._settle
+
+        async def meanwhile(settlements: Any) -> None:
+            with pytest.raises(StoreUnavailable):
+                await store.openings.settle(mail, [BEN])
+            await write(settlements)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store.openings, "_settle", meanwhile)
+            await store.openings.go_on()
+        assert await store.openings.admit([], mail) == {BEN: "served"}
+        await store.openings.go_on()
+    async with await open_store(backend.where, secret, clock=clock) as again:
+        assert await again.openings.admit([], mail) == {BEN: "served"}
 
 
 async def test_a_relay_that_starts_alone_ends_the_claims_of_the_one_that_was_killed(
