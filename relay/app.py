@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import structlog
 
 from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
-from relay.config import Address, Config, Direction, Peer, load_config
+from relay.config import Address, Config, Direction, Peer
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
 from relay.entry import Entry, Recipe
@@ -35,6 +36,7 @@ from relay.entry.tls import ServerTLS
 from relay.entry.users import UserFile
 from relay.forward import NextHop
 from relay.incoming import Incoming
+from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.keys.keyring import KeyRing
@@ -80,13 +82,17 @@ class Parts:
     triage: Triage
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
+    receiving: Receiving
 
 
 @asynccontextmanager
-async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts]:
+async def parts(
+    config: Config, *, prefetch: bool = True, key_receiver: socket.socket | None = None
+) -> AsyncIterator[Parts]:
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
-    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others.
+    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
+    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one.
     """
     async with AsyncExitStack() as stack:
         config, certificates = with_documents(config)
@@ -96,7 +102,10 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
         stack.push_async_callback(store.close)
-        keys = key_ring(config, store.received, store.issued_keys, prefetch=prefetch)
+        receiving = Receiving(config, secret, store.received, key_receiver)
+        stack.push_async_callback(receiving.close)
+        await receiving.take_over()
+        keys = key_ring(config, store.received, store.issued_keys, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         next_hops = _next_hops(stack, config)
@@ -111,6 +120,7 @@ async def parts(config: Config, *, prefetch: bool = True) -> AsyncIterator[Parts
             _triage(config, store, next_hops),
             next_hops,
             dkim_keys(config),
+            receiving,
         )
 
 
@@ -156,19 +166,21 @@ def own_identity(config: Config) -> Identity | None:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
+async def running(config: Config, *, key_receiver: socket.socket | None = None) -> AsyncIterator[dict[str, Address]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    Raises ConfigError and StoreUnavailable when it cannot start.
+    With `key_receiver` another process asks for received keys. Raises ConfigError and StoreUnavailable when it cannot
+    start.
     """
     async with AsyncExitStack() as stack:
-        built = await stack.enter_async_context(parts(config))
+        built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         built.keys.start()
         await built.store.beat.go_on()
         await built.store.openings.end_claims()
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
+        _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "key report", _write_down_keys(built.keys, keys_file(config)))
         _in_background(stack, "policy watch", built.policies.watch())
@@ -240,16 +252,16 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config_file: Path, ready_file: Path | None = None) -> None:
+async def serve(config: Config, key_receiver: socket.socket, ready_file: Path | None = None) -> None:
     """Runs the relay until SIGTERM or SIGINT.
 
-    `ready_file` gets one line `name host:port` for each entry once all of them listen.
+    `key_receiver` is the way to the process that asks for received keys. `ready_file` gets one line `name host:port`
+    for each entry once all of them listen.
     """
-    config = load_config(config_file)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(config) as addresses:
+    async with running(config, key_receiver=key_receiver) as addresses:
         if ready_file is not None:
             _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
         await stop.wait()

@@ -4,6 +4,7 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -18,6 +19,12 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+
+
+def pytest_collection_finish() -> None:
+    """Ten thousand collected tests live to the end: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import pytest
 
 from relay import postfix as checked
 from relay.config import load_config
-from tests.test_commands import run
 from tests.testlib import postfix
 from tests.testlib.postfix import FRAGMENTS, requires_postconf
+from tests.testlib.relay_command import run
 
 pytestmark = requires_postconf
 

@@ -19,25 +19,12 @@ from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 ROOT = Path(__file__).parent.parent
-
-
-async def run(
-    *arguments: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None
-) -> tuple[int, str, bytes]:
-    """Exit status, standard error, standard output of `qumail-relay ...`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", *map(str, arguments),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | (environment or {}),
-    )  # fmt: skip
-    out, err = await process.communicate(stdin)
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return process.returncode, err.decode(), out
 
 
 @pytest.fixture

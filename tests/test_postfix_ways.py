@@ -21,11 +21,11 @@ import trustme
 from relay import mime
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
-from tests.test_commands import run
 from tests.test_postfix import ALIASES, IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
 from tests.testlib import mails, postfix
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.postfix import requires_postfix
+from tests.testlib.relay_command import run
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 

@@ -5,50 +5,53 @@ Standard: exit status 0 fine, 1 something is wrong with what was asked about, 2 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from relay.cli.bench import bench
-from relay.cli.check import check
-from relay.cli.files import open_file, seal_file
-from relay.cli.identity import identity
-from relay.cli.imap import imap
-from relay.cli.keys import keys
-from relay.cli.kme import kme
-from relay.cli.ledger import ledger
-from relay.cli.no_dumps import forbid_core_dumps
-from relay.cli.policy import policy
-from relay.cli.quarantine import quarantine
-from relay.cli.serve import serve
-from relay.cli.users import users
 from relay.errors import ConfigError, RelayError
+from relay.no_dumps import forbid_core_dumps
+
+COMMANDS = {
+    "bench": "bench:bench",
+    "check": "check:check",
+    "identity": "identity:identity",
+    "imap": "imap:imap",
+    "keys": "keys:keys",
+    "kme": "kme:kme",
+    "ledger": "ledger:ledger",
+    "open": "files:open_file",
+    "policy": "policy:policy",
+    "quarantine": "quarantine:quarantine",
+    "seal": "files:seal_file",
+    "serve": "serve:serve",
+    "users": "users:users",
+}
+"""Where each command is, `module:name` in relay.cli: one that is not called is not loaded, which takes a second."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """A group whose commands are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None where there is none of this name."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module, _, name = COMMANDS[cmd_name].partition(":")
+            self.add_command(getattr(import_module(f"relay.cli.{module}"), name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="qumail-relay")
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
 
     Start with `qumail-relay check --config relay.toml`; deploy/relay.toml explains every setting.
     """
-
-
-for command in (
-    serve,
-    check,
-    policy,
-    ledger,
-    seal_file,
-    open_file,
-    keys,
-    identity,
-    quarantine,
-    imap,
-    kme,
-    users,
-    bench,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from relay import app
+from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import load_config
@@ -27,5 +27,6 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
 
     SIGHUP reads the policy files again. The log goes to standard error.
     """
-    configure_logging(load_config(config_file).log)
-    uvloop.run(app.serve(config_file, ready_file))
+    config = load_config(config_file)
+    configure_logging(config.log)
+    uvloop.run(app.serve(config, key_receiver.start(config), ready_file))

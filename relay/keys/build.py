@@ -19,6 +19,7 @@ from relay.keys.rotation import Rotation
 from relay.keys.skip import SKIPClient
 from relay.keys.timing import REAL_TIME, Timing
 from relay.keys.tls import TLSRules
+from relay.keys.transport import Receiver
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 
@@ -28,20 +29,23 @@ def key_ring(
     received: ReceivedKeys | None = None,
     issued: IssuedKeys | None = None,
     *,
+    receiver: Receiver | None = None,
     prefetch: bool = True,
     metrics: KeyMetrics | None = None,
     timing: Timing = REAL_TIME,
 ) -> KeyRing:
     """All keys of the site, with nothing running yet. Raises ConfigError where certificates cannot be used.
 
-    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others.
+    `receiver` asks for received keys, and writes them down. Without `prefetch` a key is drawn only when it is needed,
+    so that a single message burns no others.
     """
     metrics = metrics or KeyMetrics()
     members: dict[str, list[tuple[str, KME]]] = {}
     for name, kme in config.kmes.items():
         members.setdefault(kme.group, []).append((name, kme))
     groups = {
-        group: _group(group, kmes, prefetch=prefetch, metrics=metrics, timing=timing) for group, kmes in members.items()
+        group: _group(group, kmes, receiver, prefetch=prefetch, metrics=metrics, timing=timing)
+        for group, kmes in members.items()
     }
     return KeyRing(
         config.site.sae_id,
@@ -101,9 +105,18 @@ def prefetch_of(kme: KME) -> Prefetch:
 
 
 def _group(
-    group: str, kmes: Sequence[tuple[str, KME]], *, prefetch: bool, metrics: KeyMetrics, timing: Timing
+    group: str,
+    kmes: Sequence[tuple[str, KME]],
+    receiver: Receiver | None,
+    *,
+    prefetch: bool,
+    metrics: KeyMetrics,
+    timing: Timing,
 ) -> KMEGroup:
     clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes]
+    if receiver is not None:
+        for client in clients:
+            client.receive_through(receiver)
     return KMEGroup(
         group,
         clients,

@@ -18,6 +18,7 @@ from relay.errors import (
     KMEExhausted,
     KMEMisconfigured,
     KMEUnreachable,
+    StoreUnavailable,
 )
 from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
 from relay.keys.breaker import Breaker, BreakerRules
@@ -38,7 +39,7 @@ from relay.keys.faults import (
 from relay.keys.metrics import KeyMetrics
 from relay.keys.replies import text_of_error
 from relay.keys.timing import Timing
-from relay.keys.transport import NoAnswer, Reply, Request, Transport
+from relay.keys.transport import NoAnswer, Reply, Request, Sender, Transport
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +99,8 @@ class Calls:
         self._errors = errors
         self._timing = timing
         self._metrics = metrics
+        self.receive: Sender = transport.send
+        """Sends the requests for received keys."""
         self._backoff = Backoff(patience.retry_delay, timing)
         self._not_before: dict[Call, float] = {}
         self._settling = asyncio.Lock()
@@ -121,6 +124,8 @@ class Calls:
         status: Callable[[], Awaitable[object]] | None = None,
     ) -> Result:
         """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
+
+        Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
 
         `unanswered` is called when the KME may have carried out a request whose answer did not come, and says
         whether trying again is allowed. `status` asks the KME for its status: first when the breaker is half-open,
@@ -169,6 +174,9 @@ class Calls:
         except KeyUnavailable as error:
             outcome = _OUTCOMES.get(type(error), "unreachable")
             raise
+        except StoreUnavailable:
+            outcome = "not_asked"
+            raise
         except asyncio.CancelledError:
             if sent:
                 unanswered()
@@ -181,7 +189,8 @@ class Calls:
         limit = self.limits[call]
         started = self._timing.clock()
         try:
-            reply = await self._transport.send(request, limit.seconds, on_sent)
+            send = self.receive if call is Call.DEC_KEYS else self._transport.send
+            reply = await send(request, limit.seconds, on_sent)
         except NoAnswer as error:
             if not error.in_time:
                 limit.expired()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -20,7 +21,7 @@ from relay.keys.faults import Call, ErrorRule
 from relay.keys.metrics import KeyMetrics
 from relay.keys.timing import REAL_TIME, Timing
 from relay.keys.tls import TLSRules, client_context
-from relay.keys.transport import Transport
+from relay.keys.transport import Receiver, Transport
 
 log = structlog.get_logger(__name__)
 
@@ -121,6 +122,15 @@ class KMEClient:
     async def close(self) -> None:
         """Closes all connections. The client may be used again afterwards."""
         await self._transport.close()
+
+    @property
+    def transport(self) -> Transport:
+        """Its connections."""
+        return self._transport
+
+    def receive_through(self, receiver: Receiver) -> None:
+        """From now on `receiver` sends the requests for received keys."""
+        self._calls.receive = partial(receiver.send, self._name, self._transport)
 
     @property
     def name(self) -> str:

@@ -133,6 +133,9 @@ class KeyDelivery(Protocol):
 class ReceivedKeys(Protocol):
     """Where delivered keys are kept, sealed at rest, until they are no longer needed."""
 
+    async def ready(self) -> None:
+        """Returns when keys can be kept now. Raises StoreUnavailable: then no KME may be asked for any."""
+
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
 

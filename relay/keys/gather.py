@@ -67,6 +67,8 @@ class Fetcher:
         """
         self.client = client
         self.keep = keep
+        self.ready: Callable[[], Awaitable[None]] | None = None
+        """Awaited before each call; raises StoreUnavailable while keys could not be kept."""
         self._limit = limit
         self._gather = gather
         self._window = window
@@ -213,8 +215,10 @@ class Fetcher:
     async def _ask(self, desk: Desk, portions: list[Portion]) -> None:
         """One call, and what becomes of those that were asked for in it."""
         key_IDs = list(dict.fromkeys(key_ID for _, portion in portions for key_ID in portion))
-        self.calls += 1
         try:
+            if self.ready is not None:
+                await self.ready()
+            self.calls += 1
             keys = await self.client.request_dec_keys(desk.master_sae, key_IDs)
             await self._deliver(desk, portions, keys)
             self._went_well(desk, portions)
@@ -226,6 +230,10 @@ class Fetcher:
                 self._spoilt(desk, portions, refused=False)
         except KMERefusedRequest:
             self._spoilt(desk, portions, refused=True)
+        except StoreUnavailable as error:
+            log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
+            self._count("not_asked", len(key_IDs))
+            self._conclude_all(desk, [wish for wish, _ in portions], error)
         except KeyUnavailable as error:
             self._conclude_all(desk, [wish for wish, _ in portions], error)
         except BaseException:

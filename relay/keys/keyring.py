@@ -92,7 +92,7 @@ class KeyRing:
         self._tending: asyncio.Task[None] | None = None
         if received is not None:
             for name, group in self.groups.items():
-                group.keep_in(partial(received.put, name))
+                group.keep_in(partial(received.put, name), received.ready)
         if issued is not None:
             for group in self.groups.values():
                 group.remember_in(issued)

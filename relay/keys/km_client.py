@@ -112,7 +112,7 @@ class OptimizedKMClient(KMEClient):
             return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
         wanted = list(dict.fromkeys(key_IDs))
         ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
-        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids})
+        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids}, key_IDs=wanted)
         found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
         return self._in_order(key_IDs, found)
 
@@ -143,7 +143,8 @@ class OptimizedKMClient(KMEClient):
         """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
 
         async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
-            request = self._request("GET", master_sae, Call.DEC_KEYS, query=(("key_ID", key_ID),))
+            query = (("key_ID", key_ID),)
+            request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
             try:
                 return await self._dec_keys(master_sae, request, [key_ID], patient)
             except KeyUnavailable as error:
@@ -184,8 +185,9 @@ class OptimizedKMClient(KMEClient):
         *,
         query: tuple[tuple[str, str], ...] = (),
         json: dict[str, Any] | None = None,
+        key_IDs: Sequence[str] = (),
     ) -> Request:
-        return Request(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json)
+        return Request(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
 
     def _read_status(self, body: bytes) -> KeyStatus:
         status = status_from_reply(json_body(self.name, body))

@@ -43,7 +43,7 @@ class KeyMetrics:
         )
         self.received = Counter(
             "qumail_keys_received",
-            "Keys asked for by key_ID, by outcome: fetched, not_found, refused, not_stored",
+            "Keys asked for by key_ID, by outcome: fetched, not_found, refused, not_stored, not_asked",
             ["kme_group", "outcome"],
             registry=self.registry,
         )

@@ -108,10 +108,10 @@ class KMEGroup:
         """dec_keys calls made so far."""
         return sum(fetcher.calls for fetcher in self._fetchers)
 
-    def keep_in(self, keep: KeepKeys) -> None:
-        """From now on `keep` stores every fetched key before anybody gets it."""
+    def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
+        """From now on `keep` stores every fetched key before anybody gets it; `ready` says whether it could."""
         for fetcher in self._fetchers:
-            fetcher.keep = keep
+            fetcher.keep, fetcher.ready = keep, ready
 
     def remember_in(self, issued: IssuedKeys) -> None:
         """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""

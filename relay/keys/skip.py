@@ -128,13 +128,11 @@ class SKIPClient(KMEClient):
     async def _one(self, remote: str, key_ID: str, patient: bool) -> Key | KeyUnavailable:
         if not _PLAIN.fullmatch(key_ID):
             return KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
-        request = Request("GET", f"/key/{quote(key_ID, safe='')}", (("remoteSystemID", remote),))
+        query = (("remoteSystemID", remote),)
+        request = Request("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
 
         def read(body: bytes) -> Key:
-            key = _key(self.name, body)
-            if key.key_ID.lower() != key_ID.lower():
-                raise KMEBadReply(f"{self.name}: another key came than the one asked for")
-            return Key(key_ID, key.key)
+            return key_asked_for(self.name, body, key_ID)
 
         try:
             return await self._calls.ask(
@@ -146,6 +144,14 @@ class SKIPClient(KMEClient):
             )
         except KeyUnavailable as error:
             return error
+
+
+def key_asked_for(source: str, body: bytes, key_ID: str) -> Key:
+    """The key of a reply to /key/{keyId}; `source` is named in errors. Raises KMEBadReply."""
+    key = _key(source, body)
+    if key.key_ID.lower() != key_ID.lower():
+        raise KMEBadReply(f"{source}: another key came than the one asked for")
+    return Key(key_ID, key.key)
 
 
 def _object(source: str, body: bytes) -> dict[str, Any]:

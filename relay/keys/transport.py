@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
@@ -27,12 +27,27 @@ MAX_RETRY_AFTER_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body."""
+    """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
+
+    One for received keys says whose they are (`master_sae`) and which: what its reply is written down with.
+    """
 
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
     json: Mapping[str, Any] | None = None
+    master_sae: str = ""
+    key_IDs: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Request:
+        """The request again."""
+        query = tuple((name, value) for name, value in fields["query"])
+        return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +164,25 @@ class Transport:
                 trace_configs=[trace],
             )
         return self._session
+
+
+Sender = Callable[[Request, float, Callable[[], None]], Awaitable[Reply]]
+"""One KME's way of sending requests: Transport.send, or a Receiver's for that KME."""
+
+
+class Receiver(Protocol):
+    """What sends the requests for received keys."""
+
+    async def send(
+        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
+    ) -> Reply:
+        """As Transport.send; a reply with keys is in the spool. Raises NoAnswer, and StoreUnavailable: not asked."""
+
+    async def hand_over(self) -> None:
+        """What was written so far may be taken over into the store."""
+
+    async def close(self) -> None:
+        """Lets calls under way end, for a moment, and lets go of the spool."""
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -26,6 +26,7 @@ from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
+from relay.store.key_spool import KeySpool, LeftBehind, left_behind
 from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
 from relay.store.quarantine_table import Arrival, Kept
@@ -56,6 +57,8 @@ __all__ = [
     "Journal",
     "JournalForm",
     "Kept",
+    "KeySpool",
+    "LeftBehind",
     "Openings",
     "Put",
     "Quarantine",
@@ -65,6 +68,7 @@ __all__ = [
     "State",
     "Store",
     "Total",
+    "left_behind",
     "mail_key",
     "open_store",
     "transport_problem",

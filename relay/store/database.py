@@ -5,6 +5,7 @@ Standard: a committed transaction is on the disk (SQLite synchronous=FULL, Postg
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -33,6 +34,13 @@ metadata = MetaData()
 """All tables of the store; each table's file adds its own."""
 
 _schema = Table("store_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+_written = Table(
+    "store_written",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, nullable=False),
+)
+"""One row, which is written to see whether the store can be."""
 
 
 class Database:
@@ -43,6 +51,7 @@ class Database:
         self._reader = reader
         self._writer = writer
         self._running: set[asyncio.Task[Any]] = set()
+        self._written_at = float("-inf")
 
     @property
     def is_sqlite(self) -> bool:
@@ -65,8 +74,22 @@ class Database:
 
         On SQLite no other transaction writes meanwhile. Raises StoreUnavailable.
         """
-        async with self._translated(), self._writer.begin() as connection:
-            yield connection
+        try:
+            async with self._translated(), self._writer.begin() as connection:
+                yield connection
+        except BaseException:
+            self._written_at = float("-inf")
+            raise
+        self._written_at = time.monotonic()
+
+    async def can_be_written(self, proof_s: float = 0.0) -> None:
+        """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
+        if time.monotonic() - self._written_at < proof_s:
+            return
+        row = self.insert(_written).values(one=1, number=0)
+        change = row.on_conflict_do_update(index_elements=["one"], set_={"number": 1 - _written.c.number})
+        async with self.writing() as connection:
+            await connection.execute(change)
 
     async def scrub(self) -> None:
         """Moves SQLite's write-ahead log into the file and empties it, for old versions of rows lie there."""

@@ -42,14 +42,6 @@ _issued = Table(
 )
 """Numbers ascend, and may have gaps; `name` is a digest of group and key_ID; `octets` is NULL for short keys."""
 
-_written = Table(
-    "issued_keys_written",
-    metadata,
-    Column("one", Integer, primary_key=True, autoincrement=False),
-    Column("at", Double, nullable=False),
-)
-"""One row, which is written to see whether the store can be."""
-
 
 class _Row(NamedTuple):
     name: bytes
@@ -69,9 +61,7 @@ class IssuedKeys:
     @to_its_end
     async def ready(self) -> None:
         """Returns when something could be written just now. Raises StoreUnavailable: then no key may be drawn."""
-        row = self._database.insert(_written).values(one=1, at=self._clock())
-        async with self._database.writing() as connection:
-            await connection.execute(row.on_conflict_do_update(index_elements=["one"], set_={"at": row.excluded.at}))
+        await self._database.can_be_written()
 
     @to_its_end
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:

@@ -30,6 +30,9 @@ UNUSED_KEEP_FOR_S = 605_400.0
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 """Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
 
+PROOF_S = 1.0
+"""Seconds for which a store is taken to be one that can be written after something was written."""
+
 State = Literal["held", "destroyed", "unknown"]
 
 
@@ -89,6 +92,11 @@ class ReceivedKeys:
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
         return self._database.later(work)
+
+    @to_its_end
+    async def ready(self) -> None:
+        """Returns when keys can be stored, as was seen less than PROOF_S ago. Raises StoreUnavailable."""
+        await self._database.can_be_written(PROOF_S)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Stores keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.

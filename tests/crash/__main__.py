@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -21,14 +22,19 @@ from tests.testlib.identities import make_identities
 @click.option("--largest", default=5_000_000, show_default=True, help="Octets of the largest message.")
 @click.option("--pause", default=0.7, show_default=True, help="Average seconds between two faults.")
 @click.option("--only", multiple=True, metavar="WORD", help="Only faults whose names have one of these words.")
-def main(messages: int, seed: int, largest: int, pause: float, only: tuple[str, ...]) -> None:
+@click.option("--gap", default=0.25, show_default=True, help="Average seconds between two messages.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Leave all files in this new directory.")
+def main(
+    messages: int, seed: int, largest: int, pause: float, only: tuple[str, ...], gap: float, keep: Path | None
+) -> None:
     """Two sites with Postfix, relays and KMEs under random faults; every promise is checked afterwards. Needs root."""
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "identities").mkdir()
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "identities").mkdir(parents=True)
         identities = make_identities(Path(directory) / "identities")
         report = asyncio.run(
             run(
                 Path(directory), identities, messages=messages, seed=seed, largest=largest, pause=pause, only=only,
+                gap=gap,
                 progress=lambda text: click.echo(text, err=True),
             )
         )  # fmt: skip

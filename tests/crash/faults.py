@@ -117,6 +117,8 @@ FAULTS: dict[str, dict[Fault, int]] = {
 class Chaos:
     """Faults at one site, one after the other, until told to stop; `happened` counts them by name.
 
+    `times` has each with its beginning and end, in seconds of time.monotonic().
+
     With `only`, they are those whose names have one of these words.
     """
 
@@ -125,6 +127,7 @@ class Chaos:
     pause: float
     only: Sequence[str] = ()
     happened: Counter[str] = field(default_factory=Counter)
+    times: list[tuple[str, float, float]] = field(default_factory=list)
     over: bool = False
 
     async def run(self) -> None:
@@ -139,7 +142,9 @@ class Chaos:
             await asyncio.sleep(chance.expovariate(1 / self.pause))
             [fault] = chance.choices(list(faults), list(faults.values()))
             self.happened[f"{self.site.name}.{fault.__name__}"] += 1
+            began = time.monotonic()
             await fault(self.site, chance)
+            self.times.append((fault.__name__, began, time.monotonic()))
 
     def stop(self) -> None:
         """The fault that is under way is the last."""

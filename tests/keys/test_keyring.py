@@ -31,6 +31,9 @@ class MemoryStore:
         self.opened: dict[str, tuple[str, bytes]] = {}
         self.broken = False
 
+    async def ready(self) -> None:
+        """Always."""
+
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         if self.broken:
             raise StoreUnavailable("disk full")

@@ -16,9 +16,9 @@ from relay.config import load_config
 from relay.dkim import load_key
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from tests.test_commands import run
 from tests.test_dkim.conftest import Keys, pem
 from tests.test_dkim.test_journey import add_dkim
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.zone import Zone

@@ -16,10 +16,10 @@ from relay.errors import StoreUnavailable
 from relay.opening import Opened, Opener
 from relay.quarantine.release import Release
 from relay.store import Quarantine
-from tests.test_commands import run
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
 from tests.testlib.hop import Hop
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit
 

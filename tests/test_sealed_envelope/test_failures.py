@@ -24,10 +24,10 @@ from relay.quarantine.triage import Triage
 from relay.store import Openings
 from relay.store.ledger import Ledger
 from relay.store.openings import CLAIM_S
-from tests.test_commands import run
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit, submit_lmtp, until_settled
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from relay.opening import SKEW, WINDOW
-from tests.test_commands import run
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, Alice, Bob, Clock, at_every_level
+from tests.testlib.relay_command import run
 from tests.testlib.submit import until_settled
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 from structlog.testing import LogCapture
 
-from tests.test_commands import run
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike, at_every_level
 from tests.testlib import mails
+from tests.testlib.relay_command import run
 from tests.testlib.submit import submit, submit_lmtp
 
 

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.config import Address, Config, load_config
+from tests.testlib import relay_command
 from tests.testlib.identities import Identities
+from tests.testlib.relay_command import RelayCommand
 
 POLICIES: Mapping[str, str] = {"default.toml": 'levels = ["aes"]\n'}
 
@@ -131,7 +132,7 @@ def _give_identity(site: Site, identities: Identities, name: str, peer: str) -> 
 class RelayProcess:
     """`qumail-relay serve` as its own process, which can be killed."""
 
-    process: asyncio.subprocess.Process
+    process: RelayCommand
     addresses: dict[str, Address]
     log_file: Path
 
@@ -163,10 +164,9 @@ async def relay_process(
     ready, log_file = site.directory / "ready", site.directory / "relay.log"
     ready.unlink(missing_ok=True)
     with log_file.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "serve", "--config", str(site.config_file),
-            "--ready-file", str(ready), stderr=log, group=group,
-        )  # fmt: skip
+        process = await relay_command.start(
+            "serve", "--config", site.config_file, "--ready-file", ready, stderr=log, group=group
+        )
     try:
         addresses = await _read_when_ready(process, ready, log_file)
         yield RelayProcess(process, addresses, log_file)
@@ -176,7 +176,7 @@ async def relay_process(
         await process.wait()
 
 
-async def _read_when_ready(process: asyncio.subprocess.Process, ready: Path, log: Path) -> dict[str, Address]:
+async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dict[str, Address]:
     async with asyncio.timeout(30):
         while not ready.exists():
             if process.returncode is not None:

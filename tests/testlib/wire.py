@@ -27,6 +27,8 @@ class Wire:
         self.answered = bytearray()
         self._stop_after: int | None = None
         self._stopped = asyncio.Event()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -62,6 +64,14 @@ class Wire:
         """Each connection stays open but passes at most so many octets to the target."""
         self._stopped.clear()
         self._stop_after = octets
+
+    def hold_answers(self) -> None:
+        """What comes back stays on its way, until `let_answers_go`."""
+        self._answers.clear()
+
+    def let_answers_go(self) -> None:
+        """What was held goes on."""
+        self._answers.set()
 
     async def stopped(self) -> None:
         """Waits until a connection has come to the point where it stops."""
@@ -107,6 +117,7 @@ class Wire:
         while piece := await reader.read(65536):
             if self.watch is None:
                 self.answered += piece
+            await self._answers.wait()
             writer.write(piece)
             await writer.drain()
         writer.write_eof()

@@ -1,0 +1,175 @@
+"""Received keys on their way into the store: the process that asks KMEs for them, and the taking over of their replies.
+Standard: when the relay is killed, calls under way go to their end, and what they bring is in the spool.
+
+A relay that serves starts the process, and asks it by way of a socket (the frames of relay/keys/receiver.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from relay.config import Config
+from relay.errors import KMEBadReply, StoreUnavailable
+from relay.keys.build import km_client
+from relay.keys.delivered import Delivered
+from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
+from relay.keys.transport import NoAnswer, Receiver, Request, Transport
+from relay.store import KeySpool, ReceivedKeys, SiteSecret, left_behind
+
+log = structlog.get_logger(__name__)
+
+SPOOL = "keys.spool"
+"""The directory's name."""
+TAKE_OVER_S = 1.0
+"""How often replies are taken over."""
+
+
+def spool_directory(config: Config) -> Path:
+    """Where replies wait to be taken over: beside a SQLite store, else where systemd or the secret has us write."""
+    database = config.store.database
+    if isinstance(database, Path):
+        return database.parent / SPOOL
+    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return (Path(state) if state else config.store.secret.parent) / SPOOL
+
+
+class Receiving:
+    """What asks for received keys, for one relay or command, and has them taken over into the store."""
+
+    def __init__(
+        self, config: Config, secret: SiteSecret, received: ReceivedKeys, process: socket.socket | None = None
+    ) -> None:
+        """`process` is the way to a process that asks, which `start` gave; without one this process asks."""
+        self._directory = spool_directory(config)
+        self._secret = secret
+        self._received = received
+        here = ReceiverHere(KeySpool(self._directory, secret), config.kmes)
+        self.receiver: Receiver = ReceiverProcess(process, here) if process is not None else here
+
+    async def take_over(self) -> None:
+        """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""
+        await self.receiver.hand_over()
+        if number := await take_over(self._directory, self._secret, self._received):
+            log.debug("received_keys_taken_over", number=number)
+
+    async def go_on(self) -> None:
+        """Takes over, for ever; what cannot be stored now waits in the spool, and no KME is asked for more."""
+        while True:
+            try:
+                await self.take_over()
+            except (StoreUnavailable, OSError) as error:
+                log.error("received_keys_not_stored", cause=str(error))
+            await asyncio.sleep(TAKE_OVER_S)
+
+    async def close(self) -> None:
+        """Lets calls under way end, and takes over what they brought; if need be the next relay does."""
+        await self.receiver.close()
+        try:
+            await self.take_over()
+        except (StoreUnavailable, OSError) as error:
+            log.error("received_keys_wait_in_spool", directory=str(self._directory), cause=str(error))
+
+
+async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys) -> int:
+    """Puts the keys of all replies into the store that nobody writes to any more; returns how many keys.
+
+    A key that the store has, or had, stays as it is there. Raises StoreUnavailable: the rest is for the next time.
+    """
+    files = left_behind(directory, secret)
+    number = 0
+    try:
+        while (file := await asyncio.to_thread(next, files, None)) is not None:
+            for (group, master), keys in (await asyncio.to_thread(_keys, file.records)).items():
+                with suppress(KMEBadReply):
+                    await received.put(group, master, keys)
+                number += len(keys)
+            if file.torn:
+                log.error(
+                    "received_keys_torn", file=str(file.path), octets=file.torn, meaning="keys of one call are lost"
+                )
+            # Not before all of it is in the store: until then these octets are the only copy.
+            await asyncio.to_thread(file.remove)
+    finally:
+        files.close()
+    return number
+
+
+def _keys(records: Sequence[bytes]) -> dict[tuple[str, str], dict[str, bytes]]:
+    """Octets by key_ID, by KME group and master SAE."""
+    found: defaultdict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
+    for record in records:
+        delivered = Delivered.decoded(record)
+        found[delivered.group, delivered.master_sae].update(delivered.keys())
+    return found
+
+
+def start(config: Config) -> socket.socket:
+    """Starts the process; the socket is the way to it, and it ends when that is closed.
+
+    To be called before there are an event loop and threads, of which a fork would copy a part.
+    """
+    ours, theirs = socket.socketpair()
+    if os.fork():
+        theirs.close()
+        return ours
+    status = 1
+    try:
+        ours.close()
+        os.setsid()
+        # systemd ends all processes of a service at once: this one has to stay until its calls are over.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        uvloop.run(_serve(theirs, config))
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - nothing of the relay's own may run here
+        log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(status)
+
+
+async def _serve(connection: socket.socket, config: Config) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
+    clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
+    spool = KeySpool(spool_directory(config), SiteSecret.load_or_create(config.store.secret))
+    receiver = ReceiverHere(spool, config.kmes, flush=True)
+    under_way: set[asyncio.Task[None]] = set()
+    while (came := await read_frame(reader)) is not None:
+        asked, _ = came
+        if "hand_over" in asked:
+            await receiver.hand_over()
+            writer.write(frame({"number": asked["number"]}))
+            continue
+        task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]].transport, asked))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+    await asyncio.gather(*under_way, return_exceptions=True)
+    await receiver.close()
+
+
+async def _answer(
+    writer: asyncio.StreamWriter, receiver: ReceiverHere, transport: Transport, asked: dict[str, Any]
+) -> None:
+    answer: dict[str, Any]
+    body = b""
+    try:
+        request = Request.from_json(asked["request"])
+        reply = await receiver.send(asked["kme"], transport, request, asked["within"], lambda: None)
+        answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
+    except NoAnswer as error:
+        answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
+    except StoreUnavailable as error:
+        answer = {"not_stored": str(error)}
+    with suppress(OSError):  # nobody listens any more
+        writer.write(frame({"number": asked["number"], **answer}, body))
+        await writer.drain()

@@ -1,0 +1,194 @@
+"""Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
+
+A relay that serves has this done by a process of its own (relay/key_receiver.py), which ends the calls under way when
+the relay is killed: between a KME's answer and its reading there is time to lose a key. Other commands do
+it themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any, Protocol
+
+import structlog
+
+from relay.config import KME
+from relay.errors import StoreUnavailable
+from relay.keys.delivered import Delivered
+from relay.keys.faults import Fault
+from relay.keys.transport import NoAnswer, Reply, Request, Transport
+
+log = structlog.get_logger(__name__)
+
+CLOSING_S = 5.0
+"""How long a relay that stops waits for calls under way; they go on, and the next relay takes over what they bring."""
+SLACK_S = 1.0
+"""So much longer than the time limit of a call its answer is waited for."""
+_FRAME = struct.Struct("!II")
+
+
+class Spool(Protocol):
+    """Where replies are written down; see relay.store.KeySpool."""
+
+    def ready(self) -> None:
+        """Takes room for the next replies. Raises StoreUnavailable."""
+
+    def append(self, record: bytes) -> None:
+        """Writes a record, so that it survives this process. Raises StoreUnavailable."""
+
+    def flush(self) -> None:
+        """Waits until all records are on the disk. Raises StoreUnavailable; blocks."""
+
+    def hand_over(self) -> None:
+        """Lets go of what was written."""
+
+    def close(self) -> None:
+        """Lets go of the file."""
+
+
+class ReceiverHere:
+    """Does it in this process. With `flush` a reply is on the disk before it is used, and the event loop waits."""
+
+    def __init__(self, spool: Spool, kmes: Mapping[str, KME], *, flush: bool = False) -> None:
+        self._spool = spool
+        self._kmes = kmes
+        self._flush = flush
+
+    async def send(
+        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
+    ) -> Reply:
+        """As Receiver.send."""
+        self._spool.ready()
+        reply = await transport.send(request, within, on_sent)
+        if reply.code == 200:
+            table = self._kmes[kme]
+            delivered = Delivered(table.group, table.interface, request.master_sae, request.key_IDs, reply.body)
+            try:
+                self._spool.append(delivered.encoded())
+                if self._flush:
+                    self._spool.flush()
+            except StoreUnavailable as error:  # the keys are at hand, and the store may take them
+                log.error("received_keys_not_spooled", kme=kme, cause=str(error))
+        return reply
+
+    async def hand_over(self) -> None:
+        """As Receiver.hand_over."""
+        self._spool.hand_over()
+
+    async def close(self) -> None:
+        """As Receiver.close."""
+        self._spool.close()
+
+
+class ReceiverProcess:
+    """Has it done by the process at the other end of a socket; once that has ended, by `instead`."""
+
+    def __init__(self, connection: socket.socket, instead: ReceiverHere) -> None:
+        self._connection = connection
+        self._instead = instead
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
+        self._numbers = count(1)
+        self._closing = False
+
+    async def send(
+        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
+    ) -> Reply:
+        """As Receiver.send."""
+        if not await self._open():
+            return await self._instead.send(kme, transport, request, within, on_sent)
+        asked = {"kme": kme, "within": within, "request": request.as_json()}
+        on_sent()
+        try:
+            answer, body = await asyncio.wait_for(self._ask(asked), within + SLACK_S)
+        except TimeoutError as error:
+            cause = "the key receiver did not answer in time"
+            raise NoAnswer(cause, sent=True, fault=Fault.UNREACHABLE, in_time=False) from error
+        if "not_stored" in answer:
+            raise StoreUnavailable(answer["not_stored"])
+        if "cause" in answer:
+            fault = Fault(answer["fault"])
+            raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
+        return Reply(answer["code"], body, answer["retry_after"])
+
+    async def hand_over(self) -> None:
+        """As Receiver.hand_over."""
+        await self._instead.hand_over()
+        if await self._open():
+            with suppress(NoAnswer):
+                await self._ask({"hand_over": True})
+
+    async def close(self) -> None:
+        """As Receiver.close."""
+        if await self._open() and self._writer is not None and self._reading is not None:
+            self._closing = True
+            self._writer.write_eof()
+            await asyncio.wait([self._reading], timeout=CLOSING_S)
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._writer.close()
+        await self._instead.close()
+
+    async def _open(self) -> bool:
+        """Whether there is a process to ask."""
+        async with self._opening:
+            if self._reading is None:
+                reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
+                self._reading = asyncio.create_task(self._read(reader), name="key receiver")
+        return not self._reading.done()
+
+    async def _ask(self, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The answer to one frame. Raises NoAnswer where the process has ended."""
+        assert self._writer is not None  # noqa: S101 - _open has made it
+        number = next(self._numbers)
+        answer: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        self._writer.write(frame({"number": number, **asked}))
+        try:
+            return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        """Gives the answers to those who wait for them, until the process has ended."""
+        with suppress(OSError):
+            while (came := await read_frame(reader)) is not None:
+                answer, body = came
+                future = self._waiting.get(answer["number"])
+                if future is not None and not future.done():
+                    future.set_result((answer, body))
+        if not self._closing:
+            log.error("key_receiver_ended", meaning="from now on a killed relay may lose keys: start it again")
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_ended())
+
+
+def _ended() -> NoAnswer:
+    return NoAnswer("the key receiver has ended", sent=True, fault=Fault.UNREACHABLE)
+
+
+def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
+    """A JSON object and octets, both after their lengths (4 octets each)."""
+    encoded = json.dumps(header).encode()
+    return _FRAME.pack(len(encoded), len(body)) + encoded + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None where the other side has ended."""
+    try:
+        lengths = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+        header, body = [await reader.readexactly(length) for length in lengths]
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    decoded: dict[str, Any] = json.loads(header)
+    return decoded, body

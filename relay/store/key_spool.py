@@ -1,0 +1,178 @@
+"""Replies with keys on their way into the store: written, sealed, in the step that reads them, taken over afterwards.
+Standard: ETSI GS QKD 014 gives a key once; a file has one writer, which holds its lock (flock) meanwhile.
+
+A record is 4 octets with the length of what follows, most significant first, then 8 octets with the id of the site
+secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
+before a KME is asked. What is not written yet is zeros, which end a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from relay.errors import StoreUnavailable
+from relay.store.secret import Sealed, SiteSecret
+from relay.store.secret_file import sync_directory
+
+log = structlog.get_logger(__name__)
+
+ROOM_OCTETS = 2 * 2**20
+"""So much of a file is free before a KME is asked: more than the largest reply of a real KME."""
+_CONTEXT = b"key spool"
+_ID_OCTETS = 8
+_ID = re.compile(r"[0-9a-f]{8}")
+_LENGTH_OCTETS = 4
+
+
+class KeySpool:
+    """The file that this process appends to; made when it is first needed, and a new one after each `hand_over`."""
+
+    def __init__(self, directory: Path, secret: SiteSecret) -> None:
+        self._directory = directory
+        self._secret = secret
+        self._file = -1
+        self._end = 0
+        self._room = 0
+
+    def ready(self) -> None:
+        """Takes room for the next replies. Raises StoreUnavailable: then no KME may be asked for keys."""
+        try:
+            if self._file < 0:
+                self._file, self._end, self._room = _new_file(self._directory), 0, 0
+            if self._room - self._end < ROOM_OCTETS:
+                os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
+                self._room = self._end + 2 * ROOM_OCTETS
+        except OSError as error:
+            raise StoreUnavailable(f"{self._directory}: no room for received keys: {error.strerror}") from error
+
+    def append(self, record: bytes) -> None:
+        """Writes the record: once this has returned, it survives this process, not yet a power failure.
+
+        There is no await in here: between a reply and its record nothing else may happen. Raises StoreUnavailable.
+        """
+        self.ready()
+        sealed = self._secret.seal(record, _CONTEXT)
+        row = sealed.secret_id.encode() + sealed.data
+        row = len(row).to_bytes(_LENGTH_OCTETS, "big") + row
+        try:
+            written = 0
+            while written < len(row):
+                written += os.pwrite(self._file, row[written:], self._end + written)
+        except OSError as error:
+            # The next record goes to the same place: what is there now has no right tag.
+            raise StoreUnavailable(f"{self._directory}: received keys cannot be written: {error.strerror}") from error
+        self._end += len(row)
+
+    def flush(self) -> None:
+        """Waits until what was written is on the disk. Raises StoreUnavailable; blocks."""
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._directory}: received keys cannot be written: {error.strerror}") from error
+
+    def hand_over(self) -> None:
+        """Lets go of the file, where anything was written: whoever takes over finds it, and removes it."""
+        if self._end:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._end, self._room = -1, 0, 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A file that nobody appends to any more: its records, the octets that they take, and those of one cut short."""
+
+    path: Path
+    records: list[bytes] = field(repr=False)
+    octets: int
+    torn: int = 0
+
+    def remove(self) -> None:
+        """Overwrites the records, then deletes the file: they are in the store. Blocks."""
+        with suppress(FileNotFoundError):
+            with self.path.open("r+b") as file:
+                file.write(bytes(self.octets + self.torn))
+                file.flush()
+                os.fdatasync(file.fileno())
+            self.path.unlink()
+
+
+def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
+    """The files that nobody appends to, one after the other, each for this caller alone while it is looked at.
+
+    A file whose secret we do not hold stays where it is, and is logged. Blocks.
+    """
+    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+        with _alone(path) as file:
+            if file is None:
+                continue
+            try:
+                yield LeftBehind(path, *_records(file, secret))
+            except StoreUnavailable as error:
+                log.error("key_spool_not_read", file=str(path), cause=str(error))
+
+
+def _new_file(directory: Path) -> int:
+    """A file under its lock. Somebody who cleans up may have it first; then it is gone, and we make another."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    while True:
+        path = directory / f"{secrets.token_hex(8)}.spool"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            sync_directory(directory)
+            return file
+        os.close(file)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[int | None]:
+    """The file under its lock; None where somebody else has it, or it is gone."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield None
+    else:
+        yield file if os.fstat(file).st_nlink else None
+    finally:
+        os.close(file)
+
+
+def _records(file: int, secret: SiteSecret) -> tuple[list[bytes], int, int]:
+    """The records in order, the octets that they take, and those of one that was cut short: it has no right tag.
+
+    Raises StoreUnavailable where a record is under a secret that we do not hold.
+    """
+    records: list[bytes] = []
+    at = 0
+    with os.fdopen(os.dup(file), "rb") as stream:
+        size = os.fstat(file).st_size
+        while length := int.from_bytes(stream.read(_LENGTH_OCTETS), "big"):
+            row = stream.read(min(length, size))
+            sealed = Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:])
+            try:
+                records.append(secret.open(sealed, _CONTEXT))
+            except StoreUnavailable:
+                if len(row) == length and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
+                    raise
+                return records, at, len(row) + _LENGTH_OCTETS
+            at += _LENGTH_OCTETS + length
+    return records, at, 0

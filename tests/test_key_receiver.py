@@ -1,0 +1,163 @@
+"""A relay is killed, stopped or cannot write while keys are on their way to it: every mail is opened afterwards.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key that its KME has given away cannot be had again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from relay import app
+from relay.config import Address
+from relay.keys import Key
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.submit import submit
+from tests.testlib.wire import Wire
+
+
+@pytest.fixture
+async def several(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> list[bytes]:
+    """Mails that Alice has sealed for Bob, each under a key of its own."""
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    async with app.running(site.config) as addresses:
+        for _ in range(2):
+            assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    return [got.message for got in wire.got]
+
+
+@pytest.fixture
+def sealed(several: list[bytes]) -> bytes:
+    """One of them."""
+    return several[0]
+
+
+@pytest.fixture
+async def to_kme(kmes: DevelopmentKMEs) -> AsyncIterator[Wire]:
+    """Between Bob's relay and his KME."""
+    async with Wire(Address("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
+        yield between
+
+
+@pytest.fixture
+def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, to_kme: Wire) -> Site:
+    url = f"https://{to_kme.address}"
+    return make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=url, incoming=sink.address)
+
+
+def when_given(kmes: DevelopmentKMEs, happens: Callable[[], None]) -> asyncio.Event:
+    """Calls `happens` at the moment when a KME has given a received key away; set when it was."""
+    given = asyncio.Event()
+    deliver = kmes.link.deliver
+
+    def watched(key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
+        keys = deliver(key_ids, master=master, slave=slave)
+        happens()
+        given.set()
+        return keys
+
+    kmes.link.deliver = watched  # type: ignore[method-assign]
+    return given
+
+
+def lock(other: sqlite3.Connection) -> None:
+    """Nobody else can write from now on."""
+    other.execute("BEGIN IMMEDIATE")
+
+
+def key_receiver(relay: RelayProcess) -> int:
+    """The process that asks for its received keys."""
+    [child] = Path(f"/proc/{relay.process.pid}/task/{relay.process.pid}/children").read_text().split()
+    return int(child)
+
+
+def runs(process: int) -> bool:
+    """Whether it has not ended; who ended may still wait for somebody to see that."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def opened_in_the_end(relay: RelayProcess, sealed: bytes) -> None:
+    """Sends the mail until it is taken, as a mail server does."""
+    async with asyncio.timeout(30):
+        while (await submit(relay.addresses["incoming"], sealed)).code != 250:
+            await asyncio.sleep(0.2)
+
+
+async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail_when_it_is_back(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
+) -> None:
+    given = when_given(kmes, to_kme.hold_answers)
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+        await given.wait()
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    to_kme.let_answers_go()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_relay_that_is_stopped_while_its_store_is_locked_opens_the_mail_when_it_is_back(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
+    given = when_given(kmes, lambda: lock(other))
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+        await given.wait()
+        relay.process.terminate()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    other.close()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
+    bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
+) -> None:
+    async with relay_process(bob) as relay:
+        other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
+        lock(other)
+        # The first may have its key asked for, when the store was seen to be well a moment ago.
+        replies = [(await submit(relay.addresses["incoming"], each)).code for each in several]
+        assert replies == [451] * len(several)
+        assert kmes.link.delivered.total() <= 1
+        other.close()
+        for each in several:
+            await opened_in_the_end(relay, each)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * len(several)
+
+
+async def test_a_relay_whose_key_receiver_was_killed_asks_for_keys_itself(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    async with relay_process(bob) as relay:
+        os.kill(key_receiver(relay), signal.SIGKILL)
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_relay_leaves_no_process_and_no_file_behind(bob: Site, sealed: bytes, sink: Sink) -> None:
+    async with relay_process(bob) as relay:
+        assert (await submit(relay.addresses["incoming"], sealed)).code == 250
+        receiver = key_receiver(relay)
+    async with asyncio.timeout(10):
+        while runs(receiver):
+            await asyncio.sleep(0.02)
+    assert not list((bob.directory / "keys.spool").iterdir())
