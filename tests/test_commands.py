@@ -8,13 +8,15 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from relay import mime
+from relay import app, mime
 from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
@@ -127,6 +129,18 @@ async def test_check_names_everything_that_is_wrong(
     wrong = {finding["what"]: finding["problems"] for finding in json.loads(out) if finding["problems"]}
     assert set(wrong) == {"policies", "store secret", "KME kme", "outgoing next hop"}
     assert "default.toml:1" in wrong["policies"][0]
+
+
+async def test_check_says_when_the_store_cannot_be_written(sites: tuple[Site, Site]) -> None:
+    site = sites[0]
+    async with app.parts(site.config):
+        pass
+    with closing(sqlite3.connect(site.directory / "relay.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, _, out = await run("check", "--json", "--config", site.config_file)
+    assert status == 1
+    [problems] = [finding["problems"] for finding in json.loads(out) if finding["what"] == "store"]
+    assert "cannot be written" in problems[0]
 
 
 @pytest.mark.parametrize("command", ["check", "serve", "policy check"])

@@ -1,5 +1,5 @@
 """`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
-Standard: one line a check; exit status 0 when all are fine, 1 otherwise; nothing is changed, no key is spent.
+Standard: one line a check; exit status 0 when all are fine, 1 otherwise; no key is spent.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.cli.quarantine import quarantine_state
+from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import KME, Config, Direction, Log, load_config
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
@@ -94,7 +94,7 @@ async def _all(config_file: Path) -> list[Finding]:
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
-    yield _store(config)
+    yield await _store(config)
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -134,15 +134,24 @@ def _secret(config: Config) -> Finding:
     return Finding("store secret", str(path))
 
 
-def _store(config: Config) -> Finding:
-    """How it is reached; whether it can be, `quarantine` finds out."""
+async def _store(config: Config) -> Finding:
+    """How it is reached, and whether it can be written."""
     where = config.store.database
     try:
         problem = transport_problem(where)
     except ConfigError as error:
         return Finding("store", "", tuple(error.problems))
     detail = str(where) if isinstance(where, Path) else "PostgreSQL"
-    return Finding("store", detail, (problem,) if problem else ())
+    problems = [problem] if problem else []
+    try:
+        async with existing_store(config) as store:
+            if store is not None:
+                await store.received.ready()
+    except StoreUnavailable as error:
+        problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
+    except ConfigError:
+        pass  # which is found elsewhere
+    return Finding("store", detail, tuple(problems))
 
 
 async def _kmes(config: Config) -> AsyncIterator[Finding]:

@@ -49,7 +49,7 @@ class LoopClock:
 
     def _sample(self) -> None:
         """Looks where the loop is, if it has been there for long."""
-        if self._began and time.monotonic() - self._began > SAMPLED_S:
+        if self._began and not self._frame and time.monotonic() - self._began > SAMPLED_S:
             frame = sys._current_frames().get(self._loop_thread)
             if frame is not None:
                 self._frame = _described(frame)
