@@ -10,11 +10,12 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.test_store.backends import PostgreSQLServer
 from tests.testlib.mail_site import MailSite
 from tests.testlib.wire import Wire
 
@@ -23,23 +24,26 @@ Fault = Callable[[MailSite, random.Random], Awaitable[None]]
 
 async def relay_killed(site: MailSite, chance: random.Random) -> None:
     """SIGKILL, and a new process after a while."""
-    await site.kill_relay()
+    which = chance.randrange(len(site.relays))
+    await site.kill_relay(which)
     await asyncio.sleep(chance.uniform(0, 1))
-    await site.restart_relay()
+    await site.restart_relay(which)
 
 
 async def relay_frozen(site: MailSite, chance: random.Random) -> None:
     """SIGSTOP, sometimes for longer than its neighbours wait."""
-    site.relay.process.send_signal(signal.SIGSTOP)
+    relay = chance.choice(site.relays)
+    relay.process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(chance.choice((0.3, 1, 6)))
-    site.relay.process.send_signal(signal.SIGCONT)
+    relay.process.send_signal(signal.SIGCONT)
 
 
 async def relay_stopped(site: MailSite, chance: random.Random) -> None:
     """SIGTERM: what is in flight is to be finished."""
-    site.relay.process.terminate()
-    await site.relay.process.wait()
-    await site.restart_relay()
+    which = chance.randrange(len(site.relays))
+    site.relays[which].process.terminate()
+    await site.relays[which].process.wait()
+    await site.restart_relay(which)
 
 
 async def mail_server_killed(site: MailSite, chance: random.Random) -> None:
@@ -60,6 +64,21 @@ def _hold(database: Path, seconds: float) -> None:
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
         connection.execute("ROLLBACK")
+
+
+def restarted(server: PostgreSQLServer) -> Fault:
+    """The database server falls over, for both sites, and is back after a while."""
+
+    async def database_restarted(site: MailSite, chance: random.Random) -> None:
+        async with _restarting:
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(chance.uniform(0, 2))
+            await asyncio.to_thread(server.start)
+
+    return database_restarted
+
+
+_restarting = asyncio.Lock()
 
 
 async def mailboxes_busy(site: MailSite, chance: random.Random) -> None:
@@ -98,19 +117,22 @@ _PROCESSES: dict[Fault, int] = {
     relay_frozen: 3,
     relay_stopped: 2,
     mail_server_killed: 2,
-    store_locked: 2,
 }
 _WIRES = {"alice": ("sealed", "kme"), "bob": ("inbound", "opened", "kme")}
-GENTLE = ("frozen", "stopped", "locked", "busy", "kme")
+GENTLE = ("frozen", "stopped", "locked", "database", "busy", "kme")
 """Words of those faults that no answer gets lost by: with these alone, nothing may arrive twice."""
-FAULTS: dict[str, dict[Fault, int]] = {
-    name: _PROCESSES
-    | {cut(wire): 2 for wire in wires}
-    | {stalled(wire): 1 for wire in wires}
-    | ({mailboxes_busy: 2} if name == "bob" else {})
-    for name, wires in _WIRES.items()
-}
-"""By site, with how often each is chosen against the others: those that Alice's mail to Bob can meet."""
+
+
+def faults(name: str, postgresql: PostgreSQLServer | None) -> dict[Fault, int]:
+    """Those that Alice's mail to Bob can meet at a site, with how often each is chosen against the others."""
+    wires = _WIRES[name]
+    return (
+        _PROCESSES
+        | {store_locked if postgresql is None else restarted(postgresql): 2}
+        | {cut(wire): 2 for wire in wires}
+        | {stalled(wire): 1 for wire in wires}
+        | ({mailboxes_busy: 2} if name == "bob" else {})
+    )
 
 
 @dataclass
@@ -125,7 +147,8 @@ class Chaos:
     site: MailSite
     seed: int
     pause: float
-    only: Sequence[str] = ()
+    only: Sequence[str]
+    faults: Mapping[Fault, int]
     happened: Counter[str] = field(default_factory=Counter)
     times: list[tuple[str, float, float]] = field(default_factory=list)
     over: bool = False
@@ -134,7 +157,7 @@ class Chaos:
         """Until `stop` was called and the fault that was under way is over."""
         faults = {
             fault: weight
-            for fault, weight in FAULTS[self.site.name].items()
+            for fault, weight in self.faults.items()
             if not self.only or any(word in fault.__name__ for word in self.only)
         }
         chance = random.Random(f"{self.site.name}/{self.seed}")

@@ -19,9 +19,10 @@ from relay import mime
 from relay.keys import Key
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.crash import traffic
-from tests.crash.faults import GENTLE, Chaos
+from tests.crash.faults import GENTLE, Chaos, faults
 from tests.crash.traffic import Message
 from tests.crash.watch import Watch, key_ids
+from tests.test_store.backends import PostgreSQLServer
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
@@ -45,6 +46,7 @@ POSTFIX = {
 }
 """A Postfix that does not wait long before it tries again."""
 RELAY = "timeout = 5\n"
+SITES = ("alice", "bob")
 BOBS_POLICIES = dict.fromkeys(("default.toml", "alice.example.toml"), 'levels = ["plaintext"]\n')
 
 
@@ -80,8 +82,10 @@ class Battlefield:
 
 
 @asynccontextmanager
-async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[Battlefield]:
-    """Two whole sites that run."""
+async def battlefield(
+    directory: Path, identities: Identities, databases: Sequence[str], relays: int
+) -> AsyncIterator[Battlefield]:
+    """Two whole sites that run, with so many relays each on one database."""
     link = LinkSettings(
         key_rate=1e9, stored_key_limit=4_000_000, max_key_size=1_000_000, max_key_per_request=1000, lifetime=86_400
     )
@@ -97,7 +101,7 @@ async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[
             mail_site(
                 directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=alice_smtp,
                 inbound=to_alice, peer_inbound=to_bob, policies=traffic.POLICIES, identities=identities,
-                settings=RELAY, postfix_settings=POSTFIX,
+                settings=RELAY, postfix_settings=POSTFIX, database=databases[0], relays=relays,
             )
         )  # fmt: skip
         bob = await stack.enter_async_context(
@@ -105,6 +109,7 @@ async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=bob_smtp,
                 inbound=to_bob, peer_inbound=to_alice, policies=BOBS_POLICIES,
                 identities=identities, settings=RELAY, postfix_settings=POSTFIX,
+                database=databases[1], relays=relays,
             )
         )  # fmt: skip
         alice.sealed.watch = watch.of_sealed("from Alice's relay to her Postfix")
@@ -125,21 +130,25 @@ async def run(
     gap: float = 0.25,
     control: int = 5,
     only: Sequence[str] = (),
+    postgresql: PostgreSQLServer | None = None,
+    relays: int = 1,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Sends `messages` of up to `largest` octets under fire, `control` more in peace, and checks all of them.
 
     `pause` is the average time between two faults at one site, `gap` that between two messages, in seconds. With
-    `only`, the faults are those whose names have one of these words.
+    `only`, the faults are those whose names have one of these words. With `postgresql` the stores are its databases
+    `alice` and `bob`, for `relays` relays each.
     """
     began = time.monotonic()
     report = Report()
-    async with battlefield(directory, identities) as field_:
+    databases = [postgresql.url(name) for name in SITES] if postgresql else ["relay.db"] * len(SITES)
+    async with battlefield(directory, identities, databases, relays) as field_:
         everything = [traffic.message(number, seed, largest) for number in range(messages)]
-        chaos = [Chaos(site, seed, pause, only) for site in (field_.alice, field_.bob)]
-        async with asyncio.TaskGroup() as faults:
+        chaos = [Chaos(site, seed, pause, only, faults(site.name, postgresql)) for site in (field_.alice, field_.bob)]
+        async with asyncio.TaskGroup() as war:
             for each in chaos:
-                faults.create_task(each.run())
+                war.create_task(each.run())
             await _submit_all(field_.alice, everything, progress, random.Random(seed), gap)
             await _quiet(field_, everything, progress, for_s=SETTLE_S / 8)
             for each in chaos:
@@ -223,21 +232,21 @@ async def _check(
 
     `broken` is when the wire between Bob and his KME was.
     """
-    faults = report.faults
+    broken_promises = report.faults
     known = {each.number: each for each in messages}
     report.messages = len(messages)
     for got in field_.bob.mailboxes.got:
         original = known[_number(got)]
         part = got.message[len(got.message) - len(original.octets) :]
         if hashlib.sha256(part).hexdigest() != original.digest:
-            faults.append(f"message {original.number} arrived changed")
+            broken_promises.append(f"message {original.number} arrived changed")
         for recipient in set(got.recipients) - set(original.recipients):
-            faults.append(f"message {original.number} arrived at {recipient}, for whom it was not")
+            broken_promises.append(f"message {original.number} arrived at {recipient}, for whom it was not")
     arrived = _arrived(field_.bob)
     report.deliveries = len(arrived)
     report.repeated = sum(number - 1 for number in arrived.values())
     if report.repeated and all(any(word in name for word in GENTLE) for name in report.events):
-        faults.append(f"{report.repeated} deliveries came twice, though no answer was lost")
+        broken_promises.append(f"{report.repeated} deliveries came twice, though no answer was lost")
     sealed = await _sealed_in_queue(field_.bob)
     for each in messages:
         missing = [recipient for recipient in each.recipients if not arrived[each.number, recipient]]
@@ -245,18 +254,20 @@ async def _check(
         for recipient in missing:
             lost = waiting.get(recipient)
             if lost is None:
-                faults.append(f"message {each.number} is lost for {recipient}")
+                broken_promises.append(f"message {each.number} is lost for {recipient}")
             elif any(began <= field_.given.get(key_ID, 0) <= ended for key_ID in lost for began, ended in broken):
                 report.lost_on_the_wire += 1
             else:
                 given = len(lost & field_.given.keys())
-                faults.append(f"message {each.number} waits for {recipient}; its KME gave {given} of its keys away")
+                broken_promises.append(
+                    f"message {each.number} waits for {recipient}; its KME gave {given} of its keys away"
+                )
         if each in in_peace and any(arrived[each.number, recipient] != 1 for recipient in each.recipients):
             times = {recipient: arrived[each.number, recipient] for recipient in each.recipients}
-            faults.append(f"message {each.number}, sent in peace, arrived so many times: {times}")
-    field_.watch.look_into_files(field_.alice.site.directory)
-    field_.watch.look_into_files(field_.bob.site.directory)
-    faults += [f"plaintext was seen: {place}" for place in dict.fromkeys(field_.watch.seen)]
+            broken_promises.append(f"message {each.number}, sent in peace, arrived so many times: {times}")
+    for site in (*field_.alice.sites, *field_.bob.sites):
+        field_.watch.look_into_files(site.directory)
+    broken_promises += [f"plaintext was seen: {place}" for place in dict.fromkeys(field_.watch.seen)]
     _check_keys(report, field_)
 
 

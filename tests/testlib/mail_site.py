@@ -5,7 +5,8 @@ Standard: Postfix is set up from deploy/postfix, both directions at once, and ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from relay.config import Address
+from relay.store import SiteSecret
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.spread import Spread
 from tests.testlib.wire import Wire
 
 
@@ -25,30 +28,37 @@ from tests.testlib.wire import Wire
 class MailSite:
     """`name`.example. Its mail comes through `inbound` to `postfix` and ends in `mailboxes`.
 
+    It may have several `relays`, each with a directory of its own (`sites`), in turn.
     `sealed` and `opened` are the ways back from the relay into Postfix, `kme` the way from the relay to its KME.
     """
 
     name: str
     site: Site
     postfix: Postfix
-    relay: RelayProcess
     mailboxes: Sink
     inbound: Wire
     sealed: Wire
     opened: Wire
     kme: Wire
+    sites: list[Site]
+    relays: list[RelayProcess]
     _processes: AsyncExitStack
     postfix_works: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def kill_relay(self) -> None:
-        """SIGKILL; gone when this returns."""
-        self.relay.kill()
-        await self.relay.process.wait()
+    @property
+    def relay(self) -> RelayProcess:
+        """The only one, or the first."""
+        return self.relays[0]
 
-    async def restart_relay(self) -> None:
+    async def kill_relay(self, which: int = 0) -> None:
+        """SIGKILL; gone when this returns."""
+        self.relays[which].kill()
+        await self.relays[which].process.wait()
+
+    async def restart_relay(self, which: int = 0) -> None:
         """A new process where the killed one was."""
-        listen = self.relay.addresses
-        self.relay = await self._processes.enter_async_context(relay_process(self.site, listen=listen))
+        again = relay_process(self.sites[which], listen=self.relays[which].addresses)
+        self.relays[which] = await self._processes.enter_async_context(again)
 
     async def make_whole(self) -> None:
         """Everything runs and nothing is cut or waits, whatever was done before."""
@@ -62,8 +72,9 @@ class MailSite:
         self.mailboxes.on_data.clear()
         for wire in (self.inbound, self.sealed, self.opened, self.kme):
             await wire.mend()
-        if self.relay.process.returncode is not None:
-            await self.restart_relay()
+        for which, relay in enumerate(self.relays):
+            if relay.process.returncode is not None:
+                await self.restart_relay(which)
 
     async def delivered(self, recipient: str) -> Got:
         """Waits until there is a mail for this recipient in the mailboxes."""
@@ -100,12 +111,14 @@ async def mail_site(
     over: Literal["smtp", "lmtp"] = "smtp",
     submission: Address | None = None,
     tables: str = "",
+    database: str = "relay.db",
+    relays: int = 1,
 ) -> AsyncIterator[MailSite]:
     """A site that runs. `smtp` is where its Postfix shall take mail; `inbound` is in front of that.
 
     Mail for the peer goes to `peer_inbound`, all other mail to the site's own mailboxes. Postfix speaks `over` to
     the relay; what comes in at `submission`, where that is given, goes through the relay before the queue.
-    `tables` go into relay.toml.
+    `tables` go into relay.toml. With more than one of `relays` the `database` is one in PostgreSQL.
     """
     peer = "bob" if name == "alice" else "alice"
     from_outgoing, from_incoming = postfix.free_addresses(2)
@@ -127,10 +140,12 @@ async def mail_site(
             identities=identities,
             kme_settings="cache_low = 0\ncache_high = 0\n",
         )
-        with site.config_file.open("a") as file:
-            file.write(tables)
+        text = site.config_file.read_text().replace('database = "relay.db"', f'database = "{database}"')
+        site.config_file.write_text(text + tables)
         processes = await stack.enter_async_context(AsyncExitStack())
-        relay = await processes.enter_async_context(relay_process(site))
+        sites = [site, *(_copy(site, number) for number in range(2, relays + 1))]
+        running_relays = [await processes.enter_async_context(relay_process(each)) for each in sites]
+        addresses = await _in_turn(stack, running_relays)
         here = f"mailboxes:[{mailboxes.address.host}]:{mailboxes.address.port}"
         there = f"smtp:[{peer_inbound.address.host}]:{peer_inbound.address.port}"
         running = await stack.enter_async_context(
@@ -139,11 +154,11 @@ async def mail_site(
                 submission=submission,
                 fragments=(f"outgoing-{over}", f"incoming-{over}", *(("outgoing-proxy",) if submission else ())),
                 ports={
-                    10024: relay.addresses["outgoing_lmtp"],
-                    10025: relay.addresses["outgoing"],
+                    10024: addresses["outgoing_lmtp"],
+                    10025: addresses["outgoing"],
                     10026: from_outgoing,
-                    10034: relay.addresses["incoming_lmtp"],
-                    10035: relay.addresses["incoming"],
+                    10034: addresses["incoming_lmtp"],
+                    10035: addresses["incoming"],
                     10036: from_incoming,
                 },
                 settings={
@@ -155,4 +170,22 @@ async def mail_site(
                 | dict(postfix_settings or {}),
             )
         )
-        yield MailSite(name, site, running, relay, mailboxes, inbound, sealed, opened, kme, processes)
+        yield MailSite(name, site, running, mailboxes, inbound, sealed, opened, kme, sites, running_relays, processes)
+
+
+def _copy(site: Site, number: int) -> Site:
+    """Another relay of the site: all the same, in a directory of its own."""
+    SiteSecret.load_or_create(site.directory / "site.secret")
+    copy = site.directory.with_name(f"{site.directory.name}-{number}")
+    shutil.copytree(site.directory, copy)
+    return Site(copy)
+
+
+async def _in_turn(stack: AsyncExitStack, relays: Sequence[RelayProcess]) -> Mapping[str, Address]:
+    """The addresses of one relay; of several, addresses that lead to one after the other."""
+    if len(relays) == 1:
+        return relays[0].addresses
+    return {
+        name: (await stack.enter_async_context(Spread([each.addresses[name] for each in relays]))).address
+        for name in relays[0].addresses
+    }
