@@ -25,7 +25,7 @@ from relay.keys.build import km_client
 from relay.keys.delivered import Delivered
 from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.keys.transport import NoAnswer, Receiver, Request, Transport
-from relay.store import KeySpool, ReceivedKeys, SiteSecret, left_behind
+from relay.store import ReceivedKeys, SiteSecret, Spool, left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Receiving:
         self._directory = spool_directory(config)
         self._secret = secret
         self._received = received
-        here = ReceiverHere(KeySpool(self._directory, secret), config.kmes)
+        here = ReceiverHere(Spool(self._directory, secret), config.kmes)
         self.receiver: Receiver = ReceiverProcess(process, here) if process is not None else here
 
     async def take_over(self) -> None:
@@ -141,7 +141,7 @@ def start(config: Config) -> socket.socket:
 async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
-    spool = KeySpool(spool_directory(config), SiteSecret.load_or_create(config.store.secret))
+    spool = Spool(spool_directory(config), SiteSecret.load_or_create(config.store.secret))
     receiver = ReceiverHere(spool, config.kmes, flush=True)
     under_way: set[asyncio.Task[None]] = set()
     while (came := await read_frame(reader)) is not None:

@@ -35,7 +35,7 @@ _FRAME = struct.Struct("!II")
 
 
 class Spool(Protocol):
-    """Where replies are written down; see relay.store.KeySpool."""
+    """Where replies are written down; see relay.store.Spool."""
 
     def ready(self) -> None:
         """Takes room for the next replies. Raises StoreUnavailable."""

@@ -26,7 +26,6 @@ from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
 from relay.store.journal import Begun, Journal, JournalForm, mail_key
-from relay.store.key_spool import KeySpool, LeftBehind, left_behind
 from relay.store.openings import Arrived, Bound, Openings
 from relay.store.quarantine import Put, Quarantine, Room, Total
 from relay.store.quarantine_table import Arrival, Kept
@@ -40,6 +39,7 @@ from relay.store.received import (
     State,
 )
 from relay.store.secret import SiteSecret
+from relay.store.spool import LeftBehind, Spool, left_behind
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -57,7 +57,6 @@ __all__ = [
     "Journal",
     "JournalForm",
     "Kept",
-    "KeySpool",
     "LeftBehind",
     "Openings",
     "Put",
@@ -65,6 +64,7 @@ __all__ = [
     "ReceivedKeys",
     "Room",
     "SiteSecret",
+    "Spool",
     "State",
     "Store",
     "Total",

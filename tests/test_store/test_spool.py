@@ -1,4 +1,4 @@
-"""The spool of received keys: what was written is found by whoever comes next, wherever the writing was cut.
+"""A spool: what was written is found by whoever comes next, wherever the writing was cut.
 Standard: a record is there whole or not at all; a file is removed only when the store has what is in it.
 """
 
@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over
 from relay.keys.delivered import Delivered
-from relay.store import KeySpool, SiteSecret, Store, left_behind
+from relay.store import SiteSecret, Spool, Store, left_behind
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]
@@ -33,7 +33,7 @@ def delivered(*key_IDs: str, octets: bytes = b"\x07" * 32) -> Delivered:
 
 def written(directory: Path, records: list[bytes]) -> Path:
     """The file of a writer that has let go of it."""
-    spool = KeySpool(directory, SECRET)
+    spool = Spool(directory, SECRET)
     for record in records:
         spool.append(record)
     spool.close()
@@ -59,7 +59,7 @@ def no_room() -> Iterator[None]:
 
 
 def test_what_was_written_is_found_octet_for_octet_once_the_writer_has_let_go(tmp_path: Path) -> None:
-    spool = KeySpool(tmp_path, SECRET)
+    spool = Spool(tmp_path, SECRET)
     for record in RECORDS:
         spool.append(record)
     assert found(tmp_path) == []
@@ -70,7 +70,7 @@ def test_what_was_written_is_found_octet_for_octet_once_the_writer_has_let_go(tm
 def test_a_killed_writer_leaves_what_it_has_written(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
-        spool = KeySpool(tmp_path, SECRET)
+        spool = Spool(tmp_path, SECRET)
         for record in RECORDS:
             spool.append(record)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,13 +115,13 @@ def test_without_its_secret_a_file_stays_where_it_is(tmp_path: Path) -> None:
     path = written(tmp_path, RECORDS)
     with capture_logs() as logs:
         assert found(tmp_path, SiteSecret(bytes(32))) == []
-    assert [line["event"] for line in logs] == ["key_spool_not_read"]
+    assert [line["event"] for line in logs] == ["spool_not_read"]
     assert path.exists()
     assert found(tmp_path, SiteSecret(bytes(32), bytes(range(32)))) == [RECORDS]
 
 
 def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_path: Path) -> None:
-    spool = KeySpool(tmp_path, SECRET)
+    spool = Spool(tmp_path, SECRET)
     with no_room(), pytest.raises(StoreUnavailable):
         spool.ready()
     spool.ready()
@@ -135,7 +135,7 @@ def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_
 
 async def test_what_was_left_behind_goes_into_the_store_and_no_copy_stays(tmp_path: Path, store: Store) -> None:
     written(tmp_path, [delivered("one", "two").encoded()])
-    written_again = KeySpool(tmp_path, SECRET)
+    written_again = Spool(tmp_path, SECRET)
     written_again.append(delivered("three").encoded())
     assert await take_over(tmp_path, SECRET, store.received) == 2
     written_again.hand_over()

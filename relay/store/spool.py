@@ -1,9 +1,9 @@
-"""Replies with keys on their way into the store: written, sealed, in the step that reads them, taken over afterwards.
-Standard: ETSI GS QKD 014 gives a key once; a file has one writer, which holds its lock (flock) meanwhile.
+"""What must survive a killed process at once, before it is in the store: sealed records, written without an await.
+Standard: what write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
 
 A record is 4 octets with the length of what follows, most significant first, then 8 octets with the id of the site
 secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
-before a KME is asked. What is not written yet is zeros, which end a file.
+before there is something to write. What is not written yet is zeros, which end a file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from relay.store.secret_file import sync_directory
 log = structlog.get_logger(__name__)
 
 ROOM_OCTETS = 2 * 2**20
-"""So much of a file is free before a KME is asked: more than the largest reply of a real KME."""
-_CONTEXT = b"key spool"
+"""So much of a file is free before it is needed: more than the largest reply of a real KME."""
 _ID_OCTETS = 8
 _ID = re.compile(r"[0-9a-f]{8}")
 _LENGTH_OCTETS = 4
 
 
-class KeySpool:
+class Spool:
     """The file that this process appends to; made when it is first needed, and a new one after each `hand_over`."""
 
     def __init__(self, directory: Path, secret: SiteSecret) -> None:
+        """The directory is made if missing; its name is what the records are bound to."""
         self._directory = directory
         self._secret = secret
         self._file = -1
@@ -44,7 +44,7 @@ class KeySpool:
         self._room = 0
 
     def ready(self) -> None:
-        """Takes room for the next replies. Raises StoreUnavailable: then no KME may be asked for keys."""
+        """Takes room for the next records. Raises StoreUnavailable where there is none."""
         try:
             if self._file < 0:
                 self._file, self._end, self._room = _new_file(self._directory), 0, 0
@@ -52,15 +52,15 @@ class KeySpool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
-            raise StoreUnavailable(f"{self._directory}: no room for received keys: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}") from error
 
     def append(self, record: bytes) -> None:
         """Writes the record: once this has returned, it survives this process, not yet a power failure.
 
-        There is no await in here: between a reply and its record nothing else may happen. Raises StoreUnavailable.
+        There is no await in here: between what happened and its record nothing else may. Raises StoreUnavailable.
         """
         self.ready()
-        sealed = self._secret.seal(record, _CONTEXT)
+        sealed = self._secret.seal(record, _context(self._directory))
         row = sealed.secret_id.encode() + sealed.data
         row = len(row).to_bytes(_LENGTH_OCTETS, "big") + row
         try:
@@ -69,7 +69,7 @@ class KeySpool:
                 written += os.pwrite(self._file, row[written:], self._end + written)
         except OSError as error:
             # The next record goes to the same place: what is there now has no right tag.
-            raise StoreUnavailable(f"{self._directory}: received keys cannot be written: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
         self._end += len(row)
 
     def flush(self) -> None:
@@ -77,7 +77,7 @@ class KeySpool:
         try:
             os.fdatasync(self._file)
         except OSError as error:
-            raise StoreUnavailable(f"{self._directory}: received keys cannot be written: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
     def hand_over(self) -> None:
         """Lets go of the file, where anything was written: whoever takes over finds it, and removes it."""
@@ -120,9 +120,13 @@ def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
             if file is None:
                 continue
             try:
-                yield LeftBehind(path, *_records(file, secret))
+                yield LeftBehind(path, *_records(file, secret, _context(directory)))
             except StoreUnavailable as error:
-                log.error("key_spool_not_read", file=str(path), cause=str(error))
+                log.error("spool_not_read", file=str(path), cause=str(error))
+
+
+def _context(directory: Path) -> bytes:
+    return b"spool " + directory.name.encode()
 
 
 def _new_file(directory: Path) -> int:
@@ -156,7 +160,7 @@ def _alone(path: Path) -> Iterator[int | None]:
         os.close(file)
 
 
-def _records(file: int, secret: SiteSecret) -> tuple[list[bytes], int, int]:
+def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes], int, int]:
     """The records in order, the octets that they take, and those of one that was cut short: it has no right tag.
 
     Raises StoreUnavailable where a record is under a secret that we do not hold.
@@ -169,7 +173,7 @@ def _records(file: int, secret: SiteSecret) -> tuple[list[bytes], int, int]:
             row = stream.read(min(length, size))
             sealed = Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:])
             try:
-                records.append(secret.open(sealed, _CONTEXT))
+                records.append(secret.open(sealed, context))
             except StoreUnavailable:
                 if len(row) == length and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
                     raise
