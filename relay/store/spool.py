@@ -39,6 +39,7 @@ class Spool:
         """The directory is made if missing; its name is what the records are bound to."""
         self._directory = directory
         self._secret = secret
+        self._path = directory
         self._file = -1
         self._end = 0
         self._room = 0
@@ -47,7 +48,7 @@ class Spool:
         """Takes room for the next records. Raises StoreUnavailable where there is none."""
         try:
             if self._file < 0:
-                self._file, self._end, self._room = _new_file(self._directory), 0, 0
+                (self._path, self._file), self._end, self._room = _new_file(self._directory), 0, 0
             if self._room - self._end < ROOM_OCTETS:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
@@ -82,6 +83,12 @@ class Spool:
     def hand_over(self) -> None:
         """Lets go of the file, where anything was written: whoever takes over finds it, and removes it."""
         if self._end:
+            self.close()
+
+    def discard(self) -> None:
+        """Deletes the file: nobody needs what is in it."""
+        if self._file >= 0:
+            self._path.unlink(missing_ok=True)
             self.close()
 
     def close(self) -> None:
@@ -129,7 +136,7 @@ def _context(directory: Path) -> bytes:
     return b"spool " + directory.name.encode()
 
 
-def _new_file(directory: Path) -> int:
+def _new_file(directory: Path) -> tuple[Path, int]:
     """A file under its lock. Somebody who cleans up may have it first; then it is gone, and we make another."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
@@ -138,7 +145,7 @@ def _new_file(directory: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
             sync_directory(directory)
-            return file
+            return path, file
         os.close(file)
 
 

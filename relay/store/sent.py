@@ -1,0 +1,84 @@
+"""What next hops have accepted in the last moments: written in the step that reads their answer, for the retry.
+Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. There is no await between.
+
+The journal would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
+not at all for mail whose client hears at once that all is well. Here a record costs one write. It is of use only to a
+relay that starts after a kill, so the file is thrown away when its last client must have heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+
+import structlog
+
+from relay.errors import StoreUnavailable
+from relay.store.journal import Journal
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool, left_behind
+
+log = structlog.get_logger(__name__)
+
+KEPT_S = 30.0
+"""Seconds after which a client has heard its answer, or has a retry that the journal knows of."""
+AT_ONCE = 500
+"""So many mails go into the journal together."""
+
+
+class Sent:
+    """The records of this process."""
+
+    def __init__(self, directory: Path, secret: SiteSecret, clock: Callable[[], float] = monotonic) -> None:
+        """`clock` gives seconds that never go back, the same for all processes of this machine."""
+        self._directory = directory
+        self._secret = secret
+        self._clock = clock
+        self._began = clock()
+        self._now = Spool(directory, secret)
+        self._before = Spool(directory, secret)
+        self._failed = False
+
+    def note(self, mail: bytes, mailboxes: Sequence[str]) -> None:
+        """These have the mail, whose journal key (32 octets) is given. Never raises; there is no await in here."""
+        if not mailboxes:
+            return
+        now = self._clock()
+        if now - self._began > KEPT_S:
+            self._before.discard()
+            self._began, self._before, self._now = now, self._now, Spool(self._directory, self._secret)
+        try:
+            self._now.append(json.dumps([now, mail.hex(), list(mailboxes)]).encode())
+        except StoreUnavailable as error:  # the mail has left, whatever fails now
+            if not self._failed:
+                log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
+            self._failed = True
+        else:
+            self._failed = False
+
+    def close(self) -> None:
+        """All clients have heard: nothing needs to be known any more."""
+        self._now.discard()
+        self._before.discard()
+
+
+async def take_over(directory: Path, secret: SiteSecret, journal: Journal) -> int:
+    """What a killed process had sent goes into the journal; returns how many mails. Raises StoreUnavailable."""
+    files = left_behind(directory, secret)
+    number = 0
+    try:
+        while (file := await asyncio.to_thread(next, files, None)) is not None:
+            records = [(at, bytes.fromhex(mail), mailboxes) for at, mail, mailboxes in map(json.loads, file.records)]
+            last = max((at for at, _, _ in records), default=0.0)
+            recent = [(mail, mailboxes) for at, mail, mailboxes in records if at > last - KEPT_S]
+            for start in range(0, len(recent), AT_ONCE):
+                together = recent[start : start + AT_ONCE]
+                await asyncio.gather(*(journal.remember(mail, mailboxes) for mail, mailboxes in together))
+            number += len(recent)
+            await asyncio.to_thread(file.remove)
+    finally:
+        files.close()
+    return number
