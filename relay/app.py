@@ -28,6 +28,7 @@ from relay.entry.auth_dovecot import DovecotBackEnd
 from relay.entry.completion import Completion
 from relay.entry.conversation import Conversation, Service
 from relay.entry.imap import Mailboxes
+from relay.entry.listening import Sockets, all_bound, close_all
 from relay.entry.lmtp import LMTPConversation
 from relay.entry.milter import InPlaceRecipe, MilterEntry
 from relay.entry.smtp import SMTPEntry
@@ -173,8 +174,10 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
     start.
     """
     async with AsyncExitStack() as stack:
+        # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
+        sockets = await all_bound(config)
+        stack.callback(close_all, sockets)
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
-        built.keys.start()
         await built.store.beat.go_on()
         await built.store.openings.end_claims()
         await built.triage.look()
@@ -192,16 +195,17 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
         entries: list[Entry] = []
         stack.push_async_callback(_stopped, entries)
+        built.keys.start()
         if config.outgoing:
             outgoing = outgoing_recipe(built)
-            addresses |= await _serve(entries, config, budget, "outgoing", config.outgoing, outgoing)
-            addresses |= await _serve_milter(entries, budget, "outgoing", config.outgoing, outgoing)
+            addresses |= await _serve(entries, sockets, config, budget, "outgoing", config.outgoing, outgoing)
+            addresses |= await _serve_milter(entries, sockets, budget, "outgoing", config.outgoing, outgoing)
             if submission:
-                addresses |= await _serve_submission(entries, config, budget, submission, outgoing)
+                addresses |= await _serve_submission(entries, sockets, config, budget, submission, outgoing)
         if config.incoming:
             incoming = incoming_recipe(built)
-            addresses |= await _serve(entries, config, budget, "incoming", config.incoming, incoming)
-            addresses |= await _serve_milter(entries, budget, "incoming", config.incoming, incoming)
+            addresses |= await _serve(entries, sockets, config, budget, "incoming", config.incoming, incoming)
+            addresses |= await _serve_milter(entries, sockets, budget, "incoming", config.incoming, incoming)
         if config.imap:
             _in_background(stack, "mailboxes", mailboxes(built, budget).watch())
         log.info(
@@ -268,7 +272,13 @@ async def serve(config: Config, key_receiver: socket.socket, ready_file: Path | 
 
 
 async def _serve(
-    entries: list[Entry], config: Config, budget: Budget, name: str, direction: Direction, recipe: Recipe
+    entries: list[Entry],
+    sockets: Sockets,
+    config: Config,
+    budget: Budget,
+    name: str,
+    direction: Direction,
+    recipe: Recipe,
 ) -> dict[str, Address]:
     """The real addresses, by the names `outgoing` and `outgoing_lmtp`, of those that the direction sets."""
     wanted: dict[str, tuple[str, Address | None, type[Conversation]]] = {
@@ -279,19 +289,20 @@ async def _serve(
     for key, (setting, listen, conversation) in wanted.items():
         if listen is not None:
             service = Service.of(recipe, config.site.hostname, direction, budget)
-            entry = SMTPEntry(setting, listen, service, conversation)
+            entry = SMTPEntry(setting, listen, service, conversation, sockets=sockets[setting])
             addresses[key] = await entry.start()
             entries.append(entry)
     return addresses
 
 
 async def _serve_milter(
-    entries: list[Entry], budget: Budget, name: str, direction: Direction, recipe: InPlaceRecipe
+    entries: list[Entry], sockets: Sockets, budget: Budget, name: str, direction: Direction, recipe: InPlaceRecipe
 ) -> dict[str, Address]:
     """The real address, as `outgoing_milter`; none where the direction has no milter, or it is a Unix socket."""
     if direction.milter is None:
         return {}
-    entry = MilterEntry(f"{name}.milter", direction.milter, recipe, direction, budget)
+    setting = f"{name}.milter"
+    entry = MilterEntry(setting, direction.milter, recipe, direction, budget, sockets[setting])
     address = await entry.start()
     entries.append(entry)
     return {f"{name}_milter": address} if isinstance(address, Address) else {}
@@ -314,7 +325,12 @@ def _submission(config: Config) -> Submission | None:
 
 
 async def _serve_submission(
-    entries: list[Entry], config: Config, budget: Budget, submission: Submission, outgoing: Outgoing
+    entries: list[Entry],
+    sockets: Sockets,
+    config: Config,
+    budget: Budget,
+    submission: Submission,
+    outgoing: Outgoing,
 ) -> dict[str, Address]:
     """The real addresses, as `submission` and `submission_tls`, of those that are set; limits count for both."""
     table = submission.settings
@@ -327,7 +343,8 @@ async def _serve_submission(
     addresses: dict[str, Address] = {}
     for key, setting, listen, tls in wanted:
         if listen is not None:
-            entry = SMTPEntry(f"submission.{setting}", listen, service, submission.conversation, tls)
+            name = f"submission.{setting}"
+            entry = SMTPEntry(name, listen, service, submission.conversation, tls, sockets[name])
             addresses[key] = await entry.start()
             entries.append(entry)
     return addresses

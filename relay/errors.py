@@ -16,6 +16,7 @@ The tree::
     │   ├── DeliveryUnderWay   the same mail is being delivered at this moment
     │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
     │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
+    │   ├── CannotSeal         what sealing needs is missing or wrong here: never the fault of who has sent the mail
     │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it
     │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
     │   ├── MailboxUnavailable the IMAP server cannot be reached, broke off, or said no
@@ -139,6 +140,13 @@ class PolicyHolds(TryLater):
 
     status = "4.7.1"
     public = "Message held by policy, try again later"
+
+
+class CannotSeal(TryLater):
+    """A certificate or key that sealing needs is missing or cannot be used: the mail waits until a person has acted."""
+
+    status = "4.7.5"
+    public = "Encryption not available, try again later"
 
 
 class KEMUnavailable(TryLater):

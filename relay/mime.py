@@ -242,12 +242,17 @@ def _unwrap_message(payload: bytes) -> Entity:
     return Entity("message", payload[end + 4 :], envelope)
 
 
+def shown_header(original: bytes) -> bytes:
+    """The fields that a sealed message shows of the original, octet for octet, each with an end of line."""
+    shown = b"".join(raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS)
+    return shown if shown.endswith(b"\r\n") or not shown else shown + b"\r\n"
+
+
 def sealed_message(original: bytes, der: bytes) -> bytes:
     """The outer message around sealed `der`: the fewest header fields, no subject, one base64 body."""
-    visible = b"".join(raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS)
     message = io.BytesIO()
     message.write(
-        visible
+        shown_header(original)
         + b"Subject: [...]\r\n"
         + b"MIME-Version: 1.0\r\n"
         + b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data;\r\n name="smime.p7m"\r\n'

@@ -13,14 +13,14 @@ from relay import mime
 from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
-from relay.errors import RelayError, TryLater, for_all
+from relay.errors import MalformedMessage, RelayError, TrippedWire, TryLater, for_all
 from relay.forward import Handed, NextHop
 from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
 from relay.sealing import Form, Prepared, Sealer, Weakened
 from relay.shadow import Shadow
 from relay.store.ledger import Entry, Ledger
-from relay.tripwire import check_sealed
+from relay.tripwire import check_sealed, shown_fields
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class Outgoing:
         if not rest.envelope.recipients:
             return
         try:
-            prepared = await self._in_clear(rest, self.shadow) if self.shadow else await self.sealer.seal(rest)
+            prepared = await self._in_clear(rest, self.shadow) if self.shadow else await self._sealed(rest)
             # Before anything leaves: who gets less than the first level listed for him.
             await self.ledger.record(*await off_loop(len(rest.message), _entries, rest, prepared.forms))
         except RelayError as error:
@@ -115,6 +115,11 @@ class Outgoing:
                 delivery.note_for_all([recipient], failure)
         for cause in set(map(str, prepared.failures.values())):
             log.warning("not_sealed", cause=cause)
+
+    async def _sealed(self, mail: Mail) -> Prepared:
+        # Before keys are drawn: what the tripwire holds because of what the sender has written, it holds for ever.
+        await off_loop(len(mail.message), _check_shown, mail.message)
+        return await self.sealer.seal(mail)
 
     async def _in_clear(self, mail: Mail, shadow: Shadow) -> Prepared:
         """Shadow mode: says what would have become of the mail, which leaves as it came."""
@@ -166,6 +171,14 @@ class Outgoing:
             return
         delivery.note(form.recipients, handed.outcomes)
         _report(form, handed, len(leaving.message))
+
+
+def _check_shown(message: bytes) -> None:
+    """Raises MalformedMessage where the tripwire reads the fields that would be visible in another way."""
+    try:
+        shown_fields(mime.shown_header(message))
+    except TrippedWire as error:
+        raise MalformedMessage(f"its header cannot be shown: {error}") from error
 
 
 def _has_message_id(message: bytes) -> bool:

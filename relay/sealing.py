@@ -14,7 +14,16 @@ import structlog
 
 from relay import cms, mime
 from relay.config import Config
-from relay.errors import BadStructure, KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
+from relay.errors import (
+    BadStructure,
+    CannotOpen,
+    CannotSeal,
+    KeyUnavailable,
+    MalformedMessage,
+    PolicyHolds,
+    PolicyRefuses,
+    RelayError,
+)
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Level, Parties, Sealed
 from relay.levels.content import off_loop
@@ -218,6 +227,8 @@ class Sealer:
         """One form for all these recipients, who want the same."""
         try:
             form = await self._form(original, sender, members, level)
+        except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
+            return CannotSeal(str(error))
         except RelayError as error:
             return error
         form.recipients = [each.recipient for each in members]

@@ -18,7 +18,8 @@ MAY_SHOW = frozenset(
 )
 """The only header fields that a sealed message may have."""
 
-_LINE = re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n")
+_LINE = re.compile(rb"(?:([A-Za-z0-9-]+)[ \t]*:|[ \t])[^\r\n]*\r\n")
+"""A field, also in the old syntax with blanks before the colon (RFC 5322, 4.5), or its continuation."""
 _BLANKS = b" \t\r\n"
 """What may stand around a value; other readers take further control characters for a part of it."""
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
@@ -52,9 +53,7 @@ def check_sealed(message: bytes, protection: str) -> None:
     header, empty_line, body = message.partition(b"\r\n\r\n")
     if not empty_line:
         raise TrippedWire("there is no body")
-    fields = _fields(header + b"\r\n")
-    if strangers := sorted(set(fields) - MAY_SHOW):
-        raise TrippedWire(f"header field {strangers[0].decode()!r} would be visible outside")
+    fields = shown_fields(header + b"\r\n")
     for name, expected in ((b"subject", [b"[...]"]), (b"content-transfer-encoding", [b"base64"])):
         if fields.get(name) != expected:
             raise TrippedWire(f"{name.decode()} is not {expected[0].decode()!r}")
@@ -66,8 +65,11 @@ def check_sealed(message: bytes, protection: str) -> None:
     _check_body(body, forms)
 
 
-def _fields(header: bytes) -> dict[bytes, list[bytes]]:
-    """Unfolded values by field name in lower case; every line must be a field or its continuation."""
+def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
+    """Unfolded values by field name in lower case.
+
+    Raises TrippedWire where a line is neither a field that may be visible nor the continuation of one.
+    """
     found: dict[bytes, list[list[bytes]]] = {}
     pieces: list[bytes] | None = None
     position = 0
@@ -81,6 +83,8 @@ def _fields(header: bytes) -> dict[bytes, list[bytes]]:
         else:
             pieces = [line[0].partition(b":")[2].strip(_BLANKS)]
             found.setdefault(line[1].lower(), []).append(pieces)
+    if strangers := sorted(set(found) - MAY_SHOW):
+        raise TrippedWire(f"header field {strangers[0].decode()!r} would be visible outside")
     return {name: [b" ".join(each) for each in values] for name, values in found.items()}
 
 

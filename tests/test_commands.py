@@ -167,12 +167,19 @@ async def test_every_command_explains_itself() -> None:
         assert (status, b"Usage" in out) == (0, True), command
 
 
-async def test_serve_that_cannot_listen_says_so(sites: tuple[Site, Site], sink: Sink) -> None:
-    text = sites[0].config_file.read_text().replace('listen = "127.0.0.1:0"', f'listen = "{sink.address}"')
-    sites[0].config_file.write_text(text)
-    status, err, _ = await run("serve", "--config", sites[0].config_file)
+@pytest.mark.parametrize("setting", ["listen", "lmtp", "milter"])
+async def test_serve_that_cannot_listen_says_so_and_costs_neither_a_key_nor_a_file(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, sink: Sink, setting: str
+) -> None:
+    alice = sites[0]
+    busy = 'listen = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
+    busy = busy.replace(f'{setting} = "127.0.0.1:0"', f'{setting} = "{sink.address}"')
+    alice.config_file.write_text(alice.config_file.read_text().replace('listen = "127.0.0.1:0"', busy))
+    before = set(alice.directory.rglob("*"))
+    status, err, _ = await run("serve", "--config", alice.config_file)
     assert status == 1
-    assert f"cannot listen on {sink.address}" in err
+    assert f"outgoing.{setting}: cannot listen on {sink.address}: Address already in use" in err
+    assert (kmes.link.issued.total(), set(alice.directory.rglob("*")) - before) == (0, set())
 
 
 async def test_the_key_client_snippet_runs_verbatim(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ('sae_id = "2"', "", "relay.toml:1: site.sae_id: missing; this setting is required"),
         ('next_hop = "127.0.0.1:25"', 'next_hop = "mail"', 'relay.toml:7: outgoing.next_hop: write it as "host:port"'),
         ('next_hop = "127.0.0.1:25"', 'next_hop = "a:70000"', "relay.toml:7: outgoing.next_hop: write it as"),
+        ('secret = "secret"', 'secret = "~nobody-here/x"', "relay.toml:12: store.secret: ~nobody-here has no home directory here; write the whole path"),
+        ('database = "relay.db"', 'database = "~nobody-here/x"', "relay.toml:11: store.database: ~nobody-here has no home"),
         ('secret = "secret"', "secret = 3", "relay.toml:12: store.secret: write a path in quotes"),
         ('domains = ["alice.example"]', 'domains = ["al ice"]', "relay.toml:3: site.domains.0: 'al ice' is not a mail domain"),
         ('domains = ["alice.example"]', "domains = []", "relay.toml:3: site.domains"),

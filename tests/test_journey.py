@@ -28,6 +28,12 @@ AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
 OTHER_MARK = AES_MARK.replace(b"author=peer", b"author=other")
 """That of mail whose author is not one of Alice's people, or cannot be told."""
 
+OLD_SYNTAX = (
+    b"Received : by old.alice.example;\r\n \r\n\tlong ago\r\n"
+    b"From : ann@alice.example\r\nTo\t:ben@bob.example\r\nDate\t : 1 Jan 97 10:00 EST\r\nSubject : old\r\n\r\nx\r\n"
+)
+"""RFC 5322, 4: blanks before the colon, a line of blanks within a field, a year of two digits, a zone by name."""
+
 
 async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink: Sink) -> None:
     for message in (
@@ -37,6 +43,7 @@ async def test_what_bob_gets_is_octet_for_octet_what_alice_sent(pair: Pair, sink
         b"\r\n",
         b"no header\r\n",
         b"",
+        OLD_SYNTAX,
     ):
         reply = await submit(pair.outgoing, message)
         assert reply.code == 250

@@ -4,15 +4,19 @@ Standard: each case is a message that some fault could have produced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay import app, mime
 from relay.cms.der import header
-from relay.errors import TrippedWire
+from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
 from relay.levels import Sealed
 from relay.levels.aes import AES
@@ -33,9 +37,33 @@ async def _sealed(original: bytes = b"") -> bytes:
     return b"Received: by relay; now\r\n" + mime.sealed_message(original or mails.plain(), sealed.der)
 
 
+SEALED = next(each.content for each in read_all() if each.name == "aes-plain")
+
+
 async def test_sealed_messages_pass() -> None:
     for original in (mails.plain(), mails.random_attachment(100), b"\r\n", b"To: a@b,\r\n\tc@d\r\n\r\nx\r\n"):
         check_sealed(await _sealed(original), "aes")
+
+
+NAMES = st.sampled_from([*sorted(mime.VISIBLE_FIELDS), b"From", b"DATE", b"Subject", b"Content-Type", b"X-Y", b">From"])
+BLANKS = st.text(" \t", max_size=3).map(str.encode)
+TEXTS = st.binary(max_size=12) | st.sampled_from(
+    [b"", b":", b" \t", b"\xff", b"\x0b", b"\x0c", b"\x1c", b"\x85", b"\0"]
+)
+LINES = st.tuples(NAMES, BLANKS, st.sampled_from([b":", b":", b":", b""]), BLANKS, TEXTS).map(b"".join) | TEXTS
+ENDS = st.sampled_from([b"\r\n"] * 6 + [b"\r\n ", b"\r\n\t", b"\r\n \r\n", b"\r\n\r\n", b"\r", b"\n", b""])
+MESSAGES = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=8).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(message=MESSAGES)
+def test_what_may_be_carried_never_trips_it(message: bytes) -> None:
+    """Whatever a header looks like: what is shown of it, octet for octet, are fields for the tripwire too."""
+    try:
+        mime.check_carriable(message, max_hops=50)
+    except MalformedMessage:
+        return
+    check_sealed(mime.sealed_message(mime.without_hidden_fields(message), SEALED), "aes")
 
 
 TYPE = bytes.fromhex("060b2a864886f70d0109100117")
@@ -129,4 +157,18 @@ async def test_a_level_that_does_not_seal_holds_the_mail(
     async with app.running(site.config) as addresses:
         reply = await submit(addresses["outgoing"], mails.plain())
     assert str(reply).startswith("451 4.3.0")
+    assert not sink.got
+
+
+async def test_a_header_that_it_reads_otherwise_is_refused_at_once_and_costs_no_key(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no such header; should there be one, its sender hears of it instead of waiting for days."""
+    monkeypatch.setattr("relay.tripwire._LINE", re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n"))
+    drawn = AsyncMock(side_effect=AssertionError("a key was drawn"))
+    monkeypatch.setattr(AES, "seal", drawn)
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    async with app.running(site.config) as addresses:
+        reply = await submit(addresses["outgoing"], b"From : ann@alice.example\r\n\r\nx\r\n")
+    assert str(reply).startswith("554 5.6.0")
     assert not sink.got

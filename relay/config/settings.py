@@ -40,7 +40,10 @@ def _path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError("write a path in quotes")
     base = (info.context or {}).get("base", Path())
-    return Path(base) / Path(value).expanduser()
+    try:
+        return Path(base) / Path(value).expanduser()
+    except RuntimeError:  # what the standard library raises
+        raise ValueError(f"{Path(value).parts[0]} has no home directory here; write the whole path") from None
 
 
 def _database(value: object, info: ValidationInfo) -> Path | str:

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from relay.config import Address
 from relay.entry.conversation import Conversation, Service
+from relay.entry.listening import BACKLOG, address_of, bound
 from relay.entry.tls import ServerTLS
 from relay.entry.tls_server import TLSServer
-from relay.errors import ConfigError
 
 
 class SMTPEntry:
@@ -26,38 +27,42 @@ class SMTPEntry:
         service: Service,
         conversation: Callable[[Service], Conversation] = Conversation,
         tls: ServerTLS | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
-        """`setting` is where relay.toml names the address, for messages; with `tls` a connection begins with TLS."""
+        """`setting` is where relay.toml names the address, for messages; with `tls` a connection begins with TLS.
+
+        `sockets` are those of the address where they listen already.
+        """
         self._setting = setting
         self._listen = listen
         self._service = service
         self._conversation = conversation
         self._tls = tls
-        self._server: asyncio.Server | TLSServer | None = None
+        self._sockets = sockets
+        self._servers: list[asyncio.Server | TLSServer] = []
 
     async def start(self) -> Address:
-        """Listens; gives the real address (port 0 became a free one). Raises ConfigError."""
+        """Takes connections; gives the real address (port 0 became a free one). Raises ConfigError."""
         logging.getLogger("mail.log").setLevel(logging.ERROR)  # aiosmtpd logs addresses and content
-        host, port = self._listen
-        try:
-            if self._tls is not None:
-                self._server = TLSServer(self._tls, self._one_more, self._service)
-                await self._server.listen(self._listen)
-            else:
-                self._server = await asyncio.get_running_loop().create_server(self._one_more, host, port, backlog=512)
-        except OSError as error:
-            raise ConfigError(f"{self._setting}: cannot listen on {self._listen}: {error.strerror}") from error
-        real = self._server.sockets[0].getsockname()
-        return Address(real[0], real[1])
+        sockets = self._sockets or await bound(self._setting, self._listen)
+        address = address_of(sockets)
+        if self._tls is not None:
+            self._servers.append(TLSServer(self._tls, self._one_more, self._service, sockets))
+            return address
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(await loop.create_server(self._one_more, sock=each, backlog=BACKLOG))
+        return address
 
     def _one_more(self) -> Conversation:
         return self._conversation(self._service)
 
     async def stop(self, grace: float = 30.0) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""
-        if self._server is None:
+        if not self._servers:
             return
-        self._server.close()
+        for server in self._servers:
+            server.close()
         connections = self._service.connections
         busy = [asyncio.create_task(each.idle.wait()) for each in connections.all() if not each.idle.is_set()]
         for each in connections.all():
@@ -69,7 +74,8 @@ class SMTPEntry:
         await asyncio.gather(*late, return_exceptions=True)
         for each in connections.all():
             each.abort()
-        await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     async def _ended(self, busy: list[asyncio.Task[Literal[True]]], grace: float) -> None:
         """Waits until all connections are idle and all mails delivered, also those that are complete only now."""

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 
-from relay.config import Address
 from relay.entry.conversation import Conversation
 from relay.entry.service import Service
 from relay.entry.tls import ServerTLS
@@ -21,40 +20,32 @@ log = structlog.get_logger(__name__)
 HANDSHAKE_S = 30.0
 RETRY_S = 1.0
 """After this time it is tried again where no connection could be accepted: too many open files, for instance."""
-BACKLOG = 512
 
 
 class TLSServer:
     """The sockets of one listening address; has what SMTPEntry needs of an asyncio.Server."""
 
-    def __init__(self, tls: ServerTLS, conversation: Callable[[], Conversation], service: Service) -> None:
-        """`conversation` makes that of one more connection; nothing listens yet."""
+    def __init__(
+        self,
+        tls: ServerTLS,
+        conversation: Callable[[], Conversation],
+        service: Service,
+        sockets: Sequence[socket.socket],
+    ) -> None:
+        """`conversation` makes that of one more connection to one of the `sockets`, which listen already."""
         self._tls = tls
         self._conversation = conversation
         self._connections = service.connections
         self._tasks: set[asyncio.Task[None]] = set()
-        self.sockets: list[socket.socket] = []
-
-    async def listen(self, address: Address) -> None:
-        """Raises OSError."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, _, _, _, where in dict.fromkeys(found):
-                listening = socket.create_server(where[:2], family=family, backlog=BACKLOG)
-                listening.setblocking(False)
-                self.sockets.append(listening)
-        except BaseException:
-            self.close()
-            raise
-        for listening in self.sockets:
+        self._sockets = sockets
+        for listening in sockets:
             self._run(self._accept(listening))
 
     def close(self) -> None:
         """Takes no new connection, and ends those whose handshake is not over."""
         for task in self._tasks:
             task.cancel()
-        for listening in self.sockets:
+        for listening in self._sockets:
             listening.close()
 
     async def wait_closed(self) -> None:

@@ -92,7 +92,7 @@ class Level(Protocol):
         """Why this level cannot be done for these parties at all, or "" where it can be tried."""
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
-        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable."""
+        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
     def recognises(self, enveloped: AuthEnveloped) -> bool:
         """Whether this level sealed it."""

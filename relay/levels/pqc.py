@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 
 from relay import cms, mime
 from relay.cms import SignatureScheme
-from relay.errors import BadStructure, NotForUs
+from relay.errors import BadStructure, CannotSeal, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import decrypt, encrypt, kem_key, off_loop, unwrap, wrap
@@ -36,7 +36,7 @@ class PQC:
         return expired(parties.certificates.kem, ours)
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
-        """SignedData inside an AuthEnvelopedData with one KEMRecipientInfo."""
+        """SignedData inside an AuthEnvelopedData with one KEMRecipientInfo. Raises CannotSeal."""
         return Sealed(await off_loop(len(payload), _seal, payload, parties.identity, parties.certificates))
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
@@ -57,10 +57,10 @@ class PQC:
 
 def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | None) -> bytes:
     if identity is None or peer is None or peer.kem is None:
-        raise BadStructure("level pqc without certificates")
+        raise CannotSeal("level pqc without certificates")
     public_key = peer.kem.public_key()
     if not isinstance(public_key, MLKEM1024PublicKey):
-        raise BadStructure(f"the KEM certificate of peer {peer.name!r} is not ML-KEM-1024")
+        raise CannotSeal(f"the KEM certificate of peer {peer.name!r} is not ML-KEM-1024")
     pair = identity.signing
     content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
     shared_secret, kem_ciphertext = public_key.encapsulate()

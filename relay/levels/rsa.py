@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from relay import cms, mime
 from relay.cms import SignatureScheme
-from relay.errors import BadStructure, BadTag, NotForUs
+from relay.errors import BadStructure, BadTag, CannotSeal, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import decrypt, encrypt, off_loop
@@ -38,7 +38,7 @@ class RSA:
         return expired(parties.certificates.rsa_encryption, ours)
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
-        """SignedData inside an AuthEnvelopedData with one KeyTransRecipientInfo."""
+        """SignedData inside an AuthEnvelopedData with one KeyTransRecipientInfo. Raises CannotSeal."""
         return Sealed(await off_loop(len(payload), _seal, payload, parties.identity, parties.certificates))
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
@@ -56,10 +56,10 @@ class RSA:
 
 def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | None) -> bytes:
     if identity is None or peer is None or peer.rsa_encryption is None:
-        raise BadStructure("level rsa without certificates")
+        raise CannotSeal("level rsa without certificates")
     public_key = peer.rsa_encryption.public_key()
     if not isinstance(public_key, RSAPublicKey) or public_key.key_size < MIN_RSA_BITS:
-        raise BadStructure(f"the RSA certificate of peer {peer.name!r} has less than {MIN_RSA_BITS} bits")
+        raise CannotSeal(f"the RSA certificate of peer {peer.name!r} has less than {MIN_RSA_BITS} bits")
     pair = identity.rsa_signing
     content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
     encrypted_key = public_key.encrypt(content.key, _oaep())

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.mail import Mail
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.group_commit import GroupCommit
+from relay.store.requeued import begin_before, postfix_owner
 
 KEEP_FOR_S = 5 * 86400.0
 """How long a mail's journal waits for a retry: as long as mail servers keep trying."""
@@ -83,10 +84,13 @@ class Begun:
 
 
 def mail_key(direction: str, mail: Mail) -> bytes:
-    """SHA-256 over direction, sender and message: 32 octets that every transaction with the same mail has."""
+    """SHA-256 over direction, sender and message: 32 octets that every transaction with the same mail has.
+
+    It is still the same once Postfix has queued it again.
+    """
     digest = hashlib.sha256(direction.encode() + b"\0")
     digest.update(mail.envelope.sender.encode("utf-8", "surrogateescape") + b"\0\0")
-    digest.update(mail.message)
+    digest.update(memoryview(mail.message)[begin_before(mail.message, postfix_owner()) :])
     return digest.digest()
 
 

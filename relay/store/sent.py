@@ -1,5 +1,5 @@
 """What next hops have accepted in the last moments: written in the step that reads their answer, for the retry.
-Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. There is no await between.
+Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. No await is between.
 
 The journal would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
 not at all for mail whose client hears at once that all is well. Here a record costs one write. It is of use only to a

@@ -112,7 +112,18 @@ def _wrappers(data: bytes, header: bytes) -> None:
         check(mime.sealed_content(sealed) == b"0" + data[:200], "a sealed message has other content")
         mime.check_carriable(sealed, max_hops=20)
         shown = b"".join(raw for name, raw in mime.fields(header) if name in mime.VISIBLE_FIELDS)
-        check(sealed.startswith(shown + b"Subject: [...]\r\n"), "more is visible than the visible fields")
+        end = b"" if not shown or shown.endswith(b"\r\n") else b"\r\n"
+        check(sealed.startswith(shown + end + b"Subject: [...]\r\n"), "more is visible than the visible fields")
+        _agree(shown + end)
+
+
+def _agree(shown: bytes) -> None:
+    """The tripwire reads what is shown as the parser does."""
+    try:
+        names = set(tripwire.shown_fields(shown))
+    except TrippedWire as error:
+        raise Found(f"what may be carried trips the wire: {error}") from error
+    check(names == {name for name, _ in mime.fields(shown)}, "the tripwire sees other fields than the parser")
 
 
 def wire(data: bytes) -> None:

@@ -127,10 +127,12 @@ async def test_what_goes_out_is_answered_by_what_the_next_hop_says_and_never_in_
 async def test_a_journal_that_cannot_be_written_costs_a_key_but_no_mail(alice: Site, wire: Sink) -> None:
     async with relay_process(alice) as relay:
         address = relay.addresses["outgoing_lmtp"]
+        [reply] = await submit_lmtp(address, mails.eight_bit(), recipients=BOTH[:1])  # from here on there are keys
+        assert reply.code == 250
         wire.on_data = ["451 4.2.0 busy"]
         with full_disk(relay):
             [reply] = await submit_lmtp(address, mails.plain(), recipients=BOTH[:1])
             assert reply.code == 451
         [reply] = await submit_lmtp(address, mails.plain(), recipients=BOTH[:1])
         assert reply.code == 250
-    assert [got.recipients for got in wire.got] == [("ben@bob.example",)]
+    assert [got.recipients for got in wire.got] == [("ben@bob.example",)] * 2

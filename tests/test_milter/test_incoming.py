@@ -63,15 +63,18 @@ class Place:
 
 
 @asynccontextmanager
-async def place_of(directory: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterator[Place]:
+async def place_of(
+    directory: Path, kmes: DevelopmentKMEs, sink: Sink, original: bytes = mails.plain(), on_the_way: bytes = b""
+) -> AsyncIterator[Place]:
+    """`on_the_way` are the fields that mail servers have put on top since the original was sealed."""
     alice = make_site(directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
     bob = make_site(
         directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address, settings=MILTER
     )
     async with app.parts(alice.config, prefetch=False) as parts:
         recipients = (Recipient("ben@bob.example"), Recipient("bea@bob.example"))
-        prepared = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), mails.plain()))
-        header, body = mime.split(prepared.forms[0].message)
+        prepared = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), original))
+        header, body = mime.split(on_the_way + prepared.forms[0].message)
     fields = [
         (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
         for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))
@@ -96,6 +99,27 @@ async def test_a_sealed_mail_is_opened_in_its_place_once_and_its_copies_are_drop
         answer, _ = await place.mail()
         assert answer.word == miltertest.SMFIR_DISCARD
     assert (place.sink.got, await place.reasons()) == ([], [])
+
+
+WAY = [b"Received: from %d.example by mx;\r\n\tWed, 25 Nov 2026 10:00:00 +0000\r\n" % number for number in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("since", "before"),
+    [(0, range(1, 3)), (2, range(2, 5)), (2, range(2)), (1, [1, 1, 2, 1]), (3, [])],
+    ids=["nobody since", "servers since", "a loop", "one twice", "none before"],
+)  # fmt: skip
+async def test_the_way_of_an_opened_mail_is_there_once_and_in_its_order(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, since: int, before: Sequence[int]
+) -> None:
+    """What the original had on top it has under its mark; what was added since stands above."""
+    way = [WAY[number] for number in before]
+    original = b"".join(way) + mails.plain()
+    on_the_way = b"".join(WAY[6 : 6 + since])
+    async with place_of(tmp_path, kmes, sink, original, on_the_way) as place:
+        _, message = await place.mail()
+    mark = OPENED.removesuffix(mails.plain())
+    assert message == on_the_way + mark + original
 
 
 async def test_a_mail_server_that_was_gone_before_it_could_hear_gets_the_mail_again(place: Place) -> None:

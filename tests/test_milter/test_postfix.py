@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from relay import app
+from relay import app, mime
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.test_milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
@@ -100,6 +100,18 @@ async def test_what_bob_gets_is_what_alice_sent_and_the_wire_shows_none_of_it(tw
     assert b"Subject: [...]" in sent
     lines = {line for line in original.partition(b"\r\n\r\n")[2].split(b"\r\n")[:100] if len(line) > 8}
     assert not any(line in sent for line in lines if not line.startswith(b"Content-"))
+
+
+async def test_the_way_that_a_mail_took_before_it_was_sealed_is_told_once(two: Two) -> None:
+    way = [b"Received: from a%d by b%d;\r\n\tWed, 25 Nov 2026 10:00:00 +0000\r\n" % (n, n) for n in range(30)]
+    original = b"".join(way) + mails.plain(subject="A long way")
+    two.bob.mailboxes.got.clear()
+    assert (await two.alice.postfix.submit(original, recipients=["way@bob.example"])).code == 250
+    got = await two.bob.delivered("way@bob.example")
+    assert original_part(got.message, original) == original
+    fields = [raw for name, raw in mime.fields(mime.header_of(got.message)) if name == b"received"]
+    assert fields[-len(way) :] == way
+    assert 0 < len(fields) - len(way) <= 3
 
 
 async def test_recipients_with_other_protection_get_copies_and_everybody_gets_one(two: Two) -> None:

@@ -50,9 +50,9 @@ class House:
         message = mails.plain(subject, f"The body of {subject}.\r\n").replace(b"<1@", f"<{subject}@".encode())
         return await submit(self.entry, message, sender=sender, recipients=recipients)
 
-    async def sendmail(self, subject: str, *recipients: str) -> None:
-        """Submits such a mail as programs of this host do."""
-        text = f"Subject: {subject}\nMessage-ID: <{subject}@alice.example>\n\nThe body of {subject}.\n"
+    async def sendmail(self, subject: str, *recipients: str, header: str = "") -> None:
+        """Submits such a mail as programs of this host do, under further fields."""
+        text = f"{header}Subject: {subject}\nMessage-ID: <{subject}@alice.example>\n\nThe body of {subject}.\n"
         await postfix.run(
             "sh", "-c", 'printf "%s" "$TEXT" | sendmail "$@"', "sh", "-f", "ann@alice.example", *recipients,
             environment={"MAIL_CONFIG": str(self.postfix.config), "TEXT": text},

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,17 +14,14 @@ import structlog
 
 from relay.budget import Budget
 from relay.config import Address, Listening
+from relay.entry.listening import BACKLOG, address_of, bound
 from relay.entry.milter.conversation import Conversation
 from relay.entry.milter.wire import Packets
-from relay.errors import ConfigError
 from relay.mail import InPlace, Mail
 
 __all__ = ["InPlaceRecipe", "MilterEntry"]
 
 log = structlog.get_logger(__name__)
-
-SOCKET_MODE = 0o660
-"""The mail server's user must be in the group of the socket's directory."""
 
 
 class InPlaceRecipe(Protocol):
@@ -44,37 +41,45 @@ class MilterEntry:
     """One listening address, TCP or a Unix socket, whose mails all go to one recipe."""
 
     def __init__(
-        self, setting: str, listen: Address | Path, recipe: InPlaceRecipe, settings: Listening, budget: Budget
+        self,
+        setting: str,
+        listen: Address | Path,
+        recipe: InPlaceRecipe,
+        settings: Listening,
+        budget: Budget,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
-        """`setting` is where relay.toml names the address, for messages."""
+        """`setting` is where relay.toml names the address, for messages.
+
+        `sockets` are those of the address where they listen already.
+        """
         self._setting = setting
         self._listen = listen
         self._recipe = recipe
         self._settings = settings
         self._budget = budget
-        self._server: asyncio.Server | None = None
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._stopping = False
         self._connections: dict[asyncio.Task[None], Conversation] = {}
         self._deliveries: set[asyncio.Task[InPlace]] = set()
 
     async def start(self) -> Address | Path:
-        """Listens; gives the real address (port 0 became a free one). Raises ConfigError."""
-        try:
-            if isinstance(self._listen, Path):
-                await asyncio.to_thread(_remove_dead_socket, self._listen)
-                self._server = await asyncio.start_unix_server(self._connected, self._listen)
-                self._listen.chmod(SOCKET_MODE)
-                return self._listen
-            self._server = await asyncio.start_server(self._connected, *self._listen, backlog=512)
-        except OSError as error:
-            raise ConfigError(f"{self._setting}: cannot listen on {self._listen}: {error.strerror or error}") from error
-        real = self._server.sockets[0].getsockname()
-        return Address(real[0], real[1])
+        """Takes connections; gives the real address (port 0 became a free one). Raises ConfigError."""
+        sockets = self._sockets or await bound(self._setting, self._listen)
+        if isinstance(self._listen, Path):
+            self._servers.append(await asyncio.start_unix_server(self._connected, sock=sockets[0], backlog=BACKLOG))
+            return self._listen
+        address = address_of(sockets)
+        for each in sockets:
+            self._servers.append(await asyncio.start_server(self._connected, sock=each, backlog=BACKLOG))
+        return address
 
     async def stop(self, grace: float = 30.0) -> None:
         """Takes no new connection, lets mails in flight be answered within `grace` seconds, closes what is left."""
-        if self._server is None:
-            return
-        self._server.close()
+        self._stopping = True
+        for server in self._servers:
+            server.close()
         for task, conversation in list(self._connections.items()):
             if conversation.idle:
                 task.cancel()
@@ -86,12 +91,13 @@ class MilterEntry:
         for each in late:
             each.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio starts this in a task
-        if self._server is None or not self._server.is_serving():
+        if self._stopping:
             writer.close()  # it came while we were stopping
             return
         if len(self._connections) >= self._settings.connections:
@@ -108,16 +114,3 @@ class MilterEntry:
         finally:
             del self._connections[task]
             writer.close()
-
-
-def _remove_dead_socket(path: Path) -> None:
-    """A socket that a killed relay has left behind; one at which somebody listens stays. Raises OSError."""
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(f"another process listens on {path}")

@@ -42,12 +42,12 @@ def can_be_told(message: bytes) -> bool:
 def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
     """Makes `message` of the header fields and the body before; nothing where it is the same.
 
-    With `under_trace` the Received fields from before stay, on top of the whole new header. Otherwise every field
-    stays that is in its place, since each edit costs the mail server time.
+    With `under_trace` those Received fields from before stay that the new header has not, on top of it. Otherwise
+    every field stays that is in its place, since each edit costs the mail server time.
     """
     header, new_body = mime.split(message)
     after = [_field(raw) for _, raw in mime.fields(header)]
-    stay = [name.lower() == "received" for name, _ in before] if under_trace else _in_order(before, after)
+    stay = _since_sealed(before, after) if under_trace else _in_order(before, after)
     yield from _removals(before, stay)
     for name, value in after if under_trace else after[sum(stay) :]:
         yield AddHeader(name, value)
@@ -57,6 +57,21 @@ def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: 
             yield ReplaceBody(bytes(view[start : start + BODY_OCTETS]))
         if not new_body:
             yield ReplaceBody(b"")
+
+
+def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
+    """For each field from before whether a mail server has put it on top of the sealed message.
+
+    The Received fields below are the original's, which a sealed message shows; the new header brings them again.
+    """
+    inside = Counter(value for name, value in after if name.lower() == "received")
+    stay = []
+    for name, value in reversed(before):
+        value = value.replace(b"\r\n", b"\n")
+        told_again = name.lower() == "received" and inside[value] > 0
+        inside[value] -= told_again
+        stay.append(name.lower() == "received" and not told_again)
+    return stay[::-1]
 
 
 def _in_order(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
