@@ -165,7 +165,7 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         built = await stack.enter_async_context(parts(config))
         built.keys.start()
         await built.store.beat.go_on()
-        await built.store.openings.end_claims()
+        await built.store.claims.end_claims()
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
@@ -366,7 +366,8 @@ async def _sweep(store: Store, triage: Triage) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
-            await store.openings.go_on()
+            await store.go_on()
+            await store.claims.end_claims()
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():

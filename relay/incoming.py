@@ -167,7 +167,8 @@ class Incoming:
             await self.triage.unprotected(mail, mail.trace + marked, opened.protection, opened.peer, missed.cause)
             _note_kept(delivery, mail)
             return
-        handed = await self.next_hop.deliver(_returning_headers(mail).with_message(mail.trace + marked))
+        leaving = _returning_headers(mail).with_message(mail.trace + marked)
+        handed = await self.next_hop.deliver(leaving, delivery.check)
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info
@@ -235,7 +236,7 @@ class Incoming:
             await self.triage.unprotected(mail, mail.trace + message, "", "", missed.cause)
             _note_kept(delivery, mail)
             return
-        handed = await self.next_hop.deliver(mail.with_message(mail.trace + message))
+        handed = await self.next_hop.deliver(mail.with_message(mail.trace + message), delivery.check)
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info

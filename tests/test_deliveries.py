@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from relay.errors import DeliveryUnderWay, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import Form
-from relay.store import JournalForm, SiteSecret, open_store
+from relay.store import SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -305,14 +306,14 @@ async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outco
     secret = SiteSecret.load_or_create(tmp_path / "secret")
     writing, gate = asyncio.Event(), asyncio.Event()
     async with await open_store(tmp_path / "relay.db", secret) as store:
-        remember = store.journal.remember
+        settle = store.journal.settle
 
-        async def slow(key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm] = ()) -> None:
+        async def slow(*arguments: Any) -> None:
             writing.set()
             await gate.wait()
-            await remember(key, delivered, forms)
+            await settle(*arguments)
 
-        monkeypatch.setattr(store.journal, "remember", slow)
+        monkeypatch.setattr(store.journal, "settle", slow)
         tries, mail = Deliveries("outgoing", store.journal), two_recipients(b"x\r\n", "1")
 
         async def work() -> None:

@@ -12,14 +12,14 @@ import dns.asyncresolver
 import structlog
 
 from relay.config import Direction, MailDomain, Server
-from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError
 from relay.forward.connections import Connections
-from relay.forward.conversation import Taken, stuffed
+from relay.forward.conversation import Check, Taken, nothing_to_check, stuffed
 from relay.forward.faults import Gone, NotTaken, TooManyRecipients
 from relay.forward.mx import MailExchangers
 from relay.mail import Mail, Outcomes
 
-__all__ = ["Handed", "NextHop", "stuffed"]
+__all__ = ["Check", "Handed", "NextHop", "nothing_to_check", "stuffed"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +46,14 @@ class NextHop:
         self._exchangers = MailExchangers(hostname, resolver)
         self._avoided: dict[Server, float] = {}
 
-    async def deliver(self, mail: Mail) -> Handed:
+    async def deliver(self, mail: Mail, check: Check = nothing_to_check) -> Handed:
         """What the next hop has said for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
 
         Recipients that it does not accept do not stop the others. A server that takes nothing of the mail is followed
-        by the next one; one that may have taken it never is.
+        by the next one; one that may have taken it never is. `check` is called right before the end of the content,
+        without which no server has the mail, and raises DeliveryUnderWay where it must not leave any more.
         """
-        attempt = _Attempt(mail)
+        attempt = _Attempt(mail, check)
         async for server in self._servers(attempt):
             await self._hand_to(server, attempt)
             if not attempt.pending:
@@ -99,8 +100,8 @@ class NextHop:
         more = True
         while more:
             try:
-                taken = await self._connections.carry(server, attempt.rest)
-            except (NextHopRefused, NextHopUnavailable) as error:
+                taken = await self._connections.carry(server, attempt.rest, attempt.check)
+            except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay) as error:
                 attempt.fail(error)
                 if isinstance(error, Gone):
                     self._avoid(server, error)
@@ -131,6 +132,7 @@ class _Attempt:
     """A mail on its way, and what has become of each of its recipients."""
 
     mail: Mail
+    check: Check
     outcomes: list[RelayError | None] = field(default_factory=list)
     answer: str = "no recipient was accepted"
     next_hop: str = ""
