@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -92,7 +93,7 @@ class Deliveries:
         self._direction = direction
         self._journal = journal
         self._under_way: set[tuple[bytes, str]] = set()
-        self._forgetting: dict[bytes, asyncio.Task[None]] = {}
+        self._unfinished: dict[bytes, asyncio.Task[None]] = {}
         self._all_is_well: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
         self._keys: OrderedDict[str, bytes] = OrderedDict()
 
@@ -104,7 +105,7 @@ class Deliveries:
         or by another relay, and StoreUnavailable where what is delivered could not be remembered.
         """
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
-        await self._forgotten(key)
+        await self._finished(key)
         claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
         if claims & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
@@ -141,7 +142,7 @@ class Deliveries:
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            self._journal.later(self._break_off(beginning, key, recipients))
+            self._first(key, self._break_off(beginning, key, recipients))
             raise
 
     async def _break_off(self, beginning: asyncio.Task[Begun], key: bytes, recipients: Sequence[str]) -> None:
@@ -183,7 +184,7 @@ class Deliveries:
         claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
         try:
-            await self._forgotten(key)
+            await self._finished(key)
             await self._journal.remember(key, delivered)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
@@ -233,22 +234,31 @@ class Deliveries:
         unheard: list[str] = []
         if not delivery.begun.relay and not self._journal.knows(key):
             return
-        earlier = self._forgetting.get(key)
 
         async def work() -> None:
-            if earlier is not None:
-                await asyncio.wait([earlier])
             self._all_is_well.pop(mail_id, None)
             await self._over(key, delivery, unheard)
 
-        task = self._forgetting[key] = self._journal.later(work())
+        task = self._first(key, work())
         if mail_id:
             self._all_is_well[mail_id] = (task, unheard)
-        task.add_done_callback(lambda done: self._forgetting.get(key) is not done or self._forgetting.pop(key))
 
-    async def _forgotten(self, key: bytes) -> None:
-        """Waits until what is to be forgotten of this mail is."""
-        if task := self._forgetting.get(key):
+    def _first(self, key: bytes, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begins work, behind earlier work, that the next try of the mail waits for."""
+        earlier = self._unfinished.get(key)
+
+        async def in_turn() -> None:
+            if earlier is not None:
+                await asyncio.wait([earlier])
+            await work
+
+        task = self._unfinished[key] = self._journal.later(in_turn())
+        task.add_done_callback(lambda done: self._unfinished.get(key) is not done or self._unfinished.pop(key))
+        return task
+
+    async def _finished(self, key: bytes) -> None:
+        """Waits until earlier tries of this mail have left nothing to do."""
+        if task := self._unfinished.get(key):
             await asyncio.wait([task])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +146,15 @@ class RelayProcess:
 
 @asynccontextmanager
 async def relay_process(
-    site: Site, *, listen: Mapping[str, Address] | None = None, group: int | None = None
+    site: Site,
+    *,
+    listen: Mapping[str, Address] | None = None,
+    group: int | None = None,
+    program: Sequence[str] = ("-m", "relay"),
 ) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again.
 
-    `group` is the group it runs under, where root may choose.
+    `group` is the group it runs under, where root may choose; `program` is what Python runs.
     """
     text = site.config_file.read_text()
     for name, address in (listen or {}).items():
@@ -164,7 +168,7 @@ async def relay_process(
     ready.unlink(missing_ok=True)
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "serve", "--config", str(site.config_file),
+            sys.executable, *program, "serve", "--config", str(site.config_file),
             "--ready-file", str(ready), stderr=log, group=group,
         )  # fmt: skip
     try:
