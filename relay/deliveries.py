@@ -150,8 +150,14 @@ class Deliveries:
         if beginning.exception() is None:
             self._journal.break_off(key, recipients)
 
+    async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
+        """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
+        for recipient in recipients:
+            delivery.outcomes[recipient.mailbox] = None
+        await self.so_far(delivery)
+
     async def so_far(self, delivery: Delivery) -> None:
-        """Between two forms: should the relay be killed now, a retry repeats nothing that has left.
+        """Before others get it: should the relay be killed now, a retry repeats nothing that has left.
 
         Raises StoreUnavailable where that cannot be written and the retry would be for all.
         """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -14,7 +15,7 @@ from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
 from relay.errors import RelayError, StoreUnavailable, TryLater, for_all
-from relay.forward import Handed, NextHop
+from relay.forward import Handed, NextHop, Supervision
 from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
 from relay.sealing import Form, Prepared, Sealer, Weakened
@@ -162,7 +163,8 @@ class Outgoing:
             leaving = mail.with_message(mail.trace + await self._signed(form))
             if not form.in_clear:
                 await off_loop(len(leaving.message), check_sealed, leaving.message, form.protection)
-            handed = await self.next_hop.deliver(leaving, delivery.check)
+            supervision = Supervision(delivery.check, partial(self.deliveries.taken, delivery))
+            handed = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))
             delivery.note_for_all(form.recipients, error)

@@ -20,10 +20,6 @@ Check = Callable[[], None]
 """Raises DeliveryUnderWay where the mail must not leave any more."""
 
 
-def nothing_to_check() -> None:
-    """For a mail that nobody else could send."""
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
     """An outcome for each recipient, and the next hop's words of acceptance.
