@@ -183,3 +183,4 @@ async def test_what_one_relay_has_delivered_while_the_database_was_away_is_not_d
     relays.wire.on_rcpt = {}
     await relays.until_sent(relays.two, BEN, PRESS)
     assert relays.delivered == {BEN: 1, PRESS: 1}
+    assert issued(kmes) == 1

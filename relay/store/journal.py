@@ -31,6 +31,8 @@ from relay.store.group_commit import GroupCommit
 
 KEEP_FOR_S = 5 * 86400.0
 """How long a mail's journal waits for a retry: as long as mail servers keep trying."""
+MOST_LATE_OCTETS = 32 * 2**20
+"""So much of sealed forms is kept in memory while the store cannot be written."""
 AT_ONCE = 500
 """Addresses in one statement; SQLite has a limit on parameters."""
 
@@ -116,8 +118,13 @@ class _Change:
 
     @property
     def facts(self) -> _Change:
-        """As much of it as a retry must know."""
+        """As much of it as a retry must know; without the forms it costs another key."""
         return replace(self, rows=[row for row in self.rows if row["delivered"]], forms=[])
+
+    @property
+    def octets(self) -> int:
+        """How much there is of its forms."""
+        return sum(len(form["message"]) for form in self.forms)
 
 
 def mail_key(direction: str, mail: Mail) -> bytes:
@@ -210,8 +217,8 @@ class Journal:
     ) -> None:
         """The end of a try: of its recipients, who is to be known as having the mail, and which forms wait for whom.
 
-        On the disk when it returns. Of the other ones nothing needs to be known any more. Raises StoreUnavailable; who
-        has the mail is written later then.
+        On the disk when it returns. Of the other ones nothing needs to be known any more. Raises StoreUnavailable; then
+        it is written later, without its forms where there are too many of them.
         """
         now = self._clock()
         rows = [_row(key, recipient, True, None, now) for recipient in delivered]
@@ -234,12 +241,16 @@ class Journal:
         try:
             await self._commit(change)
         except StoreUnavailable:
-            facts = change.facts
-            if facts.rows:  # until that is written a retry must not begin, here or elsewhere
-                self._late.setdefault(change.key, []).append(facts)
+            late = change if not change.forms or self._room_for(change) else change.facts
+            if late.rows:  # until that is written a retry must not begin, here or elsewhere
+                self._late.setdefault(change.key, []).append(late)
             else:
                 self._claims.drop(change.claims)
             raise
+
+    def _room_for(self, change: _Change) -> bool:
+        late = (each for changes in self._late.values() for each in changes)
+        return sum(each.octets for each in late) + change.octets <= MOST_LATE_OCTETS
 
     async def _write_late(self) -> None:
         async with self._writing_late:

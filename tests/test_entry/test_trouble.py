@@ -126,7 +126,7 @@ async def test_what_goes_out_is_answered_by_what_the_next_hop_says_and_never_in_
     assert [b"figures" in got.message for got in sorted(wire.got, key=lambda got: got.recipients)] == [False, True]
 
 
-async def test_a_journal_that_cannot_be_written_costs_a_key_but_no_mail(alice: Site, wire: Sink) -> None:
+async def test_a_journal_that_cannot_be_written_costs_no_mail(alice: Site, wire: Sink) -> None:
     async with relay_process(alice) as relay:
         address = relay.addresses["outgoing_lmtp"]
         wire.on_data = ["451 4.2.0 busy"]
