@@ -29,7 +29,7 @@ from tests.testlib.wire import Wire
 BEN, BEA, PRESS = "ben@bob.example", "bea@bob.example", "press@open.example"
 SHORT_LEASES = """
 from relay.store import claims
-claims.LEASE_S, claims.RENEW_S, claims.MARGIN_S = 2.5, 0.2, 0.3
+claims.LEASE_S, claims.RENEW_S, claims.PATIENCE_S, claims.MARGIN_S = 2.5, 0.2, 1.0, 0.3
 from relay.cli import main
 main()
 """

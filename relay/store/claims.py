@@ -46,6 +46,9 @@ LEASE_S = 60.0
 """So long after its last sign of life a process has its claims to itself."""
 RENEW_S = 15.0
 """How often it gives one."""
+PATIENCE_S = 30.0
+"""So long after its own lease has begun a relay takes over no claims: where the database was away all leases are over,
+and those who were at work first have to write down what they have delivered meanwhile."""
 MARGIN_S = 5.0
 """So much earlier than the database it takes its own lease for over: clocks do not all go equally fast."""
 
@@ -116,6 +119,7 @@ class Claims:
         self._clock = clock
         self._relay = ""
         self._good_until = 0.0
+        self._patient_until = float("inf")
         self._beginning = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
         self._held: dict[bytes, str] = {}
@@ -178,6 +182,8 @@ class Claims:
 
         Of an embedded database all users are processes of this host, and who is not there any more is dead at once.
         """
+        if self._patient:
+            return
         async with self.change() as change:
             if self._database.is_sqlite:
                 known = await change.connection.scalars(select(_relays.c.relay))
@@ -234,6 +240,11 @@ class Claims:
         alive = _relays.c.until > self._now
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
 
+    @property
+    def _patient(self) -> bool:
+        """Whether nothing is taken over yet; an embedded database is never away."""
+        return not self._database.is_sqlite and self._clock() < self._patient_until
+
     async def _lease(self) -> str:
         """The name under which claims are taken now. Raises StoreUnavailable."""
         async with self._beginning:
@@ -244,6 +255,7 @@ class Claims:
                 if self._relay:
                     log.error("lease_was_over", held=len(self._held), cause="frozen, or cut off from the store")
                 self._relay, self._good_until = name, begun + LEASE_S - MARGIN_S
+                self._patient_until = begun + PATIENCE_S
                 if self._renewing is None:
                     self._renewing = asyncio.create_task(self._renew(), name="signs of life")
             return self._relay
@@ -261,8 +273,9 @@ class Claims:
         alive = select(_relays.c.relay).where(self._alive)
         for some in batches(sorted(wanted)):
             here = _claims.c.place.in_(some)
-            dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
-            change.interrupted.update(await change.connection.scalars(dead))
+            if not self._patient:
+                dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
+                change.interrupted.update(await change.connection.scalars(dead))
             rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in some]
             new = self._database.insert(_claims).values(rows).on_conflict_do_nothing().returning(_claims.c.place)
             change.taken.update(await change.connection.scalars(new))

@@ -14,7 +14,7 @@ import pytest
 
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store import Begun, JournalForm, SiteSecret, Store, open_store
-from relay.store.claims import LEASE_S, boot_time
+from relay.store.claims import LEASE_S, PATIENCE_S, boot_time
 from tests.test_store.backends import Backend
 
 KEY = bytes(32)
@@ -107,6 +107,25 @@ async def test_of_two_relays_at_once_one_has_the_mail_and_the_other_goes_on_wher
         assert [form.message for form in found.forms] == [b"sealed"]
 
 
+async def test_where_the_database_was_away_nobody_takes_over_before_all_could_write_what_they_have_done(
+    relays: tuple[Store, Store], backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = relays
+    if backend.name == "sqlite":
+        pytest.skip("it is never away")
+    await begin(one)
+    await begin(two, "c@z")
+    await backend.end_leases()
+    monkeypatch.setattr(two.claims, "_clock", lambda: boot_time() + LEASE_S)
+    for _ in range(2):
+        with pytest.raises(DeliveryUnderWay):
+            await begin(two)
+        await two.claims.end_claims()
+    monkeypatch.setattr(two.claims, "_clock", lambda: boot_time() + LEASE_S + PATIENCE_S)
+    assert await begin(two)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_whoever_was_frozen_takes_nothing_away_from_the_one_who_has_the_mail_now(
     relays: tuple[Store, Store], backend: Backend
 ) -> None:

@@ -21,6 +21,8 @@ from relay.store import Arrived, Bound, SiteSecret, Store, open_store
 from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 KEY = bytes(range(32))
 BEN, BEA = "ben@bob.example", "bea@bob.example"
 ONE, OTHER = (hashlib.sha256(each).digest() for each in (b"one", b"other"))
