@@ -58,7 +58,7 @@ from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow
-from relay.store import SiteSecret, Store, open_store
+from relay.store import SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
 
 log = structlog.get_logger(__name__)
@@ -179,12 +179,13 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         stack.callback(close_all, sockets)
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
-        await built.store.openings.end_claims()
+        await built.store.claims.end_claims()
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
+        _in_background(stack, "late words", _write_what_is_late(built.store))
         _in_background(stack, "key report", _write_down_keys(built.keys, keys_file(config)))
         _in_background(stack, "policy watch", built.policies.watch())
         submission = _submission(config)
@@ -395,7 +396,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
-            await store.openings.go_on()
+            await store.claims.end_claims()
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.journal.expire():
@@ -405,6 +406,16 @@ async def _sweep(store: Store, triage: Triage) -> None:
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
+
+
+async def _write_what_is_late(store: Store) -> None:
+    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
+    while True:
+        await asyncio.sleep(claims.RENEW_S)
+        try:
+            await store.go_on()
+        except Exception as error:  # noqa: BLE001 - the next try may succeed
+            log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 
 async def _write_down_keys(keys: KeyRing, path: Path) -> None:

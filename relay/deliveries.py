@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 import structlog
 
-from relay.errors import DeliveryUnderWay, RelayError, TryLater
+from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
 from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes, Recipient
@@ -30,12 +32,14 @@ class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
     `key` is its place in the journal. `forms` are those that were sealed before, or are being delivered now; whoever
-    delivers adds his own. `outcomes` are by mailbox, like everything in the journal.
+    delivers adds his own. `outcomes` are by mailbox, like everything in the journal. `check` is to be called
+    last before it leaves; it raises DeliveryUnderWay.
     """
 
     key: bytes
     mail: Mail
     begun: Begun
+    check: Callable[[], None] = lambda: None
     forms: list[Form] = field(default_factory=list)
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
 
@@ -89,30 +93,33 @@ class Deliveries:
         self._direction = direction
         self._journal = journal
         self._under_way: set[tuple[bytes, str]] = set()
-        self._forgetting: dict[bytes, asyncio.Task[None]] = {}
+        self._unfinished: dict[bytes, asyncio.Task[None]] = {}
+        self._all_is_well: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
         self._keys: OrderedDict[str, bytes] = OrderedDict()
 
     @asynccontextmanager
     async def of(self, mail: Mail) -> AsyncIterator[Delivery]:
         """One try; however it ends, what was delivered is remembered until the client needs to try no more.
 
-        Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now.
+        Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here
+        or by another relay, and StoreUnavailable where what is delivered could not be remembered.
         """
         key = await off_loop(len(mail.message), mail_key, self._direction, mail)
-        await self._forgotten(key)
+        await self._finished(key)
         claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
         if claims & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
         self._under_way |= claims
         try:
-            begun = await self._journal.recall(key, mail.envelope.mailboxes)
+            begun = await self._begun(key, mail)
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
-            delivery = Delivery(key, mail, begun, [_form(mail, each) for each in begun.forms])
+            check = partial(self._journal.check, begun.relay)
+            delivery = Delivery(key, mail, begun, check, [_form(mail, each) for each in begun.forms])
             try:
                 yield delivery
                 if delivery.over:
-                    self._forget_soon(key, list(mail.envelope.mailboxes))
+                    self._forget_soon(delivery)
                 else:
                     await self._settled(key, delivery)
             except BaseException:
@@ -123,28 +130,72 @@ class Deliveries:
             self._under_way -= claims
             self._note_key(mail, key)
 
+    async def _begun(self, key: bytes, mail: Mail) -> Begun:
+        """Where several recipients get one answer, that they are to get the mail is on the disk when this returns.
+
+        Else a disk that fills meanwhile has those repeated who were served, at each retry for the others.
+        """
+        recipients = mail.envelope.mailboxes
+        intent = not mail.each_answered and len(set(recipients)) > 1
+        begin = self._journal.begin(self._direction, key, recipients, intent=intent)
+        beginning = self._journal.later(begin)
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            self._first(key, self._break_off(beginning, key, recipients))
+            raise
+
+    async def _break_off(self, beginning: asyncio.Task[Begun], key: bytes, recipients: Sequence[str]) -> None:
+        await asyncio.wait([beginning])
+        if beginning.exception() is None:
+            self._journal.break_off(key, recipients)
+
+    async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
+        """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
+        for recipient in recipients:
+            delivery.outcomes[recipient.mailbox] = None
+        await self.so_far(delivery)
+
     async def so_far(self, delivery: Delivery) -> None:
-        """Between two forms: should the relay be killed now, a retry repeats nothing that has left."""
+        """Before others get it: should the relay be killed now, a retry repeats nothing that has left.
+
+        Raises StoreUnavailable where that cannot be written and the retry would be for all.
+        """
         delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
         if delivered:
-            await self._remember(delivery.key, delivered, [])
+            try:
+                await self._journal.remember(delivery.key, delivered)
+            except StoreUnavailable as error:
+                _not_remembered(error)
+                if not delivery.mail.each_answered:
+                    raise
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client has not heard these outcomes and will try again: what is delivered must be known then."""
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
         if not delivered:
             return
+        if mail.id in self._all_is_well:  # and nothing was written yet: nobody can begin in between
+            task, unheard = self._all_is_well[mail.id]
+            unheard += delivered
+            await asyncio.wait([task])
+        else:
+            await self._remember_unheard(mail, delivered)
+        log.info("delivered_unheard", recipients=len(delivered))
+
+    async def _remember_unheard(self, mail: Mail, delivered: list[str]) -> None:
         # Known from before where possible: no retry may come between the end of the delivery and what follows here.
         key = self._keys.pop(mail.id, b"") or await off_loop(len(mail.message), mail_key, self._direction, mail)
         # A retry that comes meanwhile waits until it is written down.
         claims = {(key, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= claims
         try:
-            await self._forgotten(key)
-            await self._remember(key, delivered, [])
+            await self._finished(key)
+            await self._journal.remember(key, delivered)
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            _not_remembered(error)
         finally:
             self._under_way -= claims
-        log.info("delivered_unheard", recipients=len(delivered))
 
     def _note_key(self, mail: Mail, key: bytes) -> None:
         """For `unheard`, which may come next."""
@@ -173,44 +224,52 @@ class Deliveries:
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
         forms = [entry for form in delivery.forms if not form.in_clear and (entry := _entry(form, waiting)).recipients]
-        known = [] if final else delivered
-        if known or forms:
-            await self._remember(key, known, forms)
-        await self._forget(key, sorted(set(answers) - waiting - set(known)))
+        await self._over(key, delivery, [] if final else delivered, forms)
 
-    async def _remember(self, key: bytes, delivered: list[str], forms: list[JournalForm]) -> None:
-        """Without the journal a retry repeats what has left and spends another key, but nothing is lost."""
+    async def _over(
+        self, key: bytes, delivery: Delivery, delivered: Sequence[str] = (), forms: Sequence[JournalForm] = ()
+    ) -> None:
         try:
-            await self._journal.remember(key, delivered, forms)
+            await self._journal.settle(key, delivery.begun, delivery.mail.envelope.mailboxes, delivered, forms)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
-            log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
+            _not_remembered(error)
 
-    def _forget_soon(self, key: bytes, recipients: list[str]) -> None:
+    def _forget_soon(self, delivery: Delivery) -> None:
         """While the client hears that all is well: a relay killed before he does must still know what has left."""
-        if not self._journal.knows(key):
+        key, mail_id = delivery.key, delivery.mail.id
+        unheard: list[str] = []
+        if not delivery.begun.relay and not self._journal.knows(key):
             return
-        earlier = self._forgetting.get(key)
 
         async def work() -> None:
+            self._all_is_well.pop(mail_id, None)
+            await self._over(key, delivery, unheard)
+
+        task = self._first(key, work())
+        if mail_id:
+            self._all_is_well[mail_id] = (task, unheard)
+
+    def _first(self, key: bytes, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begins work, behind earlier work, that the next try of the mail waits for."""
+        earlier = self._unfinished.get(key)
+
+        async def in_turn() -> None:
             if earlier is not None:
                 await asyncio.wait([earlier])
-            await self._forget(key, recipients)
+            await work
 
-        task = self._forgetting[key] = self._journal.later(work())
-        task.add_done_callback(lambda done: self._forgetting.get(key) is not done or self._forgetting.pop(key))
+        task = self._unfinished[key] = self._journal.later(in_turn())
+        task.add_done_callback(lambda done: self._unfinished.get(key) is not done or self._unfinished.pop(key))
+        return task
 
-    async def _forgotten(self, key: bytes) -> None:
-        """Waits until what is to be forgotten of this mail is."""
-        if task := self._forgetting.get(key):
+    async def _finished(self, key: bytes) -> None:
+        """Waits until earlier tries of this mail have left nothing to do."""
+        if task := self._unfinished.get(key):
             await asyncio.wait([task])
 
-    async def _forget(self, key: bytes, recipients: list[str]) -> None:
-        if not recipients:
-            return
-        try:
-            await self._journal.forget(key, recipients)
-        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
-            log.error("delivery_not_forgotten", cause=str(error), kind=type(error).__name__)
+
+def _not_remembered(error: Exception) -> None:
+    log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
 
 def _entry(form: Form, waiting: set[str]) -> JournalForm:

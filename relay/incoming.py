@@ -24,7 +24,7 @@ from relay.errors import (
     RelayError,
     TryLater,
 )
-from relay.forward import NextHop
+from relay.forward import NextHop, Supervision
 from relay.forward.place import Place
 from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
@@ -167,7 +167,8 @@ class Incoming:
             await self.triage.unprotected(mail, mail.trace + marked, opened.protection, opened.peer, missed.cause)
             _note_kept(delivery, mail)
             return
-        handed = await self.next_hop.deliver(_returning_headers(mail).with_message(mail.trace + marked))
+        leaving = _returning_headers(mail).with_message(mail.trace + marked)
+        handed = await self.next_hop.deliver(leaving, self._supervision(delivery))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info
@@ -182,6 +183,9 @@ class Incoming:
             next_hop=handed.next_hop,
             answer=handed.answer,
         )
+
+    def _supervision(self, delivery: Delivery) -> Supervision:
+        return Supervision(delivery.check, partial(self.deliveries.taken, delivery))
 
     async def _settle(self, delivery: Delivery, opened: Opened) -> None:
         """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.
@@ -235,7 +239,8 @@ class Incoming:
             await self.triage.unprotected(mail, mail.trace + message, "", "", missed.cause)
             _note_kept(delivery, mail)
             return
-        handed = await self.next_hop.deliver(mail.with_message(mail.trace + message))
+        leaving = mail.with_message(mail.trace + message)
+        handed = await self.next_hop.deliver(leaving, self._supervision(delivery))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info

@@ -4,8 +4,9 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -13,8 +14,8 @@ from relay import mime
 from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
-from relay.errors import MalformedMessage, RelayError, TrippedWire, TryLater, for_all
-from relay.forward import Handed, NextHop
+from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
+from relay.forward import Handed, NextHop, Supervision
 from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
 from relay.sealing import Form, Prepared, Sealer, Weakened
@@ -53,10 +54,7 @@ class Outgoing:
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail) as delivery:
             await self._prepare(delivery)
-            for number, form in enumerate(delivery.forms, 1):
-                await self._hand_on(delivery, form)
-                if number < len(delivery.forms):
-                    await self.deliveries.so_far(delivery)
+            await self._hand_on_all(delivery, delivery.forms, more=False)
         return delivery.answer
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
@@ -73,14 +71,11 @@ class Outgoing:
             self._check_one_form(delivery)
             # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
             stays = max(delivery.forms, key=lambda form: (not form.in_clear, len(form.recipients)), default=None)
-            for form in delivery.forms:
-                if form is not stays:
-                    await self._hand_on(delivery, form)
-                    await self.deliveries.so_far(delivery)
+            await self._hand_on_all(delivery, [form for form in delivery.forms if form is not stays], more=True)
             if stays is not None and delivery.waits_only_for(stays.recipients):
                 message = await self._put_in_place(delivery, stays, fits)
             if stays is not None and message is None:
-                await self._hand_on(delivery, stays)
+                await self._hand_on_all(delivery, [stays], more=False)
         here = stays.recipients if stays is not None and message is not None else []
         stay = {each.mailbox for each in here}
         # Those who had it before are told of once more: a mail server may have to try again more than once.
@@ -144,6 +139,7 @@ class Outgoing:
             await off_loop(len(message), check_sealed, message, form.protection)
         if not await off_loop(len(message), fits, message):
             return None
+        delivery.check()
         delivery.note(form.recipients, (None,) * len(form.recipients))
         _report(form, Handed((None,) * len(form.recipients), "put in place", "milter"), len(message))
         return message
@@ -154,13 +150,26 @@ class Outgoing:
             return form.message
         return await off_loop(len(form.message), self.signer.fields, form.message) + form.message
 
-    async def _hand_on(self, delivery: Delivery, form: Form) -> None:
+    async def _hand_on_all(self, delivery: Delivery, forms: Sequence[Form], *, more: bool) -> None:
+        """One after the other; of each that is not the last (there are `more`) it is written down who has it."""
+        for number, form in enumerate(forms, 1):
+            try:
+                await self._hand_on(delivery, form, more=more or number < len(forms))
+            except StoreUnavailable as error:
+                # Who has the mail is known until the relay ends; for nothing else may that be risked.
+                for rest in forms[number:]:
+                    delivery.note_for_all(rest.recipients, error)
+                return
+
+    async def _hand_on(self, delivery: Delivery, form: Form, *, more: bool) -> None:
+        """Raises StoreUnavailable where it could not be written down who has it now."""
         mail = delivery.mail.to(form.recipients)
         try:
             leaving = mail.with_message(mail.trace + await self._signed(form))
             if not form.in_clear:
                 await off_loop(len(leaving.message), check_sealed, leaving.message, form.protection)
-            handed = await self.next_hop.deliver(leaving)
+            supervision = Supervision(delivery.check, partial(self.deliveries.taken, delivery))
+            handed = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))
             delivery.note_for_all(form.recipients, error)
@@ -170,7 +179,11 @@ class Outgoing:
             delivery.note_for_all(form.recipients, TryLater(f"{type(error).__name__}: {error}"))
             return
         delivery.note(form.recipients, handed.outcomes)
-        _report(form, handed, len(leaving.message))
+        try:
+            if more:  # before anything else: a relay killed in between would have the mail sent twice
+                await self.deliveries.so_far(delivery)
+        finally:
+            _report(form, handed, len(leaving.message))
 
 
 def _check_shown(message: bytes) -> None:

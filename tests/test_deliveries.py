@@ -5,10 +5,13 @@ Standard: RFC 5321 6.1; a retry repeats nothing and spends no second key.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +22,10 @@ from relay.errors import DeliveryUnderWay, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import Form
-from relay.store import JournalForm, SiteSecret, open_store
+from relay.store import SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
+from tests.testlib.hop import SILENCE, Answer, Hop
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import Reply, submit, submit_lmtp, talking
@@ -39,6 +43,12 @@ def site(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
     )  # fmt: skip
+
+
+@pytest.fixture
+async def hop() -> AsyncIterator[Hop]:
+    async with Hop() as server:
+        yield server
 
 
 @asynccontextmanager
@@ -128,8 +138,28 @@ async def test_a_relay_killed_between_two_forms_sends_only_the_second_one_when_t
     wire.gate = None
     await wire.start()
     async with relay_process(site) as relay:
+        [line] = [line for line in relay.log.splitlines() if "delivery_interrupted" in line]
+        assert json.loads(line)["recipients"] == 2, "one of whom may get it twice, for all that is known"
         assert (await send(relay.addresses["outgoing"])).code == 250
     assert sorted(deliveries(wire)) == [("ben@bob.example",), ("press@open.example",)]
+
+
+async def test_a_relay_killed_between_two_transactions_with_a_next_hop_that_limits_them_repeats_none(
+    site: Site, hop: Hop
+) -> None:
+    site.config_file.write_text(re.sub('next_hop = ".*"', f'next_hop = "{hop.next_hop}"', site.config_file.read_text()))
+    ends: list[Answer] = ["", SILENCE]
+    hop.instead = {"RCPT TO:<bea@bob.example>": ["452 4.5.3 Too many recipients"], ". ": ends}
+    recipients = ["ben@bob.example", "bea@bob.example"]
+    async with relay_process(site) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["outgoing"], mails.plain(), recipients=recipients))
+        while ends:
+            await asyncio.sleep(0.01)
+        relay.kill()
+        await asyncio.gather(sending, return_exceptions=True)
+    async with relay_process(site) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    assert [got.recipients for got in hop.got] == [("ben@bob.example",), ("bea@bob.example",)]
 
 
 async def test_who_left_before_the_answer_has_his_mail_once_whatever_comes_of_others_meanwhile(
@@ -305,14 +335,14 @@ async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outco
     secret = SiteSecret.load_or_create(tmp_path / "secret")
     writing, gate = asyncio.Event(), asyncio.Event()
     async with await open_store(tmp_path / "relay.db", secret) as store:
-        remember = store.journal.remember
+        settle = store.journal.settle
 
-        async def slow(key: bytes, delivered: Iterable[str], forms: Sequence[JournalForm] = ()) -> None:
+        async def slow(*arguments: Any) -> None:
             writing.set()
             await gate.wait()
-            await remember(key, delivered, forms)
+            await settle(*arguments)
 
-        monkeypatch.setattr(store.journal, "remember", slow)
+        monkeypatch.setattr(store.journal, "settle", slow)
         tries, mail = Deliveries("outgoing", store.journal), two_recipients(b"x\r\n", "1")
 
         async def work() -> None:

@@ -5,21 +5,21 @@ Standard: RFC 5321 6.1; a next hop is one server or several that are tried in tu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import dns.asyncresolver
 import structlog
 
 from relay.config import Direction, MailDomain, Server
-from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError
 from relay.forward.connections import Connections
-from relay.forward.conversation import Taken, stuffed
+from relay.forward.conversation import Check, Taken, stuffed
 from relay.forward.faults import Gone, NotTaken, TooManyRecipients
 from relay.forward.mx import MailExchangers
-from relay.mail import Mail, Outcomes
+from relay.mail import Mail, Outcomes, Recipient
 
-__all__ = ["Handed", "NextHop", "stuffed"]
+__all__ = ["UNSUPERVISED", "Handed", "NextHop", "Supervision", "stuffed"]
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +36,30 @@ class Handed:
     next_hop: str
 
 
+def _nothing_to_check() -> None:
+    """For a mail that nobody else could send."""
+
+
+async def _nothing_to_note(_: Sequence[Recipient]) -> None:
+    """For one that nobody sends again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """Whom a next hop asks and tells while it gets a mail.
+
+    `check` is called right before the end of the content, without which no server has the mail; it raises
+    DeliveryUnderWay where it must not leave any more. `taken` is told who has the mail before further recipients get
+    it with another transaction; where it raises a RelayError they do not.
+    """
+
+    check: Check = _nothing_to_check
+    taken: Callable[[Sequence[Recipient]], Awaitable[None]] = _nothing_to_note
+
+
+UNSUPERVISED = Supervision()
+
+
 class NextHop:
     """The servers after us, of which one gets each mail. A reply of 4xx holds it, 5xx refuses it, silence holds it."""
 
@@ -46,13 +70,13 @@ class NextHop:
         self._exchangers = MailExchangers(hostname, resolver)
         self._avoided: dict[Server, float] = {}
 
-    async def deliver(self, mail: Mail) -> Handed:
+    async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> Handed:
         """What the next hop has said for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
 
         Recipients that it does not accept do not stop the others. A server that takes nothing of the mail is followed
         by the next one; one that may have taken it never is.
         """
-        attempt = _Attempt(mail)
+        attempt = _Attempt(mail, supervision)
         async for server in self._servers(attempt):
             await self._hand_to(server, attempt)
             if not attempt.pending:
@@ -99,8 +123,8 @@ class NextHop:
         more = True
         while more:
             try:
-                taken = await self._connections.carry(server, attempt.rest)
-            except (NextHopRefused, NextHopUnavailable) as error:
+                taken = await self._connections.carry(server, attempt.rest, attempt.supervision.check)
+            except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay) as error:
                 attempt.fail(error)
                 if isinstance(error, Gone):
                     self._avoid(server, error)
@@ -108,8 +132,18 @@ class NextHop:
             except Exception as error:  # noqa: BLE001 - what was accepted before must not be forgotten
                 attempt.fail(NextHopUnavailable(f"next hop {server}: {type(error).__name__}: {error}"))
                 return
+            before = attempt.mail.envelope.recipients
+            has_it = [
+                before[place] for place, each in zip(attempt.pending, taken.outcomes, strict=True) if each is None
+            ]
             more = attempt.note(server, taken)
             self._avoided.pop(server, None)
+            if more:
+                try:
+                    await attempt.supervision.taken(has_it)
+                except RelayError as error:
+                    attempt.fail(error)
+                    return
 
     def _avoid(self, server: Server, error: Gone) -> None:
         log.warning("next_hop_failed", next_hop=str(server), cause=str(error))
@@ -131,6 +165,7 @@ class _Attempt:
     """A mail on its way, and what has become of each of its recipients."""
 
     mail: Mail
+    supervision: Supervision
     outcomes: list[RelayError | None] = field(default_factory=list)
     answer: str = "no recipient was accepted"
     next_hop: str = ""

@@ -5,6 +5,7 @@ Standard: RFC 5321 3.3, RFC 2920 (pipelining), RFC 2033 4.2 (LMTP: a reply for e
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
@@ -14,6 +15,9 @@ from relay.forward.connection import Connection
 from relay.forward.faults import NotTaken, TooManyRecipients, fault
 from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes
+
+Check = Callable[[], None]
+"""Raises DeliveryUnderWay where the mail must not leave any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,14 @@ class Taken:
     smoothly: bool
 
 
-async def converse(connection: Connection, mail: Mail) -> Taken:
-    """Hands the mail over. Raises NotTaken or NextHopRefused for all recipients.
+async def converse(connection: Connection, mail: Mail, check: Check) -> Taken:
+    """Hands the mail over. Raises NotTaken or NextHopRefused for all recipients, and what `check` raises.
 
     An outcome of NotTaken, or one that is raised, says that nothing was accepted for that recipient: another next
     hop may be tried. Once the end of the content was sent there is none: a silence then is an unknown outcome.
     """
     connection.channel.deadline = asyncio.get_running_loop().time() + connection.timeouts.mail
-    transaction = _Transaction(connection, mail, commands(mail, connection.extensions))
+    transaction = _Transaction(connection, mail, commands(mail, connection.extensions), check)
     await transaction.start()
     await transaction.name_recipients()
     if await transaction.may_send_content() and await transaction.send_content():
@@ -46,10 +50,11 @@ async def converse(connection: Connection, mail: Mail) -> Taken:
 class _Transaction:
     """The steps of one mail transaction, each to be taken once and in this order."""
 
-    def __init__(self, connection: Connection, mail: Mail, said: Commands) -> None:
+    def __init__(self, connection: Connection, mail: Mail, said: Commands, check: Check) -> None:
         self._connection = connection
         self._mail = mail
         self._said = said
+        self._check = check
         self._ahead = "PIPELINING" in connection.extensions
         self._outcomes: list[RelayError | None] = []
         self._answers: list[str] = []
@@ -94,12 +99,14 @@ class _Transaction:
         return False
 
     async def send_content(self) -> bool:
-        """Whether the content was sent as far as its end. Raises Gone where it was not, without a word of the other."""
+        """Whether the content was sent as far as its end. Raises what `check` raises, and Gone."""
         content = memoryview(await off_loop(len(self._mail.message), stuffed, self._mail.message))
         channel, end_sent = self._connection.channel, False
         try:
             for start in range(0, len(content), PIECE_OCTETS):
-                end_sent = channel.usable and start + PIECE_OCTETS >= len(content)
+                if start + PIECE_OCTETS >= len(content):
+                    self._check()  # between this and the end of the content there is no await
+                    end_sent = channel.usable
                 await channel.write(content[start : start + PIECE_OCTETS], self._connection.timeouts.piece)
         except ChannelLost:
             if not end_sent:

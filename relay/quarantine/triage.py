@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 SHARES = 2
 """One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
 MAX_CAUSE = 1000
+TOO_LATE: frozenset[Reason] = frozenset({"expired", "destroyed", "outside-window"})
+"""What was sealed as it should be, and came when nobody could open it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class Triage:
             log.error("quarantine_full", reason=reason, cause=f"{error}; see `qumail-relay quarantine list`")
             raise
         self.metrics.put.labels(reason, "no" if put.new else "yes").inc()
-        log.warning(
+        # Its sender has heard 250, and a recipient has not got it: nobody else will notice.
+        report = log.error if reason in TOO_LATE and put.recipients else log.warning
+        report(
             "put_in_quarantine",
             id=put.id,
             reason=reason,

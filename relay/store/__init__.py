@@ -22,6 +22,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
+from relay.store.claims import Claims
 from relay.store.database import Database, open_database, transport_problem
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
@@ -51,6 +52,7 @@ __all__ = [
     "Beat",
     "Begun",
     "Bound",
+    "Claims",
     "Counts",
     "FirstSeen",
     "IssuedKeys",
@@ -93,6 +95,7 @@ class Store:
         openings: Openings,
         beat: Beat,
         issued_keys: IssuedKeys,
+        claims: Claims,
     ) -> None:
         self._database = database
         self.received = received
@@ -102,6 +105,7 @@ class Store:
         self.openings = openings
         self.beat = beat
         self.issued_keys = issued_keys
+        self.claims = claims
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -129,10 +133,17 @@ class Store:
             raise StoreUnavailable("; ".join(troubles))
         return resealed
 
+    async def go_on(self) -> None:
+        """Writes what could not be written when it should have been. Raises StoreUnavailable."""
+        await self.openings.go_on()
+        await self.journal.go_on()
+
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more."""
-        with suppress(StoreUnavailable):
-            await self.openings.close()
+        await self._database.quiet()
+        for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
+            with suppress(StoreUnavailable):
+                await last_words()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
@@ -162,6 +173,7 @@ async def open_store(
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
+    claims = Claims(database)
     store = Store(
         database,
         ReceivedKeys(
@@ -171,12 +183,13 @@ async def open_store(
             tombstone_keep_for=tombstone_keep_for,
             clock=clock,
         ),
-        Journal(database, clock),
+        Journal(database, claims, clock),
         Quarantine(database, secret, clock),
         FirstSeen(database, clock),
-        Openings(database, clock),
+        Openings(database, claims, clock),
         Beat(database, beat_file, clock),
         IssuedKeys(database, secret, clock),
+        claims,
     )
     try:
         await store.journal.load()

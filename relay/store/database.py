@@ -22,7 +22,7 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.store import engines
 from relay.store.tls import exposed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
@@ -118,9 +118,13 @@ class Database:
         if not task.cancelled():
             task.exception()  # so that nobody complains when the caller is gone
 
+    async def quiet(self) -> None:
+        """Waits for the work that was begun."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
     async def close(self) -> None:
         """Closes all connections."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.quiet()
         await self._reader.dispose()
         if self._writer is not self._reader:
             await self._writer.dispose()

@@ -2,7 +2,7 @@
 Standard: relay/FORMAT.md; a key opens one ciphertext, a recipient gets a mail once, at all relays of a site together.
 
 Both are written in one transaction, before anything is handed on. A recipient is claimed while their mail is on its
-way; the claim ends by itself, so that a killed relay keeps nobody's mail for long.
+way (relay/store/claims.py).
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, Column, Double, LargeBinary, Table, bindparam, delete, select, update
+from sqlalchemy import Column, Double, LargeBinary, Table, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
+from relay.store.claims import Change, Claims
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.key_name import KeyName
 from relay.store.received_table import batches, held, keys, place
-
-CLAIM_S = 600.0
-"""Seconds for which one relay has a recipient's mail to itself, unless it says again that it has (`go_on`)."""
 
 _mails = Table(
     "opened_mails",
@@ -39,10 +37,9 @@ _recipients = Table(
     metadata,
     Column("mail", LargeBinary(32), primary_key=True),
     Column("recipient", LargeBinary(32), primary_key=True),
-    Column("delivered", Boolean, nullable=False),
-    Column("claimed_until", Double, nullable=False),
 )
-"""Mails by SHA-256 of master SAE and id, recipients by SHA-256 of that and the mailbox: the store names nobody."""
+"""Who has got which mail. Mails by SHA-256 of master SAE and id, recipients by SHA-256 of that and the mailbox: the
+store names nobody."""
 
 State = Literal["due", "served", "busy"]
 """A recipient who is to get the mail now, has it, or gets it at this moment from another relay."""
@@ -103,13 +100,13 @@ class _Settlement:
 class Openings:
     """The memory of one store."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, claims: Claims, clock: Callable[[], float]) -> None:
         """`clock` gives seconds since 1970."""
         self._database = database
+        self._claims = claims
         self._clock = clock
         self._commit = GroupCommit(self._admit)
         self._commit_settled = GroupCommit(self._settle)
-        self._held: set[tuple[bytes, bytes]] = set()
         self._unsettled: dict[tuple[bytes, bytes], bool] = {}
 
     async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, State]:
@@ -120,6 +117,11 @@ class Openings:
         """
         if not bound and arrived is None:
             return {}
+        if arrived is not None and any(
+            (arrived.mail, arrived.recipient(box)) in self._unsettled for box in arrived.mailboxes
+        ):
+            with suppress(StoreUnavailable):  # until then they are busy
+                await self.go_on()
         admission = _Admission(bound, arrived)
         admitting = self._database.later(self._commit(admission))
         try:
@@ -129,18 +131,14 @@ class Openings:
             raise
         if admission.trouble is not None:
             raise admission.trouble
-        if arrived is not None:
-            due = (mailbox for mailbox, state in admission.states.items() if state == "due")
-            self._held.update((arrived.mail, arrived.recipient(mailbox)) for mailbox in due)
         return admission.states
 
     async def _unclaim(self, admitting: asyncio.Task[None], admission: _Admission) -> None:
-        """Nobody does anything with what was claimed, if it was; else the claim ends by itself."""
+        """Nobody does anything with what was claimed, if it was."""
         await asyncio.wait([admitting])
-        due = [mailbox for mailbox, state in admission.states.items() if state == "due"]
-        if due and admission.arrived is not None and admitting.exception() is None:
-            with suppress(StoreUnavailable):
-                await self.settle(admission.arrived, (), due)
+        if admission.arrived is not None and admitting.exception() is None:
+            due = (mailbox for mailbox, state in admission.states.items() if state == "due")
+            self._claims.drop(map(admission.arrived.recipient, due))
 
     @to_its_end
     async def settle(self, arrived: Arrived, delivered: Iterable[str], not_delivered: Iterable[str] = ()) -> set[str]:
@@ -160,42 +158,15 @@ class Openings:
     def _settled(self, places: Iterable[tuple[bytes, bytes]]) -> None:
         for place_ in places:
             self._unsettled.pop(place_, None)
-            self._held.discard(place_)
 
     @to_its_end
     async def go_on(self) -> None:
-        """To be called more often than claims end: writes what could not be written, claims again what is under way.
-
-        Raises StoreUnavailable.
-        """
-        await self._settle_late()
-        held_ = sorted(self._held)
-        if held_:
-            row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
-            again = update(_recipients).where(row, ~_recipients.c.delivered)
-            async with self._database.writing() as connection:
-                rows = [{"of": mail, "at": at, "until": self._clock() + CLAIM_S} for mail, at in held_]
-                await connection.execute(again.values(claimed_until=bindparam("until")), rows)
-
-    @to_its_end
-    async def close(self) -> None:
-        """Writes what could not be written so far. Raises StoreUnavailable."""
-        await self._settle_late()
-
-    async def _settle_late(self) -> None:
+        """Writes what could not be written when it should have been. Raises StoreUnavailable."""
         late = dict(self._unsettled)
         if late:
             await self._settle([_Settlement(mail, {at: has}) for (mail, at), has in late.items()])
             # What was said of one of them meanwhile is newer, and is still to be written.
             self._settled([at for at, has in late.items() if self._unsettled.get(at) == has])
-
-    @to_its_end
-    async def end_claims(self) -> None:
-        """To be called when a relay starts that has the store to itself: who was killed delivers nothing more."""
-        self._held.clear()
-        if self._database.is_sqlite:
-            async with self._database.writing() as connection:
-                await connection.execute(update(_recipients).where(~_recipients.c.delivered).values(claimed_until=0.0))
 
     @to_its_end
     async def expire(self, now: float | None = None) -> int:
@@ -209,9 +180,11 @@ class Openings:
 
     async def _admit(self, admissions: Sequence[_Admission]) -> None:
         """One transaction for all, in the order in which they came."""
-        async with self._database.writing() as connection:
-            await _bind(connection, admissions)
-            await self._claim(connection, [each for each in admissions if each.arrived and not each.trouble])
+        arrived = [each.arrived for each in admissions if each.arrived]
+        wanted = {each.recipient(mailbox): "opened" for each in arrived for mailbox in each.mailboxes}
+        async with self._claims.change(wanted) as change:
+            await _bind(change.connection, admissions)
+            await self._claim(change, [each for each in admissions if each.arrived and not each.trouble])
 
     async def _settle(self, settlements: Sequence[_Settlement]) -> None:
         """One transaction for all, in one order, so that two relays with the same mail do not wait for each other."""
@@ -219,86 +192,59 @@ class Openings:
         for each in settlements:
             for at, has in each.has_it.items():
                 has_it[each.mail, at] = has or has_it.get((each.mail, at), False)
-        row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
-        change = update(_recipients).where(row, ~_recipients.c.delivered)
-        rows = [{"of": mail, "at": at, "has_it": has_it[mail, at]} for mail, at in sorted(has_it)]
+        rows = [{"mail": mail, "recipient": at} for (mail, at), has in sorted(has_it.items()) if has]
         served: dict[bytes, set[bytes]] = {each.mail: set() for each in settlements}
-        async with self._database.writing() as connection:
+        async with self._claims.change() as change:
             if rows:
-                await connection.execute(change.values(delivered=bindparam("has_it"), claimed_until=0.0), rows)
-            for some in batches(list(served)):
-                query = select(_recipients.c.mail, _recipients.c.recipient)
-                for found in await connection.execute(
-                    query.where(_recipients.c.mail.in_(some), _recipients.c.delivered)
-                ):
-                    served[found.mail].add(found.recipient)
+                await change.connection.execute(self._database.insert(_recipients).on_conflict_do_nothing(), rows)
+            await change.end(self._claims.held(at for _, at in has_it))
+            for mail, recipient in await _served(change.connection, list(served)):
+                served[mail].add(recipient)
         for each in settlements:
             each.served = served[each.mail]
 
-    async def _claim(self, connection: AsyncConnection, admissions: Sequence[_Admission]) -> None:
-        arrived = [each.arrived for each in admissions if each.arrived]
-        if not arrived:
-            return
-        now = self._clock()
-        await self._add(connection, arrived)
-        known = await _known(connection, arrived)
-        claims = []
+    async def _claim(self, change: Change, admissions: Sequence[_Admission]) -> None:
+        arrived = {each.arrived.mail: each.arrived for each in admissions if each.arrived}
+        await self._add(change.connection, [arrived[mail] for mail in sorted(arrived)])
+        fingerprints = await _fingerprints(change.connection, sorted(arrived))
+        served = {recipient for _, recipient in await _served(change.connection, sorted(arrived))}
+        free = set(change.taken)
         for each in admissions:
             if each.arrived is None:
                 continue
-            fingerprint, rows = known[each.arrived.mail]
-            if fingerprint != each.arrived.fingerprint:
+            if fingerprints[each.arrived.mail] != each.arrived.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
                 continue
             for mailbox in each.arrived.mailboxes:
                 recipient = each.arrived.recipient(mailbox)
-                delivered, claimed_until = rows[recipient]
-                each.states[mailbox] = self._state(each.arrived.mail, recipient, delivered, claimed_until > now)
-                if each.states[mailbox] == "due":
-                    rows[recipient] = (False, now + CLAIM_S)
-                    claims.append({"of": each.arrived.mail, "at": recipient, "until": now + CLAIM_S})
-        if claims:
-            row = (_recipients.c.mail == bindparam("of")) & (_recipients.c.recipient == bindparam("at"))
-            await connection.execute(update(_recipients).where(row).values(claimed_until=bindparam("until")), claims)
-
-    def _state(self, mail: bytes, recipient: bytes, delivered: bool, claimed: bool) -> State:
-        if delivered or self._unsettled.get((mail, recipient)):
-            return "served"
-        return "busy" if claimed or (mail, recipient) in self._held else "due"
+                if recipient in served or self._unsettled.get((each.arrived.mail, recipient)):
+                    each.states[mailbox] = "served"
+                else:
+                    each.states[mailbox] = "due" if recipient in free else "busy"
+                    free.discard(recipient)
+        await change.give_back(free)
 
     async def _add(self, connection: AsyncConnection, arrived: Sequence[Arrived]) -> None:
         """Rows for what is new; two relays that write the same ones wait for each other here."""
-        ordered = sorted({each.mail: each for each in arrived}.values(), key=lambda each: each.mail)
-        mails = [{"mail": each.mail, "fingerprint": each.fingerprint, "forget_at": each.forget_at} for each in ordered]
-        await connection.execute(self._database.insert(_mails).on_conflict_do_nothing(), mails)
-        rows = {
-            (each.mail, each.recipient(mailbox)): {
-                "mail": each.mail,
-                "recipient": each.recipient(mailbox),
-                "delivered": False,
-                "claimed_until": 0.0,
-            }
-            for each in arrived
-            for mailbox in each.mailboxes
-        }
-        if rows:
-            in_order = [rows[name] for name in sorted(rows)]
-            await connection.execute(self._database.insert(_recipients).on_conflict_do_nothing(), in_order)
+        mails = [{"mail": each.mail, "fingerprint": each.fingerprint, "forget_at": each.forget_at} for each in arrived]
+        if mails:
+            await connection.execute(self._database.insert(_mails).on_conflict_do_nothing(), mails)
 
 
-async def _known(
-    connection: AsyncConnection, arrived: Sequence[Arrived]
-) -> dict[bytes, tuple[bytes, dict[bytes, tuple[bool, float]]]]:
-    """By mail: its fingerprint, and of each recipient whether they have it and until when it is claimed."""
-    found: dict[bytes, tuple[bytes, dict[bytes, tuple[bool, float]]]] = {}
-    for some in batches(sorted({each.mail for each in arrived})):
-        mails = select(_mails.c.mail, _mails.c.fingerprint).where(_mails.c.mail.in_(some))
-        for mail, fingerprint in await connection.execute(mails):
-            found[mail] = (fingerprint, {})
-        rows = select(_recipients).where(_recipients.c.mail.in_(some))
-        ordered = rows.order_by(_recipients.c.mail, _recipients.c.recipient)
-        for row in await connection.execute(ordered.with_for_update()):
-            found[row.mail][1][row.recipient] = (row.delivered, row.claimed_until)
+async def _fingerprints(connection: AsyncConnection, mails: Sequence[bytes]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for some in batches(mails):
+        query = select(_mails.c.mail, _mails.c.fingerprint).where(_mails.c.mail.in_(some))
+        found.update({row.mail: row.fingerprint for row in await connection.execute(query)})
+    return found
+
+
+async def _served(connection: AsyncConnection, mails: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Mail and recipient of all who have one of these."""
+    found: list[tuple[bytes, bytes]] = []
+    for some in batches(mails):
+        query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))
+        found += [(row.mail, row.recipient) for row in await connection.execute(query)]
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit, submit_lmtp
 
 BOTH = ["ben@bob.example", "press@open.example"]
+BUSY = "bea@bob.example"
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ async def test_what_goes_out_is_answered_by_what_the_next_hop_says_and_never_in_
     assert [b"figures" in got.message for got in sorted(wire.got, key=lambda got: got.recipients)] == [False, True]
 
 
-async def test_a_journal_that_cannot_be_written_costs_a_key_but_no_mail(alice: Site, wire: Sink) -> None:
+async def test_a_journal_that_cannot_be_written_costs_no_mail(alice: Site, wire: Sink) -> None:
     async with relay_process(alice) as relay:
         address = relay.addresses["outgoing_lmtp"]
         [reply] = await submit_lmtp(address, mails.eight_bit(), recipients=BOTH[:1])  # from here on there are keys
@@ -133,6 +135,46 @@ async def test_a_journal_that_cannot_be_written_costs_a_key_but_no_mail(alice: S
         with full_disk(relay):
             [reply] = await submit_lmtp(address, mails.plain(), recipients=BOTH[:1])
             assert reply.code == 451
-        [reply] = await submit_lmtp(address, mails.plain(), recipients=BOTH[:1])
-        assert reply.code == 250
+        # A KME whose keys could not be remembered is asked again only after a moment.
+        async with asyncio.timeout(60):
+            while (await submit_lmtp(address, mails.plain(), recipients=BOTH[:1]))[0].code == 451:
+                pass
     assert [got.recipients for got in wire.got] == [("ben@bob.example",)] * 2
+
+
+async def test_a_mail_for_several_with_one_answer_is_held_whole_while_it_cannot_be_written_who_gets_it(
+    alice: Site, wire: Sink
+) -> None:
+    """Else the others would get it with each retry for the one who has to wait."""
+    recipients = [*BOTH, BUSY]
+    async with relay_process(alice) as relay:
+        address = relay.addresses["outgoing"]
+        assert (await submit(address, mails.plain(), recipients=BOTH[:1])).code == 250  # so there are keys at hand
+        wire.got.clear()
+        wire.on_rcpt = {BUSY: "451 4.2.0 busy"}
+        with full_disk(relay):
+            for _ in range(3):
+                assert str(await submit(address, mails.plain(), recipients=recipients)).startswith("451 4.3.1")
+        assert not wire.got
+        wire.on_rcpt = {}
+        assert (await submit(address, mails.plain(), recipients=recipients)).code == 250
+    assert Counter(each for got in wire.got for each in got.recipients) == dict.fromkeys(recipients, 1)
+
+
+async def test_a_disk_that_fills_up_between_two_forms_keeps_the_second_back_and_repeats_nothing(
+    alice: Site, wire: Sink
+) -> None:
+    wire.gate = asyncio.Event()
+    async with relay_process(alice) as relay:
+        address = relay.addresses["outgoing"]
+        sending = asyncio.create_task(submit(address, mails.plain(), recipients=BOTH))
+        await wire.reached.wait()
+        with full_disk(relay):
+            wire.gate.set()
+            assert (await sending).code == 451
+            assert (await submit(address, mails.plain(), recipients=BOTH)).code == 451
+            assert len(wire.got) == 1
+        async with asyncio.timeout(60):
+            while (await submit(address, mails.plain(), recipients=BOTH)).code == 451:
+                pass
+    assert Counter(each for got in wire.got for each in got.recipients) == dict.fromkeys(BOTH, 1)

@@ -39,6 +39,10 @@ ANN, BEN, BEA, EVE = "ann@alice.example", "ben@bob.example", "bea@bob.example", 
 OUTSIDER = "outsider@stranger.example"
 NOWHERE = Address("127.0.0.1", 1)
 
+IMPATIENT = """
+from relay.store import claims
+claims.PATIENCE_S = 0.0
+"""
 LEVELS = {
     "otp": 'levels = ["otp"]\n',
     "aes": 'levels = ["aes"]\n',
@@ -176,8 +180,8 @@ class Bob:
 
     @asynccontextmanager
     async def process(self) -> AsyncIterator[RelayProcess]:
-        """A relay in a process of its own."""
-        async with relay_process(self.site) as process:
+        """A relay in a process of its own, which takes over what is to be taken over at once."""
+        async with relay_process(self.site, before=IMPATIENT) as process:
             yield process
 
     def twin(self) -> Bob:

@@ -5,6 +5,7 @@ Standard: relay/FORMAT.md; keys wait until all have the mail, and nobody's longe
 from __future__ import annotations
 
 import pytest
+from structlog.testing import LogCapture
 
 from relay.opening import SKEW, WINDOW
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, Alice, Bob, Clock, at_every_level
@@ -54,6 +55,25 @@ async def test_keys_are_destroyed_some_time_after_the_last_one_is_served_and_not
         clock.ahead += 120
         assert await held(bob, clock) == 0
     assert bob.got == [(ANN, (BEN,)), (ANN, (BEA,))]
+
+
+@pytest.mark.parametrize(("late", "reason"), [(60.0, "outside-window"), (DAY, "destroyed")])
+async def test_a_second_recipient_whose_mail_comes_too_late_for_its_key_is_an_alarm_and_never_looks_delivered(
+    alice: Alice, bob: Bob, clock: Clock, log: LogCapture, late: float, reason: str
+) -> None:
+    """The sender hears 250, as for all that is put aside, so somebody here must hear of it."""
+    sealed = await alice.seal(BEN, BEA)
+    async with bob.running() as relay:
+        assert (await until_settled(relay, sealed, recipients=[BEN])).code == 250
+        clock.ahead = WINDOW.total_seconds() + late
+        assert (await held(bob, clock) == 0) is (reason == "destroyed")
+        for _ in range(2):
+            assert (await until_settled(relay, sealed, recipients=[BEA])).code == 250
+    assert bob.got == [(ANN, (BEN,))]
+    [kept] = await bob.kept()
+    assert (kept.reason, kept.envelope.addresses) == (reason, (BEA,))
+    put = [(each["log_level"], each["reason"]) for each in log.entries if each["event"] == "put_in_quarantine"]
+    assert put == [("error", reason), ("warning", reason)], "an alarm for each recipient, not for each copy"
 
 
 async def test_whoever_never_gets_the_mail_keeps_its_key_for_no_longer_than_it_may_open(

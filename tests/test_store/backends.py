@@ -52,6 +52,14 @@ class Backend:
             result = await connection.exec_driver_sql(statement, values)
             return list(result.all()) if result.returns_rows else []
 
+    async def end_lease(self, name: str) -> None:
+        """As if so much time had passed that the lease of this relay is over."""
+        await self.run("UPDATE relays SET until = 0 WHERE relay = ?", name)
+
+    async def end_leases(self, but: str = "") -> None:
+        """The same for all others."""
+        await self.run("UPDATE relays SET until = 0 WHERE relay != ?", but)
+
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Somebody else is writing and does not come to an end."""

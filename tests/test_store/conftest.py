@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store import SiteSecret, Store, open_store
+from relay.store import SiteSecret, Store, claims, open_store
 from tests.test_store.backends import (
     Backend,
     PostgreSQLServer,
@@ -71,6 +71,12 @@ class Clock:
 def clock() -> Clock:
     """A clock that stands still until the test turns it."""
     return Clock()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be taken over is taken over at once."""
+    monkeypatch.setattr(claims, "PATIENCE_S", 0.0)
 
 
 @pytest.fixture

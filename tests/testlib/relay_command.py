@@ -77,13 +77,18 @@ async def start(
     stderr: IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
     group: int | None = None,
+    before: str = "",
 ) -> RelayCommand:
-    """Starts it. Files that are not given lead nowhere; `group` is the group it runs under, where root may choose."""
+    """Starts it. Files that are not given lead nowhere.
+
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
+    """
     asked = {
         "arguments": [str(each) for each in arguments],
         "environment": {**os.environ, **(environment or {})},
         "directory": str(Path.cwd()),
         "group": group,
+        "before": before,
     }
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -196,6 +201,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
             os.setregid(asked["group"], asked["group"])
         from relay.cli import main
 
+        exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()
         status = 0

@@ -28,7 +28,8 @@ class Got:
 class Sink:
     """Accepts mail on a free port of loopback; `on_rcpt` and `on_data` are replies to give instead.
 
-    `gate`, when it is set, is waited for before the reply to DATA, once `gate_from` mails have been taken.
+    `gate`, when it is set, is waited for before the reply to DATA, once `gate_from` mails have been taken;
+    `before_content` by the next mail only, before its content may come, and `asked` tells that it waits.
     """
 
     got: list[Got] = field(default_factory=list)
@@ -36,6 +37,8 @@ class Sink:
     on_data: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
     gate_from: int = 0
+    before_content: asyncio.Event | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     address: Address = Address("127.0.0.1", 0)
     _server: asyncio.Server | None = None
@@ -106,3 +109,12 @@ class Sink:
 
 class _Server(SMTP):
     line_length_limit = 2**20
+    event_handler: Sink
+
+    async def smtp_DATA(self, arg: str) -> None:
+        sink = self.event_handler
+        if (gate := sink.before_content) is not None:
+            sink.before_content = None
+            sink.asked.set()
+            await gate.wait()
+        await super().smtp_DATA(arg)

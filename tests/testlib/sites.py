@@ -147,11 +147,15 @@ class RelayProcess:
 
 @asynccontextmanager
 async def relay_process(
-    site: Site, *, listen: Mapping[str, Address] | None = None, group: int | None = None
+    site: Site,
+    *,
+    listen: Mapping[str, Address] | None = None,
+    group: int | None = None,
+    before: str = "",
 ) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again.
 
-    `group` is the group it runs under, where root may choose.
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
     """
     text = site.config_file.read_text()
     for name, address in (listen or {}).items():
@@ -165,7 +169,7 @@ async def relay_process(
     ready.unlink(missing_ok=True)
     with log_file.open("ab") as log:
         process = await relay_command.start(
-            "serve", "--config", site.config_file, "--ready-file", ready, stderr=log, group=group
+            "serve", "--config", site.config_file, "--ready-file", ready, stderr=log, group=group, before=before
         )
     try:
         addresses = await _read_when_ready(process, ready, log_file)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,13 +14,13 @@ from relay.config import Address
 
 
 class Wire:
-    """Forwards connections to `target`; `sent` is all that went there, `answered` all that came back.
+    """Forwards connections to `target` (a Unix socket where it is a path); `sent` is all that went there, `answered` all that came back.
 
     It listens on a free port that stays the same while it is cut and mended. With a `watch`, nothing is kept: it is
     called for each connection, and what it gives sees the pieces that go to the target, in order.
     """
 
-    def __init__(self, target: Address, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
+    def __init__(self, target: Address | Path, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
         self.target = target
         self.watch = watch
         self.address = Address("127.0.0.1", 0)
@@ -84,7 +85,7 @@ class Wire:
         self._connections.add(task)
         writers = [writer]
         try:
-            there, to_there = await asyncio.open_connection(*self.target)
+            there, to_there = await self._connect()
             writers.append(to_there)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._there(reader, to_there))
@@ -96,6 +97,11 @@ class Wire:
             self._connections.discard(task)
             for each in writers:
                 each.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, Path):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection(*self.target)
 
     async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0

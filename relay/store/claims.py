@@ -1,0 +1,304 @@
+"""Who is at work on what: claims on one recipient of a mail, held under one lease for each process, in both directions.
+Standard: a claim counts for as long as its owner's lease does, by the database's clock; leases end by themselves.
+
+A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name:
+what it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
+this host that goes on while the process is frozen and that nobody can set; relays' clocks are never compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import prometheus_client
+import structlog
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Double,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+    cast,
+    delete,
+    extract,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.errors import DeliveryUnderWay, StoreUnavailable
+from relay.store.database import Database, metadata, to_its_end
+from relay.store.received_table import batches
+
+log = structlog.get_logger(__name__)
+
+LEASE_S = 60.0
+"""So long after its last sign of life a process has its claims to itself."""
+RENEW_S = 15.0
+"""How often it gives one."""
+PATIENCE_S = 30.0
+"""So long after its own lease has begun a relay takes over no claims: where the database was away all leases are over,
+and those who were at work first have to write down what they have delivered meanwhile."""
+MARGIN_S = 5.0
+"""So much earlier than the database it takes its own lease for over: clocks do not all go equally fast."""
+
+_relays = Table(
+    "relays",
+    metadata,
+    Column("relay", String(48), primary_key=True),
+    Column("until", Double, nullable=False),
+)
+"""Leases: `until` in seconds of the database's clock."""
+
+_claims = Table(
+    "claims",
+    metadata,
+    Column("place", LargeBinary(32), primary_key=True),
+    Column("relay", String(48), nullable=False, index=True),
+    Column("kind", String(8), nullable=False),
+)
+"""`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
+
+
+def boot_time() -> float:
+    """Seconds since this host was started, those that it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(slots=True)
+class Change:
+    """One writing transaction, and what it does to claims, once it is committed."""
+
+    connection: AsyncConnection
+    relay: str
+    taken: set[bytes] = field(default_factory=set)
+    over: dict[bytes, str] = field(default_factory=dict)
+    interrupted: Counter[str] = field(default_factory=Counter)
+
+    async def give_back(self, places: Iterable[bytes]) -> None:
+        """These are not wanted after all."""
+        back = self.taken & set(places)
+        self.taken -= back
+        await self._delete(sorted(back), self.relay)
+
+    async def end(self, claims: Mapping[bytes, str]) -> set[bytes]:
+        """Ends claims, given with the name under which each was taken; those that nobody else had got meanwhile."""
+        by_relay: defaultdict[str, list[bytes]] = defaultdict(list)
+        for place, relay in claims.items():
+            by_relay[relay].append(place)
+        ended: set[bytes] = set()
+        for relay, places in by_relay.items():
+            ended |= await self._delete(sorted(places), relay)
+        self.over.update(claims)
+        return ended
+
+    async def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
+        found: set[bytes] = set()
+        for some in batches(places):
+            gone = delete(_claims).where(_claims.c.place.in_(some), _claims.c.relay == relay)
+            found.update(await self.connection.scalars(gone.returning(_claims.c.place)))
+        return found
+
+
+class Claims:
+    """The claims of one process in one store."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = boot_time) -> None:
+        """`clock` gives seconds, all of them, from anywhere on."""
+        self._database = database
+        self._clock = clock
+        self._relay = ""
+        self._good_until = 0.0
+        self._patient_until = float("inf")
+        self._beginning = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
+        self._held: dict[bytes, str] = {}
+        self._dropped: dict[bytes, str] = {}
+        self._ending: dict[bytes, str] = {}
+        self.interrupted = prometheus_client.Counter(
+            "qumail_deliveries_interrupted",
+            "Recipients at whom a relay was at work when it was killed or cut off: they may get a mail twice",
+            ["kind"],
+            registry=prometheus_client.CollectorRegistry(),
+        )
+
+    def held(self, places: Iterable[bytes]) -> dict[bytes, str]:
+        """Those of these places that this process has, each with the name under which it was claimed."""
+        return {place: self._held[place] for place in places if place in self._held}
+
+    def check(self, relay: str) -> None:
+        """To be called last before a mail leaves. Raises DeliveryUnderWay where its claims may be with others by now.
+
+        `relay` is the name under which they were taken, "" where they are in no store.
+        """
+        if relay and (relay != self._relay or self._clock() >= self._good_until):
+            raise DeliveryUnderWay("this relay was out of touch with its store, and another one may have the mail now")
+
+    def drop(self, places: Iterable[bytes]) -> None:
+        """Ends claims without waiting: at once for this process, for others with the next sign of life."""
+        for place in places:
+            if relay := self._held.pop(place, ""):
+                self._dropped[place] = relay
+
+    @asynccontextmanager
+    async def change(self, wanted: Mapping[bytes, str] | None = None) -> AsyncIterator[Change]:
+        """A writing transaction. `taken` of what it gives are those of the `wanted` places that are ours with it.
+
+        `wanted` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
+        """
+        relay = await self._lease() if wanted else self._relay
+        free = {place: kind for place, kind in (wanted or {}).items() if place not in self._held}
+        free = {place: kind for place, kind in free.items() if place not in self._ending}
+        for place in free:
+            self._dropped.pop(place, None)
+        try:
+            async with self._database.writing() as connection:
+                change = Change(connection, relay)
+                await self._take(change, free)
+                yield change
+        except BaseException:
+            # Whether they were claimed is not known when a connection breaks.
+            self._dropped.update(dict.fromkeys(free, relay))
+            raise
+        self._held.update(dict.fromkeys(change.taken, relay))
+        for place, name in change.over.items():
+            if self._held.get(place) == name:
+                del self._held[place]
+        self._count(change.interrupted)
+
+    @to_its_end
+    async def end_claims(self) -> None:
+        """Ends the claims of those who live no more, and counts them. Raises StoreUnavailable.
+
+        Of an embedded database all users are processes of this host, and who is not there any more is dead at once.
+        """
+        if self._patient:
+            return
+        async with self.change() as change:
+            if self._database.is_sqlite:
+                known = await change.connection.scalars(select(_relays.c.relay))
+                dead = [name for name in known if name != self._relay and not _lives(name)]
+                await change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
+            await change.connection.execute(delete(_relays).where(~self._alive))
+            alive = select(_relays.c.relay)
+            gone = delete(_claims).where(_claims.c.relay.not_in(alive)).returning(_claims.c.kind)
+            change.interrupted.update(await change.connection.scalars(gone))
+
+    @to_its_end
+    async def go_on(self) -> None:
+        """The sign of life, and the end of claims that were dropped. Raises StoreUnavailable."""
+        begun, relay = self._clock(), self._relay
+        self._ending = dict(self._dropped)
+        try:
+            async with self._database.writing() as connection:
+                await Change(connection, relay).end(self._ending)
+                until = self._now + LEASE_S
+                mine = update(_relays).where(_relays.c.relay == relay, self._alive)
+                renewed = (await connection.execute(mine.values(until=until))).rowcount
+            for place, name in self._ending.items():
+                if self._dropped.get(place) == name:
+                    del self._dropped[place]
+        finally:
+            self._ending = {}
+        if relay != self._relay:
+            return
+        if renewed:
+            self._good_until = begun + LEASE_S - MARGIN_S
+        elif relay:
+            self._good_until = 0.0
+
+    async def close(self) -> None:
+        """To be called when nobody is at work any more. Raises StoreUnavailable."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self._relay:
+            await self.go_on()
+            async with self._database.writing() as connection:
+                await connection.execute(delete(_relays).where(_relays.c.relay == self._relay))
+
+    @property
+    def _now(self) -> ColumnElement[float]:
+        """The database's clock; SQLite's users are on one host, whose own cannot be set."""
+        if self._database.is_sqlite:
+            return bindparam(None, callable_=boot_time, type_=Double)
+        return cast(extract("epoch", func.clock_timestamp()), Double)
+
+    @property
+    def _alive(self) -> ColumnElement[bool]:
+        """Whether a lease is in force. That of a host which was started anew may lie in its future."""
+        alive = _relays.c.until > self._now
+        return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
+
+    @property
+    def _patient(self) -> bool:
+        """Whether nothing is taken over yet; an embedded database is never away."""
+        return not self._database.is_sqlite and self._clock() < self._patient_until
+
+    async def _lease(self) -> str:
+        """The name under which claims are taken now. Raises StoreUnavailable."""
+        async with self._beginning:
+            if self._clock() >= self._good_until:
+                begun, name = self._clock(), f"{os.getpid()}-{secrets.token_hex(8)}"
+                async with self._database.writing() as connection:
+                    await connection.execute(_relays.insert().values(relay=name, until=self._now + LEASE_S))
+                if self._relay:
+                    log.error("lease_was_over", held=len(self._held), cause="frozen, or cut off from the store")
+                self._relay, self._good_until = name, begun + LEASE_S - MARGIN_S
+                self._patient_until = begun + PATIENCE_S
+                if self._renewing is None:
+                    self._renewing = asyncio.create_task(self._renew(), name="signs of life")
+            return self._relay
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self.go_on()
+            except StoreUnavailable as error:
+                log.warning("lease_not_renewed", cause=str(error))
+
+    async def _take(self, change: Change, wanted: Mapping[bytes, str]) -> None:
+        """In one order, so that two relays with the same mail do not wait for each other."""
+        alive = select(_relays.c.relay).where(self._alive)
+        for some in batches(sorted(wanted)):
+            here = _claims.c.place.in_(some)
+            if not self._patient:
+                dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
+                change.interrupted.update(await change.connection.scalars(dead))
+            rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in some]
+            new = self._database.insert(_claims).values(rows).on_conflict_do_nothing().returning(_claims.c.place)
+            change.taken.update(await change.connection.scalars(new))
+            if len(change.taken.intersection(some)) < len(some):
+                # Ours from a transaction of which we did not hear how it ended.
+                ours = select(_claims.c.place).where(here, _claims.c.relay == change.relay).with_for_update()
+                change.taken.update(await change.connection.scalars(ours))
+
+    def _count(self, interrupted: Counter[str]) -> None:
+        for kind, number in interrupted.items():
+            log.warning("delivery_interrupted", kind=kind, recipients=number, meaning="they may get the mail twice")
+            self.interrupted.labels(kind).inc(number)
+
+
+def _lives(name: str) -> bool:
+    """Whether the process of another lease is there; one with our number was ours before, in a container."""
+    pid = int(name.partition("-")[0])
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
