@@ -55,6 +55,7 @@ from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow
+from relay.stopping import told_to_stop
 from relay.store import SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
 
@@ -246,13 +247,11 @@ async def serve(config_file: Path, ready_file: Path | None = None) -> None:
     `ready_file` gets one line `name host:port` for each entry once all of them listen.
     """
     config = load_config(config_file)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(config) as addresses:
-        if ready_file is not None:
-            _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
-        await stop.wait()
+    with told_to_stop() as stop:
+        async with running(config) as addresses:
+            if ready_file is not None:
+                _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+            await stop.wait()
 
 
 async def _serve(

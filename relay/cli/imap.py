@@ -21,6 +21,7 @@ from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
 from relay.entry.imap import Report, Visited
 from relay.errors import ConfigError
+from relay.stopping import told_to_stop
 
 _QUIET = Log(level="warning")
 
@@ -57,13 +58,14 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
 
 async def _visit(config: Config, names: tuple[str, ...]) -> list[Visited]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with app.parts(config, prefetch=False) as built:
-        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
-        mailboxes = app.mailboxes(built, budget)
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            report = _shown(progress)
-            return [each for name in names for each in await mailboxes.once(name, report)]
+    with told_to_stop() as stop:
+        async with app.parts(config, prefetch=False) as built:
+            budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+            mailboxes = app.mailboxes(built, budget)
+            console = Console(stderr=True)
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+                report = _shown(progress)
+                return [each for name in names for each in await stop.or_end(mailboxes.once(name, report))]
 
 
 def _shown(progress: Progress) -> Report:

@@ -18,10 +18,11 @@ from relay import app
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
+from tests.test_imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit
 from tests.testlib.dovecot import Dovecot, requires_dovecot
+from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.imap_wire import IMAPWire, Point
-from tests.testlib.sites import Site
+from tests.testlib.sites import Site, make_site
 
 pytestmark = requires_dovecot
 
@@ -77,6 +78,27 @@ async def test_killed_anywhere_and_run_again_each_original_is_there_once(
     await asyncio.to_thread(check, server, sealed)
     cut_short = point.command == "APPEND" and point.when != "after"
     assert wire.commands["APPEND"] == len(SUBJECTS) + cut_short, "what was appended is not appended again"
+
+
+async def test_once_that_is_stopped_keeps_the_keys_that_are_on_their_way(
+    server: Dovecot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hesitant_kmes(tmp_path / "kme", monkeypatch) as kmes:
+        state = kmes.servers.state_dir
+        site = make_site(tmp_path / "alice", "alice", state=state, kme_url=kmes.servers.urls[0], outgoing=NOWHERE)
+        async with app.parts(site.config) as parts:
+            sealed = await fill(Alice(parts), server)
+        bob = bob_site(tmp_path / "bob", kmes.servers, imap_table(server.tls, server.ca))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
+        )
+        await kmes.handed_out.wait()
+        process.terminate()
+        kmes.answer.set()
+        assert await process.wait() in (0, 1), "it ended by itself"
+        [visited] = await visit(bob)
+    assert (visited.failure, visited.unopened) == ("", 0)
+    await asyncio.to_thread(check, server, sealed)
 
 
 def another(bob: Site, directory: Path) -> Site:
