@@ -208,7 +208,8 @@ def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     config = built.config
     secret = SiteSecret.load(config.store.secret)
-    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, config.store.secret.parent)
+    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
+    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -58,13 +59,14 @@ class Stop:
 def told_to_stop() -> Iterator[Stop]:
     """From here to the end of the block signals only tell. It goes around the parts, whose closing they must not break.
 
-    Needs a running event loop, in the main thread.
+    Needs a running event loop; in another thread than the main one no signal comes.
     """
     stop, loop = Stop(), asyncio.get_running_loop()
-    for number in SIGNALS:
+    signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    for number in signals:
         loop.add_signal_handler(number, stop.tell)
     try:
         yield stop
     finally:
-        for number in SIGNALS:
+        for number in signals:
             loop.remove_signal_handler(number)

@@ -53,7 +53,7 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
     else:
         for each in visits:
             click.echo(_in_words(each))
-    sys.exit(1 if any(each.failure or each.unopened for each in visits) else 0)
+    sys.exit(1 if any(each.failure or each.unopened or each.lost for each in visits) else 0)
 
 
 async def _visit(config: Config, names: tuple[str, ...]) -> list[Visited]:
@@ -84,4 +84,6 @@ def _in_words(visited: Visited) -> str:
     words = f"{visited.account} {visited.folder}: {visited.opened} opened"
     if visited.unopened:
         words += f", {visited.unopened} left sealed (flagged $QuMailUnopened; the log above says why)"
+    if visited.lost:
+        words += f", {visited.lost} whose key is lost (flagged $QuMailKeyLost, not tried again)"
     return f"{words}; failed: {visited.failure}" if visited.failure else words

@@ -27,15 +27,15 @@ from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
 from relay.entry.turns import Turns
-from relay.errors import MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
+from relay.errors import KeyLost, KeyNotFound, MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
 from relay.policy import PolicySet
 
 log = structlog.get_logger(__name__)
 
-UNOPENED, OPENED = "$QuMailUnopened", "$QuMailOpened"
-OURS = frozenset({UNOPENED.lower(), OPENED.lower()})
+UNOPENED, OPENED, LOST = "$QuMailUnopened", "$QuMailOpened", "$QuMailKeyLost"
+OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
@@ -57,19 +57,23 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there."""
+    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there.
+
+    A key that no KME knows `hold_for` seconds after its message came is lost.
+    """
 
     opener: Opener
     policies: Callable[[], PolicySet]
     marks: Marks
     proofs: Proofs
     budget: Budget
+    hold_for: float
     under_way: set[bytes] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A sealed message in the folder: when its next try is due (in the loop's time), and how many there were.
+    """A sealed message in the folder: when we saw it and its next try is due (in the loop's time), how many there were.
 
     One that is `doubtful` has, or may have, a mark that somebody else wrote.
     """
@@ -77,6 +81,7 @@ class _Waiting:
     size: int
     flagged: bool
     doubtful: bool
+    since: float
     due: float = 0.0
     tries: int = 0
 
@@ -100,6 +105,7 @@ class Folder:
         self.account = account
         self.name = name
         self.opened = 0
+        self.lost: set[int] = set()
         self._means = means
         self._progress = progress
         self._validity = 0
@@ -154,6 +160,7 @@ class Folder:
         self._waiting.clear()
         self._originals.clear()
         self._breaks.clear()
+        self.lost.clear()
         self._seen = min(found, default=selected.next_uid) - 1
         self._validity = selected.validity
 
@@ -181,8 +188,12 @@ class Folder:
         if "\\deleted" in flags:
             return
         doubtful = forged or len(message.content) >= MAX_FIELDS_OCTETS
-        if doubtful or (mime.is_sealed(message.content) and OPENED.lower() not in flags):
-            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags, doubtful)
+        sealed = mime.is_sealed(message.content) and OPENED.lower() not in flags
+        if sealed and not doubtful and LOST.lower() in flags:
+            self.lost.add(message.uid)
+        elif doubtful or sealed:
+            now = asyncio.get_running_loop().time()
+            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags, doubtful, now)
 
     # Opening
 
@@ -280,6 +291,12 @@ class Folder:
         """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
         try:
             original = opening.result()
+        except KeyNotFound as error:
+            if self._is_lost(uid, taken):
+                await self._lose(uid, KeyLost(str(error)))
+            else:
+                await self._leave(uid, error)
+            return False
         except RelayError as error:
             await self._leave(uid, error)
             return False
@@ -401,6 +418,22 @@ class Folder:
                 await self._session.add_flag([uid], UNOPENED)
         waiting.flagged = True
 
+    def _is_lost(self, uid: int, taken: _Taken) -> bool:
+        """Whether a key that no KME knows is not late any more; one try alone never decides that."""
+        waiting, hold_for = self._waiting[uid], self._means.hold_for
+        age = age_of(taken.message.date) if taken.message is not None else None
+        waited = asyncio.get_running_loop().time() - waiting.since
+        return waiting.flagged and (waited >= hold_for or (age is not None and age.total_seconds() >= hold_for))
+
+    async def _lose(self, uid: int, error: KeyLost) -> None:
+        """The message stays as it is, and is not tried again unless somebody takes its flag away."""
+        self._over(uid)
+        self.lost.add(uid)
+        log.error("imap_key_lost", folder=self.name, uid=uid, kind=type(error).__name__, cause=str(error))
+        if self._selected.keeps(LOST):
+            with suppress(MailboxRefused):
+                await self._session.add_flag([uid], LOST)
+
     def _postpone(self, uid: int, error: RelayError) -> None:
         """Sets the time of the next try."""
         waiting, account = self._waiting[uid], self.account
@@ -451,8 +484,13 @@ class Folder:
 
 def has_just_come(date: str) -> bool:
     """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
+    age = age_of(date)
+    return age is None or age < KEYS_ARE_THERE
+
+
+def age_of(date: str) -> timedelta | None:
+    """How long ago this INTERNALDATE was, None where it is none."""
     try:
-        age = datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
+        return datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
     except ValueError:
-        return True
-    return age < KEYS_ARE_THERE
+        return None

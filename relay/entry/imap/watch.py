@@ -42,18 +42,22 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Visited:
-    """What one look at a folder came to: messages opened, and sealed ones that are left; or why it failed."""
+    """What one look at a folder came to: messages opened, sealed ones left, those with a lost key; or why it failed."""
 
     account: str
     folder: str
     opened: int
     unopened: int
+    lost: int = 0
     failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Mailboxes:
-    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it."""
+    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it.
+
+    A key that no KME knows after `hold_for` seconds is lost.
+    """
 
     accounts: Mapping[str, IMAPAccount]
     opener: Opener
@@ -61,6 +65,7 @@ class Mailboxes:
     secret: SiteSecret
     budget: Budget
     directory: Path
+    hold_for: float
 
     async def watch(self) -> None:
         """Opens what arrives in all folders of all accounts, until it is cancelled."""
@@ -83,7 +88,7 @@ class Mailboxes:
                 await folder.work()
         except (MailboxUnavailable, ConfigError) as error:
             failure = str(error)
-        return Visited(name, folder.name, folder.opened, folder.unopened, failure)
+        return Visited(name, folder.name, folder.opened, folder.unopened, len(folder.lost), failure)
 
     async def _watch(self, name: str) -> None:
         """Watches an account as soon as no other process does."""
@@ -109,7 +114,8 @@ class Mailboxes:
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
-        means = Means(self.opener, self.policies, Marks(self.secret, name), Proofs(self.secret, name), self.budget)
+        marks, proofs = Marks(self.secret, name), Proofs(self.secret, name)
+        means = Means(self.opener, self.policies, marks, proofs, self.budget, self.hold_for)
 
         def folder(folder_name: str) -> Folder:
             return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))
@@ -142,7 +148,7 @@ async def _watch_folder(folder: Folder) -> None:
         try:
             async with connected(folder.account) as session:
                 await folder.begin(session)
-                log.info("imap_watches", folder=folder.name, sealed=folder.unopened)
+                log.info("imap_watches", folder=folder.name, sealed=folder.unopened, lost=len(folder.lost))
                 while True:
                     await folder.work()
                     if not await session.idle(folder.pause()):
