@@ -28,8 +28,8 @@ def bob(provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs) -> Site:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the time until the next connection had always just passed."""
-    monkeypatch.setattr("relay.entry.imap.watch.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("relay.entry.imap.watch.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("relay.entry.imap.access.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("relay.entry.imap.access.LONGEST_PAUSE_S", 0.05)
 
 
 STORM = b"* 1 EXISTS\r\n" * 2_000_000

@@ -16,7 +16,7 @@ from aioimaplib import aioimaplib
 
 from relay.config import Address, IMAPAccount
 from relay.entry.imap import responses
-from relay.entry.imap.credentials import Credential, credential
+from relay.entry.imap.credentials import Credential
 from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
 from relay.entry.imap.responses import Fetched, folder_name, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
@@ -31,6 +31,8 @@ MAX_FIELDS_OCTETS = 8192
 MAX_OVERVIEW_OCTETS = 16 * 2**20
 MAX_IDLE_OCTETS = 2**20
 GOODBYE_S = 5.0
+LOGIN_REFUSED = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
+"""The response codes (RFC 5530) after which another try needs another password; without one it may be trouble."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -41,6 +43,10 @@ class MailboxRefused(MailboxUnavailable):
     def __init__(self, server: str, command: str, text: str) -> None:
         super().__init__(f"{server}: {command}: {text}")
         self.why = text.partition("[")[2].partition("]")[0].upper()
+
+
+class LoginRefused(MailboxUnavailable):
+    """The server knows better who we are: the same password or token will not be accepted later either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,14 @@ class Selected:
 
 
 @asynccontextmanager
-async def connected(account: IMAPAccount) -> AsyncIterator[Session]:
+async def connected(account: IMAPAccount, login: Credential) -> AsyncIterator[Session]:
     """A session that has logged in, over verified TLS; it is logged out of, or broken off, at the end.
 
-    Raises MailboxUnavailable, and ConfigError where the account's own settings are at fault.
+    Raises MailboxUnavailable (LoginRefused where that is final), and ConfigError where the account's own settings are
+    at fault.
     """
     for name in ("aioimaplib", "aioimaplib.aioimaplib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs content
-    login = await credential(account)
     session = Session(account, await _connection(account, _tls(account)))
     try:
         await session.log_in(login)
@@ -135,12 +141,17 @@ class Session:
     async def log_in(self, login: Credential) -> None:
         """Authenticates, after which the server's capabilities are known."""
         await self._learn_capabilities()
-        if f"AUTH={login.mechanism}" in self._capabilities:
-            await self._authenticate(login)
-        elif login.mechanism == "PLAIN" and "LOGINDISABLED" not in self._capabilities:
-            await self._command("LOGIN", quoted(login.user), quoted(login.secret))
-        else:
-            raise ConfigError(f"{self.server}: the server does not offer {login.mechanism}")
+        try:
+            if f"AUTH={login.mechanism}" in self._capabilities:
+                await self._authenticate(login)
+            elif login.mechanism == "PLAIN" and "LOGINDISABLED" not in self._capabilities:
+                await self._command("LOGIN", quoted(login.user), quoted(login.secret))
+            else:
+                raise ConfigError(f"{self.server}: the server does not offer {login.mechanism}")
+        except MailboxRefused as error:
+            if error.why in LOGIN_REFUSED:
+                raise LoginRefused(str(error)) from error
+            raise
         self.protocol.state = aioimaplib.AUTH
         await self._learn_capabilities()
 
