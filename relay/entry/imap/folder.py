@@ -1,9 +1,10 @@
 """The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
 Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
 
-Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder
-and appends no second original. Two watchers at once may both append: each then leaves the first original, by UID,
-and removes later doubles before the sealed message is put away.
+Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder,
+appends no second original, and notes in the store that the mail has come, which outlives the mark. Two watchers at
+once may both append: each then leaves the first original, by UID, and removes later doubles before the sealed message
+is put away.
 
 A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
 """
@@ -22,7 +23,7 @@ import structlog
 from relay import mime
 from relay.budget import Budget, Share
 from relay.config import IMAPAccount
-from relay.entry.imap.original import Marks, Original, mark_in, open_original
+from relay.entry.imap.original import Marks, Original, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
@@ -217,6 +218,8 @@ class Folder:
                 clean = await off_loop(len(content), self._means.proofs.clean, content)
             taken.forged = clean != content
             if await self._present(taken.marks):
+                if not taken.forged:
+                    await self._settle_late(content)
                 there.append(uid)
             else:
                 work = (
@@ -331,6 +334,19 @@ class Folder:
         except RelayError as error:  # the keys go when their time is over
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
         self._means.under_way.discard(opened.mail)
+
+    async def _settle_late(self, sealed: bytes) -> None:
+        """The original of this message is there from before we were broken off, perhaps without a record of it.
+
+        Else it would come again where the sealed message is copied back once the original has been filed away.
+        """
+        try:
+            opened = await self._means.opener.open(sealed, sender_of(sealed), self.account.mailboxes, patient=False)
+        except RelayError as error:
+            log.info("original_not_recorded", folder=self.name, kind=type(error).__name__, cause=str(error))
+            return
+        if opened is not None and (opened.due or opened.busy):
+            await self._settle(opened)
 
     async def _give_up(self, opened: Opened | None) -> None:
         """The original is not there, as far as we know: the next one to open it may have it."""
