@@ -5,14 +5,19 @@ Standard: RFC 5530 response codes; providers lock accounts after some ten failed
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from relay import app
+from relay.cli.check import check
+from relay.cli.check_mailboxes import mailbox_states
 from relay.config import IMAPAccount
 from relay.entry.imap import access
 from relay.entry.imap.credentials import Credential
@@ -20,7 +25,7 @@ from relay.entry.imap.session import Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_at, opened, original, visit
-from tests.testlib.imap_double import IMAPDouble
+from tests.testlib.imap_double import CAPABILITIES, IMAPDouble
 
 FOLDERS = ("INBOX", "a", "b", "c", "d")
 REFUSED = b"TAG NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)\r\n"
@@ -85,6 +90,45 @@ async def test_once_tries_a_refused_password_a_single_time(
     assert [each.folder for each in visits] == list(FOLDERS)
     assert all("AUTHENTICATIONFAILED" in each.failure for each in visits)
     assert logins(provider) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "answers", "capabilities", "expected"),
+    [
+        ("", {}, CAPABILITIES, "1 folders, sealed messages go to Sealed"),
+        ("", {}, "IMAP4rev1 AUTH=PLAIN", "no MOVE, so they are copied and deleted, no IDLE"),
+        ("", {"AUTHENTICATE": [REFUSED]}, CAPABILITIES, "AUTHENTICATIONFAILED"),
+        ('folders = ["INBOX", "gone"]', {"SELECT": [None]}, CAPABILITIES, "the server closed the connection"),
+        ('folders = ["gone", "INBOX"]', {"SELECT": [b"TAG NO no such\r\n"]}, CAPABILITIES, "folder 'gone'"),
+        ('after = "delete"', {}, "IMAP4rev1 AUTH=PLAIN", "no UIDPLUS"),
+        ('after = "flag"', {"SELECT": [b"* OK [UIDVALIDITY 7] x\r\nTAG OK done\r\n"]}, CAPABILITIES, "$QuMailOpened"),
+    ],
+)
+async def test_check_looks_at_each_mailbox(
+    more: str,
+    answers: dict[str, list[bytes | None]],
+    capabilities: str,
+    expected: str,
+    provider: IMAPDouble,
+    tmp_path: Path,
+    kmes: DevelopmentKMEs,
+) -> None:
+    """Login, folders, and what the server cannot do; it logs in once, and changes nothing."""
+    provider.instead |= answers
+    provider.capabilities = capabilities
+    bob = bob_at(provider, tmp_path, kmes, more)
+    [(what, detail, problems)] = [each async for each in mailbox_states(bob.config)]
+    assert what == "mailbox ben"
+    assert expected in "; ".join([detail, *problems])
+    assert bool(problems) == (expected not in detail)
+    assert logins(provider) == 1
+    assert not [line for line in provider.told if re.match("UID|STORE|APPEND|CREATE", line)]
+
+
+async def test_check_names_the_mailboxes(provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    bob = bob_at(provider, tmp_path, kmes)
+    done = await asyncio.to_thread(CliRunner().invoke, check, ["--config", str(bob.config_file), "--json"])
+    assert "mailbox ben" in [each["what"] for each in json.loads(done.output)]
 
 
 async def test_where_logins_fail_for_another_reason_all_folders_share_one_growing_pause(

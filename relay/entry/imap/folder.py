@@ -23,12 +23,21 @@ import structlog
 from relay import mime
 from relay.budget import Budget, Share
 from relay.config import IMAPAccount
-from relay.entry.imap.original import Marks, Original, mark_in, open_original, sender_of
+from relay.entry.imap.original import Marks, Original, age_of, has_just_come, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
 from relay.entry.turns import Turns
-from relay.errors import KeyLost, KeyNotFound, MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
+from relay.errors import (
+    ConfigError,
+    KeyLost,
+    KeyNotFound,
+    MailboxUnavailable,
+    MessageTooBig,
+    Refuse,
+    RelayError,
+    TryLater,
+)
 from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
 from relay.policy import PolicySet
@@ -45,8 +54,6 @@ MEMORY_FACTOR = 3
 """How many times its size a message takes while it is opened."""
 LINGER_S = 0.5
 """How long others wait for a message whose keys do not come."""
-KEYS_ARE_THERE = timedelta(minutes=10)
-"""A message that has been in its mailbox for so long does not wait for keys to come."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
@@ -129,9 +136,13 @@ class Folder:
         return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
 
     async def begin(self, session: Session) -> None:
-        """Selects the folder on a new connection. Raises MailboxUnavailable."""
+        """Selects the folder on a new connection. Raises MailboxUnavailable, and ConfigError where settings clash."""
         self._blame()
         self._session = session
+        if session.receives_sealed(self.name):
+            raise ConfigError(
+                f"sealed_folder is {self.name!r}, which is one of folders; sealed messages must leave those"
+            )
         self._selected = await session.select(self.name)
         if self._selected.validity != self._validity:
             await self._begin_anew(self._selected)
@@ -496,17 +507,3 @@ class Folder:
                 await self._give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)
-
-
-def has_just_come(date: str) -> bool:
-    """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
-    age = age_of(date)
-    return age is None or age < KEYS_ARE_THERE
-
-
-def age_of(date: str) -> timedelta | None:
-    """How long ago this INTERNALDATE was, None where it is none."""
-    try:
-        return datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
-    except ValueError:
-        return None
