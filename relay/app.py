@@ -29,6 +29,7 @@ from relay.entry.conversation import Conversation, Service
 from relay.entry.imap import Mailboxes
 from relay.entry.lmtp import LMTPConversation
 from relay.entry.milter import InPlaceRecipe, MilterEntry
+from relay.entry.shared_rates import SharedRates
 from relay.entry.smtp import SMTPEntry
 from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
@@ -176,6 +177,10 @@ async def running(config: Config) -> AsyncIterator[dict[str, Address]]:
         submission = _submission(config)
         if submission:
             stack.callback(submission.logins.back_end.close)
+            shared = SharedRates(built.store.spent, (*submission.logins.rates, *submission.rates.rates))
+            await shared.exchange()
+            stack.push_async_callback(shared.close)
+            _in_background(stack, "shared rates", shared.keep_up())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built.policies, submission)
         addresses: dict[str, Address] = {}
         budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
@@ -297,8 +302,9 @@ def _submission(config: Config) -> Submission | None:
     else:
         assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
         back_end = FileBackEnd(users)
-    logins = Logins(back_end, table.failed_logins, table.failed_login_delay)
-    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table))
+    key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
+    logins = Logins(back_end, table.failed_logins, table.failed_login_delay, key)
+    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
 
 
 async def _serve_submission(
@@ -373,6 +379,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
             await store.openings.expire(store.beat.past)
             await store.issued_keys.expire()
+            await store.spent.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")

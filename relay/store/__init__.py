@@ -1,4 +1,4 @@
-"""What must survive a crash: keys received and issued, the delivery journal, the quarantine; one class for each.
+"""What must survive a crash: keys received and issued, the delivery journal, the quarantine, rates; a class for each.
 Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
@@ -39,6 +39,7 @@ from relay.store.received import (
     State,
 )
 from relay.store.secret import SiteSecret
+from relay.store.spent import Spending, Spent
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -62,6 +63,8 @@ __all__ = [
     "ReceivedKeys",
     "Room",
     "SiteSecret",
+    "Spending",
+    "Spent",
     "State",
     "Store",
     "Total",
@@ -89,6 +92,7 @@ class Store:
         openings: Openings,
         beat: Beat,
         issued_keys: IssuedKeys,
+        spent: Spent,
     ) -> None:
         self._database = database
         self.received = received
@@ -98,6 +102,7 @@ class Store:
         self.openings = openings
         self.beat = beat
         self.issued_keys = issued_keys
+        self.spent = spent
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -173,6 +178,7 @@ async def open_store(
         Openings(database, clock),
         Beat(database, beat_file, clock),
         IssuedKeys(database, secret, clock),
+        Spent(database, clock),
     )
     try:
         await store.journal.load()
