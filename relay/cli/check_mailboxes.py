@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from relay.config import Address, Config, IMAPAccount
 from relay.entry.imap.credentials import credential
-from relay.entry.imap.folder import LOST, OPENED, UNOPENED
+from relay.entry.imap.means import LOST, OPENED, UNOPENED
 from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 

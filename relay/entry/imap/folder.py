@@ -15,16 +15,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from relay import mime
-from relay.budget import Budget, Share
 from relay.config import IMAPAccount
-from relay.entry.imap.original import Marks, Original, age_of, has_just_come, mark_in, open_original, sender_of
-from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
+from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
+from relay.entry.imap.original import Original, age_of, has_just_come, mark_in, open_original, sender_of
+from relay.entry.imap.proofs import FIELDS, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
 from relay.entry.turns import Turns
@@ -39,13 +39,10 @@ from relay.errors import (
     TryLater,
 )
 from relay.levels.content import off_loop
-from relay.opening import Opened, Opener
-from relay.policy import PolicySet
+from relay.opening import Opened
 
 log = structlog.get_logger(__name__)
 
-UNOPENED, OPENED, LOST = "$QuMailUnopened", "$QuMailOpened", "$QuMailKeyLost"
-OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
@@ -63,49 +60,6 @@ Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there.
-
-    A key that no KME knows `hold_for` seconds after its message came is lost.
-    """
-
-    opener: Opener
-    policies: Callable[[], PolicySet]
-    marks: Marks
-    proofs: Proofs
-    budget: Budget
-    hold_for: float
-    under_way: set[bytes] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A sealed message in the folder: when we saw it and its next try is due (in the loop's time), how many there were.
-
-    One that is `doubtful` has, or may have, a mark that somebody else wrote.
-    """
-
-    size: int
-    flagged: bool
-    doubtful: bool
-    since: float
-    due: float = 0.0
-    tries: int = 0
-
-
-@dataclass(slots=True)
-class _Taken:
-    """A message that is being opened, or `forged` and being replaced, and the memory that it holds."""
-
-    share: Share
-    forged: bool = False
-    message: Fetched | None = None
-    marks: tuple[str, ...] = ()
-    opening: asyncio.Task[Original | None] | None = None
-    opened: Opened | None = None
-
-
 class Folder:
     """One folder of an account, over any number of connections one after the other."""
 
@@ -118,10 +72,10 @@ class Folder:
         self._progress = progress
         self._validity = 0
         self._seen = 0
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         self._originals: dict[str, set[int]] = {}
         self._written: set[str] = set()
-        self._taken: dict[int, _Taken] = {}
+        self._taken: dict[int, Taken] = {}
         self._in_hand: Sequence[int] = ()
         self._breaks: Counter[int] = Counter()
 
@@ -205,7 +159,7 @@ class Folder:
             self.lost.add(message.uid)
         elif doubtful or sealed:
             now = asyncio.get_running_loop().time()
-            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags, doubtful, now)
+            self._waiting[message.uid] = Waiting(message.size, UNOPENED.lower() in flags, doubtful, now)
 
     # Opening
 
@@ -278,13 +232,13 @@ class Folder:
             except TryLater as error:
                 self._postpone(uid, error)
                 break
-            self._taken[uid] = _Taken(share)
+            self._taken[uid] = Taken(share)
             sizes[uid] = waiting.size
             if alone:
                 break
         return sizes
 
-    def _turns(self) -> list[tuple[int, _Waiting]]:
+    def _turns(self) -> list[tuple[int, Waiting]]:
         """What is due and not taken yet: new messages first, then those that could not be opened before."""
         now = asyncio.get_running_loop().time()
         due = [(uid, each) for uid, each in self._waiting.items() if each.due <= now and uid not in self._taken]
@@ -301,7 +255,7 @@ class Folder:
             if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
         ]
 
-    async def _append(self, uid: int, taken: _Taken, opening: asyncio.Task[Original | None]) -> bool:
+    async def _append(self, uid: int, taken: Taken, opening: asyncio.Task[Original | None]) -> bool:
         """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
         try:
             original = opening.result()
@@ -445,7 +399,7 @@ class Folder:
                 await self._session.add_flag([uid], UNOPENED)
         waiting.flagged = True
 
-    def _is_lost(self, uid: int, taken: _Taken) -> bool:
+    def _is_lost(self, uid: int, taken: Taken) -> bool:
         """Whether a key that no KME knows is not late any more; one try alone never decides that."""
         waiting, hold_for = self._waiting[uid], self._means.hold_for
         age = age_of(taken.message.date) if taken.message is not None else None

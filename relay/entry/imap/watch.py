@@ -19,7 +19,8 @@ from relay.budget import Budget
 from relay.config import IMAPAccount
 from relay.entry.imap.access import Access, pause_after
 from relay.entry.imap.credentials import credential
-from relay.entry.imap.folder import Folder, Means
+from relay.entry.imap.folder import Folder
+from relay.entry.imap.means import Means
 from relay.entry.imap.original import Marks
 from relay.entry.imap.proofs import Proofs
 from relay.entry.imap.session import LoginRefused, connected
