@@ -17,8 +17,8 @@ from relay.store.database import Database, metadata, to_its_end
 
 ROWS_AT_ONCE = 200
 """In one statement: the event loop waits for none that takes long."""
-MOST_ROWS = 200_000
-"""Of more, those that would be forgotten first are; one takes about 100 octets."""
+MOST_ROWS = 50_000
+"""Of more of one kind, those that would be forgotten first are; one takes about 100 octets."""
 OVERLAP_S = 10.0
 """So far the clocks of a site's relays may be apart, and so long a transaction may take."""
 
@@ -117,8 +117,10 @@ class Spent:
             await connection.execute(ahead.values(until=_spent.c.until - _spent.c.changed + now, changed=now))
             gone = await connection.execute(delete(_spent).where(_spent.c.until < now))
             number = int(gone.rowcount)
-            over = int(await connection.scalar(select(func.count()).select_from(_spent)) or 0) - MOST_ROWS
-            if over > 0:
-                first = select(_spent.c.name).order_by(_spent.c.until).limit(over)
-                number += int((await connection.execute(delete(_spent).where(_spent.c.name.in_(first)))).rowcount)
+            kinds = select(_spent.c.kind, func.count()).group_by(_spent.c.kind)
+            for kind, rows in (await connection.execute(kinds)).all():
+                if rows > MOST_ROWS:
+                    of_kind = select(_spent.c.name).where(_spent.c.kind == kind)
+                    first = of_kind.order_by(_spent.c.until).limit(rows - MOST_ROWS)
+                    number += int((await connection.execute(delete(_spent).where(_spent.c.name.in_(first)))).rowcount)
         return number

@@ -93,17 +93,19 @@ async def test_rows_are_few_and_go_when_their_time_is_over(
     for number in range(2500):
         process.take(1, f"2001:db8:{number:x}::/64")
     process.take(5)
+    process.seen.add("home")
     await process.shared.exchange()
     late = Process(store, clock)
     await late.shared.exchange()
     assert [late.left(name) for name in ("2001:db8:9c3::/64", "2001:db8:0::/64", "ann")] == [9, 9, 5]
     assert await store.spent.expire() == 2451
     names = [row[0] for row in await backend.run("SELECT name FROM spent")]
-    assert len(names) == 50
+    assert len(names) == 51
     assert all(b"ann" not in bytes(name) for name in names)
     again = Process(store, clock)
     await again.shared.exchange()
     assert again.left() == 5, "what would be forgotten last stays"
+    assert "home" in again.seen, "one kind takes no room from another"
     clock.now += 1801
     assert await store.spent.expire() == 50
 
