@@ -31,6 +31,7 @@ from relay.entry.imap import Mailboxes
 from relay.entry.listening import Sockets, all_bound, close_all
 from relay.entry.lmtp import LMTPConversation
 from relay.entry.milter import InPlaceRecipe, MilterEntry
+from relay.entry.shared_rates import SharedRates
 from relay.entry.smtp import SMTPEntry
 from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
@@ -58,6 +59,7 @@ from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow
+from relay.stopping import told_to_stop
 from relay.store import SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
 
@@ -191,6 +193,10 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         submission = _submission(config)
         if submission:
             stack.callback(submission.logins.back_end.close)
+            shared = SharedRates(built.store.spent, (*submission.logins.rates, *submission.rates.rates))
+            await shared.exchange()
+            stack.push_async_callback(shared.close)
+            _in_background(stack, "shared rates", shared.keep_up())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built.policies, submission)
         addresses: dict[str, Address] = {}
         budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
@@ -224,7 +230,8 @@ def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     config = built.config
     secret = SiteSecret.load(config.store.secret)
-    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, config.store.secret.parent)
+    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
+    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -263,13 +270,11 @@ async def serve(config: Config, key_receiver: socket.socket, ready_file: Path | 
     `key_receiver` is the way to the process that asks for received keys. `ready_file` gets one line `name host:port`
     for each entry once all of them listen.
     """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(config, key_receiver=key_receiver) as addresses:
-        if ready_file is not None:
-            _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
-        await stop.wait()
+    with told_to_stop() as stop:
+        async with running(config, key_receiver=key_receiver) as addresses:
+            if ready_file is not None:
+                _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+            await stop.wait()
 
 
 async def _serve(
@@ -321,8 +326,9 @@ def _submission(config: Config) -> Submission | None:
     else:
         assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
         back_end = FileBackEnd(users)
-    logins = Logins(back_end, table.failed_logins, table.failed_login_delay)
-    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table))
+    key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
+    logins = Logins(back_end, table.failed_logins, table.failed_login_delay, key)
+    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
 
 
 async def _serve_submission(
@@ -403,6 +409,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
             await store.openings.expire(store.beat.past)
             await store.issued_keys.expire()
+            await store.spent.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")

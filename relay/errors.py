@@ -36,6 +36,7 @@ The tree::
             ├── UnknownSigner  signed by somebody whose certificate was not imported
             ├── UnknownPeer    sealed by or for a site that is not configured
             ├── KeyDestroyed   its quantum key was used, and was destroyed when its time was over
+            ├── KeyLost        its quantum key has not come for so long that it will not
             ├── KeyUsed        its quantum key has opened another message
             ├── NotAccepted    sealed at a level, or with keys, that this peer may not use so
             ├── NotNamed       the sealed envelope does not name the recipient, or not this site
@@ -269,6 +270,10 @@ class UnknownPeer(CannotOpen):
 
 class KeyDestroyed(CannotOpen):
     """Its quantum key was here, and was destroyed when its time was over: it will not come again."""
+
+
+class KeyLost(CannotOpen):
+    """No KME knows its quantum key, and has not for so long that it is not late any more, but gone."""
 
 
 class NotAccepted(CannotOpen):

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix
+from relay.cli.check_mailboxes import mailbox_states
 from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
 from relay.cli.logs import configure_logging
@@ -55,7 +56,7 @@ class Finding:
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
 def check(config_file: Path, postfix_directory: Path | None, as_json: bool) -> None:
-    """Look at configuration, policies, secrets, quarantine, KMEs and next hops, and say what is wrong.
+    """Look at configuration, policies, secrets, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
     It may run beside a serving relay: it changes nothing and takes no key.
     """
@@ -102,6 +103,8 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
     async for what, detail, problems in submission_states(config, datetime.now(UTC)):
         yield Finding(what, detail, problems)
     async for what, detail, problems in dkim_findings(config):
+        yield Finding(what, detail, problems)
+    async for what, detail, problems in mailbox_states(config):
         yield Finding(what, detail, problems)
     async for finding in _kmes(config):
         yield finding

@@ -17,6 +17,7 @@ from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
 from relay.errors import MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
+from relay.stopping import told_to_stop
 
 _QUIET = Log(level="warning")
 
@@ -53,21 +54,23 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
-    async with app.parts(config, prefetch=False) as parts:
-        prepared = await parts.sealer.seal(mail)
-        for failure in prepared.failures.values():
-            raise failure
-        [form] = prepared.forms
+    with told_to_stop() as stop:
+        async with app.parts(config, prefetch=False) as parts:
+            prepared = await stop.or_end(parts.sealer.seal(mail))
+    for failure in prepared.failures.values():
+        raise failure
+    [form] = prepared.forms
     if form.in_clear:
         raise PolicyHolds(f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal")
     return form.message
 
 
 async def _open(config: Config, message: bytes, sender: str) -> bytes:
-    async with app.parts(config, prefetch=False) as parts:
-        opened = await parts.opener.open(message, sender)
-        if opened is None:
-            raise UnknownPeer("this message is not sealed for this site")
+    with told_to_stop() as stop:
+        async with app.parts(config, prefetch=False) as parts:
+            opened = await stop.or_end(parts.opener.open(message, sender))
+    if opened is None:
+        raise UnknownPeer("this message is not sealed for this site")
     return opened.original
 
 

@@ -21,6 +21,7 @@ from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
 from relay.entry.imap import Report, Visited
 from relay.errors import ConfigError
+from relay.stopping import told_to_stop
 
 _QUIET = Log(level="warning")
 
@@ -52,18 +53,19 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
     else:
         for each in visits:
             click.echo(_in_words(each))
-    sys.exit(1 if any(each.failure or each.unopened for each in visits) else 0)
+    sys.exit(1 if any(each.failure or each.unopened or each.lost for each in visits) else 0)
 
 
 async def _visit(config: Config, names: tuple[str, ...]) -> list[Visited]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with app.parts(config, prefetch=False) as built:
-        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
-        mailboxes = app.mailboxes(built, budget)
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            report = _shown(progress)
-            return [each for name in names for each in await mailboxes.once(name, report)]
+    with told_to_stop() as stop:
+        async with app.parts(config, prefetch=False) as built:
+            budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+            mailboxes = app.mailboxes(built, budget)
+            console = Console(stderr=True)
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+                report = _shown(progress)
+                return [each for name in names for each in await stop.or_end(mailboxes.once(name, report))]
 
 
 def _shown(progress: Progress) -> Report:
@@ -82,4 +84,6 @@ def _in_words(visited: Visited) -> str:
     words = f"{visited.account} {visited.folder}: {visited.opened} opened"
     if visited.unopened:
         words += f", {visited.unopened} left sealed (flagged $QuMailUnopened; the log above says why)"
+    if visited.lost:
+        words += f", {visited.lost} whose key is lost (flagged $QuMailKeyLost, not tried again)"
     return f"{words}; failed: {visited.failure}" if visited.failure else words

@@ -4,8 +4,6 @@ Standard: ETSI GS QKD 014 V1.1.1 on loopback; nothing about these keys is quantu
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from pathlib import Path
 
 import click
@@ -13,6 +11,7 @@ import uvloop
 
 from relay.cli.logs import configure_logging
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.stopping import told_to_stop
 
 _DEFAULT = LinkSettings()
 
@@ -62,11 +61,9 @@ def kme(
 
 
 async def _run(servers: DevelopmentKMEs) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with servers:
-        first, second = servers.urls
-        click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
-        click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
-        await stop.wait()
+    with told_to_stop() as stop:
+        async with servers:
+            first, second = servers.urls
+            click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
+            click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
+            await stop.wait()

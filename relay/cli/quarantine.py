@@ -30,7 +30,8 @@ from relay.policy.names import printable
 from relay.quarantine import REASONS
 from relay.quarantine.release import Release, Released, why_not
 from relay.quarantine.triage import SHARES
-from relay.store import Kept, SiteSecret, Store, open_store
+from relay.stopping import Stopped, told_to_stop
+from relay.store import Kept, Quarantine, SiteSecret, Store, open_store
 
 NEARLY_FULL = 0.8
 
@@ -174,29 +175,35 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     if config.incoming is None:
         raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
     fine = True
-    async with app.parts(_impatient(config), prefetch=False) as parts:
-        decide = Release(
-            parts.store.quarantine,
-            parts.opener,
-            parts.next_hops["incoming"],
-            parts.ledger,
-            parts.policies,
-            config.incoming.max_hops,
-            _who(),
-            arrivals(config, parts.dkim_keys),
-        )
-        for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
-            kept = await parts.store.quarantine.find(name)
-            if kept is None:
-                click.echo(f"{name}: there is no such message; qumail-relay quarantine list", err=True)
-                fine = False
-                continue
-            try:
-                fine &= await decision(decide, kept)
-            except RelayError as error:
-                click.echo(f"{name}: stays in quarantine: {why_not(error)}", err=True)
-                fine = False
+    with told_to_stop() as stop:
+        async with app.parts(_impatient(config), prefetch=False) as parts:
+            decide = Release(
+                parts.store.quarantine,
+                parts.opener,
+                parts.next_hops["incoming"],
+                parts.ledger,
+                parts.policies,
+                config.incoming.max_hops,
+                _who(),
+                arrivals(config, parts.dkim_keys),
+            )
+            for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
+                if stop.told:  # one that is on its way is not broken off: it might be delivered, and be tried again
+                    raise Stopped(f"told to stop; {name} and what comes after it stay in quarantine")
+                fine &= await _decided(parts.store.quarantine, decide, name, decision)
     return fine
+
+
+async def _decided(quarantine: Quarantine, decide: Release, name: str, decision: _Decision) -> bool:
+    kept = await quarantine.find(name)
+    if kept is None:
+        click.echo(f"{name}: there is no such message; qumail-relay quarantine list", err=True)
+        return False
+    try:
+        return await decision(decide, kept)
+    except RelayError as error:
+        click.echo(f"{name}: stays in quarantine: {why_not(error)}", err=True)
+        return False
 
 
 def _told(kept: Kept, released: Released) -> bool:

@@ -16,7 +16,7 @@ import structlog
 
 from relay import mime
 from relay.dkim.canonical import Header, body_hash, canonical
-from relay.dkim.checking import Checked, NotPassed, Tags, key_name, parse_tags
+from relay.dkim.checking import Checked, NotPassed, Tags, check_times, key_name, parse_tags
 from relay.dkim.keys import SigningKey
 from relay.dkim.records import Answers
 from relay.dkim.results import Result, payload
@@ -34,7 +34,9 @@ MAX_FIELD_OCTETS = 16_384
 class Chain:
     """The ARC sets of one message, `length` of them; `result` counts after `verify`."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, now: float) -> None:
+        """It is judged at `now`, seconds since 1970."""
+        self._now = now
         self._fields = [(name, raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
         self._whole = len(self._fields) <= 3 * MAX_SETS and all(len(raw) <= MAX_FIELD_OCTETS for _, raw in self._fields)
         self._seals = [_tags_or_none(raw) for raw in header.named(SEAL)] if self._whole else []
@@ -63,7 +65,7 @@ class Chain:
         if not self._whole:
             self.result, self.reason = "fail", "more or longer fields than a chain has"
             return
-        walk = _Walk(self._fields, checked, answers)
+        walk = _Walk(self._fields, checked, answers, self._now)
         try:
             found, _, reason = walk.verify()
         except Exception as error:  # noqa: BLE001 - whatever a chain is made of, it must not hold the mail for ever
@@ -87,7 +89,7 @@ class Chain:
 class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
     """dkimpy's walk along the chain, with our check of each signature."""
 
-    def __init__(self, fields: Sequence[tuple[bytes, bytes]], checked: Checked, answers: Answers) -> None:
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]], checked: Checked, answers: Answers, now: float) -> None:
         unheard = logging.getLogger(f"{__name__}.unheard")
         unheard.disabled = True  # dkimpy logs what it reads
         super().__init__(logger=unheard)
@@ -95,6 +97,7 @@ class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
         self.trouble = ""
         self._raw = checked
         self._answers = answers
+        self._now = now
 
     def verify_sig(
         self, sig: Tags, include_headers: list[bytes], sig_header: tuple[bytes, bytes], dnsfunc: object
@@ -106,6 +109,7 @@ class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
         # A second From that was put on top of the signed one must not go unnoticed.
         names = [*include_headers, b"from"] if b"from" in include_headers else include_headers
         try:
+            check_times(sig, self._now)
             self._raw.check(sig, names, name + b":" + value, self._answers)
         except NotPassed as failed:
             if failed.result == "temperror":

@@ -28,6 +28,11 @@ MAX_RSA_BITS = 8192
 MAX_FIELD_OCTETS = 8192
 """No real signature is as long, and time grows with it."""
 
+SLOP_S = 300.0
+"""So far another site's clock may be off."""
+MAX_TIME_DIGITS = 12
+"""As RFC 6376, 3.5 has it for t= and x=."""
+
 Tags = Mapping[bytes, bytes]
 PublicKey = RSAPublicKey | Ed25519PublicKey
 
@@ -97,8 +102,11 @@ def parse_tags(field: bytes) -> dict[bytes, bytes]:
         raise NotPassed("permerror", "not a list of tags") from error
 
 
-def check_tags(tags: Tags) -> list[bytes]:
-    """The names that a DKIM-Signature covers, after a look at all its tags. Raises NotPassed."""
+def check_tags(tags: Tags, now: float) -> list[bytes]:
+    """The names that a DKIM-Signature covers, after a look at all its tags, at `now` in seconds since 1970.
+
+    Raises NotPassed.
+    """
     try:
         dkim.validate_signature_fields(tags)
     except dkim.DKIMException as error:
@@ -106,6 +114,7 @@ def check_tags(tags: Tags) -> list[bytes]:
         raise NotPassed("permerror", reason.strip()) from error
     except (ValueError, IndexError, KeyError) as error:
         raise NotPassed("permerror", "tags that cannot be") from error
+    check_times(tags, now)
     names = [name.strip().lower() for name in tags[b"h"].split(b":")]
     if b"from" not in names:
         raise NotPassed("permerror", "From is not signed")
@@ -114,6 +123,21 @@ def check_tags(tags: Tags) -> list[bytes]:
     if not tags.get(b"l", b"0").isdigit():
         raise NotPassed("permerror", "l= is not a number")
     return [*names, b"from"]  # one that was put on top of those that are signed must not go unnoticed
+
+
+def check_times(tags: Tags, now: float) -> None:
+    """Raises NotPassed where it was signed after `now` (t=), or has expired (x=); dkimpy forgives ten hours of both."""
+    if b"t" in tags and _seconds(tags[b"t"]) > now + SLOP_S:
+        raise NotPassed("permerror", "t= value is in the future")
+    if b"x" in tags and _seconds(tags[b"x"]) < now - SLOP_S:
+        raise NotPassed("permerror", "x= value is past")
+
+
+def _seconds(value: bytes) -> int:
+    text = value.strip()
+    if not text.isdigit() or len(text) > MAX_TIME_DIGITS:
+        raise NotPassed("permerror", "a time that cannot be")
+    return int(text)
 
 
 def key_name(tags: Tags) -> str:

@@ -4,6 +4,7 @@ Standard: RFC 6376 6, RFC 8617 5.2 (ARC), RFC 8601 2.7 (results); signatures, fi
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -14,6 +15,7 @@ from relay.dkim.canonical import Header
 from relay.dkim.checking import Checked, NotPassed, Tags, check_tags, key_name, parse_tags
 from relay.dkim.records import Answers, KeyRecords
 from relay.dkim.results import Result
+from relay.dkim.signing import Clock
 from relay.levels.content import SMALL_OCTETS, off_loop
 
 log = structlog.get_logger(__name__)
@@ -34,12 +36,12 @@ class Signature:
     failed: NotPassed | None = None
 
     @classmethod
-    def read(cls, field: bytes) -> Signature:
-        """What the field says."""
+    def read(cls, field: bytes, now: float) -> Signature:
+        """What the field says, looked at `now` (seconds since 1970)."""
         tags: dict[bytes, bytes] = {}
         try:
             tags = parse_tags(field)
-            names = tuple(check_tags(tags))
+            names = tuple(check_tags(tags, now))
             key_name(tags)
         except NotPassed as failed:
             return cls(field, tags, failed=failed)
@@ -59,8 +61,9 @@ class Signature:
 class Verifier:
     """Looks at the signatures of one message after the other."""
 
-    def __init__(self, records: KeyRecords, max_signatures: int = 10) -> None:
+    def __init__(self, records: KeyRecords, max_signatures: int = 10, clock: Clock = time.time) -> None:
         """Of more than `max_signatures` DKIM signatures the uppermost are verified."""
+        self._clock = clock
         self._records = records
         self._most = max_signatures
 
@@ -82,7 +85,7 @@ class Verifier:
     ) -> tuple[tuple[Result, ...], Chain]:
         most = self._most if most is None else most
         work = _work(message)
-        read = await off_loop(work, _Read.of, message, most)
+        read = await off_loop(work, _Read.of, message, most, self._clock())
         answers = await self._records.of([*read.names, *(read.chain_names if arc else ())])
         results = await off_loop(work, _results, read.checked, read.signatures, answers)
         if arc:
@@ -104,13 +107,13 @@ class _Read:
     chain_names: list[str]
 
     @classmethod
-    def of(cls, message: bytes, most: int) -> _Read:
+    def of(cls, message: bytes, most: int, now: float) -> _Read:
         raw, body = mime.split(message)
         header = Header(raw)
         fields = header.named(b"dkim-signature")
-        signatures = [Signature.read(field) for field in fields[:most]]
+        signatures = [Signature.read(field, now) for field in fields[:most]]
         names = {key_name(each.tags) for each in signatures if each.failed is None}
-        chain = Chain(header)
+        chain = Chain(header, now)
         return cls(Checked(header, body), signatures, len(fields), names, chain, chain.key_names())
 
 

@@ -116,14 +116,19 @@ class Logins:
     from elsewhere nor a neighbour's broken program shut him out.
     """
 
-    def __init__(self, back_end: BackEnd, failures_per_hour: int, delay: float) -> None:
-        """A failure is answered only after `delay` seconds."""
+    def __init__(self, back_end: BackEnd, failures_per_hour: int, delay: float, key: bytes = b"") -> None:
+        """A failure is answered only after `delay` seconds; `key` is that of the names in the store."""
         self.back_end = back_end
-        self._by_network = HourlyRate(failures_per_hour)
-        self._by_user = HourlyRate(failures_per_hour)
-        self._by_place = HourlyRate(failures_per_hour)
-        self._places = Seen()
+        self._by_network = HourlyRate(failures_per_hour, "failures network", key=key)
+        self._by_user = HourlyRate(failures_per_hour, "failures user", key=key)
+        self._by_place = HourlyRate(failures_per_hour, "failures place", key=key)
+        self._places = Seen("places", key=key)
         self._delay = delay
+
+    @property
+    def rates(self) -> tuple[HourlyRate | Seen, ...]:
+        """To be shared with other processes."""
+        return self._by_network, self._by_user, self._by_place, self._places
 
     async def login(self, credentials: Credentials, client: str) -> str:
         """The name of the user who has logged in. Raises LoginFailed, TooManyFailures or LoginUnavailable."""

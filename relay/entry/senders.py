@@ -1,5 +1,7 @@
-"""Which sender addresses a user may use, in MAIL FROM and in the From field.
-Standard: RFC 5321 2.4 (domains in any case, local parts exactly), RFC 6409 6.1, RFC 5322 3.6.2 (From).
+"""Which sender addresses a user may use, in MAIL FROM and in the fields that tell readers whom a mail is from.
+Standard: RFC 5321 2.4 (domains in any case, local parts exactly), RFC 6409 6.1, RFC 5322 3.6.2 and 3.6.6.
+
+Reply-To is free: it says where answers go, and mail programs show it as nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +20,14 @@ ANY = "*"
 NULL = "<>"
 """The null reverse-path, with which mail programs send notices such as read receipts (RFC 8098, 3)."""
 
+WHOM_FROM = {
+    b"from": "From",
+    b"sender": "Sender",
+    b"resent-from": "Resent-From",
+    b"resent-sender": "Resent-Sender",
+}
+"""What mail programs show as who wrote or sent a mail: with Sender, "boss on behalf of ann"."""
+
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _RIGHT = re.compile(r"[^\s,:<>\"@]*@[^\s,:<>\"@]+")
 
@@ -30,9 +40,9 @@ class SenderNotAllowed(Refuse):
 
 
 class FromNotAllowed(Refuse):
-    """The From field names an author that the user is not."""
+    """A field that says whom the mail is from names somebody that the user is not."""
 
-    public = "You may not write this address in the From field"
+    public = "You may not write this address in From, Sender or a Resent field"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +63,27 @@ class SenderRights:
             raise SenderNotAllowed(f"sender <{sender}> is none of the user's addresses")
 
     def check_from(self, message: bytes) -> None:
-        """Every author must be the user. Raises FromNotAllowed, and MalformedMessage where there is not one From."""
+        """Every author and sender must be the user, also where the mail was sent once more (Resent-).
+
+        Raises FromNotAllowed, and MalformedMessage where there is not one From.
+        """
         if self.any_address:
             return
-        values = [raw for name, raw in mime.fields(mime.searched_header(message)) if name == b"from"]
-        if len(values) != 1:
-            raise MalformedMessage(f"the header has {len(values) or 'no'} From fields; it must have one")
+        fields = [(name, raw) for name, raw in mime.fields(mime.searched_header(message)) if name in WHOM_FROM]
+        authors = sum(name == b"from" for name, _ in fields)
+        if authors != 1:
+            raise MalformedMessage(f"the header has {authors or 'no'} From fields; it must have one")
+        for name, raw in fields:
+            self._check_field(WHOM_FROM[name], raw.partition(b":")[2])
+
+    def _check_field(self, name: str, value: bytes) -> None:
         try:
-            authors = read_addresses(values[0].partition(b":")[2])
+            addresses = read_addresses(value)
         except InDoubt as error:
-            raise FromNotAllowed(f"the From field cannot be read without doubt: {error}") from error
-        for author in authors:
-            if not self._may(*author):
-                raise FromNotAllowed(f"author <{author}> is none of the user's addresses")
+            raise FromNotAllowed(f"the {name} field cannot be read without doubt: {error}") from error
+        for address in addresses:
+            if not self._may(*address):
+                raise FromNotAllowed(f"<{address}> in the {name} field is none of the user's addresses")
 
     def _allow(self, address: str) -> bool:
         try:

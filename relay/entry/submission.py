@@ -57,9 +57,21 @@ class TooMuchMail(TryLater):
 class Rates:
     """What users and client addresses may send in an hour."""
 
-    def __init__(self, limits: config.Submission) -> None:
-        self._mails = HourlyRate(limits.mails_per_user), HourlyRate(limits.mails_per_client)
-        self._recipients = HourlyRate(limits.recipients_per_user), HourlyRate(limits.recipients_per_client)
+    def __init__(self, limits: config.Submission, key: bytes = b"") -> None:
+        """`key` is that of the names in the store."""
+        self._mails = (
+            HourlyRate(limits.mails_per_user, "mails user", key=key),
+            HourlyRate(limits.mails_per_client, "mails client", key=key),
+        )
+        self._recipients = (
+            HourlyRate(limits.recipients_per_user, "rcpts user", key=key),
+            HourlyRate(limits.recipients_per_client, "rcpts client", key=key),
+        )
+
+    @property
+    def rates(self) -> tuple[HourlyRate, ...]:
+        """To be shared with other processes."""
+        return (*self._mails, *self._recipients)
 
     def take_mail(self, user: str, client: str) -> None:
         """Raises TooMuchMail."""

@@ -186,19 +186,17 @@ class KeyRing:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
         A key that its KME does not know is missing from the result; `patient` False does not wait for the lag between
-        the KMEs. Raises KeyDestroyed and KeyUsed before any KME is asked; UnknownPeer, StoreUnavailable, and
+        the KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; UnknownPeer, StoreUnavailable, and
         KeyUnavailable when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
         for (group, master_sae), wanted in self._by_origin(references).items():
-            held, destroyed = await self._known(group, master_sae, list(wanted), use)
-            if destroyed:
-                key_ID = min(destroyed)
-                raise KeyDestroyed(f"key {key_ID} was destroyed after its use: this is a copy, or mail too late")
-            missing = [key_ID for key_ID in wanted if key_ID not in held]
-            keys = {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
-            if missing:
+            keys = await self._held(group, master_sae, list(wanted), use)
+            if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
+                # A key that was given away before we asked is in the store by now, where another relay of ours got it.
+                if late := [key_ID for key_ID in missing if key_ID not in keys]:
+                    keys |= await self._held(group, master_sae, late, use)
             found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
         return found
 
@@ -281,11 +279,15 @@ class KeyRing:
             origins.setdefault((group, peer.sae_id), {})[reference.key_ID] = reference
         return origins
 
-    async def _known(
-        self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None
-    ) -> tuple[Mapping[str, bytes], frozenset[str]]:
-        """Octets of keys that are held, and IDs of those destroyed."""
-        return await self._received.look(group, master_sae, key_IDs, use) if self._received else ({}, frozenset())
+    async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
+        """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""
+        if self._received is None:
+            return {}
+        held, destroyed = await self._received.look(group, master_sae, key_IDs, use)
+        if destroyed:
+            key_ID = min(destroyed)
+            raise KeyDestroyed(f"key {key_ID} was destroyed after its use: this is a copy, or mail too late")
+        return {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
 
     def _peer(self, name: str) -> PeerKeys:
         if name not in self.peers:

@@ -1,4 +1,4 @@
-"""What must survive a crash: keys received and issued, the delivery journal, the quarantine; one class for each.
+"""What must survive a crash: keys received and issued, the delivery journal, the quarantine, rates; a class for each.
 Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
@@ -40,6 +40,7 @@ from relay.store.received import (
     State,
 )
 from relay.store.secret import SiteSecret
+from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, left_behind
 
 __all__ = [
@@ -66,6 +67,8 @@ __all__ = [
     "ReceivedKeys",
     "Room",
     "SiteSecret",
+    "Spending",
+    "Spent",
     "Spool",
     "State",
     "Store",
@@ -96,6 +99,7 @@ class Store:
         beat: Beat,
         issued_keys: IssuedKeys,
         claims: Claims,
+        spent: Spent,
     ) -> None:
         self._database = database
         self.received = received
@@ -106,6 +110,7 @@ class Store:
         self.beat = beat
         self.issued_keys = issued_keys
         self.claims = claims
+        self.spent = spent
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -190,6 +195,7 @@ async def open_store(
         Beat(database, beat_file, clock),
         IssuedKeys(database, secret, clock),
         claims,
+        Spent(database, clock),
     )
     try:
         await store.journal.load()

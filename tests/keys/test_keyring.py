@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
@@ -30,6 +30,7 @@ class MemoryStore:
         self.destroyed: frozenset[str] = frozenset()
         self.opened: dict[str, tuple[str, bytes]] = {}
         self.broken = False
+        self.after_look: Callable[[], object] = lambda: None
 
     async def ready(self) -> None:
         """Always."""
@@ -47,6 +48,7 @@ class MemoryStore:
                 raise KeyUsed(f"key {key_ID}: {trouble}")
         names = {key_ID: (group, master_sae, key_ID) for key_ID in key_IDs}
         held = {key_ID: self.keys[name] for key_ID, name in names.items() if name in self.keys}
+        self.after_look()
         return held, self.destroyed & set(key_IDs)
 
 
@@ -111,6 +113,19 @@ async def test_another_group_is_used_when_the_preferred_one_fails_and_left_when_
         for _ in range(30):
             await group.take("sae-bob")
     assert (await ring.take("bob")).reference.kme_group == "one"
+
+
+async def test_a_key_that_another_relay_got_from_the_kme_meanwhile_comes_from_the_store(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
+) -> None:
+    """It was not in the store when that was looked at, and had been given away when the KME was asked."""
+    reference = KeyReference("given-away", "sae-bob", "sae-alice", "one")
+    store.after_look = lambda: store.keys.update({("one", "sae-bob", "given-away"): b"k" * 32})
+    assert (await ring.fetch([reference]))[reference].key == b"k" * 32
+    assert len(pair[0].got("dec_keys")) == 1
+    store.after_look = lambda: store.opened.update({"bound": ("aes", b"f" * 32)})
+    with pytest.raises(KeyUsed):
+        await ring.fetch([KeyReference("bound", "sae-bob", "sae-alice", "one")], use=KeyUse("aes", b"g" * 32))
 
 
 async def test_a_key_is_fetched_from_the_group_that_the_message_names_and_no_other(

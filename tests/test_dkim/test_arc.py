@@ -4,6 +4,8 @@ Standard: RFC 8617.
 
 from __future__ import annotations
 
+import time
+
 import dkim
 import pytest
 
@@ -81,6 +83,14 @@ async def test_a_broken_chain_fails_is_said_once_to_have_failed_and_then_ends(
     assert caplog.records == [], "what strangers write is not logged"
 
 
+@pytest.mark.parametrize(("ahead", "result"), [(600, "fail"), (100, "pass")])
+async def test_a_set_from_the_future_breaks_the_chain(verifier: Verifier, keys: Keys, ahead: int, result: str) -> None:
+    message = mails.plain()
+    sealer = Sealer(keys.bob, "relay.bob.example", lambda: time.time() + ahead)
+    message = sealer.seal(message, await verifier.arc(message), ()) + message
+    assert (await verifier.arc(message)).result == result
+
+
 async def test_dns_trouble_is_a_temperror_and_such_a_chain_is_left_alone(
     verifier: Verifier, keys: Keys, zone: Zone
 ) -> None:
@@ -110,7 +120,7 @@ def test_each_field_of_the_longest_chain_is_read_once_for_our_set(keys: Keys, mo
         b"ARC-Seal: i=%d; cv=pass\r\nARC-Message-Signature: i=%d\r\nARC-Authentication-Results: i=%d; x\r\n" % (n, n, n)
         for n in range(MAX_SETS - 1, 0, -1)
     )
-    chain = Chain(Header(header))
+    chain = Chain(Header(header), 0)
     chain.result = "pass"
     read: list[bytes] = []
     instance = arc._instance

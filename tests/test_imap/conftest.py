@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 from relay import app
 from relay.budget import Budget
@@ -19,6 +20,7 @@ from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails
 from tests.testlib.dovecot import PASSWORD, Dovecot, dovecot
 from tests.testlib.identities import Identities
+from tests.testlib.imap_double import IMAPDouble
 from tests.testlib.sites import Site, make_site
 
 NOWHERE = Address("127.0.0.1", 1)
@@ -83,6 +85,25 @@ def bob_site(
 @pytest.fixture
 def bob(tmp_path: Path, kmes: DevelopmentKMEs, server: Dovecot) -> Site:
     return bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def provider(authority: trustme.CA) -> AsyncIterator[IMAPDouble]:
+    async with IMAPDouble(authority) as server:
+        yield server
+
+
+def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: str = "") -> Site:
+    ca = directory / "ca.pem"
+    provider.authority.cert_pem.write_to_path(ca)
+    return bob_site(
+        directory / "bob", kmes, imap_table(provider.address, ca, more).replace("timeout = 10", "timeout = 1")
+    )
 
 
 async def visit(site: Site) -> list[Visited]:

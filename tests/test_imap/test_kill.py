@@ -18,10 +18,11 @@ from relay import app
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
+from tests.test_imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit
 from tests.testlib.dovecot import Dovecot, requires_dovecot
+from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.imap_wire import IMAPWire, Point
-from tests.testlib.sites import Site
+from tests.testlib.sites import Site, make_site
 
 pytestmark = requires_dovecot
 
@@ -77,6 +78,65 @@ async def test_killed_anywhere_and_run_again_each_original_is_there_once(
     await asyncio.to_thread(check, server, sealed)
     cut_short = point.command == "APPEND" and point.when != "after"
     assert wire.commands["APPEND"] == len(SUBJECTS) + cut_short, "what was appended is not appended again"
+
+
+@pytest.mark.parametrize(
+    ("how", "after"), [("killed", "move"), ("cut off", "flag"), ("undisturbed", "flag"), ("undisturbed", "move")]
+)
+async def test_an_original_that_was_filed_away_does_not_come_again_when_its_sealed_message_is_copied_back(
+    how: str, after: str, alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    """Also where the watcher ended between the original and the record of it."""
+    await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
+    point = Point("APPEND", 1, "after") if how != "undisturbed" else None
+    async with IMAPWire(server, point) as wire:
+        bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca, f'after = "{after}"'))
+        if how == "killed":
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
+            )
+            wire.reached = process.kill
+            await process.wait()
+        elif how == "cut off":
+            [cut_off] = await visit(bob)
+            assert cut_off.failure
+        await visit(bob)
+    with server.client(folder="Archive"), server.client() as client:
+        _, [found] = client.search(None, "HEADER", "X-QuMail-Protection", '"aes"')
+        assert len(found.split()) == 1
+        client.copy(found.decode(), "Archive")
+        client.store(found.decode(), "+FLAGS", r"(\Deleted)")
+        client.expunge()
+    with server.client(folder="INBOX" if after == "flag" else "Sealed") as client:
+        client.store("1", "-FLAGS", "($QuMailOpened)")
+        client.copy("1", "INBOX")
+    bob.config_file.write_text(
+        bob.config_file.read_text().replace(f"port = {wire.address.port}", f"port = {server.tls.port}")
+    )
+    await visit(bob)
+    assert opened(server.messages("Archive")) == [original("one")]
+    assert opened(server.messages()) == []
+
+
+async def test_once_that_is_stopped_keeps_the_keys_that_are_on_their_way(
+    server: Dovecot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hesitant_kmes(tmp_path / "kme", monkeypatch) as kmes:
+        state = kmes.servers.state_dir
+        site = make_site(tmp_path / "alice", "alice", state=state, kme_url=kmes.servers.urls[0], outgoing=NOWHERE)
+        async with app.parts(site.config) as parts:
+            sealed = await fill(Alice(parts), server)
+        bob = bob_site(tmp_path / "bob", kmes.servers, imap_table(server.tls, server.ca))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
+        )
+        await kmes.handed_out.wait()
+        process.terminate()
+        kmes.answer.set()
+        assert await process.wait() in (0, 1), "it ended by itself"
+        [visited] = await visit(bob)
+    assert (visited.failure, visited.unopened) == ("", 0)
+    await asyncio.to_thread(check, server, sealed)
 
 
 def another(bob: Site, directory: Path) -> Site:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import re
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,10 @@ import trustme
 
 from relay import app
 from relay.kme import DevelopmentKMEs
-from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
+from tests.test_imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.dovecot import PASSWORD
 from tests.testlib.imap_double import CAPABILITIES, Conversation, IMAPDouble
 from tests.testlib.sites import Site
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-async def provider(authority: trustme.CA) -> AsyncIterator[IMAPDouble]:
-    async with IMAPDouble(authority) as server:
-        yield server
-
-
-def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: str = "") -> Site:
-    ca = directory / "ca.pem"
-    provider.authority.cert_pem.write_to_path(ca)
-    return bob_site(
-        directory / "bob", kmes, imap_table(provider.address, ca, more).replace("timeout = 10", "timeout = 1")
-    )
 
 
 @pytest.fixture
@@ -48,8 +28,8 @@ def bob(provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs) -> Site:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the time until the next connection had always just passed."""
-    monkeypatch.setattr("relay.entry.imap.watch.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("relay.entry.imap.watch.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("relay.entry.imap.access.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("relay.entry.imap.access.LONGEST_PAUSE_S", 0.05)
 
 
 STORM = b"* 1 EXISTS\r\n" * 2_000_000

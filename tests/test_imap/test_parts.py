@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import load_config
-from relay.entry.imap.folder import has_just_come
-from relay.entry.imap.original import Marks, mark_in, sender_of
+from relay.entry.imap.original import Marks, has_just_come, mark_in, sender_of
 from relay.entry.imap.protocol import Protocol, Request, Untagged
-from relay.entry.imap.responses import Fetched, fetched, folder_name, searched, uid_set
+from relay.entry.imap.responses import Fetched, encoded, fetched, namespaces, searched, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.store import SiteSecret
 
@@ -95,8 +94,30 @@ def test_uids_are_written_as_ranges(uids: list[int], expected: str) -> None:
 
 def test_folder_names_go_over_the_wire_in_modified_utf7() -> None:
     """The examples of RFC 3501, 5.1.3."""
-    assert folder_name("~peter/mail/台北/日本語") == '"~peter/mail/&U,BTFw-/&ZeVnLIqe-"'
-    assert folder_name('a & "b"') == '"a &- \\"b\\""'
+    assert encoded("~peter/mail/台北/日本語") == "~peter/mail/&U,BTFw-/&ZeVnLIqe-"
+    assert encoded('a & "b"') == 'a &- "b"'
+
+
+@pytest.mark.parametrize(
+    ("said", "placed"),
+    [
+        ('(("INBOX." ".")) NIL NIL', ["INBOX.Sealed", "INBOX.Sealed", "INBOX", "INBOX.Shared.x", "INBOX.&ZeU-"]),
+        (
+            '(("INBOX." ".")) NIL (("Shared." "."))',
+            ["INBOX.Sealed", "INBOX.Sealed", "INBOX", "Shared.x", "INBOX.&ZeU-"],
+        ),
+        (
+            '(("" "/")("#mh/" "/" "X-PARAM" ("a" "b"))) NIL NIL',
+            ["Sealed", "INBOX.Sealed", "INBOX", "Shared.x", "&ZeU-"],
+        ),
+        ("NIL NIL NIL", ["Sealed", "INBOX.Sealed", "INBOX", "Shared.x", "&ZeU-"]),
+        ("", ["Sealed", "INBOX.Sealed", "INBOX", "Shared.x", "&ZeU-"]),
+    ],
+)
+def test_a_folder_that_no_namespace_can_have_is_one_of_the_users_own(said: str, placed: list[str]) -> None:
+    """RFC 2342; names that the administrator wrote as the server spells them stay as they are."""
+    found = namespaces([(b"* NAMESPACE " + said.encode(),)] if said else [])
+    assert [found.placed(name) for name in ("Sealed", "INBOX.Sealed", "INBOX", "Shared.x", "日")] == placed
 
 
 def test_search_results_over_several_lines_are_one() -> None:

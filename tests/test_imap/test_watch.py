@@ -132,6 +132,25 @@ async def test_folders_of_any_name_are_watched_each(
         assert opened(server.messages(wire_name)) == [original(f"in {name[0]}")]
 
 
+async def test_where_all_folders_lie_under_inbox_the_sealed_message_goes_there(
+    alice: Alice, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    """RFC 2342: the settings say "Sealed", the server has INBOX.Sealed; a folder may be written either way."""
+    async with dovecot(more="namespace inbox {\n  prefix = INBOX.\n  separator = .\n}\n") as server:
+        folders = 'folders = ["INBOX", "Work", "INBOX.Private"]'
+        bob = bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca, folders))
+        for name in ("INBOX", "INBOX.Work", "INBOX.Private"):
+            with server.client(folder=name) as client:
+                client.append(name, "", "", await alice.seal(original(name)))
+        visits = await visit(bob)
+        assert [(each.opened, each.failure) for each in visits] == [(1, "")] * 3
+        assert opened(server.messages("INBOX.Work")) == [original("INBOX.Work")]
+        assert len(server.messages("INBOX.Sealed")) == 3
+        text = bob.config_file.read_text().replace('"Work"', '"INBOX.Sealed"')
+        bob.config_file.write_text(text)
+        assert "sealed messages must leave those" in [each.failure for each in await visit(bob)][1]
+
+
 async def test_a_folder_that_was_made_anew_is_followed(
     alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
+from importlib import import_module
 
 import pytest
 
@@ -15,6 +16,7 @@ from relay import app
 from relay.errors import StoreUnavailable
 from relay.opening import Opened, Opener
 from relay.quarantine.release import Release
+from relay.stopping import Stop
 from relay.store import Quarantine
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
@@ -97,6 +99,21 @@ async def test_a_drop_that_fails_changes_nothing_and_may_be_tried_again_at_once(
     ledger.rmdir()
     assert len(await bob.listed()) == 1
     assert (await bob.command("drop", waiting))[0] == 0
+
+
+async def test_a_release_that_is_stopped_finishes_the_message_that_is_on_its_way_and_begins_no_other(
+    bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Stop()
+    monkeypatch.setattr(import_module("relay.cli.quarantine"), "told_to_stop", lambda: nullcontext(stop))
+    sink.gate = asyncio.Event()
+    releasing = asyncio.create_task(bob.command("release", waiting, "another"))
+    await sink.reached.wait()
+    stop.tell()
+    sink.gate.set()
+    status, err, _ = await releasing
+    assert (status, "another and what comes after it stay in quarantine" in err) == (1, True)
+    assert (len(sink.got), await bob.listed()) == (1, [])
 
 
 async def test_two_people_who_release_at_the_same_moment_deliver_once(bob: Bob, waiting: str, sink: Sink) -> None:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
+from relay import app
+from relay.config import load_config
 from relay.entry.rates import HourlyRate, Seen, network_of
 from tests.test_submission.conftest import Start
 from tests.testlib import mails
@@ -63,6 +66,26 @@ async def test_a_client_sends_to_so_many_recipients_an_hour_for_all_its_users(st
             assert (await program.mail(mails.plain())).startswith("250")
         async with server.user("printer") as program:
             assert await program.mail(mails.plain()) == TOO_MUCH
+
+
+async def test_after_a_restart_all_that_was_sent_and_guessed_still_counts(start: Start, sink: Sink) -> None:
+    """A user is known at the places where they have logged in before, so guesses do not shut them out."""
+    async with start("mails_per_user = 2\nfailed_logins = 3") as server:
+        async with server.user() as program:
+            for _ in range(2):
+                assert (await program.mail(mails.plain())).startswith("250")
+        async with server.program(tls=True) as guesser:
+            await guesser.ask("EHLO program.example")
+            for _ in range(3):
+                assert (await guesser.log_in("printer", "a guess")).startswith("535")
+    async with app.running(load_config(server.directory / "relay.toml")) as addresses:
+        restarted = replace(server, submission=addresses["submission"], submission_tls=addresses["submission_tls"])
+        async with restarted.user() as program:
+            assert await program.mail(mails.plain()) == TOO_MUCH
+        async with restarted.program(tls=True) as guesser:
+            await guesser.ask("EHLO program.example")
+            assert (await guesser.log_in("printer", "correct horse")).startswith("421 4.7.0 Too many failed logins")
+    assert len(sink.got) == 2
 
 
 async def test_connections_are_counted_over_both_ports(start: Start) -> None:

@@ -13,7 +13,7 @@ from tests.testlib.sink import Sink
 
 ALLOWED = "250 2.1.0 Ok"
 NOT_ALLOWED = "553 5.7.1 You may not send from this address"
-FROM_NOT_ALLOWED = "550 5.7.1 You may not write this address in the From field"
+FROM_NOT_ALLOWED = "550 5.7.1 You may not write this address in From, Sender or a Resent field"
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,24 @@ async def test_the_auth_parameter_changes_nothing(server: Server) -> None:
         ("from : =?utf-8?q?Ann_=C3=84?= <ann@alice.example>", "250 2.0.0 Ok"),
         ("From: Boss <boss@alice.example>", FROM_NOT_ALLOWED),
         ("From: ann@alice.example, boss@alice.example", FROM_NOT_ALLOWED),
+        ("From: ann@alice.example\r\nSender: Ann <Ann.Archer@alice.example>", "250 2.0.0 Ok"),
+        ("From: ann@alice.example\r\nSender: boss@alice.example", FROM_NOT_ALLOWED),
+        ("Sender : boss@alice.example\r\nFrom: ann@alice.example\r\nSender: ann@alice.example", FROM_NOT_ALLOWED),
+        ("Sender: \r\nFrom: ann@alice.example", FROM_NOT_ALLOWED),
+        (
+            "From: ann@alice.example\r\nResent-From: ann@alice.example\r\nResent-Sender: ann@alice.example",
+            "250 2.0.0 Ok",
+        ),
+        ("From: ann@alice.example\r\nresent-from: ann@alice.example, boss@alice.example", FROM_NOT_ALLOWED),
+        ("From: ann@alice.example\r\nResent-Sender: boss@alice.example", FROM_NOT_ALLOWED),
+        ("From: ann@alice.example\r\nReply-To: boss@alice.example", "250 2.0.0 Ok"),
         ("From: ann@alice.example\r\nFrom: boss@alice.example", "554 5.6.0 Malformed message: the header has 2 From"),
         ("X-From: ann@alice.example", "554 5.6.0 Malformed message: the header has no From"),
     ],
 )
-async def test_the_from_field_must_name_the_user(server: Server, sink: Sink, header: str, reply: str) -> None:
+async def test_the_fields_that_say_whom_it_is_from_must_name_the_user(
+    server: Server, sink: Sink, header: str, reply: str
+) -> None:
     message = f"{header}\r\nTo: ben@bob.example\r\nSubject: x\r\n\r\nHello\r\n".encode()
     async with server.user() as program:
         assert (await program.mail(message)).startswith(reply)

@@ -1,9 +1,10 @@
 """The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
 Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
 
-Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder
-and appends no second original. Two watchers at once may both append: each then leaves the first original, by UID,
-and removes later doubles before the sealed message is put away.
+Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder,
+appends no second original, and notes in the store that the mail has come, which outlives the mark. Two watchers at
+once may both append: each then leaves the first original, by UID, and removes later doubles before the sealed message
+is put away.
 
 A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
 """
@@ -14,28 +15,34 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from relay import mime
-from relay.budget import Budget, Share
 from relay.config import IMAPAccount
-from relay.entry.imap.original import Marks, Original, mark_in, open_original
-from relay.entry.imap.proofs import FIELDS, Proofs, copy_of
+from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
+from relay.entry.imap.original import Original, age_of, has_just_come, mark_in, open_original, sender_of
+from relay.entry.imap.proofs import FIELDS, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
 from relay.entry.turns import Turns
-from relay.errors import MailboxUnavailable, MessageTooBig, Refuse, RelayError, TryLater
+from relay.errors import (
+    ConfigError,
+    KeyLost,
+    KeyNotFound,
+    MailboxUnavailable,
+    MessageTooBig,
+    Refuse,
+    RelayError,
+    TryLater,
+)
 from relay.levels.content import off_loop
-from relay.opening import Opened, Opener
-from relay.policy import PolicySet
+from relay.opening import Opened
 
 log = structlog.get_logger(__name__)
 
-UNOPENED, OPENED = "$QuMailUnopened", "$QuMailOpened"
-OURS = frozenset({UNOPENED.lower(), OPENED.lower()})
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
@@ -44,8 +51,6 @@ MEMORY_FACTOR = 3
 """How many times its size a message takes while it is opened."""
 LINGER_S = 0.5
 """How long others wait for a message whose keys do not come."""
-KEYS_ARE_THERE = timedelta(minutes=10)
-"""A message that has been in its mailbox for so long does not wait for keys to come."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
@@ -55,44 +60,6 @@ Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What opens messages; shared by all folders of an account. The originals of `under_way` are about to get there."""
-
-    opener: Opener
-    policies: Callable[[], PolicySet]
-    marks: Marks
-    proofs: Proofs
-    budget: Budget
-    under_way: set[bytes] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A sealed message in the folder: when its next try is due (in the loop's time), and how many there were.
-
-    One that is `doubtful` has, or may have, a mark that somebody else wrote.
-    """
-
-    size: int
-    flagged: bool
-    doubtful: bool
-    due: float = 0.0
-    tries: int = 0
-
-
-@dataclass(slots=True)
-class _Taken:
-    """A message that is being opened, or `forged` and being replaced, and the memory that it holds."""
-
-    share: Share
-    forged: bool = False
-    message: Fetched | None = None
-    marks: tuple[str, ...] = ()
-    opening: asyncio.Task[Original | None] | None = None
-    opened: Opened | None = None
-
-
 class Folder:
     """One folder of an account, over any number of connections one after the other."""
 
@@ -100,14 +67,15 @@ class Folder:
         self.account = account
         self.name = name
         self.opened = 0
+        self.lost: set[int] = set()
         self._means = means
         self._progress = progress
         self._validity = 0
         self._seen = 0
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         self._originals: dict[str, set[int]] = {}
         self._written: set[str] = set()
-        self._taken: dict[int, _Taken] = {}
+        self._taken: dict[int, Taken] = {}
         self._in_hand: Sequence[int] = ()
         self._breaks: Counter[int] = Counter()
 
@@ -122,9 +90,13 @@ class Folder:
         return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
 
     async def begin(self, session: Session) -> None:
-        """Selects the folder on a new connection. Raises MailboxUnavailable."""
+        """Selects the folder on a new connection. Raises MailboxUnavailable, and ConfigError where settings clash."""
         self._blame()
         self._session = session
+        if session.receives_sealed(self.name):
+            raise ConfigError(
+                f"sealed_folder is {self.name!r}, which is one of folders; sealed messages must leave those"
+            )
         self._selected = await session.select(self.name)
         if self._selected.validity != self._validity:
             await self._begin_anew(self._selected)
@@ -154,6 +126,7 @@ class Folder:
         self._waiting.clear()
         self._originals.clear()
         self._breaks.clear()
+        self.lost.clear()
         self._seen = min(found, default=selected.next_uid) - 1
         self._validity = selected.validity
 
@@ -181,8 +154,12 @@ class Folder:
         if "\\deleted" in flags:
             return
         doubtful = forged or len(message.content) >= MAX_FIELDS_OCTETS
-        if doubtful or (mime.is_sealed(message.content) and OPENED.lower() not in flags):
-            self._waiting[message.uid] = _Waiting(message.size, UNOPENED.lower() in flags, doubtful)
+        sealed = mime.is_sealed(message.content) and OPENED.lower() not in flags
+        if sealed and not doubtful and LOST.lower() in flags:
+            self.lost.add(message.uid)
+        elif doubtful or sealed:
+            now = asyncio.get_running_loop().time()
+            self._waiting[message.uid] = Waiting(message.size, UNOPENED.lower() in flags, doubtful, now)
 
     # Opening
 
@@ -206,6 +183,8 @@ class Folder:
                 clean = await off_loop(len(content), self._means.proofs.clean, content)
             taken.forged = clean != content
             if await self._present(taken.marks):
+                if not taken.forged:
+                    await self._settle_late(content)
                 there.append(uid)
             else:
                 work = (
@@ -253,13 +232,13 @@ class Folder:
             except TryLater as error:
                 self._postpone(uid, error)
                 break
-            self._taken[uid] = _Taken(share)
+            self._taken[uid] = Taken(share)
             sizes[uid] = waiting.size
             if alone:
                 break
         return sizes
 
-    def _turns(self) -> list[tuple[int, _Waiting]]:
+    def _turns(self) -> list[tuple[int, Waiting]]:
         """What is due and not taken yet: new messages first, then those that could not be opened before."""
         now = asyncio.get_running_loop().time()
         due = [(uid, each) for uid, each in self._waiting.items() if each.due <= now and uid not in self._taken]
@@ -276,10 +255,16 @@ class Folder:
             if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
         ]
 
-    async def _append(self, uid: int, taken: _Taken, opening: asyncio.Task[Original | None]) -> bool:
+    async def _append(self, uid: int, taken: Taken, opening: asyncio.Task[Original | None]) -> bool:
         """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
         try:
             original = opening.result()
+        except KeyNotFound as error:
+            if self._is_lost(uid, taken):
+                await self._lose(uid, KeyLost(str(error)))
+            else:
+                await self._leave(uid, error)
+            return False
         except RelayError as error:
             await self._leave(uid, error)
             return False
@@ -314,6 +299,19 @@ class Folder:
         except RelayError as error:  # the keys go when their time is over
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
         self._means.under_way.discard(opened.mail)
+
+    async def _settle_late(self, sealed: bytes) -> None:
+        """The original of this message is there from before we were broken off, perhaps without a record of it.
+
+        Else it would come again where the sealed message is copied back once the original has been filed away.
+        """
+        try:
+            opened = await self._means.opener.open(sealed, sender_of(sealed), self.account.mailboxes, patient=False)
+        except RelayError as error:
+            log.info("original_not_recorded", folder=self.name, kind=type(error).__name__, cause=str(error))
+            return
+        if opened is not None and (opened.due or opened.busy):
+            await self._settle(opened)
 
     async def _give_up(self, opened: Opened | None) -> None:
         """The original is not there, as far as we know: the next one to open it may have it."""
@@ -401,6 +399,22 @@ class Folder:
                 await self._session.add_flag([uid], UNOPENED)
         waiting.flagged = True
 
+    def _is_lost(self, uid: int, taken: Taken) -> bool:
+        """Whether a key that no KME knows is not late any more; one try alone never decides that."""
+        waiting, hold_for = self._waiting[uid], self._means.hold_for
+        age = age_of(taken.message.date) if taken.message is not None else None
+        waited = asyncio.get_running_loop().time() - waiting.since
+        return waiting.flagged and (waited >= hold_for or (age is not None and age.total_seconds() >= hold_for))
+
+    async def _lose(self, uid: int, error: KeyLost) -> None:
+        """The message stays as it is, and is not tried again unless somebody takes its flag away."""
+        self._over(uid)
+        self.lost.add(uid)
+        log.error("imap_key_lost", folder=self.name, uid=uid, kind=type(error).__name__, cause=str(error))
+        if self._selected.keeps(LOST):
+            with suppress(MailboxRefused):
+                await self._session.add_flag([uid], LOST)
+
     def _postpone(self, uid: int, error: RelayError) -> None:
         """Sets the time of the next try."""
         waiting, account = self._waiting[uid], self.account
@@ -447,12 +461,3 @@ class Folder:
                 await self._give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)
-
-
-def has_just_come(date: str) -> bool:
-    """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
-    try:
-        age = datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
-    except ValueError:
-        return True
-    return age < KEYS_ARE_THERE

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -24,6 +25,8 @@ from relay.store import SiteSecret
 log = structlog.get_logger(__name__)
 
 MAX_FIELD_OCTETS = 8192
+KEYS_ARE_THERE = timedelta(minutes=10)
+"""A message that has been in its mailbox for so long does not wait for keys to come."""
 
 _MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)
 
@@ -138,3 +141,17 @@ def _missed(policies: PolicySet, opened: Opened) -> str:
     if missed.otherwise != "mark":
         raise PolicyRefuses(missed.cause)
     return missed.mark
+
+
+def has_just_come(date: str) -> bool:
+    """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
+    age = age_of(date)
+    return age is None or age < KEYS_ARE_THERE
+
+
+def age_of(date: str) -> timedelta | None:
+    """How long ago this INTERNALDATE was, None where it is none."""
+    try:
+        return datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
+    except ValueError:
+        return None

@@ -1,5 +1,5 @@
-"""What a server says of messages, taken apart; folder names as they go over the wire.
-Standard: RFC 3501 7.4.2 (FETCH), 7.2.5 (SEARCH), 5.1.3 (modified UTF-7), 9 (syntax).
+"""What a server says of messages and namespaces, taken apart; folder names as they go over the wire.
+Standard: RFC 3501 7.4.2 (FETCH), 7.2.5 (SEARCH), 5.1.3 (modified UTF-7), 9 (syntax); RFC 2342 (NAMESPACE).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ MAX_DEPTH = 8
 _TOKEN = re.compile(rb'\s*(?:([()])|"((?:[^"\\]|\\.)*)"|([^\s()"{\[]+(?:\[[^\]]*\](?:<\d+>)?)?))', re.DOTALL)
 _LITERAL = re.compile(rb"\{\d+\}$")
 _FETCH = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
+_NAMESPACE = re.compile(rb"\* NAMESPACE ", re.IGNORECASE)
 _FLAG = re.compile(r"\\?[!#$&'+-\[^-z|}~]+")
 _DATE = re.compile(r"[ \d]\d-[A-Za-z]{3}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}")
 
@@ -31,6 +32,21 @@ class Fetched:
     date: str = ""
     size: int = 0
     content: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """Prefixes of folder names, in modified UTF-7: those of the user's own folders, and these with all others."""
+
+    own: tuple[str, ...] = ()
+    every: tuple[str, ...] = ()
+
+    def placed(self, name: str) -> str:
+        """A folder's name as it goes over the wire; one that no namespace can have is one of the user's own."""
+        wire = encoded(name)
+        if not self.own or name.upper() == "INBOX" or wire.startswith(self.every):
+            return wire
+        return self.own[0] + wire
 
 
 def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
@@ -55,6 +71,22 @@ def searched(responses: Iterable[Untagged]) -> list[int]:
         if name.upper() == b"SEARCH":
             found.update(map(int, numbers))
     return sorted(found)
+
+
+def namespaces(responses: Iterable[Untagged]) -> Namespaces:
+    """What the response to NAMESPACE says. Raises ValueError."""
+    for response in responses:
+        if match := _NAMESPACE.match(response[0]):
+            kinds = [_prefixes(kind) for kind in _tree(response, match.end())[:3]]
+            return Namespaces(kinds[0] if kinds else (), tuple(prefix for kind in kinds for prefix in kind))
+    return Namespaces()
+
+
+def _prefixes(kind: object) -> tuple[str, ...]:
+    """Of one kind of namespaces, which is NIL or a list of (prefix, delimiter, extensions)."""
+    listed = kind if isinstance(kind, list) else []
+    found = [each[0] for each in listed if isinstance(each, list) and each]
+    return tuple(prefix.decode("ascii") for prefix in found if isinstance(prefix, bytes))
 
 
 def status_code(responses: Iterable[Untagged], name: str) -> str | None:
@@ -83,10 +115,9 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def folder_name(name: str) -> str:
-    """A folder's name, quoted, in modified UTF-7."""
-    encoded = re.sub(r"[^\x20-\x7e]+|&", lambda match: _shifted(match[0]), name)
-    return quoted(encoded)
+def encoded(name: str) -> str:
+    """A folder's name in modified UTF-7."""
+    return re.sub(r"[^\x20-\x7e]+|&", lambda match: _shifted(match[0]), name)
 
 
 def _shifted(text: str) -> str:
@@ -122,6 +153,16 @@ def _number(value: object) -> int:
 
 def _items(response: Untagged, begin: int) -> dict[str, object]:
     """The names and values of one FETCH response; a value is octets, or a list of values."""
+    tree = _tree(response, begin)
+    pairs = tree[0] if len(tree) == 1 else None
+    if not isinstance(pairs, list) or len(pairs) % 2:
+        raise ValueError("a FETCH response is not one list of names and values")
+    names = [name.decode("ascii").upper() if isinstance(name, bytes) else "" for name in pairs[::2]]
+    return dict(zip(names, pairs[1::2], strict=True))
+
+
+def _tree(response: Untagged, begin: int) -> list[object]:
+    """What a response says from `begin` on: octets, and lists of the same."""
     lists: list[list[object]] = [[]]
     for token, is_text in _tokens(response, begin):
         if is_text and token == b"(":
@@ -135,11 +176,9 @@ def _items(response: Untagged, begin: int) -> dict[str, object]:
             lists[-1].append(ended)
         else:
             lists[-1].append(token)
-    pairs = lists[0][0] if len(lists) == 1 and len(lists[0]) == 1 else None
-    if not isinstance(pairs, list) or len(pairs) % 2:
-        raise ValueError("a FETCH response is not one list of names and values")
-    names = [name.decode("ascii").upper() if isinstance(name, bytes) else "" for name in pairs[::2]]
-    return dict(zip(names, pairs[1::2], strict=True))
+    if len(lists) != 1:
+        raise ValueError("a list does not end")
+    return lists[0]
 
 
 def _tokens(response: Untagged, begin: int) -> Iterator[tuple[bytes, bool]]:
@@ -155,7 +194,7 @@ def _tokens(response: Untagged, begin: int) -> Iterator[tuple[bytes, bool]]:
             match = _TOKEN.match(text, at)
             if match is None:
                 if text[at:].strip():
-                    raise ValueError("a FETCH response has a character that nothing begins with")
+                    raise ValueError("a response has a character that nothing begins with")
                 break
             at = match.end()
             if match[2] is not None:

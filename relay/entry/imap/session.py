@@ -1,5 +1,6 @@
 """One verified, logged-in connection to an IMAP server, and the commands that the watcher needs.
-Standard: RFC 3501, RFC 8314 (TLS), RFC 4959 (SASL-IR), RFC 2177 (IDLE), RFC 4315 (UIDPLUS), RFC 6851 (MOVE).
+Standard: RFC 3501, RFC 8314 (TLS), RFC 4959 (SASL-IR), RFC 2177 (IDLE), RFC 4315 (UIDPLUS), RFC 6851 (MOVE),
+RFC 2342 (NAMESPACE).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from aioimaplib import aioimaplib
 
 from relay.config import Address, IMAPAccount
 from relay.entry.imap import responses
-from relay.entry.imap.credentials import Credential, credential
+from relay.entry.imap.credentials import Credential
 from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
-from relay.entry.imap.responses import Fetched, folder_name, quoted, uid_set
+from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.levels.content import off_loop
 
@@ -31,6 +32,8 @@ MAX_FIELDS_OCTETS = 8192
 MAX_OVERVIEW_OCTETS = 16 * 2**20
 MAX_IDLE_OCTETS = 2**20
 GOODBYE_S = 5.0
+LOGIN_REFUSED = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
+"""The response codes (RFC 5530) after which another try needs another password; without one it may be trouble."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -41,6 +44,10 @@ class MailboxRefused(MailboxUnavailable):
     def __init__(self, server: str, command: str, text: str) -> None:
         super().__init__(f"{server}: {command}: {text}")
         self.why = text.partition("[")[2].partition("]")[0].upper()
+
+
+class LoginRefused(MailboxUnavailable):
+    """The server knows better who we are: the same password or token will not be accepted later either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +64,14 @@ class Selected:
 
 
 @asynccontextmanager
-async def connected(account: IMAPAccount) -> AsyncIterator[Session]:
+async def connected(account: IMAPAccount, login: Credential) -> AsyncIterator[Session]:
     """A session that has logged in, over verified TLS; it is logged out of, or broken off, at the end.
 
-    Raises MailboxUnavailable, and ConfigError where the account's own settings are at fault.
+    Raises MailboxUnavailable (LoginRefused where that is final), and ConfigError where the account's own settings are
+    at fault.
     """
     for name in ("aioimaplib", "aioimaplib.aioimaplib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs content
-    login = await credential(account)
     session = Session(account, await _connection(account, _tls(account)))
     try:
         await session.log_in(login)
@@ -131,18 +138,40 @@ class Session:
         self.server = str(Address(account.host, account.port))
         self._answer = b""
         self._may_idle = account.idle
+        self._namespaces = Namespaces()
 
     async def log_in(self, login: Credential) -> None:
         """Authenticates, after which the server's capabilities are known."""
         await self._learn_capabilities()
-        if f"AUTH={login.mechanism}" in self._capabilities:
-            await self._authenticate(login)
-        elif login.mechanism == "PLAIN" and "LOGINDISABLED" not in self._capabilities:
-            await self._command("LOGIN", quoted(login.user), quoted(login.secret))
-        else:
-            raise ConfigError(f"{self.server}: the server does not offer {login.mechanism}")
+        try:
+            if f"AUTH={login.mechanism}" in self._capabilities:
+                await self._authenticate(login)
+            elif login.mechanism == "PLAIN" and "LOGINDISABLED" not in self._capabilities:
+                await self._command("LOGIN", quoted(login.user), quoted(login.secret))
+            else:
+                raise ConfigError(f"{self.server}: the server does not offer {login.mechanism}")
+        except MailboxRefused as error:
+            if error.why in LOGIN_REFUSED:
+                raise LoginRefused(str(error)) from error
+            raise
         self.protocol.state = aioimaplib.AUTH
         await self._learn_capabilities()
+        if self.can("NAMESPACE"):
+            with suppress(MailboxRefused):
+                self._namespaces = await self._parsed(await self._command("NAMESPACE"), responses.namespaces)
+
+    def can(self, capability: str) -> bool:
+        """Whether the server has said that it can."""
+        return capability in self._capabilities
+
+    def place(self, folder: str) -> str:
+        """The name that a folder of the settings has at this server, in modified UTF-7."""
+        return self._namespaces.placed(folder)
+
+    def receives_sealed(self, folder: str) -> bool:
+        """Whether this is the folder that sealed messages are moved to, which must be none of those watched."""
+        account = self.account
+        return account.after == "move" and self.place(account.sealed_folder) == self.place(folder)
 
     async def log_out(self) -> None:
         """Says goodbye where that takes no time; the connection is closed."""
@@ -154,7 +183,7 @@ class Session:
     async def select(self, folder: str) -> Selected:
         """Opens a folder for reading and writing."""
         self.protocol.news.clear()
-        untagged = await self._command("SELECT", folder_name(folder))
+        untagged = await self._command("SELECT", quoted(self.place(folder)))
         self.protocol.state = aioimaplib.SELECTED
         if self._answer.upper().startswith(b"[READ-ONLY]"):
             raise MailboxUnavailable(f"{self.server}: {folder!r} may only be read by this user")
@@ -192,7 +221,7 @@ class Session:
 
     async def append(self, folder: str, message: bytes, flags: Collection[str], date: str) -> None:
         """Puts a message into a folder: it is there, on the server's disk, when this returns."""
-        words = [folder_name(folder), f"({' '.join(flags)})"]
+        words = [quoted(self.place(folder)), f"({' '.join(flags)})"]
         if date:
             words.append(quoted(date))
         reply = message + b"\r\n"
@@ -210,14 +239,14 @@ class Session:
             if error.why != "TRYCREATE":
                 raise
             with suppress(MailboxRefused):  # somebody else may be as quick
-                await self._command("CREATE", folder_name(folder))
-                await self._command("SUBSCRIBE", folder_name(folder))
+                await self._command("CREATE", quoted(self.place(folder)))
+                await self._command("SUBSCRIBE", quoted(self.place(folder)))
             await self._move(uids, folder)
 
     async def remove(self, uids: Collection[int]) -> None:
         """Deletes messages; where UIDs cannot be expunged alone, they are left flagged as deleted."""
         await self.add_flag(uids, "\\Deleted")
-        if "UIDPLUS" in self._capabilities:
+        if self.can("UIDPLUS"):
             await self._command("EXPUNGE", uid_set(uids), uid=True)
 
     async def idle(self, seconds: float) -> bool:
@@ -225,7 +254,7 @@ class Session:
 
         Where it cannot tell, this takes just so long.
         """
-        if self._may_idle and "IDLE" in self._capabilities and not self.protocol.news.is_set():
+        if self._may_idle and self.can("IDLE") and not self.protocol.news.is_set():
             try:
                 await self._idle(min(seconds, LONGEST_IDLE_S))
             except MailboxRefused:
@@ -273,17 +302,17 @@ class Session:
 
     async def _authenticate(self, login: Credential) -> None:
         """A server that refuses a token may say why first, and waits for an empty line."""
-        if "SASL-IR" in self._capabilities:
+        if self.can("SASL-IR"):
             words, replies = [login.initial_response.decode()], [b"\r\n"]
         else:
             words, replies = [], [login.initial_response + b"\r\n", b"\r\n"]
         await self._command("AUTHENTICATE", login.mechanism, *words, replies=replies)
 
     async def _move(self, uids: Collection[int], folder: str) -> None:
-        if "MOVE" in self._capabilities:
-            await self._command("MOVE", uid_set(uids), folder_name(folder), uid=True)
+        if self.can("MOVE"):
+            await self._command("MOVE", uid_set(uids), quoted(self.place(folder)), uid=True)
         else:
-            await self._command("COPY", uid_set(uids), folder_name(folder), uid=True)
+            await self._command("COPY", uid_set(uids), quoted(self.place(folder)), uid=True)
             await self.remove(uids)
 
     async def _fetch(self, uids: str, what: str, octets: int = 0) -> list[Fetched]:

@@ -1,5 +1,5 @@
 """Watches mailboxes: for each folder a connection that works, waits for news, and comes back after any failure.
-Standard: RFC 2177 (IDLE); reconnection by exponential backoff with full jitter; one process at a time an account.
+Standard: RFC 2177 (IDLE); how often is tried again, access.py says; one process at a time an account.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +17,13 @@ import structlog
 
 from relay.budget import Budget
 from relay.config import IMAPAccount
-from relay.entry.imap.folder import Folder, Means
+from relay.entry.imap.access import Access, pause_after
+from relay.entry.imap.credentials import credential
+from relay.entry.imap.folder import Folder
+from relay.entry.imap.means import Means
 from relay.entry.imap.original import Marks
 from relay.entry.imap.proofs import Proofs
-from relay.entry.imap.session import connected
+from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.opening import Opener
 from relay.policy import PolicySet
@@ -29,8 +31,6 @@ from relay.store import SiteSecret
 
 log = structlog.get_logger(__name__)
 
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 300.0
 LOCK_PAUSE_S = 2.0
 """How often it is looked whether another process has left an account."""
 PROGRESS_S = 10.0
@@ -42,18 +42,22 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Visited:
-    """What one look at a folder came to: messages opened, and sealed ones that are left; or why it failed."""
+    """What one look at a folder came to: messages opened, sealed ones left, those with a lost key; or why it failed."""
 
     account: str
     folder: str
     opened: int
     unopened: int
+    lost: int = 0
     failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Mailboxes:
-    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it."""
+    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it.
+
+    A key that no KME knows after `hold_for` seconds is lost.
+    """
 
     accounts: Mapping[str, IMAPAccount]
     opener: Opener
@@ -61,6 +65,7 @@ class Mailboxes:
     secret: SiteSecret
     budget: Budget
     directory: Path
+    hold_for: float
 
     async def watch(self) -> None:
         """Opens what arrives in all folders of all accounts, until it is cancelled."""
@@ -73,17 +78,19 @@ class Mailboxes:
         with structlog.contextvars.bound_contextvars(account=name), self._locked(name) as ours:
             if not ours:
                 raise ConfigError(f"imap.{name}: another process is watching this account; it opens what arrives")
-            return [await self._visit(name, folder) for folder in self._folders(name, report)]
-
-    async def _visit(self, name: str, folder: Folder) -> Visited:
-        failure = ""
-        try:
-            async with connected(folder.account) as session:
-                await folder.begin(session)
-                await folder.work()
-        except (MailboxUnavailable, ConfigError) as error:
-            failure = str(error)
-        return Visited(name, folder.name, folder.opened, folder.unopened, failure)
+            visits: list[Visited] = []
+            refused = ""
+            for folder in self._folders(name, report):
+                failure = refused
+                try:
+                    if not refused:
+                        await _visit(folder)
+                except LoginRefused as error:  # it would be for each folder, and the server may count
+                    failure = refused = str(error)
+                except (MailboxUnavailable, ConfigError) as error:
+                    failure = str(error)
+                visits.append(Visited(name, folder.name, folder.opened, folder.unopened, len(folder.lost), failure))
+            return visits
 
     async def _watch(self, name: str) -> None:
         """Watches an account as soon as no other process does."""
@@ -103,13 +110,15 @@ class Mailboxes:
             await asyncio.sleep(LOCK_PAUSE_S)
 
     async def _watch_folders(self, name: str) -> None:
+        access = Access(self.accounts[name])
         async with asyncio.TaskGroup() as group:
             for folder in self._folders(name, _in_the_log()):
-                group.create_task(_watch_folder(folder))
+                group.create_task(_watch_folder(folder, access))
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
-        means = Means(self.opener, self.policies, Marks(self.secret, name), Proofs(self.secret, name), self.budget)
+        marks, proofs = Marks(self.secret, name), Proofs(self.secret, name)
+        means = Means(self.opener, self.policies, marks, proofs, self.budget, self.hold_for)
 
         def folder(folder_name: str) -> Folder:
             return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))
@@ -136,13 +145,20 @@ class Mailboxes:
             os.close(descriptor)
 
 
-async def _watch_folder(folder: Folder) -> None:
+async def _visit(folder: Folder) -> None:
+    """Opens what is there now. Raises MailboxUnavailable and ConfigError."""
+    async with connected(folder.account, await credential(folder.account)) as session:
+        await folder.begin(session)
+        await folder.work()
+
+
+async def _watch_folder(folder: Folder, access: Access) -> None:
     failures = 0
     while True:
         try:
-            async with connected(folder.account) as session:
+            async with access.session() as session:
                 await folder.begin(session)
-                log.info("imap_watches", folder=folder.name, sealed=folder.unopened)
+                log.info("imap_watches", folder=folder.name, sealed=folder.unopened, lost=len(folder.lost))
                 while True:
                     await folder.work()
                     if not await session.idle(folder.pause()):
@@ -153,8 +169,8 @@ async def _watch_folder(folder: Folder) -> None:
         except Exception as error:  # whatever it is, the next connection may do better
             cause = type(error).__name__
             log.error("imap_failed", folder=folder.name, exc_info=error)
-        pause = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 30)))  # noqa: S311
         failures += 1
+        pause = pause_after(failures)
         log.warning("imap_unavailable", folder=folder.name, cause=cause, again_in_s=round(pause, 1))
         await asyncio.sleep(pause)
 

@@ -1,0 +1,65 @@
+"""The mailboxes' part of `qumail-relay check`: login, folders, and what the server cannot do that the settings need.
+Standard: RFC 3501; each account is logged in to once, no message is looked at, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from relay.config import Address, Config, IMAPAccount
+from relay.entry.imap.credentials import credential
+from relay.entry.imap.means import LOST, OPENED, UNOPENED
+from relay.entry.imap.session import Selected, Session, connected
+from relay.errors import ConfigError, MailboxUnavailable
+
+PATIENCE_S = 10.0
+"""Somebody is waiting."""
+
+
+async def mailbox_states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+    """For each account of [imap.*]: what was looked at, how it stands, and what is wrong with it."""
+    for name, account in config.imap.items():
+        patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})
+        what, where = f"mailbox {name}", str(Address(account.host, account.port))
+        try:
+            async with connected(patient, await credential(patient)) as session:
+                problems = [problem async for problem in _problems(session, account)]
+                yield what, f"{where}: {', '.join(_remarks(session, account))}", tuple(problems)
+        except ConfigError as error:
+            yield what, where, tuple(error.problems)
+        except MailboxUnavailable as error:
+            yield what, where, (str(error),)
+
+
+async def _problems(session: Session, account: IMAPAccount) -> AsyncIterator[str]:
+    for folder in account.folders:
+        if session.receives_sealed(folder):
+            yield f"sealed_folder is {folder!r}, which is one of folders; sealed messages must leave those"
+        try:
+            selected = await session.select(folder)
+        except MailboxUnavailable as error:
+            if session.protocol.failure is not None:
+                raise
+            yield f"folder {folder!r}: {error}"
+        else:
+            for problem in _cannot_keep(selected, account):
+                yield f"folder {folder!r}: {problem}"
+    if account.after == "delete" and not session.can("UIDPLUS"):
+        yield 'the server has no UIDPLUS, so sealed messages would only be marked as deleted; write after = "move"'
+
+
+def _cannot_keep(selected: Selected, account: IMAPAccount) -> Iterator[str]:
+    if account.after == "flag" and not selected.keeps(OPENED):
+        yield f'the server keeps no flag {OPENED}: write after = "move"'
+    if missing := [flag for flag in (UNOPENED, LOST) if not selected.keeps(flag)]:
+        yield f"the server keeps no flag {' or '.join(missing)}: the log alone says what stays sealed"
+
+
+def _remarks(session: Session, account: IMAPAccount) -> Iterator[str]:
+    yield f"{len(account.folders)} folders"
+    if account.after == "move":
+        yield f"sealed messages go to {session.place(account.sealed_folder)}"
+        if not session.can("MOVE"):
+            yield "no MOVE, so they are copied and deleted"
+    if not account.idle or not session.can("IDLE"):
+        yield f"no IDLE, so new mail is found every {account.poll:.0f} s"

@@ -1,0 +1,72 @@
+"""How a command is stopped: told by SIGTERM or SIGINT, it ends what it does and closes its parts in their order.
+Standard: what a KME has handed out by then is kept, for it gives a key once; a further signal changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from relay.errors import RelayError
+
+_T = TypeVar("_T")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(RelayError):
+    """The process was told to stop before its work was done."""
+
+
+class Stop:
+    """Whether this process was told to stop; made by `told_to_stop`."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+
+    def tell(self) -> None:
+        """As a signal does."""
+        self._told.set()
+
+    @property
+    def told(self) -> bool:
+        """For work that is only stopped between its steps."""
+        return self._told.is_set()
+
+    async def wait(self) -> None:
+        """Returns once the process is told."""
+        await self._told.wait()
+
+    async def or_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What `work` gives. Once the process is told, it is cancelled and awaited; then this raises Stopped."""
+        doing, told = asyncio.create_task(work), asyncio.create_task(self._told.wait())
+        try:
+            await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (doing, told):
+                task.cancel()
+            await asyncio.gather(doing, told, return_exceptions=True)
+        if doing.cancelled():
+            raise Stopped("told to stop before it was done; it can be run again")
+        return doing.result()
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Stop]:
+    """From here to the end of the block signals only tell. It goes around the parts, whose closing they must not break.
+
+    Needs a running event loop; in another thread than the main one no signal comes.
+    """
+    stop, loop = Stop(), asyncio.get_running_loop()
+    signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    for number in signals:
+        loop.add_signal_handler(number, stop.tell)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,126 @@
+"""What users and clients have spent of their hourly rates, and where users have logged in: for all processes of a site.
+Standard: written in bulk, some seconds late, and added up in the database; a killed process loses those seconds.
+
+A row says until when something is remembered; each process adds what it has seen itself, and reads what changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, Double, LargeBinary, String, Table, bindparam, case, delete, func, select, tuple_, update
+
+from relay.store.database import Database, metadata, to_its_end
+
+ROWS_AT_ONCE = 200
+"""In one statement: the event loop waits for none that takes long."""
+MOST_ROWS = 50_000
+"""Of more of one kind, those that would be forgotten first are; one takes about 100 octets."""
+OVERLAP_S = 10.0
+"""So far the clocks of a site's relays may be apart, and so long a transaction may take."""
+
+_spent = Table(
+    "spent",
+    metadata,
+    Column("name", LargeBinary(16), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("until", Double, nullable=False),
+    Column("changed", Double, nullable=False, index=True),
+)
+"""Names are keyed hashes, so that the store names nobody; times are seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Something of a kind, by its name of 16 octets, and for how many seconds it is remembered.
+
+    On the way in these seconds are added to those that are there already, or with `anew` stand in their place.
+    """
+
+    kind: str
+    name: bytes
+    seconds: float
+    anew: bool = False
+
+
+class Spent:
+    """The memory of one store, as one process sees it."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._clock = clock
+        self._seen = 0.0
+
+    def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begins work with these that nobody need wait for; it ends before the store is closed."""
+        return self._database.later(work)
+
+    @to_its_end
+    async def add(self, spendings: Sequence[Spending]) -> None:
+        """Adds what was spent here, at most ROWS_AT_ONCE things. Raises StoreUnavailable, and then nothing is added."""
+        now = self._clock()
+        # In one order, so that two processes with the same names do not wait for each other.
+        ordered = sorted(spendings, key=lambda each: each.name)
+        async with self._database.writing() as connection:
+            for anew in (False, True):
+                rows = [
+                    {"name": each.name, "kind": each.kind, "until": now + each.seconds, "changed": now}
+                    for each in ordered
+                    if each.anew == anew
+                ]
+                if rows:
+                    insert = self._database.insert(_spent)
+                    there, new = _spent.c.until, insert.excluded
+                    left = case((there > new.changed, there), else_=new.changed)
+                    until = (
+                        case((there > new.until, there), else_=new.until) if anew else left + new.until - new.changed
+                    )
+                    change = insert.on_conflict_do_update(
+                        index_elements=[_spent.c.name], set_={"until": until, "changed": new.changed}
+                    )
+                    await connection.execute(change, rows)
+
+    async def changed(self) -> AsyncIterator[list[Spending]]:
+        """What any process has added since this was asked last; at first, all that counts. Raises StoreUnavailable."""
+        now = self._clock()
+        after = (min(self._seen, now) - OVERLAP_S, b"")
+        while rows := await self._page(after, now):
+            after = (rows[-1][1], rows[-1][0].name)
+            self._seen = max(self._seen, after[0])
+            yield [spending for spending, _ in rows]
+
+    @to_its_end
+    async def _page(self, after: tuple[float, bytes], now: float) -> list[tuple[Spending, float]]:
+        place = tuple_(_spent.c.changed, _spent.c.name)
+        later = place > tuple_(bindparam("at", after[0], Double), bindparam("of", after[1], LargeBinary))
+        query = (
+            select(_spent)
+            .where(later, _spent.c.until > now)
+            .order_by(_spent.c.changed, _spent.c.name)
+            .limit(ROWS_AT_ONCE)
+        )
+        async with self._database.reading() as connection:
+            found = (await connection.execute(query)).all()
+        return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in found]
+
+    @to_its_end
+    async def expire(self) -> int:
+        """Forgets what counts for nothing any more, and the rest where it is too much; returns how many rows."""
+        now = self._clock()
+        async with self._database.writing() as connection:
+            # From a clock that was ahead for a while: what is left counts from now, or it would be left for so long.
+            ahead = update(_spent).where(_spent.c.changed > now + OVERLAP_S)
+            await connection.execute(ahead.values(until=_spent.c.until - _spent.c.changed + now, changed=now))
+            gone = await connection.execute(delete(_spent).where(_spent.c.until < now))
+            number = int(gone.rowcount)
+            kinds = select(_spent.c.kind, func.count()).group_by(_spent.c.kind)
+            for kind, rows in (await connection.execute(kinds)).all():
+                if rows > MOST_ROWS:
+                    of_kind = select(_spent.c.name).where(_spent.c.kind == kind)
+                    first = of_kind.order_by(_spent.c.until).limit(rows - MOST_ROWS)
+                    number += int((await connection.execute(delete(_spent).where(_spent.c.name.in_(first)))).rowcount)
+        return number
