@@ -128,7 +128,7 @@ async def test_octets_are_told_apart_under_a_key_of_the_site(backend: Backend, s
 
 
 async def test_while_somebody_else_writes_nothing_is_ready_nor_remembered(backend: Backend, secret: SiteSecret) -> None:
-    both = "LOCK TABLE issued_keys, issued_keys_written IN EXCLUSIVE MODE"
+    both = "LOCK TABLE issued_keys, store_written IN EXCLUSIVE MODE"
     busy = replace(backend, lock=both) if backend.name == "postgresql" else backend
     async with await open_store(backend.where, secret, busy_timeout=0.05) as store:
         async with busy.locked():
