@@ -26,8 +26,7 @@ from relay.errors import ConfigError, RelayError
 from relay.forward import NextHop
 from relay.keys.build import km_client
 from relay.keys.identity import identity_findings
-from relay.keys.pads import USUAL_KEY_BITS
-from relay.keys.replies import KeyStatus
+from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
 from relay.store import SiteSecret, transport_problem

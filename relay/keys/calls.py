@@ -119,12 +119,14 @@ class Calls:
         patient: bool = True,
         unanswered: Callable[[], bool] = lambda: True,
         status: Callable[[], Awaitable[object]] | None = None,
+        short: Callable[[], Awaitable[bool]] | None = None,
     ) -> Result:
         """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
 
         `unanswered` is called when the KME may have carried out a request whose answer did not come, and says
         whether trying again is allowed. `status` asks the KME for its status: first when the breaker is half-open,
-        and after a reply to dec_keys that is about the key or about the KME.
+        and after a reply to dec_keys that is about the key or about the KME. `short` asks whether the KME has fewer
+        keys than are wanted, after a reply to enc_keys that may mean that.
         """
         attempts = self._patience.retry_attempts if patient else 0
         attempt = 0
@@ -137,7 +139,7 @@ class Calls:
                     try:
                         return await self._try(call, request, read, unanswered)
                     except AmbiguousReply as reply:
-                        raise await self._settled(reply, status) from reply
+                        raise await self._settled(reply, status, short) from reply
             except NotAsked:
                 raise
             except KMEUnreachable as error:
@@ -199,17 +201,15 @@ class Calls:
         return reply
 
     def _result(self, call: Call, reply: Reply, read: Callable[[bytes], Result]) -> Result:
-        """What a reply brings. Raises KeyUnavailable: to dec_keys, AmbiguousReply unless the reply is clear."""
+        """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
         message = "" if reply.code == 200 else text_of_error(reply.body)
         rule = ruled(call, reply.code, message, self._errors)
         try:
             if reply.code == 200:
                 return read(reply.body)
             raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
-        except (KeyNotFound, KMERefusedRequest):
-            raise
         except KeyUnavailable as error:
-            if call is not Call.DEC_KEYS or rule is not None or reply.code == 429:
+            if rule is not None or not _unclear(call, reply.code, error):
                 raise
             # The body of a 200 may hold keys, which belong into no error.
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
@@ -240,8 +240,15 @@ class Calls:
             log.info("kme_probe", kme=self.name, answer=str(error))
         self._well_at = self._timing.clock()
 
-    async def _settled(self, reply: AmbiguousReply, status: Callable[[], Awaitable[object]] | None) -> KeyUnavailable:
-        """What the reply meant: a KME that answers status is well, and has spoken of the key that it was asked for."""
+    async def _settled(
+        self,
+        reply: AmbiguousReply,
+        status: Callable[[], Awaitable[object]] | None,
+        short: Callable[[], Awaitable[bool]] | None,
+    ) -> KeyUnavailable:
+        """What the reply meant: a KME that answers status is well, and has spoken of the keys that it was asked for."""
+        if short is not None:
+            return KMEExhausted(str(reply)) if await short() else reply.meant
         if status is None:
             return reply.meant
         async with self._settling:
@@ -252,3 +259,14 @@ class Calls:
                     log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
                     return reply.meant
         return RepliedNotFound(str(reply), reply.body)
+
+
+def _unclear(call: Call, code: int, error: KeyUnavailable) -> bool:
+    """Whether only the status can tell what a reply meant, which was read as `error`.
+
+    To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
+    """
+    if call is Call.DEC_KEYS:
+        return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
+    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy | KMEExhausted)
+    return call is Call.ENC_KEYS and not about_us_or_later

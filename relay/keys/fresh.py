@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.batch import BatchLimit
 from relay.keys.contract import IssuedKeys, Key, KeyDelivery
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.prefetch import Marks, Prefetch, marks
 from relay.keys.rates import Peak, Rate, Refill
 from relay.keys.replies import KeyStatus
@@ -80,10 +79,10 @@ class _Slave:
 
     refill: Refill
     use: Rate
+    batch: BatchLimit
     status: KeyStatus | None = None
     asked: float | None = None
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    most: int | None = None
 
 
 class FreshKeys:
@@ -129,7 +128,8 @@ class FreshKeys:
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store."""
-        stored = _stored_bits(self._slave(slave_sae).status)
+        status = self._slave(slave_sae).status
+        stored = (status.stored_bits or 0) if status else 0
         return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
@@ -261,7 +261,7 @@ class FreshKeys:
         slave = self._slave(shelf.slave_sae)
         await self.limits(shelf.slave_sae)
         missing = max(shelf.wanted, self._marks(shelf).high if shelf.prefetched else 0) - len(shelf.stock)
-        number = max(1, min(missing, self._most(slave)))
+        number = max(1, min(missing, slave.batch.most(slave.status.max_key_per_request if slave.status else None)))
         try:
             self._burn_old_ones_aside(shelf)
             if not shelf.aside:
@@ -314,20 +314,25 @@ class FreshKeys:
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
     async def _request(self, shelf: _Shelf, slave: _Slave, number: int, patient: bool) -> list[Key]:
-        """Asks for `number` keys, and for less where the KME cannot give or does not accept that many."""
+        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
+
+        Which of the two it is, the status tells, whatever the refusal says.
+        """
+        refused_more = False
         while True:
             try:
-                return await self.client.request_enc_keys(shelf.slave_sae, number, shelf.size, patient=patient)
-            except KMEExhausted:
+                keys = await self.client.request_enc_keys(shelf.slave_sae, number, shelf.size, patient=patient)
+            except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
                 status = await self.look(shelf.slave_sae)
-                stored = _stored_bits(status) // shelf.size
-                number = stored if 0 < stored < number else 1
-            except KMERefusedRequest:
-                if number == 1:
-                    raise
-                number = slave.most = number // 2
+                bits = status.stored_bits if status else None
+                short = bits is not None and bits < number * shelf.size
+                number = max(1, (bits or 0) // shelf.size) if short else number // 2
+                refused_more = not short
+            else:
+                slave.batch.took(number, refused_more=refused_more)
+                return keys
 
     def _give_rest(self, shelf: _Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
         """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
@@ -376,16 +381,12 @@ class FreshKeys:
             status=slave.status,
         )
 
-    def _most(self, slave: _Slave) -> int:
-        """How many keys one request may ask for; unknown limits are found out by asking."""
-        said = slave.status.max_key_per_request if slave.status else None
-        known: Iterable[int] = (limit for limit in (said, slave.most) if limit)
-        return min(known, default=128)
-
     def _slave(self, slave_sae: str) -> _Slave:
         if slave_sae not in self._slaves:
             self._slaves[slave_sae] = _Slave(
-                Refill(self._timing.clock), Rate(USE_WINDOW_S, self._timing.clock, began=self._began)
+                Refill(self._timing.clock),
+                Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
+                BatchLimit(self._timing.clock),
             )
         return self._slaves[slave_sae]
 
@@ -401,8 +402,3 @@ class FreshKeys:
             )
             self._shelves[place] = _Shelf(slave_sae, size, stock, Peak(self._timing.clock))
         return self._shelves[place]
-
-
-def _stored_bits(status: KeyStatus | None) -> int:
-    """What a KME says that it has; 0 where it does not say."""
-    return (status.stored_key_count or 0) * (status.key_size or USUAL_KEY_BITS) if status else 0

@@ -88,6 +88,13 @@ class OptimizedKMClient(KMEClient):
             self._burn(sae, number, "no answer")
             return self._burn_budget.allows(number)
 
+        async def short() -> bool:
+            try:
+                status = await self.check_key_status(sae, patient=False)
+            except KeyUnavailable:
+                return False
+            return status.stored_bits is not None and status.stored_bits < number * size
+
         async with self._drawing.setdefault(sae, asyncio.Lock()):
             return await self._calls.ask(
                 Call.ENC_KEYS,
@@ -96,6 +103,7 @@ class OptimizedKMClient(KMEClient):
                 patient=patient,
                 unanswered=unanswered,
                 status=lambda: self.check_key_status(sae, patient=False),
+                short=short,
             )
 
     async def request_dec_keys(

@@ -18,9 +18,10 @@ from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
 from relay.keys.metrics import KeyMetrics
-from relay.keys.pads import USUAL_KEY_BITS, Pad, PadPlan, pad_of, plan_pad
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
 from relay.keys.prefetch import Prefetch
 from relay.keys.rates import Supply
+from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.stock import SeenKeys
 from relay.keys.timing import REAL_TIME, Timing
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from relay.keys.fresh import FreshKeys
-from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.rates import Forecast
+from relay.keys.replies import USUAL_KEY_BITS
 
 
 @dataclass(frozen=True, slots=True)
