@@ -10,16 +10,22 @@ MAX_BACKOFF_S = 30.0
 """No single pause between two tries is longer, unless the KME itself asks for it."""
 
 
+LEAST_USUAL_S = 1.0
+"""No KME is called late before this time, however quick it was so far."""
+
+
 class TimeLimit:
     """How long an answer is waited for: at most `longest`, less for a KME that was seen to be quick.
 
     The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
-    burns keys. After an expiry it doubles until an answer comes. All in seconds.
+    burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
+    `longest`. All in seconds.
     """
 
-    def __init__(self, longest: float, shortest: float) -> None:
+    def __init__(self, longest: float, shortest: float, first: float | None = None) -> None:
         self._longest = longest
         self._shortest = min(shortest, longest)
+        self._first = longest if first is None else min(first, longest)
         self._smoothed: float | None = None
         self._variation = 0.0
         self._doublings = 0
@@ -32,10 +38,17 @@ class TimeLimit:
     @property
     def seconds(self) -> float:
         """The limit for the next try."""
+        limit = self._first
+        if self._smoothed is not None:
+            limit = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
+        return min(self._longest, limit * 2.0 ** min(self._doublings, 10))
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which an answer usually comes: what RFC 6298 gives, or `shortest` before the first answer."""
         if self._smoothed is None:
-            return self._longest
-        usual = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
-        return min(self._longest, usual * 2.0 ** min(self._doublings, 10))
+            return self._shortest
+        return min(self._longest, max(LEAST_USUAL_S, self._smoothed + 4 * self._variation))
 
     def answered(self, seconds: float) -> None:
         """An answer took this long."""

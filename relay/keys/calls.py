@@ -103,7 +103,9 @@ class Calls:
         self._settling = asyncio.Lock()
         self._well_at = float("-inf")
         self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
-        self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout) for call in Call}
+        # A status costs no key, so nothing is lost by giving it up early.
+        first = {Call.STATUS: patience.min_timeout}
+        self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout, first.get(call)) for call in Call}
 
     @property
     def success_rate(self) -> float:

@@ -143,6 +143,10 @@ class KMEClient:
         """Seconds that enc_keys takes, smoothed; None before the first answer."""
         return self._calls.limits[Call.ENC_KEYS].latency
 
+    def usual_time(self, call: Call) -> float:
+        """Seconds within which an answer usually comes; who has waited longer asks another KME, if there is one."""
+        return self._calls.limits[call].usual
+
     @property
     def one_connection_per_request(self) -> bool:
         """Whether keys are asked for with GET, which must never be sent twice behind our back."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from relay.cms import KeyUse
     from relay.keys.accounts import Accounts
     from relay.keys.breaker import State
+    from relay.keys.faults import Call
     from relay.keys.replies import KeyStatus
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
@@ -90,6 +91,9 @@ class KeyDelivery(Protocol):
     @property
     def latency(self) -> float | None:
         """Seconds that it takes to give fresh keys, smoothed; None before the first."""
+
+    def usual_time(self, call: Call) -> float:
+        """Seconds within which an answer to `call` usually comes."""
 
     @property
     def breakers(self) -> dict[str, State]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -82,7 +83,7 @@ class _Slave:
     batch: BatchLimit
     status: KeyStatus | None = None
     asked: float | None = None
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looking: asyncio.Task[KeyStatus | None] | None = None
 
 
 class FreshKeys:
@@ -99,6 +100,8 @@ class FreshKeys:
         self._closed = False
         self._issued: IssuedKeys | None = None
         self._group = ""
+        self.listeners: set[Callable[[], None]] = set()
+        """Called after each answer of the KME."""
 
     def remember_in(self, issued: IssuedKeys, group: str) -> None:
         """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
@@ -185,13 +188,25 @@ class FreshKeys:
             self._put_away(shelf)
 
     async def limits(self, slave_sae: str) -> KeyStatus | None:
-        """The KME's limits as it gave them last; asked for once, None where it does not say."""
+        """The KME's limits as it gave them last; asked for once, None where it does not say.
+
+        The asking belongs to the pool: who gives up waiting for it leaves it to the others.
+        """
         slave = self._slave(slave_sae)
-        async with slave.looking:
-            now = self._timing.clock()
-            if slave.status is None and (slave.asked is None or now - slave.asked >= STATUS_RETRY_S):
-                await self.look(slave_sae)
+        now = self._timing.clock()
+        if slave.looking is None and slave.status is None:
+            if self._closed or (slave.asked is not None and now - slave.asked < STATUS_RETRY_S):
+                return None
+            slave.looking = asyncio.create_task(self.look(slave_sae), name="look at keys")
+            slave.looking.add_done_callback(lambda task: self._looked(slave, task))
+        if slave.looking is not None:
+            await asyncio.wait([slave.looking])
         return slave.status
+
+    def _looked(self, slave: _Slave, task: asyncio.Task[KeyStatus | None]) -> None:
+        slave.looking = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
     async def look(self, slave_sae: str) -> KeyStatus | None:
         """Asks the KME for its status now and learns from it; None where it does not say."""
@@ -202,6 +217,7 @@ class FreshKeys:
         except KeyUnavailable as error:
             log.info("kme_status_unknown", kme=self.client.name, slave_sae=slave_sae, cause=str(error))
             return None
+        self._answered()
         slave.status = status
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
@@ -226,10 +242,11 @@ class FreshKeys:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
         shelves = list(self._shelves.values())
-        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing) if task is not None]
-        for task in tasks:
+        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing)]
+        running = [task for task in (*tasks, *(slave.looking for slave in self._slaves.values())) if task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
         burnt += sum(self._burn_old_ones_aside(shelf, all_of_them=True) for shelf in shelves)
         self._shelves.clear()
@@ -331,8 +348,13 @@ class FreshKeys:
                 number = max(1, (bits or 0) // shelf.size) if short else number // 2
                 refused_more = not short
             else:
+                self._answered()
                 slave.batch.took(number, refused_more=refused_more)
                 return keys
+
+    def _answered(self) -> None:
+        for tell in tuple(self.listeners):
+            tell()
 
     def _give_rest(self, shelf: _Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
         """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""

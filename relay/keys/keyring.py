@@ -250,6 +250,8 @@ class KeyRing:
     async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
         """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
         reserve = left = 0
+        if not any(self._limits.get(pool.client.name, Limits()).reserve for pool in group.pools):
+            return
         for pool in group.pools:
             usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
             reserve += self._limits.get(pool.client.name, Limits()).reserve * usual
