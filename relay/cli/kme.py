@@ -5,14 +5,19 @@ Standard: ETSI GS QKD 014 V1.1.1 on loopback; nothing about these keys is quantu
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import uvloop
 
 from relay.cli.logs import configure_logging
+from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.kme.files import write_private
 
 _DEFAULT = LinkSettings()
 
@@ -61,12 +66,33 @@ def kme(
     uvloop.run(_run(servers))
 
 
+@contextmanager
+def _noted(state: Path) -> Iterator[None]:
+    """Programs that do not say where look in the default directory: while we run, it names ours."""
+    note = elsewhere_file()
+    if state.resolve() == default_state_dir().resolve():
+        note.unlink(missing_ok=True)
+        yield
+        return
+    mine = json.dumps({"state": str(state.resolve())}).encode()
+    try:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(note, mine)
+    except OSError as error:
+        click.echo(f"{note}: cannot be written ({error.strerror}): clients have to be told of {state}", err=True)
+    yield
+    with suppress(OSError):
+        if note.read_bytes() == mine:
+            note.unlink()
+
+
 async def _run(servers: DevelopmentKMEs) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with servers:
-        first, second = servers.urls
-        click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
-        click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
-        await stop.wait()
+        with _noted(servers.state_dir):
+            first, second = servers.urls
+            click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
+            click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
+            await stop.wait()

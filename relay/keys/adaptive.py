@@ -65,15 +65,16 @@ class TimeLimit:
 
 
 class Backoff:
-    """The pause before the next try: fully jittered, doubled each time, longer when little succeeds of late.
+    """The pause before the next try: `retry_delay` (seconds) at first, and doubled each time.
 
-    `retry_delay` (seconds) is the first pause while about half of the tries succeed; a quarter of it while
-    nearly all do, four times while nearly none do.
+    Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
+    tries succeed; a quarter of it while nearly all do, four times while nearly none do.
     """
 
-    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME) -> None:
+    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
         self._retry_delay = retry_delay
         self._timing = timing
+        self._adaptive = adaptive
         self._success = 1.0
 
     @property
@@ -87,8 +88,9 @@ class Backoff:
 
     def pause(self, attempt: int) -> float:
         """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
-        pressure: float = 4.0 ** (1 - 2 * self._success)
-        return self._timing.chance() * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
+        pressure: float = 4.0 ** (1 - 2 * self._success) if self._adaptive else 1.0
+        jitter = self._timing.chance() if self._adaptive else 1.0
+        return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
 class Budget:

@@ -68,6 +68,7 @@ def km_client(
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,
         connect_timeout=kme.connect_timeout,
+        adaptive=True,
         min_timeout=kme.min_timeout,
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,

@@ -1,5 +1,5 @@
 """One call to a KME from beginning to end: breaker, time limit, the try, what it meant, and whether to try again.
-Standard: ETSI GS QKD 014 V1.1.1 for the calls; no limit or pause here is fixed, all follow what the KME does.
+Standard: ETSI GS QKD 014 V1.1.1 for the calls; limits and pauses follow what the KME does, where that is wanted.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
-
-import structlog
 
 from relay.errors import (
     KeyNotFound,
@@ -21,6 +19,7 @@ from relay.errors import (
 )
 from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
 from relay.keys.breaker import Breaker, BreakerRules
+from relay.keys.events import Events
 from relay.keys.faults import (
     AmbiguousReply,
     Call,
@@ -40,7 +39,7 @@ from relay.keys.replies import text_of_error
 from relay.keys.timing import Timing
 from relay.keys.transport import NoAnswer, Reply, Request, Transport
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 Result = TypeVar("Result")
 
@@ -68,14 +67,15 @@ _OUTCOMES: dict[type[KeyUnavailable], str] = {
 class Patience:
     """How long and how often a KME is asked; times in seconds.
 
-    `retry_attempts` are the tries after the first. `timeout` is the longest that one try may take, and
-    `min_timeout` the least that the time limit adapts down to.
+    `retry_attempts` are the tries after the first, `retry_delay` is the first pause, and `timeout` what one try may
+    take. Where they are `adaptive`, all follow what the KME does; `min_timeout` is then the least time for a try.
     """
 
     retry_attempts: int = 3
     retry_delay: float = 1.0
     timeout: float = 10.0
     min_timeout: float = 2.0
+    adaptive: bool = False
 
 
 class Calls:
@@ -98,14 +98,16 @@ class Calls:
         self._errors = errors
         self._timing = timing
         self._metrics = metrics
-        self._backoff = Backoff(patience.retry_delay, timing)
+        self._backoff = Backoff(patience.retry_delay, timing, adaptive=patience.adaptive)
         self._not_before: dict[Call, float] = {}
         self._settling = asyncio.Lock()
         self._well_at = float("-inf")
         self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
+        shortest = patience.min_timeout if patience.adaptive else patience.timeout
         # A status costs no key, so nothing is lost by giving it up early.
-        first = {Call.STATUS: patience.min_timeout}
-        self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout, first.get(call)) for call in Call}
+        self.limits = {
+            call: TimeLimit(patience.timeout, shortest, shortest if call is Call.STATUS else None) for call in Call
+        }
 
     @property
     def success_rate(self) -> float:

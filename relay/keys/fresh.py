@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-
-import structlog
+from typing import Protocol
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.batch import BatchLimit
 from relay.keys.contract import IssuedKeys, Key, KeyDelivery
+from relay.keys.events import Events
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.prefetch import Marks, Prefetch, marks
 from relay.keys.rates import Peak, Rate, Refill
@@ -24,7 +24,7 @@ from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.timing import REAL_TIME, Timing
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 LONGEST_REST_S = 5.0
 """A KME that ran out of keys is asked again after this time at the latest."""
@@ -34,6 +34,12 @@ USE_WINDOW_S = 300.0
 
 STATUS_RETRY_S = 30.0
 """After a status call that failed, limits are taken as unknown for this long."""
+
+
+class DrawKeys(Protocol):
+    """`KeyDelivery.request_enc_keys`."""
+
+    def __call__(self, slave_sae_id: int | str, number: int, size: int, *, patient: bool) -> Awaitable[list[Key]]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -89,8 +95,18 @@ class _Slave:
 class FreshKeys:
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
-    def __init__(self, client: KeyDelivery, prefetch: Prefetch, seen: SeenKeys, timing: Timing = REAL_TIME) -> None:
+    def __init__(
+        self,
+        client: KeyDelivery,
+        prefetch: Prefetch,
+        seen: SeenKeys,
+        timing: Timing = REAL_TIME,
+        *,
+        draw: DrawKeys | None = None,
+    ) -> None:
+        """`draw` stands for the client's own request_enc_keys where that one asks here."""
         self.client = client
+        self._draw_keys = draw or client.request_enc_keys
         self.prefetch = prefetch
         self._seen = seen
         self._timing = timing
@@ -338,7 +354,7 @@ class FreshKeys:
         refused_more = False
         while True:
             try:
-                keys = await self.client.request_enc_keys(shelf.slave_sae, number, shelf.size, patient=patient)
+                keys = await self._draw_keys(shelf.slave_sae, number, shelf.size, patient=patient)
             except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise

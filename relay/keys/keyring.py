@@ -14,11 +14,10 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-import structlog
-
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
 from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys
+from relay.keys.events import Events
 from relay.keys.pads import Pad, PadKey
 from relay.keys.pool import KMEGroup, Use
 from relay.keys.rates import Rate, Supply
@@ -26,7 +25,7 @@ from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.rotation import KeysInUse, Rotation, Taken
 from relay.keys.timing import REAL_TIME, Timing
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 _T = TypeVar("_T")
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import structlog
-
-from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
 from relay.keys.client import KMEClient
 from relay.keys.contract import Key
-from relay.keys.development import default_state_dir, endpoints
+from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.replies import (
     KeyStatus,
@@ -29,7 +26,7 @@ from relay.keys.replies import (
 )
 from relay.keys.transport import Request
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 
 class OptimizedKMClient(KMEClient):
@@ -112,13 +109,14 @@ class OptimizedKMClient(KMEClient):
         """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
         The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those
-        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked.
+        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
+        TypeError where `key_IDs` is a string.
         """
-        if not key_IDs:
+        wanted = self._several(key_IDs)
+        if not wanted:
             return []
         if self.quirks.method == "GET":
             return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
-        wanted = list(dict.fromkeys(key_IDs))
         ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
         request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids})
         found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
@@ -209,19 +207,3 @@ class OptimizedKMClient(KMEClient):
 
 def _least(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit), default=None)
-
-
-def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:
-    """Clients of the development pair: Alice's of KM1 (she is SAE 2) and Bob's of KM2 (he is SAE 1).
-
-    `state_dir` is what `qumail-relay kme --state` was given. Raises ConfigError where it has not yet run.
-    """
-    state = state_dir or default_state_dir()
-    if not (state / "ca.pem").is_file():
-        raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
-    first, second = endpoints(state)
-    return _development_client(state, first, "sae-2"), _development_client(state, second, "sae-1")
-
-
-def _development_client(state: Path, url: str, sae: str) -> OptimizedKMClient:
-    return OptimizedKMClient(url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key")

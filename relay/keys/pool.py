@@ -15,10 +15,9 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-import structlog
-
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
+from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
@@ -34,7 +33,7 @@ from relay.keys.wishes import MOST_PER_CALL
 
 __all__ = ["KMEGroup", "Prefetch"]
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 _T = TypeVar("_T")
 
