@@ -44,6 +44,7 @@ _DEFAULT = LinkSettings()
 )
 @click.option("--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it.")
 @click.option("--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives.")
+@click.option("--drop-undelivered", is_flag=True, help="Misbehave: drop keys not fetched yet when more are asked for.")
 def kme(
     ports: tuple[int, ...],
     host: str,
@@ -52,6 +53,7 @@ def kme(
     stored_keys: int,
     lag: float,
     lifetime: float,
+    drop_undelivered: bool,
 ) -> None:
     """Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM.
 
@@ -61,7 +63,13 @@ def kme(
     if len(ports) != 2:
         raise click.UsageError("give --port twice: KM1's and KM2's")
     configure_logging()
-    link = LinkSettings(key_rate=key_rate, stored_key_limit=stored_keys, lag=lag, lifetime=lifetime)
+    link = LinkSettings(
+        key_rate=key_rate,
+        stored_key_limit=stored_keys,
+        lag=lag,
+        lifetime=lifetime,
+        drops_undelivered=drop_undelivered,
+    )
     servers = DevelopmentKMEs(state_dir=state, host=host, ports=(ports[0], ports[1]), link=link)
     uvloop.run(_run(servers))
 

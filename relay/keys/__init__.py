@@ -5,7 +5,8 @@ From a message down to the wire::
 
     keyring.py     all keys of a site: peers, groups in order of health, the store first     build.py makes it
     pool.py        one KME group: fresh keys, pads, keys by key_ID
-    fresh.py       one KME's fresh keys: ready, drawn, refilled     stock.py prefetch.py batch.py pads.py rotation.py
+    fresh.py       one KME's fresh keys: ready, drawn, refilled           shelf.py stock.py prefetch.py batch.py
+                   pads.py rotation.py                                undelivered.py
     gather.py      one KME's dec_keys: gathered, shared, kept before use  wishes.py lag.py
     km_client.py   the ETSI client     skip.py   the SKIP client     client.py   what both have
     calls.py       one call: breaker, time limit, retries                 breaker.py adaptive.py faults.py replies.py

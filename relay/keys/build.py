@@ -116,6 +116,7 @@ def _group(
         metrics=metrics,
         timing=timing,
         use=kmes[0][1].use,
+        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes},
     )
 
 

@@ -129,6 +129,10 @@ class KMEClient:
         """Closes all connections. The client may be used again afterwards."""
         await self._transport.close()
 
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether undelivered keys are still there when more were asked for: nobody can say."""
+        return None
+
     @property
     def name(self) -> str:
         """The name in logs and metrics."""

@@ -130,6 +130,12 @@ class KeyDelivery(Protocol):
         Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
         """
 
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
+
+        It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
+        """
+
     async def close(self) -> None:
         """Closes all connections."""
 

@@ -108,6 +108,9 @@ class KeyRing:
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""
         if self._tending is None:
+            for name in self.groups:
+                for pool in self.groups[name].pools:
+                    pool.undelivered.serve(self._own_sae)
             for peer in self.peers.values():
                 for group in self._groups_of(peer):
                     group.warm(peer.sae_id)
@@ -209,10 +212,14 @@ class KeyRing:
         return KeyReport(pools, list(self._level_rows(pools)))
 
     async def tend(self, *, look: bool) -> None:
-        """Destroys expired keys, and says so when keys will soon be gone; with `look`, asks the KMEs first."""
+        """Destroys expired keys, draws a few where none are left, and says so when keys will soon be gone.
+
+        With `look` the KMEs are asked first.
+        """
         for group in self.groups.values():
             for pool in group.pools:
                 pool.destroy_expired()
+                pool.keep_ready()
         if look:
             await self._look()
         for row in self.pool_rows():

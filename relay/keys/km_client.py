@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
 from relay.keys.contract import Key
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.replies import (
+    USUAL_KEY_BITS,
     KeyStatus,
     count_of_keys,
     json_body,
@@ -121,6 +122,37 @@ class OptimizedKMClient(KMEClient):
         request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids})
         found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
         return self._in_order(key_IDs, found)
+
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
+
+        Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
+        that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
+        """
+        sae, own = str(slave_sae_id), str(own_sae_id)
+        status = await self.check_key_status(sae, patient=False)
+        if not status.max_SAE_ID_count:
+            return None
+        size = status.key_size or USUAL_KEY_BITS
+        try:
+            drawn = [await self._trial_key(sae, own, size) for _ in range(2)]
+        except KMEMisconfigured:
+            return None
+        # The later one first: where that has come, it is not lag that keeps the earlier one away.
+        for key, answer in ((drawn[1], None), (drawn[0], False)):
+            try:
+                await OptimizedKMClient.request_dec_keys(self, own, [key.key_ID], patient=False)
+            except (KeyNotFound, KMEMisconfigured):
+                return answer
+        return True
+
+    async def _trial_key(self, sae: str, own: str, size: int) -> Key:
+        """A key that is never used for anything."""
+        [key] = await OptimizedKMClient.request_enc_keys(
+            self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
+        )
+        self._accounts.issued_and_burnt(sae, 1, "trial")
+        return key
 
     async def _dec_keys(
         self, master_sae: str, request: Request, wanted: Sequence[str], patient: bool

@@ -64,11 +64,13 @@ class KMEGroup:
         timing: Timing = REAL_TIME,
         clock: Callable[[], float] | None = None,
         use: Use = "both",
+        one_batch: Mapping[str, float] | None = None,
     ) -> None:
         """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
 
         `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
         stores what is fetched before anybody gets it.
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
         `clock`, seconds, replaces that of `timing`.
         """
         if clock is not None:
@@ -85,7 +87,7 @@ class KMEGroup:
         self._fetchers: list[Fetcher] = []
         for client in clients:
             rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
-            pool = FreshKeys(client, rule, seen, timing)
+            pool = FreshKeys(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
             self.pools.append(pool)
             self._fetchers.append(
                 Fetcher(
