@@ -164,6 +164,8 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
                     break
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
                 yield Finding(what, detail + _half_known(kme, status))
+            if ending := client.ending_certificates(datetime.now(UTC)):
+                yield Finding(f"{what}: certificates", "", tuple(ending))
 
 
 def _half_known(kme: KME, status: KeyStatus) -> str:

@@ -49,6 +49,9 @@ _GATEWAY_CODES = (502, 504)
 WELL_FOR_S = 1.0
 """So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
 
+RENEW_EVERY_S = 1.0
+"""Certificate files are looked at no more often than this."""
+
 _OUTCOMES: dict[type[KeyUnavailable], str] = {
     KMEUnreachable: "unreachable",
     KMEUnanswered: "unreachable",
@@ -102,6 +105,7 @@ class Calls:
         self._not_before: dict[Call, float] = {}
         self._settling = asyncio.Lock()
         self._well_at = float("-inf")
+        self._renewed_at = float("-inf")
         self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
         shortest = patience.min_timeout if patience.adaptive else patience.timeout
         # A status costs no key, so nothing is lost by giving it up early.
@@ -132,6 +136,7 @@ class Calls:
         and after a reply to dec_keys that is about the key or about the KME. `short` asks whether the KME has fewer
         keys than are wanted, after a reply to enc_keys that may mean that.
         """
+        self.renew_certificates()
         attempts = self._patience.retry_attempts if patient else 0
         attempt = 0
         while True:
@@ -160,6 +165,16 @@ class Calls:
                 "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
             )
             await self._timing.sleep(pause)
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME."""
+        now = self._timing.clock()
+        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = now
+        if self._transport.renew(self.name, anyway=anyway):
+            for breaker in self.breakers.values():
+                breaker.try_now()
 
     async def _try(
         self, call: Call, request: Request, read: Callable[[bytes], Result], unanswered: Callable[[], bool]

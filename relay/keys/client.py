@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -17,11 +18,12 @@ from relay.keys.accounts import Accounts
 from relay.keys.adaptive import Budget
 from relay.keys.breaker import BreakerRules, State
 from relay.keys.calls import Calls, Patience
+from relay.keys.certificates import ClientTLS
 from relay.keys.events import Events
 from relay.keys.faults import Call, ErrorRule
 from relay.keys.metrics import KeyMetrics
 from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.tls import TLSRules, client_context
+from relay.keys.tls import TLSRules
 from relay.keys.transport import Transport
 
 log = Events(__name__)
@@ -101,7 +103,7 @@ class KMEClient:
         self._drawing: dict[str, asyncio.Lock] = {}
         self._transport = Transport(
             self.url,
-            client_context(ca, certificate, key, tls),
+            ClientTLS(ca, certificate, key, tls),
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
             connect_timeout=connect_timeout,
@@ -128,6 +130,14 @@ class KMEClient:
     async def close(self) -> None:
         """Closes all connections. The client may be used again afterwards."""
         await self._transport.close()
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes the certificate files if they have changed, or `anyway`. Each call looks at them as well."""
+        self._calls.renew_certificates(anyway=anyway)
+
+    def ending_certificates(self, now: datetime) -> list[str]:
+        """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
+        return self._transport.ending(now)
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
         """Whether undelivered keys are still there when more were asked for: nobody can say."""

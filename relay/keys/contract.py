@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -129,6 +130,12 @@ class KeyDelivery(Protocol):
 
         Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
         """
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes the certificate files if they have changed, or `anyway`."""
+
+    def ending_certificates(self, now: datetime) -> list[str]:
+        """Which certificates end within 30 days of `now` (aware), or have ended. Reads files."""
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -34,6 +35,9 @@ TEND_S = 5.0
 
 LOOK_S = 30.0
 """How often each KME is asked for its status, for the forecasts."""
+
+TELL_S = 86_400.0
+"""How often the log tells of certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
 """Use rates are averaged over this time."""
@@ -115,6 +119,19 @@ class KeyRing:
                 for group in self._groups_of(peer):
                     group.warm(peer.sae_id)
             self._tending = asyncio.create_task(self._tend_for_ever(), name="tend keys")
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
+        for group in self.groups.values():
+            for client in group.clients:
+                client.renew_certificates(anyway=anyway)
+
+    async def tell_of_certificates(self) -> None:
+        """Says in the log which certificates end within 30 days, or have ended."""
+        for group in self.groups.values():
+            for client in group.clients:
+                for ending in await asyncio.to_thread(client.ending_certificates, datetime.now(UTC)):
+                    log.warning("kme_certificate_ends", kme=client.name, what=ending)
 
     def wait_no_more(self) -> None:
         """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
@@ -216,6 +233,7 @@ class KeyRing:
 
         With `look` the KMEs are asked first.
         """
+        self.renew_certificates()
         for group in self.groups.values():
             for pool in group.pools:
                 pool.destroy_expired()
@@ -232,13 +250,16 @@ class KeyRing:
                 self._alarms.discard(place)
 
     async def _tend_for_ever(self) -> None:
-        looked = float("-inf")
+        looked = told = float("-inf")
         while True:
             now = self._timing.clock()
             look = now - looked >= LOOK_S
             looked = now if look else looked
             try:
                 await self.tend(look=look)
+                if now - told >= TELL_S:
+                    told = now
+                    await self.tell_of_certificates()
             except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(TEND_S)

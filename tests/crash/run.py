@@ -81,7 +81,11 @@ async def battlefield(directory: Path, identities: Identities) -> AsyncIterator[
     """Two whole sites that run."""
     link = LinkSettings(
         max_sae_id_count=0,  # no key is spent on a trial
-        key_rate=1e9, stored_key_limit=4_000_000, max_key_size=1_000_000, max_key_per_request=1000, lifetime=86_400
+        key_rate=1e9,
+        stored_key_limit=4_000_000,
+        max_key_size=1_000_000,
+        max_key_per_request=1000,
+        lifetime=86_400,
     )
     alice_smtp, bob_smtp = postfix.free_addresses(2)
     watch = Watch()
