@@ -141,7 +141,7 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     if config.quarantine.action == "refuse":
         return "off: what cannot be opened is refused", ()
     try:
-        async with _store(config) as store:
+        async with existing_store(config) as store:
             totals = await store.quarantine.totals() if store is not None else {}
             parties = await store.quarantine.parties() if store is not None else {}
     except RelayError as error:
@@ -231,7 +231,7 @@ def _who() -> str:
 
 
 @asynccontextmanager
-async def _store(config: Config) -> AsyncIterator[Store | None]:
+async def existing_store(config: Config) -> AsyncIterator[Store | None]:
     """The store, or None before the relay has first started: looking makes nothing."""
     database = config.store.database
     if not config.store.secret.exists() or (isinstance(database, Path) and not database.exists()):
@@ -242,12 +242,12 @@ async def _store(config: Config) -> AsyncIterator[Store | None]:
 
 
 async def _all(config: Config, reason: str | None) -> list[Kept]:
-    async with _store(config) as store:
+    async with existing_store(config) as store:
         return await store.quarantine.all(reason) if store is not None else []
 
 
 async def _one(config: Config, name: str, *, with_message: bool) -> tuple[Kept, bytes]:
-    async with _store(config) as store:
+    async with existing_store(config) as store:
         kept = await store.quarantine.find(name) if store is not None else None
         if store is None or kept is None:
             raise ConfigError(f"{name}: there is no such message; qumail-relay quarantine list")
