@@ -10,13 +10,14 @@ From a message down to the wire::
     gather.py      one KME's dec_keys: gathered, shared, kept before use  wishes.py lag.py
     km_client.py   the ETSI client     skip.py   the SKIP client     client.py   what both have
     calls.py       one call: breaker, time limit, retries                 breaker.py adaptive.py faults.py replies.py
-    transport.py   one request, sent once                                 tls.py
+    transport.py   one request, sent once                                 tls.py certificates.py
     shared.py      the clients that programs share, with a key cache      development.py
 
 A program that wants keys and nothing else uses what this package exports, and reads its log through `logging`: below
 "relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
 
-Counted in accounts.py; shown by report.py, metrics.py and collector.py; timing.py is time, for tests to replace.
+Counted in accounts.py; shown by report.py, metrics.py, collector.py and events.py; timing.py is time, for tests to
+replace.
 """
 
 from relay.errors import (

@@ -281,7 +281,7 @@ class FreshKeys:
             self._burn_old_ones_aside(shelf)
             if not shelf.aside:
                 await self._store_ready()
-                await self.undelivered.find_out(shelf.slave_sae)
+                await self.undelivered.find_out(shelf.slave_sae, slave.status)
                 if self.undelivered.one_batch:
                     self._make_room(shelf, slave)
                 missing = max(shelf.wanted, shelf.fill_to) - len(shelf.stock)

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from relay.errors import ConfigError
 from relay.keys.contract import Key
@@ -23,7 +22,7 @@ USUAL_CACHE = Prefetch(low=0, high=16, lifetime=240.0, follows_use=False)
 """The first need draws 16 keys, and the next ones are served from these; what nobody needs is lost at the end."""
 
 _Pair = tuple[OptimizedKMClient, OptimizedKMClient]
-_pairs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = WeakKeyDictionary()
+_pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = {}
 
 
 class CachedKMClient(OptimizedKMClient):
@@ -80,6 +79,8 @@ def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKM
     if not (state / "ca.pem").is_file():
         raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
     urls = endpoints(state)
+    for loop in [loop for loop in _pairs if loop.is_closed()]:
+        del _pairs[loop]
     try:
         pairs = _pairs.setdefault(asyncio.get_running_loop(), {})
     except RuntimeError:

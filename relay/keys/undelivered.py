@@ -13,6 +13,7 @@ from collections.abc import Callable
 from relay.errors import KeyUnavailable, KMEExhausted
 from relay.keys.contract import KeyDelivery
 from relay.keys.events import Events
+from relay.keys.replies import KeyStatus
 
 log = Events(__name__)
 
@@ -42,10 +43,13 @@ class Undelivered:
         self._own_sae = own_sae
         self._began = self._clock()
 
-    async def find_out(self, slave_sae: str) -> None:
-        """Tries the KME, once, where that is wanted. Raises nothing: while it does not answer it is tried later."""
+    async def find_out(self, slave_sae: str, status: KeyStatus | None) -> None:
+        """Tries the KME, once, where that is wanted and its `status` allows for further slaves. Raises nothing.
+
+        While it does not answer it is tried later.
+        """
         async with self._finding_out:
-            if self._own_sae is None or self.one_batch:
+            if self._own_sae is None or self.one_batch or status is None or not status.max_SAE_ID_count:
                 return
             try:
                 keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
