@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from relay import app
 from relay.errors import KMEExhausted
 from relay.keys.collector import KeyCollector
 from relay.keys.keyring import KeyRing, PeerKeys
@@ -21,6 +22,10 @@ from relay.keys.pool import KMEGroup, Prefetch
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 from tests.keys.test_pool import accounts_agree, settled
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
 
 LINK = LinkSettings(key_rate=0, stored_key_limit=1000, drops_undelivered=True)
 
@@ -152,3 +157,24 @@ async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_
     assert [request.content["number"] for request in kme.got("enc_keys")] == [16]
     assert ring.groups["g"].pools[0].trouble == ""
     await ring.close()
+
+
+async def test_what_alice_was_told_250_for_can_be_opened_when_it_has_waited_in_a_queue(
+    tmp_path: Path, wire: Sink, sink: Sink
+) -> None:
+    async with _kmes(tmp_path / "kme") as kmes:
+        alice = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+            kme_settings="cache_low = 2\ncache_high = 4",
+        )  # fmt: skip
+        async with app.running(alice.config) as addresses:
+            replies = [await submit(addresses["outgoing"], mails.plain(f"Number {n}")) for n in range(9)]
+        assert {reply.code for reply in replies} == {250, 451}
+        bob = make_site(
+            tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
+            kme_settings="lag_patience = 0",
+        )  # fmt: skip
+        async with app.running(bob.config) as addresses:
+            opened = [await submit(addresses["incoming"], got.message, sender=got.sender) for got in wire.got]
+    assert [reply.code for reply in opened] == [250] * len(wire.got)
+    assert len(sink.got) == len(wire.got) == [reply.code for reply in replies].count(250) >= 4
