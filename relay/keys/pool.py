@@ -80,7 +80,7 @@ class KMEGroup:
         self._clients = list(clients)
         self._metrics = metrics or KeyMetrics()
         self._timing = timing
-        self._late: dict[KeyDelivery, float] = {}
+        self._late: dict[tuple[KeyDelivery, Call], float] = {}
         self._lag = Lag(lag_patience, lag_waiting, timing)
         seen = SeenKeys()
         self.pools: list[FreshKeys] = []
@@ -114,7 +114,7 @@ class KMEGroup:
     @property
     def health(self) -> float:
         """From 0, where no KME of the group is worth asking, to 1."""
-        return max((self._health(client) for client in self._clients), default=0.0)
+        return max((self._health(client, Call.ENC_KEYS) for client in self._clients), default=0.0)
 
     @property
     def calls(self) -> int:
@@ -229,11 +229,14 @@ class KMEGroup:
 
     def _healthiest_first(self) -> list[FreshKeys]:
         """The pools by health; equally good ones in the order of the configuration."""
-        return sorted(self.pools, key=lambda pool: -self._health(pool.client))
+        return sorted(self.pools, key=lambda pool: -self._health(pool.client, Call.ENC_KEYS))
 
-    def _health(self, client: KeyDelivery) -> float:
-        """The client's own, roughly, and half of it while the KME is late."""
-        late = self._late.get(client, float("-inf")) > self._timing.clock()
+    def _health(self, client: KeyDelivery, call: Call) -> float:
+        """The client's own, roughly, and half of it while the KME is late with such calls.
+
+        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+        """
+        late = self._late.get((client, call), float("-inf")) > self._timing.clock()
         return round(client.health, 1) * (0.5 if late else 1.0)
 
     async def _from(self, pool: FreshKeys, take: Awaitable[_T]) -> _T:
@@ -259,7 +262,7 @@ class KMEGroup:
         except TimeoutError:
             if not limit.expired():
                 raise
-            self._late[client] = self._timing.clock() + LATE_FOR_S
+            self._late[client, call] = self._timing.clock() + LATE_FOR_S
             log.warning("kme_late", kme=client.name, call=str(call))
             raise KMEUnreachable(f"{client.name}: {call}: no answer within the usual time") from None
 
@@ -332,7 +335,7 @@ class KMEGroup:
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
         pairs = zip(self._fetchers, self.pools, strict=True)
-        fetchers = sorted(pairs, key=lambda pair: -self._health(pair[0].client))
+        fetchers = sorted(pairs, key=lambda pair: -self._health(pair[0].client, Call.DEC_KEYS))
         for fetcher, pool in fetchers:
             missing = [key_ID for key_ID in key_IDs if key_ID not in found]
             if not missing:
