@@ -235,7 +235,8 @@ class FreshKeys:
         """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
         for shelf in self._shelves.values():
             if shelf.prefetched and shelf.refill is None and self._timing.clock() >= shelf.not_before:
-                shelf.fill_to = self._marks(shelf).low
+                marks_of_it = self._marks(shelf)
+                shelf.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
                 self._refill_if_low(shelf)
 
     async def close(self) -> None:
@@ -310,6 +311,9 @@ class FreshKeys:
                 log.error("keys_not_drawn", kme=self.client.name, cause=str(error))
             self.withheld = str(error)
             raise
+        self._store_is_well()
+
+    def _store_is_well(self) -> None:
         if self.withheld:
             log.info("keys_drawn_again", kme=self.client.name)
         self.withheld = ""
@@ -333,7 +337,7 @@ class FreshKeys:
         if self._issued is None:
             return frozenset()
         try:
-            return await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
         except StoreUnavailable as error:
             log.error(
                 "issued_keys_not_remembered",
@@ -344,6 +348,8 @@ class FreshKeys:
             )
             self.withheld = str(error)
             raise
+        self._store_is_well()
+        return before
 
     def _burn_old_ones_aside(self, shelf: Shelf, *, all_of_them: bool = False) -> int:
         """Of those that could not be remembered in time nothing may come; returns how many that were."""

@@ -22,12 +22,15 @@ class Disk:
     """IssuedKeys on a disk that may be full."""
 
     full = False
+    fills_up = False
+    """Whether it is full once keys have come."""
 
     async def ready(self) -> None:
         if self.full:
             raise StoreUnavailable("no space left on device")
 
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        self.full = self.full or self.fills_up
         await self.ready()
         return frozenset()
 
@@ -105,3 +108,18 @@ async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by
     assert 'qumail_keys_withheld{kme="kme-a"} 0.0' in generate_latest(registry).decode()
     events = [record.getMessage().split()[0] for record in caplog.records]
     assert (events.count("keys_not_drawn"), events.count("keys_drawn_again")) == (1, 1)
+
+
+async def test_keys_that_came_before_the_store_was_full_are_used_when_it_has_room_again(
+    ring: KeyRing, time: FakeTime, kme: FakeKME, disk: Disk
+) -> None:
+    disk.fills_up = True
+    drawn = len(kme.got("enc_keys"))
+    assert [await _ready_after(ring, time, 101), await _ready_after(ring, time, 10)] == [0, 0]
+    [row] = ring.pool_rows()
+    assert "no space left" in row.trouble
+    disk.full = disk.fills_up = False
+    assert await _ready_after(ring, time, 10) == 4
+    [row] = ring.pool_rows()
+    assert row.trouble == ""
+    assert len(kme.got("enc_keys")) == drawn + 1
