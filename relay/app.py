@@ -197,7 +197,7 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
             await shared.exchange()
             stack.push_async_callback(shared.close)
             _in_background(stack, "shared rates", shared.keep_up())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built.policies, submission)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, submission)
         addresses: dict[str, Address] = {}
         budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
         entries: list[Entry] = []
@@ -357,9 +357,10 @@ async def _serve_submission(
     return addresses
 
 
-def _reload(policies: PoliciesInForce, submission: Submission | None) -> None:
+def _reload(built: Parts, submission: Submission | None) -> None:
     """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
-    policies.reload()
+    built.policies.reload()
+    built.keys.renew_certificates(anyway=True)
     if submission:
         submission.tls.reload()
 

@@ -22,9 +22,10 @@ import uvloop
 from relay.config import Config
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
+from relay.keys.client import KMEClient
 from relay.keys.delivered import Delivered
 from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
-from relay.keys.transport import NoAnswer, Receiver, Request, Transport
+from relay.keys.transport import NoAnswer, Receiver, Request
 from relay.store import ReceivedKeys, SiteSecret, Spool, left_behind
 
 log = structlog.get_logger(__name__)
@@ -150,7 +151,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
             await receiver.hand_over()
             writer.write(frame({"number": asked["number"]}))
             continue
-        task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]].transport, asked))
+        task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]], asked))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     await asyncio.gather(*under_way, return_exceptions=True)
@@ -158,13 +159,14 @@ async def _serve(connection: socket.socket, config: Config) -> None:
 
 
 async def _answer(
-    writer: asyncio.StreamWriter, receiver: ReceiverHere, transport: Transport, asked: dict[str, Any]
+    writer: asyncio.StreamWriter, receiver: ReceiverHere, client: KMEClient, asked: dict[str, Any]
 ) -> None:
     answer: dict[str, Any]
     body = b""
     try:
+        client.renew_certificates()
         request = Request.from_json(asked["request"])
-        reply = await receiver.send(asked["kme"], transport, request, asked["within"], lambda: None)
+        reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], lambda: None)
         answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
     except NoAnswer as error:
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}

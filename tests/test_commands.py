@@ -206,31 +206,10 @@ async def test_serve_that_cannot_listen_says_so_and_costs_neither_a_key_nor_a_fi
     assert (kmes.link.issued.total(), set(alice.directory.rglob("*")) - before) == (0, set())
 
 
-async def test_the_key_client_snippet_runs_verbatim(tmp_path: Path) -> None:
-    """What the README shows, against `qumail-relay kme` on free ports."""
-    readme = (ROOT / "README.md").read_text()
-    [snippet] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "get_optimized" in code]
-    program = (
-        "import asyncio\nasync def main():\n"
-        + "".join(f"    {line}\n" for line in snippet.splitlines())
-        + "    same = await km2_client.request_dec_keys(2, [keys[0].key_ID])\n"
-        + "    print('same key', same[0].key == keys[0].key, status.stored_key_count > 0)\n"
-        + "asyncio.run(main())\n"
-    )
-    environment = {"XDG_STATE_HOME": str(tmp_path)}
-    async with DevelopmentKMEs(state_dir=tmp_path / "qumail-relay" / "kme", host="127.0.0.1", ports=(0, 0)):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, env=os.environ | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate()
-    assert (process.returncode, out.decode(), err.decode()) == (0, "same key True True\n", "")
-
-
 async def test_the_development_key_servers_say_where_they_are_and_that_they_are_not_quantum(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", "--state", str(tmp_path / "state"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout is not None
     lines = [(await process.stdout.readline()).decode() for _ in range(4)]

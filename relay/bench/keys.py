@@ -169,5 +169,10 @@ async def _kme(state: Path) -> AsyncIterator[SimulatedKME]:
 
 def _client(state: Path, kme: SimulatedKME) -> OptimizedKMClient:
     return OptimizedKMClient(
-        kme.url, ca=state / "ca.pem", certificate=state / "sae-2.pem", key=state / "sae-2.key", name="simulated"
+        kme.url,
+        ca=state / "ca.pem",
+        certificate=state / "sae-2.pem",
+        key=state / "sae-2.key",
+        name="simulated",
+        adaptive=True,
     )

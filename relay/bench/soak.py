@@ -237,6 +237,7 @@ def _ring(own: str, other: str, kmes: list[SimulatedKME], state: Path) -> KeyRin
             retry_attempts=2,
             retry_delay=0.05,
             timeout=1.0,
+            adaptive=True,
             min_timeout=0.3,
             burn_budget=1_000_000,
             breaker=BreakerRules(delay=0.5, longest=2.0, misconfigured=1.0),

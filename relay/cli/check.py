@@ -1,5 +1,5 @@
 """`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
-Standard: one line a check; exit status 0 when all are fine, 1 otherwise; no key is spent.
+Standard: one line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from relay import app, postfix
 from relay.cli.check_mailboxes import mailbox_states
 from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
+from relay.cli.keys import troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
@@ -26,9 +27,9 @@ from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.keys.build import km_client
+from relay.keys.client import KMEClient
 from relay.keys.identity import identity_findings
-from relay.keys.pads import USUAL_KEY_BITS
-from relay.keys.replies import KeyStatus
+from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
 from relay.store import SiteSecret, transport_problem
@@ -54,14 +55,21 @@ class Finding:
     metavar="[DIR]",
     help="Look at the Postfix configured in DIR (/etc/postfix) instead; neither need run.",
 )
+@click.option(
+    "--trial-keys",
+    is_flag=True,
+    help="Spend two keys at each KME to see whether it keeps keys until the peer fetches them; not beside a relay.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
-def check(config_file: Path, postfix_directory: Path | None, as_json: bool) -> None:
-    """Look at configuration, policies, secrets, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
+def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, as_json: bool) -> None:
+    """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay: it changes nothing and takes no key.
+    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but the one row that
+    shows whether the store can be written.
     """
     configure_logging(Log(level="error"))
-    findings = asyncio.run(_postfix(config_file, postfix_directory) if postfix_directory else _all(config_file))
+    looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
+    findings = asyncio.run(looking)
     console = Console()
     if as_json:
         console.print_json(data=[asdict(finding) for finding in findings])
@@ -84,15 +92,15 @@ async def _postfix(config_file: Path, directory: Path) -> list[Finding]:
     return [Finding("configuration", str(config_file)), Finding("Postfix", str(directory), problems)]
 
 
-async def _all(config_file: Path) -> list[Finding]:
+async def _all(config_file: Path, trial_keys: bool) -> list[Finding]:
     try:
         config, _ = app.with_documents(load_config(config_file))
     except ConfigError as error:
         return [Finding("configuration", str(config_file), tuple(error.problems))]
-    return [Finding("configuration", str(config_file)), *[finding async for finding in _findings(config)]]
+    return [Finding("configuration", str(config_file)), *[finding async for finding in _findings(config, trial_keys)]]
 
 
-async def _findings(config: Config) -> AsyncIterator[Finding]:
+async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)
@@ -106,8 +114,10 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
         yield Finding(what, detail, problems)
     async for what, detail, problems in mailbox_states(config):
         yield Finding(what, detail, problems)
-    async for finding in _kmes(config):
+    async for finding in _kmes(config, trial_keys):
         yield finding
+    for kme, peer, trouble in troubles_of_the_serving_relay(config):
+        yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
             async for finding in _next_hops(name, direction, config.site.hostname):
@@ -157,8 +167,8 @@ async def _store(config: Config) -> Finding:
     return Finding("store", detail, tuple(problems))
 
 
-async def _kmes(config: Config) -> AsyncIterator[Finding]:
-    """Each KME is asked for the status of each peer whose keys it has."""
+async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
+    """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
     for name, kme in config.kmes.items():
         what = f"KME {name}"
         try:
@@ -167,6 +177,7 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
             yield Finding(what, kme.url, tuple(error.problems))
             continue
         async with client:
+            untried = trial_keys
             for peer_name, peer in config.peers.items():
                 if kme.group not in peer.kme_groups:
                     continue
@@ -177,6 +188,24 @@ async def _kmes(config: Config) -> AsyncIterator[Finding]:
                     break
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
                 yield Finding(what, detail + _half_known(kme, status))
+                if untried:
+                    untried = False
+                    yield await _tried(what, kme, client, peer.sae_id, config.site.sae_id)
+            if ending := client.ending_certificates(datetime.now(UTC)):
+                yield Finding(f"{what}: certificates", "", tuple(ending))
+
+
+async def _tried(what: str, kme: KME, client: KMEClient, slave_sae: str, own_sae: str) -> Finding:
+    """Whether keys that a peer has not fetched are still there when more were asked for."""
+    what += ": undelivered keys"
+    try:
+        keeps = await client.keeps_undelivered(slave_sae, own_sae)
+    except RelayError as error:
+        return Finding(what, "", (f"{type(error).__name__}: {error}",))
+    if keeps is False and not kme.one_batch_at_a_time:
+        return Finding(what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",))
+    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}
+    return Finding(what, told[keeps])
 
 
 def _half_known(kme: KME, status: KeyStatus) -> str:

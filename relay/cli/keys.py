@@ -100,6 +100,18 @@ async def _report(config: Config) -> dict[str, Any]:
     return report | {"received": await _received(config), "certificates": certificates}
 
 
+def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
+    """What the relay that serves has written down last, if one does: KME, peer, and what is wrong."""
+    written = app.keys_file(config)
+    try:
+        if time.time() - written.stat().st_mtime >= FRESH_S:
+            return []
+        rows = json.loads(written.read_text())["pools"]
+        return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 async def _received(config: Config) -> list[dict[str, Any]]:
     """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
     if not config.store.secret.exists():

@@ -4,13 +4,18 @@ Standard: ETSI GS QKD 014 V1.1.1 on loopback; nothing about these keys is quantu
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import uvloop
 
 from relay.cli.logs import configure_logging
+from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.kme.files import write_private
 from relay.stopping import told_to_stop
 
 _DEFAULT = LinkSettings()
@@ -38,6 +43,7 @@ _DEFAULT = LinkSettings()
 )
 @click.option("--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it.")
 @click.option("--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives.")
+@click.option("--drop-undelivered", is_flag=True, help="Misbehave: drop keys not fetched yet when more are asked for.")
 def kme(
     ports: tuple[int, ...],
     host: str,
@@ -46,6 +52,7 @@ def kme(
     stored_keys: int,
     lag: float,
     lifetime: float,
+    drop_undelivered: bool,
 ) -> None:
     """Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM.
 
@@ -55,15 +62,42 @@ def kme(
     if len(ports) != 2:
         raise click.UsageError("give --port twice: KM1's and KM2's")
     configure_logging()
-    link = LinkSettings(key_rate=key_rate, stored_key_limit=stored_keys, lag=lag, lifetime=lifetime)
+    link = LinkSettings(
+        key_rate=key_rate,
+        stored_key_limit=stored_keys,
+        lag=lag,
+        lifetime=lifetime,
+        drops_undelivered=drop_undelivered,
+    )
     servers = DevelopmentKMEs(state_dir=state, host=host, ports=(ports[0], ports[1]), link=link)
     uvloop.run(_run(servers))
+
+
+@contextmanager
+def _noted(state: Path) -> Iterator[None]:
+    """Programs that do not say where look in the default directory: while we run, it names ours."""
+    note = elsewhere_file()
+    if state.resolve() == default_state_dir().resolve():
+        note.unlink(missing_ok=True)
+        yield
+        return
+    mine = json.dumps({"state": str(state.resolve())}).encode()
+    try:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(note, mine)
+    except OSError as error:
+        click.echo(f"{note}: cannot be written ({error.strerror}): clients have to be told of {state}", err=True)
+    yield
+    with suppress(OSError):
+        if note.read_bytes() == mine:
+            note.unlink()
 
 
 async def _run(servers: DevelopmentKMEs) -> None:
     with told_to_stop() as stop:
         async with servers:
-            first, second = servers.urls
-            click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
-            click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
-            await stop.wait()
+            with _noted(servers.state_dir):
+                first, second = servers.urls
+                click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
+                click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
+                await stop.wait()

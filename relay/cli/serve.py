@@ -1,5 +1,5 @@
 """`qumail-relay serve`: run the relay until it is told to stop.
-Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads the policy files again.
+Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads the policy files and certificates again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay.config import load_config
 def serve(config_file: Path, ready_file: Path | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
-    SIGHUP reads the policy files again. The log goes to standard error.
+    SIGHUP reads the policy files and certificates again. The log goes to standard error.
     """
     config = load_config(config_file)
     configure_logging(config.log)

@@ -35,6 +35,11 @@ class KMEErrorRule(toml.Table):
     means: Literal["unreachable", "busy", "exhausted", "bad_request", "misconfigured", "not_found"]
 
 
+def _seconds_or_true(value: object) -> object:
+    """`true` stands for the usual time, a minute; `false` for none."""
+    return 60.0 * value if isinstance(value, bool) else value
+
+
 class KME(toml.Table):
     """One key-management entity of ours and how the KM client talks to it (ETSI GS QKD 014, or Cisco SKIP).
 
@@ -77,6 +82,7 @@ class KME(toml.Table):
     reserve: int = Field(default=0, ge=0, le=10_000_000)
     alarm: Seconds = 3600.0
 
+    one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
     gather: bool = True
     gather_window: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.005
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0

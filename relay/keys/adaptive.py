@@ -10,16 +10,22 @@ MAX_BACKOFF_S = 30.0
 """No single pause between two tries is longer, unless the KME itself asks for it."""
 
 
+LEAST_USUAL_S = 1.0
+"""No KME is called late before this time, however quick it was so far."""
+
+
 class TimeLimit:
     """How long an answer is waited for: at most `longest`, less for a KME that was seen to be quick.
 
     The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
-    burns keys. After an expiry it doubles until an answer comes. All in seconds.
+    burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
+    `longest`. All in seconds.
     """
 
-    def __init__(self, longest: float, shortest: float) -> None:
+    def __init__(self, longest: float, shortest: float, first: float | None = None) -> None:
         self._longest = longest
         self._shortest = min(shortest, longest)
+        self._first = longest if first is None else min(first, longest)
         self._smoothed: float | None = None
         self._variation = 0.0
         self._doublings = 0
@@ -32,10 +38,17 @@ class TimeLimit:
     @property
     def seconds(self) -> float:
         """The limit for the next try."""
+        limit = self._first
+        if self._smoothed is not None:
+            limit = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
+        return min(self._longest, limit * 2.0 ** min(self._doublings, 10))
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which an answer usually comes: what RFC 6298 gives, or `shortest` before the first answer."""
         if self._smoothed is None:
-            return self._longest
-        usual = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
-        return min(self._longest, usual * 2.0 ** min(self._doublings, 10))
+            return self._shortest
+        return min(self._longest, max(LEAST_USUAL_S, self._smoothed + 4 * self._variation))
 
     def answered(self, seconds: float) -> None:
         """An answer took this long."""
@@ -52,15 +65,16 @@ class TimeLimit:
 
 
 class Backoff:
-    """The pause before the next try: fully jittered, doubled each time, longer when little succeeds of late.
+    """The pause before the next try: `retry_delay` (seconds) at first, and doubled each time.
 
-    `retry_delay` (seconds) is the first pause while about half of the tries succeed; a quarter of it while
-    nearly all do, four times while nearly none do.
+    Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
+    tries succeed; a quarter of it while nearly all do, four times while nearly none do.
     """
 
-    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME) -> None:
+    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
         self._retry_delay = retry_delay
         self._timing = timing
+        self._adaptive = adaptive
         self._success = 1.0
 
     @property
@@ -74,8 +88,9 @@ class Backoff:
 
     def pause(self, attempt: int) -> float:
         """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
-        pressure: float = 4.0 ** (1 - 2 * self._success)
-        return self._timing.chance() * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
+        pressure: float = 4.0 ** (1 - 2 * self._success) if self._adaptive else 1.0
+        jitter = self._timing.chance() if self._adaptive else 1.0
+        return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
 class Budget:

@@ -66,6 +66,10 @@ class Breaker:
         """Why it is not closed, else an empty text."""
         return str(self._cause or "")
 
+    def try_now(self) -> None:
+        """What it was opened for may have changed: the next call is a probe."""
+        self._until = self._timing.clock()
+
     @contextmanager
     def passing(self) -> Iterator[bool]:
         """Around one call: gives whether it is the probe of a half-open breaker, and hears how it ended.

@@ -72,6 +72,7 @@ def km_client(
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,
         connect_timeout=kme.connect_timeout,
+        adaptive=True,
         min_timeout=kme.min_timeout,
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
@@ -128,6 +129,7 @@ def _group(
         metrics=metrics,
         timing=timing,
         use=kmes[0][1].use,
+        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes},
     )
 
 

@@ -1,5 +1,5 @@
 """One call to a KME from beginning to end: breaker, time limit, the try, what it meant, and whether to try again.
-Standard: ETSI GS QKD 014 V1.1.1 for the calls; no limit or pause here is fixed, all follow what the KME does.
+Standard: ETSI GS QKD 014 V1.1.1 for the calls; limits and pauses follow what the KME does, where that is wanted.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
-
-import structlog
 
 from relay.errors import (
     KeyNotFound,
@@ -22,6 +20,7 @@ from relay.errors import (
 )
 from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
 from relay.keys.breaker import Breaker, BreakerRules
+from relay.keys.events import Events
 from relay.keys.faults import (
     AmbiguousReply,
     Call,
@@ -41,7 +40,7 @@ from relay.keys.replies import text_of_error
 from relay.keys.timing import Timing
 from relay.keys.transport import NoAnswer, Reply, Request, Sender, Transport
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 Result = TypeVar("Result")
 
@@ -50,6 +49,9 @@ _GATEWAY_CODES = (502, 504)
 
 WELL_FOR_S = 1.0
 """So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
+
+RENEW_EVERY_S = 1.0
+"""Certificate files are looked at no more often than this."""
 
 _OUTCOMES: dict[type[KeyUnavailable], str] = {
     KMEUnreachable: "unreachable",
@@ -69,14 +71,15 @@ _OUTCOMES: dict[type[KeyUnavailable], str] = {
 class Patience:
     """How long and how often a KME is asked; times in seconds.
 
-    `retry_attempts` are the tries after the first. `timeout` is the longest that one try may take, and
-    `min_timeout` the least that the time limit adapts down to.
+    `retry_attempts` are the tries after the first, `retry_delay` is the first pause, and `timeout` what one try may
+    take. Where they are `adaptive`, all follow what the KME does; `min_timeout` is then the least time for a try.
     """
 
     retry_attempts: int = 3
     retry_delay: float = 1.0
     timeout: float = 10.0
     min_timeout: float = 2.0
+    adaptive: bool = False
 
 
 class Calls:
@@ -101,12 +104,17 @@ class Calls:
         self._metrics = metrics
         self.receive: Sender = transport.send
         """Sends the requests for received keys."""
-        self._backoff = Backoff(patience.retry_delay, timing)
+        self._backoff = Backoff(patience.retry_delay, timing, adaptive=patience.adaptive)
         self._not_before: dict[Call, float] = {}
         self._settling = asyncio.Lock()
         self._well_at = float("-inf")
+        self._renewed_at = float("-inf")
         self.breakers = {call: Breaker(f"{name}: {call}", breaker, timing) for call in Call}
-        self.limits = {call: TimeLimit(patience.timeout, patience.min_timeout) for call in Call}
+        shortest = patience.min_timeout if patience.adaptive else patience.timeout
+        # A status costs no key, so nothing is lost by giving it up early.
+        self.limits = {
+            call: TimeLimit(patience.timeout, shortest, shortest if call is Call.STATUS else None) for call in Call
+        }
 
     @property
     def success_rate(self) -> float:
@@ -122,6 +130,7 @@ class Calls:
         patient: bool = True,
         unanswered: Callable[[], bool] = lambda: True,
         status: Callable[[], Awaitable[object]] | None = None,
+        short: Callable[[], Awaitable[bool]] | None = None,
     ) -> Result:
         """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
 
@@ -129,8 +138,10 @@ class Calls:
 
         `unanswered` is called when the KME may have carried out a request whose answer did not come, and says
         whether trying again is allowed. `status` asks the KME for its status: first when the breaker is half-open,
-        and after a reply to dec_keys that is about the key or about the KME.
+        and after a reply to dec_keys that is about the key or about the KME. `short` asks whether the KME has fewer
+        keys than are wanted, after a reply to enc_keys that may mean that.
         """
+        self.renew_certificates()
         attempts = self._patience.retry_attempts if patient else 0
         attempt = 0
         while True:
@@ -142,7 +153,7 @@ class Calls:
                     try:
                         return await self._try(call, request, read, unanswered)
                     except AmbiguousReply as reply:
-                        raise await self._settled(reply, status) from reply
+                        raise await self._settled(reply, status, short) from reply
             except NotAsked:
                 raise
             except KMEUnreachable as error:
@@ -159,6 +170,16 @@ class Calls:
                 "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
             )
             await self._timing.sleep(pause)
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME."""
+        now = self._timing.clock()
+        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = now
+        if self._transport.renew(self.name, anyway=anyway):
+            for breaker in self.breakers.values():
+                breaker.try_now()
 
     async def _try(
         self, call: Call, request: Request, read: Callable[[bytes], Result], unanswered: Callable[[], bool]
@@ -208,17 +229,15 @@ class Calls:
         return reply
 
     def _result(self, call: Call, reply: Reply, read: Callable[[bytes], Result]) -> Result:
-        """What a reply brings. Raises KeyUnavailable: to dec_keys, AmbiguousReply unless the reply is clear."""
+        """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
         message = "" if reply.code == 200 else text_of_error(reply.body)
         rule = ruled(call, reply.code, message, self._errors)
         try:
             if reply.code == 200:
                 return read(reply.body)
             raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
-        except (KeyNotFound, KMERefusedRequest):
-            raise
         except KeyUnavailable as error:
-            if call is not Call.DEC_KEYS or rule is not None or reply.code == 429:
+            if rule is not None or not _unclear(call, reply.code, error):
                 raise
             # The body of a 200 may hold keys, which belong into no error.
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
@@ -249,8 +268,15 @@ class Calls:
             log.info("kme_probe", kme=self.name, answer=str(error))
         self._well_at = self._timing.clock()
 
-    async def _settled(self, reply: AmbiguousReply, status: Callable[[], Awaitable[object]] | None) -> KeyUnavailable:
-        """What the reply meant: a KME that answers status is well, and has spoken of the key that it was asked for."""
+    async def _settled(
+        self,
+        reply: AmbiguousReply,
+        status: Callable[[], Awaitable[object]] | None,
+        short: Callable[[], Awaitable[bool]] | None,
+    ) -> KeyUnavailable:
+        """What the reply meant: a KME that answers status is well, and has spoken of the keys that it was asked for."""
+        if short is not None:
+            return KMEExhausted(str(reply)) if await short() else reply.meant
         if status is None:
             return reply.meant
         async with self._settling:
@@ -261,3 +287,14 @@ class Calls:
                     log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
                     return reply.meant
         return RepliedNotFound(str(reply), reply.body)
+
+
+def _unclear(call: Call, code: int, error: KeyUnavailable) -> bool:
+    """Whether only the status can tell what a reply meant, which was read as `error`.
+
+    To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
+    """
+    if call is Call.DEC_KEYS:
+        return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
+    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy | KMEExhausted)
+    return call is Call.ENC_KEYS and not about_us_or_later

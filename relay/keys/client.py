@@ -5,25 +5,29 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which C
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-import structlog
-
+from relay.errors import ConfigError
 from relay.keys.accounts import Accounts
 from relay.keys.adaptive import Budget
 from relay.keys.breaker import BreakerRules, State
 from relay.keys.calls import Calls, Patience
+from relay.keys.certificates import ClientTLS
+from relay.keys.events import Events
 from relay.keys.faults import Call, ErrorRule
 from relay.keys.metrics import KeyMetrics
 from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.tls import TLSRules, client_context
+from relay.keys.tls import TLSRules
 from relay.keys.transport import Receiver, Transport
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class KMEClient:
         retry_delay: float = 1,
         timeout: float = 10,
         connect_timeout: float = 2,
+        adaptive: bool = False,
         min_timeout: float = 2,
         pool_connections: int = 5,
         pool_maxsize: int = 10,
@@ -76,12 +81,16 @@ class KMEClient:
     ) -> None:
         """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
 
-        `timeout` is the most that one try may take and `min_timeout` the least that the limit adapts to.
-        `retry_attempts` counts the tries after the first; `retry_delay` is the first backoff, doubled each
-        time and fully jittered. At most `pool_maxsize` connections are open to one host, `pool_connections`
+        `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
+        time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
+        shorter while most tries succeed, and limits shrink to no less than `min_timeout` for a KME that is quick.
+        At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
-        `name` (default: the URL) stands in logs and metrics. Raises ConfigError when the files cannot be used.
+        `name` (default: the URL) stands in logs and metrics. Raises ConfigError for another scheme than https, and
+        when the files cannot be used.
         """
+        if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+            raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
         self.url = url.rstrip("/")
         self.retry_attempts = retry_attempts
         self.retry_delay = retry_delay
@@ -95,7 +104,7 @@ class KMEClient:
         self._drawing: dict[str, asyncio.Lock] = {}
         self._transport = Transport(
             self.url,
-            client_context(ca, certificate, key, tls),
+            ClientTLS(ca, certificate, key, tls),
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
             connect_timeout=connect_timeout,
@@ -104,7 +113,7 @@ class KMEClient:
         self._calls = Calls(
             self._name,
             self._transport,
-            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout),
+            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout, adaptive),
             breaker=breaker,
             errors=(*quirks.errors, *self.usual_errors),
             timing=timing,
@@ -122,6 +131,18 @@ class KMEClient:
     async def close(self) -> None:
         """Closes all connections. The client may be used again afterwards."""
         await self._transport.close()
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes the certificate files if they have changed, or `anyway`. Each call looks at them as well."""
+        self._calls.renew_certificates(anyway=anyway)
+
+    def ending_certificates(self, now: datetime) -> list[str]:
+        """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
+        return self._transport.ending(now)
+
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether undelivered keys are still there when more were asked for: nobody can say."""
+        return None
 
     @property
     def transport(self) -> Transport:
@@ -153,6 +174,10 @@ class KMEClient:
         """Seconds that enc_keys takes, smoothed; None before the first answer."""
         return self._calls.limits[Call.ENC_KEYS].latency
 
+    def usual_time(self, call: Call) -> float:
+        """Seconds within which an answer usually comes; who has waited longer asks another KME, if there is one."""
+        return self._calls.limits[call].usual
+
     @property
     def one_connection_per_request(self) -> bool:
         """Whether keys are asked for with GET, which must never be sent twice behind our back."""
@@ -177,6 +202,13 @@ class KMEClient:
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, by call; empty when all is well."""
         return {str(call): breaker.cause for call, breaker in self._calls.breakers.items() if breaker.cause}
+
+    @staticmethod
+    def _several(key_IDs: Sequence[str]) -> list[str]:
+        """The key_IDs, each once. A string, which is a sequence of strings as well, is a mistake: raises TypeError."""
+        if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
+            raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
+        return list(dict.fromkeys(key_IDs))
 
     def _burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""

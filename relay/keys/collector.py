@@ -29,6 +29,7 @@ class KeyCollector(Collector):
         pools = [pool for group in self._ring.groups.values() for pool in group.pools]
         yield from _keys(pools)
         yield _breakers(pools)
+        yield from _troubles(pools)
         yield from self._forecasts()
 
     def _forecasts(self) -> Iterable[Metric]:
@@ -78,3 +79,18 @@ def _breakers(pools: Iterable[FreshKeys]) -> Metric:
         for call, state in pool.client.breakers.items():
             states.add_metric([pool.client.name, call], state)
     return states
+
+
+def _troubles(pools: Iterable[FreshKeys]) -> Iterable[Metric]:
+    withheld = GaugeMetricFamily(
+        "qumail_keys_withheld", "1 while no keys are drawn, as the store cannot remember them", labels=["kme"]
+    )
+    dropped = GaugeMetricFamily(
+        "qumail_kme_drops_undelivered_keys",
+        "1 when the KME was seen to drop undelivered keys",
+        labels=["kme"],
+    )
+    for pool in pools:
+        withheld.add_metric([pool.client.name], bool(pool.withheld))
+        dropped.add_metric([pool.client.name], pool.undelivered.dropped)
+    return (withheld, dropped)

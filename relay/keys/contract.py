@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
     from relay.keys.accounts import Accounts
     from relay.keys.breaker import State
+    from relay.keys.faults import Call
     from relay.keys.replies import KeyStatus
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
@@ -91,6 +93,9 @@ class KeyDelivery(Protocol):
     def latency(self) -> float | None:
         """Seconds that it takes to give fresh keys, smoothed; None before the first."""
 
+    def usual_time(self, call: Call) -> float:
+        """Seconds within which an answer to `call` usually comes."""
+
     @property
     def breakers(self) -> dict[str, State]:
         """The state of the breaker of each call."""
@@ -124,6 +129,18 @@ class KeyDelivery(Protocol):
         """The keys with these IDs, in their order; the KME gives each once.
 
         Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
+        """
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes the certificate files if they have changed, or `anyway`."""
+
+    def ending_certificates(self, now: datetime) -> list[str]:
+        """Which certificates end within 30 days of `now` (aware), or have ended. Reads files."""
+
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
+
+        It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
         """
 
     async def close(self) -> None:

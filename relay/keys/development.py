@@ -33,6 +33,29 @@ def default_state_dir() -> Path:
     return root / "qumail-relay" / "kme"
 
 
+def elsewhere_file() -> Path:
+    """The file in the default directory that names another one, there while servers run over that one."""
+    return default_state_dir() / "elsewhere.json"
+
+
+def state_dir_in_use() -> Path:
+    """The state directory of the servers that run: the one that `qumail-relay kme --state` has noted, or the default.
+
+    Raises ConfigError where the note cannot be used.
+    """
+    path = elsewhere_file()
+    try:
+        noted = Path(json.loads(path.read_bytes())["state"])
+    except FileNotFoundError:
+        return default_state_dir()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: names no directory; remove it") from error
+    # Servers that were killed leave their note behind.
+    return noted if (noted / "ca.pem").is_file() else default_state_dir()
+
+
 def endpoints(state_dir: Path) -> tuple[str, str]:
     """The base URLs of KM1 and KM2, without a slash at the end.
 

@@ -13,7 +13,8 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
 Any mail can name keys that do not exist, so a reply to dec_keys tells nothing of the KME: AmbiguousReply is settled by
-asking for the status, and is "not found" where that is answered.
+asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs, so
+a refusal of enc_keys is "exhausted" where the status tells of fewer keys than were asked for, whatever it says.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class RepliedNotFound(KeyNotFound):
 
 
 class AmbiguousReply(KeyUnavailable):
-    """A reply to dec_keys that is about the key or about the KME; `meant` is what it is in the second case."""
+    """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says."""
 
     def __init__(self, meant: KeyUnavailable, body: bytes) -> None:
         super().__init__(str(meant))

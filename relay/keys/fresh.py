@@ -8,23 +8,24 @@ come are still there for the next one.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-import structlog
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.batch import BatchLimit
 from relay.keys.contract import IssuedKeys, Key, KeyDelivery
+from relay.keys.events import Events
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.prefetch import Marks, Prefetch, marks
 from relay.keys.rates import Peak, Rate, Refill
 from relay.keys.replies import KeyStatus
+from relay.keys.shelf import Shelf, Slave, Waiter
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.undelivered import Undelivered
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 LONGEST_REST_S = 5.0
 """A KME that ran out of keys is asked again after this time at the latest."""
@@ -36,70 +37,58 @@ STATUS_RETRY_S = 30.0
 """After a status call that failed, limits are taken as unknown for this long."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """One who waits for `number` keys: `turn` is set when he is first in the queue, or when `error` is."""
+class DrawKeys(Protocol):
+    """`KeyDelivery.request_enc_keys`."""
 
-    number: int
-    turn: asyncio.Event = field(default_factory=asyncio.Event)
-    error: KeyUnavailable | StoreUnavailable | None = None
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """The stock for one slave SAE and key size, with the work that fills it."""
-
-    slave_sae: str
-    size: int
-    stock: Stock
-    peak: Peak
-    prefetched: bool = False
-    queue: deque[_Waiter] = field(default_factory=deque)
-    rest: float = 0.0
-    not_before: float = 0.0
-    trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
-    drawing: asyncio.Task[None] | None = None
-    refill: asyncio.Task[None] | None = None
-    aside: list[Key] = field(default_factory=list, repr=False)
-    """Keys that have come and are not remembered yet: they may not be used before, and are good until `aside_until`."""
-    aside_until: float = 0.0
-
-    @property
-    def wanted(self) -> int:
-        """How many keys are waited for."""
-        return sum(waiter.number for waiter in self.queue)
-
-    @property
-    def idle(self) -> bool:
-        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.aside)
-
-
-@dataclass(slots=True)
-class _Slave:
-    """What is known of the KME's store for one slave SAE."""
-
-    refill: Refill
-    use: Rate
-    status: KeyStatus | None = None
-    asked: float | None = None
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    most: int | None = None
+    def __call__(self, slave_sae_id: int | str, number: int, size: int, *, patient: bool) -> Awaitable[list[Key]]: ...
 
 
 class FreshKeys:
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
-    def __init__(self, client: KeyDelivery, prefetch: Prefetch, seen: SeenKeys, timing: Timing = REAL_TIME) -> None:
+    def __init__(
+        self,
+        client: KeyDelivery,
+        prefetch: Prefetch,
+        seen: SeenKeys,
+        timing: Timing = REAL_TIME,
+        *,
+        draw: DrawKeys | None = None,
+        one_batch: float = 0.0,
+    ) -> None:
+        """`draw` stands for the client's own request_enc_keys where that one asks here.
+
+        `one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
+        """
+        self.undelivered = Undelivered(client, one_batch, timing.clock)
         self.client = client
+        self._draw_keys = draw or client.request_enc_keys
         self.prefetch = prefetch
         self._seen = seen
         self._timing = timing
-        self._shelves: dict[tuple[str, int], _Shelf] = {}
-        self._slaves: dict[str, _Slave] = {}
+        self._shelves: dict[tuple[str, int], Shelf] = {}
+        self._slaves: dict[str, Slave] = {}
         self._began = timing.clock()
         self._closed = False
         self._issued: IssuedKeys | None = None
         self._group = ""
+        self.withheld = ""
+        """Why no key is drawn, while the store cannot remember any."""
+        self.listeners: set[Callable[[], None]] = set()
+        """Called after each answer of the KME."""
+
+    @property
+    def trouble(self) -> str:
+        """What a person has to do something about; empty when all is well."""
+        troubles = list(self.client.troubles.values())
+        if self.withheld:
+            troubles.append(f"no keys are drawn, the store cannot remember them: {self.withheld}")
+        if self.undelivered.dropped:
+            troubles.append(
+                "the KME drops keys that the peer has not fetched when more are asked for: they are drawn one batch at "
+                f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
+            )
+        return "; ".join(troubles)
 
     def remember_in(self, issued: IssuedKeys, group: str) -> None:
         """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
@@ -129,7 +118,8 @@ class FreshKeys:
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store."""
-        stored = _stored_bits(self._slave(slave_sae).status)
+        status = self._slave(slave_sae).status
+        stored = (status.stored_bits or 0) if status else 0
         return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
@@ -146,21 +136,24 @@ class FreshKeys:
         """
         shelf = self._shelf(slave_sae, size)
         shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
+        shelf.fill_to = self._marks(shelf).high if shelf.prefetched else 0
         keys = None if shelf.queue else shelf.stock.pop(number)
         if keys is None:
             keys = await self._wait_for(shelf, number, patient)
         shelf.peak.add(number)
-        self._slave(slave_sae).use.add(number * size)
+        slave = self._slave(slave_sae)
+        slave.used_at = self._timing.clock()
+        slave.use.add(number * size)
         self._refill_if_low(shelf)
         self._put_away(shelf)
         return keys
 
-    async def _wait_for(self, shelf: _Shelf, number: int, patient: bool) -> list[Key]:
+    async def _wait_for(self, shelf: Shelf, number: int, patient: bool) -> list[Key]:
         """Waits in the queue; who is first in it has keys drawn until there are enough for him.
 
         When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
         """
-        me = _Waiter(number)
+        me = Waiter(number)
         shelf.queue.append(me)
         try:
             while shelf.queue[0] is not me and me.error is None:
@@ -168,9 +161,11 @@ class FreshKeys:
             if me.error is not None:
                 raise me.error
             # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
-            for _ in range(2 * number + 4):
+            for drawn in range(2 * number + 4):
                 if (keys := shelf.stock.pop(number)) is not None:
                     return keys
+                if drawn and self.undelivered.one_batch:
+                    raise KMEExhausted(f"{self.client.name}: {number} keys did not come in one batch")
                 await self._drawn(shelf, patient)
             raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
         except (KeyUnavailable, StoreUnavailable) as error:
@@ -185,13 +180,25 @@ class FreshKeys:
             self._put_away(shelf)
 
     async def limits(self, slave_sae: str) -> KeyStatus | None:
-        """The KME's limits as it gave them last; asked for once, None where it does not say."""
+        """The KME's limits as it gave them last; asked for once, None where it does not say.
+
+        The asking belongs to the pool: who gives up waiting for it leaves it to the others.
+        """
         slave = self._slave(slave_sae)
-        async with slave.looking:
-            now = self._timing.clock()
-            if slave.status is None and (slave.asked is None or now - slave.asked >= STATUS_RETRY_S):
-                await self.look(slave_sae)
+        now = self._timing.clock()
+        if slave.looking is None and slave.status is None:
+            if self._closed or (slave.asked is not None and now - slave.asked < STATUS_RETRY_S):
+                return None
+            slave.looking = asyncio.create_task(self.look(slave_sae), name="look at keys")
+            slave.looking.add_done_callback(lambda task: self._looked(slave, task))
+        if slave.looking is not None:
+            await asyncio.wait([slave.looking])
         return slave.status
+
+    def _looked(self, slave: Slave, task: asyncio.Task[KeyStatus | None]) -> None:
+        slave.looking = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
     async def look(self, slave_sae: str) -> KeyStatus | None:
         """Asks the KME for its status now and learns from it; None where it does not say."""
@@ -202,6 +209,7 @@ class FreshKeys:
         except KeyUnavailable as error:
             log.info("kme_status_unknown", kme=self.client.name, slave_sae=slave_sae, cause=str(error))
             return None
+        self._answered()
         slave.status = status
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
@@ -212,6 +220,7 @@ class FreshKeys:
         """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
         shelf = self._shelf(slave_sae, size)
         shelf.prefetched = self.prefetch.on
+        shelf.fill_to = self._marks(shelf).high
         self._refill_if_low(shelf)
 
     def destroy_expired(self) -> int:
@@ -222,21 +231,30 @@ class FreshKeys:
             self._put_away(shelf)
         return expired
 
+    def keep_ready(self) -> None:
+        """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
+        for shelf in self._shelves.values():
+            if shelf.prefetched and shelf.refill is None and self._timing.clock() >= shelf.not_before:
+                marks_of_it = self._marks(shelf)
+                shelf.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
+                self._refill_if_low(shelf)
+
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
         shelves = list(self._shelves.values())
-        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing) if task is not None]
-        for task in tasks:
+        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing)]
+        running = [task for task in (*tasks, *(slave.looking for slave in self._slaves.values())) if task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
         burnt += sum(self._burn_old_ones_aside(shelf, all_of_them=True) for shelf in shelves)
         self._shelves.clear()
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
-    async def _drawn(self, shelf: _Shelf, patient: bool) -> None:
+    async def _drawn(self, shelf: Shelf, patient: bool) -> None:
         """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
         if self._closed:
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
@@ -251,22 +269,25 @@ class FreshKeys:
         if error := task.exception():
             raise error
 
-    def _drawing_ended(self, shelf: _Shelf, task: asyncio.Task[None]) -> None:
+    def _drawing_ended(self, shelf: Shelf, task: asyncio.Task[None]) -> None:
         shelf.drawing = None
         if not task.cancelled():
             task.exception()  # seen here, in case that nobody waits any more
 
-    async def _draw(self, shelf: _Shelf, patient: bool) -> None:
+    async def _draw(self, shelf: Shelf, patient: bool) -> None:
         """One request for as many keys as are wanted now and the KME gives at once."""
         slave = self._slave(shelf.slave_sae)
         await self.limits(shelf.slave_sae)
-        missing = max(shelf.wanted, self._marks(shelf).high if shelf.prefetched else 0) - len(shelf.stock)
-        number = max(1, min(missing, self._most(slave)))
         try:
             self._burn_old_ones_aside(shelf)
             if not shelf.aside:
-                if self._issued is not None:
-                    await self._issued.ready()
+                await self._store_ready()
+                await self.undelivered.find_out(shelf.slave_sae, slave.status)
+                if self.undelivered.one_batch:
+                    self._make_room(shelf, slave)
+                missing = max(shelf.wanted, shelf.fill_to) - len(shelf.stock)
+                most = slave.batch.most(slave.status.max_key_per_request if slave.status else None)
+                number = max(1, min(missing, most))
                 shelf.aside = await self._request(shelf, slave, number, patient)
                 shelf.aside_until = self._timing.clock() + self.prefetch.lifetime
             before = await self._issued_before(shelf)
@@ -279,12 +300,44 @@ class FreshKeys:
         shelf.rest = shelf.not_before = 0.0
         slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
-    async def _issued_before(self, shelf: _Shelf) -> frozenset[str]:
+    async def _store_ready(self) -> None:
+        """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
+        if self._issued is None:
+            return
+        try:
+            await self._issued.ready()
+        except StoreUnavailable as error:
+            if not self.withheld:
+                log.error("keys_not_drawn", kme=self.client.name, cause=str(error))
+            self.withheld = str(error)
+            raise
+        self._store_is_well()
+
+    def _store_is_well(self) -> None:
+        if self.withheld:
+            log.info("keys_drawn_again", kme=self.client.name)
+        self.withheld = ""
+
+    def _make_room(self, shelf: Shelf, slave: Slave) -> None:
+        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
+
+        Raises KMEExhausted while keys of the last batch may be on their way.
+        """
+        together = [each for each in self._shelves.values() if each.slave_sae == shelf.slave_sae]
+        others = [each for each in together if each is not shelf]
+        if any(other.queue or other.drawing for other in others):
+            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
+        self.undelivered.raise_if_early(slave.used_at)
+        burnt = sum(each.stock.burn_all("overtaken") for each in together)
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, slave_sae=shelf.slave_sae, number=burnt, cause="overtaken")
+
+    async def _issued_before(self, shelf: Shelf) -> frozenset[str]:
         """The key_IDs of those aside that may not be used. What is new has been written down when this returns."""
         if self._issued is None:
             return frozenset()
         try:
-            return await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
         except StoreUnavailable as error:
             log.error(
                 "issued_keys_not_remembered",
@@ -293,9 +346,12 @@ class FreshKeys:
                 number=len(shelf.aside),
                 cause=str(error),
             )
+            self.withheld = str(error)
             raise
+        self._store_is_well()
+        return before
 
-    def _burn_old_ones_aside(self, shelf: _Shelf, *, all_of_them: bool = False) -> int:
+    def _burn_old_ones_aside(self, shelf: Shelf, *, all_of_them: bool = False) -> int:
         """Of those that could not be remembered in time nothing may come; returns how many that were."""
         if not shelf.aside or not (all_of_them or shelf.aside_until <= self._timing.clock()):
             return 0
@@ -303,7 +359,7 @@ class FreshKeys:
         self.client.accounts.issued_and_burnt(shelf.slave_sae, burnt, "not remembered")
         return burnt
 
-    def _put_in_stock(self, shelf: _Shelf, keys: list[Key], before: frozenset[str]) -> None:
+    def _put_in_stock(self, shelf: Shelf, keys: list[Key], before: frozenset[str]) -> None:
         if before:
             self.client.accounts.issued_and_burnt(shelf.slave_sae, len(before), "seen before")
         fresh = [key for key in keys if key.key_ID not in before]
@@ -313,29 +369,39 @@ class FreshKeys:
         if refused == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
-    async def _request(self, shelf: _Shelf, slave: _Slave, number: int, patient: bool) -> list[Key]:
-        """Asks for `number` keys, and for less where the KME cannot give or does not accept that many."""
+    async def _request(self, shelf: Shelf, slave: Slave, number: int, patient: bool) -> list[Key]:
+        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
+
+        Which of the two it is, the status tells, whatever the refusal says.
+        """
+        refused_more = False
         while True:
             try:
-                return await self.client.request_enc_keys(shelf.slave_sae, number, shelf.size, patient=patient)
-            except KMEExhausted:
+                keys = await self._draw_keys(shelf.slave_sae, number, shelf.size, patient=patient)
+            except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
                 status = await self.look(shelf.slave_sae)
-                stored = _stored_bits(status) // shelf.size
-                number = stored if 0 < stored < number else 1
-            except KMERefusedRequest:
-                if number == 1:
-                    raise
-                number = slave.most = number // 2
+                bits = status.stored_bits if status else None
+                short = bits is not None and bits < number * shelf.size
+                number = max(1, (bits or 0) // shelf.size) if short else number // 2
+                refused_more = not short
+            else:
+                self._answered()
+                slave.batch.took(number, refused_more=refused_more)
+                return keys
 
-    def _give_rest(self, shelf: _Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
+    def _answered(self) -> None:
+        for tell in tuple(self.listeners):
+            tell()
+
+    def _give_rest(self, shelf: Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
         """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
         shelf.rest = min(LONGEST_REST_S, max(0.25, shelf.rest * 2))
         shelf.not_before = self._timing.clock() + shelf.rest * (0.5 + 0.5 * self._timing.chance())
         shelf.trouble = error
 
-    def _raise_if_resting(self, shelf: _Shelf) -> None:
+    def _raise_if_resting(self, shelf: Shelf) -> None:
         wait = shelf.not_before - self._timing.clock()
         if wait > 0:
             kind = next(
@@ -343,53 +409,55 @@ class FreshKeys:
             )
             raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
 
-    def _refill_if_low(self, shelf: _Shelf) -> None:
+    def _refill_if_low(self, shelf: Shelf) -> None:
         low = self._marks(shelf).low
         if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < low:
             shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
             shelf.refill.add_done_callback(lambda _task: self._refill_ended(shelf))
 
-    def _refill_ended(self, shelf: _Shelf) -> None:
+    def _refill_ended(self, shelf: Shelf) -> None:
         shelf.refill = None
 
-    async def _refill(self, shelf: _Shelf) -> None:
-        """Draws until the high mark is reached; any failure ends it, and the next need starts it again."""
+    async def _refill(self, shelf: Shelf) -> None:
+        """Draws until the shelf is as full as it should be; any failure ends it, and it is begun again later."""
         try:
-            while len(shelf.stock) < self._marks(shelf).high:
+            while len(shelf.stock) < (1 if self.undelivered.one_batch else shelf.fill_to):
                 await self._drawn(shelf, patient=True)
+            shelf.refill_failed = False
         except (KeyUnavailable, StoreUnavailable) as error:
-            log.warning("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+            say = log.info if shelf.refill_failed else log.warning
+            shelf.refill_failed = True
+            say("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
 
-    def _put_away(self, shelf: _Shelf) -> None:
+    def _put_away(self, shelf: Shelf) -> None:
         """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
         if shelf.idle and self._timing.clock() >= shelf.not_before:
             self._shelves.pop((shelf.slave_sae, shelf.size), None)
 
-    def _marks(self, shelf: _Shelf) -> Marks:
+    def _marks(self, shelf: Shelf) -> Marks:
         slave = self._slave(shelf.slave_sae)
         bits = slave.refill.per_second
-        return marks(
-            self.prefetch,
+        one_batch = self.undelivered.one_batch
+        found = marks(
+            replace(self.prefetch, outage=max(self.prefetch.outage, one_batch)),
             peak_rate=shelf.peak.per_second,
             latency=self.client.latency or 1.0,
             refill_rate=bits / shelf.size if bits else None,
             status=slave.status,
         )
+        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
+        return Marks(min(found.low, 1), found.high) if one_batch else found
 
-    def _most(self, slave: _Slave) -> int:
-        """How many keys one request may ask for; unknown limits are found out by asking."""
-        said = slave.status.max_key_per_request if slave.status else None
-        known: Iterable[int] = (limit for limit in (said, slave.most) if limit)
-        return min(known, default=128)
-
-    def _slave(self, slave_sae: str) -> _Slave:
+    def _slave(self, slave_sae: str) -> Slave:
         if slave_sae not in self._slaves:
-            self._slaves[slave_sae] = _Slave(
-                Refill(self._timing.clock), Rate(USE_WINDOW_S, self._timing.clock, began=self._began)
+            self._slaves[slave_sae] = Slave(
+                Refill(self._timing.clock),
+                Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
+                BatchLimit(self._timing.clock),
             )
         return self._slaves[slave_sae]
 
-    def _shelf(self, slave_sae: str, size: int) -> _Shelf:
+    def _shelf(self, slave_sae: str, size: int) -> Shelf:
         place = (slave_sae, size)
         if place not in self._shelves:
             stock = Stock(
@@ -399,10 +467,5 @@ class FreshKeys:
                 seen=self._seen,
                 clock=self._timing.clock,
             )
-            self._shelves[place] = _Shelf(slave_sae, size, stock, Peak(self._timing.clock))
+            self._shelves[place] = Shelf(slave_sae, size, stock, Peak(self._timing.clock))
         return self._shelves[place]
-
-
-def _stored_bits(status: KeyStatus | None) -> int:
-    """What a KME says that it has; 0 where it does not say."""
-    return (status.stored_key_count or 0) * (status.key_size or USUAL_KEY_BITS) if status else 0

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-import structlog
-
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
 from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys
+from relay.keys.events import Events
 from relay.keys.pads import Pad, PadKey
 from relay.keys.pool import KMEGroup, Use
 from relay.keys.rates import Rate, Supply
@@ -26,7 +26,7 @@ from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.rotation import KeysInUse, Rotation, Taken
 from relay.keys.timing import REAL_TIME, Timing
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 _T = TypeVar("_T")
 
@@ -35,6 +35,9 @@ TEND_S = 5.0
 
 LOOK_S = 30.0
 """How often each KME is asked for its status, for the forecasts."""
+
+TELL_S = 86_400.0
+"""How often the log tells of certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
 """Use rates are averaged over this time."""
@@ -109,10 +112,26 @@ class KeyRing:
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""
         if self._tending is None:
+            for name in self.groups:
+                for pool in self.groups[name].pools:
+                    pool.undelivered.serve(self._own_sae)
             for peer in self.peers.values():
                 for group in self._groups_of(peer):
                     group.warm(peer.sae_id)
             self._tending = asyncio.create_task(self._tend_for_ever(), name="tend keys")
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
+        for group in self.groups.values():
+            for client in group.clients:
+                client.renew_certificates(anyway=anyway)
+
+    async def tell_of_certificates(self) -> None:
+        """Says in the log which certificates end within 30 days, or have ended."""
+        for group in self.groups.values():
+            for client in group.clients:
+                for ending in await asyncio.to_thread(client.ending_certificates, datetime.now(UTC)):
+                    log.warning("kme_certificate_ends", kme=client.name, what=ending)
 
     def wait_no_more(self) -> None:
         """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
@@ -208,10 +227,15 @@ class KeyRing:
         return KeyReport(pools, list(self._level_rows(pools)))
 
     async def tend(self, *, look: bool) -> None:
-        """Destroys expired keys, and says so when keys will soon be gone; with `look`, asks the KMEs first."""
+        """Destroys expired keys, draws a few where none are left, and says so when keys will soon be gone.
+
+        With `look` the KMEs are asked first.
+        """
+        self.renew_certificates()
         for group in self.groups.values():
             for pool in group.pools:
                 pool.destroy_expired()
+                pool.keep_ready()
         if look:
             await self._look()
         for row in self.pool_rows():
@@ -224,13 +248,16 @@ class KeyRing:
                 self._alarms.discard(place)
 
     async def _tend_for_ever(self) -> None:
-        looked = float("-inf")
+        looked = told = float("-inf")
         while True:
             now = self._timing.clock()
             look = now - looked >= LOOK_S
             looked = now if look else looked
             try:
                 await self.tend(look=look)
+                if now - told >= TELL_S:
+                    told = now
+                    await self.tell_of_certificates()
             except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(TEND_S)
@@ -248,6 +275,8 @@ class KeyRing:
     async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
         """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
         reserve = left = 0
+        if not any(self._limits.get(pool.client.name, Limits()).reserve for pool in group.pools):
+            return
         for pool in group.pools:
             usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
             reserve += self._limits.get(pool.client.name, Limits()).reserve * usual

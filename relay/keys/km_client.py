@@ -7,18 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import structlog
-
-from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
 from relay.keys.contract import Key
-from relay.keys.development import default_state_dir, endpoints
+from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.replies import (
+    USUAL_KEY_BITS,
     KeyStatus,
     count_of_keys,
     json_body,
@@ -29,7 +27,7 @@ from relay.keys.replies import (
 )
 from relay.keys.transport import Request
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 
 class OptimizedKMClient(KMEClient):
@@ -88,6 +86,13 @@ class OptimizedKMClient(KMEClient):
             self._burn(sae, number, "no answer")
             return self._burn_budget.allows(number)
 
+        async def short() -> bool:
+            try:
+                status = await self.check_key_status(sae, patient=False)
+            except KeyUnavailable:
+                return False
+            return status.stored_bits is not None and status.stored_bits < number * size
+
         async with self._drawing.setdefault(sae, asyncio.Lock()):
             return await self._calls.ask(
                 Call.ENC_KEYS,
@@ -96,6 +101,7 @@ class OptimizedKMClient(KMEClient):
                 patient=patient,
                 unanswered=unanswered,
                 status=lambda: self.check_key_status(sae, patient=False),
+                short=short,
             )
 
     async def request_dec_keys(
@@ -104,17 +110,49 @@ class OptimizedKMClient(KMEClient):
         """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
         The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those
-        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked.
+        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
+        TypeError where `key_IDs` is a string.
         """
-        if not key_IDs:
+        wanted = self._several(key_IDs)
+        if not wanted:
             return []
         if self.quirks.method == "GET":
             return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
-        wanted = list(dict.fromkeys(key_IDs))
         ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
         request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids}, key_IDs=wanted)
         found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
         return self._in_order(key_IDs, found)
+
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
+
+        Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
+        that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
+        """
+        sae, own = str(slave_sae_id), str(own_sae_id)
+        status = await self.check_key_status(sae, patient=False)
+        if not status.max_SAE_ID_count:
+            return None
+        size = status.key_size or USUAL_KEY_BITS
+        try:
+            drawn = [await self._trial_key(sae, own, size) for _ in range(2)]
+        except KMEMisconfigured:
+            return None
+        # The later one first: where that has come, it is not lag that keeps the earlier one away.
+        for key, answer in ((drawn[1], None), (drawn[0], False)):
+            try:
+                await OptimizedKMClient.request_dec_keys(self, own, [key.key_ID], patient=False)
+            except (KeyNotFound, KMEMisconfigured):
+                return answer
+        return True
+
+    async def _trial_key(self, sae: str, own: str, size: int) -> Key:
+        """A key that is never used for anything."""
+        [key] = await OptimizedKMClient.request_enc_keys(
+            self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
+        )
+        self._accounts.issued_and_burnt(sae, 1, "trial")
+        return key
 
     async def _dec_keys(
         self, master_sae: str, request: Request, wanted: Sequence[str], patient: bool
@@ -203,19 +241,3 @@ class OptimizedKMClient(KMEClient):
 
 def _least(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit), default=None)
-
-
-def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:
-    """Clients of the development pair: Alice's of KM1 (she is SAE 2) and Bob's of KM2 (he is SAE 1).
-
-    `state_dir` is what `qumail-relay kme --state` was given. Raises ConfigError where it has not yet run.
-    """
-    state = state_dir or default_state_dir()
-    if not (state / "ca.pem").is_file():
-        raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
-    first, second = endpoints(state)
-    return _development_client(state, first, "sae-2"), _development_client(state, second, "sae-1")
-
-
-def _development_client(state: Path, url: str, sae: str) -> OptimizedKMClient:
-    return OptimizedKMClient(url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key")

@@ -14,12 +14,8 @@ from typing import Self
 
 from relay.errors import KMEMisconfigured
 from relay.keys.contract import Key, KeyReference
-from relay.keys.replies import KeyStatus
+from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.stock import wipe
-
-USUAL_KEY_BITS = 256
-"""The size asked for where a KME says nothing about sizes."""
-
 
 TAG_OCTETS = 16
 """So many octets of each key are never XORed: those of the first two are the tag's key."""

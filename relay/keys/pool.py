@@ -3,30 +3,37 @@ Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share 
 
 Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
 KME there has it.
+
+Who has waited for a KME longer than its answers usually take goes on to the next one. What the first was asked for goes
+on too: its keys come into its pool, or into the store, and are there for the next mail.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-import structlog
-
-from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
+from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
+from relay.keys.events import Events
+from relay.keys.faults import Call
 from relay.keys.fresh import FreshKeys
 from relay.keys.gather import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
 from relay.keys.metrics import KeyMetrics
-from relay.keys.pads import USUAL_KEY_BITS, Pad, PadPlan, pad_of, plan_pad
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
 from relay.keys.prefetch import Prefetch
 from relay.keys.rates import Supply
+from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.stock import SeenKeys
 from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.wishes import MOST_PER_CALL
 
 __all__ = ["KMEGroup", "Prefetch"]
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 _T = TypeVar("_T")
 
@@ -34,6 +41,9 @@ Use = Literal["otp", "aes", "both"]
 """What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
+
+LATE_FOR_S = 30.0
+"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
 
 
 class KMEGroup:
@@ -54,11 +64,13 @@ class KMEGroup:
         timing: Timing = REAL_TIME,
         clock: Callable[[], float] | None = None,
         use: Use = "both",
+        one_batch: Mapping[str, float] | None = None,
     ) -> None:
         """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
 
         `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
         stores what is fetched before anybody gets it.
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
         `clock`, seconds, replaces that of `timing`.
         """
         if clock is not None:
@@ -68,13 +80,14 @@ class KMEGroup:
         self._clients = list(clients)
         self._metrics = metrics or KeyMetrics()
         self._timing = timing
+        self._late: dict[tuple[KeyDelivery, Call], float] = {}
         self._lag = Lag(lag_patience, lag_waiting, timing)
         seen = SeenKeys()
         self.pools: list[FreshKeys] = []
         self._fetchers: list[Fetcher] = []
         for client in clients:
             rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
-            pool = FreshKeys(client, rule, seen, timing)
+            pool = FreshKeys(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
             self.pools.append(pool)
             self._fetchers.append(
                 Fetcher(
@@ -101,7 +114,7 @@ class KMEGroup:
     @property
     def health(self) -> float:
         """From 0, where no KME of the group is worth asking, to 1."""
-        return max((client.health for client in self._clients), default=0.0)
+        return max((self._health(client, Call.ENC_KEYS) for client in self._clients), default=0.0)
 
     @property
     def calls(self) -> int:
@@ -156,7 +169,7 @@ class KMEGroup:
 
         The KMEs are asked for their status.
         """
-        answers = [await self._supply(pool, slave_sae, hidden) for pool in self._healthiest_first()]
+        answers = await asyncio.gather(*(self._supply(pool, slave_sae, hidden) for pool in self._healthiest_first()))
         waits = [answer for answer in answers if answer.wait is not None]
         return next(
             (answer for answer in answers if answer.now),
@@ -216,16 +229,53 @@ class KMEGroup:
 
     def _healthiest_first(self) -> list[FreshKeys]:
         """The pools by health; equally good ones in the order of the configuration."""
-        return sorted(self.pools, key=lambda pool: -round(pool.client.health, 1))
+        return sorted(self.pools, key=lambda pool: -self._health(pool.client, Call.ENC_KEYS))
+
+    def _health(self, client: KeyDelivery, call: Call) -> float:
+        """The client's own, roughly, and half of it while the KME is late with such calls.
+
+        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+        """
+        late = self._late.get((client, call), float("-inf")) > self._timing.clock()
+        return round(client.health, 1) * (0.5 if late else 1.0)
+
+    async def _from(self, pool: FreshKeys, take: Awaitable[_T]) -> _T:
+        """What `take` gives, as long as each answer comes within its usual time. Raises KeyUnavailable."""
+        usual = pool.client.usual_time(Call.ENC_KEYS)
+
+        def answered() -> None:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time() + usual)
+
+        limit = asyncio.timeout(usual)
+        pool.listeners.add(answered)
+        try:
+            return await self._unless_late(pool.client, Call.ENC_KEYS, limit, take)
+        finally:
+            pool.listeners.discard(answered)
+
+    async def _unless_late(self, client: KeyDelivery, call: Call, limit: asyncio.Timeout, answer: Awaitable[_T]) -> _T:
+        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._late[client, call] = self._timing.clock() + LATE_FOR_S
+            log.warning("kme_late", kme=client.name, call=str(call))
+            raise KMEUnreachable(f"{client.name}: {call}: no answer within the usual time") from None
 
     async def _first_that_can(
         self, pools: Sequence[FreshKeys], take: Callable[[FreshKeys, bool], Awaitable[_T]], patient: bool
     ) -> _T:
-        """What the first KME that can gives; only the last one is asked again and again."""
+        """What the first KME that can gives; only the last one is waited for, and asked again and again."""
         trouble: KeyUnavailable = KMEExhausted(f"group {self._group}: no KME is configured")
         for pool in pools:
             try:
-                return await take(pool, patient and pool is pools[-1])
+                if patient and pool is pools[-1]:
+                    return await take(pool, True)
+                return await self._from(pool, take(pool, False))
             except KeyUnavailable as error:
                 trouble = error
         raise trouble
@@ -284,11 +334,23 @@ class KMEGroup:
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
-        for fetcher in sorted(self._fetchers, key=lambda one: -round(one.client.health, 1)):
+        pairs = zip(self._fetchers, self.pools, strict=True)
+        fetchers = sorted(pairs, key=lambda pair: -self._health(pair[0].client, Call.DEC_KEYS))
+        for fetcher, pool in fetchers:
             missing = [key_ID for key_ID in key_IDs if key_ID not in found]
             if not missing:
                 break
-            for key_ID, outcome in (await fetcher.fetch(master_sae, missing, tries)).items():
+            answer = fetcher.fetch(master_sae, missing, tries)
+            try:
+                if fetcher is fetchers[-1][0]:
+                    outcomes = await answer
+                else:
+                    limit = asyncio.timeout(self._usual_time_of(pool, master_sae, len(missing)))
+                    outcomes = await self._unless_late(fetcher.client, Call.DEC_KEYS, limit, answer)
+            except KeyUnavailable as error:
+                trouble = error
+                continue
+            for key_ID, outcome in outcomes.items():
                 if isinstance(outcome, Key):
                     found[key_ID] = outcome
                 elif isinstance(outcome, StoreUnavailable):
@@ -298,6 +360,12 @@ class KMEGroup:
         if unstored is not None:
             raise unstored
         return trouble
+
+    def _usual_time_of(self, pool: FreshKeys, master_sae: str, number: int) -> float:
+        """Seconds within which so many keys usually come by their IDs, in calls one after the other."""
+        status = pool.known_status(master_sae)
+        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
+        return pool.client.usual_time(Call.DEC_KEYS) * math.ceil(number / in_a_call)
 
     def _count(self, outcome: str, number: int) -> None:
         self._metrics.received.labels(self._group, outcome).inc(number)

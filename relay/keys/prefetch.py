@@ -18,7 +18,8 @@ class Prefetch:
     """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
 
     Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne.
+    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne; where
+    they do not follow the use, they stay.
     """
 
     low: int = 8
@@ -26,6 +27,7 @@ class Prefetch:
     lifetime: float = 300.0
     most: int = 1000
     outage: float = 10.0
+    follows_use: bool = True
 
     @property
     def on(self) -> bool:
@@ -55,6 +57,8 @@ def marks(
     """
     if not prefetch.on:
         return Marks(0, 0)
+    if not prefetch.follows_use:
+        return Marks(prefetch.low, prefetch.high)
     wanted = math.ceil(peak_rate * (latency + prefetch.outage))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
     caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]

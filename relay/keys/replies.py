@@ -16,6 +16,9 @@ from relay.keys.contract import Key
 
 MAX_KEY_ID_CHARS = 256
 
+USUAL_KEY_BITS = 256
+"""The size of a key where neither a KME nor a user says anything else."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
@@ -36,6 +39,11 @@ class KeyStatus:
     min_key_size: int | None
     max_SAE_ID_count: int | None
     status_extension: Any = None
+
+    @property
+    def stored_bits(self) -> int | None:
+        """How many bits the KME has for the pair; None where it does not say."""
+        return None if self.stored_key_count is None else self.stored_key_count * (self.key_size or USUAL_KEY_BITS)
 
 
 def json_body(source: str, body: bytes) -> Any:

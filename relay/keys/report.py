@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from relay.keys.fresh import FreshKeys
-from relay.keys.pads import USUAL_KEY_BITS
 from relay.keys.rates import Forecast
+from relay.keys.replies import USUAL_KEY_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: FreshKeys, *, reserve:
         kme=client.name,
         group=group,
         peer=peer,
-        trouble="; ".join(client.troubles.values()),
+        trouble=pool.trouble,
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=status.stored_key_count if status else None,

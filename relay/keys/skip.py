@@ -113,7 +113,7 @@ class SKIPClient(KMEClient):
 
         Raises KeysMissing, with those that did come, or another KeyUnavailable when none did.
         """
-        wanted = list(dict.fromkeys(key_IDs))
+        wanted = self._several(key_IDs)
         answers = await asyncio.gather(*(self._one(str(master_sae_id), key_ID, patient) for key_ID in wanted))
         found = {answer.key_ID: answer for answer in answers if isinstance(answer, Key)}
         missing = [key_ID for key_ID in wanted if key_ID not in found]

@@ -5,7 +5,7 @@ Standard: ETSI GS QKD 014 V1.1.1, clause 5.1 (TLS 1.2 or later); RFC 9525 for ho
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,15 +32,25 @@ class TLSRules:
     name_from: NameFrom = "san"
 
 
-def client_context(ca: Path, certificate: Path, key: Path, rules: TLSRules = TLSRules()) -> ssl.SSLContext:
-    """The TLS settings for one KME; the three files are PEM. Raises ConfigError where they cannot be used."""
+def client_context(
+    ca: Path,
+    certificate: Path,
+    key: Path,
+    rules: TLSRules = TLSRules(),
+    *,
+    seen: Callable[[dict[str, Any]], None] = lambda _peer: None,
+) -> ssl.SSLContext:
+    """The TLS settings for one KME; the three files are PEM. Raises ConfigError where they cannot be used.
+
+    `seen` hears of the KME's certificate, as `getpeercert` gives it, after each handshake.
+    """
     for path in (ca, certificate, key):
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; it is needed to talk to the KME")
     try:
         context = ssl.create_default_context(cafile=str(ca))
-        context.load_cert_chain(str(certificate), str(key))
-    except (ssl.SSLError, OSError) as error:
+        context.load_cert_chain(str(certificate), str(key), password=_no_passphrase)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if rules.minimum == "1.3" else ssl.TLSVersion.TLSv1_2
     # Python 3.13 began to ask for extensions that the certificates of real KMEs lack; the chain, the dates
@@ -50,12 +60,16 @@ def client_context(ca: Path, certificate: Path, key: Path, rules: TLSRules = TLS
         _set_ciphers(context, rules.ciphers)
     context.check_hostname = rules.name_check != "kme_id"
     context.hostname_checks_common_name = rules.name_from != "san"
-    if rules.name_check != "host":
-        if not rules.kme_id:
-            raise ConfigError("the KME ID is to be checked, but kme_id is not set")
-        # Documented hook: asyncio makes its TLS objects from this class, and the check runs before any request.
-        context.sslobject_class = _checking_for(rules.kme_id, rules.name_from)
+    if rules.name_check != "host" and not rules.kme_id:
+        raise ConfigError("the KME ID is to be checked, but kme_id is not set")
+    # Documented hook: asyncio makes its TLS objects from this class, and the check runs before any request.
+    context.sslobject_class = _checking(None if rules.name_check == "host" else rules.kme_id, rules.name_from, seen)
     return context
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask for one on the terminal, and everything would wait for it."""
+    raise ValueError("the private key is encrypted; one without a passphrase is needed")
 
 
 def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
@@ -65,18 +79,20 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
         raise ConfigError(f"tls_ciphers {ciphers!r}: OpenSSL does not know these") from error
 
 
-def _checking_for(kme_id: str, name_from: NameFrom) -> type[ssl.SSLObject]:
-    class KMEIDChecked(ssl.SSLObject):
-        """A TLS connection whose handshake fails unless the certificate carries the KME ID."""
+def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str, Any]], None]) -> type[ssl.SSLObject]:
+    class Checked(ssl.SSLObject):
+        """A TLS connection whose handshake fails unless the certificate carries the KME ID, where that is wanted."""
 
         def do_handshake(self) -> None:
             super().do_handshake()
-            names = sorted(set(names_in(self.getpeercert() or {}, name_from)))
-            if kme_id.casefold() not in (name.casefold() for name in names):
+            certificate = dict(self.getpeercert() or {})
+            names = sorted(set(names_in(certificate, name_from)))
+            if kme_id is not None and kme_id.casefold() not in (name.casefold() for name in names):
                 text = f"the certificate is not KME {kme_id}'s; it says {', '.join(names) or 'no name'}"
                 raise ssl.SSLCertVerificationError(1, text)
+            seen(certificate)
 
-    return KMEIDChecked
+    return Checked
 
 
 def names_in(certificate: Mapping[str, Any], name_from: NameFrom) -> Iterator[str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
 
+from relay.keys.certificates import ClientTLS
 from relay.keys.faults import Fault
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
@@ -85,7 +88,7 @@ class Transport:
     def __init__(
         self,
         url: str,
-        tls: ssl.SSLContext,
+        tls: ClientTLS,
         *,
         connections: int,
         per_host: int,
@@ -99,6 +102,7 @@ class Transport:
         self._connect_timeout = connect_timeout
         self._keep_alive = keep_alive
         self._session: aiohttp.ClientSession | None = None
+        self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, request: Request, within: float, on_sent: Callable[[], None]) -> Reply:
@@ -114,8 +118,10 @@ class Transport:
 
         query = URL.build(query=request.query).raw_query_string if request.query else ""
         target = URL(f"{self.url}{request.path}{'?' if query else ''}{query}", encoded=True)
+        session = self._open()
+        self._under_way[session] += 1
         try:
-            async with self._open().request(
+            async with session.request(
                 request.method,
                 target,
                 json=request.json,
@@ -128,20 +134,41 @@ class Transport:
                 return Reply(reply.status, body, _retry_after(reply.headers.get("Retry-After")))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _no_answer(error, sent=bool(sent)) from error
+        finally:
+            self._under_way[session] -= 1
+            if not self._under_way[session]:
+                del self._under_way[session]
+                if session is not self._session:
+                    await session.close()
+
+    def renew(self, what: str, *, anyway: bool = False) -> bool:
+        """Takes certificates that were renewed; whether there were any. `what` names the KME for the log.
+
+        Requests under way end over the connections they have; later ones open new connections.
+        """
+        if not self._tls.renew(what, anyway=anyway):
+            return False
+        session, self._session = self._session, None
+        # Its idle connections are closed when the last request over it has ended, or here.
+        if session is not None and not self._under_way[session]:
+            del self._under_way[session]
+            _drop(session)
+        return True
+
+    def ending(self, now: datetime) -> list[str]:
+        """The certificates that end soon, or have ended."""
+        return self._tls.ending(now)
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
         session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        for each in {*self._under_way, *([session] if session is not None else [])}:
+            await each.close()
 
     def __del__(self) -> None:
         # A script that forgot to close its client is not punished with noise: what it needed has been done.
         if session := self.__dict__.get("_session"):
-            connector = session.connector
-            session.detach()
-            if connector is not None and not connector.closed:
-                connector._close()
+            _drop(session)
 
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -155,7 +182,7 @@ class Transport:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,
                     limit_per_host=self._per_host,
-                    ssl=self._tls,
+                    ssl=self._tls.context,
                     force_close=not self._keep_alive,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -183,6 +210,14 @@ class Receiver(Protocol):
 
     async def close(self) -> None:
         """Lets calls under way end, for a moment, and lets go of the spool."""
+
+
+def _drop(session: aiohttp.ClientSession) -> None:
+    """Closes the session's connections at once, outside of any loop too."""
+    connector = session.connector
+    session.detach()
+    if connector is not None and not connector.closed:
+        connector._close()
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -65,6 +65,8 @@ class LinkSettings:
     """Most keys in one enc_keys, and most key_IDs in one dec_keys."""
     max_sae_id_count: int = 2
     """Most additional_slave_SAE_IDs in one enc_keys (status: max_SAE_ID_count)."""
+    drops_undelivered: bool = False
+    """A misbehaviour of some KMEs: keys that a slave has not fetched are gone when their master asks for more."""
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size, self.key_size, self.max_key_size)
@@ -148,6 +150,8 @@ class SimulatedLink:
         now = self._catch_up()
         if number * size > self._bits:
             raise PoolTooLow(self.stored_key_count)
+        if self.settings.drops_undelivered:
+            self._drop(master)
         self._bits -= number * size
         named = frozenset(slaves)
         keys = [Key(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
@@ -186,6 +190,12 @@ class SimulatedLink:
             if not issued.waiting:
                 del self._keys[key_id]
         return [ready[key_id].key for key_id in key_ids]
+
+    def _drop(self, master: str) -> None:
+        for key_id, issued in list(self._keys.items()):
+            if issued.master == master:
+                self._expired[issued.kme] += len(issued.waiting)
+                del self._keys[key_id]
 
     def _catch_up(self) -> float:
         """Let the time since the last call happen: bits arrive, old keys are destroyed. Returns now."""

@@ -87,7 +87,12 @@ async def battlefield(
 ) -> AsyncIterator[Battlefield]:
     """Two whole sites that run, with so many relays each on one database."""
     link = LinkSettings(
-        key_rate=1e9, stored_key_limit=4_000_000, max_key_size=1_000_000, max_key_per_request=1000, lifetime=86_400
+        max_sae_id_count=0,  # no key is spent on a trial
+        key_rate=1e9,
+        stored_key_limit=4_000_000,
+        max_key_size=1_000_000,
+        max_key_per_request=1000,
+        lifetime=86_400,
     )
     alice_smtp, bob_smtp = postfix.free_addresses(2)
     watch = Watch()
@@ -279,7 +284,8 @@ def _check_keys(report: Report, field_: Battlefield) -> None:
     report.faults += [
         f"key {key_ID} is under {len(those)} ciphertexts" for key_ID, those in used.items() if len(those) > 1
     ]
-    if burnt := report.keys_burnt - report.keys_burnt_in_war:
+    # Fewer than before are fine: keys that were at hand when peace came have been used since.
+    if (burnt := report.keys_burnt - report.keys_burnt_in_war) > 0:
         report.faults.append(f"{burnt} keys were burnt in peace")
 
 

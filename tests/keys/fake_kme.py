@@ -82,7 +82,7 @@ class FakeKME(SimulatedKME):
 
     def client(self, **options: Any) -> OptimizedKMClient:
         """A client that does not wait long, unless told otherwise."""
-        usual: dict[str, Any] = {"name": "kme-a", "timeout": 0.3, "min_timeout": 0.3}
+        usual: dict[str, Any] = {"name": "kme-a", "adaptive": True, "timeout": 0.3, "min_timeout": 0.3}
         return OptimizedKMClient(self.url, **self.certificates.files, **(usual | options))
 
 

@@ -75,7 +75,7 @@ async def three_sites(
     async with AsyncExitStack() as stack:
         mailboxes = await stack.enter_async_context(Sink())
         network = await stack.enter_async_context(Sink())
-        link = LinkSettings(key_rate=1_000_000)
+        link = LinkSettings(key_rate=1_000_000, max_sae_id_count=0)  # no key is spent on a trial
         servers = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
         kmes = await stack.enter_async_context(servers)
         real = urlsplit(kmes.urls[0])

@@ -1,0 +1,40 @@
+"""What the key clients have to say: through `logging`, or into the log of an application that has set up structlog.
+Standard: PEP 282 (logging); a library configures nothing, and is silent where nobody listens.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+
+logging.getLogger("relay.keys").addHandler(logging.NullHandler())
+
+
+class Events:
+    """Events of one module: a name that stays, and what it is about as fields."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that is as it should be."""
+        self._say(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something that a person may want to look at."""
+        self._say(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something that a person has to look at."""
+        self._say(logging.ERROR, event, fields)
+
+    def _say(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        # Looked at each time: an application sets up its log after it has imported us.
+        if structlog.is_configured():
+            structlog.get_logger(self._module).log(level, event, **fields)
+            return
+        trouble = fields.pop("exc_info", None)
+        text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
+        logging.getLogger(self._module).log(level, "%s", text, exc_info=trouble)
