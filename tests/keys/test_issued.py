@@ -153,7 +153,7 @@ async def test_a_key_is_on_the_disk_before_it_can_be_used(
 async def test_no_key_is_drawn_while_the_store_cannot_be_written(
     kme: FakeKME, time: FakeTime, backend: Backend, secret: SiteSecret
 ) -> None:
-    tables = "LOCK TABLE issued_keys, issued_keys_written IN EXCLUSIVE MODE"
+    tables = "LOCK TABLE issued_keys, store_written IN EXCLUSIVE MODE"
     busy = replace(backend, lock=tables) if backend.name == "postgresql" else backend
     group = KMEGroup(
         "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing

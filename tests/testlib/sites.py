@@ -160,10 +160,10 @@ async def relay_process(
     text = site.config_file.read_text()
     for name, address in (listen or {}).items():
         direction, _, lmtp = name.partition("_")
-        before, table, after = text.partition(f"[{direction}]")
+        above, table, below = text.partition(f"[{direction}]")
         setting = lmtp or "listen"
-        after = after.replace(f'{setting} = "127.0.0.1:0"', f'{setting} = "{address}"', 1)
-        text = before + table + after
+        below = below.replace(f'{setting} = "127.0.0.1:0"', f'{setting} = "{address}"', 1)
+        text = above + table + below
     site.config_file.write_text(text)
     ready, log_file = site.directory / "ready", site.directory / "relay.log"
     ready.unlink(missing_ok=True)
