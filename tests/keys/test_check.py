@@ -71,7 +71,7 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
     with closing(sqlite3.connect(site.config.store.database)) as other:
         other.execute("BEGIN IMMEDIATE")
         told = await _check(site)
-    assert any("no keys are drawn" in problem for problem in told["store"])
+    assert any("no KME is asked for keys" in problem for problem in told["store"])
     [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
     assert "for peer bob: no keys are drawn, the store cannot remember them: no space left on device" in problem
     app.keys_file(site.config).unlink()
