@@ -210,7 +210,7 @@ class Calls:
         limit = self.limits[call]
         started = self._timing.clock()
         try:
-            send = self.receive if call is Call.DEC_KEYS else self._transport.send
+            send = self.receive if call is Call.DEC_KEYS and request.key_IDs else self._transport.send
             reply = await send(request, limit.seconds, on_sent)
         except NoAnswer as error:
             if not error.in_time:

@@ -20,15 +20,14 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-import structlog
-
 from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
 from relay.keys.contract import KeepKeys, Key, KeyDelivery
+from relay.keys.events import Events
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.timing import REAL_TIME, Timing
 from relay.keys.wishes import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 CLOSING_GRACE_S = 3.0
 """How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""

@@ -18,7 +18,15 @@ import pytest
 
 import relay
 from relay.errors import ConfigError
-from relay.keys import CachedKMClient, KMEUnreachable, OptimizedKMClient, get_optimized_km_clients
+from relay.keys import (
+    CachedKMClient,
+    KMEGroup,
+    KMEUnreachable,
+    OptimizedKMClient,
+    Prefetch,
+    StoreUnavailable,
+    get_optimized_km_clients,
+)
 from relay.keys.faults import Call
 from relay.keys.skip import SKIPClient
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -122,6 +130,16 @@ async def test_its_log_is_read_through_logging(
     async with kme.client(timing=time.timing, retry_attempts=0) as client:
         with caplog.at_level(logging.INFO, logger="relay.keys"), pytest.raises(KMEUnreachable):
             await client.request_enc_keys(1, number=3)
+
+    async def full(master_sae: str, keys: object) -> None:
+        raise StoreUnavailable("disk full")
+
+    [(key_ID, _)] = kme.pair.draw(1, 256)
+    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0, keep=full)
+    with pytest.raises(StoreUnavailable):
+        await group.fetch("alice", [key_ID])
+    await group.close()
+    assert any("received_keys_not_stored" in record.getMessage() for record in caplog.records)
     [record] = [record for record in caplog.records if "keys_burnt" in record.getMessage()]
     assert (record.name, record.levelno) == ("relay.keys.client", logging.WARNING)
     assert "number=3" in record.getMessage()
