@@ -8,7 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -163,6 +163,7 @@ class Deliveries:
         """
         delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
         if delivered:
+            delivery.begun = replace(delivery.begun, delivered=delivery.begun.delivered.union(delivered))
             try:
                 await self._journal.remember(delivery.key, delivered)
             except StoreUnavailable as error:

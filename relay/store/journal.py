@@ -103,7 +103,8 @@ class _Beginning:
 class _Change:
     """What is known of `recipients` is replaced by `rows`, and claims on them under the name `relay` end.
 
-    `forms` are new ones. A row that says that somebody has the mail counts whoever has the claim.
+    `forms` are new ones, and `known` says whether there may be something to replace. A row that says that somebody has
+    the mail counts whoever has the claim.
     """
 
     key: bytes
@@ -111,6 +112,7 @@ class _Change:
     rows: list[dict[str, Any]] = field(default_factory=list)
     forms: list[dict[str, Any]] = field(default_factory=list, repr=False)
     relay: str = ""
+    known: bool = True
 
     @property
     def claims(self) -> dict[bytes, str]:
@@ -233,8 +235,9 @@ class Journal:
             if not form.name:
                 facts = json.dumps(form.facts)
                 new.append({"form": name, "mail": key, "facts": facts, "message": form.message, "written_at": now})
-        if begun.relay or rows or self.knows(key):
-            await self._done(_Change(key, recipients, rows, new, begun.relay))
+        known = bool(begun.delivered or begun.forms)
+        if begun.relay or rows or known:
+            await self._done(_Change(key, recipients, rows, new, begun.relay, known))
 
     @to_its_end
     async def go_on(self) -> None:
@@ -303,7 +306,7 @@ class Journal:
         """In one transaction, in their order; a change that is written twice changes nothing."""
         async with self._claims.change() as change:
             ours = await change.end({at: relay for each in changes for at, relay in each.claims.items()})
-            for each in changes:
+            for each in (each for each in changes if each.known or each.rows):
                 lost = {
                     recipient for recipient in each.recipients if each.relay and place(each.key, recipient) not in ours
                 }
