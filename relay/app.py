@@ -60,13 +60,16 @@ from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow
 from relay.stopping import told_to_stop
-from relay.store import SiteSecret, Store, claims, open_store
+from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
+from relay.store.sent import take_over
 
 log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
+SENT = "sent.spool"
+"""Where it is written at once what has left: the directory's name."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures."""
 
@@ -86,6 +89,7 @@ class Parts:
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
     receiving: Receiving
+    sent: Sent
 
 
 @asynccontextmanager
@@ -105,6 +109,8 @@ async def parts(
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
         stack.push_async_callback(store.close)
+        sent = Sent(config.state_directory / SENT, secret)
+        stack.callback(sent.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
         stack.push_async_callback(receiving.close)
         await receiving.take_over()
@@ -124,6 +130,7 @@ async def parts(
             next_hops,
             dkim_keys(config),
             receiving,
+            sent,
         )
 
 
@@ -182,6 +189,7 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
+        await take_over_sent(config, built.store)
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
@@ -226,6 +234,13 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         built.keys.wait_no_more()
 
 
+async def take_over_sent(config: Config, store: Store) -> None:
+    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
+    secret = SiteSecret.load(config.store.secret)
+    if number := await take_over(config.state_directory / SENT, secret, store.journal, store.openings):
+        log.warning("relay_was_killed", mails_sent_shortly_before=number)
+
+
 def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     config = built.config
@@ -243,7 +258,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.sealer,
         built.next_hops["outgoing"],
         built.ledger,
-        Deliveries("outgoing", built.store.journal),
+        Deliveries("outgoing", built.store.journal, built.sent),
         _shadow(config, built),
         Signer(built.dkim_keys) if built.dkim_keys else None,
     )
@@ -257,7 +272,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         config.incoming,
         built.opener,
         built.next_hops["incoming"],
-        Deliveries("incoming", built.store.journal),
+        Deliveries("incoming", built.store.journal, built.sent),
         built.policies,
         built.triage,
         arrivals(config, built.dkim_keys),

@@ -18,8 +18,9 @@ from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLate
 from relay.keys import KeyReference
 from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes, Recipient
+from relay.mime import is_like_no_other
 from relay.sealing import Form
-from relay.store import Begun, Journal, JournalForm, mail_key
+from relay.store import Begun, Journal, JournalForm, Sent, SentOpened, mail_key
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,7 @@ class Delivery:
 
     `key` is its place in the journal. `forms` are those that were sealed before, or are being delivered now; whoever
     delivers adds his own. `outcomes` are by mailbox, like everything in the journal. `check` is to be called
-    last before it leaves; it raises DeliveryUnderWay.
+    last before it leaves; it raises DeliveryUnderWay. Of a mail that is `like_no_other` the same octets are a retry.
     """
 
     key: bytes
@@ -42,6 +43,7 @@ class Delivery:
     check: Callable[[], None] = lambda: None
     forms: list[Form] = field(default_factory=list)
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
+    like_no_other: bool = False
 
     @property
     def rest(self) -> Mail:
@@ -88,10 +90,11 @@ _NOT_TRIED = TryLater("not tried")
 class Deliveries:
     """The deliveries of one direction; keeps sealed forms, so that a retry spends no second key."""
 
-    def __init__(self, direction: str, journal: Journal) -> None:
-        """`direction` keeps apart what passes the same journal in both directions."""
+    def __init__(self, direction: str, journal: Journal, sent: Sent | None = None) -> None:
+        """`direction` keeps apart what passes one journal in both directions; `sent` knows at once what has left."""
         self._direction = direction
         self._journal = journal
+        self._sent = sent
         self._under_way: set[tuple[bytes, str]] = set()
         self._unfinished: dict[bytes, asyncio.Task[None]] = {}
         self._all_is_well: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
@@ -104,7 +107,7 @@ class Deliveries:
         Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here
         or by another relay, and StoreUnavailable where what is delivered could not be remembered.
         """
-        key = await off_loop(len(mail.message), mail_key, self._direction, mail)
+        key, like_no_other = await off_loop(len(mail.message), _identity, self._direction, mail)
         await self._finished(key)
         claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
         if claims & self._under_way:
@@ -115,7 +118,8 @@ class Deliveries:
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
             check = partial(self._journal.check, begun.relay)
-            delivery = Delivery(key, mail, begun, check, [_form(mail, each) for each in begun.forms])
+            forms = [_form(mail, each) for each in begun.forms]
+            delivery = Delivery(key, mail, begun, check, forms, like_no_other=like_no_other)
             try:
                 yield delivery
                 if delivery.over:
@@ -149,6 +153,11 @@ class Deliveries:
         await asyncio.wait([beginning])
         if beginning.exception() is None:
             self._journal.break_off(key, recipients)
+
+    def accepted(self, delivery: Delivery, recipients: Iterable[Recipient], opened: SentOpened | None = None) -> None:
+        """The next hop has the mail for these, as was read just now; `opened` says what it is to who has opened it."""
+        if self._sent is not None and delivery.like_no_other:
+            self._sent.note(delivery.key, [each.mailbox for each in recipients], opened)
 
     async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
         """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
@@ -267,6 +276,10 @@ class Deliveries:
         """Waits until earlier tries of this mail have left nothing to do."""
         if task := self._unfinished.get(key):
             await asyncio.wait([task])
+
+
+def _identity(direction: str, mail: Mail) -> tuple[bytes, bool]:
+    return mail_key(direction, mail), is_like_no_other(mail.message)
 
 
 def _not_remembered(error: Exception) -> None:

@@ -27,7 +27,7 @@ from relay.errors import (
 from relay.forward import NextHop, Supervision
 from relay.forward.place import Place
 from relay.levels.content import off_loop
-from relay.mail import InPlace, Mail, Outcomes
+from relay.mail import InPlace, Mail, Outcomes, Recipient
 from relay.opening import Opened, Opener
 from relay.policy import Content, PolicySet
 from relay.quarantine.triage import Triage
@@ -168,7 +168,7 @@ class Incoming:
             _note_kept(delivery, mail)
             return
         leaving = _returning_headers(mail).with_message(mail.trace + marked)
-        handed = await self.next_hop.deliver(leaving, self._supervision(delivery))
+        handed = await self.next_hop.deliver(leaving, self._supervision(delivery, opened))
         delivery.note(mail.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         report = log.warning if refused else log.info
@@ -184,8 +184,12 @@ class Incoming:
             answer=handed.answer,
         )
 
-    def _supervision(self, delivery: Delivery) -> Supervision:
-        return Supervision(delivery.check, partial(self.deliveries.taken, delivery))
+    def _supervision(self, delivery: Delivery, opened: Opened | None = None) -> Supervision:
+        def accepted(recipients: Sequence[Recipient]) -> None:
+            known = opened.in_store(recipients) if opened is not None else None
+            self.deliveries.accepted(delivery, recipients, known)
+
+        return Supervision(delivery.check, partial(self.deliveries.taken, delivery), accepted)
 
     async def _settle(self, delivery: Delivery, opened: Opened) -> None:
         """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.

@@ -36,15 +36,6 @@ TAKE_OVER_S = 1.0
 """How often replies are taken over."""
 
 
-def spool_directory(config: Config) -> Path:
-    """Where replies wait to be taken over: beside a SQLite store, else where systemd or the secret has us write."""
-    database = config.store.database
-    if isinstance(database, Path):
-        return database.parent / SPOOL
-    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return (Path(state) if state else config.store.secret.parent) / SPOOL
-
-
 class Receiving:
     """What asks for received keys, for one relay or command, and has them taken over into the store."""
 
@@ -52,7 +43,7 @@ class Receiving:
         self, config: Config, secret: SiteSecret, received: ReceivedKeys, process: socket.socket | None = None
     ) -> None:
         """`process` is the way to a process that asks, which `start` gave; without one this process asks."""
-        self._directory = spool_directory(config)
+        self._directory = config.state_directory / SPOOL
         self._secret = secret
         self._received = received
         here = ReceiverHere(Spool(self._directory, secret), config.kmes)
@@ -142,7 +133,7 @@ def start(config: Config) -> socket.socket:
 async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
-    spool = Spool(spool_directory(config), SiteSecret.load_or_create(config.store.secret))
+    spool = Spool(config.state_directory / SPOOL, SiteSecret.load_or_create(config.store.secret))
     receiver = ReceiverHere(spool, config.kmes, flush=True)
     under_way: set[asyncio.Task[None]] = set()
     while (came := await read_frame(reader)) is not None:

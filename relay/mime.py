@@ -104,6 +104,15 @@ def header_of(message: bytes) -> bytes:
     return message[: bounds(message)[0]]
 
 
+def is_like_no_other(message: bytes) -> bool:
+    """Whether the same octets once more are the same mail: it has a field that no second mail has."""
+    try:
+        header = header_of(message)
+    except MalformedMessage:
+        return False
+    return any(name in (b"message-id", b"received") for name, _ in fields(header))
+
+
 def searched_header(message: bytes) -> bytes:
     """All up to the first empty line, for what may only make things stricter. Raises MalformedMessage."""
     return message[: _empty_line(message)]

@@ -40,7 +40,7 @@ from relay.levels.signatures import names, signs_under
 from relay.mail import Mail, Recipient, domain_of
 from relay.policy import Content, author
 from relay.policy.names import fold_domain
-from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys
+from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys, SentOpened
 
 if TYPE_CHECKING:
     from relay.keys.identity import Identity, PeerCertificates
@@ -85,6 +85,12 @@ class Opened:
     def mail(self) -> bytes:
         """What all copies of it have in common."""
         return self.arrived.mail if self.arrived is not None else b""
+
+    def in_store(self, recipients: Iterable[Recipient]) -> SentOpened | None:
+        """What the store calls the mail and these recipients of it."""
+        if self.arrived is None:
+            return None
+        return self.mail, [self.arrived.recipient(_folded_mailbox(each.mailbox)) for each in recipients]
 
     def to_the_due(self, mail: Mail) -> Mail:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM and NOTIFY say can be forged.

@@ -168,7 +168,8 @@ class Outgoing:
             leaving = mail.with_message(mail.trace + await self._signed(form))
             if not form.in_clear:
                 await off_loop(len(leaving.message), check_sealed, leaving.message, form.protection)
-            supervision = Supervision(delivery.check, partial(self.deliveries.taken, delivery))
+            noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
+            supervision = Supervision(delivery.check, *noted)
             handed = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -384,3 +385,38 @@ async def test_a_retry_that_comes_as_its_client_is_found_gone_delivers_nothing_a
             await asyncio.sleep(0)
         await tries.unheard(mail, (None, None))
         assert await retry == ()
+
+
+@pytest.mark.parametrize("recipients", [["ben@bob.example"], ["ben@bob.example", "bea@bob.example"]])
+async def test_a_relay_killed_right_after_the_next_hop_has_said_250_sends_nothing_twice(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, recipients: list[str]
+) -> None:
+    """The store is locked, so that nothing of it can be in there."""
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+    async with relay_process(site) as relay:
+        # So there are keys at hand, which need not be written down any more.
+        assert (await submit(relay.addresses["outgoing"], mails.eight_bit(), recipients=recipients)).code == 250
+        wire.got.clear()
+        wire.reached.clear()
+        with closing(sqlite3.connect(site.directory / "relay.db", isolation_level=None)) as other:
+            wire.gate = asyncio.Event()
+            sending = asyncio.create_task(submit(relay.addresses["outgoing"], mails.plain(), recipients=recipients))
+            await wire.reached.wait()
+            other.execute("BEGIN IMMEDIATE")
+            before = sent_so_far(site)
+            wire.gate.set()
+            async with asyncio.timeout(30):
+                while sent_so_far(site) == before:
+                    await asyncio.sleep(0.001)
+            relay.kill()
+            await relay.process.wait()
+            await asyncio.gather(sending, return_exceptions=True)
+    wire.gate = None
+    async with relay_process(site) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    assert Counter(each for got in wire.got for each in got.recipients) == dict.fromkeys(recipients, 1)
+
+
+def sent_so_far(site: Site) -> bytes:
+    """What was written down at once of what has left."""
+    return b"".join(path.read_bytes().rstrip(b"\0") for path in (site.directory / "sent.spool").glob("*"))

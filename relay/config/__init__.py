@@ -4,6 +4,7 @@ Standard: TOML 1.0; a file with any unknown, missing or doubtful setting is not 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,6 +106,14 @@ class Config(toml.Table):
     def ledger_file(self) -> Path:
         """Where the ledger is: beside the site secret unless it is set."""
         return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
+
+    @property
+    def state_directory(self) -> Path:
+        """Where spools lie: beside a SQLite store, else in systemd's StateDirectory, else beside the site secret."""
+        if isinstance(self.store.database, Path):
+            return self.store.database.parent
+        of_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        return Path(of_systemd) if of_systemd else self.store.secret.parent
 
     @property
     def max_bounce(self) -> int:

@@ -22,7 +22,7 @@ from relay.entry.envelope import BadParameter, parse_mail, parse_rcpt, printable
 from relay.entry.service import Service
 from relay.entry.xforward import EXTENSION as XFORWARD
 from relay.entry.xforward import parse_xforward
-from relay.errors import MalformedMessage, RelayError, TryLater, for_all
+from relay.errors import RelayError, TryLater, for_all
 from relay.mail import Mail, Origin, Outcomes
 
 __all__ = ["COMMANDS", "Conversation", "Service"]
@@ -276,7 +276,7 @@ class Conversation(Dialogue):
             return False
         if self.transport is None or self.transport.is_closing():
             return False  # who has left while we said it raises nothing
-        return not (self.left and _is_like_no_other(mail.message))
+        return not (self.left and mime.is_like_no_other(mail.message))
 
     async def _note_unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         log.warning("client_gone_before_the_answer", recipients=len(outcomes))
@@ -308,15 +308,6 @@ class Conversation(Dialogue):
             mail_id=mail_id,
             when=datetime.now(UTC),
         )
-
-
-def _is_like_no_other(message: bytes) -> bool:
-    """Whether the same octets once more are the same mail: it has a field that no second mail has."""
-    try:
-        header = mime.header_of(message)
-    except MalformedMessage:
-        return False
-    return any(name in (b"message-id", b"received") for name, _ in mime.fields(header))
 
 
 def _log_failure(failure: RelayError | None) -> None:

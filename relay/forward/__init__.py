@@ -5,7 +5,7 @@ Standard: RFC 5321 6.1; a next hop is one server or several that are tried in tu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import dns.asyncresolver
@@ -14,10 +14,10 @@ import structlog
 from relay.config import Direction, MailDomain, Server
 from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError
 from relay.forward.connections import Connections
-from relay.forward.conversation import Check, Taken, stuffed
+from relay.forward.conversation import UNSUPERVISED, Supervision, Taken, stuffed
 from relay.forward.faults import Gone, NotTaken, TooManyRecipients
 from relay.forward.mx import MailExchangers
-from relay.mail import Mail, Outcomes, Recipient
+from relay.mail import Mail, Outcomes
 
 __all__ = ["UNSUPERVISED", "Handed", "NextHop", "Supervision", "stuffed"]
 
@@ -34,30 +34,6 @@ class Handed:
     outcomes: Outcomes
     answer: str
     next_hop: str
-
-
-def _nothing_to_check() -> None:
-    """For a mail that nobody else could send."""
-
-
-async def _nothing_to_note(_: Sequence[Recipient]) -> None:
-    """For one that nobody sends again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Supervision:
-    """Whom a next hop asks and tells while it gets a mail.
-
-    `check` is called right before the end of the content, without which no server has the mail; it raises
-    DeliveryUnderWay where it must not leave any more. `taken` is told who has the mail before further recipients get
-    it with another transaction; where it raises a RelayError they do not.
-    """
-
-    check: Check = _nothing_to_check
-    taken: Callable[[Sequence[Recipient]], Awaitable[None]] = _nothing_to_note
-
-
-UNSUPERVISED = Supervision()
 
 
 class NextHop:
@@ -123,7 +99,7 @@ class NextHop:
         more = True
         while more:
             try:
-                taken = await self._connections.carry(server, attempt.rest, attempt.supervision.check)
+                taken = await self._connections.carry(server, attempt.rest, attempt.supervision)
             except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay) as error:
                 attempt.fail(error)
                 if isinstance(error, Gone):

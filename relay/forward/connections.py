@@ -10,7 +10,7 @@ import structlog
 
 from relay.config import Direction, Server
 from relay.forward.connection import Connection, Opener
-from relay.forward.conversation import Check, Taken, converse
+from relay.forward.conversation import Supervision, Taken, converse
 from relay.forward.faults import Gone, Silent
 from relay.mail import Mail
 
@@ -35,19 +35,19 @@ class Connections:
         self._idle: dict[Server, list[Connection]] = {}
         self._closed = False
 
-    async def carry(self, server: Server, mail: Mail, check: Check) -> Taken:
+    async def carry(self, server: Server, mail: Mail, supervision: Supervision) -> Taken:
         """The mail over an idle connection, or over a new one where there is none or it has died meanwhile.
 
         Raises NotTaken or NextHopRefused, for all recipients.
         """
         if (idle := self._take(server)) is not None:
             try:
-                return await self._over(idle, mail, check)
+                return await self._over(idle, mail, supervision)
             except Silent:
                 raise
             except Gone as error:
                 log.debug("idle_connection_was_gone", next_hop=str(server), cause=str(error))
-        return await self._over(await self.open(server), mail, check)
+        return await self._over(await self.open(server), mail, supervision)
 
     async def open(self, server: Server) -> Connection:
         """A new connection. Raises Gone."""
@@ -61,9 +61,9 @@ class Connections:
             _wake(connection).channel.close()
         await asyncio.gather(*(connection.channel.closed(GOODBYE_S) for connection in idle))
 
-    async def _over(self, connection: Connection, mail: Mail, check: Check) -> Taken:
+    async def _over(self, connection: Connection, mail: Mail, supervision: Supervision) -> Taken:
         try:
-            taken = await converse(connection, mail, check)
+            taken = await converse(connection, mail, supervision)
         except BaseException:
             connection.channel.close()
             raise

@@ -5,7 +5,7 @@ Standard: RFC 5321 3.3, RFC 2920 (pipelining), RFC 2033 4.2 (LMTP: a reply for e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
@@ -14,10 +14,37 @@ from relay.forward.commands import Commands, commands
 from relay.forward.connection import Connection
 from relay.forward.faults import NotTaken, TooManyRecipients, fault
 from relay.levels.content import off_loop
-from relay.mail import Mail, Outcomes
+from relay.mail import Mail, Outcomes, Recipient
 
-Check = Callable[[], None]
-"""Raises DeliveryUnderWay where the mail must not leave any more."""
+
+def _nothing_to_check() -> None:
+    """For a mail that nobody else could send."""
+
+
+async def _nothing_to_note(_: Sequence[Recipient]) -> None:
+    """For one that nobody sends again."""
+
+
+def _nothing_to_say(_: Sequence[Recipient]) -> None:
+    """The same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """Whom a next hop asks and tells while it gets a mail.
+
+    `check` is called right before the end of the content, without which no server has the mail; it raises
+    DeliveryUnderWay where it must not leave any more. `accepted` is told at once who has the mail, in the step that
+    reads the server's answer. `taken` is told the same before further recipients get it with another transaction; where
+    it raises a RelayError they do not.
+    """
+
+    check: Callable[[], None] = _nothing_to_check
+    taken: Callable[[Sequence[Recipient]], Awaitable[None]] = _nothing_to_note
+    accepted: Callable[[Sequence[Recipient]], None] = _nothing_to_say
+
+
+UNSUPERVISED = Supervision()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +59,14 @@ class Taken:
     smoothly: bool
 
 
-async def converse(connection: Connection, mail: Mail, check: Check) -> Taken:
-    """Hands the mail over. Raises NotTaken or NextHopRefused for all recipients, and what `check` raises.
+async def converse(connection: Connection, mail: Mail, supervision: Supervision) -> Taken:
+    """Hands the mail over. Raises NotTaken or NextHopRefused for all recipients, and what `supervision.check` raises.
 
     An outcome of NotTaken, or one that is raised, says that nothing was accepted for that recipient: another next
     hop may be tried. Once the end of the content was sent there is none: a silence then is an unknown outcome.
     """
     connection.channel.deadline = asyncio.get_running_loop().time() + connection.timeouts.mail
-    transaction = _Transaction(connection, mail, commands(mail, connection.extensions), check)
+    transaction = _Transaction(connection, mail, commands(mail, connection.extensions), supervision)
     await transaction.start()
     await transaction.name_recipients()
     if await transaction.may_send_content() and await transaction.send_content():
@@ -50,11 +77,11 @@ async def converse(connection: Connection, mail: Mail, check: Check) -> Taken:
 class _Transaction:
     """The steps of one mail transaction, each to be taken once and in this order."""
 
-    def __init__(self, connection: Connection, mail: Mail, said: Commands, check: Check) -> None:
+    def __init__(self, connection: Connection, mail: Mail, said: Commands, supervision: Supervision) -> None:
         self._connection = connection
         self._mail = mail
         self._said = said
-        self._check = check
+        self._supervision = supervision
         self._ahead = "PIPELINING" in connection.extensions
         self._outcomes: list[RelayError | None] = []
         self._answers: list[str] = []
@@ -99,13 +126,13 @@ class _Transaction:
         return False
 
     async def send_content(self) -> bool:
-        """Whether the content was sent as far as its end. Raises what `check` raises, and Gone."""
+        """Whether the content was sent as far as its end. Raises what `supervision.check` raises, and Gone."""
         content = memoryview(await off_loop(len(self._mail.message), stuffed, self._mail.message))
         channel, end_sent = self._connection.channel, False
         try:
             for start in range(0, len(content), PIECE_OCTETS):
                 if start + PIECE_OCTETS >= len(content):
-                    self._check()  # between this and the end of the content there is no await
+                    self._supervision.check()  # between this and the end of the content there is no await
                     end_sent = channel.usable
                 await channel.write(content[start : start + PIECE_OCTETS], self._connection.timeouts.piece)
         except ChannelLost:
@@ -119,11 +146,12 @@ class _Transaction:
         waiting = self.accepted
         if self._connection.server.protocol == "lmtp":
             for place in waiting:
-                self._outcomes[place] = await self._verdict()
+                self._outcomes[place] = await self._verdict([place])
         else:
-            self._fail_accepted(await self._verdict())
+            self._fail_accepted(await self._verdict(waiting))
 
-    async def _verdict(self) -> RelayError | None:
+    async def _verdict(self, places: Sequence[int]) -> RelayError | None:
+        """What is said of these recipients."""
         server = self._connection.server
         try:
             reply = await self._connection.channel.reply(self._connection.timeouts.content_reply)
@@ -131,6 +159,8 @@ class _Transaction:
             return NextHopUnavailable(f"next hop {server}: content: whether it was taken is not known: {lost}")
         if not reply.positive:
             return fault(server, "content", reply, NextHopUnavailable)
+        # Without an await since the answer was read: who is killed before that would send the mail twice.
+        self._supervision.accepted([self._mail.envelope.recipients[place] for place in places])
         self._answers.append(reply.text)
         return None
 

@@ -40,6 +40,7 @@ from relay.store.received import (
     State,
 )
 from relay.store.secret import SiteSecret
+from relay.store.sent import Sent, SentOpened
 from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, left_behind
 
@@ -66,6 +67,8 @@ __all__ = [
     "Quarantine",
     "ReceivedKeys",
     "Room",
+    "Sent",
+    "SentOpened",
     "SiteSecret",
     "Spending",
     "Spent",

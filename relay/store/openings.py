@@ -155,6 +155,11 @@ class Openings:
         self._settled([at for at, has in places.items() if self._unsettled.get(at, has) == has])
         return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in settlement.served}
 
+    @to_its_end
+    async def served(self, mail: bytes, recipients: Iterable[bytes]) -> None:
+        """These have the mail, as a killed process has said; names as in Arrived. Raises StoreUnavailable."""
+        await self._commit_settled(_Settlement(mail, dict.fromkeys(recipients, True)))
+
     def _settled(self, places: Iterable[tuple[bytes, bytes]]) -> None:
         for place_ in places:
             self._unsettled.pop(place_, None)

@@ -18,6 +18,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.store.journal import Journal
+from relay.store.openings import Openings
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool, left_behind
 
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
 """Seconds after which a client has heard its answer, or has a retry that the journal knows of."""
+SentOpened = tuple[bytes, Sequence[bytes]]
+"""A mail and its recipients as relay.store.Arrived calls them, 32 octets each."""
 AT_ONCE = 500
 """So many mails go into the journal together."""
 
@@ -42,8 +45,11 @@ class Sent:
         self._before = Spool(directory, secret)
         self._failed = False
 
-    def note(self, mail: bytes, mailboxes: Sequence[str]) -> None:
-        """These have the mail, whose journal key (32 octets) is given. Never raises; there is no await in here."""
+    def note(self, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None = None) -> None:
+        """These have the mail, by its journal key (32 octets); `opened` is it by its sealed envelope, if it had one.
+
+        Never raises; there is no await in here.
+        """
         if not mailboxes:
             return
         now = self._clock()
@@ -51,7 +57,7 @@ class Sent:
             self._before.discard()
             self._began, self._before, self._now = now, self._now, Spool(self._directory, self._secret)
         try:
-            self._now.append(json.dumps([now, mail.hex(), list(mailboxes)]).encode())
+            self._now.append(_record(now, mail, mailboxes, opened))
         except StoreUnavailable as error:  # the mail has left, whatever fails now
             if not self._failed:
                 log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
@@ -65,18 +71,30 @@ class Sent:
         self._before.discard()
 
 
-async def take_over(directory: Path, secret: SiteSecret, journal: Journal) -> int:
-    """What a killed process had sent goes into the journal; returns how many mails. Raises StoreUnavailable."""
+def _record(now: float, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None) -> bytes:
+    ids = [opened[0].hex(), [each.hex() for each in opened[1]]] if opened is not None else None
+    return json.dumps([now, mail.hex(), list(mailboxes), ids]).encode()
+
+
+async def take_over(directory: Path, secret: SiteSecret, journal: Journal, openings: Openings) -> int:
+    """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable."""
     files = left_behind(directory, secret)
     number = 0
     try:
         while (file := await asyncio.to_thread(next, files, None)) is not None:
-            records = [(at, bytes.fromhex(mail), mailboxes) for at, mail, mailboxes in map(json.loads, file.records)]
-            last = max((at for at, _, _ in records), default=0.0)
-            recent = [(mail, mailboxes) for at, mail, mailboxes in records if at > last - KEPT_S]
+            records = [json.loads(record) for record in file.records]
+            last = max((at for at, *_ in records), default=0.0)
+            recent = [each for each in records if each[0] > last - KEPT_S]
             for start in range(0, len(recent), AT_ONCE):
                 together = recent[start : start + AT_ONCE]
-                await asyncio.gather(*(journal.remember(mail, mailboxes) for mail, mailboxes in together))
+                await asyncio.gather(
+                    *(journal.remember(bytes.fromhex(mail), mailboxes) for _, mail, mailboxes, _ in together),
+                    *(
+                        openings.served(bytes.fromhex(ids[0]), [bytes.fromhex(each) for each in ids[1]])
+                        for *_, ids in together
+                        if ids
+                    ),
+                )
             number += len(recent)
             await asyncio.to_thread(file.remove)
     finally:
