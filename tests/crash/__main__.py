@@ -75,7 +75,7 @@ def main(
             )
         )  # fmt: skip
     for name, value in vars(report).items():
-        if name != "faults":
+        if name not in ("faults", "twice_without_a_kill"):
             click.echo(f"{name}: {dict(value) if isinstance(value, dict) else value}")
     click.echo(f"keys_burnt: {report.keys_burnt}")
     for fault in report.faults:

@@ -5,8 +5,11 @@ Standard: only octets are looked at; nothing that the relays say of themselves i
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from relay import cms, mime
@@ -20,11 +23,15 @@ OVERLAP = 200
 
 
 class Watch:
-    """`seen` has the places where plaintext was, `sealed_under` the ciphertexts' SHA-256 by key_ID."""
+    """`seen` has the places where plaintext was, `sealed_under` the ciphertexts' SHA-256 by key_ID.
+
+    `passed` has when (time.monotonic) a copy had passed whole: by site, number of the message and recipient.
+    """
 
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.sealed_under: defaultdict[str, set[str]] = defaultdict(set)
+        self.passed: defaultdict[tuple[str, int, str], list[float]] = defaultdict(list)
         self._traces = traffic.traces()
 
     def at(self, place: str) -> Callable[[], Look]:
@@ -42,24 +49,25 @@ class Watch:
 
         return connection
 
-    def of_sealed(self, place: str) -> Callable[[], Look]:
-        """For a wire with sealed mail over SMTP: notes the keys of each message that passed whole, too."""
+    def of_sealed(self, site: str) -> Callable[[], Look]:
+        """For the wire behind a relay that seals: notes the keys of each message that passed whole, too."""
 
-        def connection() -> Look:
-            waiting = bytearray()
+        def whole(transaction: bytes) -> None:
+            self._look(transaction, f"from {site}'s relay to its Postfix")
+            self._note(transaction)
+            self._note_passed(site, transaction)
 
-            def look(piece: bytes) -> None:
-                searched = max(0, len(waiting) - len(END_OF_DATA))
-                waiting.extend(piece)
-                while (end := waiting.find(END_OF_DATA, searched)) >= 0:
-                    self._look(bytes(waiting), place)
-                    self._note(bytes(waiting[:end]))
-                    del waiting[: end + len(END_OF_DATA)]
-                    searched = 0
+        return _each_transaction(whole)
 
-            return look
+    def of_opened(self, site: str) -> Callable[[], Look]:
+        """For the wire behind a relay that opens, which carries plaintext."""
+        return _each_transaction(partial(self._note_passed, site))
 
-        return connection
+    def _note_passed(self, site: str, transaction: bytes) -> None:
+        if (found := re.search(rb"^Message-ID: <([0-9]+)\.", transaction, re.MULTILINE)) is None:
+            return
+        for recipient in re.findall(rb"^RCPT TO:<([^>]+)>", transaction, re.MULTILINE):
+            self.passed[site, int(found[1]), recipient.decode()].append(time.monotonic())
 
     def look_into_files(self, directory: Path) -> None:
         """Every file below the directory."""
@@ -79,6 +87,25 @@ class Watch:
         der = mime.sealed_content(transaction[begin:] + b"\r\n")
         for key_ID in key_ids(der):
             self.sealed_under[key_ID].add(hashlib.sha256(der).hexdigest())
+
+
+def _each_transaction(whole: Callable[[bytes], None]) -> Callable[[], Look]:
+    """Calls `whole` with all that was said for a mail, its content included, up to the dot behind it."""
+
+    def connection() -> Look:
+        waiting = bytearray()
+
+        def look(piece: bytes) -> None:
+            searched = max(0, len(waiting) - len(END_OF_DATA))
+            waiting.extend(piece)
+            while (end := waiting.find(END_OF_DATA, searched)) >= 0:
+                whole(bytes(waiting[:end]))
+                del waiting[: end + len(END_OF_DATA)]
+                searched = 0
+
+        return look
+
+    return connection
 
 
 def key_ids(der: bytes) -> set[str]:
