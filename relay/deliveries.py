@@ -145,8 +145,9 @@ class Deliveries:
         beginning = self._journal.later(begin)
         try:
             return await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            self._first(key, self._break_off(beginning, key, recipients))
+        except BaseException:
+            if not beginning.done():  # nobody waits for it any more
+                self._first(key, self._break_off(beginning, key, recipients))
             raise
 
     async def _break_off(self, beginning: asyncio.Task[Begun], key: bytes, recipients: Sequence[str]) -> None:

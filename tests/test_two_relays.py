@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.kme import DevelopmentKMEs
+from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store import SiteSecret
 from tests.test_store.backends import Backend, PostgreSQLServer
 from tests.test_store.conftest import postgresql as postgresql  # a fixture
@@ -31,6 +31,14 @@ SHORT_LEASES = """
 from relay.store import claims
 claims.LEASE_S, claims.RENEW_S, claims.PATIENCE_S, claims.MARGIN_S = 2.5, 0.2, 1.0, 0.3
 """
+
+
+@pytest.fixture
+async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
+    """KMEs without further slaves, so that none is tried with keys that count."""
+    link = LinkSettings(key_rate=1_000_000, max_sae_id_count=0)
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as servers:
+        yield servers
 
 
 @dataclass

@@ -132,7 +132,7 @@ class NoKME:
         self._keep: Callable[[str, Mapping[str, bytes]], Awaitable[None]] | None = None
         self.asked: list[str] = []
 
-    def keep_in(self, put: Callable[[str, Mapping[str, bytes]], Awaitable[None]]) -> None:
+    def keep_in(self, put: Callable[[str, Mapping[str, bytes]], Awaitable[None]], ready: object) -> None:
         """Where keys are stored before they are used."""
         self._keep = put
 

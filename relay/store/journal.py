@@ -187,12 +187,15 @@ class Journal:
         """One try of a mail for these recipients begins; what is known of them.
 
         With `intent` this is on the disk when it returns, also where nobody else uses the store. Whoever is cancelled
-        has begun nothing. Raises DeliveryUnderWay where another try is under way, and StoreUnavailable.
+        has begun nothing. This process must have no other try of it under way. Raises DeliveryUnderWay where another
+        try is under way, and StoreUnavailable.
         """
         if key in self._late:
             await self._write_late()
         if self._known is not None and not intent and not self.knows(key):
             return Begun()
+        # A try of ours that ended in a way nobody foresaw has left its claims.
+        self.break_off(key, recipients)
         beginning = _Beginning(direction, key, recipients)
         await self._begin(beginning)
         if beginning.begun is None:

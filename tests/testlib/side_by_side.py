@@ -190,7 +190,7 @@ class _KME:
         self._keys = keys
         self._keep: Callable[[str, Mapping[str, bytes]], Awaitable[None]] | None = None
 
-    def keep_in(self, put: Callable[[str, Mapping[str, bytes]], Awaitable[None]]) -> None:
+    def keep_in(self, put: Callable[[str, Mapping[str, bytes]], Awaitable[None]], ready: object) -> None:
         """Where keys are stored before they are used."""
         self._keep = put
 
