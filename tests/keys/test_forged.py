@@ -156,7 +156,7 @@ async def test_genuine_mail_does_not_wait_for_keys_that_never_come(world: World,
     assert len(world.sink.got) == len(genuine)
 
 
-@pytest.mark.parametrize("latency", [0.05, 0.4])
+@pytest.mark.parametrize("latency", [0.2])
 async def test_genuine_mail_among_forged_does_not_wait_either(world: World, latency: float) -> None:
     """Each call that it shares with forged mail fails; it takes as long as a call to a KME in a cloud takes."""
     world.bobs.not_found = ANSWERS["500"]
@@ -168,7 +168,7 @@ async def test_genuine_mail_among_forged_does_not_wait_either(world: World, late
         await server.check(genuine)
 
 
-@pytest.mark.parametrize("answer", ["400 that names the keys", "400", "400 without a word", "500"])
+@pytest.mark.parametrize("answer", ["400 that names the keys", "400 without a word"])
 async def test_genuine_mail_does_not_wait_for_pads_of_a_thousand_keys(world: World, answer: str) -> None:
     world.bobs.not_found = ANSWERS[answer]
     world.bobs.latency = 0.05

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -252,6 +253,7 @@ async def configure(
     lines += [f"{name} = {value}" for name, value in given.items()]
     (directory / "etc" / "main.cf").write_text("".join(f"{line}\n" for line in lines))
     (directory / "etc" / "master.cf").write_text(_MASTER_CF.format(smtp=smtp, submission=submission))
+    _age(directory / "etc")
     for name in fragments:
         await _apply(
             directory, name, ports or {}, {"smtp/inet": f"{smtp}/inet", "submission/inet": f"{submission}/inet"}
@@ -310,8 +312,19 @@ async def _apply(directory: Path, fragment: str, ports: Mapping[str, str], servi
 
 async def change(directory: Path, commands: str, *, beside: Path | None = None) -> str:
     """Runs shell commands, postconf above all, on the configuration in `directory`/etc: what they wrote."""
-    environment = {"MAIL_CONFIG": str(directory / "etc")}
-    return await run("sh", "-ec", commands, directory=beside or directory, environment=environment)
+    path = f"{Path(__file__).parent / 'bin'}:{os.environ['PATH']}"
+    environment = {"MAIL_CONFIG": str(directory / "etc"), "PATH": path}
+    wrote = await run("sh", "-ec", commands, directory=beside or directory, environment=environment)
+    _age(directory)
+    return wrote
+
+
+def _age(directory: Path) -> None:
+    """Has all files look a minute old: Postfix waits for up to two seconds where one may still be written."""
+    before = time.time() - 60
+    for path in directory.rglob("*"):
+        if path.is_file():
+            os.utime(path, (before, before))
 
 
 async def _stop(postfix: Postfix) -> None:
