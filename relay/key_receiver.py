@@ -133,18 +133,24 @@ def start(config: Config) -> socket.socket:
 async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
-    spool = Spool(config.state_directory / SPOOL, SiteSecret.load_or_create(config.store.secret))
-    receiver = ReceiverHere(spool, config.kmes, flush=True)
     under_way: set[asyncio.Task[None]] = set()
-    while (came := await read_frame(reader)) is not None:
+    came = await read_frame(reader)
+    if came is None:
+        return
+    # Not before something is asked: the relay makes the secret, and none where it cannot start.
+    receiver = ReceiverHere(
+        Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), config.kmes, flush=True
+    )
+    while came is not None:
         asked, _ = came
         if "hand_over" in asked:
             await receiver.hand_over()
             writer.write(frame({"number": asked["number"]}))
-            continue
-        task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]], asked))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        else:
+            task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]], asked))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        came = await read_frame(reader)
     await asyncio.gather(*under_way, return_exceptions=True)
     await receiver.close()
 

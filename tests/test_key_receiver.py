@@ -164,29 +164,3 @@ async def test_a_relay_leaves_no_process_and_no_file_behind(bob: Site, sealed: b
         while runs(receiver):
             await asyncio.sleep(0.02)
     assert not list((bob.directory / "keys.spool").iterdir())
-
-
-async def test_what_was_opened_and_handed_on_right_before_a_kill_is_delivered_to_no_copy_of_it(
-    bob: Site, sealed: bytes, sink: Sink
-) -> None:
-    """Neither to the retry nor to somebody who sends it from elsewhere; the store could write nothing of it."""
-    spool = bob.directory / "sent.spool"
-    async with relay_process(bob) as relay:
-        sink.gate = asyncio.Event()
-        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
-        await sink.reached.wait()
-        other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
-        lock(other)
-        sink.gate.set()
-        async with asyncio.timeout(30):
-            while not any(path.read_bytes().strip(b"\0") for path in spool.glob("*")):
-                await asyncio.sleep(0.001)
-        relay.kill()
-        await relay.process.wait()
-        await asyncio.gather(sending, return_exceptions=True)
-        other.close()
-    sink.gate = None
-    async with relay_process(bob) as relay:
-        assert (await submit(relay.addresses["incoming"], sealed)).code == 250
-        assert (await submit(relay.addresses["incoming"], sealed, sender="eve@eve.example")).code == 250
-    assert len(sink.got) == 1

@@ -103,7 +103,7 @@ HOSTILE = [(name, what) for name, target in TARGETS.items() for what in target.h
 @pytest.mark.parametrize(("name", "what"), HOSTILE)
 def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
     target = TARGETS[name]
-    for octets in (MAX_OCTETS, 250_000, 1_000_000):
+    for octets in (MAX_OCTETS, 1_000_000):
         target.timed(target.hostile[what](octets))
 
 
