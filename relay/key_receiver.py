@@ -82,7 +82,12 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
     number = 0
     try:
         while (file := await asyncio.to_thread(next, files, None)) is not None:
-            for (group, master), keys in (await asyncio.to_thread(_keys, file.records)).items():
+            try:
+                found = await asyncio.to_thread(_keys, file.records)
+            except ValueError:
+                log.error("received_keys_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
+                continue
+            for (group, master), keys in found.items():
                 with suppress(KMEBadReply):
                     await received.put(group, master, keys)
                 number += len(keys)

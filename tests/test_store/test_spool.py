@@ -165,3 +165,14 @@ async def test_what_the_store_does_not_take_stays_until_it_does(tmp_path: Path, 
     with pytest.raises(StoreUnavailable):
         await take_over(tmp_path, SECRET, Full())  # type: ignore[arg-type]
     assert await take_over(tmp_path, SECRET, store.received) == 1
+
+
+async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: Path, store: Store) -> None:
+    path = written(tmp_path, [b"something else"])
+    other = Spool(tmp_path, SECRET)
+    other.append(delivered("one").encoded())
+    other.close()
+    with capture_logs() as logs:
+        assert await take_over(tmp_path, SECRET, store.received) == 1
+    assert [line["event"] for line in logs] == ["received_keys_not_read"]
+    assert list(tmp_path.glob("*.spool")) == [path]
