@@ -199,7 +199,10 @@ async def test_where_starttls_fails_no_password_is_said(
     async with IMAPDouble(authority, starttls=True, instead={"STARTTLS": [answer]}) as provider:
         [visited] = await visit(bob_at(provider, tmp_path, kmes, 'tls = "starttls"'))
         assert visited.failure
-        assert [line.split()[1] for line in provider.clear] == ["STARTTLS"]
+        # Where the words in clear come a moment later, the handshake has begun, and its octets can look like lines.
+        said, *handshake = provider.clear
+        assert said.split()[1] == "STARTTLS"
+        assert not any(word in line.upper() for line in handshake for word in ("LOGIN", "AUTHENTICATE", "CAPABILITY"))
 
 
 @pytest.mark.parametrize(

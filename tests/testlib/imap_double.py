@@ -120,7 +120,7 @@ class Conversation:
 
     async def hold(self) -> None:
         self._say(self._server.greeting)
-        while line := (await self._reader.readline()).decode().rstrip("\r\n"):
+        while line := (await self._reader.readline()).decode(errors="replace").rstrip("\r\n"):
             if not self._encrypted:
                 self._server.clear.append(line)
             tag, _, rest = line.partition(" ")
@@ -135,7 +135,10 @@ class Conversation:
                 continue
             if name == "IDLE":
                 await self._server.heard(rest)
-            answer = await getattr(self, name.replace(" ", "_").lower())(rest)
+            command = getattr(self, name.replace(" ", "_").lower() or "?", None)
+            if command is None:
+                return  # a TLS handshake that it does not take part in, or no command of IMAP
+            answer = await command(rest)
             if name != "IDLE":
                 await self._server.heard(rest)
             self._say(f"{tag} {answer}\r\n".encode())
