@@ -33,7 +33,7 @@ SUBMITTERS = 4
 SETTLE_S = 120.0
 LOSES_ANSWERS = ("killed", "sealed_", "opened_")
 """Words of the faults that a next hop's answer can be lost by."""
-PLACES = ("alice, unsealed", "alice", "bob")
+PLACES = ("alice, unsealed", "alice", "bob", "bob, in clear")
 """Where a copy passes from a relay into the next hop."""
 GAP_S = 1.0
 """On a busy machine the next hop itself takes a part of this to answer."""
@@ -129,6 +129,7 @@ async def battlefield(
             wire.watch = watch.at("to a KME")
         alice.opened.watch = watch.of_opened("alice, unsealed")  # where her users' mail passes first
         bob.opened.watch = watch.of_opened("bob")
+        bob.sealed.watch = watch.of_opened("bob, in clear")  # to his users, as his policy says
         yield Battlefield(alice, bob, kmes, watch, _remember_given(kmes))
 
 
