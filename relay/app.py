@@ -108,9 +108,9 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
+        sent = Sent(config.state_directory / SENT, secret, lambda: store.settled)
+        stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
-        sent = Sent(config.state_directory / SENT, secret)
-        stack.callback(sent.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
         stack.push_async_callback(receiving.close)
         await receiving.take_over()
@@ -195,7 +195,7 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
             log.warning("kem_not_available", cause=str(finding))
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
-        _in_background(stack, "late words", _write_what_is_late(built.store))
+        _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
         _in_background(stack, "key report", _write_down_keys(built.keys, keys_file(config)))
         _in_background(stack, "policy watch", built.policies.watch())
         submission = _submission(config)
@@ -431,11 +431,12 @@ async def _sweep(store: Store, triage: Triage) -> None:
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 
 
-async def _write_what_is_late(store: Store) -> None:
+async def _write_what_is_late(store: Store, sent: Sent) -> None:
     """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:
+            sent.tidy()
             await store.go_on()
         except Exception as error:  # noqa: BLE001 - the next try may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")

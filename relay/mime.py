@@ -104,13 +104,23 @@ def header_of(message: bytes) -> bytes:
     return message[: bounds(message)[0]]
 
 
+_MESSAGE_ID = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
+_NUMBERED = re.compile(rb"\bid\s+\S|;")
+
+
 def is_like_no_other(message: bytes) -> bool:
-    """Whether the same octets once more are the same mail: it has a field that no second mail has."""
+    """Whether the same octets once more are the same mail: it has a field that no second mail has.
+
+    That is a Message-ID which is one (RFC 5322, 3.6.4), or a Received field with an id or a date.
+    """
     try:
         header = header_of(message)
     except MalformedMessage:
         return False
-    return any(name in (b"message-id", b"received") for name, _ in fields(header))
+    return any(
+        (name == b"message-id" and _MESSAGE_ID.search(raw)) or (name == b"received" and _NUMBERED.search(raw))
+        for name, raw in fields(header)
+    )
 
 
 def searched_header(message: bytes) -> bytes:

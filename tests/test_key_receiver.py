@@ -51,7 +51,9 @@ async def to_kme(kmes: DevelopmentKMEs) -> AsyncIterator[Wire]:
 @pytest.fixture
 def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, to_kme: Wire) -> Site:
     url = f"https://{to_kme.address}"
-    return make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=url, incoming=sink.address)
+    return make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=url, incoming=sink.address, kme_settings="timeout = 2\n"
+    )
 
 
 def when_given(kmes: DevelopmentKMEs, happens: Callable[[], None] = lambda: None) -> asyncio.Queue[str]:
@@ -109,6 +111,17 @@ async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail
         await asyncio.gather(sending, return_exceptions=True)
     to_kme.let_answers_go()
     async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_key_that_comes_when_nobody_waits_for_it_any_more_is_kept(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
+) -> None:
+    when_given(kmes, to_kme.hold_answers)
+    async with relay_process(bob) as relay:
+        assert (await submit(relay.addresses["incoming"], sealed)).code == 451
+        to_kme.let_answers_go()
         await opened_in_the_end(relay, sealed)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
 

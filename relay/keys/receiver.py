@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 
 CLOSING_S = 5.0
 """How long a relay that stops waits for calls under way; they go on, and the next relay takes over what they bring."""
-SLACK_S = 1.0
-"""So much longer than the time limit of a call its answer is waited for."""
+READS_ON_S = 30.0
+"""So long the process waits for a KME, though nobody waits for the process any more: a late key is a key."""
 _FRAME = struct.Struct("!II")
 
 
@@ -106,12 +106,12 @@ class ReceiverProcess:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
-        asked = {"kme": kme, "within": within, "request": request.as_json()}
+        asked = {"kme": kme, "within": max(within, READS_ON_S), "request": request.as_json()}
         on_sent()
         try:
-            answer, body = await asyncio.wait_for(self._ask(asked), within + SLACK_S)
+            answer, body = await asyncio.wait_for(self._ask(asked), within)
         except TimeoutError as error:
-            cause = "the key receiver did not answer in time"
+            cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
             raise NoAnswer(cause, sent=True, fault=Fault.UNREACHABLE, in_time=False) from error
         if "not_stored" in answer:
             raise StoreUnavailable(answer["not_stored"])

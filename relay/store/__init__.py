@@ -146,6 +146,11 @@ class Store:
         await self.openings.go_on()
         await self.journal.go_on()
 
+    @property
+    def settled(self) -> bool:
+        """Whether all is written that was told so far of who has which mail."""
+        return self.journal.settled and self.openings.settled
+
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more."""
         await self._database.quiet()

@@ -5,6 +5,7 @@ Standard: a committed transaction is on the disk (SQLite synchronous=FULL, Postg
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Column, Integer, MetaData, Table, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -40,7 +41,7 @@ _written = Table(
     Column("one", Integer, primary_key=True, autoincrement=False),
     Column("number", Integer, nullable=False),
 )
-"""One row, which is written to see whether the store can be."""
+"""Empty: a row is written, and taken out again, to see whether the store can be written."""
 
 
 class Database:
@@ -86,10 +87,11 @@ class Database:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
         if time.monotonic() - self._written_at < proof_s:
             return
-        row = self.insert(_written).values(one=1, number=0)
-        change = row.on_conflict_do_update(index_elements=["one"], set_={"number": 1 - _written.c.number})
+        # A row of our own: one that all relays write would have them wait for whoever is frozen with it.
+        mine = secrets.randbelow(2**31)
         async with self.writing() as connection:
-            await connection.execute(change)
+            await connection.execute(insert(_written).values(one=mine, number=0))
+            await connection.execute(delete(_written).where(_written.c.one == mine))
 
     async def scrub(self) -> None:
         """Moves SQLite's write-ahead log into the file and empties it, for old versions of rows lie there."""

@@ -25,6 +25,8 @@ CONNECT_TIMEOUT_S = 10.0
 """Seconds for a connection to PostgreSQL."""
 COMMAND_TIMEOUT_S = 30.0
 """Seconds for one statement on PostgreSQL."""
+FROZEN_S = 20.0
+"""Seconds after which the server ends a transaction in which nothing is said any more."""
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections is free."""
 
@@ -95,7 +97,15 @@ def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
     except ImportError as error:
         raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
     check_tls(url)
-    settings = {"application_name": "qumail-relay", "lock_timeout": f"{busy_timeout * 1000:.0f}"}
+    settings = {
+        "application_name": "qumail-relay",
+        "lock_timeout": f"{busy_timeout * 1000:.0f}",
+        # A relay that is frozen, or whose host is gone, in the middle of a transaction keeps nobody waiting for long.
+        "idle_in_transaction_session_timeout": f"{FROZEN_S * 1000:.0f}",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "4",
+    }
     # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
     durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 

@@ -178,6 +178,11 @@ class Journal:
         """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
         self._claims.check(relay)
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._late
+
     def later(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         """Begins work with the journal that nobody need wait for; it ends before the store is closed."""
         return self._database.later(work)

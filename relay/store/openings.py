@@ -155,6 +155,11 @@ class Openings:
         self._settled([at for at, has in places.items() if self._unsettled.get(at, has) == has])
         return {mailbox for mailbox in arrived.mailboxes if arrived.recipient(mailbox) in settlement.served}
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._unsettled
+
     @to_its_end
     async def served(self, mail: bytes, recipients: Iterable[bytes]) -> None:
         """These have the mail, as a killed process has said; names as in Arrived. Raises StoreUnavailable."""

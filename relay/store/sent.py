@@ -35,10 +35,20 @@ AT_ONCE = 500
 class Sent:
     """The records of this process."""
 
-    def __init__(self, directory: Path, secret: SiteSecret, clock: Callable[[], float] = monotonic) -> None:
-        """`clock` gives seconds that never go back, the same for all processes of this machine."""
+    def __init__(
+        self,
+        directory: Path,
+        secret: SiteSecret,
+        settled: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`settled` says whether the store knows all that it was told; until then nothing is thrown away here.
+
+        `clock` gives seconds that never go back, the same for all processes of this machine.
+        """
         self._directory = directory
         self._secret = secret
+        self._settled = settled
         self._clock = clock
         self._began = clock()
         self._now = Spool(directory, secret)
@@ -52,12 +62,9 @@ class Sent:
         """
         if not mailboxes:
             return
-        now = self._clock()
-        if now - self._began > KEPT_S:
-            self._before.discard()
-            self._began, self._before, self._now = now, self._now, Spool(self._directory, self._secret)
+        self.tidy()
         try:
-            self._now.append(_record(now, mail, mailboxes, opened))
+            self._now.append(_record(self._clock(), mail, mailboxes, opened))
         except StoreUnavailable as error:  # the mail has left, whatever fails now
             if not self._failed:
                 log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
@@ -65,10 +72,20 @@ class Sent:
         else:
             self._failed = False
 
+    def tidy(self) -> None:
+        """Throws away what is old. To be called now and then: an old record would swallow the same octets sent anew."""
+        now = self._clock()
+        if now - self._began > KEPT_S and self._settled():
+            self._before.discard()
+            self._began, self._before, self._now = now, self._now, Spool(self._directory, self._secret)
+
     def close(self) -> None:
-        """All clients have heard: nothing needs to be known any more."""
-        self._now.discard()
-        self._before.discard()
+        """All clients have heard, and the store is closed: nothing needs to be known here, unless that could not."""
+        for spool in (self._before, self._now):
+            if self._settled():
+                spool.discard()
+            else:
+                spool.close()
 
 
 def _record(now: float, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None) -> bytes:

@@ -48,12 +48,23 @@ class Spool:
         """Takes room for the next records. Raises StoreUnavailable where there is none."""
         try:
             if self._file < 0:
-                (self._path, self._file), self._end, self._room = _new_file(self._directory), 0, 0
-            if self._room - self._end < ROOM_OCTETS:
+                self._begin()
+            elif self._room - self._end < ROOM_OCTETS:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
             raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        """A file with room. Raises OSError."""
+        path, file = _new_file(self._directory)
+        try:
+            os.posix_fallocate(file, 0, 2 * ROOM_OCTETS)
+        except OSError:
+            path.unlink()
+            os.close(file)
+            raise
+        self._path, self._file, self._end, self._room = path, file, 0, 2 * ROOM_OCTETS
 
     def append(self, record: bytes) -> None:
         """Writes the record: once this has returned, it survives this process, not yet a power failure.
@@ -81,9 +92,19 @@ class Spool:
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
     def hand_over(self) -> None:
-        """Lets go of the file, where anything was written: whoever takes over finds it, and removes it."""
-        if self._end:
-            self.close()
+        """Lets go of the file, where anything was written: whoever takes over finds it, and removes it.
+
+        Not without another one: the room in this one may be needed for a reply that is on its way.
+        """
+        if not self._end:
+            return
+        before = self._file
+        try:
+            self._begin()
+        except OSError as error:
+            log.error("spool_not_handed_over", directory=str(self._directory), cause=str(error))
+        else:
+            os.close(before)
 
     def discard(self) -> None:
         """Deletes the file: nobody needs what is in it."""
@@ -92,15 +113,17 @@ class Spool:
             self.close()
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Lets go of the file, and deletes it where nothing was written."""
         if self._file >= 0:
+            if not self._end:
+                self._path.unlink(missing_ok=True)
             os.close(self._file)
         self._file, self._end, self._room = -1, 0, 0
 
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """A file that nobody appends to any more: its records, the octets that they take, and those of one cut short."""
+    """A file that nobody appends to any more: its records, how many octets it has, and how many that are of no use."""
 
     path: Path
     records: list[bytes] = field(repr=False)
@@ -111,7 +134,7 @@ class LeftBehind:
         """Overwrites the records, then deletes the file: they are in the store. Blocks."""
         with suppress(FileNotFoundError):
             with self.path.open("r+b") as file:
-                file.write(bytes(self.octets + self.torn))
+                file.write(bytes(self.octets))
                 file.flush()
                 os.fdatasync(file.fileno())
             self.path.unlink()
@@ -127,9 +150,11 @@ def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
             if file is None:
                 continue
             try:
-                yield LeftBehind(path, *_records(file, secret, _context(directory)))
-            except StoreUnavailable as error:
+                content = LeftBehind(path, *_records(file, secret, _context(directory)))
+            except (StoreUnavailable, OSError) as error:
                 log.error("spool_not_read", file=str(path), cause=str(error))
+                continue
+            yield content
 
 
 def _context(directory: Path) -> bytes:
@@ -154,7 +179,9 @@ def _alone(path: Path) -> Iterator[int | None]:
     """The file under its lock; None where somebody else has it, or it is gone."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            log.error("spool_not_read", file=str(path), cause=str(error))
         yield None
         return
     try:
@@ -168,12 +195,12 @@ def _alone(path: Path) -> Iterator[int | None]:
 
 
 def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes], int, int]:
-    """The records in order, the octets that they take, and those of one that was cut short: it has no right tag.
+    """The records in order, the octets of all, and those of such as were cut short or changed: they have no right tag.
 
     Raises StoreUnavailable where a record is under a secret that we do not hold.
     """
     records: list[bytes] = []
-    at = 0
+    at = torn = 0
     with os.fdopen(os.dup(file), "rb") as stream:
         size = os.fstat(file).st_size
         while length := int.from_bytes(stream.read(_LENGTH_OCTETS), "big"):
@@ -184,6 +211,6 @@ def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes]
             except StoreUnavailable:
                 if len(row) == length and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
                     raise
-                return records, at, len(row) + _LENGTH_OCTETS
-            at += _LENGTH_OCTETS + length
-    return records, at, 0
+                torn += _LENGTH_OCTETS + len(row)
+            at += _LENGTH_OCTETS + len(row)
+    return records, at, torn

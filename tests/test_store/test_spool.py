@@ -120,6 +120,37 @@ def test_without_its_secret_a_file_stays_where_it_is(tmp_path: Path) -> None:
     assert found(tmp_path, SiteSecret(bytes(32), bytes(range(32)))) == [RECORDS]
 
 
+def test_without_room_for_another_file_one_is_not_handed_over_and_its_room_stays(tmp_path: Path) -> None:
+    """A reply may be on its way for which the room was taken."""
+    spool = Spool(tmp_path, SECRET)
+    spool.append(b"one")
+    with no_room(), capture_logs():
+        spool.hand_over()
+    assert found(tmp_path) == []
+    spool.append(b"two")
+    spool.hand_over()
+    assert found(tmp_path) == [[b"one", b"two"]]
+    spool.close()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_changed_record_does_not_cost_the_others(tmp_path: Path) -> None:
+    path = written(tmp_path, RECORDS)
+    content = bytearray(path.read_bytes())
+    content[30] ^= 1
+    path.write_bytes(content)
+    [file] = left_behind(tmp_path, SECRET)
+    assert (file.records, file.torn > 0) == (RECORDS[1:], True)
+
+
+def test_what_cannot_be_opened_as_a_file_stops_nobody(tmp_path: Path) -> None:
+    written(tmp_path / "spool", RECORDS).rename(tmp_path / "spool" / "1.spool")
+    (tmp_path / "spool" / "0.spool").mkdir()
+    with capture_logs() as logs:
+        assert found(tmp_path / "spool") == [RECORDS]
+    assert [line["event"] for line in logs] == ["spool_not_read"]
+
+
 def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SECRET)
     with no_room(), pytest.raises(StoreUnavailable):
@@ -142,6 +173,7 @@ async def test_what_was_left_behind_goes_into_the_store_and_no_copy_stays(tmp_pa
     assert await take_over(tmp_path, SECRET, store.received) == 1
     held, _ = await store.received.look("backbone", "2", ["one", "two", "three"])
     assert held == dict.fromkeys(["one", "two", "three"], b"\x07" * 32)
+    written_again.close()
     assert not list(tmp_path.glob("*.spool"))
 
 

@@ -1,0 +1,73 @@
+"""What was sent in the last moments: how long it is kept, and for whom.
+Standard: RFC 1047; an old record would take the same octets sent anew for a retry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay import mime
+from relay.store import Sent, SiteSecret, left_behind
+from relay.store.sent import KEPT_S
+
+SECRET = SiteSecret(bytes(range(32)))
+
+
+def left(directory: Path) -> int:
+    """How many records a relay would find that starts now."""
+    return sum(len(file.records) for file in left_behind(directory, SECRET))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_path: Path) -> None:
+    for number, settled in enumerate((True, False)):
+        sent = Sent(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
+        sent.note(bytes(32), ["ben@bob.example"])
+        sent.close()
+        assert left(tmp_path / str(number)) == (0 if settled else 1)
+
+
+def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
+    clock = Clock()
+    sent = Sent(tmp_path, SECRET, clock=clock)
+    sent.note(bytes(32), ["ben@bob.example"])
+    for _ in range(2):
+        clock.now += KEPT_S + 1
+        sent.tidy()
+    sent._now.close()
+    sent._before.close()
+    assert left(tmp_path) == 0
+
+
+def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> None:
+    clock, known = Clock(), [False]
+    sent = Sent(tmp_path, SECRET, lambda: known[0], clock)
+    sent.note(bytes(32), ["ben@bob.example"])
+    for _ in range(5):
+        clock.now += KEPT_S + 1
+        sent.note(bytes(32), ["bea@bob.example"])
+    sent._now.close()
+    assert left(tmp_path) == 6
+
+
+@pytest.mark.parametrize(
+    ("header", "like_no_other"),
+    [
+        (b"Message-ID: <1@alice.example>", True),
+        (b"Received: by mx; Thu, 26 Nov 2026 15:00:00 +0000", True),
+        (b"Message-ID:", False),
+        (b"Message-ID: <>", False),
+        (b"Received: by printer", False),
+        (b"Subject: <1@alice.example>", False),
+    ],
+)
+def test_only_what_can_be_told_from_a_second_mail_is_taken_for_a_retry(header: bytes, like_no_other: bool) -> None:
+    assert mime.is_like_no_other(header + b"\r\n\r\nbody\r\n") == like_no_other
