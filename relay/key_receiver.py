@@ -24,6 +24,7 @@ from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.delivered import Delivered
+from relay.keys.faults import Fault
 from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.keys.transport import NoAnswer, Receiver, Request
 from relay.store import ReceivedKeys, SiteSecret, Spool, left_behind
@@ -88,8 +89,10 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
                 log.error("received_keys_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
                 continue
             for (group, master), keys in found.items():
-                with suppress(KMEBadReply):
+                try:
                     await received.put(group, master, keys)
+                except KMEBadReply as error:  # of one of them; the others are stored
+                    log.warning("received_key_not_taken_over", cause=str(error))
                 number += len(keys)
             if file.torn:
                 log.error(
@@ -174,6 +177,9 @@ async def _answer(
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:
         answer = {"not_stored": str(error)}
+    except Exception as error:  # noqa: BLE001 - whoever waits is told, and the process lives on
+        log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
+        answer = {"cause": type(error).__name__, "sent": True, "fault": str(Fault.UNREACHABLE), "in_time": True}
     with suppress(OSError):  # nobody listens any more
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()

@@ -99,7 +99,11 @@ async def take_over(directory: Path, secret: SiteSecret, journal: Journal, openi
     number = 0
     try:
         while (file := await asyncio.to_thread(next, files, None)) is not None:
-            records = [json.loads(record) for record in file.records]
+            try:
+                records = [json.loads(record) for record in file.records]
+            except ValueError:
+                log.error("sent_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
+                continue
             last = max((at for at, *_ in records), default=0.0)
             recent = [each for each in records if each[0] > last - KEPT_S]
             for start in range(0, len(recent), AT_ONCE):

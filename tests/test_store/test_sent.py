@@ -7,10 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay import mime
-from relay.store import Sent, SiteSecret, left_behind
-from relay.store.sent import KEPT_S
+from relay.store import Sent, SiteSecret, Spool, Store, left_behind
+from relay.store.sent import KEPT_S, take_over
 
 SECRET = SiteSecret(bytes(range(32)))
 
@@ -56,6 +57,20 @@ def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> 
         sent.note(bytes(32), ["bea@bob.example"])
     sent._now.close()
     assert left(tmp_path) == 6
+
+
+async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: Path, store: Store) -> None:
+    spool = Spool(tmp_path, SECRET)
+    spool.append(b"something else")
+    spool.close()
+    sent = Sent(tmp_path, SECRET, lambda: False)
+    sent.note(bytes(32), ["ben@bob.example"])
+    sent.close()
+    with capture_logs() as logs:
+        assert await take_over(tmp_path, SECRET, store.journal, store.openings) == 1
+    assert [line["event"] for line in logs] == ["sent_not_read"]
+    assert left(tmp_path) == 1
+    assert (await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 
 @pytest.mark.parametrize(
