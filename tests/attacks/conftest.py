@@ -61,9 +61,15 @@ class Scene:
         relay: int = 0,
         notify: str = "",
     ) -> Reply:
-        """What one of Bob's relays says to a message for one recipient."""
+        """What one of Bob's relays says to a message for one recipient, to whoever tries again as a mail queue does.
+
+        A relay may still be writing down what it has answered when the same mail comes to the other one.
+        """
         address = self.incoming[relay % len(self.incoming)]
-        return await submit(address, message, sender=sender, recipients=[to], parameters={to: notify})
+        while True:
+            reply = await submit(address, message, sender=sender, recipients=[to], parameters={to: notify})
+            if not reply.text.endswith("being delivered already, try again later"):
+                return reply
 
     @property
     def delivered(self) -> list[Got]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay import mime
-from relay.keys import Key
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.crash import traffic
+from tests.crash.accounts import Accounts, Spans
 from tests.crash.faults import GENTLE, Chaos, faults
 from tests.crash.traffic import Message
 from tests.crash.watch import Watch, key_ids
@@ -37,8 +37,6 @@ PLACES = ("alice, unsealed", "alice", "bob", "bob, in clear")
 """Where a copy passes from a relay into the next hop."""
 GAP_S = 1.0
 """On a busy machine the next hop itself takes a part of this to answer."""
-REPLY_S = 1.0
-"""A reply is on its way for less than this."""
 POSTFIX = {
     "minimal_backoff_time": "1s",
     "maximal_backoff_time": "2s",
@@ -58,7 +56,11 @@ BOBS_POLICIES = dict.fromkeys(("default.toml", "alice.example.toml"), 'levels = 
 
 @dataclass
 class Report:
-    """What a run has found; `faults` are broken promises, and there must be none."""
+    """What a run has found; `faults` are broken promises, and there must be none.
+
+    Of the keys issued to Alice some were used, some burnt (written down, and never used), some came in no reply that
+    was read. Of those given to Bob all are in his store but for those that got lost on the wire.
+    """
 
     messages: int = 0
     deliveries: int = 0
@@ -67,14 +69,14 @@ class Report:
     lost_on_the_wire: int = 0
     keys_issued: int = 0
     keys_used: int = 0
-    keys_burnt_in_war: int = 0
+    keys_burnt: int = 0
+    keys_unread: int = 0
+    keys_given: int = 0
+    keys_lost_on_the_wire: int = 0
+    unused_in_war: int = 0
     events: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
-
-    @property
-    def keys_burnt(self) -> int:
-        return self.keys_issued - self.keys_used
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Battlefield:
     bob: MailSite
     kmes: DevelopmentKMEs
     watch: Watch
-    given: dict[str, float]
+    accounts: Accounts
 
 
 @asynccontextmanager
@@ -130,7 +132,7 @@ async def battlefield(
         alice.opened.watch = watch.of_opened("alice, unsealed")  # where her users' mail passes first
         bob.opened.watch = watch.of_opened("bob")
         bob.sealed.watch = watch.of_opened("bob, in clear")  # to his users, as his policy says
-        yield Battlefield(alice, bob, kmes, watch, _remember_given(kmes))
+        yield Battlefield(alice, bob, kmes, watch, Accounts.of(kmes))
 
 
 async def run(
@@ -171,14 +173,20 @@ async def run(
         for site in (field_.alice, field_.bob):
             await site.mend()
         await _quiet(field_, everything, progress, for_s=SETTLE_S)
-        report.keys_burnt_in_war = field_.kmes.link.issued.total() - len(field_.watch.sealed_under)
+        report.unused_in_war = len(field_.accounts.issued) - len(field_.watch.sealed_under)
         in_peace = [traffic.message(number, seed, 20_000) for number in range(messages, messages + control)]
         await _submit_all(field_.alice, in_peace, progress, random.Random(seed), 0)
         await _quiet(field_, everything + in_peace, progress, for_s=SETTLE_S)
         report.events = sum((each.happened for each in chaos), Counter())
-        report.twice_without_a_kill = _without_a_kill(field_, {each.site.name: each.times for each in chaos})
-        broken = [(began - REPLY_S, ended) for name, began, ended in chaos[1].times if name.startswith("kme_")]
-        await _check(report, field_, everything + in_peace, in_peace, broken)
+        times = {each.site.name: each.times for each in chaos}
+        report.twice_without_a_kill = _without_a_kill(field_, times)
+        wire_broken = [(began, ended) for name, began, ended in times["bob"] if name.startswith("kme_")]
+        await _check(report, field_, everything + in_peace, in_peace, wire_broken)
+        both = [(began, ended) for name, began, ended in times["bob"] if name.startswith("database")]
+        wrong = [(began, ended) for _, began, ended in times["alice"]] + both
+        await _check_keys(report, field_, wrong, wire_broken)
+        for site in (field_.alice, field_.bob):
+            (site.site.directory / "postfix.log").write_text(site.postfix.log)
     report.seconds = time.monotonic() - began
     return report
 
@@ -259,11 +267,11 @@ async def _check(
     field_: Battlefield,
     messages: Sequence[Message],
     in_peace: Sequence[Message],
-    broken: Sequence[tuple[float, float]],
+    wire_broken: Spans,
 ) -> None:
     """Every promise, against what is in the mailboxes, queues, files and accounts.
 
-    `broken` is when the wire between Bob and his KME was.
+    `wire_broken` is when the wire between Bob and his KME was.
     """
     broken_promises = report.faults
     known = {each.number: each for each in messages}
@@ -282,6 +290,7 @@ async def _check(
         broken_promises.append(f"{report.repeated} deliveries came twice, though no answer was lost")
     broken_promises += [f"came twice with no kill in the gap of SMTP: {what}" for what in report.twice_without_a_kill]
     sealed = await _sealed_in_queue(field_.bob)
+    reasons = {each.recipient: f"{each.queue}, {each.reason}" for each in await field_.bob.postfix.queue()}
     for each in messages:
         missing = [recipient for recipient in each.recipients if not arrived[each.number, recipient]]
         waiting = sealed.get(each.number, {})
@@ -289,12 +298,13 @@ async def _check(
             lost = waiting.get(recipient)
             if lost is None:
                 broken_promises.append(f"message {each.number} is lost for {recipient}")
-            elif any(began <= field_.given.get(key_ID, 0) <= ended for key_ID in lost for began, ended in broken):
+            elif field_.accounts.lost_on_the_wire(lost, wire_broken):
                 report.lost_on_the_wire += 1
             else:
-                given = len(lost & field_.given.keys())
+                given = len(lost & field_.accounts.given.keys())
                 broken_promises.append(
-                    f"message {each.number} waits for {recipient}; its KME gave {given} of its keys away"
+                    f"message {each.number} waits for {recipient}; its KME gave {given} of its keys away; "
+                    f"Postfix says: {reasons.get(recipient)}"
                 )
         if each in in_peace and any(arrived[each.number, recipient] != 1 for recipient in each.recipients):
             times = {recipient: arrived[each.number, recipient] for recipient in each.recipients}
@@ -302,20 +312,26 @@ async def _check(
     for site in (*field_.alice.sites, *field_.bob.sites):
         field_.watch.look_into_files(site.directory)
     broken_promises += [f"plaintext was seen: {place}" for place in dict.fromkeys(field_.watch.seen)]
-    _check_keys(report, field_)
 
 
-def _check_keys(report: Report, field_: Battlefield) -> None:
-    """No key under two ciphertexts; those that were issued were used, or burnt by a fault, and in peace none is."""
+async def _check_keys(report: Report, field_: Battlefield, wrong: Spans, wire_broken: Spans) -> None:
+    """Each key under one ciphertext, and in an account; in peace none is burnt."""
     used = field_.watch.sealed_under
-    report.keys_used = len(used)
-    report.keys_issued = field_.kmes.link.issued.total()
+    report.keys_used, report.keys_issued = len(used), len(field_.accounts.issued)
+    report.keys_given = len(field_.accounts.given)
     report.faults += [
         f"key {key_ID} is under {len(those)} ciphertexts" for key_ID, those in used.items() if len(those) > 1
     ]
     # Fewer than before are fine: keys that were at hand when peace came have been used since.
-    if (burnt := report.keys_burnt - report.keys_burnt_in_war) > 0:
-        report.faults.append(f"{burnt} keys were burnt in peace")
+    if (in_peace := report.keys_issued - report.keys_used - report.unused_in_war) > 0:
+        report.faults.append(f"{in_peace} keys were burnt in peace")
+    for site in (field_.alice, field_.bob):
+        await site.stop_relays()
+    alice, bob = field_.alice.site, field_.bob.site
+    report.keys_burnt, report.keys_unread, broken = await field_.accounts.check_alice(alice, used.keys(), wrong)
+    report.faults += broken
+    report.keys_lost_on_the_wire, broken = await field_.accounts.check_bob(bob, wire_broken)
+    report.faults += broken
 
 
 async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
@@ -328,17 +344,3 @@ async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
         for recipient in recipients:
             found[number][recipient] = key_ids(mime.sealed_content(message))
     return found
-
-
-def _remember_given(kmes: DevelopmentKMEs) -> dict[str, float]:
-    """The key_IDs that a slave was given, from now on, and when: what is lost on the way cannot be had again."""
-    given: dict[str, float] = {}
-    deliver = kmes.link.deliver
-
-    def remembered(key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
-        keys = deliver(key_ids, master=master, slave=slave)
-        given.update((key.key_ID, time.monotonic()) for key in keys)
-        return keys
-
-    kmes.link.deliver = remembered  # type: ignore[method-assign]
-    return given

@@ -55,6 +55,13 @@ class MailSite:
         self.relays[which].kill()
         await self.relays[which].process.wait()
 
+    async def stop_relays(self) -> None:
+        """SIGTERM; all are gone when this returns."""
+        for relay in self.relays:
+            relay.process.terminate()
+        for relay in self.relays:
+            await relay.process.wait()
+
     async def restart_relay(self, which: int = 0) -> None:
         """A new process where the killed one was."""
         again = relay_process(self.sites[which], listen=self.relays[which].addresses)
