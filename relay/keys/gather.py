@@ -109,8 +109,8 @@ class Fetcher:
         await asyncio.gather(*calls, return_exceptions=True)
         for desk in self._desks.values():
             self._conclude_all(desk, list(desk.wishes.values()), self._stopped())
-        if self._unkept:
-            log.error("received_keys_lost", kme=self.client.name, number=len(self._unkept))
+        for master_sae in {master_sae for master_sae, _ in self._unkept}:
+            await self._keep_again(master_sae, [key_ID for master, key_ID in self._unkept if master == master_sae])
         self._desks.clear()
 
     def _wish(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> Wish:

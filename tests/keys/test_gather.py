@@ -273,6 +273,15 @@ async def test_a_key_that_cannot_be_stored_is_not_handed_over_and_not_lost(
     assert len(kme.got("dec_keys")) == 1
 
 
+async def test_a_key_that_could_not_be_stored_is_stored_at_the_end(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
+    [key_ID] = _drawn(kme, 1)
+    kept.fails = 1
+    with pytest.raises(StoreUnavailable):
+        await group.fetch("alice", [key_ID])
+    await group.close()
+    assert kept.keys["alice", key_ID] == kme.pair.issued[key_ID]
+
+
 async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
     [key_ID] = _drawn(kme, 1)
     kme.latency = 0.02
