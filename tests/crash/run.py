@@ -33,8 +33,8 @@ SUBMITTERS = 4
 SETTLE_S = 120.0
 LOSES_ANSWERS = ("killed", "sealed_", "opened_")
 """Words of the faults that a next hop's answer can be lost by."""
-PLACES = ("alice, unsealed", "alice", "bob", "bob, in clear")
-"""Where a copy passes from a relay into the next hop."""
+PLACES = ("alice, unsealed", "alice", "bob", "bob, in clear", "bob, mailboxes")
+"""Where a copy passes from a relay, and at last from Bob's Postfix, into the next hop."""
 GAP_S = 1.0
 """On a busy machine the next hop itself takes a part of this to answer."""
 POSTFIX = {
@@ -241,9 +241,14 @@ def _without_a_kill(field_: Battlefield, times: dict[str, list[tuple[str, float,
     The gap that SMTP leaves (RFC 1047) is from the end of the content to the record of the answer.
     """
     without = []
+    delivered: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+    for got in field_.bob.mailboxes.got:
+        for recipient in got.recipients:
+            delivered[_number(got), recipient].append(got.at)
     for (number, recipient), copies in _arrived(field_.bob).items():
         explained = 0
-        passed = {place: field_.watch.passed[place, number, recipient] for place in PLACES}
+        passed = {place: list(field_.watch.passed[place, number, recipient]) for place in PLACES}
+        passed["bob, mailboxes"] = delivered[number, recipient]
         for place, at in passed.items():
             happened = times[place.partition(",")[0]]
             faults_here = [span for name, *span in happened if any(word in name for word in LOSES_ANSWERS)]

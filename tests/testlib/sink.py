@@ -5,6 +5,7 @@ Standard: RFC 5321, by aiosmtpd; messages are kept exactly as they came over the
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +17,13 @@ from relay.config import Address
 
 @dataclass(frozen=True)
 class Got:
-    """One accepted mail."""
+    """One accepted mail; `at` is when, in seconds of time.monotonic()."""
 
     sender: str
     recipients: tuple[str, ...]
     message: bytes
     mail_options: tuple[str, ...] = ()
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass
