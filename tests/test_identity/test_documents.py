@@ -300,6 +300,19 @@ def test_changed_certificates_are_bad_though_signed(originals: dict[str, Home], 
         assert peer.fingerprint == read_document(document).fingerprint
 
 
+@pytest.mark.parametrize("serial", [b"\x00", b"\x80\x01", b"\xff"])
+def test_a_certificate_whose_serial_number_is_not_positive_is_refused(
+    originals: dict[str, Home], serial: bytes
+) -> None:
+    content = inner(_original(originals))
+    whole = bytearray(base64.b64decode(content["certificates"]["ca"]))
+    length = whole.index(b"\xa0\x03\x02\x01\x02\x02") + 6  # behind the version: INTEGER, then this
+    whole[length + 1 : length + 1 + whole[length]] = serial.ljust(whole[length], b"\0")
+    content["certificates"]["ca"] = base64.b64encode(whole).decode()
+    with pytest.raises(BadDocument, match="serial number is not positive"):
+        read_document(signed(content, originals["bob"].identity.signing.private_key))
+
+
 _documents: dict[Path, bytes] = {}
 
 

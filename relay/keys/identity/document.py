@@ -36,7 +36,8 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, M
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from relay.cms import FURTHER_KEMS
+from relay.cms import FURTHER_KEMS, der
+from relay.errors import BadStructure
 from relay.keys.identity.checks import UNREADABLE
 from relay.keys.identity.domains import is_ascii_domain
 from relay.keys.identity.errors import BadDocument
@@ -70,10 +71,27 @@ def _unbase64(value: object) -> bytes:
 
 
 def _certificate(value: object) -> x509.Certificate:
+    octets = _unbase64(value)
     try:
-        return x509.load_der_x509_certificate(_unbase64(value))
-    except UNREADABLE as error:
+        serial = _serial_number(octets)
+        # Looked at before it is loaded: `cryptography` takes what is not positive, with a warning that nobody hears.
+        certificate = x509.load_der_x509_certificate(octets) if _is_positive(serial) else None
+    except (*UNREADABLE, BadStructure, IndexError) as error:
         raise ValueError("not an X.509 certificate in base64 DER") from error
+    if certificate is None:
+        raise ValueError("a certificate whose serial number is not positive (RFC 5280, 4.1.2.2)")
+    return certificate
+
+
+def _serial_number(certificate: bytes) -> bytes:
+    """The contents of the INTEGER, which stands behind the version, if there is one (RFC 5280, 4.1)."""
+    [contents] = der.children(certificate, 1)
+    to_be_signed = der.children(contents, 3)[0]
+    return bytes(der.children(to_be_signed, 10)[1 if to_be_signed[:1] == _VERSION else 0])
+
+
+def _is_positive(integer: bytes) -> bool:
+    return any(integer) and integer[0] < 0x80
 
 
 def _further_kem(value: str) -> str:
@@ -82,6 +100,7 @@ def _further_kem(value: str) -> str:
     return value
 
 
+_VERSION = b"\xa0"
 _Text = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 _Octets = Annotated[bytes, BeforeValidator(_unbase64)]
 _Certificate = Annotated[x509.Certificate, BeforeValidator(_certificate)]
