@@ -19,7 +19,7 @@ from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, relay_process
 from tests.testlib.spread import Spread
 from tests.testlib.wire import Wire
 
@@ -63,9 +63,16 @@ class MailSite:
             await relay.process.wait()
 
     async def restart_relay(self, which: int = 0) -> None:
-        """A new process where the killed one was."""
-        again = relay_process(self.sites[which], listen=self.relays[which].addresses)
-        self.relays[which] = await self._processes.enter_async_context(again)
+        """A new process where the killed one was; tried again as a service manager does, while its store is away."""
+        async with asyncio.timeout(60):
+            while True:
+                again = relay_process(self.sites[which], listen=self.relays[which].addresses)
+                try:
+                    self.relays[which] = await self._processes.enter_async_context(again)
+                except DidNotStart:
+                    await asyncio.sleep(0.5)
+                else:
+                    return
 
     async def make_whole(self) -> None:
         """Everything runs and nothing is cut or waits, whatever was done before."""

@@ -145,6 +145,10 @@ class RelayProcess:
         return self.log_file.read_text()
 
 
+class DidNotStart(AssertionError):
+    """A relay has ended before it served."""
+
+
 @asynccontextmanager
 async def relay_process(
     site: Site,
@@ -184,7 +188,7 @@ async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dic
     async with asyncio.timeout(30):
         while not ready.exists():
             if process.returncode is not None:
-                raise AssertionError(f"the relay did not start:\n{log.read_text()}")
+                raise DidNotStart(f"the relay did not start:\n{log.read_text()}")
             await asyncio.sleep(0.02)
     lines = (line.split() for line in ready.read_text().splitlines())
     return {name: Address(host, int(port)) for name, host_port in lines for host, port in [host_port.rsplit(":", 1)]}
