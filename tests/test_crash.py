@@ -1,5 +1,5 @@
 """The crash test in short: two sites with Postfix under random faults, and every promise checked afterwards.
-Standard: as tests/crash; the long form is `python -m tests.crash`.
+Standard: as tests/crash; the long forms are `python -m tests.crash` and `python -m tests.crash.two_relays`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash import two_relays
 from tests.crash.faults import GENTLE
 from tests.crash.run import run
+from tests.test_store.backends import PostgreSQLServer
+from tests.test_store.conftest import server
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import requires_postfix
+
+__all__ = ["server"]
 
 
 @requires_postfix
@@ -37,3 +42,13 @@ async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt
     assert report.repeated == 0
     assert report.keys_burnt == 0  # but for those in replies that a cut or a stall has taken
     assert report.keys_unread == report.keys_issued - report.keys_used
+
+
+@pytest.mark.timeout(240)
+async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befalls_them(
+    tmp_path: Path, server: PostgreSQLServer
+) -> None:
+    report = await two_relays.run(tmp_path, server, seconds=10, seed=5)
+    assert report.faults == []
+    assert report.messages > 20
+    assert sum(report.hits.values()) >= 3

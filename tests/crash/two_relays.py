@@ -187,12 +187,12 @@ async def run(directory: Path, server: PostgreSQLServer, *, seconds: float, seed
     """Mail flows under fire for so long; then everything is mended, and every promise is checked."""
     chance, report = random.Random(seed), Report()
     link = LinkSettings(key_rate=1e9, stored_key_limit=1_000_000, max_sae_id_count=0)  # no keys for trials
-    until = time.monotonic() + seconds
     async with AsyncExitStack() as stack:
         kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
         await stack.enter_async_context(kmes)
         sink = await stack.enter_async_context(Mailboxes(chance))
         both = await stack.enter_async_context(twins(directory, server, kmes, sink))
+        until = time.monotonic() + seconds
         numbers = iter(range(10**9))
         sent: dict[int, list[str]] = {}
 
