@@ -12,7 +12,7 @@ import signal
 import socket
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from relay.keys.delivered import Delivered
 from relay.keys.faults import Fault
 from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.keys.transport import NoAnswer, Receiver, Request
-from relay.store import ReceivedKeys, SiteSecret, Spool, left_behind
+from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -79,10 +79,9 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
 
     A key that the store has, or had, stays as it is there. Raises StoreUnavailable: the rest is for the next time.
     """
-    files = left_behind(directory, secret)
     number = 0
-    try:
-        while (file := await asyncio.to_thread(next, files, None)) is not None:
+    async with aclosing(each_left_behind(directory, secret)) as files:
+        async for file in files:
             try:
                 found = await asyncio.to_thread(_keys, file.records)
             except ValueError:
@@ -100,8 +99,6 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
                 )
             # Not before all of it is in the store: until then these octets are the only copy.
             await asyncio.to_thread(file.remove)
-    finally:
-        files.close()
     return number
 
 

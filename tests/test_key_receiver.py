@@ -5,6 +5,8 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key that its KME has given away cannot 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import sqlite3
@@ -17,7 +19,9 @@ import pytest
 from relay import app
 from relay.config import Address
 from relay.keys import Key
+from relay.keys.delivered import Delivered
 from relay.kme import DevelopmentKMEs
+from relay.store import SiteSecret, Spool
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
@@ -82,6 +86,15 @@ def key_receiver(relay: RelayProcess) -> int:
     """The process that asks for its received keys."""
     [child] = Path(f"/proc/{relay.process.pid}/task/{relay.process.pid}/children").read_text().split()
     return int(child)
+
+
+def left_in_spool(site: Site, key_IDs: Sequence[str], keys: Sequence[Key], secret: SiteSecret | None = None) -> None:
+    """As if a command of this site had been killed that had just read these keys of Alice's."""
+    reply = {"keys": [{"key_ID": key.key_ID, "key": base64.b64encode(key.key).decode()} for key in keys]}
+    delivered = Delivered("alice-bob", "etsi014", "2", tuple(key_IDs), json.dumps(reply).encode())
+    spool = Spool(site.directory / "keys.spool", secret or SiteSecret.load(site.config.store.secret))
+    spool.append(delivered.encoded())
+    spool.close()
 
 
 def runs(process: int) -> bool:
@@ -166,6 +179,22 @@ async def test_a_relay_whose_key_receiver_was_killed_asks_for_keys_itself(
     async with relay_process(bob) as relay:
         os.kill(key_receiver(relay), signal.SIGKILL)
         await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_process_is_frozen(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    async with relay_process(bob, before="from relay.keys import receiver; receiver.HAND_OVER_S = 0.2") as relay:
+        frozen = key_receiver(relay)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+            keys = kmes.link.deliver(key_IDs, master="2", slave="1")
+            left_in_spool(bob, key_IDs, keys)
+            await opened_in_the_end(relay, sealed)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
 
 

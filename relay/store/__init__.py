@@ -42,7 +42,7 @@ from relay.store.received import (
 from relay.store.secret import SiteSecret
 from relay.store.sent import Sent, SentOpened
 from relay.store.spent import Spending, Spent
-from relay.store.spool import LeftBehind, Spool, left_behind
+from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -76,10 +76,13 @@ __all__ = [
     "State",
     "Store",
     "Total",
+    "Waiting",
+    "each_left_behind",
     "left_behind",
     "mail_key",
     "open_store",
     "transport_problem",
+    "waiting",
 ]
 
 BUSY_TIMEOUT_S = 5.0
