@@ -8,10 +8,12 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,7 +24,7 @@ from relay.keys import Key
 from relay.keys.delivered import Delivered
 from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret, Spool
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
@@ -196,6 +198,53 @@ async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_proc
         finally:
             os.kill(frozen, signal.SIGCONT)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    path = bob.config.store.secret
+    before = SiteSecret.load_or_create(path)
+    key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+    left_in_spool(bob, key_IDs, kmes.link.deliver(key_IDs, master="2", slave="1"))
+    held = Spool(bob.directory / "keys.spool", before)
+    held.append(b"{}")
+    rotated = await relay_command.run("keys", "rotate-secret", "--config", bob.config_file)
+    assert rotated[0] == 0
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, "is under an older secret" in said) == (1, True), "somebody holds a file of it still"
+    held.discard()
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, said) == (0, "")
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_check_tells_how_many_keys_wait_and_whether_more_could_be_written(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, tmp_path: Path
+) -> None:
+    SiteSecret.load_or_create(bob.config.store.secret)
+    left_in_spool(bob, ("one", "two"), [Key("one", bytes(32)), Key("two", bytes(32))])
+
+    async def told() -> dict[str, Any]:
+        _, _, out = await relay_command.run("check", "--json", "--config", bob.config_file)
+        [found] = [each for each in json.loads(out) if each["what"] == "received keys"]
+        return dict(found)
+
+    found = await told()
+    assert "2 keys wait" in found["detail"]
+    assert found["problems"] == []
+    assert len(list((bob.directory / "keys.spool").iterdir())) == 1
+    left_in_spool(bob, ("three",), [Key("three", bytes(32))], SiteSecret(bytes(32)))
+    [problem] = (await told())["problems"]
+    assert f"under site secret {SiteSecret(bytes(32)).ids[0]}" in problem
+    spool = bob.directory / "keys.spool"
+    shutil.rmtree(spool)
+    spool.symlink_to("/proc/self/task", target_is_directory=True)
+    [problem] = (await told())["problems"]
+    assert "no KME is asked" in problem
 
 
 async def test_a_relay_leaves_no_process_and_no_file_behind(bob: Site, sealed: bytes, sink: Sink) -> None:
