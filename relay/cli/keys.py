@@ -79,7 +79,8 @@ def reseal(config_file: Path) -> None:
     config = load_config(config_file)
     taken_over, resealed = asyncio.run(_reseal(config))
     click.echo(f"{resealed} keys and messages sealed anew")
-    click.echo(f"{config.state_directory / key_receiver.SPOOL}: {taken_over} keys taken over")
+    if taken_over:
+        click.echo(f"{taken_over} keys that waited in {config.state_directory / key_receiver.SPOOL} taken over first")
 
 
 async def _reseal(config: Config) -> tuple[int, int]:
