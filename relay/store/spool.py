@@ -55,7 +55,8 @@ class Spool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
-            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}") from error
+            needed = f"{2 * ROOM_OCTETS // 2**20} MiB are needed there"
+            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}: {needed}") from error
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""

@@ -5,6 +5,7 @@ Standard: what was said to be stored is there afterwards; all trouble is StoreUn
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, Store, open_store
 from tests.test_store.backends import Backend, PostgreSQLServer, python
+from tests.test_store.test_spool import no_room
 from tests.testlib.received import held
 
 KEY = bytes(range(32))
@@ -108,6 +110,21 @@ async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secre
         for who in "abc":
             keys = [f"{who}-{number}" for number in range(50)]
             assert await held(store, "g", "alice", keys) == dict.fromkeys(keys, who.encode())
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_start_on_a_full_disk_says_what_is_full_and_how_much_is_needed(
+    sqlite: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    if stored:
+        async with await open_store(sqlite.where, secret) as store:
+            await store.received.put("g", "alice", {"before": KEY})
+    disk = list(os.statvfs(Path(sqlite.where).parents[1]))
+    disk[4] = 8 * 1024 // disk[1]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(disk))
+    said = r"relay\.db: no space left on its disk: \d KiB are free, and a relay needs 16 MiB in /"
+    with no_room(), pytest.raises(StoreUnavailable, match=said):
+        await open_store(sqlite.where, secret)
 
 
 def test_a_full_disk_loses_nothing_and_passes(sqlite: Backend, secret_path: Path) -> None:
