@@ -30,13 +30,15 @@ from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
+QUICK = "timeout = 1\nmin_timeout = 0.5\npool_maxsize = 2\nlag_patience = 0\nbreaker_delay = 0.1\n"
+
 
 @pytest.fixture
 async def several(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> list[bytes]:
     """Mails that Alice has sealed for Bob, each under a key of its own."""
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with app.running(site.config) as addresses:
-        for _ in range(2):
+        for _ in range(3):
             assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     return [got.message for got in wire.got]
 
@@ -165,6 +167,7 @@ async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     async with relay_process(bob) as relay:
         other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
         lock(other)
+        several = several[:2]
         # The first may have its key asked for, when the store was seen to be well a moment ago.
         replies = [(await submit(relay.addresses["incoming"], each)).code for each in several]
         assert replies == [451] * len(several)
@@ -182,6 +185,27 @@ async def test_a_relay_whose_key_receiver_was_killed_asks_for_keys_itself(
         os.kill(key_receiver(relay), signal.SIGKILL)
         await opened_in_the_end(relay, sealed)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_calls_that_a_kme_leaves_unanswered_are_in_nobodys_way_and_one_is_still_listened_to(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, several: list[bytes], sink: Sink
+) -> None:
+    text = bob.config_file.read_text()
+    bob.config_file.write_text(text.replace("timeout = 2\n", QUICK))
+    holding = iter([to_kme.hold_answers] * 2)
+    given = when_given(kmes, lambda: next(holding, lambda: None)())
+    async with relay_process(bob, before="from relay.keys import receiver; receiver.READS_ON_S = 300") as relay:
+        for sealed in several[:2]:
+            sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+            await given.get()
+            await to_kme.holding()
+            to_kme.let_new_answers_go()
+            assert (await sending).code == 451
+        await opened_in_the_end(relay, several[2])
+        assert len(sink.got) == 1
+        to_kme.let_answers_go()
+        await opened_in_the_end(relay, several[0])
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * 2
 
 
 async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_process_is_frozen(

@@ -108,7 +108,8 @@ class ReceiverProcess:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
-        asked = {"kme": kme, "within": max(within, READS_ON_S), "request": request.as_json()}
+        times = {"patience": within, "within": max(within, READS_ON_S)}
+        asked = {"kme": kme, **times, "request": request.as_json()}
         on_sent()
         try:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
