@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from relay.keys.client import KMEClient
 from relay.keys.delivered import Delivered
 from relay.keys.identity import identity_findings
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
+from relay.keys.undelivered import remembered
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
 from relay.store import SiteSecret, Spool, transport_problem, waiting
@@ -222,18 +224,23 @@ async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
                 yield Finding(what, detail + _half_known(kme, status))
                 if untried:
                     untried = False
-                    yield await _tried(what, kme, client, peer.sae_id, config.site.sae_id)
+                    yield await _tried(what, config, kme, client, status, peer.sae_id)
             if ending := client.ending_certificates(datetime.now(UTC)):
                 yield Finding(f"{what}: certificates", "", tuple(ending))
 
 
-async def _tried(what: str, kme: KME, client: KMEClient, slave_sae: str, own_sae: str) -> Finding:
-    """Whether keys that a peer has not fetched are still there when more were asked for."""
+async def _tried(what: str, config: Config, kme: KME, client: KMEClient, status: KeyStatus, slave_sae: str) -> Finding:
+    """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
     what += ": undelivered keys"
+    own_sae = config.site.sae_id
     try:
         keeps = await client.keeps_undelivered(slave_sae, own_sae)
     except RelayError as error:
         return Finding(what, "", (f"{type(error).__name__}: {error}",))
+    with suppress(RelayError):  # of the store, which is looked at elsewhere
+        async with existing_store(config) as store:
+            if store is not None:
+                await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
     if keeps is False and not kme.one_batch_at_a_time:
         return Finding(what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",))
     told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}

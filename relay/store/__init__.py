@@ -43,6 +43,7 @@ from relay.store.secret import SiteSecret
 from relay.store.sent import Sent, SentOpened
 from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
+from relay.store.trials import Trials
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -76,6 +77,7 @@ __all__ = [
     "State",
     "Store",
     "Total",
+    "Trials",
     "Waiting",
     "each_left_behind",
     "left_behind",
@@ -106,6 +108,7 @@ class Store:
         issued_keys: IssuedKeys,
         claims: Claims,
         spent: Spent,
+        trials: Trials,
     ) -> None:
         self._database = database
         self.received = received
@@ -117,6 +120,7 @@ class Store:
         self.issued_keys = issued_keys
         self.claims = claims
         self.spent = spent
+        self.trials = trials
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -207,6 +211,7 @@ async def open_store(
         IssuedKeys(database, secret, clock),
         claims,
         Spent(database, clock),
+        Trials(database, clock),
     )
     try:
         await store.journal.load()
