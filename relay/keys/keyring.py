@@ -151,8 +151,7 @@ class KeyRing:
             tending.cancel()
             await asyncio.gather(tending, return_exceptions=True)
         self._in_use.forget()
-        for group in self.groups.values():
-            await group.close()
+        await asyncio.gather(*(group.close() for group in self.groups.values()))
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
         """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.

@@ -159,10 +159,13 @@ class Store:
         return self.journal.settled and self.openings.settled
 
     async def close(self) -> None:
-        """Closes all connections; to be called once, when nothing uses the store any more."""
+        """Closes all connections; to be called once, when nothing uses the store any more.
+
+        A store that is locked or away is waited for once, by the first who has something to say.
+        """
         await self._database.quiet()
-        for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
-            with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable):
+            for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
                 await last_words()
         await self._database.close()
 
