@@ -238,6 +238,10 @@ async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
     status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
     assert (status, "is under an older secret" in said) == (1, True), "somebody holds a file of it still"
     held.discard()
+    (bob.directory / "keys.spool" / "0.spool").mkdir()
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, "0.spool: Is a directory" in said) == (1, True), "what cannot be read may be under it"
+    (bob.directory / "keys.spool" / "0.spool").rmdir()
     status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
     assert (status, said) == (0, "")
     path.write_text(path.read_text().splitlines()[0] + "\n")

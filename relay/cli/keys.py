@@ -77,7 +77,10 @@ def reseal(config_file: Path) -> None:
     """
     configure_logging(Log(level="error"))
     config = load_config(config_file)
-    taken_over, resealed = asyncio.run(_reseal(config))
+    try:
+        taken_over, resealed = asyncio.run(_reseal(config))
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename or config.state_directory}: {error.strerror}") from error
     click.echo(f"{resealed} keys and messages sealed anew")
     if taken_over:
         click.echo(f"{taken_over} keys that waited in {config.state_directory / key_receiver.SPOOL} taken over first")
