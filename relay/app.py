@@ -63,6 +63,7 @@ from relay.stopping import told_to_stop
 from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
 from relay.store.sent import take_over
+from relay.store.sole import sole_relay
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +115,8 @@ async def parts(
         receiving = Receiving(config, secret, store.received, key_receiver)
         stack.push_async_callback(receiving.close)
         await receiving.take_over()
-        keys = key_ring(config, store.received, store.issued_keys, receiver=receiving.receiver, prefetch=prefetch)
+        stores = (store.received, store.issued_keys, store.trials)
+        keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         next_hops = _next_hops(stack, config)
@@ -186,6 +188,9 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
         sockets = await all_bound(config)
         stack.callback(close_all, sockets)
+        if isinstance(config.store.database, Path):
+            database = await asyncio.to_thread(config.store.database.resolve)
+            await stack.enter_async_context(sole_relay(database.parent))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()

@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from relay.keys.delivered import Delivered
 from relay.keys.faults import Fault
 from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.keys.transport import NoAnswer, Receiver, Request
-from relay.store import ReceivedKeys, SiteSecret, Spool, left_behind
+from relay.keys.under_way import CallsUnderWay
+from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -79,10 +81,9 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
 
     A key that the store has, or had, stays as it is there. Raises StoreUnavailable: the rest is for the next time.
     """
-    files = left_behind(directory, secret)
     number = 0
-    try:
-        while (file := await asyncio.to_thread(next, files, None)) is not None:
+    async with aclosing(each_left_behind(directory, secret)) as files:
+        async for file in files:
             try:
                 found = await asyncio.to_thread(_keys, file.records)
             except ValueError:
@@ -100,8 +101,6 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
                 )
             # Not before all of it is in the store: until then these octets are the only copy.
             await asyncio.to_thread(file.remove)
-    finally:
-        files.close()
     return number
 
 
@@ -141,7 +140,7 @@ def start(config: Config) -> socket.socket:
 async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
-    under_way: set[asyncio.Task[None]] = set()
+    under_way = {name: CallsUnderWay(kme.pool_maxsize) for name, kme in config.kmes.items()}
     came = await read_frame(reader)
     if came is None:
         return
@@ -155,23 +154,26 @@ async def _serve(connection: socket.socket, config: Config) -> None:
             await receiver.hand_over()
             writer.write(frame({"number": asked["number"]}))
         else:
-            task = asyncio.create_task(_answer(writer, receiver, clients[asked["kme"]], asked))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            answer = partial(_answer, writer, receiver, clients[asked["kme"]], asked)
+            under_way[asked["kme"]].begin(answer, asked["patience"])
         came = await read_frame(reader)
-    await asyncio.gather(*under_way, return_exceptions=True)
+    await asyncio.gather(*(calls.ended() for calls in under_way.values()))
     await receiver.close()
 
 
 async def _answer(
-    writer: asyncio.StreamWriter, receiver: ReceiverHere, client: KMEClient, asked: dict[str, Any]
+    writer: asyncio.StreamWriter,
+    receiver: ReceiverHere,
+    client: KMEClient,
+    asked: dict[str, Any],
+    on_sent: Callable[[], None],
 ) -> None:
     answer: dict[str, Any]
     body = b""
     try:
         client.renew_certificates()
         request = Request.from_json(asked["request"])
-        reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], lambda: None)
+        reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
         answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
     except NoAnswer as error:
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}

@@ -5,11 +5,15 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key that its KME has given away cannot 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,12 +21,16 @@ import pytest
 from relay import app
 from relay.config import Address
 from relay.keys import Key
+from relay.keys.delivered import Delivered
 from relay.kme import DevelopmentKMEs
-from tests.testlib import mails
+from relay.store import SiteSecret, Spool
+from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
+
+QUICK = "timeout = 1\nmin_timeout = 0.5\npool_maxsize = 2\nlag_patience = 0\nbreaker_delay = 0.1\n"
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ async def several(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> list[byt
     """Mails that Alice has sealed for Bob, each under a key of its own."""
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with app.running(site.config) as addresses:
-        for _ in range(2):
+        for _ in range(3):
             assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     return [got.message for got in wire.got]
 
@@ -82,6 +90,15 @@ def key_receiver(relay: RelayProcess) -> int:
     """The process that asks for its received keys."""
     [child] = Path(f"/proc/{relay.process.pid}/task/{relay.process.pid}/children").read_text().split()
     return int(child)
+
+
+def left_in_spool(site: Site, key_IDs: Sequence[str], keys: Sequence[Key], secret: SiteSecret | None = None) -> None:
+    """As if a command of this site had been killed that had just read these keys of Alice's."""
+    reply = {"keys": [{"key_ID": key.key_ID, "key": base64.b64encode(key.key).decode()} for key in keys]}
+    delivered = Delivered("alice-bob", "etsi014", "2", tuple(key_IDs), json.dumps(reply).encode())
+    spool = Spool(site.directory / "keys.spool", secret or SiteSecret.load(site.config.store.secret))
+    spool.append(delivered.encoded())
+    spool.close()
 
 
 def runs(process: int) -> bool:
@@ -150,6 +167,7 @@ async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     async with relay_process(bob) as relay:
         other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
         lock(other)
+        several = several[:2]
         # The first may have its key asked for, when the store was seen to be well a moment ago.
         replies = [(await submit(relay.addresses["incoming"], each)).code for each in several]
         assert replies == [451] * len(several)
@@ -167,6 +185,94 @@ async def test_a_relay_whose_key_receiver_was_killed_asks_for_keys_itself(
         os.kill(key_receiver(relay), signal.SIGKILL)
         await opened_in_the_end(relay, sealed)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_calls_that_a_kme_leaves_unanswered_are_in_nobodys_way_and_one_is_still_listened_to(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, several: list[bytes], sink: Sink
+) -> None:
+    text = bob.config_file.read_text()
+    bob.config_file.write_text(text.replace("timeout = 2\n", QUICK))
+    holding = iter([to_kme.hold_answers] * 2)
+    given = when_given(kmes, lambda: next(holding, lambda: None)())
+    async with relay_process(bob, before="from relay.keys import receiver; receiver.READS_ON_S = 300") as relay:
+        for sealed in several[:2]:
+            sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+            await given.get()
+            await to_kme.holding()
+            to_kme.let_new_answers_go()
+            assert (await sending).code == 451
+        await opened_in_the_end(relay, several[2])
+        assert len(sink.got) == 1
+        to_kme.let_answers_go()
+        await opened_in_the_end(relay, several[0])
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * 2
+
+
+async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_process_is_frozen(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    async with relay_process(bob, before="from relay.keys import receiver; receiver.HAND_OVER_S = 0.2") as relay:
+        frozen = key_receiver(relay)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+            keys = kmes.link.deliver(key_IDs, master="2", slave="1")
+            left_in_spool(bob, key_IDs, keys)
+            await opened_in_the_end(relay, sealed)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+) -> None:
+    path = bob.config.store.secret
+    before = SiteSecret.load_or_create(path)
+    key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+    left_in_spool(bob, key_IDs, kmes.link.deliver(key_IDs, master="2", slave="1"))
+    held = Spool(bob.directory / "keys.spool", before)
+    held.append(b"{}")
+    rotated = await relay_command.run("keys", "rotate-secret", "--config", bob.config_file)
+    assert rotated[0] == 0
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, "is under an older secret" in said) == (1, True), "somebody holds a file of it still"
+    held.discard()
+    (bob.directory / "keys.spool" / "0.spool").mkdir()
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, "0.spool: Is a directory" in said) == (1, True), "what cannot be read may be under it"
+    (bob.directory / "keys.spool" / "0.spool").rmdir()
+    status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+    assert (status, said) == (0, "")
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_check_tells_how_many_keys_wait_and_whether_more_could_be_written(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, tmp_path: Path
+) -> None:
+    SiteSecret.load_or_create(bob.config.store.secret)
+    left_in_spool(bob, ("one", "two"), [Key("one", bytes(32)), Key("two", bytes(32))])
+
+    async def told() -> dict[str, Any]:
+        _, _, out = await relay_command.run("check", "--json", "--config", bob.config_file)
+        [found] = [each for each in json.loads(out) if each["what"] == "received keys"]
+        return dict(found)
+
+    found = await told()
+    assert "2 keys wait" in found["detail"]
+    assert found["problems"] == []
+    assert len(list((bob.directory / "keys.spool").iterdir())) == 1
+    left_in_spool(bob, ("three",), [Key("three", bytes(32))], SiteSecret(bytes(32)))
+    [problem] = (await told())["problems"]
+    assert f"under site secret {SiteSecret(bytes(32)).ids[0]}" in problem
+    spool = bob.directory / "keys.spool"
+    shutil.rmtree(spool)
+    spool.symlink_to("/proc/self/task", target_is_directory=True)
+    [problem] = (await told())["problems"]
+    assert "no KME is asked" in problem
 
 
 async def test_a_relay_leaves_no_process_and_no_file_behind(bob: Site, sealed: bytes, sink: Sink) -> None:

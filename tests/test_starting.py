@@ -5,6 +5,7 @@ Standard: whoever connects in between waits, or tries again; nobody is refused, 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -17,10 +18,15 @@ import pytest
 
 from relay import app
 from relay.config import Address
+from relay.entry import Entry
 from relay.entry.listening import address_of, all_bound
+from relay.entry.milter import MilterEntry
+from relay.entry.smtp import SMTPEntry
 from relay.errors import StoreUnavailable
+from relay.forward.connections import GOODBYE_S
+from relay.keys import gather, receiver
 from relay.kme import DevelopmentKMEs
-from relay.store import Store, open_store
+from relay.store import BUSY_TIMEOUT_S, Store, open_store
 from tests.test_milter.mta import MTA, in_thread
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -123,6 +129,15 @@ async def test_who_waits_at_a_relay_that_does_not_start_hears_nothing_and_its_po
         writer.close()
         socket.create_server(start.address).close()
     assert kmes.link.issued.total() == 0
+
+
+def test_systemd_lets_a_relay_end_that_stops_with_mail_in_flight_a_locked_store_and_kmes_that_hang() -> None:
+    [grace] = {inspect.signature(entry.stop).parameters["grace"].default for entry in (Entry, SMTPEntry, MilterEntry)}
+    kmes = gather.CLOSING_GRACE_S + receiver.CLOSING_S
+    rates, not_kept_yet, take_over, under_way, last_words = [BUSY_TIMEOUT_S] * 5
+    longest = grace + GOODBYE_S + kmes + rates + not_kept_yet + take_over + under_way + last_words
+    [allowed] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert longest < int(allowed) - 5
 
 
 def test_systemd_gives_a_relay_up_that_ends_at_once_each_time() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +27,16 @@ from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
+from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
+from relay.keys.delivered import Delivered
 from relay.keys.identity import identity_findings
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
+from relay.keys.undelivered import remembered
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
-from relay.store import SiteSecret, transport_problem
+from relay.store import SiteSecret, Spool, transport_problem, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class Finding:
 def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, as_json: bool) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but the one row that
-    shows whether the store can be written.
+    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but the one row, and
+    the one file beside the store, that show whether these can be written; both are gone when it ends.
     """
     configure_logging(Log(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
@@ -104,6 +108,8 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)
+    if spool := await asyncio.to_thread(_spool, config):
+        yield spool
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -167,6 +173,34 @@ async def _store(config: Config) -> Finding:
     return Finding("store", detail, tuple(problems))
 
 
+def _spool(config: Config) -> Finding | None:
+    """How many keys wait for the store, and whether more could be written down; nothing before the first start."""
+    directory = config.state_directory / SPOOL
+    try:
+        if not config.store.secret.exists() or not directory.is_dir():
+            return None
+        secret = SiteSecret.load(config.store.secret)
+    except (RelayError, OSError):
+        return None  # which is found elsewhere
+    number, problems = 0, []
+    try:
+        for file in waiting(directory, secret):
+            number += sum(len(Delivered.decoded(record).keys()) for record in file.records)
+            if missing := file.secret_ids.difference(secret.ids):
+                ids = ", ".join(sorted(missing))
+                problems.append(
+                    f"{file.path}: holds keys under site secret {ids}, whose line {config.store.secret} lacks"
+                )
+        spool = Spool(directory, secret)
+        spool.ready()
+        spool.close()
+    except (StoreUnavailable, OSError) as error:
+        problems.append(f"{error}; until there is, no KME is asked for keys of arriving mail")
+    except ValueError:
+        problems.append(f"{directory}: was written by a newer relay")
+    return Finding("received keys", f"{directory}: {number} keys wait to be taken over into the store", tuple(problems))
+
+
 async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
     """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
     for name, kme in config.kmes.items():
@@ -190,18 +224,23 @@ async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
                 yield Finding(what, detail + _half_known(kme, status))
                 if untried:
                     untried = False
-                    yield await _tried(what, kme, client, peer.sae_id, config.site.sae_id)
+                    yield await _tried(what, config, kme, client, status, peer.sae_id)
             if ending := client.ending_certificates(datetime.now(UTC)):
                 yield Finding(f"{what}: certificates", "", tuple(ending))
 
 
-async def _tried(what: str, kme: KME, client: KMEClient, slave_sae: str, own_sae: str) -> Finding:
-    """Whether keys that a peer has not fetched are still there when more were asked for."""
+async def _tried(what: str, config: Config, kme: KME, client: KMEClient, status: KeyStatus, slave_sae: str) -> Finding:
+    """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
     what += ": undelivered keys"
+    own_sae = config.site.sae_id
     try:
         keeps = await client.keeps_undelivered(slave_sae, own_sae)
     except RelayError as error:
         return Finding(what, "", (f"{type(error).__name__}: {error}",))
+    with suppress(RelayError):  # of the store, which is looked at elsewhere
+        async with existing_store(config) as store:
+            if store is not None:
+                await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
     if keeps is False and not kme.one_batch_at_a_time:
         return Finding(what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",))
     told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}

@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from relay import app
+from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
+from relay.errors import StoreUnavailable
 from relay.keys.build import key_ring
 from relay.keys.identity import identity_findings
-from relay.store import SiteSecret, open_store
+from relay.store import SiteSecret, open_store, waiting
 
 FRESH_S = 60.0
 
@@ -70,16 +72,37 @@ def rotate_secret(config_file: Path) -> None:
 def reseal(config_file: Path) -> None:
     """Seal received keys and quarantined mail anew under the newest site secret.
 
-    Then older lines may be taken out of its file.
+    Keys that wait beside the store are taken over into it first. Exit status 0 means that the older lines may be taken
+    out of the secret's file, once this was run on each host whose relay has the same file.
     """
     configure_logging(Log(level="error"))
     config = load_config(config_file)
-    click.echo(f"{asyncio.run(_reseal(config))} keys and messages sealed anew")
+    try:
+        taken_over, resealed = asyncio.run(_reseal(config))
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename or config.state_directory}: {error.strerror}") from error
+    click.echo(f"{resealed} keys and messages sealed anew")
+    if taken_over:
+        click.echo(f"{taken_over} keys that waited in {config.state_directory / key_receiver.SPOOL} taken over first")
 
 
-async def _reseal(config: Config) -> int:
-    async with await open_store(config.store.database, SiteSecret.load(config.store.secret)) as store:
-        return await store.reseal()
+async def _reseal(config: Config) -> tuple[int, int]:
+    """How many keys were taken over, and how many rows resealed. Raises StoreUnavailable."""
+    secret = SiteSecret.load(config.store.secret)
+    async with await open_store(config.store.database, secret) as store:
+        taken_over = await key_receiver.take_over(config.state_directory / key_receiver.SPOOL, secret, store.received)
+        resealed = await store.reseal()
+    spools = [config.state_directory / name for name in (key_receiver.SPOOL, app.SENT)]
+    if older := await asyncio.to_thread(_under_older_secrets, spools, secret):
+        raise StoreUnavailable(
+            f"{older[0]}: is under an older secret, which is needed until a relay that was restarted has taken it over "
+            f"({len(older)} such files): restart the relay, then run this again"
+        )
+    return taken_over, resealed
+
+
+def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Path]:
+    return [each.path for spool in spools for each in waiting(spool, secret) if each.secret_ids - {secret.ids[0]}]
 
 
 async def _report(config: Config) -> dict[str, Any]:

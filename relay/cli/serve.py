@@ -25,8 +25,10 @@ from relay.config import load_config
 def serve(config_file: Path, ready_file: Path | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
-    SIGHUP reads the policy files and certificates again. The log goes to standard error.
+    SIGHUP reads the policy files and certificates again. The log goes to standard error. With the embedded database one
+    relay serves from a directory: a second one waits some seconds for it to end, then gives up.
     """
     config = load_config(config_file)
     configure_logging(config.log)
+    # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     uvloop.run(app.serve(config, key_receiver.start(config), ready_file))

@@ -8,6 +8,7 @@ From a message down to the wire::
     fresh.py       one KME's fresh keys: ready, drawn, refilled           shelf.py stock.py prefetch.py batch.py
                    pads.py rotation.py                                undelivered.py
     gather.py      one KME's dec_keys: gathered, shared, kept before use  wishes.py lag.py
+    receiver.py    received keys, written down as they come               under_way.py delivered.py
     km_client.py   the ETSI client     skip.py   the SKIP client     client.py   what both have
     calls.py       one call: breaker, time limit, retries                 breaker.py adaptive.py faults.py replies.py
     transport.py   one request, sent once                                 tls.py certificates.py

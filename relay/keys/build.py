@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from relay.config import KME, Config, Peer
 from relay.keys.breaker import BreakerRules
 from relay.keys.client import Quirks
-from relay.keys.contract import IssuedKeys, ReceivedKeys
+from relay.keys.contract import IssuedKeys, ReceivedKeys, Trials
 from relay.keys.faults import Call, ErrorRule, Fault
 from relay.keys.keyring import KeyRing, Limits, PeerKeys
 from relay.keys.km_client import OptimizedKMClient
@@ -28,6 +28,7 @@ def key_ring(
     config: Config,
     received: ReceivedKeys | None = None,
     issued: IssuedKeys | None = None,
+    trials: Trials | None = None,
     *,
     receiver: Receiver | None = None,
     prefetch: bool = True,
@@ -53,6 +54,7 @@ def key_ring(
         {name: peer_keys(peer) for name, peer in config.peers.items()},
         received=received,
         issued=issued,
+        trials=trials,
         limits={name: Limits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
         timing=timing,
     )

@@ -82,6 +82,10 @@ class KeyDelivery(Protocol):
         """The KME's name in the configuration, for logs and metrics."""
 
     @property
+    def url(self) -> str:
+        """Where it is asked."""
+
+    @property
     def accounts(self) -> Accounts:
         """What became of this KME's fresh keys; keys that were lost on the way are entered by the client."""
 
@@ -163,6 +167,19 @@ class ReceivedKeys(Protocol):
 
         Raises KeyUsed where one may not be used so, and StoreUnavailable.
         """
+
+
+class Trials(Protocol):
+    """The memory of what was found out about KMEs at the price of keys; it outlives relays."""
+
+    async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:
+        """What was found about a KME (its URL and the SAEs) when it described itself so; None: nothing that counts.
+
+        Raises StoreUnavailable.
+        """
+
+    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
+        """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
 
 
 class IssuedKeys(Protocol):

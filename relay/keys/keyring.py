@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
-from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys
+from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys, Trials
 from relay.keys.events import Events
 from relay.keys.pads import Pad, PadKey
 from relay.keys.pool import KMEGroup, Use
@@ -74,12 +74,14 @@ class KeyRing:
         *,
         received: ReceivedKeys | None = None,
         issued: IssuedKeys | None = None,
+        trials: Trials | None = None,
         limits: Mapping[str, Limits] | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
         """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
 
-        `issued` remembers fresh keys; without it they are remembered as long as this object lives.
+        `issued` remembers fresh keys; without it they are remembered as long as this object lives. So does `trials`
+        what KMEs were found to do with undelivered keys.
         """
         self._own_sae = own_sae
         self.groups = dict(groups)
@@ -99,6 +101,10 @@ class KeyRing:
         if issued is not None:
             for group in self.groups.values():
                 group.remember_in(issued)
+        if trials is not None:
+            for group in self.groups.values():
+                for pool in group.pools:
+                    pool.undelivered.trials = trials
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -145,8 +151,7 @@ class KeyRing:
             tending.cancel()
             await asyncio.gather(tending, return_exceptions=True)
         self._in_use.forget()
-        for group in self.groups.values():
-            await group.close()
+        await asyncio.gather(*(group.close() for group in self.groups.values()))
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
         """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.

@@ -222,8 +222,7 @@ class KMEGroup:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""
         for pool in self.pools:
             await pool.close()
-        for fetcher in self._fetchers:
-            await fetcher.close()
+        await asyncio.gather(*(fetcher.close() for fetcher in self._fetchers))
         for client in self._clients:
             await client.close()
 

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 CLOSING_S = 5.0
 """How long a relay that stops waits for calls under way; they go on, and the next relay takes over what they bring."""
+HAND_OVER_S = 5.0
+"""How long it is waited for the process to let go of what it has written; what it has not let go of is for later."""
 READS_ON_S = 30.0
 """So long the process waits for a KME, though nobody waits for the process any more: a late key is a key."""
 _FRAME = struct.Struct("!II")
@@ -106,7 +108,8 @@ class ReceiverProcess:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
-        asked = {"kme": kme, "within": max(within, READS_ON_S), "request": request.as_json()}
+        times = {"patience": within, "within": max(within, READS_ON_S)}
+        asked = {"kme": kme, **times, "request": request.as_json()}
         on_sent()
         try:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
@@ -124,8 +127,8 @@ class ReceiverProcess:
         """As Receiver.hand_over."""
         await self._instead.hand_over()
         if await self._open():
-            with suppress(NoAnswer):
-                await self._ask({"hand_over": True})
+            with suppress(NoAnswer, TimeoutError):
+                await asyncio.wait_for(self._ask({"hand_over": True}), HAND_OVER_S)
 
     async def close(self) -> None:
         """As Receiver.close."""

@@ -50,13 +50,17 @@ class CachedKMClient(OptimizedKMClient):
 
         For further slaves, with extensions, or of more keys than the cache holds, it is the KME that is asked.
         """
-        options = {
-            "additional_slave_SAE_IDs": additional_slave_SAE_IDs,
-            "extension_mandatory": extension_mandatory,
-            "extension_optional": extension_optional,
-        }
-        if any(options.values()) or not 0 < number <= self._cache.high or size < 8 or size % 8:
-            return await super().request_enc_keys(slave_sae_id, number, size, patient=patient, **options)  # type: ignore[arg-type]
+        special = additional_slave_SAE_IDs or extension_mandatory or extension_optional
+        if special or not 0 < number <= self._cache.high or size < 8 or size % 8:
+            return await super().request_enc_keys(
+                slave_sae_id,
+                number,
+                size,
+                additional_slave_SAE_IDs=additional_slave_SAE_IDs,
+                extension_mandatory=extension_mandatory,
+                extension_optional=extension_optional,
+                patient=patient,
+            )
         return await self._fresh.take(str(slave_sae_id), size, number, patient=patient)
 
     async def close(self) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from relay.errors import KeyUnavailable, KMEExhausted
-from relay.keys.contract import KeyDelivery
+from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
+from relay.keys.contract import KeyDelivery, Trials
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
 
@@ -19,6 +19,9 @@ log = Events(__name__)
 
 ONE_BATCH_S = 60.0
 """So long after a key was used the peer is taken to have fetched it, where nothing else is set."""
+
+_FOUND = {True: "kept", False: "dropped", None: "untold"}
+"""How the answers of `keeps_undelivered` are remembered."""
 
 
 class Undelivered:
@@ -29,6 +32,8 @@ class Undelivered:
         self.one_batch = one_batch
         self.dropped = False
         """Whether the KME was seen to drop keys."""
+        self.trials: Trials | None = None
+        """Where it is remembered what was found, over restarts."""
         self._client = client
         self._clock = clock
         self._own_sae: str | None = None
@@ -38,7 +43,8 @@ class Undelivered:
     def serve(self, own_sae: str) -> None:
         """A relay begins to serve: the KME is tried before the first key is drawn, which costs two keys.
 
-        Where it is known to drop keys, those of a run before this one are given their time first.
+        Not where it is remembered what came of that, and the KME describes itself as it did then. Where it is known to
+        drop keys, those of a run before this one are given their time first.
         """
         self._own_sae = own_sae
         self._began = self._clock()
@@ -51,15 +57,20 @@ class Undelivered:
         async with self._finding_out:
             if self._own_sae is None or self.one_batch or status is None or not status.max_SAE_ID_count:
                 return
+            kme = (self._client.url, self._own_sae, slave_sae)
             try:
-                keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
-            except KeyUnavailable as error:
+                found = await recalled(self.trials, kme, status)
+                if found is None:
+                    keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
+                    found = await remembered(self.trials, kme, status, keeps)
+                    # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
+                    self._began = float("-inf")
+            except (KeyUnavailable, StoreUnavailable) as error:
                 log.info("kme_not_tried", kme=self._client.name, cause=str(error))
                 return
             self._own_sae = None
-            if keeps is False:
-                # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
-                self.dropped, self.one_batch, self._began = True, ONE_BATCH_S, float("-inf")
+            if found == _FOUND[False]:
+                self.dropped, self.one_batch = True, ONE_BATCH_S
                 log.error("kme_drops_undelivered_keys", kme=self._client.name, one_batch_at_a_time=ONE_BATCH_S)
 
     def wait(self, used_at: float) -> float:
@@ -71,3 +82,32 @@ class Undelivered:
         if (wait := self.wait(used_at)) > 0:
             text = f"{self._client.name}: drops undelivered keys, so the next are drawn in {wait:.0f} s"
             raise KMEExhausted(text)
+
+
+async def recalled(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
+    """What was found of late about this KME (its URL, our SAE, the slave SAE). Raises StoreUnavailable."""
+    return await trials.recall(kme, _described(status)) if trials is not None else None
+
+
+async def remembered(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None) -> str:
+    """What `recalled` gives from now on; a store that cannot be written costs two keys at the next start, no more."""
+    try:
+        if trials is not None:
+            await trials.remember(kme, _described(status), _FOUND[keeps])
+    except StoreUnavailable as error:
+        log.info("kme_trial_not_remembered", kme=kme[0], cause=str(error))
+    return _FOUND[keeps]
+
+
+def _described(status: KeyStatus) -> tuple[object, ...]:
+    """What stays the same while a KME is the same: neither how many keys there are, nor extensions."""
+    return (
+        status.source_KME_ID,
+        status.target_KME_ID,
+        status.key_size,
+        status.max_key_count,
+        status.max_key_per_request,
+        status.max_key_size,
+        status.min_key_size,
+        status.max_SAE_ID_count,
+    )

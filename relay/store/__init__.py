@@ -42,7 +42,8 @@ from relay.store.received import (
 from relay.store.secret import SiteSecret
 from relay.store.sent import Sent, SentOpened
 from relay.store.spent import Spending, Spent
-from relay.store.spool import LeftBehind, Spool, left_behind
+from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
+from relay.store.trials import Trials
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -76,10 +77,14 @@ __all__ = [
     "State",
     "Store",
     "Total",
+    "Trials",
+    "Waiting",
+    "each_left_behind",
     "left_behind",
     "mail_key",
     "open_store",
     "transport_problem",
+    "waiting",
 ]
 
 BUSY_TIMEOUT_S = 5.0
@@ -103,6 +108,7 @@ class Store:
         issued_keys: IssuedKeys,
         claims: Claims,
         spent: Spent,
+        trials: Trials,
     ) -> None:
         self._database = database
         self.received = received
@@ -114,6 +120,7 @@ class Store:
         self.issued_keys = issued_keys
         self.claims = claims
         self.spent = spent
+        self.trials = trials
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
@@ -152,10 +159,13 @@ class Store:
         return self.journal.settled and self.openings.settled
 
     async def close(self) -> None:
-        """Closes all connections; to be called once, when nothing uses the store any more."""
+        """Closes all connections; to be called once, when nothing uses the store any more.
+
+        A store that is locked or away is waited for once, by the first who has something to say.
+        """
         await self._database.quiet()
-        for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
-            with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable):
+            for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
                 await last_words()
         await self._database.close()
 
@@ -204,6 +214,7 @@ async def open_store(
         IssuedKeys(database, secret, clock),
         claims,
         Spent(database, clock),
+        Trials(database, clock),
     )
     try:
         await store.journal.load()

@@ -10,9 +10,11 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
-from sqlalchemy import Column, Double, Integer, Table, select
+from sqlalchemy import Column, Double, Integer, Row, Table, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store.database import Database, metadata, to_its_end
 
@@ -56,26 +58,41 @@ class Beat:
     async def go_on(self) -> None:
         """One beat: notices a store that is behind the file. Raises StoreUnavailable.
 
+        While another relay beats it does so for all, and this one only looks.
+
         Where no file can be written (the secret is a systemd credential) a restored store is not noticed, and the log
         says so.
         """
         last = await asyncio.to_thread(self._read)
         async with self._database.writing() as connection:
-            first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
-            await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
-            row = (await connection.execute(select(_beats).with_for_update())).one()
+            row, ours = await self._row(connection, last)
             now = self._clock()
             restored = row.beat < last
             trusted_from = max(row.trusted_from, now) if restored else row.trusted_from
             beat = max(row.beat, last, now)
             past = min(now, row.past + MOST_PAST_S)
-            change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=max(past, row.past))
-            await connection.execute(change)
+            if ours:
+                change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=max(past, row.past))
+                await connection.execute(change)
         self.trusted_from, self.past = trusted_from, past
         if restored:
             log.error("store_restored", store=self._database.name, behind_s=round(last - row.beat))
-        # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
-        await asyncio.to_thread(self._write, beat)
+        if ours:
+            # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
+            await asyncio.to_thread(self._write, beat)
+
+    async def _row(self, connection: AsyncConnection, last: float) -> tuple[Row[Any], bool]:
+        """The row, and whether it is locked for us; it need not be where another relay beats, who may be frozen."""
+        free = (await connection.execute(select(_beats).with_for_update(skip_locked=True))).one_or_none()
+        if free is not None:
+            return free, True
+        taken = (await connection.execute(select(_beats))).one_or_none()
+        if taken is not None and taken.beat >= last:
+            return taken, False
+        # There is none, or the store was restored, which nobody else may know: now it is waited for.
+        first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
+        await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
+        return (await connection.execute(select(_beats).with_for_update())).one(), True
 
     def _read(self) -> float:
         try:

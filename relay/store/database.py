@@ -137,7 +137,8 @@ class Database:
             yield
         except (SQLAlchemyError, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            raise StoreUnavailable(f"{self.name}: {str(cause) or type(cause).__name__}") from error
+            said = engines.said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
+            raise StoreUnavailable(f"{self.name}: {said or type(cause).__name__}") from error
 
 
 class _OnDatabase(Protocol):

@@ -30,6 +30,9 @@ FROZEN_S = 20.0
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections is free."""
 
+ROOM_TO_START = 16 * 2**20
+"""Octets that a relay takes of its store's disk when it starts; nearly all of them for what must not wait for room."""
+
 # In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
@@ -53,7 +56,22 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"{path}: is not an SQLite database") from error
-        raise StoreUnavailable(f"{path}: {error}") from error
+        raise StoreUnavailable(f"{path}: {said_by_sqlite(path, error)}") from error
+
+
+def said_by_sqlite(path: Path, error: BaseException) -> str:
+    """What an error says, and what to do where a full disk is behind it, of which SQLite says "disk I/O error"."""
+    said = str(error) or type(error).__name__
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        with suppress(OSError):
+            disk = os.statvfs(path.parent)
+            if (free := disk.f_bavail * disk.f_frsize) < ROOM_TO_START:
+                return (
+                    f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
+                    f"{ROOM_TO_START // 2**20} MiB in {path.parent}: make room there ({said})"
+                )
+    return said
 
 
 def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float) -> AsyncEngine:

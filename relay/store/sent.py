@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 
@@ -20,7 +21,7 @@ from relay.errors import StoreUnavailable
 from relay.store.journal import Journal
 from relay.store.openings import Openings
 from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, left_behind
+from relay.store.spool import Spool, each_left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -95,10 +96,9 @@ def _record(now: float, mail: bytes, mailboxes: Sequence[str], opened: SentOpene
 
 async def take_over(directory: Path, secret: SiteSecret, journal: Journal, openings: Openings) -> int:
     """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable."""
-    files = left_behind(directory, secret)
     number = 0
-    try:
-        while (file := await asyncio.to_thread(next, files, None)) is not None:
+    async with aclosing(each_left_behind(directory, secret)) as files:
+        async for file in files:
             try:
                 records = [json.loads(record) for record in file.records]
             except ValueError:
@@ -118,6 +118,4 @@ async def take_over(directory: Path, secret: SiteSecret, journal: Journal, openi
                 )
             number += len(recent)
             await asyncio.to_thread(file.remove)
-    finally:
-        files.close()
     return number

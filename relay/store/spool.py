@@ -8,11 +8,12 @@ before there is something to write. What is not written yet is zeros, which end 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Spool:
         self._file = -1
         self._end = 0
         self._room = 0
+        self._in_directory = False
 
     def ready(self) -> None:
         """Takes room for the next records. Raises StoreUnavailable where there is none."""
@@ -53,7 +55,8 @@ class Spool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
-            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}") from error
+            needed = f"{2 * ROOM_OCTETS // 2**20} MiB are needed there"
+            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}: {needed}") from error
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
@@ -65,6 +68,7 @@ class Spool:
             os.close(file)
             raise
         self._path, self._file, self._end, self._room = path, file, 0, 2 * ROOM_OCTETS
+        self._in_directory = False
 
     def append(self, record: bytes) -> None:
         """Writes the record: once this has returned, it survives this process, not yet a power failure.
@@ -85,9 +89,15 @@ class Spool:
         self._end += len(row)
 
     def flush(self) -> None:
-        """Waits until what was written is on the disk. Raises StoreUnavailable; blocks."""
+        """Waits until what was written is on the disk. Raises StoreUnavailable; blocks.
+
+        Without it nothing here waits for a disk: what a killed process leaves is there without.
+        """
         try:
             os.fdatasync(self._file)
+            if not self._in_directory:
+                sync_directory(self._directory)
+                self._in_directory = True
         except OSError as error:
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
@@ -157,6 +167,45 @@ def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
             yield content
 
 
+async def each_left_behind(directory: Path, secret: SiteSecret) -> AsyncGenerator[LeftBehind]:
+    """The same off the event loop. To be closed (contextlib.aclosing), for it has a file's lock meanwhile."""
+    files = left_behind(directory, secret)
+    looking = asyncio.create_task(asyncio.to_thread(next, files, None))
+    try:
+        while (file := await asyncio.shield(looking)) is not None:
+            yield file
+            looking = asyncio.create_task(asyncio.to_thread(next, files, None))
+    finally:
+        # A generator that runs in a thread cannot be closed, and whoever is cancelled must not leave it its lock.
+        await asyncio.wait([looking])
+        files.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file as it stands, to which somebody may be appending: its records, and the ids of the secrets over all."""
+
+    path: Path
+    records: list[bytes] = field(repr=False)
+    secret_ids: frozenset[str]
+
+
+def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
+    """All files, those in use too, without getting in anybody's way; records are those that `secret` opens.
+
+    Blocks, and raises OSError.
+    """
+    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            records, ids = [], set()
+            for sealed, whole in _rows(file.fileno()):
+                if whole and _ID.fullmatch(sealed.secret_id):
+                    ids.add(sealed.secret_id)
+                    with suppress(StoreUnavailable):
+                        records.append(secret.open(sealed, _context(directory)))
+            yield Waiting(path, records, frozenset(ids))
+
+
 def _context(directory: Path) -> bytes:
     return b"spool " + directory.name.encode()
 
@@ -169,7 +218,6 @@ def _new_file(directory: Path) -> tuple[Path, int]:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
-            sync_directory(directory)
             return path, file
         os.close(file)
 
@@ -201,16 +249,22 @@ def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes]
     """
     records: list[bytes] = []
     at = torn = 0
+    for sealed, whole in _rows(file):
+        octets = _LENGTH_OCTETS + len(sealed.secret_id) + len(sealed.data)
+        try:
+            records.append(secret.open(sealed, context))
+        except StoreUnavailable:
+            if whole and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
+                raise
+            torn += octets
+        at += octets
+    return records, at, torn
+
+
+def _rows(file: int) -> Iterator[tuple[Sealed, bool]]:
+    """What stands where records should be, in order, and whether each is as long as it says."""
     with os.fdopen(os.dup(file), "rb") as stream:
         size = os.fstat(file).st_size
         while length := int.from_bytes(stream.read(_LENGTH_OCTETS), "big"):
             row = stream.read(min(length, size))
-            sealed = Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:])
-            try:
-                records.append(secret.open(sealed, context))
-            except StoreUnavailable:
-                if len(row) == length and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
-                    raise
-                torn += _LENGTH_OCTETS + len(row)
-            at += _LENGTH_OCTETS + len(row)
-    return records, at, torn
+            yield Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:]), len(row) == length

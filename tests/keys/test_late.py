@@ -14,6 +14,7 @@ import pytest
 from relay.errors import KeyUnavailable
 from relay.keys.adaptive import TimeLimit
 from relay.keys.faults import Call
+from relay.keys.gather import Fetcher
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.keys.timing import Timing
@@ -92,6 +93,22 @@ async def test_keys_that_come_late_are_kept_for_the_next_mail(
     assert group.pools[0].client.accounts.totals()["burnt"] == 0
     await group.take("bob")
     assert len(second.got("enc_keys")) == 1
+
+
+async def test_kmes_that_hang_keep_a_relay_that_stops_waiting_together(
+    two_kmes: tuple[FakeKME, FakeKME], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = asyncio.Barrier(4)
+    closed = Fetcher.close
+
+    async def close(self: Fetcher) -> None:
+        await together.wait()
+        await closed(self)
+
+    monkeypatch.setattr(Fetcher, "close", close)
+    groups = {name: KMEGroup(name, _clients(two_kmes), NO_PREFETCH) for name in ("g", "h")}
+    async with asyncio.timeout(TOO_LONG_S):
+        await KeyRing("alice", groups, {}).close()
 
 
 async def test_another_group_is_asked_when_all_of_one_hangs(two_kmes: tuple[FakeKME, FakeKME]) -> None:

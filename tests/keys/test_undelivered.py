@@ -20,8 +20,10 @@ from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.km_client import OptimizedKMClient
 from relay.keys.pool import KMEGroup, Prefetch
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.store import SiteSecret, Trials, open_store
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 from tests.keys.test_pool import accounts_agree, settled
+from tests.test_store.conftest import Clock
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
@@ -44,10 +46,12 @@ def _client(kmes: DevelopmentKMEs, side: int, **options: Any) -> OptimizedKMClie
     return OptimizedKMClient(kmes.urls[side], name=f"km{side + 1}", **files, **options)
 
 
-def _ring(client: OptimizedKMClient, time: FakeTime, prefetch: Prefetch, **options: Any) -> KeyRing:
+def _ring(
+    client: OptimizedKMClient, time: FakeTime, prefetch: Prefetch, trials: Trials | None = None, **options: Any
+) -> KeyRing:
     group = KMEGroup("g", [client], prefetch, timing=time.timing, **options)
     # Tending is the tests' own here: simulated time would make it run without an end.
-    ring = KeyRing("2", {"g": group}, {"bob": PeerKeys("1", ("g",))}, timing=time.timing)
+    ring = KeyRing("2", {"g": group}, {"bob": PeerKeys("1", ("g",))}, trials=trials, timing=time.timing)
     group.pools[0].undelivered.serve("2")
     return ring
 
@@ -126,6 +130,42 @@ async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time
         time.now += 70
         await ring.take("bob", level="otp")
         await ring.close()
+
+
+async def test_a_relay_that_starts_again_does_not_pay_for_the_trial_once_more(tmp_path: Path, wire: Sink) -> None:
+    async with _kmes(tmp_path / "kme", drops_undelivered=False) as kmes:
+        alice = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+            kme_settings="prefetch = false",
+        )  # fmt: skip
+        cost = []
+        for per_request in (LINK.max_key_per_request, LINK.max_key_per_request, 7):
+            kmes.link.settings = replace(kmes.link.settings, max_key_per_request=per_request)
+            stored = kmes.link.stored_key_count
+            async with app.running(alice.config) as addresses:
+                assert (await submit(addresses["outgoing"], mails.plain(f"Number {per_request}"))).code == 250
+            cost.append(stored - kmes.link.stored_key_count)
+    assert cost == [3, 1, 3], "a key for the mail, and two where it is the first start or the KME is another"
+
+
+async def test_what_is_remembered_of_a_kme_that_drops_keys_holds_for_30_days_and_spares_the_run_before(
+    tmp_path: Path, time: FakeTime
+) -> None:
+    clock = Clock()
+    opening = open_store(tmp_path / "relay.db", SiteSecret(bytes(32)), clock=clock)
+    async with _kmes(tmp_path / "kme") as kmes, await opening as store:
+        for days, tried in ((0, True), (29, False), (31, True)):
+            clock.now += days * 86400
+            issued = kmes.link.issued["KM1"]
+            ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 0), trials=store.trials)
+            if not tried:
+                with pytest.raises(KMEExhausted, match="in 60 s"):
+                    await ring.take("bob", level="otp")
+                time.now += 61
+            await ring.take("bob", level="otp")
+            assert kmes.link.issued["KM1"] - issued == (5 if tried else 1), "a trial is for two slaves"
+            assert ring.groups["g"].pools[0].undelivered.dropped
+            await ring.close()
 
 
 async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates: Certificates, time: FakeTime) -> None:

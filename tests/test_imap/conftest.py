@@ -4,7 +4,9 @@ Standard: sealed messages are made by Alice's own parts, and opened with keys of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +121,16 @@ def opened(messages: list[bytes]) -> list[bytes]:
         each for each in messages if each.startswith(b"X-QuMail-Protection: aes; peer=alice; author=peer; sealed=")
     ]
     return sorted(each.partition(b"\r\n")[2] for each in marked)
+
+
+@asynccontextmanager
+async def watching(site: Site) -> AsyncIterator[None]:
+    """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
+    async with app.parts(site.config, prefetch=False) as built:
+        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        task = asyncio.create_task(mailboxes.watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -17,7 +17,7 @@ from relay import app, mime
 from relay.entry.imap.proofs import Proofs
 from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret
-from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
+from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.test_imap.test_kill import another
 from tests.testlib import mails
 from tests.testlib.dovecot import Dovecot, requires_dovecot
@@ -169,7 +169,7 @@ async def test_two_watchers_at_once_leave_one_copy(bob: Site, server: Dovecot, t
     messages = [mails.plain(subject=f"number {number}") for number in range(8)]
     async with AsyncExitStack() as both:
         for site in (bob, twin):
-            await both.enter_async_context(app.running(site.config))
+            await both.enter_async_context(watching(site))
         for each in messages:
             await asyncio.to_thread(server.deliver, MARK + each)
         found = await server.until_so(lambda found: len(found) == 8 and all(map(COPY.match, found)))

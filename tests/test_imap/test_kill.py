@@ -18,7 +18,7 @@ from relay import app
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from tests.test_imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit
+from tests.test_imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.imap_wire import IMAPWire, Point
@@ -156,7 +156,7 @@ async def test_two_watchers_at_once_leave_each_original_once(
     twin = another(bob, tmp_path / "twin")
     async with AsyncExitStack() as both:
         for site in (bob, twin):
-            await both.enter_async_context(app.running(site.config))
+            await both.enter_async_context(watching(site))
         for round_ in range(5):
             sealed = [await alice.seal(original(f"{round_}-{number}")) for number in range(4)]
             await asyncio.to_thread(server.deliver, *sealed)
@@ -187,12 +187,12 @@ async def test_a_double_that_two_watchers_have_made_is_removed(
 
 async def test_a_second_process_stands_by_until_the_first_has_gone(alice: Alice, bob: Site, server: Dovecot) -> None:
     async with AsyncExitStack() as first:
-        await first.enter_async_context(app.running(bob.config))
+        await first.enter_async_context(watching(bob))
         await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
         await server.until(1, "Sealed")
         with pytest.raises(ConfigError, match="another process is watching this account"):
             await visit(bob)
-        async with app.running(bob.config):
+        async with watching(bob):
             await first.aclose()
             await asyncio.to_thread(server.deliver, await alice.seal(original("two")))
             await server.until(2, "Sealed")

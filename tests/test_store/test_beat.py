@@ -4,20 +4,26 @@ Standard: the mark in the store and the one beside the secret; both back ends.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from pathlib import Path
 
 import pytest
 from structlog.testing import LogCapture
 
+from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, open_store
 from tests.test_refusals import log as log  # a fixture
-from tests.test_store.backends import Backend
+from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
 
 
-async def _beat(backend: Backend, secret: SiteSecret, clock: Clock, file: Path | None) -> float:
+async def _beat(
+    backend: Backend, secret: SiteSecret, clock: Clock, file: Path | None, busy_timeout: float = 5.0
+) -> float:
     """One relay's beat; what was sealed before the result is not trusted."""
-    async with await open_store(backend.where, secret, clock=clock, beat_file=file) as store:
+    opening = open_store(backend.where, secret, clock=clock, beat_file=file, busy_timeout=busy_timeout)
+    async with await opening as store:
         await store.beat.go_on()
         return store.beat.trusted_from
 
@@ -97,6 +103,51 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
         for _ in range(7):
             await store.beat.go_on()
         assert store.beat.past == clock.now
+
+
+FROZEN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from relay.store import SiteSecret, open_store
+
+def clock():  # called within the beat's transaction, whose row is locked by then
+    if beats:
+        print("frozen", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return float(sys.argv[3])
+
+async def main():
+    async with await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])), clock=clock) as store:
+        beats.append(True)
+        await store.beat.go_on()
+
+beats = []
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("restored", [False, True])
+async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starting(
+    postgresql: Backend, secret: SiteSecret, secret_path: Path, clock: Clock, tmp_path: Path, restored: bool
+) -> None:
+    """It would do so for 20 s; whoever has to change the row himself waits, since a restored store must be marked."""
+    await _beat(postgresql, secret, clock, tmp_path / "beat")
+    clock.now += 60
+    if restored:
+        (tmp_path / "beat").write_text(str(clock.now + 3600))
+    with python(FROZEN, postgresql.where, str(secret_path), str(clock.now)) as frozen:
+        assert frozen.stdout is not None
+        assert await asyncio.to_thread(frozen.stdout.readline) == "frozen\n"
+        beating = _beat(postgresql, secret, clock, tmp_path / "beat", busy_timeout=0.5)
+        if restored:
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                await beating
+        else:
+            assert await beating == 0.0
+        frozen.send_signal(signal.SIGCONT)
+        assert await asyncio.to_thread(frozen.wait, 30) == 0
+    clock.now += 60
+    assert await _beat(postgresql, secret, clock, tmp_path / "beat") == (clock.now if restored else 0.0)
 
 
 async def test_where_no_file_can_be_written_the_store_beats_on_and_says_so(

@@ -4,12 +4,14 @@ Standard: a record is there whole or not at all; a file is removed only when the
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over
 from relay.keys.delivered import Delivered
 from relay.store import SiteSecret, Spool, Store, left_behind
+from relay.store.secret import Sealed
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]
@@ -75,6 +78,49 @@ def test_a_killed_writer_leaves_what_it_has_written(tmp_path: Path) -> None:
             spool.append(record)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
+    assert found(tmp_path) == [RECORDS]
+
+
+def test_writing_waits_for_no_disk_until_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed process leaves is there without; the relay's event loop must not wait for a disk."""
+    synced: list[str] = []
+
+    def syncing(name: str) -> Callable[[int], None]:
+        return lambda file: synced.append(f"{name} {Path(f'/proc/self/fd/{file}').readlink()}")
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, syncing(name))
+    spool = Spool(tmp_path, SECRET)
+    spool.append(b"one")
+    spool.hand_over()
+    spool.append(b"two")
+    assert synced == []
+    spool.flush()
+    spool.flush()
+    assert synced == [f"fdatasync {spool._path}", f"fsync {tmp_path}", f"fdatasync {spool._path}"]
+    spool.close()
+
+
+async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, RECORDS)
+    looks, goes_on = threading.Event(), threading.Event()
+    opened = SECRET.open
+
+    def slow(sealed: Sealed, context: bytes) -> bytes:
+        looks.set()
+        goes_on.wait(30)
+        return opened(sealed, context)
+
+    secret = SiteSecret(bytes(range(32)))
+    monkeypatch.setattr(secret, "open", slow)
+    looking = asyncio.create_task(take_over(tmp_path, secret, None))  # type: ignore[arg-type]
+    await asyncio.to_thread(looks.wait, 30)
+    looking.cancel()
+    asyncio.get_running_loop().call_soon(goes_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await looking
     assert found(tmp_path) == [RECORDS]
 
 

@@ -5,16 +5,20 @@ Standard: what was said to be stored is there afterwards; all trouble is StoreUn
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, Store, open_store
+from relay.store.database import Database
 from tests.test_store.backends import Backend, PostgreSQLServer, python
+from tests.test_store.test_spool import no_room
 from tests.testlib.received import held
 
 KEY = bytes(range(32))
@@ -108,6 +112,45 @@ async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secre
         for who in "abc":
             keys = [f"{who}-{number}" for number in range(50)]
             assert await held(store, "g", "alice", keys) == dict.fromkeys(keys, who.encode())
+
+
+async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
+    backend: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops has seconds; what could not be written is known beside the store (relay/store/sent.py)."""
+    tries = []
+    store = await open_store(backend.where, secret, busy_timeout=0.2)
+    begun = await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
+    writing = Database.writing
+
+    def counted(self: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+        tries.append(self)
+        return writing(self)
+
+    async with backend.connection() as connection:
+        lock = backend.lock if backend.name == "sqlite" else "LOCK TABLE deliveries, relays, claims"
+        await connection.exec_driver_sql(lock)
+        with pytest.raises(StoreUnavailable):
+            await store.journal.settle(bytes(32), begun, ["ben@bob.example"], ["ben@bob.example"])
+        monkeypatch.setattr(Database, "writing", counted)
+        await store.close()
+    assert len(tries) == 1
+    assert not store.settled
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_start_on_a_full_disk_says_what_is_full_and_how_much_is_needed(
+    sqlite: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    if stored:
+        async with await open_store(sqlite.where, secret) as store:
+            await store.received.put("g", "alice", {"before": KEY})
+    disk = list(os.statvfs(Path(sqlite.where).parents[1]))
+    disk[4] = 8 * 1024 // disk[1]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(disk))
+    said = r"relay\.db: no space left on its disk: \d KiB are free, and a relay needs 16 MiB in /"
+    with no_room(), pytest.raises(StoreUnavailable, match=said):
+        await open_store(sqlite.where, secret)
 
 
 def test_a_full_disk_loses_nothing_and_passes(sqlite: Backend, secret_path: Path) -> None:

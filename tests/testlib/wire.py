@@ -30,6 +30,8 @@ class Wire:
         self._stopped = asyncio.Event()
         self._answers = asyncio.Event()
         self._answers.set()
+        self._held = [self._answers]
+        self._holding = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -69,10 +71,23 @@ class Wire:
     def hold_answers(self) -> None:
         """What comes back stays on its way, until `let_answers_go`."""
         self._answers.clear()
+        self._holding.clear()
+
+    async def holding(self) -> None:
+        """Waits until there is one that is held."""
+        async with asyncio.timeout(30):
+            await self._holding.wait()
 
     def let_answers_go(self) -> None:
         """What was held goes on."""
+        for each in self._held:
+            each.set()
+
+    def let_new_answers_go(self) -> None:
+        """What is held stays on its way; what comes from now on passes."""
+        self._answers = asyncio.Event()
         self._answers.set()
+        self._held.append(self._answers)
 
     async def stopped(self) -> None:
         """Waits until a connection has come to the point where it stops."""
@@ -123,6 +138,8 @@ class Wire:
         while piece := await reader.read(65536):
             if self.watch is None:
                 self.answered += piece
+            if not self._answers.is_set():
+                self._holding.set()
             await self._answers.wait()
             writer.write(piece)
             await writer.drain()

@@ -1,0 +1,97 @@
+"""One directory, one relay that serves: a second one would deliver what the first one has in hand.
+Standard: flock(2): the kernel ends a lock with the process that has it, so a killed relay stands in nobody's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from relay.kme import DevelopmentKMEs
+from tests.test_key_receiver import key_receiver, runs
+from tests.testlib import mails, relay_command
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.submit import submit
+
+SHORT_WAIT = """
+from relay.store import sole
+sole.WAIT_S = 0.5
+"""
+
+
+@pytest.fixture
+def alice(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
+    return make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
+
+
+async def sent(relay: RelayProcess) -> int:
+    return (await submit(relay.addresses["outgoing"], mails.plain(), recipients=["ben@bob.example"])).code
+
+
+async def test_a_second_relay_in_a_directory_ends_before_it_draws_a_key_and_commands_go_on_beside_the_first(
+    alice: Site, kmes: DevelopmentKMEs, tmp_path: Path
+) -> None:
+    async with relay_process(alice) as relay:
+        assert await sent(relay) == 250
+        before = kmes.link.issued.total()
+        shutil.copytree(alice.directory, tmp_path / "copied")
+        (tmp_path / "copied" / "relay.db").unlink()
+        (tmp_path / "copied" / "relay.db").symlink_to(alice.directory / "relay.db")
+        for config in (alice.config_file, tmp_path / "copied" / "relay.toml"):
+            with tempfile.TemporaryFile() as said:
+                second = await relay_command.start("serve", "--config", config, stderr=said, before=SHORT_WAIT)
+                try:
+                    async with asyncio.timeout(20):
+                        assert await second.wait() == 1
+                finally:
+                    second.kill()
+                said.seek(0)
+                last = said.read().decode().splitlines()[-1]
+            assert last.startswith(f"{alice.directory}: another relay (process {relay.process.pid}) serves from here")
+        status, said_by_check, _ = await relay_command.run("keys", "reseal", "--config", alice.config_file)
+        assert (status, said_by_check) == (0, "")
+        assert await sent(relay) == 250
+    assert kmes.link.issued.total() == before
+
+
+async def test_a_killed_relay_stands_in_nobodys_way_though_its_second_process_lives_on(alice: Site) -> None:
+    async with relay_process(alice) as relay:
+        receiver = key_receiver(relay)
+        os.kill(receiver, signal.SIGSTOP)
+        try:
+            relay.kill()
+            await relay.process.wait()
+            async with relay_process(alice, before=SHORT_WAIT) as again:
+                assert runs(receiver)
+                assert await sent(again) == 250
+                assert "relay_waits" not in again.log
+        finally:
+            os.kill(receiver, signal.SIGCONT)
+
+
+async def test_a_relay_that_starts_while_another_one_ends_waits_for_it(alice: Site, wire: Sink) -> None:
+    wire.gate = asyncio.Event()
+    async with relay_process(alice) as relay:
+        sending = asyncio.create_task(sent(relay))
+        await wire.reached.wait()
+        relay.process.terminate()
+        starting = relay_process(alice)
+        start = asyncio.create_task(starting.__aenter__())
+        async with asyncio.timeout(20):
+            while "relay_waits" not in relay.log:
+                await asyncio.sleep(0.02)
+        wire.gate.set()
+        assert await sending == 250
+        again = await start
+        try:
+            assert await sent(again) == 250
+        finally:
+            await starting.__aexit__(None, None, None)
+    assert len(wire.got) == 2
