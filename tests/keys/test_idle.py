@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from relay.errors import StoreUnavailable
+from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.collector import KeyCollector
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
@@ -98,18 +98,27 @@ async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried
     assert len(kme.got("status")) < 3 * 40, "and it is not asked all the time"
 
 
-@pytest.mark.parametrize("away_for", [3600, 3650, 3700])
-async def test_a_kme_that_was_away_for_long_has_its_keys_asked_for_when_it_has_answered_anything(
-    ring: KeyRing, time: FakeTime, kme: FakeKME, away_for: int
+async def test_a_kme_that_was_away_is_asked_for_keys_as_soon_as_it_has_told_its_status(
+    time: FakeTime, kme: FakeKME
 ) -> None:
-    """Each call has a breaker of its own, which opens for two minutes at most."""
-    for call in ("enc_keys", "status"):
-        kme.misbehave(call, "drop", times=None)
-    ready = [await _tended(ring, time, tend) for tend in range(away_for // 5)]
-    assert ready[-1] == 0
-    kme.behave()
-    ready = [await _tended(ring, time, tend) for tend in range(55)]
-    assert 0 < ready.index(4) * 5 <= 132 + 30 + 5, "a breaker, the next look at the status, the next refill"
+    """Each call has a breaker of its own, and the one that has failed for long would wait for two minutes."""
+    async with kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20) as client:
+        for call in ("enc_keys", "status"):
+            kme.misbehave(call, "drop", times=None)
+        for _ in range(10):
+            time.now += 200
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob", patient=False)
+        for _ in range(5):
+            with pytest.raises(KeyUnavailable):
+                await client.check_key_status("bob", patient=False)
+        kme.behave()
+        time.now += 30
+        with pytest.raises(KeyUnavailable, match="not asked"):
+            await client.request_enc_keys("bob", patient=False)
+        time.now += 30
+        await client.check_key_status("bob", patient=False)
+        assert await client.request_enc_keys("bob", patient=False)
 
 
 async def _tended(ring: KeyRing, time: FakeTime, number: int) -> int:
