@@ -106,18 +106,23 @@ async def test_a_mail_in_that_waits_for_one_recipient_opens_for_them_when_the_cl
 async def test_what_comes_while_the_clock_is_wrong_is_put_aside_and_a_person_can_release_it_afterwards(
     alice: Alice, bob_on_sqlite: Bob, clock: Clock, some_sweeps: Callable[[], Awaitable[None]], set_by: float
 ) -> None:
-    bob, sealed = bob_on_sqlite, await alice.seal(level="otp")
+    bob, sealed = bob_on_sqlite, await alice.seal(BEN, BEA, level="otp")
+    bob.hop.instead[f"RCPT TO:<{BEA}>"] = BUSY
     async with bob.running() as relay:
+        assert (await until_settled(relay, sealed, recipients=[BEN, BEA])).code == 451
+        bob.hop.instead.clear()
         clock.ahead = set_by
-        assert (await until_settled(relay, sealed)).code == 250
+        retry = b"Received: from alice.example by relay.alice.example; Wed, 25 Nov 2026 10:00:00 +0000\r\n" + sealed
+        assert (await until_settled(relay, retry, recipients=[BEN, BEA])).code == 250
         await some_sweeps()
         clock.ahead = 0.0
         await some_sweeps()
-    assert (bob.got, await bob.reasons()) == ([], ["outside-window"])
+    assert (bob.got, await bob.reasons()) == ([(ANN, (BEN,))], ["outside-window"])
     status, _, _ = await run(
         "quarantine", "release", "--all", "--reason", "outside-window", "--config", bob.site.config_file
     )
-    assert (status, bob.got) == (0, [(ANN, (BEN,))])
+    assert (status, bob.got) == (0, [(ANN, (BEN,)), (ANN, (BEA,))])
+    assert await bob.kept() == [], "whoever has it does not wait for it"
 
 
 @either_way
