@@ -426,10 +426,10 @@ async def _sweep(store: Store, triage: Triage) -> None:
             await store.claims.end_claims()
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.journal.expire():
+            if forgotten := await store.journal.expire(store.beat.past):
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
             await store.openings.expire(store.beat.past)
-            await store.issued_keys.expire()
+            await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
             await triage.look()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time

@@ -5,13 +5,14 @@ Standard: the same recipes and policies as for mail in flight; a file with LF li
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from relay import app
+from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
@@ -50,7 +51,7 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """
     configure_logging(_QUIET)
     config = load_config(config_file)
-    sys.stdout.buffer.write(asyncio.run(_open(config, _message(file, config), sender)))
+    sys.stdout.buffer.write(asyncio.run(_open(config, _message(file, config), sender, key_receiver.start(config))))
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
@@ -65,9 +66,9 @@ async def _seal(config: Config, mail: Mail) -> bytes:
     return form.message
 
 
-async def _open(config: Config, message: bytes, sender: str) -> bytes:
+async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
     with told_to_stop() as stop:
-        async with app.parts(config, prefetch=False) as parts:
+        async with app.parts(config, prefetch=False, key_receiver=receiver) as parts:
             opened = await stop.or_end(parts.opener.open(message, sender))
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relay import app
+from relay import app, key_receiver
 from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
@@ -47,7 +48,7 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
         raise ConfigError(f"{config_file}: there is no [imap.{unknown[0]}]; known: {', '.join(config.imap) or 'none'}")
     if not names:
         raise ConfigError(f"{config_file}: no [imap.*] is set, so there is no mailbox to open anything in")
-    visits = asyncio.run(_visit(config, names))
+    visits = asyncio.run(_visit(config, names, key_receiver.start(config)))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in visits], indent=2))
     else:
@@ -56,10 +57,10 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
     sys.exit(1 if any(each.failure or each.unopened or each.lost for each in visits) else 0)
 
 
-async def _visit(config: Config, names: tuple[str, ...]) -> list[Visited]:
+async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket) -> list[Visited]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with told_to_stop() as stop:
-        async with app.parts(config, prefetch=False) as built:
+        async with app.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
             mailboxes = app.mailboxes(built, budget)
             console = Console(stderr=True)

@@ -151,9 +151,12 @@ class Calls:
                     if probing and status is not None:
                         await self._probe(status)
                     try:
-                        return await self._try(call, request, read, unanswered)
+                        result = await self._try(call, request, read, unanswered)
                     except AmbiguousReply as reply:
                         raise await self._settled(reply, status, short) from reply
+                    if probing:
+                        self._try_all_now()
+                    return result
             except NotAsked:
                 raise
             except KMEUnreachable as error:
@@ -178,8 +181,11 @@ class Calls:
             return
         self._renewed_at = now
         if self._transport.renew(self.name, anyway=anyway):
-            for breaker in self.breakers.values():
-                breaker.try_now()
+            self._try_all_now()
+
+    def _try_all_now(self) -> None:
+        for breaker in self.breakers.values():
+            breaker.try_now()
 
     async def _try(
         self, call: Call, request: Request, read: Callable[[bytes], Result], unanswered: Callable[[], bool]
@@ -266,6 +272,9 @@ class Calls:
             await status()
         except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
             log.info("kme_probe", kme=self.name, answer=str(error))
+        except KMEUnanswered as error:
+            # What the call itself would have cost was not asked for.
+            raise KMEUnreachable(str(error)) from error
         self._well_at = self._timing.clock()
 
     async def _settled(

@@ -5,6 +5,8 @@ Standard: PEP 282 (logging); a library configures nothing, and is silent where n
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -12,11 +14,19 @@ import structlog
 logging.getLogger("relay.keys").addHandler(logging.NullHandler())
 
 
+SAY_AGAIN_S = 3600.0
+"""What stays wrong is said so often."""
+
+
 class Events:
     """Events of one module: a name that stays, and what it is about as fields."""
 
     def __init__(self, module: str) -> None:
         self._module = module
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Something that was said before, or that only a developer wants to know."""
+        self._say(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something that is as it should be."""
@@ -38,3 +48,28 @@ class Events:
         trouble = fields.pop("exc_info", None)
         text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
         logging.getLogger(self._module).log(level, "%s", text, exc_info=trouble)
+
+
+class Complaint:
+    """Something that is tried again and again, and fails: said at first and once an hour, else only to who debugs."""
+
+    def __init__(
+        self, aloud: Callable[..., None], softly: Callable[..., None], event: str, clock: Callable[[], float]
+    ) -> None:
+        """`aloud` and `softly` are methods of Events; `clock` gives seconds."""
+        self._aloud, self._softly = aloud, softly
+        self._event = event
+        self._clock = clock
+        self._said = -math.inf
+
+    def say(self, **fields: Any) -> None:
+        """It has failed."""
+        if self._clock() - self._said < SAY_AGAIN_S:
+            self._softly(self._event, **fields)
+            return
+        self._said = self._clock()
+        self._aloud(self._event, **fields)
+
+    def over(self) -> None:
+        """It has succeeded: the next failure is news."""
+        self._said = -math.inf

@@ -15,7 +15,7 @@ from typing import Protocol
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.batch import BatchLimit
 from relay.keys.contract import IssuedKeys, Key, KeyDelivery
-from relay.keys.events import Events
+from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.prefetch import Marks, Prefetch, marks
 from relay.keys.rates import Peak, Rate, Refill
@@ -207,8 +207,9 @@ class FreshKeys:
         try:
             status = await self.client.check_key_status(slave_sae, patient=False)
         except KeyUnavailable as error:
-            log.info("kme_status_unknown", kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            slave.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
             return None
+        slave.status_fails.over()
         self._answered()
         slave.status = status
         if status.stored_key_count is not None and status.key_size:
@@ -423,11 +424,9 @@ class FreshKeys:
         try:
             while len(shelf.stock) < (1 if self.undelivered.one_batch else shelf.fill_to):
                 await self._drawn(shelf, patient=True)
-            shelf.refill_failed = False
+            shelf.refill_fails.over()
         except (KeyUnavailable, StoreUnavailable) as error:
-            say = log.info if shelf.refill_failed else log.warning
-            shelf.refill_failed = True
-            say("key_refill_failed", kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+            shelf.refill_fails.say(kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
 
     def _put_away(self, shelf: Shelf) -> None:
         """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
@@ -454,6 +453,7 @@ class FreshKeys:
                 Refill(self._timing.clock),
                 Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
                 BatchLimit(self._timing.clock),
+                Complaint(log.info, log.debug, "kme_status_unknown", self._timing.clock),
             )
         return self._slaves[slave_sae]
 
@@ -467,5 +467,6 @@ class FreshKeys:
                 seen=self._seen,
                 clock=self._timing.clock,
             )
-            self._shelves[place] = Shelf(slave_sae, size, stock, Peak(self._timing.clock))
+            complaint = Complaint(log.warning, log.debug, "key_refill_failed", self._timing.clock)
+            self._shelves[place] = Shelf(slave_sae, size, stock, Peak(self._timing.clock), complaint)
         return self._shelves[place]

@@ -1,9 +1,8 @@
 """Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
 
-A relay that serves has this done by a process of its own (relay/key_receiver.py), which ends the calls under way when
-the relay is killed: between a KME's answer and its reading there is time to lose a key. Other commands do
-it themselves.
+A relay that serves, `imap once` and `open` have this done by a process of its own (relay/key_receiver.py), which
+ends the calls under way when they are killed: between a KME's answer and its reading there is time to lose a key.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.batch import BatchLimit
 from relay.keys.contract import Key
+from relay.keys.events import Complaint
 from relay.keys.rates import Peak, Rate, Refill
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import Stock
@@ -33,6 +34,7 @@ class Shelf:
     size: int
     stock: Stock
     peak: Peak
+    refill_fails: Complaint
     prefetched: bool = False
     fill_to: int = 0
     """So many keys are drawn for it where nobody waits for more."""
@@ -45,7 +47,6 @@ class Shelf:
     aside: list[Key] = field(default_factory=list, repr=False)
     """Keys that have come and are not remembered yet: they may not be used before, and are good until `aside_until`."""
     aside_until: float = 0.0
-    refill_failed: bool = False
 
     @property
     def wanted(self) -> int:
@@ -65,6 +66,7 @@ class Slave:
     refill: Refill
     use: Rate
     batch: BatchLimit
+    status_fails: Complaint
     status: KeyStatus | None = None
     asked: float | None = None
     looking: asyncio.Task[KeyStatus | None] | None = None

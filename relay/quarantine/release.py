@@ -75,7 +75,7 @@ class Release:
             finally:
                 if leaving.opened is not None:
                     await self._settle(leaving.opened, accepted)
-        over = await self._delivered(kept, accepted)
+        over = await self._delivered(kept, accepted + _served(leaving.opened, to))
         return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
 
     async def drop(self, kept: Kept) -> None:
@@ -189,6 +189,11 @@ def _accepted(mail: Mail, handed: Handed) -> list[str]:
     return [
         address for address, outcome in zip(mail.envelope.addresses, handed.outcomes, strict=True) if outcome is None
     ]
+
+
+def _served(opened: Opened | None, to: Sequence[Recipient]) -> list[str]:
+    """Those who had it before, by the same message: nobody waits for them."""
+    return [each.address for each in to if opened is not None and each.mailbox in opened.served]
 
 
 def _for_named(mail: Mail, opened: Opened) -> Mail:

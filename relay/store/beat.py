@@ -1,7 +1,8 @@
 """Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
 Standard: a mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
 
-Where store and file are restored together, as with a whole machine, nothing is noticed.
+Where store and file are restored together, as with a whole machine, nothing is noticed. Clocks are set now and then,
+a week ahead by mistake and back again: what is forgotten by time is forgotten by a time that follows slowly.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ import structlog
 from sqlalchemy import Column, Double, Integer, Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.store.claims import boot_time
 from relay.store.database import Database, metadata, to_its_end
 
 log = structlog.get_logger(__name__)
 
 MOST_PAST_S = 600.0
-"""So much time may pass from one beat to the next as far as forgetting goes, whatever the clock says."""
+"""So far goes what counts as past from one beat to the next, in either direction, whatever the clock says."""
+STEP_S = 60.0
+"""A clock that was set by so much is told."""
+ONE_ON_S = 1.0
+"""The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
 
 _beats = Table(
     "store_beat",
@@ -43,10 +49,14 @@ class Beat:
         self._file = file
         self._clock = clock
         self._complained = False
+        self._ahead: float | None = None
         self.trusted_from = 0.0
         """Seconds since 1970: of what was sealed earlier, the store may have forgotten that it was delivered."""
         self.past = 0.0
-        """Seconds since 1970, past beyond doubt: a clock that is ahead for a while must not have all forgotten."""
+        """Seconds since 1970, past beyond doubt: a clock that is ahead for a while must not have all forgotten.
+
+        One that is behind for a while must not have all kept: it does not go back fast either.
+        """
 
     @to_its_end
     async def load(self) -> None:
@@ -63,16 +73,17 @@ class Beat:
         Where no file can be written (the secret is a systemd credential) a restored store is not noticed, and the log
         says so.
         """
+        self._tell_where_it_was_set()
         last = await asyncio.to_thread(self._read)
         async with self._database.writing() as connection:
             row, ours = await self._row(connection, last)
             now = self._clock()
             restored = row.beat < last
             trusted_from = max(row.trusted_from, now) if restored else row.trusted_from
-            beat = max(row.beat, last, now)
-            past = min(now, row.past + MOST_PAST_S)
+            beat = max(now, max(row.beat, last) + ONE_ON_S)
+            past = min(max(now, row.past - MOST_PAST_S), row.past + MOST_PAST_S)
             if ours:
-                change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=max(past, row.past))
+                change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=past)
                 await connection.execute(change)
         self.trusted_from, self.past = trusted_from, past
         if restored:
@@ -93,6 +104,13 @@ class Beat:
         first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
         await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
         return (await connection.execute(select(_beats).with_for_update())).one(), True
+
+    def _tell_where_it_was_set(self) -> None:
+        """Mail is put aside by a clock that is wrong, so somebody must hear of one that was or will be."""
+        ahead = self._clock() - boot_time()
+        if self._ahead is not None and abs(by := ahead - self._ahead) >= STEP_S:
+            log.error("clock_was_set", by_s=round(by), meaning="see THREATS.md for what a wrong clock costs")
+        self._ahead = ahead
 
     def _read(self) -> float:
         try:

@@ -189,6 +189,7 @@ class Claims:
                 known = await change.connection.scalars(select(_relays.c.relay))
                 dead = [name for name in known if name != self._relay and not _lives(name)]
                 await change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
+            await self._cut_short(change.connection)
             await change.connection.execute(delete(_relays).where(~self._alive))
             alive = select(_relays.c.relay)
             gone = delete(_claims).where(_claims.c.relay.not_in(alive)).returning(_claims.c.kind)
@@ -202,6 +203,7 @@ class Claims:
         try:
             async with self._database.writing() as connection:
                 await Change(connection, relay).end(self._ending)
+                await self._cut_short(connection)
                 until = self._now + LEASE_S
                 mine = update(_relays).where(_relays.c.relay == relay, self._alive)
                 renewed = (await connection.execute(mine.values(until=until))).rowcount
@@ -239,6 +241,15 @@ class Claims:
         """Whether a lease is in force. That of a host which was started anew may lie in its future."""
         alive = _relays.c.until > self._now
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
+
+    async def _cut_short(self, connection: AsyncConnection) -> None:
+        """Where the database's clock was set back, leases go on from now: the dead would have theirs for so long.
+
+        Nobody's is over with that, as the living believe in theirs. An embedded database's clock cannot be set.
+        """
+        if not self._database.is_sqlite:
+            longest = self._now + LEASE_S
+            await connection.execute(update(_relays).where(_relays.c.until > longest).values(until=longest))
 
     @property
     def _patient(self) -> bool:

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, Table, delete, func, select
@@ -79,24 +80,26 @@ class IssuedKeys:
         return frozenset(keys) - {rows[name].key_ID for name in new}
 
     @to_its_end
-    async def expire(self) -> int:
-        """Forgets keys that were issued long ago, and the oldest where there are too many; returns how many."""
+    async def expire(self, now: float | None = None) -> int:
+        """Forgets keys that were issued long ago, and the oldest where there are too many; returns how many.
+
+        `now` is seconds since 1970, by default the clock's.
+        """
         forgotten = 0
-        while gone := await self._too_old():
+        while gone := await self._too_old((self._clock() if now is None else now) - KEEP_FOR_S):
             async with self._database.writing() as connection:
                 done = await connection.execute(delete(_issued).where(_issued.c.number <= gone[-1]))
             forgotten += int(done.rowcount)
         return forgotten
 
-    async def _too_old(self) -> list[int]:
-        """The numbers of the oldest rows, in order, whose time is over: some of them, where there are many."""
+    async def _too_old(self, before: float) -> list[int]:
+        """The numbers of the oldest rows, in order, up to the first whose time is not over: some, of many."""
         oldest = select(_issued.c.number, _issued.c.issued_at).order_by(_issued.c.number)
-        before = self._clock() - KEEP_FOR_S
         async with self._database.reading() as connection:
             up_to = (await connection.scalar(select(func.max(_issued.c.number))) or 0) - MOST
             for limit in (1, AT_ONCE):  # as a rule there is nothing to do
                 rows = (await connection.execute(oldest.limit(limit))).all()
-                gone = [number for number, at in rows if at <= before or number <= up_to]
+                gone = [number for number, _ in takewhile(lambda row: row[1] <= before or row[0] <= up_to, rows)]
                 if not gone:
                     break
         return gone

@@ -347,9 +347,12 @@ class Journal:
             known.discard(change.key)
 
     @to_its_end
-    async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
-        """Forgets what nobody tried again for `keep_for` seconds; returns how many recipients waited for that."""
-        before = self._clock() - keep_for
+    async def expire(self, now: float | None = None) -> int:
+        """Forgets what nobody tried again for KEEP_FOR_S; returns how many recipients waited for that.
+
+        `now` is seconds since 1970, by default the clock's.
+        """
+        before = (self._clock() if now is None else now) - KEEP_FOR_S
         old = _deliveries.c.written_at < before
         async with self._database.writing() as connection:
             waited = await connection.scalar(select(func.count()).where(old, ~_deliveries.c.delivered))

@@ -5,12 +5,13 @@ Standard: a quiet site has keys for an outage; what that costs stands in deploy/
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from relay.errors import StoreUnavailable
+from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.collector import KeyCollector
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup, Prefetch
@@ -76,6 +77,57 @@ async def test_a_pool_that_emptied_while_the_kme_was_away_fills_when_it_is_back(
     assert [await _ready_after(ring, time, 101) for _ in range(5)] == [0] * 5
     kme.behave()
     assert await _ready_after(ring, time, 200) == 4
+
+
+async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried(
+    ring: KeyRing, time: FakeTime, kme: FakeKME, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="relay.keys")
+    for call in ("enc_keys", "status"):
+        kme.misbehave(call, "drop", times=None)
+    time.now += 101
+    for tend in range(3 * 720):
+        await _tended(ring, time, tend)
+    said = Counter(record.getMessage().split()[0] for record in caplog.records)
+    assert said["key_refill_failed"] in (3, 4)
+    assert said.total() - said["keys_burnt"] < 12, said
+    burnt = ring.groups["g"].pools[0].client.accounts.totals()["burnt"]
+    assert burnt <= sum(request.content["number"] for request in kme.got("enc_keys")), (
+        "what was not asked for, was not burnt"
+    )
+    assert len(kme.got("status")) < 3 * 40, "and it is not asked all the time"
+
+
+async def test_a_kme_that_was_away_is_asked_for_keys_as_soon_as_it_has_told_its_status(
+    time: FakeTime, kme: FakeKME
+) -> None:
+    """Each call has a breaker of its own, and the one that has failed for long would wait for two minutes."""
+    async with kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20) as client:
+        for call in ("enc_keys", "status"):
+            kme.misbehave(call, "drop", times=None)
+        for _ in range(10):
+            time.now += 200
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob", patient=False)
+        for _ in range(5):
+            with pytest.raises(KeyUnavailable):
+                await client.check_key_status("bob", patient=False)
+        kme.behave()
+        time.now += 30
+        with pytest.raises(KeyUnavailable, match="not asked"):
+            await client.request_enc_keys("bob", patient=False)
+        time.now += 30
+        await client.check_key_status("bob", patient=False)
+        assert await client.request_enc_keys("bob", patient=False)
+
+
+async def _tended(ring: KeyRing, time: FakeTime, number: int) -> int:
+    """How many keys are ready after it was tended as it is every 5 s."""
+    time.now += 5
+    await ring.tend(look=number % 6 == 0)
+    group = ring.groups["g"]
+    await settled(group)
+    return group.pools[0].ready("bob", 256)
 
 
 async def test_the_first_mail_after_a_quiet_time_fills_it_as_usual(ring: KeyRing, time: FakeTime) -> None:

@@ -4,19 +4,17 @@ Standard: quarantine.hold_for, as for mail in flight; what an IMAP client sees o
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from relay import app, mime
-from relay.cli.imap import imap
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.imap_double import IMAPDouble
+from tests.testlib.relay_command import run
 
 LOST, LATE = "$QuMailKeyLost", "$QuMailUnopened"
 YEARS_AGO, IN_TEN_YEARS = "25-Nov-2020 10:00:00 +0000", "25-Nov-2036 10:00:00 +0000"
@@ -63,8 +61,8 @@ async def test_once_tells_lost_from_late_and_a_flag_that_is_taken_away_has_it_tr
     await with_lost_key(alice, kmes, provider, YEARS_AGO)
     visits = [(await visit(bob))[0] for _ in range(3)]
     assert [(each.opened, each.unopened, each.lost) for each in visits] == [(1, 1, 0), (0, 0, 1), (0, 0, 1)]
-    done = await asyncio.to_thread(CliRunner().invoke, imap, ["once", "--config", str(bob.config_file)])
-    assert (done.exit_code, "1 whose key is lost" in done.output) == (1, True)
+    status, _, out = await run("imap", "once", "--config", bob.config_file)
+    assert (status, b"1 whose key is lost" in out) == (1, True)
     provider.folders["INBOX"][0].flags.clear()
     [again] = await visit(bob)
     assert (again.unopened, again.lost) == (1, 0)

@@ -97,7 +97,7 @@ class Bob:
     def let_time_pass(self, seconds: float) -> None:
         """Mail that waits for its key has waited for so much longer."""
         with closing(sqlite3.connect(self.site.directory / "relay.db")) as database, database:
-            database.execute("UPDATE waiting_for_keys SET first_seen = first_seen - ?", (seconds,))
+            database.execute("UPDATE waiting_for_keys SET waited = waited + ?", (seconds,))
 
 
 @pytest.fixture

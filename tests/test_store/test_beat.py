@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, open_store
+from relay.store import SiteSecret, beat, open_store
 from tests.test_refusals import log as log  # a fixture
 from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
@@ -110,18 +110,20 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from relay.store import SiteSecret, open_store
 
-def clock():  # called within the beat's transaction, whose row is locked by then
-    if beats:
+def clock():  # called before the beat's transaction, and within it, when the row is locked
+    calls.append(True)
+    if len(calls) == freeze_at:
         print("frozen", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
     return float(sys.argv[3])
 
 async def main():
     async with await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])), clock=clock) as store:
-        beats.append(True)
+        global freeze_at
+        freeze_at = len(calls) + 2
         await store.beat.go_on()
 
-beats = []
+calls, freeze_at = [], 0
 asyncio.run(main())
 """
 
@@ -148,6 +150,54 @@ async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starti
         assert await asyncio.to_thread(frozen.wait, 30) == 0
     clock.now += 60
     assert await _beat(postgresql, secret, clock, tmp_path / "beat") == (clock.now if restored else 0.0)
+
+
+async def test_a_clock_that_was_ahead_for_long_and_is_right_again_makes_as_little_of_the_past(
+    backend: Backend, secret: SiteSecret, clock: Clock
+) -> None:
+    right = clock.now
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        await store.beat.go_on()
+        clock.now = right + 8 * 86400
+        for _ in range(6):
+            await store.beat.go_on()
+        assert store.beat.past == right + 3600
+        clock.now = right + 60
+        for _ in range(6):
+            await store.beat.go_on()
+        assert store.beat.past == clock.now
+        clock.now = 0.0
+        await store.beat.go_on()
+        assert store.beat.past == right + 60 - 600, "and one that is far behind has not all kept for years"
+
+
+async def test_a_store_that_is_set_back_while_the_clock_catches_up_with_a_jump_is_noticed(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    right, file = clock.now, tmp_path / "beat"
+    clock.now = right + 7 * 86400
+    await _beat(backend, secret, clock, file)
+    clock.now = right + 60
+    await _beat(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    clock.now = right + 120
+    await _beat(backend, secret, clock, file)
+    await backend.run("UPDATE store_beat SET beat = ?", before)
+    assert await _beat(backend, secret, clock, file) == clock.now
+
+
+async def test_a_clock_that_is_set_while_the_relay_runs_is_told(
+    backend: Backend, secret: SiteSecret, clock: Clock, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+) -> None:
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        passed = 1000.0
+        monkeypatch.setattr(beat, "boot_time", lambda: passed)
+        for seconds, set_by in ((0, 0), (60, 0), (60, -3600), (60, 30), (60, 7 * 86400)):
+            passed += seconds
+            clock.now += seconds + set_by
+            await store.beat.go_on()
+    told = [(each["log_level"], each["by_s"]) for each in log.entries if each["event"] == "clock_was_set"]
+    assert told == [("error", -3600), ("error", 604_800)], "what a time server corrects is nothing to tell"
 
 
 async def test_where_no_file_can_be_written_the_store_beats_on_and_says_so(

@@ -156,6 +156,19 @@ async def test_after_400_days_a_key_is_forgotten(store: Store, clock: Clock) -> 
     assert await store.issued_keys.remember("g", {"one": ONE, "two": TWO}) == {"two"}
 
 
+async def test_a_key_that_came_by_a_clock_that_was_behind_takes_no_older_one_with_it(
+    store: Store, clock: Clock
+) -> None:
+    await store.issued_keys.remember("g", {"zero": bytes(32)})
+    clock.now += issued_keys.KEEP_FOR_S
+    await store.issued_keys.remember("g", {"one": ONE})
+    clock.now = 0.0
+    await store.issued_keys.remember("g", {"two": TWO})
+    clock.now = 1_700_000_000.0 + issued_keys.KEEP_FOR_S
+    assert await store.issued_keys.expire() == 1
+    assert await store.issued_keys.remember("g", {"one": ONE}) == {"one"}
+
+
 async def test_of_too_many_keys_the_oldest_are_forgotten(
     backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,9 @@ import pytest
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store import Begun, JournalForm, SiteSecret, Store, open_store
 from relay.store.claims import LEASE_S, PATIENCE_S, boot_time
+from relay.store.journal import KEEP_FOR_S
 from tests.test_store.backends import Backend
+from tests.test_store.conftest import Clock
 
 KEY = bytes(32)
 NOTHING: tuple[AbstractSet[str], tuple[JournalForm, ...]] = (frozenset(), ())
@@ -39,14 +41,14 @@ async def known(store: Store, *recipients: str, key: bytes = KEY) -> tuple[Abstr
     return begun.delivered, begun.forms
 
 
-async def test_the_journal_gives_back_what_it_was_told_and_forgets_in_time(store: Store) -> None:
+async def test_the_journal_gives_back_what_it_was_told_and_forgets_in_time(store: Store, clock: Clock) -> None:
     assert await one_try(store, ["a@x"], JournalForm(("c@y", "d@y"), {"n": 1}, b"sealed")) == NOTHING
     delivered, [form] = await known(store, "a@x", "c@y", "d@y", "f@z")
     assert delivered == {"a@x"}
     assert (sorted(form.recipients), form.facts, form.message) == (["c@y", "d@y"], {"n": 1}, b"sealed")
     assert await known(store, "a@x", key=bytes(31) + b"x") == NOTHING
-    assert await store.journal.expire() == 0
-    assert await store.journal.expire(-1) == 2, "two waited, one had it"
+    assert await store.journal.expire(clock.now + KEEP_FOR_S) == 0
+    assert await store.journal.expire(clock.now + KEEP_FOR_S + 1) == 2, "two waited, one had it"
     assert await known(store, "a@x", "c@y") == NOTHING
 
 
@@ -168,6 +170,25 @@ async def test_a_relay_that_gives_signs_of_life_keeps_its_claims(relays: tuple[S
     await backend.run("UPDATE relays SET until = until - ?", LEASE_S - 2)
     with pytest.raises(DeliveryUnderWay):
         await begin(two)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_where_the_database_clock_is_set_back_the_dead_keep_their_claims_for_one_lease_and_the_living_theirs(
+    relays: tuple[Store, Store], backend: Backend
+) -> None:
+    one, two = relays
+    dead, living = await begin(one), await begin(two, "c@z")
+    await backend.run("UPDATE relays SET until = until + 3600")
+    if backend.name == "postgresql":  # of an embedded database it is the time since this host was started
+        with pytest.raises(DeliveryUnderWay):
+            await begin(two)
+    await two.claims.go_on()
+    await backend.run("UPDATE relays SET until = until - ? WHERE relay = ?", LEASE_S, dead.relay)
+    assert await begin(two)
+    if backend.name == "postgresql":
+        two.journal.check(living.relay)
+        with pytest.raises(DeliveryUnderWay):
+            await begin(one, "c@z")
 
 
 async def test_a_mail_that_somebody_has_is_not_begun_before_that_could_be_written(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Envelope, Mail, Origin, Recipient
 from relay.store import Arrival, Kept, Put, Room, SiteSecret, Store, Total, open_store
-from relay.store.first_seen import KEEP_FOR_S
+from relay.store.first_seen import KEEP_FOR_S, MOST_BETWEEN_S
 from relay.store.quarantine import CLAIM_S
 from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
@@ -248,11 +248,25 @@ async def test_a_mail_waits_from_its_first_arrival_on_and_is_forgotten_in_time(s
     assert await store.first_seen.waits_for(KEY) == 0
     clock.now += 100
     assert (await store.first_seen.waits_for(KEY), await store.first_seen.waits_for(OTHER)) == (100, 0)
-    clock.now += KEEP_FOR_S
-    assert await store.first_seen.expire() == 1
+    clock.now += KEEP_FOR_S + 1
+    assert await store.first_seen.expire() == 2
     assert await store.first_seen.waits_for(KEY) == 0
     clock.now -= 1000
     assert await store.first_seen.waits_for(KEY) == 0, "a clock that was put back makes nobody wait for less"
+
+
+async def test_a_clock_that_is_set_makes_a_mail_wait_for_a_pause_between_two_tries_at_most(
+    store: Store, clock: Clock
+) -> None:
+    await store.first_seen.waits_for(KEY)
+    clock.now += 1000
+    assert await store.first_seen.waits_for(KEY) == 1000
+    clock.now += 7 * 86400
+    assert await store.first_seen.waits_for(KEY) == 1000 + MOST_BETWEEN_S
+    clock.now -= 7 * 86400
+    assert await store.first_seen.waits_for(KEY) == 1000 + MOST_BETWEEN_S
+    clock.now += 1000
+    assert await store.first_seen.waits_for(KEY) == 2000 + MOST_BETWEEN_S, "and it goes on from there"
 
 
 Steps = st.lists(
