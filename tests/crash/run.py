@@ -11,9 +11,11 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import aiosmtplib
 
 from relay import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -27,6 +29,7 @@ from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.sink import Got
+from tests.testlib.submit import Reply
 from tests.testlib.wire import Wire
 
 SUBMITTERS = 4
@@ -205,7 +208,7 @@ async def _submit_all(
         for each in waiting:
             await asyncio.sleep(2 * gap * SUBMITTERS * chance.random())
             async with site.postfix_works:
-                reply = await site.postfix.submit(each.octets, recipients=each.recipients)
+                reply = await _submitted(site, each)
             assert reply.code == 250, reply
             if each.number % 50 == 0:
                 progress(f"message {each.number} submitted")
@@ -213,6 +216,15 @@ async def _submit_all(
     async with asyncio.TaskGroup() as group:
         for _ in range(SUBMITTERS):
             group.create_task(submitter())
+
+
+async def _submitted(site: MailSite, message: Message) -> Reply:
+    """What Postfix says, once it takes the connection: on a busy machine, new after a kill, it may not at first."""
+    async with asyncio.timeout(120):
+        while True:
+            with suppress(aiosmtplib.SMTPConnectError, aiosmtplib.SMTPConnectTimeoutError):
+                return await site.postfix.submit(message.octets, recipients=message.recipients)
+            await asyncio.sleep(0.5)
 
 
 async def _quiet(
