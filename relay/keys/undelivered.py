@@ -21,6 +21,10 @@ ONE_BATCH_S = 60.0
 """So long after a key was used the peer is taken to have fetched it, where nothing else is set."""
 
 
+TRY_EVERY_S = 3600.0
+"""A KME is tried at the start and, as it may be updated or give way to another, no less often than this while it is used."""
+
+
 class Undelivered:
     """What one KME does with keys that were not delivered yet."""
 
@@ -32,11 +36,12 @@ class Undelivered:
         self._client = client
         self._clock = clock
         self._own_sae: str | None = None
+        self._try_at = float("-inf")
         self._finding_out = asyncio.Lock()
         self._began = float("-inf")
 
     def serve(self, own_sae: str) -> None:
-        """A relay begins to serve: the KME is tried before the first key is drawn, which costs two keys.
+        """A relay begins to serve: the KME is tried before the first key is drawn, and later on, for two keys each time.
 
         Where it is known to drop keys, those of a run before this one are given their time first.
         """
@@ -44,19 +49,23 @@ class Undelivered:
         self._began = self._clock()
 
     async def find_out(self, slave_sae: str, status: KeyStatus | None) -> None:
-        """Tries the KME, once, where that is wanted and its `status` allows for further slaves. Raises nothing.
+        """Tries the KME where that is due and wanted, and its `status` allows for further slaves. Raises nothing.
 
-        While it does not answer it is tried later.
+        While it does not answer it is tried later. What one answer says is not believed: a fault may have spoilt it.
         """
         async with self._finding_out:
             if self._own_sae is None or self.one_batch or status is None or not status.max_SAE_ID_count:
                 return
+            if self._clock() < self._try_at:
+                return
             try:
                 keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
+                if keeps is False:
+                    keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
             except KeyUnavailable as error:
                 log.info("kme_not_tried", kme=self._client.name, cause=str(error))
                 return
-            self._own_sae = None
+            self._try_at = self._clock() + TRY_EVERY_S
             if keeps is False:
                 # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
                 self.dropped, self.one_batch, self._began = True, ONE_BATCH_S, float("-inf")

@@ -243,6 +243,7 @@ async def test_unknown_keys_of_one_peer_do_not_delay_those_of_another(kme: FakeK
 async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_and_few_wait_for_it(
     kme: FakeKME, time: FakeTime
 ) -> None:
+    kme.not_found = NOT_FOUND["failed"]
     group = KMEGroup(
         "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
     )
@@ -250,9 +251,25 @@ async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_a
         began, before = time.now, len(kme.got("dec_keys"))
         fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(100))
         assert not any(await asyncio.gather(*fetching))
-    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN
+    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN + 1, "one call shows that the KME names none"
     assert time.now - began >= (gather.MOST_AGAIN - 1) * gather.AGAIN_EVERY_S
     await group.close()
+
+
+@pytest.mark.parametrize("size", [2, 30])
+async def test_a_late_key_is_found_among_many_that_never_come_where_the_kme_names_those(
+    kme: FakeKME, group: KMEGroup, size: int
+) -> None:
+    """As after a minute of lag, when mail for lost keys is tried again along with mail that can be opened by now."""
+    late = _drawn(kme, size)
+    kme.pair.unknown_for.update(dict.fromkeys(late, 1))
+    messages = [late, *([f"unknown-{n}"] for n in range(gather.AGAIN_TOGETHER - 1))]
+    for _ in range(2):
+        before = len(kme.got("dec_keys"))
+        found = await asyncio.gather(*(group.fetch("alice", each, patient=False) for each in messages))
+    assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.pair.issued[each] for each in late}
+    assert not any(found[1:])
+    assert len(kme.got("dec_keys")) - before <= 3
 
 
 async def test_each_key_is_stored_before_anybody_gets_it(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:

@@ -19,6 +19,7 @@ from relay.keys.collector import KeyCollector
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.km_client import OptimizedKMClient
 from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 from tests.keys.test_pool import accounts_agree, settled
@@ -126,6 +127,31 @@ async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time
         time.now += 70
         await ring.take("bob", level="otp")
         await ring.close()
+
+
+async def test_a_kme_that_begins_to_drop_keys_while_the_relay_runs_is_found_out(tmp_path: Path, time: FakeTime) -> None:
+    async with _kmes(tmp_path, drops_undelivered=False) as kmes:
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 4, 200))
+        [pool] = ring.groups["g"].pools
+        await ring.take("bob", level="otp")
+        kmes.link.settings = replace(kmes.link.settings, drops_undelivered=True)
+        time.now += TRY_EVERY_S
+        pool.destroy_expired()
+        await ring.take("bob", level="otp")
+        assert pool.undelivered.dropped
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+async def test_one_answer_that_was_spoilt_does_not_make_a_kme_one_that_drops_keys(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_SAE_ID_count"] = 2
+    # The second trial key comes, and then the first seems to be unknown.
+    kme.misbehave("dec_keys", "late")
+    kme.misbehave("dec_keys", "not_json")
+    ring = _ring(kme.client(timing=time.timing), time, Prefetch(0, 4, 200))
+    await ring.take("bob", level="otp")
+    assert not ring.groups["g"].pools[0].undelivered.dropped
+    await ring.close()
 
 
 async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates: Certificates, time: FakeTime) -> None:
