@@ -22,7 +22,7 @@ async def test_every_mail_arrives_over_kmes_that_fail_in_each_way_or_its_key_was
     tmp_path: Path,
 ) -> None:
     report = await soak(
-        tmp_path, rounds=1, rate=15, lasting=(0.3, 0.5), well=(0.1, 0.3), failing=0, settings=QUICK, longest_pause=1
+        tmp_path, rounds=1, rate=15, lasting=(0.2, 0.3), well=(0.05, 0.1), failing=0, settings=QUICK, longest_pause=1
     )
     assert report.faults == []
     assert sorted(episode.partition(" (")[0] for episode in report.episodes) == sorted(KINDS)
