@@ -254,7 +254,7 @@ class Fetcher:
         except KeysMissing as error:
             await self._deliver(desk, portions, error.found)
             if error.certain:
-                self._without(desk, portions, frozenset(error.missing))
+                self._without(desk, portions, frozenset(error.missing), again=again)
             elif again and len(portions) > 1:
                 self._each_alone(desk, portions)
             else:
@@ -291,11 +291,15 @@ class Fetcher:
             if wish.todo and wish not in desk.queue:
                 desk.queue.append(wish)
 
-    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str]) -> None:
+    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str], *, again: bool) -> None:
         """The KME has said which it does not know: those messages must wait, the others are asked for again."""
         lacking = [(wish, portion) for wish, portion in portions if not missing.isdisjoint(portion)]
         self._not_found(desk, lacking)
-        desk.put_back([(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)])
+        others = [(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)]
+        if again:  # a KME may name one of them at a time, and the next call may be like this one
+            self._put_back_again(desk, others)
+        else:
+            desk.put_back(others)
 
     def _spoilt(self, desk: Desk, portions: list[Portion], *, refused: bool) -> None:
         """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
@@ -317,6 +321,9 @@ class Fetcher:
     def _each_alone(self, desk: Desk, portions: list[Portion]) -> None:
         """The KME does not name the keys that it lacks: from now on each message has a call of its own, in its turn."""
         self._again_alone_until = self._timing.clock() + ALONE_FOR_S
+        self._put_back_again(desk, portions)
+
+    def _put_back_again(self, desk: Desk, portions: list[Portion]) -> None:
         for wish, portion in reversed(portions):
             if not wish.over.done():
                 wish.give_back(portion)

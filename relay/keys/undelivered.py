@@ -22,7 +22,7 @@ ONE_BATCH_S = 60.0
 
 
 TRY_EVERY_S = 3600.0
-"""A KME is tried at the start and, as it may be updated or give way to another, no less often than this while it is used."""
+"""A KME is tried at the start and, as it may be updated or give way to another, so long after that again."""
 
 
 class Undelivered:
@@ -41,7 +41,7 @@ class Undelivered:
         self._began = float("-inf")
 
     def serve(self, own_sae: str) -> None:
-        """A relay begins to serve: the KME is tried before the first key is drawn, and later on, for two keys each time.
+        """A relay begins to serve: the KME is tried before the first key is drawn, and later on; two keys each time.
 
         Where it is known to drop keys, those of a run before this one are given their time first.
         """

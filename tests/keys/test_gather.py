@@ -5,6 +5,7 @@ Standard: each key is delivered once and must not be lost, whatever the KME, the
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -270,6 +271,24 @@ async def test_a_late_key_is_found_among_many_that_never_come_where_the_kme_name
     assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.pair.issued[each] for each in late}
     assert not any(found[1:])
     assert len(kme.got("dec_keys")) - before <= 3
+
+
+async def test_a_kme_that_names_one_unknown_key_at_a_time_gets_no_more_calls_a_second_for_mail_tried_again(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    group = KMEGroup(
+        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
+    )
+    for number in range(2):
+        for n in range(30) if number else ():
+            body = {"message": "key not found", "details": [{"key_ID": f"unknown-{n}"}]}
+            kme.misbehave("dec_keys", "http", code=400, body=json.dumps(body))
+        began, before = time.now, len(kme.got("dec_keys"))
+        fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(30))
+        assert not any(await asyncio.gather(*fetching))
+    assert len(kme.got("dec_keys")) - before <= 30
+    assert time.now - began >= (len(kme.got("dec_keys")) - before - 1) * gather.AGAIN_EVERY_S
+    await group.close()
 
 
 async def test_each_key_is_stored_before_anybody_gets_it(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
