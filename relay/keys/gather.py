@@ -47,7 +47,7 @@ MOST_AGAIN = 10
 most of them is not asked for this time."""
 
 ALONE_FOR_S = 10.0
-"""So long each has a call of its own after one for several failed without a word on which keys it was for."""
+"""So long each has a call of its own after two for several failed without a word on which keys it was for."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
 """A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
@@ -84,6 +84,7 @@ class Fetcher:
         self._desks: dict[str, Desk] = {}
         self._again: deque[tuple[Desk, Wish]] = deque()
         self._again_from = self._again_alone_until = float("-inf")
+        self._again_unnamed = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
         self._unkept: dict[tuple[str, str], Key] = {}
@@ -249,6 +250,7 @@ class Fetcher:
                 await self.ready()
             self.calls += 1
             keys = await self.client.request_dec_keys(desk.master_sae, key_IDs)
+            self._again_unnamed = 0 if again else self._again_unnamed
             await self._deliver(desk, portions, keys)
             self._went_well(desk, portions)
         except KeysMissing as error:
@@ -256,12 +258,12 @@ class Fetcher:
             if error.certain:
                 self._without(desk, portions, frozenset(error.missing), again=again)
             elif again and len(portions) > 1:
-                self._each_alone(desk, portions)
+                self._unnamed(desk, portions)
             else:
                 self._spoilt(desk, portions, refused=False)
         except KMERefusedRequest:
             if again and len(portions) > 1:
-                self._each_alone(desk, portions)
+                self._unnamed(desk, portions)
             else:
                 self._spoilt(desk, portions, refused=True)
         except StoreUnavailable as error:
@@ -297,6 +299,7 @@ class Fetcher:
         self._not_found(desk, lacking)
         others = [(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)]
         if again:  # a KME may name one of them at a time, and the next call may be like this one
+            self._again_unnamed = 0
             self._put_back_again(desk, others)
         else:
             desk.put_back(others)
@@ -318,9 +321,12 @@ class Fetcher:
             return
         self._not_found(desk, portions)
 
-    def _each_alone(self, desk: Desk, portions: list[Portion]) -> None:
-        """The KME does not name the keys that it lacks: from now on each message has a call of its own, in its turn."""
-        self._again_alone_until = self._timing.clock() + ALONE_FOR_S
+    def _unnamed(self, desk: Desk, portions: list[Portion]) -> None:
+        """The KME did not name the keys it lacks: when that was no accident, each message has a call of its own."""
+        self._again_unnamed += 1
+        if self._again_unnamed > 1:
+            self._again_unnamed = 0
+            self._again_alone_until = self._timing.clock() + ALONE_FOR_S
         self._put_back_again(desk, portions)
 
     def _put_back_again(self, desk: Desk, portions: list[Portion]) -> None:
