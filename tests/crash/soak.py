@@ -214,7 +214,7 @@ class Soak:
                 self.progress(self.state())
             await asyncio.sleep(self.chance.expovariate(rate))
         self.report.memory_growth = {
-            name: _resident(relay.process.pid) - self.memory.get(name, 0) for name, relay in self.relays.items()
+            name: _resident(self.relays[name].process.pid) - before for name, before in self.memory.items()
         }
 
     def state(self) -> str:
