@@ -14,7 +14,7 @@ import secrets
 import ssl
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,7 @@ MISBEHAVIOURS = (
     "bad_base64",  # a key that is not base64
     "not_json",  # 200 with something else
     "close_unsaid",  # answer, then close the connection without having said so
+    "late",  # the right answer, and no sooner than after `seconds`
 )
 
 _NOT_FOUND = "one or more keys specified are not found on KME"
@@ -48,13 +49,18 @@ _NOT_FOUND = "one or more keys specified are not found on KME"
 
 @dataclass(frozen=True, slots=True)
 class Misbehaviour:
-    """One of MISBEHAVIOURS, with what it needs."""
+    """One of MISBEHAVIOURS, with what it needs.
+
+    `spends` False: the KME has keys by their key_IDs still that an answer did not bring.
+    """
 
     kind: str
     code: int = 500
     body: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     number: int | None = None
+    seconds: float = 0.0
+    spends: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +103,16 @@ class SimulatedPair:
         self.times_issued: Counter[str] = Counter()
         self.times_delivered: Counter[str] = Counter()
         self.lost_on_the_way: set[str] = set()
+        self.client_left: set[str] = set()
+        """Of those on their way that were lost: the client had gone before the answer was there."""
         self.unknown_for: Counter[str] = Counter()
         """By key_ID: how many more times the other KME will say that it does not know it."""
         self.lag_asks = 0
         """How many times a new key is not known to the other KME."""
+        self.drops_undelivered = False
+        """Keys that were not delivered are gone when more are drawn, at either KME."""
+        self.dropped: set[str] = set()
+        self._undelivered: set[str] = set()
         self._clock = clock
         self._seen = clock() if clock else 0.0
 
@@ -113,15 +125,20 @@ class SimulatedPair:
         if self.bits != float("inf"):
             number = min(number, int(self.bits // size))
             self.bits -= number * size
+        if self.drops_undelivered:
+            self.dropped |= self._undelivered
+            self._undelivered.clear()
         keys = [(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
         self.issued |= dict(keys)
+        self._undelivered.update(key_ID for key_ID, _ in keys)
         self.number_issued += len(keys)
         self.times_issued.update(key_ID for key_ID, _ in keys)
         while self._remember is not None and len(self.issued) > self._remember:
             oldest = next(iter(self.issued))
             del self.issued[oldest], self.times_issued[oldest]
             del self.times_delivered[oldest], self.unknown_for[oldest]
-            self.lost_on_the_way.discard(oldest)
+            for known in (self.lost_on_the_way, self.client_left, self.dropped, self._undelivered):
+                known.discard(oldest)
         self.unknown_for.update({key_ID: self.lag_asks for key_ID, _ in keys if self.lag_asks})
         return keys
 
@@ -131,13 +148,24 @@ class SimulatedPair:
         if missing:
             return [], missing
         self.times_delivered.update(key_IDs)
+        self._undelivered.difference_update(key_IDs)
         return [(key_ID, self.issued[key_ID]) for key_ID in key_IDs], []
+
+    def not_brought(self, key_IDs: Iterable[str], *, spent: bool) -> None:
+        """An answer with these did not come whole: they are lost, or, where that has not `spent` them, still there."""
+        if spent:
+            self.lost_on_the_way.update(key_IDs)
+            return
+        for key_ID in key_IDs:
+            if self.times_delivered[key_ID]:
+                self.times_delivered[key_ID] -= 1
+                self._undelivered.add(key_ID)
 
     def _known(self, key_ID: str) -> bool:
         if self.unknown_for[key_ID] > 0:
             self.unknown_for[key_ID] -= 1
             return False
-        return key_ID in self.issued and not self.times_delivered[key_ID]
+        return key_ID in self.issued and not self.times_delivered[key_ID] and key_ID not in self.dropped
 
 
 @dataclass(slots=True, eq=False)
@@ -325,17 +353,18 @@ class SimulatedKME:
             code, body, headers = self._reply(request, how)
             spent = {key_ID for key_ID, _ in self._last} if request.call != "status" else set()
         # Making the answer is part of the time that a request takes.
-        if (left := began + self.latency - asyncio.get_running_loop().time()) > 0:
+        least = self.latency + (how.seconds if how else 0.0)
+        if (left := began + least - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(left)
         if kind == "lose_reply":
-            self.pair.lost_on_the_way |= spent
+            self.pair.not_brought(spent, spent=how is None or how.spends)
             return False
         octets = body.encode()
         lines = [f"HTTP/1.1 {code} -", f"Content-Length: {len(octets)}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in headers]
         connection.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         if kind == "hang_in_body":
-            self.pair.lost_on_the_way |= spent
+            self.pair.not_brought(spent, spent=how is None or how.spends)
             connection.writer.write(octets[: len(octets) // 2])
             await connection.writer.drain()
             await connection.reader.read()
@@ -344,6 +373,7 @@ class SimulatedKME:
         await connection.writer.drain()
         if connection.reader.at_eof():
             self.pair.lost_on_the_way |= spent
+            self.pair.client_left |= spent
         return kind != "close_unsaid"
 
     def _reply(self, request: Received, how: Misbehaviour | None) -> tuple[int, str, tuple[tuple[str, str], ...]]:
@@ -412,7 +442,8 @@ class SimulatedKME:
         spoilt = {"other_keys": len(keys), "not_json": len(keys), "bad_base64": 1}.get(kind, 0)
         if kind == "repeat_ids" and len(keys) > 1:
             spoilt = len(keys)
-        self.pair.lost_on_the_way |= {key_ID for key_ID, _ in keys[len(keys) - spoilt :]}
+        lost = [key_ID for key_ID, _ in keys[len(keys) - spoilt :]]
+        self.pair.not_brought(lost, spent=how is None or how.spends)
         if kind == "other_keys":
             keys = [(str(uuid.uuid4()), octets) for _, octets in keys]
         return 200, json.dumps(_container(keys, kind)), ()

@@ -69,7 +69,7 @@ class KME(toml.Table):
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
     breaker_failures: int = Field(default=5, ge=1, le=1000)
     breaker_delay: Seconds = 5.0
-    breaker_longest: Seconds = 120.0
+    breaker_longest: Seconds = 15.0
     burn_budget: int = Field(default=1000, ge=0, le=10_000_000)
 
     prefetch: bool = True

@@ -31,7 +31,7 @@ class BreakerRules:
 
     failures: int = 5
     delay: float = 5.0
-    longest: float = 120.0
+    longest: float = 15.0
     misconfigured: float = 30.0
 
 

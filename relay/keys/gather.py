@@ -8,6 +8,7 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
 - at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
 - where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
 - when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
+  Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
 The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
 of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
@@ -36,11 +37,17 @@ CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
 
 AGAIN_EVERY_S = 0.1
-"""Keys that did not come before are asked for one message after the other, and no more often than this."""
+"""Keys that did not come before are asked for in one call after the other, and no more often than this."""
+
+AGAIN_TOGETHER = 32
+"""Messages in such a call, where the KME names the keys that it does not know."""
 
 MOST_AGAIN = 10
-"""So many messages wait for that; of more, one of the master that has most of them is not asked for this time."""
+"""So many messages wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the master that has
+most of them is not asked for this time."""
 
+ALONE_FOR_S = 10.0
+"""So long each has a call of its own after two for several failed without a word on which keys it was for."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
 """A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
@@ -76,7 +83,8 @@ class Fetcher:
         self._timing = timing
         self._desks: dict[str, Desk] = {}
         self._again: deque[tuple[Desk, Wish]] = deque()
-        self._again_from = float("-inf")
+        self._again_from = self._again_alone_until = float("-inf")
+        self._again_unnamed = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
         self._unkept: dict[tuple[str, str], Key] = {}
@@ -123,8 +131,7 @@ class Fetcher:
             desk.conclude(wish, self._stopped())
         elif tries:
             self._again.append((desk, wish))
-            if len(self._again) > MOST_AGAIN:
-                self._leave_one_out()
+            self._leave_some_out()
         else:
             desk.queue.append(wish)
         return wish
@@ -132,6 +139,16 @@ class Fetcher:
     def _first_part(self, tries: int) -> int:
         """How many of a message's keys are asked for before it is known that there are any."""
         return 1 if tries or not self._gather or self.client.one_by_one else MOST_PER_CALL
+
+    @property
+    def _again_together(self) -> int:
+        """How many messages whose keys did not come before share a call now."""
+        alone = not self._gather or self.client.one_by_one or self._timing.clock() < self._again_alone_until
+        return 1 if alone else AGAIN_TOGETHER
+
+    def _leave_some_out(self) -> None:
+        while len(self._again) > max(MOST_AGAIN, self._again_together):
+            self._leave_one_out()
 
     def _leave_one_out(self) -> None:
         masters = Counter(desk.master_sae for desk, _ in self._again)
@@ -176,20 +193,34 @@ class Fetcher:
                 await self._ask(desk, portions)
 
     async def _ask_again_in_turn(self) -> None:
-        """Calls for the first key of messages whose keys did not come before, one after the other."""
+        """Calls for the first keys of messages whose keys did not come before, one after the other."""
         while not self._closed and self._again:
             if (wait := self._again_from - self._timing.clock()) > 0:
                 await self._timing.sleep(wait)
             if not self._again:
                 return
-            desk, wish = self._again.popleft()
-            if desk.wait_for_others(wish, 1):
+            desk, portions = self._take_again()
+            if portions:
+                await self._ask(desk, portions, again=True)
+                self._again_from = self._timing.clock() + AGAIN_EVERY_S
+
+    def _take_again(self) -> tuple[Desk, list[Portion]]:
+        """What goes into the next such call: the first keys of those who wait longest, of one master."""
+        desk, most = self._again[0][0], self._again_together
+        portions: list[Portion] = []
+        others: deque[tuple[Desk, Wish]] = deque()
+        while self._again and len(portions) < most:
+            each, wish = self._again.popleft()
+            if each is not desk:
+                others.append((each, wish))
+            elif desk.wait_for_others(wish, 1):
                 desk.queue.append(wish)
-                continue
-            portion = wish.take(1)
-            desk.begin(portion)
-            await self._ask(desk, [(wish, portion)])
-            self._again_from = self._timing.clock() + AGAIN_EVERY_S
+            else:
+                portion = wish.take(1)
+                desk.begin(portion)
+                portions.append((wish, portion))
+        self._again.extendleft(reversed(others))
+        return desk, portions
 
     def _next_desk(self) -> Desk | None:
         """One with work to do; it comes last from now on."""
@@ -211,24 +242,30 @@ class Fetcher:
 
     # One call
 
-    async def _ask(self, desk: Desk, portions: list[Portion]) -> None:
-        """One call, and what becomes of those that were asked for in it."""
+    async def _ask(self, desk: Desk, portions: list[Portion], *, again: bool = False) -> None:
+        """One call, and what becomes of those that were asked for in it; `again`: they did not come before."""
         key_IDs = list(dict.fromkeys(key_ID for _, portion in portions for key_ID in portion))
         try:
             if self.ready is not None:
                 await self.ready()
             self.calls += 1
             keys = await self.client.request_dec_keys(desk.master_sae, key_IDs)
+            self._again_unnamed = 0 if again else self._again_unnamed
             await self._deliver(desk, portions, keys)
             self._went_well(desk, portions)
         except KeysMissing as error:
             await self._deliver(desk, portions, error.found)
             if error.certain:
-                self._without(desk, portions, frozenset(error.missing))
+                self._without(desk, portions, frozenset(error.missing), again=again)
+            elif again and len(portions) > 1:
+                self._unnamed(desk, portions)
             else:
                 self._spoilt(desk, portions, refused=False)
         except KMERefusedRequest:
-            self._spoilt(desk, portions, refused=True)
+            if again and len(portions) > 1:
+                self._unnamed(desk, portions)
+            else:
+                self._spoilt(desk, portions, refused=True)
         except StoreUnavailable as error:
             log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
             self._count("not_asked", len(key_IDs))
@@ -256,11 +293,16 @@ class Fetcher:
             if wish.todo and wish not in desk.queue:
                 desk.queue.append(wish)
 
-    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str]) -> None:
+    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str], *, again: bool) -> None:
         """The KME has said which it does not know: those messages must wait, the others are asked for again."""
         lacking = [(wish, portion) for wish, portion in portions if not missing.isdisjoint(portion)]
         self._not_found(desk, lacking)
-        desk.put_back([(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)])
+        others = [(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)]
+        if again:  # a KME may name one of them at a time, and the next call may be like this one
+            self._again_unnamed = 0
+            self._put_back_again(desk, others)
+        else:
+            desk.put_back(others)
 
     def _spoilt(self, desk: Desk, portions: list[Portion], *, refused: bool) -> None:
         """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
@@ -278,6 +320,21 @@ class Fetcher:
             desk.put_back(portions)
             return
         self._not_found(desk, portions)
+
+    def _unnamed(self, desk: Desk, portions: list[Portion]) -> None:
+        """The KME did not name the keys it lacks: when that was no accident, each message has a call of its own."""
+        self._again_unnamed += 1
+        if self._again_unnamed > 1:
+            self._again_unnamed = 0
+            self._again_alone_until = self._timing.clock() + ALONE_FOR_S
+        self._put_back_again(desk, portions)
+
+    def _put_back_again(self, desk: Desk, portions: list[Portion]) -> None:
+        for wish, portion in reversed(portions):
+            if not wish.over.done():
+                wish.give_back(portion)
+                self._again.appendleft((desk, wish))
+        self._leave_some_out()
 
     def _not_found(self, desk: Desk, portions: Iterable[Portion]) -> None:
         for wish, portion in portions:

@@ -23,6 +23,9 @@ ONE_BATCH_S = 60.0
 _FOUND = {True: "kept", False: "dropped", None: "untold"}
 """How the answers of `keeps_undelivered` are remembered."""
 
+TRY_EVERY_S = 3600.0
+"""As it may be updated, or give way to another, a KME is tried so long after the start and then again and again."""
+
 
 class Undelivered:
     """What one KME does with keys that were not delivered yet."""
@@ -37,41 +40,48 @@ class Undelivered:
         self._client = client
         self._clock = clock
         self._own_sae: str | None = None
+        self._try_at = float("-inf")
         self._finding_out = asyncio.Lock()
         self._began = float("-inf")
 
     def serve(self, own_sae: str) -> None:
-        """A relay begins to serve: the KME is tried before the first key is drawn, which costs two keys.
+        """A relay begins to serve: the KME is tried before the first key is drawn, and later on; two keys each time.
 
-        Not where it is remembered what came of that, and the KME describes itself as it did then. Where it is known to
-        drop keys, those of a run before this one are given their time first.
+        Not at first where it is remembered what came of that, and the KME describes itself as it did then. Where it is
+        known to drop keys, those of a run before this one are given their time first.
         """
         self._own_sae = own_sae
         self._began = self._clock()
 
     async def find_out(self, slave_sae: str, status: KeyStatus | None) -> None:
-        """Tries the KME, once, where that is wanted and its `status` allows for further slaves. Raises nothing.
+        """Tries the KME where that is due and wanted, and its `status` allows for further slaves. Raises nothing.
 
-        While it does not answer it is tried later.
+        While it does not answer it is tried later. What one answer says is not believed: a fault may have spoilt it.
         """
         async with self._finding_out:
             if self._own_sae is None or self.one_batch or status is None or not status.max_SAE_ID_count:
                 return
+            if self._clock() < self._try_at:
+                return
             kme = (self._client.url, self._own_sae, slave_sae)
             try:
-                found = await recalled(self.trials, kme, status)
+                found = await recalled(self.trials, kme, status) if self._try_at == float("-inf") else None
                 if found is None:
-                    keeps = await self._client.keeps_undelivered(slave_sae, self._own_sae)
-                    found = await remembered(self.trials, kme, status, keeps)
+                    found = await remembered(self.trials, kme, status, await self._keeps(slave_sae, self._own_sae))
                     # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
                     self._began = float("-inf")
             except (KeyUnavailable, StoreUnavailable) as error:
                 log.info("kme_not_tried", kme=self._client.name, cause=str(error))
                 return
-            self._own_sae = None
+            self._try_at = self._clock() + TRY_EVERY_S
             if found == _FOUND[False]:
                 self.dropped, self.one_batch = True, ONE_BATCH_S
                 log.error("kme_drops_undelivered_keys", kme=self._client.name, one_batch_at_a_time=ONE_BATCH_S)
+
+    async def _keeps(self, slave_sae: str, own_sae: str) -> bool | None:
+        """As `keeps_undelivered`; that keys are dropped is believed when it was seen twice."""
+        keeps = await self._client.keeps_undelivered(slave_sae, own_sae)
+        return await self._client.keeps_undelivered(slave_sae, own_sae) if keeps is False else keeps
 
     def wait(self, used_at: float) -> float:
         """Seconds until the next batch may be drawn, when a key of the last one was used then; 0 or less: none."""

@@ -51,6 +51,10 @@ class Wish:
         portion, self.todo = self.todo[:number], self.todo[number:]
         return portion
 
+    def give_back(self, portion: Sequence[str]) -> None:
+        """These come first again, but for those that were found."""
+        self.todo = [key_ID for key_ID in portion if key_ID not in self.found] + self.todo
+
     def receive(self, outcomes: dict[str, Outcome]) -> None:
         """Notes these, where they are wanted."""
         mine = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
@@ -136,7 +140,7 @@ class Desk:
         for wish, portion in reversed(portions):
             if wish.over.done():
                 continue
-            wish.todo = [key_ID for key_ID in portion if key_ID not in wish.found] + wish.todo
+            wish.give_back(portion)
             if wish in self.queue:
                 self.queue.remove(wish)
             self.queue.appendleft(wish)

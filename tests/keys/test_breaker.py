@@ -90,3 +90,13 @@ def test_a_probe_that_is_given_up_lets_the_next_one_pass(breaker: Breaker, time:
         raise asyncio.CancelledError
     with breaker.passing() as probing:
         assert probing
+
+
+def test_however_long_a_kme_was_away_it_is_asked_again_soon_after_it_is_back(time: FakeTime) -> None:
+    """The mail that waits for it is tried again by its queue at some time after that, and is there within a minute."""
+    breaker = Breaker("kme-a: dec_keys", BreakerRules(), time.timing)
+    while time.now < 86_400:
+        _fail(breaker)
+        if breaker.state is State.OPEN:
+            assert breaker.opens_in <= 20
+            time.now += breaker.opens_in

@@ -5,6 +5,7 @@ Standard: each key is delivered once and must not be lost, whatever the KME, the
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -243,6 +244,7 @@ async def test_unknown_keys_of_one_peer_do_not_delay_those_of_another(kme: FakeK
 async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_and_few_wait_for_it(
     kme: FakeKME, time: FakeTime
 ) -> None:
+    kme.not_found = NOT_FOUND["failed"]
     group = KMEGroup(
         "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
     )
@@ -250,8 +252,54 @@ async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_a
         began, before = time.now, len(kme.got("dec_keys"))
         fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(100))
         assert not any(await asyncio.gather(*fetching))
-    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN
+    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN + 2, "two calls show that the KME names none"
     assert time.now - began >= (gather.MOST_AGAIN - 1) * gather.AGAIN_EVERY_S
+    await group.close()
+
+
+@pytest.mark.parametrize("size", [2, 30])
+async def test_a_late_key_is_found_among_many_that_never_come_where_the_kme_names_those(
+    kme: FakeKME, group: KMEGroup, size: int
+) -> None:
+    """As after a minute of lag, when mail for lost keys is tried again along with mail that can be opened by now."""
+    late = _drawn(kme, size)
+    kme.pair.unknown_for.update(dict.fromkeys(late, 1))
+    messages = [late, *([f"unknown-{n}"] for n in range(gather.AGAIN_TOGETHER - 1))]
+    for _ in range(2):
+        before = len(kme.got("dec_keys"))
+        found = await asyncio.gather(*(group.fetch("alice", each, patient=False) for each in messages))
+    assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.pair.issued[each] for each in late}
+    assert not any(found[1:])
+    assert len(kme.got("dec_keys")) - before <= 3
+
+
+async def test_one_reply_that_was_spoilt_does_not_have_each_message_asked_for_alone(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    for number in range(2):
+        before, began = len(kme.got("dec_keys")), time.now
+        if number:
+            kme.misbehave("dec_keys", "http", code=500)
+        await asyncio.gather(*(group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(20)))
+    assert len(kme.got("dec_keys")) - before == 2
+    assert time.now - began < 1
+
+
+async def test_a_kme_that_names_one_unknown_key_at_a_time_gets_no_more_calls_a_second_for_mail_tried_again(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    group = KMEGroup(
+        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
+    )
+    for number in range(2):
+        for n in range(30) if number else ():
+            body = {"message": "key not found", "details": [{"key_ID": f"unknown-{n}"}]}
+            kme.misbehave("dec_keys", "http", code=400, body=json.dumps(body))
+        began, before = time.now, len(kme.got("dec_keys"))
+        fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(30))
+        assert not any(await asyncio.gather(*fetching))
+    assert len(kme.got("dec_keys")) - before <= 30
+    assert time.now - began >= (len(kme.got("dec_keys")) - before - 1) * gather.AGAIN_EVERY_S
     await group.close()
 
 

@@ -19,6 +19,7 @@ from relay.keys.collector import KeyCollector
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.km_client import OptimizedKMClient
 from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store import SiteSecret, Trials, open_store
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
@@ -163,9 +164,34 @@ async def test_what_is_remembered_of_a_kme_that_drops_keys_holds_for_30_days_and
                     await ring.take("bob", level="otp")
                 time.now += 61
             await ring.take("bob", level="otp")
-            assert kmes.link.issued["KM1"] - issued == (5 if tried else 1), "a trial is for two slaves"
+            assert kmes.link.issued["KM1"] - issued == (9 if tried else 1), "a trial is for two slaves, and made twice"
             assert ring.groups["g"].pools[0].undelivered.dropped
             await ring.close()
+
+
+async def test_a_kme_that_begins_to_drop_keys_while_the_relay_runs_is_found_out(tmp_path: Path, time: FakeTime) -> None:
+    async with _kmes(tmp_path, drops_undelivered=False) as kmes:
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 4, 200))
+        [pool] = ring.groups["g"].pools
+        await ring.take("bob", level="otp")
+        kmes.link.settings = replace(kmes.link.settings, drops_undelivered=True)
+        time.now += TRY_EVERY_S
+        pool.destroy_expired()
+        await ring.take("bob", level="otp")
+        assert pool.undelivered.dropped
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+async def test_one_answer_that_was_spoilt_does_not_make_a_kme_one_that_drops_keys(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_SAE_ID_count"] = 2
+    # The second trial key comes, and then the first seems to be unknown.
+    kme.misbehave("dec_keys", "late")
+    kme.misbehave("dec_keys", "not_json")
+    ring = _ring(kme.client(timing=time.timing), time, Prefetch(0, 4, 200))
+    await ring.take("bob", level="otp")
+    assert not ring.groups["g"].pools[0].undelivered.dropped
+    await ring.close()
 
 
 async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates: Certificates, time: FakeTime) -> None:

@@ -1,0 +1,29 @@
+"""The soak in short: KMEs fail in each way for a moment, and every mail arrives whose keys they did not destroy.
+Standard: as tests/crash/soak.py; the long form is `python -m tests.crash.soak --seconds 1800`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.crash.episodes import KINDS
+from tests.crash.soak import soak
+
+QUICK = """\
+retry_delay = 0.05
+timeout = 1
+min_timeout = 0.3
+breaker_delay = 0.1
+breaker_longest = 0.3
+"""
+
+
+async def test_every_mail_arrives_over_kmes_that_fail_in_each_way_or_its_key_was_destroyed_there(
+    tmp_path: Path,
+) -> None:
+    report = await soak(
+        tmp_path, rounds=1, rate=15, lasting=(0.2, 0.3), well=(0.05, 0.1), failing=0, settings=QUICK, longest_pause=1
+    )
+    assert report.faults == []
+    assert sorted(episode.partition(" (")[0] for episode in report.episodes) == sorted(KINDS)
+    assert report.arrived + report.destroyed_by_kme.total() == report.sent > 0
