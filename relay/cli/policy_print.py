@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.policy_now import Now
+from relay.cli.policy_tally import Differences, Tally
 from relay.keys.report import PoolRow
 from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
 from relay.policy.names import printable
-from relay.policy.simulate import Differences, Tally
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
 MAX_CHANGES = 50
@@ -185,7 +185,7 @@ def print_tally(console: Console, tally: Tally, messages: int, left_out: int) ->
         console.print(f"The {len(odd)} that were treated as the fewest others:")
     for treated in tally.odd():
         what = f"{treated.outcome.result} {treated.outcome.protection}".rstrip()
-        console.print(printable(f"  {what}: {treated.name}: to {treated.recipient} ({treated.policy})"))
+        console.print(printable(f"  {what}: {treated.name}: to {treated.outcome.recipient} ({treated.outcome.policy})"))
         for cause in treated.outcome.causes:
             console.print(printable(f"      {cause}"))
 

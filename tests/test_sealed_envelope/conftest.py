@@ -94,9 +94,9 @@ class Alice:
         policies = self._policies(level)
         sealer = replace(self.parts.sealer, policies=lambda: policies, keys=self.keys or self.parts.keys)
         mail = Mail(Envelope(sender, tuple(map(Recipient, recipients or (BEN,)))), message)
-        prepared = await sealer.seal(mail)
-        assert not prepared.failures, prepared.failures
-        [form] = prepared.forms
+        sealed = await sealer.seal(mail)
+        assert not sealed.failures, sealed.failures
+        [form] = sealed.copies
         assert form.protection == level
         return form.message
 
