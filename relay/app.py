@@ -390,7 +390,7 @@ def _shadow(config: Config, built: Parts) -> Shadow | None:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
     record = config.policies.shadow_record
-    return Shadow(built.sealer, built.keys, ShadowRecord(record) if record is not None else None)
+    return Shadow(built.sealer, ShadowRecord(record) if record is not None else None)
 
 
 def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:

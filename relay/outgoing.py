@@ -101,10 +101,14 @@ class Outgoing:
         try:
             sealed = await self._in_clear(rest, self.shadow) if self.shadow else await self._sealed(rest)
             # Before anything leaves: who gets less than the first level listed for him.
-            await self.ledger.record(*await off_loop(len(rest.message), _entries, rest, sealed.copies))
+            entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
+            await self.ledger.record(*entries)
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
+        for each in entries:
+            if each.event == "downgrade":
+                log.warning("downgraded", protection=each.used, peer=each.peer, policy=each.policy, cause=each.reason)
         delivery.copies += sealed.copies
         for recipient in rest.envelope.recipients:
             if failure := sealed.failures.get(recipient.address):

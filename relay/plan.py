@@ -48,25 +48,16 @@ class Copy(NamedTuple):
         return self.takes_key and len(self.layers) > 1
 
 
-class PassedOver(NamedTuple):
-    """A protection that policy lists earlier, and why it is not to be had; `cause` begins with the level."""
-
-    protection: str
-    cause: str
-
-
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One recipient; `decision` is None where no policy covers them."""
+    """One recipient: what policy says, and why each protection that it lists earlier is not to be had.
+
+    `decision` is None where no policy covers them. Each of the `causes` begins with the level.
+    """
 
     recipient: Recipient
     decision: Decision | None
-    passed_over: tuple[PassedOver, ...] = ()
-
-    @property
-    def causes(self) -> list[str]:
-        """Why nothing better is to be had."""
-        return [each.cause for each in self.passed_over]
+    causes: tuple[str, ...] = ()
 
     @property
     def policy(self) -> dict[str, Any]:
@@ -113,11 +104,6 @@ class Group:
         return self.copy.protection if self.copy else ""
 
     @property
-    def reply(self) -> str:
-        """What SMTP answers at the end of the message, as long as the next hop takes it."""
-        return self.error.reply if self.error else "250 (the next hop's own words)"
-
-    @property
     def recipients(self) -> list[Recipient]:
         """All members'."""
         return [each.recipient for each in self.members]
@@ -137,8 +123,8 @@ class Group:
                 result=self.result,
                 protection=self.protection,
                 quantum_bits=0 if number else self.quantum_bits,
-                causes=tuple(each.causes or ([str(self.error)] if self.error else [])),
-                reply=self.reply,
+                causes=each.causes or ((str(self.error),) if self.error else ()),
+                reply=self.error.reply if self.error else "250 (the next hop's own words)",
                 **each.policy,
             )
             for number, each in enumerate(self.members)
@@ -149,7 +135,8 @@ class Group:
 class Outcome:
     """What becomes of one recipient's mail, for people and programs: JSON's types, with stable names.
 
-    `causes` say why nothing better is to be had. Of those who share a copy, the first has its `quantum_bits`.
+    `causes` say why nothing better is to be had. Of those who share a copy, the first has its `quantum_bits`. `reply`
+    is what SMTP answers at the end of the message, as long as the next hop takes it.
     """
 
     sender: str

@@ -7,18 +7,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from relay import cms, mime
 from relay.config import Config
 from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys.pads import plan_pad
-from relay.keys.rates import Supply
 from relay.levels import Level, Parties
 from relay.levels.padding import padded_size
 from relay.mail import Recipient
-from relay.plan import QUANTUM, Copy, Group, PassedOver, Planned
-from relay.policy import Content, Decision, LevelName, PolicySet
+from relay.plan import QUANTUM, Copy, Group, Planned
+from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySet
 from relay.policy.strength import strength_of
 
 if TYPE_CHECKING:
@@ -43,17 +42,10 @@ def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], co
     return decided
 
 
-def waited(content: Content, decided: Iterable[Decided]) -> float | None:
+def seconds_waited(content: Content, decided: Iterable[Decided]) -> float | None:
     """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
     asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
     return content.waited(datetime.now(UTC)) if asked else None
-
-
-class Supplied(Protocol):
-    """Tells whether a peer's keys can be had now, as KeyRing.can_supply does."""
-
-    async def __call__(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """For a pad that hides so many octets (0: for one key). Raises KeyUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +76,9 @@ class Planner:
             if isinstance(decision, RelayError):
                 planned, error = Planned(recipient, None), decision
             else:
-                copy, passed_over = self._best(decision, octets, missing or {})
-                planned = Planned(recipient, decision, passed_over)
-                error = None if copy else _otherwise(decision, planned.causes, waited)
+                copy, causes = self._best(decision, octets, missing or {})
+                planned = Planned(recipient, decision, causes)
+                error = None if copy else _otherwise(decision, causes, waited)
             if error is not None:
                 errors[str(error)] = error
             groups.setdefault(copy or str(error), []).append(planned)
@@ -105,8 +97,8 @@ class Planner:
         """What every attempt at a planned copy gave, and the groups that get none.
 
         Where an attempt raises KeyUnavailable, that copy is not to be had, and the plan is made again for its
-        recipients; for any other RelayError they fail. The strongest copies are tried first, and the plan made again
-        for all recipients of that peer who have none yet: so those who fall back share a copy with those who wanted it.
+        recipients, and with them for all of that peer who were to get a weaker copy, which is tried later: so those who
+        fall back share it. For any other RelayError they fail.
         """
         missing: dict[Copy, str] = {}
         had: list[tuple[Group, T]] = []
@@ -115,18 +107,19 @@ class Planner:
         while waiting:
             plan = self.plan(waiting, octets, waited, missing)
             waiting = []
-            failed: set[str | None] = set()
+            failed: dict[str | None, int] = {}
             for group in sorted(plan, key=lambda each: -strength_of(each.protection)):
+                strength = strength_of(group.protection)
                 if group.copy is None:
                     without.append(group)
-                elif group.copy.peer in failed:
+                elif strength < failed.get(group.copy.peer, 0):
                     waiting += _decided(group)
                 else:
                     try:
                         had.append((group, await attempt(group, group.copy)))
                     except KeyUnavailable as error:
                         missing[group.copy] = str(error)
-                        failed.add(group.copy.peer)
+                        failed[group.copy.peer] = strength
                         waiting += _decided(group)
                     except RelayError as error:
                         without.append(replace(group, copy=None, error=error))
@@ -137,17 +130,17 @@ class Planner:
         decided: Iterable[Decided],
         octets: int,
         waited: float | None = None,
-        supplied: Supplied | None = None,
+        keys: KeysWithReserve | None = None,
     ) -> tuple[Group, ...]:
-        """What sealing would do, with the quantum bits that it needs; without `supplied`, as if all keys were there."""
+        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there."""
 
         async def bits(group: Group, copy: Copy) -> int:
             if not copy.takes_key:
                 return 0
             hidden = 0 if "otp" not in copy.layers else self.hidden(group, copy, octets)
             cost = plan_pad(hidden, None, any_size=False).octets if hidden else KEY_OCTETS
-            if supplied is not None:
-                supply = await supplied(copy.peer or "", hidden, low_priority=copy.priority == "low")
+            if keys is not None:
+                supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
                 if not supply.now:
                     raise KeyUnavailable(supply.why)
                 cost = supply.octets or cost
@@ -195,7 +188,7 @@ class Planner:
             return f"{level}: this relay cannot do {missing[0]}"
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        if all(copy.takes_key for copy in _copies(decision, level)) and (cause := self._no_kme(decision.peer)):
+        if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
             return f"{level}: {cause}"
         parties = self.parties(decision.peer)
         obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
@@ -212,20 +205,20 @@ class Planner:
 
     def _best(
         self, decision: Decision, octets: int, missing: Mapping[Copy, str]
-    ) -> tuple[Copy | None, tuple[PassedOver, ...]]:
-        """The first copy that can be had, None where none can, and what is listed before it."""
-        passed: list[PassedOver] = []
+    ) -> tuple[Copy | None, tuple[str, ...]]:
+        """The first copy that can be had, None where none can, and why those listed before it cannot."""
+        causes: list[str] = []
         for level in decision.levels:
             if cause := self.obstacle(decision, level, octets):
-                passed.append(PassedOver(level, cause))
+                causes.append(cause)
                 continue
             for copy in _copies(decision, level):
                 cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.takes_key else "")
                 if not cause:
-                    return copy, tuple(passed)
+                    return copy, tuple(causes)
                 what = "no quantum key on top: " if copy.key_on_top else ""
-                passed.append(PassedOver(copy.protection, f"{level}: {what}{cause}"))
-        return None, tuple(passed)
+                causes.append(f"{level}: {what}{cause}")
+        return None, tuple(causes)
 
     def _no_kme(self, peer: str | None) -> str:
         """Why a peer can have no quantum keys, or "" where it can."""

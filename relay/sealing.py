@@ -17,8 +17,8 @@ from relay.levels import Sealed
 from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
-from relay.planner import Decided, Planner, Supplied, decide, waited
-from relay.policy import Content, Decision, DrawnBefore, KeysWithReserve, LowPriority, PolicySet
+from relay.planner import Decided, Planner, decide, seconds_waited
+from relay.policy import Content, CopyKeys, Decision, KeysWithReserve, PolicySet
 
 log = structlog.get_logger(__name__)
 
@@ -100,17 +100,17 @@ class Sealer:
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
         return SealedMail([copy for _, copy in had], failures)
 
-    async def foresee(self, mail: Mail, supplied: Supplied) -> tuple[Group, ...]:
+    async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
         decided, original, seconds = await self._to_plan(mail)
-        return await self.planner.foresee(decided, len(original), seconds, supplied)
+        return await self.planner.foresee(decided, len(original), seconds, self.keys)
 
     async def _to_plan(self, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
         """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
         content = Content(mail.message)
         decided = await _decided(self.policies(), mail, mail.envelope.recipients, content)
         original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        return decided, original, waited(content, decided)
+        return decided, original, seconds_waited(content, decided)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
@@ -131,7 +131,6 @@ class Sealer:
         """Raises KeyUnavailable where the copy's quantum key is not to be had."""
         decision = group.decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
-        _log_without_key(group, copy)
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,
             recipients=group.recipients, planned=group.members,
@@ -157,13 +156,14 @@ class Sealer:
         The key of that layer is taken first: no work is done for a copy that cannot be had.
         """
         levels, parties = self.planner.levels, self.planner.parties(copy.peer or "")
-        keys = self.keys if copy.priority == "normal" else LowPriority(self.keys)
+        keys = CopyKeys(self.keys, low_priority=copy.priority == "low")
+        if copy.key_on_top:
+            await keys.draw(parties.peer, len(original))
         level, *around = copy.layers
-        on_top = DrawnBefore(await keys.take(parties.peer, octets=len(original))) if copy.key_on_top else keys
         envelope = self.planner.sealed_envelope(copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
-            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, on_top)
+            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
         return sealed
 
     def _note_made(self, digest: bytes, peer: str, recipients: Sequence[Recipient]) -> None:
@@ -198,11 +198,3 @@ async def _decided(policies: PolicySet, mail: Mail, recipients: Sequence[Recipie
 def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:
     """The outer message, and by what its content is known again."""
     return mime.sealed_message(original, der), hashlib.sha256(der).digest()
-
-
-def _log_without_key(group: Group, copy: Copy) -> None:
-    """Where policy prefers a quantum key on top, and there was none."""
-    wanted = f"{copy.protection}+aes"
-    passed_over = (each for member in group.members for each in member.passed_over)
-    if cause := next((each.cause for each in passed_over if each.protection == wanted), ""):
-        log.warning("no_quantum_enhancement", protection=copy.protection, peer=copy.peer, cause=cause)

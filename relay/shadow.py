@@ -14,7 +14,6 @@ from pathlib import Path
 import structlog
 
 from relay.errors import ConfigError, RelayError
-from relay.keys.keyring import KeyRing
 from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.plan import Group, Outcome, Planned
@@ -32,13 +31,12 @@ class Shadow:
     """What it works with; `record` keeps what it finds, for `policy simulate --shadow`."""
 
     sealer: Sealer
-    keys: KeyRing
     record: ShadowRecord | None = None
 
     async def foresee(self, mail: Mail) -> list[Entry]:
         """What the ledger has to know: one entry for all recipients whom one policy would treat alike."""
         try:
-            plan = await self.sealer.foresee(mail, self.keys.can_supply)
+            plan = await self.sealer.foresee(mail)
         except RelayError as error:
             log.warning("not_foreseen", cause=str(error))
             return []

@@ -64,8 +64,7 @@ async def look_now(site: PolicySite, decision: Decision, content: Content | None
             planner = site.planner()
         except ConfigError as error:
             return Now(None, octets, unknown="; ".join(error.problems))
-        supplied = keys.can_supply if keys is not None else None
-        [outcome] = await site.foresee(planner, sample, sample.recipients, supplied)
+        [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
         return Now(outcome, octets, rows, _certificates(site, decision), unknown)

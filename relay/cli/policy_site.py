@@ -20,7 +20,7 @@ from relay.keys.identity import PeerCertificates
 from relay.keys.keyring import KeyRing
 from relay.mail import Recipient
 from relay.plan import Outcome
-from relay.planner import Decided, Planner, Supplied, decide, waited
+from relay.planner import Decided, Planner, decide, seconds_waited
 from relay.policy import PolicySet, load_policies
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.names import printable
@@ -62,9 +62,9 @@ class PolicySite:
         return app.planner(self.config, self.certificates)
 
     async def foresee(
-        self, planner: Planner, sample: Sample, recipients: Iterable[str], supplied: Supplied | None = None
+        self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
     ) -> list[Outcome]:
-        """What would become of a message for these recipients; without `supplied`, as if all keys were there."""
+        """What would become of a message for these recipients; without `keys`, as if all were there."""
         everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
         decided: list[Decided] = []
         seconds = None
@@ -72,10 +72,10 @@ class PolicySite:
             decided = decide(self.policies, sample.sender, everybody, content)
             if content is not None:
                 octets -= content.size - len(mime.without_hidden_fields(content.message))
-                seconds = waited(content, decided)
+                seconds = seconds_waited(content, decided)
         except MalformedMessage as error:
             decided = [(each, error) for each in everybody]
-        plan = await planner.foresee(decided, octets, seconds, supplied)
+        plan = await planner.foresee(decided, octets, seconds, keys)
         return [each for group in plan for each in group.outcomes(sample.sender, sample.octets)]
 
     async def capabilities(self, keys: KeyRing | None) -> Capabilities:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from relay.plan import Outcome, Result
 from relay.policy.strength import strength_of
@@ -17,29 +17,8 @@ ODD = 10
 MAX_KINDS = 10_000
 
 
-class Kind(NamedTuple):
-    """Messages that were treated alike."""
-
-    result: Result
-    protection: str
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Treated:
-    """One recipient of the message called `name`, and what would become of it."""
-
-    name: str
-    outcome: Outcome
-
-    @property
-    def kind(self) -> Kind:
-        """With which others it is counted."""
-        return Kind(self.outcome.result, self.outcome.protection, self.outcome.policy)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        return {"message": self.name} | asdict(self.outcome)
+Kind = tuple[Result, str, str]
+"""Messages that were treated alike: what became of them, how they were protected, by which policy."""
 
 
 @dataclass
@@ -50,27 +29,28 @@ class Tally:
     octets: Counter[tuple[Result, str]] = field(default_factory=Counter)
     quantum_bits: Counter[str] = field(default_factory=Counter)
     kinds: Counter[Kind] = field(default_factory=Counter)
-    _examples: dict[Kind, list[Treated]] = field(default_factory=dict)
+    _examples: dict[Kind, list[tuple[str, Outcome]]] = field(default_factory=dict)
 
-    def add(self, treated: Treated) -> None:
-        """One more recipient."""
-        row = (treated.outcome.result, treated.outcome.protection)
+    def add(self, name: str, outcome: Outcome) -> None:
+        """One more recipient of the message called `name`."""
+        row = (outcome.result, outcome.protection)
         self.recipients[row] += 1
-        self.octets[row] += treated.outcome.octets
-        if treated.outcome.quantum_bits and treated.outcome.peer is not None:
-            self.quantum_bits[treated.outcome.peer] += treated.outcome.quantum_bits
-        if treated.kind in self.kinds or len(self.kinds) < MAX_KINDS:
-            self.kinds[treated.kind] += 1
-            examples = self._examples.setdefault(treated.kind, [])
+        self.octets[row] += outcome.octets
+        if outcome.quantum_bits and outcome.peer is not None:
+            self.quantum_bits[outcome.peer] += outcome.quantum_bits
+        kind = (*row, outcome.policy)
+        if kind in self.kinds or len(self.kinds) < MAX_KINDS:
+            self.kinds[kind] += 1
+            examples = self._examples.setdefault(kind, [])
             if len(examples) < ODD:
-                examples.append(treated)
+                examples.append((name, outcome))
 
-    def odd(self) -> list[Treated]:
+    def odd(self) -> list[tuple[str, Outcome]]:
         """At most ten that were treated as the fewest others, the rarest first; none where all are alike."""
         if len(self.kinds) < 2:
             return []
         rarest = sorted(self.kinds.items(), key=lambda item: (item[1], item[0]))[:-1]
-        return [treated for kind, _ in rarest for treated in self._examples[kind]][:ODD]
+        return [example for kind, _ in rarest for example in self._examples[kind]][:ODD]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
@@ -80,7 +60,7 @@ class Tally:
                 for row, number in sorted(self.recipients.items())
             ],
             "quantum_bits": dict(sorted(self.quantum_bits.items())),
-            "odd": [treated.as_dict() for treated in self.odd()],
+            "odd": [{"message": name} | asdict(outcome) for name, outcome in self.odd()],
         }
 
 

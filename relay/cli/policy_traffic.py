@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console, print_differences, print_tally
 from relay.cli.policy_site import PolicySite, load_site
-from relay.cli.policy_tally import Differences, Tally, Treated
+from relay.cli.policy_tally import Differences, Tally
 from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.plan import Outcome
@@ -102,7 +102,7 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[Tally, int, i
         outside = _outside(site, sample)
         left_out += not outside
         for outcome in await site.foresee(planner, sample, outside):
-            tally.add(Treated(sample.name, outcome))
+            tally.add(sample.name, outcome)
     return tally, number, left_out
 
 
@@ -123,7 +123,7 @@ def _recorded(site: PolicySite, since: float) -> tuple[Tally, int, int]:
     number = 0
     for time, outcome in _entries(site, since):
         number += 1
-        tally.add(Treated(time, outcome))
+        tally.add(time, outcome)
     return tally, number, 0
 
 

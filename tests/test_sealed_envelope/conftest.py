@@ -20,6 +20,7 @@ import pytest
 from relay import app, opening, sealing
 from relay.config import Address
 from relay.keys.pads import Pad, PadKey
+from relay.keys.rates import Supply
 from relay.keys.rotation import Taken
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -69,6 +70,9 @@ class SameKeys:
         if not self._pad:
             self._pad = _copied((await self._keys.take_pad(peer, hidden)).keys)
         return Pad(tuple(_copied(self._pad)))
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        return await self._keys.can_supply(peer, hidden, low_priority=low_priority)
 
 
 def _copied(keys: Sequence[PadKey]) -> list[PadKey]:
