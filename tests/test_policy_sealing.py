@@ -111,6 +111,13 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert [each.recipients for each in sink.got] == [tuple(recipients)]
 
+    async with app.parts(site.config) as built:  # nor is a milter's mail held that must not be split
+        recipe = app.outgoing_recipe(built)
+        whole = replace(recipe, direction=recipe.direction.model_copy(update={"milter_split": False}))
+        mail = Mail(Envelope("ann@alice.example", tuple(map(Recipient, recipients))), mails.plain(subject="other"))
+        answer = await whole.in_place(mail, lambda _: True)
+    assert (answer.outcomes, answer.message is not None) == ((None, None, None), True)
+
 
 async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
