@@ -50,15 +50,14 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.outgoing import Outgoing
-from relay.policy import PolicySet
+from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
-from relay.policy.shadow import ShadowRecord
 from relay.quarantine.metrics import QuarantineMetrics
 from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
-from relay.shadow import Shadow
+from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import told_to_stop
 from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
@@ -126,7 +125,7 @@ async def parts(
             store,
             keys,
             ledger,
-            Sealer(config, policies, levels, keys, identity, certificates),
+            Sealer(Planner(config, levels, identity, certificates), policies, keys),
             Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
             _triage(config, store, next_hops),
             next_hops,
@@ -143,12 +142,12 @@ def all_levels(config: Config) -> dict[str, Level]:
     return {level.name: level for level in levels}
 
 
-def planner(config: Config, policies: PolicySet, keys: KeyRing, certificates: Mapping[str, PeerCertificates]) -> Sealer:
-    """What tells how mail would be sealed, without store and ledger; `config` is one `with_documents`.
+def planner(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
+    """What tells how mail would be sealed; `config` is one `with_documents`.
 
     Raises ConfigError where this site's own certificates cannot be used.
     """
-    return Sealer(config, lambda: policies, all_levels(config), keys, own_identity(config), certificates)
+    return Planner(config, all_levels(config), own_identity(config), certificates)
 
 
 def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
@@ -396,7 +395,7 @@ def _shadow(config: Config, built: Parts) -> Shadow | None:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
     record = config.policies.shadow_record
-    return Shadow(built.sealer, built.keys, ShadowRecord(record) if record is not None else None)
+    return Shadow(built.sealer, ShadowRecord(record) if record is not None else None)
 
 
 def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:

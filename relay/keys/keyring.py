@@ -192,11 +192,14 @@ class KeyRing:
             )
         )
 
-    async def can_supply(self, peer: str, hidden: int) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when."""
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when.
+
+        With `low_priority` what is kept in reserve does not count.
+        """
         rules = self._peer(peer)
         groups = self._groups_of(rules, "otp" if hidden else "aes")
-        answers = [await group.can_supply(rules.sae_id, hidden) for group in groups]
+        answers = [await self._supply(group, rules.sae_id, hidden, low_priority=low_priority) for group in groups]
         waits = [answer for answer in answers if answer.wait is not None]
         return next(
             (answer for answer in answers if answer.now),
@@ -276,6 +279,15 @@ class KeyRing:
             if pool.client.health > 0
         ]
         await asyncio.gather(*looks)
+
+    async def _supply(self, group: KMEGroup, sae_id: str, hidden: int, *, low_priority: bool) -> Supply:
+        supply = await group.can_supply(sae_id, hidden)
+        if supply.now and low_priority:
+            try:
+                await self._leave_the_reserve(group, sae_id, 8 * supply.octets)
+            except KeyUnavailable as error:
+                return Supply(False, None, str(error))
+        return supply
 
     async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
         """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""

@@ -65,7 +65,7 @@ from relay.levels.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import Content, load_policies
 from relay.policy.findings import kems_not_here
-from relay.sealing import Form
+from relay.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
@@ -589,14 +589,14 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
     return alice, bob
 
 
-async def seal(site: Site, *names: str) -> list[Form]:
+async def seal(site: Site, *names: str) -> list[SealedCopy]:
     recipients = tuple(Recipient(f"{name}@bob.example") for name in names)
     async with app.parts(site.config, prefetch=False) as parts:
         mail = Mail(Envelope("ann@alice.example", recipients), mails.random_attachment(20_000))
-        prepared = await parts.sealer.seal(mail)
-        for failure in prepared.failures.values():
+        sealed = await parts.sealer.seal(mail)
+        for failure in sealed.failures.values():
             raise failure
-        return prepared.forms
+        return sealed.copies
 
 
 async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) -> None:

@@ -55,8 +55,8 @@ async def test_a_mail_that_names_both_addresses_of_a_mailbox_is_opened_once(
     table = imap_table(server.tls, server.ca).replace('"ben@bob.example"', '"ben@bob.example", "sales@bob.example"')
     bob = bob_site(tmp_path / "bob", kmes, table)
     both = tuple(map(Recipient, ("ben@bob.example", "sales@bob.example")))
-    prepared = await alice.parts.sealer.seal(Mail(Envelope("ann@alice.example", both), original("both")))
-    sealed = prepared.forms[0].message
+    mail = Mail(Envelope("ann@alice.example", both), original("both"))
+    sealed = (await alice.parts.sealer.seal(mail)).copies[0].message
     await asyncio.to_thread(server.deliver, sealed, again(sealed))
     [visited] = await visit(bob)
     assert (visited.opened, visited.unopened) == (1, 1)
@@ -132,8 +132,8 @@ async def test_a_sender_of_a_domain_that_is_not_the_peers_leaves_it_sealed(
     alice: Alice, bob: Site, server: Dovecot, log: LogCapture
 ) -> None:
     envelope = Envelope("ceo@stranger.example", (Recipient("ben@bob.example"),))
-    prepared = await alice.parts.sealer.seal(Mail(envelope, original("one")))
-    await asyncio.to_thread(server.deliver, prepared.forms[0].message)
+    sealed = await alice.parts.sealer.seal(Mail(envelope, original("one")))
+    await asyncio.to_thread(server.deliver, sealed.copies[0].message)
     [visited] = await visit(bob)
     assert (visited.unopened, kinds(log)) == (1, ["NotNamed"])
 
