@@ -204,7 +204,7 @@ class KeyRing:
     ) -> dict[KeyReference, Key]:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
-        Whose keys a message may name is checked by who opens it (relay/opening/layers.py), before this is called. A key
+        Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
         that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
         KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; StoreUnavailable, and KeyUnavailable
         when no KME of the group could be asked.

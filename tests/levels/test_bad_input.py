@@ -31,7 +31,8 @@ from relay.levels.otp import OTP
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import ASKED_FIRST, Opener
+from relay.opening import Opener
+from relay.opening.layers import ASKED_FIRST, Layers
 from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
@@ -75,7 +76,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
-    return Opener(config, levels, ring, received, openings, clock=lambda: NOW, **certified)
+    return Opener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 
 Open = Callable[[bytes, Case], bytes | None]
