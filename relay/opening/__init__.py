@@ -121,12 +121,12 @@ class Opener:
         CannotOpen.
         """
         size = len(message)
-        enveloped = await self.layers.recognise(message, sender)
-        if enveloped is None:
+        outermost = await self.layers.recognise(message, sender)
+        if outermost is None:
             return None
         found = Found()
         try:
-            entity = await self.layers.open(found, enveloped, size, patient=patient and size <= PATIENT_OCTETS)
+            entity = await self.layers.open(found, outermost, size, patient=patient and size <= PATIENT_OCTETS)
             any_time = any_time or mailboxes is None
             with silent():
                 envelope = await off_loop(size, self._envelope, found, entity, max_hops=max_hops, any_time=any_time)

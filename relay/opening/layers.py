@@ -4,10 +4,10 @@ Standard: relay/FORMAT.md, the receiver's order; nothing of a layer is used befo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -52,6 +52,14 @@ class Found:
         return "+".join(self.protection)
 
 
+class Layer(NamedTuple):
+    """One layer that is still sealed, and the keys that it names."""
+
+    level: Level
+    enveloped: cms.AuthEnveloped
+    references: tuple[KeyReference, ...]
+
+
 @contextmanager
 def silent() -> Iterator[None]:
     """Failures in here are answered alike: else answers would tell who is named, or what is right about a forgery."""
@@ -72,122 +80,112 @@ class Layers:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
-    async def recognise(self, message: bytes, sender: str) -> cms.AuthEnveloped | None:
+    async def recognise(self, message: bytes, sender: str) -> Layer | None:
         """The outermost layer of a message that is sealed for us, None for ordinary mail and what others have sealed.
 
         `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us. Raises
-        BadStructure where it was.
+        BadStructure where it was, UnknownPeer and NotAccepted.
         """
         if not await off_loop(len(message), mime.is_sealed, message):
             return None
         try:
-            enveloped = await off_loop(len(message), _enveloped, message)
-            return enveloped if self._for_us(enveloped) else None
+            return await off_loop(len(message), self._outermost, message)
         except BadStructure:
             if self.config.peer_by_domain(domain_of(sender)) is not None:
                 raise
             return None
 
-    async def open(self, found: Found, enveloped: cms.AuthEnveloped, size: int, *, patient: bool) -> mime.Entity:
+    async def open(self, found: Found, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
         """The payload of the innermost layer; `size` is that of the message in octets.
 
         Raises CannotOpen, KeyUnavailable or StoreUnavailable; what was found until then stands in `found`.
         """
-        level = self._level(enveloped)
-        references = await off_loop(size, self._references, level, enveloped)
-        found.fingerprint = fingerprint = await off_loop(size, enveloped.fingerprint)
         with silent():
             while True:
+                level = layer.level
                 found.protection.insert(0, level.name)
-                use = self._use(level, fingerprint, references) if references else None
-                unsealed = await self._unsealed(found, level, enveloped, references, use, patient=patient)
-                entity = await off_loop(size, mime.unwrap, unsealed.payload)
+                payload = await self._unsealed(found, layer, patient=patient)
+                entity = await off_loop(size, mime.unwrap, payload)
                 if entity.kind == "message" and level.name not in cms.FURTHER_KEMS:
                     _check_innermost(level, found)
                     return entity
                 if entity.kind != "enveloped" or level.name not in _AROUND or len(found.protection) == MAX_LAYERS:
                     raise BadStructure(f"{entity.kind} data inside a layer of {level.name}")
-                enveloped = await off_loop(len(entity.content), cms.decode_enveloped, entity.content)
-                outer, level = level, self._level(enveloped)
-                _check_order(outer, level, found.protection)
-                references = await off_loop(size, self._references, level, enveloped)
-                fingerprint = await off_loop(size, enveloped.fingerprint)
+                layer = await off_loop(size, self._layer, entity.content)
+                _check_order(level, layer.level, found.protection)
+                await off_loop(size, self._check, layer)
 
-    def _level(self, enveloped: cms.AuthEnveloped) -> Level:
+    def _outermost(self, message: bytes) -> Layer | None:
+        layer = self._layer(mime.sealed_content(message))
+        if not self._is_for_us(layer):
+            return None
+        self._check(layer)
+        return layer
+
+    def _layer(self, der: bytes) -> Layer:
+        enveloped = cms.decode_enveloped(der)
         for level in self.levels.values():
             if level.recognises(enveloped):
-                return level
+                return Layer(level, enveloped, level.references(enveloped))
         raise BadStructure("no level seals for this mixture of recipients")
 
-    def _for_us(self, enveloped: cms.AuthEnveloped) -> bool:
+    def _is_for_us(self, layer: Layer) -> bool:
         """Whether a message is between a peer and us, rather than one that people sealed for each other."""
-        level = self._level(enveloped)
-        if not level.quantum:
-            return self.identity is not None and any(
-                _is_for(self.identity, recipient)
-                for recipient in enveloped.recipients
-                if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
-            )
-        return bool(level.references(enveloped))
+        if layer.level.quantum:
+            return bool(layer.references)
+        return self.identity is not None and any(
+            _is_for(self.identity, recipient)
+            for recipient in layer.enveloped.recipients
+            if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
+        )
 
-    def _references(self, level: Level, enveloped: cms.AuthEnveloped) -> list[KeyReference]:
-        """The keys that a layer names, all of them ours to ask for. No key is fetched before: whoever may name any
-        makes the KMEs work, and burns keys of others."""
-        references = list(level.references(enveloped))
-        for reference in references:
-            self._check(level, reference)
-        return references
+    def _check(self, layer: Layer) -> None:
+        """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
 
-    def _check(self, level: Level, reference: KeyReference) -> None:
-        """The one place that tells whether a key is of a peer, for us, of a group that both share, for this level."""
-        known = self.config.peer_by_sae(reference.master_sae or "")
-        if known is None:
-            raise UnknownPeer(
-                f"key {reference.key_ID}: sealed by SAE {reference.master_sae!r}, which is no peer of ours"
-            )
-        name, peer = known
-        if reference.slave_sae != self.config.site.sae_id:
-            raise UnknownPeer(f"key {reference.key_ID}: sealed for SAE {reference.slave_sae!r}, which we are not")
-        if reference.kme_group not in peer.kme_groups:
-            raise UnknownPeer(f"key {reference.key_ID}: KME group {reference.kme_group!r} is not shared with {name!r}")
-        if not self.config.serves(reference.kme_group, level.name):
-            raise NotAccepted(f"keys of KME group {reference.kme_group!r} are not for level {level.name} (`use`)")
-        if level.name == "otp" and "otp" not in peer.accept:
-            raise NotAccepted(f"sealed at level otp, which peer {name!r} may not use (`accept`)")
+        No key is asked for before: whoever could name any would make KMEs work, and burn keys of others.
+        """
+        level = layer.level.name
+        for each in layer.references:
+            known = self.config.peer_by_sae(each.master_sae or "")
+            if known is None:
+                raise UnknownPeer(f"key {each.key_ID}: sealed by SAE {each.master_sae!r}, which is no peer of ours")
+            name, peer = known
+            if each.slave_sae != self.config.site.sae_id:
+                raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {each.slave_sae!r}, which we are not")
+            if each.kme_group not in peer.kme_groups:
+                raise UnknownPeer(f"key {each.key_ID}: KME group {each.kme_group!r} is not shared with {name!r}")
+            if not self.config.serves(each.kme_group, level):
+                raise NotAccepted(f"keys of KME group {each.kme_group!r} are not for level {level} (`use`)")
+            if level == "otp" and "otp" not in peer.accept:
+                raise NotAccepted(f"sealed at level otp, which peer {name!r} may not use (`accept`)")
 
-    def _use(self, level: Level, fingerprint: bytes, references: list[KeyReference]) -> KeyUse:
-        """What these keys are to open; a key of a pad never opens two messages, whatever is set."""
-        peer = self.config.peer_by_sae(references[0].master_sae or "")
-        most = peer[1].key_max_messages if peer is not None and level.name == "aes" else 1
-        return KeyUse(level.name, fingerprint, most)
-
-    async def _unsealed(
-        self,
-        found: Found,
-        level: Level,
-        enveloped: cms.AuthEnveloped,
-        references: list[KeyReference],
-        use: KeyUse | None,
-        *,
-        patient: bool,
-    ) -> Unsealed:
-        """One layer, opened and verified; what its tag has shown is noted even where something else is wrong."""
-        keys = await self._keys(references, use, patient=patient)
+    async def _unsealed(self, found: Found, layer: Layer, *, patient: bool) -> bytes:
+        """The payload of one layer, verified; what its tag has shown is noted even where something else is wrong."""
+        fingerprint = await off_loop(len(layer.enveloped.ciphertext), layer.enveloped.fingerprint)
+        found.fingerprint = found.fingerprint or fingerprint
+        use = self._use(layer, fingerprint)
+        keys = await self._keys(layer.references, use, patient=patient)
         verified: list[bool] = []
         opening = Opening(keys, self.identity, self._signers, verified=lambda: verified.append(True))
         try:
-            unsealed = await level.open(enveloped, opening)
+            unsealed = await layer.level.open(layer.enveloped, opening)
         finally:
-            if verified and use is not None:
-                found.keys += references
+            if verified:
+                found.keys += layer.references
                 found.bound += [
                     Bound(group, master, tuple(each.key_ID for each in some), use)
-                    for (group, master), some in by_origin(references).items()
+                    for (group, master), some in by_origin(layer.references).items()
                 ]
-        found.peers |= self._peers(references, unsealed)
-        return unsealed
+        found.peers |= self._peers(layer.references, unsealed)
+        return unsealed.payload
 
-    async def _keys(self, references: list[KeyReference], use: KeyUse | None, *, patient: bool) -> dict[str, Key]:
+    def _use(self, layer: Layer, fingerprint: bytes) -> KeyUse:
+        """What the keys of a layer are to open; a key of a pad never opens two messages, whatever is set."""
+        known = self.config.peer_by_sae(layer.references[0].master_sae or "") if layer.references else None
+        most = known[1].key_max_messages if known is not None and layer.level.name == "aes" else 1
+        return KeyUse(layer.level.name, fingerprint, most)
+
+    async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
         """The keys at hand, else from the KME; what came from there is stored before it is used.
 
         Only a pad has so many, and needs all of them: where one of the first is missing nobody is asked for the rest.
@@ -217,10 +215,6 @@ class Layers:
         by_key = {self.config.peer_by_sae(sae) for sae in {reference.master_sae or "" for reference in references}}
         peers = {found[0] for found in by_key if found is not None}
         return peers | ({unsealed.signed_by.name} if unsealed.signed_by else set())
-
-
-def _enveloped(message: bytes) -> cms.AuthEnveloped:
-    return cms.decode_enveloped(mime.sealed_content(message))
 
 
 def _check_innermost(level: Level, found: Found) -> None:

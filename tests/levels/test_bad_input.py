@@ -123,12 +123,14 @@ class AskedKeys(Keys):
 
 
 class WatchedOTP(OTP):
-    """Knows in which thread it was asked for its keys."""
+    """Knows in which threads it was asked for its keys."""
 
-    thread = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        self.thread = threading.get_ident()
+        self.threads.add(threading.get_ident())
         return super().references(enveloped)
 
 
@@ -154,9 +156,21 @@ async def test_a_pad_whose_first_keys_nobody_knows_has_nobody_asked_for_the_rest
     assert keys.asked == 2000
 
 
-async def test_the_names_of_very_many_keys_are_read_beside_all_other_mail(config: Config) -> None:
+async def test_the_names_of_very_many_keys_and_a_large_ciphertext_are_read_beside_all_other_mail(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    fingerprint = cms.AuthEnveloped.fingerprint
+
+    def watched(enveloped: cms.AuthEnveloped) -> bytes:
+        threads.add(threading.get_ident())
+        return fingerprint(enveloped)
+
+    monkeypatch.setattr(cms.AuthEnveloped, "fingerprint", watched)
     otp = await _open_pad(config, 20_000, AskedKeys({}))
-    assert otp.thread not in (0, threading.get_ident())
+    assert otp.threads, "it was asked"
+    assert threads, "it was hashed"
+    assert threading.get_ident() not in otp.threads | threads
 
 
 # Changes of any kind
