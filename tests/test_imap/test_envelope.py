@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app, mime, opening
+from relay.entry.imap.proofs import Proofs
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.opening.recipients import WINDOW
@@ -107,7 +108,7 @@ async def test_a_copy_that_comes_later_stays_sealed_also_where_the_original_was_
 
 
 async def test_where_something_fails_before_the_original_is_there_the_next_look_opens_it(
-    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealed = await alice.seal(original("one"))
     await asyncio.to_thread(server.deliver, sealed)
@@ -125,6 +126,26 @@ async def test_where_something_fails_before_the_original_is_there_the_next_look_
         assert found.due == ("ben@bob.example",), "nobody is claimed any more"
         await parts.originals.opener.give_up(found)
     assert (await visit(bob))[0].opened == 1
+
+
+async def test_where_the_last_step_before_the_original_is_there_fails_the_same_watcher_opens_it_later(
+    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Proofs.proven
+    failed: list[bytes] = []
+
+    def fails_once(proofs: Proofs, message: bytes) -> bytes:
+        if not failed:
+            failed.append(message)
+            raise RuntimeError("a fault of ours")
+        return works(proofs, message)
+
+    monkeypatch.setattr(Proofs, "proven", fails_once)
+    await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
+    async with app.running(bob.config):
+        await server.until(1, "Sealed")
+    assert failed
+    assert opened(server.messages()) == [original("one")]
 
 
 async def test_a_sender_of_a_domain_that_is_not_the_peers_leaves_it_sealed(

@@ -15,7 +15,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -199,19 +198,16 @@ class Folder:
 
     async def _original(self, message: Fetched, mark: str) -> Replacement | None:
         """The original of a sealed message, None where it is not sealed for us. Raises TryLater or Refuse."""
-        means, patient = self._means, has_just_come(message.date)
-        original = await open_original(
+        means = self._means
+        return await open_original(
             means.originals,
             message.content,
             mark,
             self.account.mailboxes,
             means.under_way,
-            patient=patient,
+            means.proofs.proven,
+            patient=has_just_come(message.date),
         )
-        if original is None:
-            return None
-        proven = await off_loop(len(original.message), means.proofs.proven, original.message)
-        return replace(original, message=proven)
 
     async def _batch(self) -> dict[int, int]:
         """UIDs and sizes of what is fetched next, for which memory is held now."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from relay import mime
 from relay.addresses import read_addresses
-from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, RelayError, Replayed
+from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, Replayed
+from relay.levels.content import off_loop
 from relay.opening import Opened
-from relay.opening.original import Originals
+from relay.opening.original import Original, Originals
 from relay.store import SiteSecret
 
 MAX_FIELD_OCTETS = 8192
@@ -80,13 +81,15 @@ async def open_original(
     mark: str,
     mailboxes: Sequence[str],
     under_way: set[bytes],
+    proven: Callable[[bytes], bytes],
     *,
     patient: bool,
 ) -> Replacement | None:
-    """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse.
+    """The original with `mark`, `proven` to be ours, or None where the message is not sealed for us.
 
     `mailboxes` are those whose mail the mailbox gets. The mail is `under_way` until whoever gets the original takes it
-    out: a copy has to wait. With `patient`, keys that its KME does not know yet are waited for.
+    out: a copy has to wait. With `patient`, keys that its KME does not know yet are waited for. Raises TryLater or
+    Refuse, and then nobody is claimed and nothing under way.
     """
     # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
     original = await originals.open(
@@ -94,25 +97,33 @@ async def open_original(
     )
     if original is None:
         return None
-    opened, missed = original.opened, original.missed
+    opened = original.opened
     if not original.message:
         raise (
             Replayed("it was opened before")
             if opened.served
             else NotNamed("its sealed envelope names none of this mailbox's addresses; see `addresses`")
         )
+    if opened.mail in under_way:
+        await originals.opener.give_up(opened)
+        raise DeliveryUnderWay("another copy of it is being opened")
+    under_way.add(opened.mail)
     try:
-        if opened.mail in under_way:
-            raise DeliveryUnderWay("another copy of it is being opened")
-        if b"\0" in opened.original:
-            raise MalformedMessage("a NUL, which IMAP cannot carry")
-        if missed and missed.otherwise != "mark":
-            raise PolicyRefuses(missed.cause)
-    except RelayError:
+        _check(original)
+        message = await off_loop(len(original.message), proven, original.message)
+    except BaseException:
+        under_way.discard(opened.mail)
         await originals.opener.give_up(opened)
         raise
-    under_way.add(opened.mail)
-    return Replacement(original.message, mark, opened)
+    return Replacement(message, mark, opened)
+
+
+def _check(original: Original) -> None:
+    """Raises MalformedMessage and PolicyRefuses for what stays sealed: a mailbox has no quarantine."""
+    if b"\0" in original.message:
+        raise MalformedMessage("a NUL, which IMAP cannot carry")
+    if original.missed and original.missed.otherwise != "mark":
+        raise PolicyRefuses(original.missed.cause)
 
 
 def has_just_come(date: str) -> bool:
