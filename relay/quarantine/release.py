@@ -60,10 +60,12 @@ class Release:
             leaving = await self._leaving(kept, to, unopened=unopened)
             accepted: list[str] = []
             try:
+                # Before it leaves: nobody gets a mail out of quarantine without a record of who decided that.
                 await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
                 handed = await self.next_hop.deliver(leaving.mail)
                 accepted = _accepted(leaving.mail, handed)
             finally:
+                # After the next hop's 250: noted before, a mail that was not sent would be taken for a copy.
                 if leaving.opened is not None:
                     await self.originals.opener.settle(leaving.opened, [Recipient(each).mailbox for each in accepted])
         over = await self._delivered(kept, accepted)
