@@ -49,6 +49,8 @@ from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
+from relay.opening.layers import Layers
+from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.planner import Planner
 from relay.policy.findings import kems_not_here
@@ -84,7 +86,7 @@ class Parts:
     keys: KeyRing
     ledger: Ledger
     sealer: Sealer
-    opener: Opener
+    originals: Originals
     triage: Triage
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
@@ -118,6 +120,10 @@ async def parts(
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
+        opener = Opener(
+            Layers(config, levels, keys, identity, certificates), store.received, store.openings, beat=store.beat
+        )
+        signing_keys = dkim_keys(config)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
@@ -126,10 +132,10 @@ async def parts(
             keys,
             ledger,
             Sealer(Planner(config, levels, identity, certificates), policies, keys),
-            Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
+            Originals(opener, policies, arrivals(config, signing_keys)),
             _triage(config, store, next_hops),
             next_hops,
-            dkim_keys(config),
+            signing_keys,
             receiving,
             sent,
         )
@@ -250,7 +256,7 @@ def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     config = built.config
     secret = SiteSecret.load(config.store.secret)
     directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, directory, hold_for)
+    return Mailboxes(config.imap, built.originals, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -274,12 +280,10 @@ def incoming_recipe(built: Parts) -> Incoming:
     assert config.incoming is not None  # noqa: S101 - whoever calls has looked
     return Incoming(
         config.incoming,
-        built.opener,
+        built.originals,
         built.next_hops["incoming"],
         Deliveries("incoming", built.store.journal, built.sent),
-        built.policies,
         built.triage,
-        arrivals(config, built.dkim_keys),
     )
 
 

@@ -69,7 +69,7 @@ async def _seal(config: Config, mail: Mail) -> bytes:
 async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False, key_receiver=receiver) as parts:
-            opened = await stop.or_end(parts.opener.open(message, sender))
+            opened = await stop.or_end(parts.originals.opener.open(message, sender))
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
     return opened.original

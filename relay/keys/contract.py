@@ -8,7 +8,8 @@ before they may be used.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +48,14 @@ class KeyReference:
     master_sae: str | None = None
     slave_sae: str | None = None
     kme_group: str | None = None
+
+
+def by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:
+    """References by (KME group, master SAE), which is how a key_ID is unique."""
+    sorted_out: defaultdict[tuple[str, str], list[KeyReference]] = defaultdict(list)
+    for reference in references:
+        sorted_out[reference.kme_group or "", reference.master_sae or ""].append(reference)
+    return dict(sorted_out)
 
 
 class KeySource(Protocol):

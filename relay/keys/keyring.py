@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from relay.cms import KeyUse
-from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
-from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys, Trials
+from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys, Trials, by_origin
 from relay.keys.events import Events
 from relay.keys.pads import Pad, PadKey
 from relay.keys.pool import KMEGroup, Use
@@ -212,12 +212,16 @@ class KeyRing:
     ) -> dict[KeyReference, Key]:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
-        A key that its KME does not know is missing from the result; `patient` False does not wait for the lag between
-        the KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; UnknownPeer, StoreUnavailable, and
-        KeyUnavailable when no KME of the group could be asked.
+        Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
+        that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
+        KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; StoreUnavailable, and KeyUnavailable
+        when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
-        for (group, master_sae), wanted in self._by_origin(references).items():
+        for (group, master_sae), named in by_origin(references).items():
+            if group not in self.groups:
+                raise KMEMisconfigured(f"KME group {group!r} is not configured")
+            wanted = {reference.key_ID: reference for reference in named}
             keys = await self._held(group, master_sae, list(wanted), use)
             if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
@@ -311,19 +315,6 @@ class KeyRing:
             except KeyUnavailable as error:
                 trouble = error
         raise trouble
-
-    def _by_origin(self, references: Iterable[KeyReference]) -> dict[tuple[str, str], dict[str, KeyReference]]:
-        """The references by group and master SAE, each checked against the peers that we have."""
-        origins: dict[tuple[str, str], dict[str, KeyReference]] = {}
-        for reference in references:
-            peer = next((one for one in self.peers.values() if one.sae_id == reference.master_sae), None)
-            if peer is None:
-                raise UnknownPeer(f"no peer has the SAE ID {reference.master_sae!r}")
-            group = reference.kme_group or peer.groups[0]
-            if group not in peer.groups or group not in self.groups:
-                raise UnknownPeer(f"KME group {group!r} is not one that we share with {peer.sae_id!r}")
-            origins.setdefault((group, peer.sae_id), {})[reference.key_ID] = reference
-        return origins
 
     async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
         """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""

@@ -606,7 +606,7 @@ async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) 
         [form] = await seal(alice, name)
         assert form.protection == protection
         async with app.parts(bob.config, prefetch=False) as parts:
-            opened = await parts.opener.open(form.message, "ann@alice.example")
+            opened = await parts.originals.opener.open(form.message, "ann@alice.example")
         assert opened is not None
         assert (opened.original, opened.protection, opened.peer) == (
             mails.random_attachment(20_000),
@@ -661,7 +661,7 @@ async def test_layers_in_another_order_than_we_write_are_refused(
     message = await layered(people, *layers)
     async with app.parts(bob.config, prefetch=False) as parts:
         with pytest.raises((BadStructure, BadSignature), match=expected):
-            await parts.opener.open(message, "ann@alice.example")
+            await parts.originals.opener.open(message, "ann@alice.example")
 
 
 async def test_a_layer_for_somebody_else_is_left_as_it_is(
@@ -671,7 +671,7 @@ async def test_a_layer_for_somebody_else_is_left_as_it_is(
     eve = with_kems(people.eve, tmp_path / "eve", "eve", "3", (HQC,))
     message = await layered(replace(people, bob=eve), "pqc", HQC)
     async with app.parts(bob.config, prefetch=False) as parts:
-        assert await parts.opener.open(message, "ann@alice.example") is None
+        assert await parts.originals.opener.open(message, "ann@alice.example") is None
 
 
 # Commands
