@@ -46,6 +46,11 @@ class Spool:
         self._room = 0
         self._in_directory = False
 
+    @property
+    def written(self) -> bool:
+        """Whether there is any record in the file."""
+        return self._end > 0
+
     def ready(self) -> None:
         """Takes room for the next records. Raises StoreUnavailable where there is none."""
         try:
