@@ -37,10 +37,10 @@ from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
 from relay.entry.users import UserFile
 from relay.forward import NextHop
+from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
-from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.keys.keyring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES

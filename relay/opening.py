@@ -43,7 +43,7 @@ from relay.policy.names import fold_domain
 from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Bound, Openings, ReceivedKeys, SentOpened
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
 

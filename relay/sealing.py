@@ -42,7 +42,7 @@ from relay.policy import (
 from relay.policy.foresee import Foresight, Supplied
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
 

@@ -38,8 +38,8 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
-from relay.keys import Key, liboqs
-from relay.keys.identity import FurtherKEMPair
+from relay.identity import FurtherKEMPair, liboqs
+from relay.keys import Key
 from relay.keys.keyring import KeyRing, PeerKeys
 from relay.keys.pool import KMEGroup
 from relay.levels import Level

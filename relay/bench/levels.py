@@ -22,8 +22,8 @@ from relay.bench.machine import Machine, machine
 from relay.bench.mails import template
 from relay.bench.openssl_cms import OpenSSL
 from relay.bench.primitives import bare, reference
+from relay.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys import Key, KeyReference
-from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.rotation import Taken
 from relay.levels import Level, Opening, Parties

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from relay.cli.policy_site import PolicySite
 from relay.errors import ConfigError
-from relay.keys.identity import PeerCertificates
+from relay.identity import PeerCertificates
 from relay.keys.keyring import KeyRing
 from relay.keys.report import PoolRow
 from relay.policy import Content, Decision

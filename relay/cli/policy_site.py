@@ -15,8 +15,8 @@ from relay import app
 from relay.cli.logs import configure_logging
 from relay.config import Config, Log, load_config
 from relay.errors import ConfigError, RelayError
+from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
-from relay.keys.identity import PeerCertificates
 from relay.keys.keyring import KeyRing
 from relay.policy import PolicySet, load_policies
 from relay.policy.findings import Capabilities, column_of

@@ -16,7 +16,7 @@ from relay.keys.pads import Pad
 from relay.keys.rotation import Taken
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from relay.errors import ConfigError
-from relay.keys.identity import (
+from relay.identity import (
     create_identity,
     load_identity,
     renew_identity,
@@ -288,7 +288,7 @@ KILLED = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from relay.keys.identity import create_identity, maker, renew_identity
+from relay.identity import create_identity, maker, renew_identity
 
 made, original, copies = globals()[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
 key = load_pem_private_key(Path(sys.argv[4]).read_bytes(), None)

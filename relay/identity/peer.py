@@ -11,10 +11,9 @@ from datetime import datetime
 from cryptography import x509
 
 from relay.cms import KEMS
-from relay.keys.identity.checks import check_ca, check_certificate, check_issued_by, domains_of
-from relay.keys.identity.errors import BadDocument
-from relay.keys.identity.fingerprint import fingerprint, public_key
-from relay.keys.identity.pairs import Role
+from relay.errors import ConfigError
+from relay.identity.checks import check_ca, check_certificate, check_issued_by, domains_of
+from relay.identity.pairs import Role, fingerprint, public_key
 
 SPOKEN = ("otp", "aes", "pqc", "rsa")
 """The levels that a document can name, strongest first."""
@@ -64,7 +63,7 @@ class PeerCertificates:
 
     @property
     def fingerprint(self) -> str:
-        """What is compared over the telephone: that of the two pinned keys (fingerprint.py)."""
+        """What is compared over the telephone: that of the two pinned keys (pairs.py)."""
         return fingerprint(self.ca, self.signing)
 
     @property
@@ -99,3 +98,19 @@ def _checked(name: str, check: Callable[..., None], *arguments: object) -> None:
         check(*arguments)
     except ValueError as error:
         raise BadDocument(f"certificate {name}: {error}") from error
+
+
+class BadDocument(ConfigError):
+    """Not a whole, consistent, signed peer document of a known format; the text quotes nothing unprintable."""
+
+
+class PinRefused(ConfigError):
+    """A valid document that contradicts what is known here."""
+
+
+class Rollback(PinRefused):
+    """The serial number is lower than the pinned document's, or the same with another content."""
+
+
+class ChangedKey(PinRefused):
+    """The CA's or the signing key is not the pinned one."""

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.errors import ConfigError
-from relay.keys.identity import files, further, issue
-from relay.keys.identity.domains import is_ascii_domain
-from relay.keys.identity.layout import (
+from relay.identity import files, further, issue
+from relay.identity.checks import is_ascii_domain
+from relay.identity.layout import (
     Stem,
     as_kem,
     as_rsa,
@@ -31,7 +31,7 @@ from relay.keys.identity.layout import (
     write_certificate,
     write_key,
 )
-from relay.keys.identity.pairs import PrivateKey, Role
+from relay.identity.pairs import PrivateKey, Role
 
 RSA_BITS = 4096
 

@@ -6,7 +6,7 @@ The directory, of mode 0700, with files of mode 0600::
     ca.pem  ca.key                 the site's CA; ca.key is needed to renew only, so it may be kept elsewhere
     kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
     signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
-    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (requests.py)
+    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (create.py)
     kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
     serial                         the serial number of the newest peer document
 
@@ -39,10 +39,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from relay.errors import ConfigError
-from relay.keys.identity import files
-from relay.keys.identity.checks import MIN_RSA_BITS, UNREADABLE
-from relay.keys.identity.issue import PublicKey
-from relay.keys.identity.pairs import Key, PrivateKey, Role
+from relay.identity import files
+from relay.identity.checks import MIN_RSA_BITS, UNREADABLE
+from relay.identity.issue import PublicKey
+from relay.identity.pairs import Key, PrivateKey, Role
 
 MIN_PASSPHRASE = 22
 """Octets: 22 of base64 are 128 bits. The file holds a random key, not words, for PKCS#8 hardly slows guessing."""

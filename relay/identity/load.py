@@ -11,10 +11,10 @@ from pathlib import Path
 from cryptography import x509
 
 from relay.errors import ConfigError
-from relay.keys.identity import files
-from relay.keys.identity.checks import check_ca, check_certificate, check_issued_by, domains_of, valid_now
-from relay.keys.identity.further import read_pairs
-from relay.keys.identity.layout import (
+from relay.identity import files
+from relay.identity.checks import check_ca, check_certificate, check_issued_by, domains_of, valid_now
+from relay.identity.further import read_pairs
+from relay.identity.layout import (
     Stem,
     as_kem,
     as_rsa,
@@ -25,7 +25,7 @@ from relay.keys.identity.layout import (
     read_passphrase,
     stems,
 )
-from relay.keys.identity.pairs import Identity, Key, KeyPair, Role
+from relay.identity.pairs import Identity, Key, KeyPair, Role
 
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"

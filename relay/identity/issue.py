@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from relay.keys.identity.pairs import Role
+from relay.identity.pairs import Role
 
 PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
 

@@ -4,6 +4,7 @@ Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bi
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -12,9 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relay.keys.identity.fingerprint import fingerprint
-from relay.keys.identity.further import FurtherKEMPair
+from relay.identity.further import FurtherKEMPair
 
 PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey
 Key = TypeVar("Key", bound=PrivateKey)
@@ -125,3 +126,31 @@ class Identity:
 def subject_key_identifier(certificate: x509.Certificate) -> bytes:
     """The octets of a certificate's SubjectKeyIdentifier; raises x509.ExtensionNotFound."""
     return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
+_CONTEXT = b"qumail-relay peer fingerprint 1\0"
+_GROUP = 4
+"""Hexadecimal digits read out in one breath."""
+
+
+def fingerprint(ca: x509.Certificate, signing: x509.Certificate) -> str:
+    """16 groups of 4 hexadecimal digits; the same as long as both keys are, whatever certificates are renewed.
+
+    The hash covers a context string and the two keys, each of which is DER and so says where it ends.
+    """
+    digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing)).hexdigest().upper()
+    return " ".join(digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+
+
+def same_fingerprint(first: str, second: str) -> bool:
+    """Whether both are the same digits, however they are grouped."""
+    return _digits(first) == _digits(second)
+
+
+def public_key(certificate: x509.Certificate) -> bytes:
+    """The DER of a certificate's SubjectPublicKeyInfo."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _digits(text: str) -> str:
+    return "".join(text.replace(":", "").replace("-", "").split()).upper()

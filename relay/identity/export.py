@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.keys.identity import files
-from relay.keys.identity.checks import valid_now
-from relay.keys.identity.document import FORMAT, write_document
-from relay.keys.identity.pairs import Identity
-from relay.keys.identity.peer import PeerCertificates
+from relay.identity import files
+from relay.identity.checks import valid_now
+from relay.identity.document import FORMAT, write_document
+from relay.identity.pairs import Identity
+from relay.identity.peer import PeerCertificates
 
 RENEW = "renew them: qumail-relay identity new --renew"
 """What helps against certificates that have expired or name too few domains."""

@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from cryptography import x509
+
 from relay.config import Config, IdentityFiles, Peer
 from relay.errors import ConfigError
-from relay.keys.identity import files, unique
-from relay.keys.identity.checks import valid_now
-from relay.keys.identity.document import read_document
-from relay.keys.identity.domains import ascii_domain
-from relay.keys.identity.errors import ChangedKey, PinRefused, Rollback
-from relay.keys.identity.peer import PeerCertificates
+from relay.identity import files
+from relay.identity.checks import UNREADABLE, ascii_domain, valid_now
+from relay.identity.document import read_document
+from relay.identity.further import public_keys_in
+from relay.identity.layout import read_certificate
+from relay.identity.pairs import Role, public_key, subject_key_identifier
+from relay.identity.peer import ChangedKey, PeerCertificates, PinRefused, Rollback
 
 _SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -66,11 +69,11 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     if config.identity is None:
         return {}
     peers = load_peer_documents(config.identity.peers_directory)
-    owned = unique.owners(config.identity.directory, peers.values())
+    owned = owners_of_names(config.identity.directory, peers.values())
     faults = [
         f"{_file(config.identity.peers_directory, name)}: {text}"
         for name, peer in peers.items()
-        for text in (*_contradictions(config, peers, name, peer), *unique.taken(peer, owned))
+        for text in (*_contradictions(config, peers, name, peer), *names_of_others(peer, owned))
     ]
     if faults:
         raise ConfigError(faults)
@@ -94,8 +97,8 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
             raise PinRefused(f"certificate {what}: valid from {dates}, so not now")
     pinned = load_peer_documents(_peers_directory(config))
-    owned = unique.owners(_files(config).directory, pinned.values())
-    if faults := [*_contradictions(config, pinned, name, peer), *unique.taken(peer, owned)]:
+    owned = owners_of_names(_files(config).directory, pinned.values())
+    if faults := [*_contradictions(config, pinned, name, peer), *names_of_others(peer, owned)]:
         raise PinRefused(faults)
     before = pinned.get(name)
     return Import(peer, document.name, before, _change(before, peer, replace=replace))
@@ -190,3 +193,66 @@ def _files(config: Config) -> IdentityFiles:
 
 def _file(directory: Path, name: str) -> Path:
     return directory / (name + _SUFFIX)
+
+
+Name = tuple[str, bytes]
+"""What a certificate or key can be told by: the kind in words, and octets that nobody else may have."""
+Owners = dict[Name, list[str]]
+"""Who has each name, in words."""
+
+
+def owners_of_names(directory: Path, peers: Iterable[PeerCertificates]) -> Owners:
+    """Whose each name is: this site's, whose identity lies in `directory` if it has one, and these peers'.
+
+    Raises ConfigError where a certificate of ours cannot be read.
+    """
+    found: Owners = {name: ["this site"] for name in _ours(directory)}
+    for peer in peers:
+        for _, name in _names(peer):
+            found.setdefault(name, []).append(_in_words(peer))
+    return found
+
+
+def names_of_others(peer: PeerCertificates, owned: Owners) -> Iterator[str]:
+    """What of this peer belongs to somebody else: a line for each certificate and key at fault."""
+    faulty = set()
+    for what, name in _names(peer):
+        others = [owner for owner in owned.get(name, []) if owner != _in_words(peer)]
+        if others and what not in faulty:
+            faulty.add(what)
+            yield f"{what}: its {name[0]} already belongs to {others[0]}"
+
+
+def _in_words(peer: PeerCertificates) -> str:
+    return f"peer {peer.name}"
+
+
+def _names(peer: PeerCertificates) -> Iterator[tuple[str, Name]]:
+    """Each certificate and each key of a further KEM in words, with its names."""
+    for role, certificate in peer.certificates.items():
+        for name in _certificate_names(certificate):
+            yield f"certificate {role}", name
+    for kem, key in peer.further_kems.items():
+        yield f"KEM {kem}", _kem_name(key)
+
+
+def _ours(directory: Path) -> Iterator[Name]:
+    """Older pairs, which still open, included; private keys are not needed."""
+    for role in Role:
+        for path in sorted(directory.glob(f"{role}.*.pem")):
+            try:
+                yield from _certificate_names(read_certificate(path))
+            except UNREADABLE as error:
+                raise ConfigError(f"{path}: not a certificate that names a recipient or signer") from error
+    yield from map(_kem_name, public_keys_in(directory))
+
+
+def _certificate_names(certificate: x509.Certificate) -> Iterator[Name]:
+    yield "public key", public_key(certificate)
+    yield "subjectKeyIdentifier", subject_key_identifier(certificate)
+    issuer, serial = certificate.issuer.public_bytes(), certificate.serial_number
+    yield "pair of issuer and serial number", issuer + b"%d" % serial
+
+
+def _kem_name(key: bytes) -> Name:
+    return "public key", key

@@ -5,6 +5,8 @@ Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA);
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -15,8 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from relay.cms import der
-from relay.keys.identity.fingerprint import public_key
-from relay.keys.identity.pairs import Role, subject_key_identifier
+from relay.identity.pairs import Role, public_key, subject_key_identifier
 
 MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
@@ -187,3 +188,22 @@ def _check_critical(certificate: x509.Certificate) -> None:
 
 def _reason(error: Exception) -> str:
     return str(error) or "it cannot be read"
+
+
+_ASCII_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+
+
+def is_ascii_domain(domain: str) -> bool:
+    """Whether it is in the form that this package works with."""
+    return _ASCII_DOMAIN.fullmatch(domain) is not None
+
+
+def ascii_domain(domain: str) -> str:
+    """A domain of relay.toml in A-labels: `bücher.example` is `xn--bcher-kva.example`."""
+    return ".".join(map(_a_label, domain.lower().split(".")))
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")

@@ -38,10 +38,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from relay.cms import FURTHER_KEMS, der
 from relay.errors import BadStructure
-from relay.keys.identity.checks import UNREADABLE
-from relay.keys.identity.domains import is_ascii_domain
-from relay.keys.identity.errors import BadDocument
-from relay.keys.identity.peer import SPOKEN, PeerCertificates, check_consistent
+from relay.identity.checks import UNREADABLE, is_ascii_domain
+from relay.identity.peer import SPOKEN, BadDocument, PeerCertificates, check_consistent
 
 FORMAT = 1
 MAX_LENGTH = 3 * 2**20

@@ -29,8 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from relay.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
 from relay.errors import ConfigError, KEMUnavailable
-from relay.keys import liboqs
-from relay.keys.identity import files
+from relay.identity import files, liboqs
 
 _SALT_OCTETS = 16
 _NONCE_OCTETS = 12
