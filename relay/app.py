@@ -41,7 +41,7 @@ from relay.identity import Identity, PeerCertificates, common_groups, load_ident
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM

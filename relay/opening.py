@@ -33,7 +33,7 @@ from relay.errors import (
     UnknownPeer,
 )
 from relay.keys import Key, KeyReference
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import off_loop
 from relay.levels.signatures import names, signs_under

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from relay.errors import RelayError
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.policy import Content

@@ -24,7 +24,7 @@ from structlog.testing import LogCapture
 from relay import app
 from relay.config import Address
 from relay.keys.build import key_ring
-from relay.keys.timing import Timing
+from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails

@@ -15,7 +15,7 @@ import pytest
 from relay.errors import ConfigError, KeyNotFound, KMEExhausted, KMEMisconfigured
 from relay.keys import OptimizedKMClient, get_optimized_km_clients
 from relay.keys.faults import KeysMissing, KMERefusedRequest
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.tls import TLSRules
 from relay.kme import DevelopmentKMEs, LinkSettings
 

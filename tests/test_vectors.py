@@ -40,8 +40,8 @@ from relay.errors import (
 )
 from relay.identity import FurtherKEMPair, liboqs
 from relay.keys import Key
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup
+from relay.keys.group import KMEGroup
+from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM

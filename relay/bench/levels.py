@@ -25,7 +25,7 @@ from relay.bench.primitives import bare, reference
 from relay.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys import Key, KeyReference
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
 from relay.levels.content import off_loop

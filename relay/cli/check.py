@@ -31,7 +31,7 @@ from relay.identity import identity_findings
 from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.delivered import Delivered
+from relay.keys.receiver import Delivered
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy import load_policies

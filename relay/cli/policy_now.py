@@ -13,8 +13,8 @@ from cryptography import x509
 from relay.cli.policy_site import PolicySite
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates
-from relay.keys.keyring import KeyRing
 from relay.keys.report import PoolRow
+from relay.keys.ring import KeyRing
 from relay.policy import Content, Decision
 from relay.policy.foresee import Outcome
 

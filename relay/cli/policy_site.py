@@ -17,7 +17,7 @@ from relay.config import Config, Log, load_config
 from relay.errors import ConfigError, RelayError
 from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.policy import PolicySet, load_policies
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.foresee import Foresight

@@ -7,19 +7,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay.config import KME, Config, Peer
-from relay.keys.breaker import BreakerRules
+from relay.keys.accounts import KeyMetrics
 from relay.keys.client import Quirks
-from relay.keys.contract import IssuedKeys, ReceivedKeys, Trials
+from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, Fault
-from relay.keys.keyring import KeyRing, Limits, PeerKeys
-from relay.keys.km_client import OptimizedKMClient
-from relay.keys.metrics import KeyMetrics
-from relay.keys.pool import KMEGroup, Prefetch
-from relay.keys.rotation import Rotation
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.health import BreakerRules
+from relay.keys.http import Receiver
+from relay.keys.ring import KeyRing, Limits, PeerKeys, Rotation
 from relay.keys.skip import SKIPClient
-from relay.keys.timing import REAL_TIME, Timing
 from relay.keys.tls import TLSRules
-from relay.keys.transport import Receiver
+from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeys, Timing, Trials
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 

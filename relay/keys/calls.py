@@ -18,8 +18,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
-from relay.keys.breaker import Breaker, BreakerRules
+from relay.keys.accounts import KeyMetrics
 from relay.keys.events import Events
 from relay.keys.faults import (
     AmbiguousReply,
@@ -35,10 +34,10 @@ from relay.keys.faults import (
     error_of,
     ruled,
 )
-from relay.keys.metrics import KeyMetrics
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, TimeLimit
+from relay.keys.http import NoAnswer, Reply, Request, Sender, Transport
 from relay.keys.replies import text_of_error
-from relay.keys.timing import Timing
-from relay.keys.transport import NoAnswer, Reply, Request, Sender, Transport
+from relay.keys.types import Timing
 
 log = Events(__name__)
 

@@ -15,17 +15,14 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
-from relay.keys.accounts import Accounts
-from relay.keys.adaptive import Budget
-from relay.keys.breaker import BreakerRules, State
+from relay.keys.accounts import Accounts, KeyMetrics
 from relay.keys.calls import Calls, Patience
-from relay.keys.certificates import ClientTLS
 from relay.keys.events import Events
 from relay.keys.faults import Call, ErrorRule
-from relay.keys.metrics import KeyMetrics
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.tls import TLSRules
-from relay.keys.transport import Receiver, Transport
+from relay.keys.health import BreakerRules, Budget, State
+from relay.keys.http import Receiver, Transport
+from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.types import REAL_TIME, Timing
 
 log = Events(__name__)
 

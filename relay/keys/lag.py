@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.types import REAL_TIME, Timing
 
 LAG_PATIENCE_S = 5.0
 """How long keys that the other KME has not yet synchronised are asked for before the mail is held."""

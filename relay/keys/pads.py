@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from relay.errors import KMEMisconfigured
-from relay.keys.contract import Key, KeyReference
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.stock import wipe
+from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
 """So many octets of each key are never XORed: those of the first two are the tag's key."""

@@ -1,378 +1,468 @@
-"""One KME group as a source of keys: the pools of its KMEs, of which the healthiest that can is asked.
-Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
+"""One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; one enc_keys is in flight for each (KME, slave SAE), and never hedged.
 
-Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it.
-
-Who has waited for a KME longer than its answers usually take goes on to the next one. What the first was asked for goes
-on too: its keys come into its pool, or into the store, and are there for the next mail.
+Whoever needs keys waits for a drawing that belongs to the pool, not to him: when he gives up, the keys that
+come are still there for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
 
-from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
-from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
-from relay.keys.events import Events
-from relay.keys.faults import Call
-from relay.keys.fresh import FreshKeys
-from relay.keys.gather import Fetcher
-from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
-from relay.keys.metrics import KeyMetrics
-from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
-from relay.keys.prefetch import Prefetch
-from relay.keys.rates import Supply
-from relay.keys.replies import USUAL_KEY_BITS
-from relay.keys.stock import SeenKeys
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.wishes import MOST_PER_CALL
-
-__all__ = ["KMEGroup", "Prefetch"]
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.events import Complaint, Events
+from relay.keys.faults import KMERefusedRequest
+from relay.keys.refill import BatchLimit, Marks, Peak, Prefetch, Rate, Refill, marks
+from relay.keys.replies import KeyStatus
+from relay.keys.stock import SeenKeys, Shelf, Slave, Stock, Waiter
+from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyDelivery, Timing
+from relay.keys.undelivered import Undelivered
 
 log = Events(__name__)
 
-_T = TypeVar("_T")
+LONGEST_REST_S = 5.0
+"""A KME that ran out of keys is asked again after this time at the latest."""
 
-Use = Literal["otp", "aes", "both"]
-"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
+USE_WINDOW_S = 300.0
+"""The use rate is averaged over this time."""
 
-USUAL_PREFETCH = Prefetch()
-
-LATE_FOR_S = 30.0
-"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+STATUS_RETRY_S = 30.0
+"""After a status call that failed, limits are taken as unknown for this long."""
 
 
-class KMEGroup:
-    """A KeySource over the KMEs of one group."""
+class DrawKeys(Protocol):
+    """`KeyDelivery.request_enc_keys`."""
+
+    def __call__(self, slave_sae_id: int | str, number: int, size: int, *, patient: bool) -> Awaitable[list[Key]]: ...
+
+
+class FreshKeys:
+    """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
     def __init__(
         self,
-        group: str,
-        clients: Sequence[KeyDelivery],
-        prefetch: Prefetch | Mapping[str, Prefetch] = USUAL_PREFETCH,
-        *,
-        lag_patience: float = LAG_PATIENCE_S,
-        lag_waiting: int = LAG_WAITING,
-        gather: bool | Mapping[str, bool] = True,
-        gather_window: float = 0.005,
-        keep: KeepKeys | None = None,
-        metrics: KeyMetrics | None = None,
+        client: KeyDelivery,
+        prefetch: Prefetch,
+        seen: SeenKeys,
         timing: Timing = REAL_TIME,
-        clock: Callable[[], float] | None = None,
-        use: Use = "both",
-        one_batch: Mapping[str, float] | None = None,
+        *,
+        draw: DrawKeys | None = None,
+        one_batch: float = 0.0,
     ) -> None:
-        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+        """`draw` stands for the client's own request_enc_keys where that one asks here.
 
-        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
-        stores what is fetched before anybody gets it.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
-        `clock`, seconds, replaces that of `timing`.
+        `one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
         """
-        if clock is not None:
-            timing = Timing(clock, timing.sleep, timing.chance)
-        self.use: Use = use
-        self._group = group
-        self._clients = list(clients)
-        self._metrics = metrics or KeyMetrics()
+        self.undelivered = Undelivered(client, one_batch, timing.clock)
+        self.client = client
+        self._draw_keys = draw or client.request_enc_keys
+        self.prefetch = prefetch
+        self._seen = seen
         self._timing = timing
-        self._late: dict[tuple[KeyDelivery, Call], float] = {}
-        self._lag = Lag(lag_patience, lag_waiting, timing)
-        seen = SeenKeys()
-        self.pools: list[FreshKeys] = []
-        self._fetchers: list[Fetcher] = []
-        for client in clients:
-            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
-            pool = FreshKeys(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
-            self.pools.append(pool)
-            self._fetchers.append(
-                Fetcher(
-                    client,
-                    limit=_ids_in_a_call(pool),
-                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
-                    window=gather_window,
-                    keep=keep,
-                    count=self._count,
-                    timing=timing,
-                )
+        self._shelves: dict[tuple[str, int], Shelf] = {}
+        self._slaves: dict[str, Slave] = {}
+        self._began = timing.clock()
+        self._closed = False
+        self._issued: IssuedKeys | None = None
+        self._group = ""
+        self.withheld = ""
+        """Why no key is drawn, while the store cannot remember any."""
+        self.listeners: set[Callable[[], None]] = set()
+        """Called after each answer of the KME."""
+
+    @property
+    def trouble(self) -> str:
+        """What a person has to do something about; empty when all is well."""
+        troubles = list(self.client.troubles.values())
+        if self.withheld:
+            troubles.append(f"no keys are drawn, the store cannot remember them: {self.withheld}")
+        if self.undelivered.dropped:
+            troubles.append(
+                "the KME drops keys that the peer has not fetched when more are asked for: they are drawn one batch at "
+                f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
             )
+        return "; ".join(troubles)
 
-    @property
-    def group(self) -> str:
-        """The group's name."""
-        return self._group
+    def remember_in(self, issued: IssuedKeys, group: str) -> None:
+        """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
+        self._issued, self._group = issued, group
 
-    @property
-    def clients(self) -> tuple[KeyDelivery, ...]:
-        """The clients of this group's KMEs, in the order of the configuration."""
-        return tuple(self._clients)
+    def ready(self, slave_sae: str, size: int) -> int:
+        """How many keys of this kind can be had without asking the KME."""
+        shelf = self._shelves.get((slave_sae, size))
+        if shelf is None:
+            return 0
+        shelf.stock.destroy_expired()
+        return len(shelf.stock)
 
-    @property
-    def health(self) -> float:
-        """From 0, where no KME of the group is worth asking, to 1."""
-        return max((self._health(client, Call.ENC_KEYS) for client in self._clients), default=0.0)
+    def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
+        """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
+        return {
+            place: len(shelf.stock) for place, shelf in self._shelves.items() if slave_sae in (None, shelf.slave_sae)
+        }
 
-    @property
-    def calls(self) -> int:
-        """dec_keys calls made so far."""
-        return sum(fetcher.calls for fetcher in self._fetchers)
+    def refill_rate(self, slave_sae: str) -> float | None:
+        """Bits a second that the link was seen to make, or None before that is known."""
+        return self._slave(slave_sae).refill.per_second
 
-    def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
-        """From now on `keep` stores every fetched key before anybody gets it; `ready` says whether it could."""
-        for fetcher in self._fetchers:
-            fetcher.keep, fetcher.ready = keep, ready
+    def use_rate(self, slave_sae: str) -> float:
+        """Bits a second that left the pool to seal messages, averaged over some minutes."""
+        return self._slave(slave_sae).use.per_second
 
-    def remember_in(self, issued: IssuedKeys) -> None:
-        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
-        for pool in self.pools:
-            pool.remember_in(issued, self._group)
+    def bits_at_hand(self, slave_sae: str) -> int:
+        """Bits in the pool and, as it said last, in the KME's store."""
+        status = self._slave(slave_sae).status
+        stored = (status.stored_bits or 0) if status else 0
+        return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
-    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+    def known_status(self, slave_sae: str) -> KeyStatus | None:
+        """What the KME said last of its store for this slave SAE."""
+        return self._slave(slave_sae).status
 
-        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
+    async def take(
+        self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
+    ) -> list[Key]:
+        """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable and StoreUnavailable.
 
-        `patient` False asks each KME once: there is another group.
+        What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
+        draws what is asked for and no more; `patient` False tries each request once.
         """
-        began = self._timing.clock()
-        with_keys = [pool for pool in self._healthiest_first() if pool.ready(slave_sae, size)]
-        pools = with_keys or self._healthiest_first()
-        key = await self._first_that_can(
-            pools, lambda pool, again: self._take_one(pool, slave_sae, size, again), patient
-        )
-        self._metrics.wait.labels(self._group, "key").observe(self._timing.clock() - began)
-        return key
+        shelf = self._shelf(slave_sae, size)
+        shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
+        shelf.fill_to = self._marks(shelf).high if shelf.prefetched else 0
+        keys = None if shelf.queue else shelf.stock.pop(number)
+        if keys is None:
+            keys = await self._wait_for(shelf, number, patient)
+        shelf.peak.add(number)
+        slave = self._slave(slave_sae)
+        slave.used_at = self._timing.clock()
+        slave.use.add(number * size)
+        self._refill_if_low(shelf)
+        self._put_away(shelf)
+        return keys
 
-    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
+    async def _wait_for(self, shelf: Shelf, number: int, patient: bool) -> list[Key]:
+        """Waits in the queue; who is first in it has keys drawn until there are enough for him.
 
-        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
-        and expire there. What its keys could hide beyond that is discarded and counted.
+        When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
         """
-        if hidden < 1:
-            raise ValueError("a pad hides at least one octet")
-        began = self._timing.clock()
-        pad = await self._first_that_can(
-            self._healthiest_first(),
-            lambda pool, again: self._pad_from(pool, slave_sae, hidden, again),
-            patient,
-        )
-        self._metrics.wait.labels(self._group, "pad").observe(self._timing.clock() - began)
-        return pad
+        me = Waiter(number)
+        shelf.queue.append(me)
+        try:
+            while shelf.queue[0] is not me and me.error is None:
+                await me.turn.wait()
+            if me.error is not None:
+                raise me.error
+            # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
+            for drawn in range(2 * number + 4):
+                if (keys := shelf.stock.pop(number)) is not None:
+                    return keys
+                if drawn and self.undelivered.one_batch:
+                    raise KMEExhausted(f"{self.client.name}: {number} keys did not come in one batch")
+                await self._drawn(shelf, patient)
+            raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
+        except (KeyUnavailable, StoreUnavailable) as error:
+            for other in shelf.queue:
+                other.error = error
+                other.turn.set()
+            raise
+        finally:
+            shelf.queue.remove(me)
+            if shelf.queue:
+                shelf.queue[0].turn.set()
+            self._put_away(shelf)
 
-    async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+    async def limits(self, slave_sae: str) -> KeyStatus | None:
+        """The KME's limits as it gave them last; asked for once, None where it does not say.
 
-        The KMEs are asked for their status.
+        The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
-        answers = await asyncio.gather(*(self._supply(pool, slave_sae, hidden) for pool in self._healthiest_first()))
-        waits = [answer for answer in answers if answer.wait is not None]
-        return next(
-            (answer for answer in answers if answer.now),
-            min(waits, key=lambda answer: answer.wait or 0.0, default=None)
-            or next(iter(answers), Supply(False, None, f"group {self._group}: no KME is configured")),
-        )
+        slave = self._slave(slave_sae)
+        now = self._timing.clock()
+        if slave.looking is None and slave.status is None:
+            if self._closed or (slave.asked is not None and now - slave.asked < STATUS_RETRY_S):
+                return None
+            slave.looking = asyncio.create_task(self.look(slave_sae), name="look at keys")
+            slave.looking.add_done_callback(lambda task: self._looked(slave, task))
+        if slave.looking is not None:
+            await asyncio.wait([slave.looking])
+        return slave.status
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
+    def _looked(self, slave: Slave, task: asyncio.Task[KeyStatus | None]) -> None:
+        slave.looking = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
-        All are asked for together, and no further once one of them is not known: a message needs all of its keys.
-        `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
-        of the group could be asked; keys that came before are kept all the same.
-        """
-        found: dict[str, Key] = {}
-        want = self._lag.want(master_sae, key_IDs)
-        if await self._all_came(master_sae, key_IDs, want, found) or not patient:
-            return found
-        pause = FIRST_PAUSE_S
-        with self._lag.place(master_sae) as place:
-            while (left := self._lag.left(want)) > 0:
-                if not await self._lag.pause(place, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
-                    break
-                pause = min(LONGEST_PAUSE_S, pause * 2)
-                if await self._all_came(master_sae, key_IDs, want, found):
-                    break
-        return found
-
-    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], want: Want, found: dict[str, Key]) -> bool:
-        """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
-        trouble = await self._ask_all(master_sae, key_IDs, want.tries, found)
-        if len(found) == len(set(key_IDs)):
-            self._lag.came(want)
-            return True
-        if trouble is not None and not found:
-            raise trouble
-        want.tries += 1
-        return False
+    async def look(self, slave_sae: str) -> KeyStatus | None:
+        """Asks the KME for its status now and learns from it; None where it does not say."""
+        slave = self._slave(slave_sae)
+        slave.asked = self._timing.clock()
+        try:
+            status = await self.client.check_key_status(slave_sae, patient=False)
+        except KeyUnavailable as error:
+            slave.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            return None
+        slave.status_fails.over()
+        self._answered()
+        slave.status = status
+        if status.stored_key_count is not None and status.key_size:
+            full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
+            slave.refill.stored(status.stored_key_count * status.key_size, full=full)
+        return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
-        """Starts to fill the pools for this slave SAE."""
-        for pool in self.pools:
-            pool.warm(slave_sae, size)
+        """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
+        shelf = self._shelf(slave_sae, size)
+        shelf.prefetched = self.prefetch.on
+        shelf.fill_to = self._marks(shelf).high
+        self._refill_if_low(shelf)
 
-    def wait_no_more(self) -> None:
-        """Whoever waits for a lagging key hears at once that it is not there."""
-        self._lag.stop()
+    def destroy_expired(self) -> int:
+        """Destroys keys whose time is over, in all stocks; returns how many."""
+        expired = 0
+        for shelf in list(self._shelves.values()):
+            expired += shelf.stock.destroy_expired() + self._burn_old_ones_aside(shelf)
+            self._put_away(shelf)
+        return expired
+
+    def keep_ready(self) -> None:
+        """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
+        for shelf in self._shelves.values():
+            if shelf.prefetched and shelf.refill is None and self._timing.clock() >= shelf.not_before:
+                marks_of_it = self._marks(shelf)
+                shelf.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
+                self._refill_if_low(shelf)
 
     async def close(self) -> None:
-        """Ends the refills and calls under way, burns the keys held, closes the connections."""
-        for pool in self.pools:
-            await pool.close()
-        await asyncio.gather(*(fetcher.close() for fetcher in self._fetchers))
-        for client in self._clients:
-            await client.close()
+        """Ends all drawing and burns what is in the pool; the client stays open."""
+        self._closed = True
+        shelves = list(self._shelves.values())
+        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing)]
+        running = [task for task in (*tasks, *(slave.looking for slave in self._slaves.values())) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
+        burnt += sum(self._burn_old_ones_aside(shelf, all_of_them=True) for shelf in shelves)
+        self._shelves.clear()
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
-    def _healthiest_first(self) -> list[FreshKeys]:
-        """The pools by health; equally good ones in the order of the configuration."""
-        return sorted(self.pools, key=lambda pool: -self._health(pool.client, Call.ENC_KEYS))
+    async def _drawn(self, shelf: Shelf, patient: bool) -> None:
+        """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
+        if self._closed:
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        self._raise_if_resting(shelf)
+        if shelf.drawing is None:
+            shelf.drawing = asyncio.create_task(self._draw(shelf, patient), name="draw keys")
+            shelf.drawing.add_done_callback(lambda task: self._drawing_ended(shelf, task))
+        task = shelf.drawing
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        if error := task.exception():
+            raise error
 
-    def _health(self, client: KeyDelivery, call: Call) -> float:
-        """The client's own, roughly, and half of it while the KME is late with such calls.
+    def _drawing_ended(self, shelf: Shelf, task: asyncio.Task[None]) -> None:
+        shelf.drawing = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
-        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+    async def _draw(self, shelf: Shelf, patient: bool) -> None:
+        """One request for as many keys as are wanted now and the KME gives at once."""
+        slave = self._slave(shelf.slave_sae)
+        await self.limits(shelf.slave_sae)
+        try:
+            self._burn_old_ones_aside(shelf)
+            if not shelf.aside:
+                await self._store_ready()
+                await self.undelivered.find_out(shelf.slave_sae, slave.status)
+                if self.undelivered.one_batch:
+                    self._make_room(shelf, slave)
+                missing = max(shelf.wanted, shelf.fill_to) - len(shelf.stock)
+                most = slave.batch.most(slave.status.max_key_per_request if slave.status else None)
+                number = max(1, min(missing, most))
+                shelf.aside = await self._request(shelf, slave, number, patient)
+                shelf.aside_until = self._timing.clock() + self.prefetch.lifetime
+            before = await self._issued_before(shelf)
+            # Out of there only now: a store that cannot be written for a moment burns none.
+            keys, shelf.aside = shelf.aside, []
+            self._put_in_stock(shelf, keys, before)
+        except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
+            self._give_rest(shelf, error)
+            raise
+        shelf.rest = shelf.not_before = 0.0
+        slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
+
+    async def _store_ready(self) -> None:
+        """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
+        if self._issued is None:
+            return
+        try:
+            await self._issued.ready()
+        except StoreUnavailable as error:
+            if not self.withheld:
+                log.error("keys_not_drawn", kme=self.client.name, cause=str(error))
+            self.withheld = str(error)
+            raise
+        self._store_is_well()
+
+    def _store_is_well(self) -> None:
+        if self.withheld:
+            log.info("keys_drawn_again", kme=self.client.name)
+        self.withheld = ""
+
+    def _make_room(self, shelf: Shelf, slave: Slave) -> None:
+        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
+
+        Raises KMEExhausted while keys of the last batch may be on their way.
         """
-        late = self._late.get((client, call), float("-inf")) > self._timing.clock()
-        return round(client.health, 1) * (0.5 if late else 1.0)
+        together = [each for each in self._shelves.values() if each.slave_sae == shelf.slave_sae]
+        others = [each for each in together if each is not shelf]
+        if any(other.queue or other.drawing for other in others):
+            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
+        self.undelivered.raise_if_early(slave.used_at)
+        burnt = sum(each.stock.burn_all("overtaken") for each in together)
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, slave_sae=shelf.slave_sae, number=burnt, cause="overtaken")
 
-    async def _from(self, pool: FreshKeys, take: Awaitable[_T]) -> _T:
-        """What `take` gives, as long as each answer comes within its usual time. Raises KeyUnavailable."""
-        usual = pool.client.usual_time(Call.ENC_KEYS)
-
-        def answered() -> None:
-            if not limit.expired():
-                limit.reschedule(asyncio.get_running_loop().time() + usual)
-
-        limit = asyncio.timeout(usual)
-        pool.listeners.add(answered)
+    async def _issued_before(self, shelf: Shelf) -> frozenset[str]:
+        """The key_IDs of those aside that may not be used. What is new has been written down when this returns."""
+        if self._issued is None:
+            return frozenset()
         try:
-            return await self._unless_late(pool.client, Call.ENC_KEYS, limit, take)
-        finally:
-            pool.listeners.discard(answered)
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
+        except StoreUnavailable as error:
+            log.error(
+                "issued_keys_not_remembered",
+                kme=self.client.name,
+                slave_sae=shelf.slave_sae,
+                number=len(shelf.aside),
+                cause=str(error),
+            )
+            self.withheld = str(error)
+            raise
+        self._store_is_well()
+        return before
 
-    async def _unless_late(self, client: KeyDelivery, call: Call, limit: asyncio.Timeout, answer: Awaitable[_T]) -> _T:
-        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
-        try:
-            async with limit:
-                return await answer
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            self._late[client, call] = self._timing.clock() + LATE_FOR_S
-            log.warning("kme_late", kme=client.name, call=str(call))
-            raise KMEUnreachable(f"{client.name}: {call}: no answer within the usual time") from None
+    def _burn_old_ones_aside(self, shelf: Shelf, *, all_of_them: bool = False) -> int:
+        """Of those that could not be remembered in time nothing may come; returns how many that were."""
+        if not shelf.aside or not (all_of_them or shelf.aside_until <= self._timing.clock()):
+            return 0
+        burnt, shelf.aside = len(shelf.aside), []
+        self.client.accounts.issued_and_burnt(shelf.slave_sae, burnt, "not remembered")
+        return burnt
 
-    async def _first_that_can(
-        self, pools: Sequence[FreshKeys], take: Callable[[FreshKeys, bool], Awaitable[_T]], patient: bool
-    ) -> _T:
-        """What the first KME that can gives; only the last one is waited for, and asked again and again."""
-        trouble: KeyUnavailable = KMEExhausted(f"group {self._group}: no KME is configured")
-        for pool in pools:
-            try:
-                if patient and pool is pools[-1]:
-                    return await take(pool, True)
-                return await self._from(pool, take(pool, False))
-            except KeyUnavailable as error:
-                trouble = error
-        raise trouble
+    def _put_in_stock(self, shelf: Shelf, keys: list[Key], before: frozenset[str]) -> None:
+        if before:
+            self.client.accounts.issued_and_burnt(shelf.slave_sae, len(before), "seen before")
+        fresh = [key for key in keys if key.key_ID not in before]
+        refused = len(before) + shelf.stock.add(fresh, until=shelf.aside_until)
+        if refused:
+            log.error("keys_seen_before", kme=self.client.name, slave_sae=shelf.slave_sae, number=refused)
+        if refused == len(keys):
+            raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
-    async def _take_one(self, pool: FreshKeys, slave_sae: str, size: int, patient: bool) -> Key:
-        [key] = await pool.take(slave_sae, size, patient=patient)
-        return key
+    async def _request(self, shelf: Shelf, slave: Slave, number: int, patient: bool) -> list[Key]:
+        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
 
-    async def pad_octets(self, slave_sae: str, hidden: int) -> int:
-        """How many octets of quantum key a pad costs that hides so many, at the KME that would be asked first."""
-        return (await self._plan(self._healthiest_first()[0], slave_sae, hidden)).octets
-
-    async def _pad_from(self, pool: FreshKeys, slave_sae: str, hidden: int, patient: bool) -> Pad:
-        plan = await self._plan(pool, slave_sae, hidden)
-        keys = await pool.take(slave_sae, plan.size, plan.number, patient=patient, prefetched=False)
-        references = [KeyReference(key.key_ID, None, slave_sae, self._group) for key in keys]
-        pad, discarded = pad_of(keys, references, hidden)
-        pool.client.accounts.octets_discarded += discarded
-        return pad
-
-    async def _plan(self, pool: FreshKeys, slave_sae: str, hidden: int) -> PadPlan:
-        if not hidden:
-            return PadPlan(1, USUAL_KEY_BITS, 1)
-        return plan_pad(hidden, await pool.limits(slave_sae), any_size=pool.client.any_size)
-
-    async def _supply(self, pool: FreshKeys, slave_sae: str, hidden: int) -> Supply:
-        name = pool.client.name
-        if pool.client.health == 0:
-            return Supply(False, None, f"{name}: does not answer at present")
-        status = await pool.look(slave_sae)
-        try:
-            plan = await self._plan(pool, slave_sae, hidden)
-        except KeyUnavailable as error:
-            return Supply(False, None, f"{name}: {error}")
-        needed = max(0, plan.number - pool.ready(slave_sae, plan.size)) * plan.size
-        if needed == 0:
-            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
-        if status is None or status.stored_key_count is None:
-            return Supply(False, None, f"{name}: does not say how many keys it has")
-        usual = status.key_size or plan.size
-        stored = status.stored_key_count * usual
-        if stored >= needed:
-            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
-        if status.max_key_count and needed > status.max_key_count * usual:
-            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
-        rate = pool.refill_rate(slave_sae)
-        wait = (needed - stored) / rate if rate else None
-        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
-
-    async def _ask_all(
-        self, master_sae: str, key_IDs: Sequence[str], tries: int, found: dict[str, Key]
-    ) -> KeyUnavailable | None:
-        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed.
-
-        `tries` is how often they were asked for before.
+        Which of the two it is, the status tells, whatever the refusal says.
         """
-        trouble: KeyUnavailable | None = None
-        unstored: StoreUnavailable | None = None
-        pairs = zip(self._fetchers, self.pools, strict=True)
-        fetchers = sorted(pairs, key=lambda pair: -self._health(pair[0].client, Call.DEC_KEYS))
-        for fetcher, pool in fetchers:
-            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
-            if not missing:
-                break
-            answer = fetcher.fetch(master_sae, missing, tries)
+        refused_more = False
+        while True:
             try:
-                if fetcher is fetchers[-1][0]:
-                    outcomes = await answer
-                else:
-                    limit = asyncio.timeout(self._usual_time_of(pool, master_sae, len(missing)))
-                    outcomes = await self._unless_late(fetcher.client, Call.DEC_KEYS, limit, answer)
-            except KeyUnavailable as error:
-                trouble = error
-                continue
-            for key_ID, outcome in outcomes.items():
-                if isinstance(outcome, Key):
-                    found[key_ID] = outcome
-                elif isinstance(outcome, StoreUnavailable):
-                    unstored = outcome
-                elif outcome is not None:
-                    trouble = outcome
-        if unstored is not None:
-            raise unstored
-        return trouble
+                keys = await self._draw_keys(shelf.slave_sae, number, shelf.size, patient=patient)
+            except (KMEExhausted, KMERefusedRequest):
+                if number == 1:
+                    raise
+                status = await self.look(shelf.slave_sae)
+                bits = status.stored_bits if status else None
+                short = bits is not None and bits < number * shelf.size
+                number = max(1, (bits or 0) // shelf.size) if short else number // 2
+                refused_more = not short
+            else:
+                self._answered()
+                slave.batch.took(number, refused_more=refused_more)
+                return keys
 
-    def _usual_time_of(self, pool: FreshKeys, master_sae: str, number: int) -> float:
-        """Seconds within which so many keys usually come by their IDs, in calls one after the other."""
-        status = pool.known_status(master_sae)
-        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
-        return pool.client.usual_time(Call.DEC_KEYS) * math.ceil(number / in_a_call)
+    def _answered(self) -> None:
+        for tell in tuple(self.listeners):
+            tell()
 
-    def _count(self, outcome: str, number: int) -> None:
-        self._metrics.received.labels(self._group, outcome).inc(number)
+    def _give_rest(self, shelf: Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
+        """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
+        shelf.rest = min(LONGEST_REST_S, max(0.25, shelf.rest * 2))
+        shelf.not_before = self._timing.clock() + shelf.rest * (0.5 + 0.5 * self._timing.chance())
+        shelf.trouble = error
 
+    def _raise_if_resting(self, shelf: Shelf) -> None:
+        wait = shelf.not_before - self._timing.clock()
+        if wait > 0:
+            kind = next(
+                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(shelf.trouble, kind)), KMEBadReply
+            )
+            raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
 
-def _ids_in_a_call(pool: FreshKeys) -> Callable[[str], Awaitable[int | None]]:
-    async def limit(master_sae: str) -> int | None:
-        status = await pool.limits(master_sae)
-        return status.max_key_per_request if status else None
+    def _refill_if_low(self, shelf: Shelf) -> None:
+        low = self._marks(shelf).low
+        if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < low:
+            shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
+            shelf.refill.add_done_callback(lambda _task: self._refill_ended(shelf))
 
-    return limit
+    def _refill_ended(self, shelf: Shelf) -> None:
+        shelf.refill = None
+
+    async def _refill(self, shelf: Shelf) -> None:
+        """Draws until the shelf is as full as it should be; any failure ends it, and it is begun again later."""
+        try:
+            while len(shelf.stock) < (1 if self.undelivered.one_batch else shelf.fill_to):
+                await self._drawn(shelf, patient=True)
+            shelf.refill_fails.over()
+        except (KeyUnavailable, StoreUnavailable) as error:
+            shelf.refill_fails.say(kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+
+    def _put_away(self, shelf: Shelf) -> None:
+        """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
+        if shelf.idle and self._timing.clock() >= shelf.not_before:
+            self._shelves.pop((shelf.slave_sae, shelf.size), None)
+
+    def _marks(self, shelf: Shelf) -> Marks:
+        slave = self._slave(shelf.slave_sae)
+        bits = slave.refill.per_second
+        one_batch = self.undelivered.one_batch
+        found = marks(
+            replace(self.prefetch, outage=max(self.prefetch.outage, one_batch)),
+            peak_rate=shelf.peak.per_second,
+            latency=self.client.latency or 1.0,
+            refill_rate=bits / shelf.size if bits else None,
+            status=slave.status,
+        )
+        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
+        return Marks(min(found.low, 1), found.high) if one_batch else found
+
+    def _slave(self, slave_sae: str) -> Slave:
+        if slave_sae not in self._slaves:
+            self._slaves[slave_sae] = Slave(
+                Refill(self._timing.clock),
+                Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
+                BatchLimit(self._timing.clock),
+                Complaint(log.info, log.debug, "kme_status_unknown", self._timing.clock),
+            )
+        return self._slaves[slave_sae]
+
+    def _shelf(self, slave_sae: str, size: int) -> Shelf:
+        place = (slave_sae, size)
+        if place not in self._shelves:
+            stock = Stock(
+                slave_sae,
+                lifetime=self.prefetch.lifetime,
+                accounts=self.client.accounts,
+                seen=self._seen,
+                clock=self._timing.clock,
+            )
+            complaint = Complaint(log.warning, log.debug, "key_refill_failed", self._timing.clock)
+            self._shelves[place] = Shelf(slave_sae, size, stock, Peak(self._timing.clock), complaint)
+        return self._shelves[place]

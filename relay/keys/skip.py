@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
 from relay.keys.client import KMEClient
-from relay.keys.contract import Key
 from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing
+from relay.keys.http import Request
 from relay.keys.replies import KeyStatus, json_body
-from relay.keys.transport import Request
+from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
 """The size of a key when none is asked for."""

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
-from relay.keys.contract import KeyDelivery, Trials
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
+from relay.keys.types import KeyDelivery, Trials
 
 log = Events(__name__)
 

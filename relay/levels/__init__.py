@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from relay.cms import AuthEnveloped, CertificateID
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
@@ -35,7 +35,7 @@ class Parties:
 
 
 class FreshKeys(Protocol):
-    """Where sealing takes quantum keys from (relay/keys/keyring.py); each leaves it once."""
+    """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from relay.errors import KeyUnavailable, PolicyHolds, PolicyRefuses
 from relay.keys.pads import plan_pad
-from relay.keys.rates import Supply
+from relay.keys.refill import Supply
 from relay.levels.padding import Padding, padded_size
 from relay.policy.decision import Decision
 from relay.policy.strength import LevelName

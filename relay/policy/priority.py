@@ -1,5 +1,5 @@
 """Where sealing takes keys from beside the key ring itself: without the reserve, or a key that was drawn before.
-Standard: the FreshKeys contract of relay/levels; relay/keys/keyring.py knows the reserve.
+Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the reserve.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from relay.errors import KMEExhausted
 from relay.keys.pads import Pad
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 
 
 class KeysWithReserve(Protocol):

@@ -14,9 +14,8 @@ from relay.errors import ConfigError
 from relay.keys import OptimizedKMClient
 from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
 from relay.keys.faults import Call, ErrorRule, Fault
-from relay.keys.keyring import Limits, PeerKeys
-from relay.keys.prefetch import Prefetch
-from relay.keys.rotation import Rotation
+from relay.keys.refill import Prefetch
+from relay.keys.ring import Limits, PeerKeys, Rotation
 from relay.keys.skip import SKIPClient
 from tests.keys.fake_kme import Certificates, FakeKME
 

@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from relay.errors import KeyUnavailable, StoreUnavailable
-from relay.keys.collector import KeyCollector
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, PeerKeys
 from tests.keys.fake_kme import FakeKME, FakeTime
-from tests.keys.test_pool import accounts_agree, settled
+from tests.keys.test_group import accounts_agree, settled
 
 
 class Disk:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relay.keys import lag
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 PATIENCE_S = 30.0

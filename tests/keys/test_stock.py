@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from relay import mime
 from relay.errors import KMEMisconfigured
 from relay.keys.accounts import Accounts
-from relay.keys.contract import Key, KeyReference
 from relay.keys.pads import pad_of, plan_pad
-from relay.keys.prefetch import Marks, Prefetch, marks
-from relay.keys.rates import Forecast, Peak, Rate, Refill
+from relay.keys.refill import Forecast, Marks, Peak, Prefetch, Rate, Refill, marks
 from relay.keys.replies import KeyStatus, status_from_reply
-from relay.keys.rotation import KeysInUse, Rotation, Taken
+from relay.keys.ring import KeysInUse, Rotation, Taken
 from relay.keys.stock import SeenKeys, Stock
+from relay.keys.types import Key, KeyReference
 from relay.levels.padding import padded_size
 from tests.keys.fake_kme import FakeTime
 from tests.testlib.payloads import sealed_envelope

@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from relay import app
 from relay.errors import KMEExhausted
-from relay.keys.collector import KeyCollector
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.km_client import OptimizedKMClient
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store import SiteSecret, Trials, open_store
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
-from tests.keys.test_pool import accounts_agree, settled
+from tests.keys.test_group import accounts_agree, settled
 from tests.test_store.conftest import Clock
 from tests.testlib import mails
 from tests.testlib.sink import Sink

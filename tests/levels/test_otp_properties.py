@@ -15,7 +15,7 @@ from relay.errors import BadStructure, BadTag, KMEMisconfigured
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.replies import status_from_reply
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 from relay.levels import Opening, Parties
 from relay.levels.otp import OTP
 from relay.levels.padding import pad, padded_size

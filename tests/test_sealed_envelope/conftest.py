@@ -20,7 +20,7 @@ import pytest
 from relay import app, opening, sealing
 from relay.config import Address
 from relay.keys.pads import Pad, PadKey
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import KeysWithReserve, PolicySet, load_policies

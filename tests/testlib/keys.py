@@ -10,7 +10,7 @@ import uuid
 from relay.errors import KMEExhausted
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of
-from relay.keys.rotation import Taken
+from relay.keys.ring import Taken
 
 
 class MemoryKeys:

@@ -13,12 +13,11 @@ from prometheus_client import REGISTRY, generate_latest
 
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable, UnknownPeer
-from relay.keys.collector import KeyCollector
-from relay.keys.contract import KeyReference
-from relay.keys.keyring import KeyRing, Limits, PeerKeys
-from relay.keys.metrics import KeyMetrics
-from relay.keys.pool import KMEGroup, Prefetch
-from relay.keys.rotation import Rotation
+from relay.keys.accounts import KeyMetrics
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, Limits, PeerKeys, Rotation
+from relay.keys.types import KeyReference
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 
 

@@ -1,5 +1,10 @@
-"""How fast keys are used and how fast the link makes new ones, from what passes by; and when they will be gone.
-Standard: exponentially weighted rates; pure, with an injected clock. Amounts are in bits unless said otherwise.
+"""How many keys to draw ahead and in one request: from the rates of use and refill, and from the KME's limits.
+Standard: the rule `peak rate x (refill latency + outage to survive)`, capped by what the KME can do; ETSI GS QKD 014
+V1.1.1, 6.1 (max_key_per_request). Pure, with an injected clock. Amounts are in bits unless said otherwise.
+
+Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
+refusal may have had another reason, so what was found is doubled again once it has stood for a while: a wrong guess
+costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
 """
 
 from __future__ import annotations
@@ -7,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from relay.keys.replies import KeyStatus
 
 
 class Rate:
@@ -133,3 +140,95 @@ class Supply:
     wait: float | None
     why: str
     octets: int = 0
+
+
+_LIFETIME_SHARE = 0.5
+"""Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
+
+    Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
+    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne; where
+    they do not follow the use, they stay.
+    """
+
+    low: int = 8
+    high: int = 32
+    lifetime: float = 300.0
+    most: int = 1000
+    outage: float = 10.0
+    follows_use: bool = True
+
+    @property
+    def on(self) -> bool:
+        """Whether keys are drawn before they are needed."""
+        return self.high > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The low and the high water mark in force, in keys."""
+
+    low: int
+    high: int
+
+
+def marks(
+    prefetch: Prefetch,
+    *,
+    peak_rate: float,
+    latency: float,
+    refill_rate: float | None = None,
+    status: KeyStatus | None = None,
+) -> Marks:
+    """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
+
+    `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
+    """
+    if not prefetch.on:
+        return Marks(0, 0)
+    if not prefetch.follows_use:
+        return Marks(prefetch.low, prefetch.high)
+    wanted = math.ceil(peak_rate * (latency + prefetch.outage))
+    lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
+    caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
+    if refill_rate:
+        caps.append(max(1, math.ceil(refill_rate * prefetch.lifetime)))
+    if status is not None and status.max_key_count:
+        caps.append(status.max_key_count)
+    high = min(max(prefetch.high, wanted), *caps)
+    low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if wanted > prefetch.high else 0)
+    return Marks(min(low, high), high)
+
+
+BELIEVED_FOR_S = 60.0
+"""A limit that was found out is not doubted for this long."""
+
+USUAL_BATCH = 128
+"""So many keys are asked for at once where nothing is known."""
+
+
+class BatchLimit:
+    """The limit of one KME and slave SAE; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._found: int | None = None
+        self._believed_until = 0.0
+
+    def most(self, said: int | None) -> int:
+        """How many keys a request may ask for now; `said` is what the KME's status says of that."""
+        found = self._found
+        if found is not None and self._clock() >= self._believed_until:
+            found *= 2
+        return min((limit for limit in (said, found) if limit), default=USUAL_BATCH)
+
+    def took(self, number: int, *, refused_more: bool) -> None:
+        """The KME gave keys for a request of `number`; `refused_more`: after refusing a larger one for its size."""
+        if refused_more:
+            self._found, self._believed_until = number, self._clock() + BELIEVED_FOR_S
+        elif self._found is not None and number > self._found:
+            self._found = number

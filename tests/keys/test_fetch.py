@@ -12,10 +12,10 @@ import pytest
 
 from relay.bench.simulated_kme import Misbehaviour
 from relay.errors import KMEUnreachable, StoreUnavailable
-from relay.keys import gather
+from relay.keys import fetch
 from relay.keys.client import Quirks
-from relay.keys.fresh import FreshKeys
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.pool import FreshKeys
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 
@@ -252,8 +252,8 @@ async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_a
         began, before = time.now, len(kme.got("dec_keys"))
         fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(100))
         assert not any(await asyncio.gather(*fetching))
-    assert len(kme.got("dec_keys")) - before <= gather.MOST_AGAIN + 2, "two calls show that the KME names none"
-    assert time.now - began >= (gather.MOST_AGAIN - 1) * gather.AGAIN_EVERY_S
+    assert len(kme.got("dec_keys")) - before <= fetch.MOST_AGAIN + 2, "two calls show that the KME names none"
+    assert time.now - began >= (fetch.MOST_AGAIN - 1) * fetch.AGAIN_EVERY_S
     await group.close()
 
 
@@ -264,7 +264,7 @@ async def test_a_late_key_is_found_among_many_that_never_come_where_the_kme_name
     """As after a minute of lag, when mail for lost keys is tried again along with mail that can be opened by now."""
     late = _drawn(kme, size)
     kme.pair.unknown_for.update(dict.fromkeys(late, 1))
-    messages = [late, *([f"unknown-{n}"] for n in range(gather.AGAIN_TOGETHER - 1))]
+    messages = [late, *([f"unknown-{n}"] for n in range(fetch.AGAIN_TOGETHER - 1))]
     for _ in range(2):
         before = len(kme.got("dec_keys"))
         found = await asyncio.gather(*(group.fetch("alice", each, patient=False) for each in messages))
@@ -299,7 +299,7 @@ async def test_a_kme_that_names_one_unknown_key_at_a_time_gets_no_more_calls_a_s
         fetching = (group.fetch("alice", [f"unknown-{n}"], patient=False) for n in range(30))
         assert not any(await asyncio.gather(*fetching))
     assert len(kme.got("dec_keys")) - before <= 30
-    assert time.now - began >= (len(kme.got("dec_keys")) - before - 1) * gather.AGAIN_EVERY_S
+    assert time.now - began >= (len(kme.got("dec_keys")) - before - 1) * fetch.AGAIN_EVERY_S
     await group.close()
 
 

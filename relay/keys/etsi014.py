@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
-from relay.keys.contract import Key
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
+from relay.keys.http import Request
 from relay.keys.replies import (
     USUAL_KEY_BITS,
     KeyStatus,
@@ -25,7 +25,7 @@ from relay.keys.replies import (
     keys_from_container,
     status_from_reply,
 )
-from relay.keys.transport import Request
+from relay.keys.types import Key
 
 log = Events(__name__)
 

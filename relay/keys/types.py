@@ -1,13 +1,16 @@
-"""What a quantum key is, and what a source of keys promises to those that seal and open.
+"""What a quantum key is, what names it in a message, and what a key ring needs from those around it.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-Contracts, from the wire upwards: `KeyDelivery` is one KME, over whatever protocol; `KeySource` is one KME group;
-`ReceivedKeys` is the store that a delivered key goes into before anybody gets it, and `IssuedKeys` remembers fresh keys
-before they may be used.
+`KeySource` is one KME group. `ReceivedKeys` is the store that a delivered key goes into before anybody gets it,
+`IssuedKeys` remembers fresh keys before they may be used, and `Trials` what KMEs were found to do: all three are
+kept by whoever uses this package.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from relay.cms import KeyUse
     from relay.keys.accounts import Accounts
-    from relay.keys.breaker import State
     from relay.keys.faults import Call
+    from relay.keys.health import State
     from relay.keys.replies import KeyStatus
+
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 """Stores keys that a KME has just delivered: the master SAE, and the octets by key_ID. Raises StoreUnavailable."""
@@ -193,3 +197,18 @@ class IssuedKeys(Protocol):
 
         Raises StoreUnavailable; then none of them may be used.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`clock` gives seconds that never go back, `sleep` waits seconds, `chance` gives a number from 0 to 1.
+
+    Chance is for jitter only, never for secrets.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = random.random
+
+
+REAL_TIME = Timing()

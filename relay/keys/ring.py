@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
-from relay.keys.contract import IssuedKeys, Key, KeyReference, ReceivedKeys, Trials
 from relay.keys.events import Events
+from relay.keys.group import KMEGroup, Use
 from relay.keys.pads import Pad, PadKey
-from relay.keys.pool import KMEGroup, Use
-from relay.keys.rates import Rate, Supply
+from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
-from relay.keys.rotation import KeysInUse, Rotation, Taken
-from relay.keys.timing import REAL_TIME, Timing
+from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyReference, ReceivedKeys, Timing, Trials
+
+if TYPE_CHECKING:
+    from relay.cms import KeyUse
 
 log = Events(__name__)
 
@@ -41,6 +41,64 @@ TELL_S = 86_400.0
 
 RATE_WINDOW_S = 300.0
 """Use rates are averaged over this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One key wraps at most `max_messages` messages of together `max_bytes` octets, within `max_age` seconds."""
+
+    max_messages: int = 1
+    max_bytes: int = 64 * 2**20
+    max_age: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A key to seal with, and what the sealed message has to say about it."""
+
+    key: Key
+    reference: KeyReference
+
+
+@dataclass(slots=True)
+class _InUse:
+    taken: Taken
+    messages: int
+    octets: int
+    since: float
+
+
+class KeysInUse:
+    """The key that each peer's messages are wrapped under at present; nothing where every message gets its own."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._in_use: dict[str, _InUse] = {}
+
+    def again(self, peer: str, rotation: Rotation, octets: int) -> Taken | None:
+        """The key in use, if it may wrap one more message of `octets`; else None, and it is forgotten."""
+        current = self._in_use.get(peer)
+        if current is None:
+            return None
+        if (
+            current.messages >= rotation.max_messages
+            or current.octets + octets > rotation.max_bytes
+            or self._clock() - current.since >= rotation.max_age
+        ):
+            del self._in_use[peer]
+            return None
+        current.messages += 1
+        current.octets += octets
+        return current.taken
+
+    def began(self, peer: str, rotation: Rotation, octets: int, taken: Taken) -> None:
+        """A fresh key wraps its first message."""
+        if rotation.max_messages > 1 and octets < rotation.max_bytes:
+            self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
+
+    def forget(self) -> None:
+        """Drops all keys, and those whose age is over are dropped at the next use anyway."""
+        self._in_use.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
-from relay.keys.contract import KeepKeys, Key, KeyDelivery
 from relay.keys.events import Events
 from relay.keys.faults import KeysMissing, KMERefusedRequest
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.wishes import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
+from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
+from relay.keys.types import REAL_TIME, KeepKeys, Key, KeyDelivery, Timing
 
 log = Events(__name__)
 

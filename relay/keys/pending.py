@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.errors import KeyUnavailable, StoreUnavailable
-from relay.keys.contract import Key
+from relay.keys.types import Key
 
 MOST_PER_CALL = 128
 """Key IDs in one call where the KME does not say how many it takes."""

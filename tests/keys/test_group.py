@@ -14,7 +14,7 @@ import pytest
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
 from relay.keys import Key
 from relay.keys.client import Quirks
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 NO_PREFETCH = Prefetch(low=0, high=0)

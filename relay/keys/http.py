@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
-from relay.keys.certificates import ClientTLS
 from relay.keys.faults import Fault
+from relay.keys.tls import ClientTLS
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
 """A longer reply is given up: no KME sends one, and memory is for mail."""
