@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
 from relay.keys.etsi014 import OptimizedKMClient
-from relay.keys.pool import FreshKeys
+from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.stock import SeenKeys
 from relay.keys.types import REAL_TIME, Key
@@ -141,8 +141,8 @@ class CachedKMClient(OptimizedKMClient):
         await fresh.close()
         await super().close()
 
-    def _empty(self) -> FreshKeys:
-        return FreshKeys(self, self._cache, SeenKeys(), self._timing, draw=super().request_enc_keys)
+    def _empty(self) -> KeyPool:
+        return KeyPool(self, self._cache, SeenKeys(), self._timing, draw=super().request_enc_keys)
 
 
 def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:

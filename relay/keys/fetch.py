@@ -22,10 +22,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
+from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
-from relay.keys.types import REAL_TIME, KeepKeys, Key, KeyDelivery, Timing
+from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
 
 log = Events(__name__)
 
@@ -57,7 +58,7 @@ class Fetcher:
 
     def __init__(
         self,
-        client: KeyDelivery,
+        client: KMEClient,
         *,
         limit: Callable[[str], Awaitable[int | None]],
         gather: bool = True,

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Protocol
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.refill import BatchLimit, Marks, Peak, Prefetch, Rate, Refill, marks
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys, Shelf, Slave, Stock, Waiter
-from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyDelivery, Timing
+from relay.keys.types import REAL_TIME, IssuedKeys, Key, Timing
 from relay.keys.undelivered import Undelivered
 
 log = Events(__name__)
@@ -33,23 +32,17 @@ STATUS_RETRY_S = 30.0
 """After a status call that failed, limits are taken as unknown for this long."""
 
 
-class DrawKeys(Protocol):
-    """`KeyDelivery.request_enc_keys`."""
-
-    def __call__(self, slave_sae_id: int | str, number: int, size: int, *, patient: bool) -> Awaitable[list[Key]]: ...
-
-
-class FreshKeys:
+class KeyPool:
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
     def __init__(
         self,
-        client: KeyDelivery,
+        client: KMEClient,
         prefetch: Prefetch,
         seen: SeenKeys,
         timing: Timing = REAL_TIME,
         *,
-        draw: DrawKeys | None = None,
+        draw: Callable[..., Awaitable[list[Key]]] | None = None,
         one_batch: float = 0.0,
     ) -> None:
         """`draw` stands for the client's own request_enc_keys where that one asks here.
@@ -130,19 +123,33 @@ class FreshKeys:
         What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
         draws what is asked for and no more; `patient` False tries each request once.
         """
+        if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
+            return keys
+        shelf = self._shelf(slave_sae, size)
+        shelf.fill_to = self._marks(shelf).high if shelf.prefetched else 0
+        keys = await self._wait_for(shelf, number, patient)
+        self._gave(shelf, number)
+        return keys
+
+    def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
+        """As `take`, where the keys are in the pool and nobody waits for them; else None."""
         shelf = self._shelf(slave_sae, size)
         shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
-        shelf.fill_to = self._marks(shelf).high if shelf.prefetched else 0
         keys = None if shelf.queue else shelf.stock.pop(number)
-        if keys is None:
-            keys = await self._wait_for(shelf, number, patient)
-        shelf.peak.add(number)
-        slave = self._slave(slave_sae)
-        slave.used_at = self._timing.clock()
-        slave.use.add(number * size)
-        self._refill_if_low(shelf)
-        self._put_away(shelf)
+        if keys is not None:
+            self._gave(shelf, number)
         return keys
+
+    def _gave(self, shelf: Shelf, number: int) -> None:
+        """Keys have left the pool: learns from it, and has more drawn where few are left."""
+        shelf.peak.add(number)
+        slave = self._slave(shelf.slave_sae)
+        slave.used_at = self._timing.clock()
+        slave.use.add(number * shelf.size)
+        if shelf.prefetched:
+            self._refill_if_low(shelf, raise_to_high=True)
+        else:
+            self._put_away(shelf)
 
     async def _wait_for(self, shelf: Shelf, number: int, patient: bool) -> list[Key]:
         """Waits in the queue; who is first in it has keys drawn until there are enough for him.
@@ -185,7 +192,7 @@ class FreshKeys:
         if slave.looking is None and slave.status is None:
             if self._closed or (slave.asked is not None and now - slave.asked < STATUS_RETRY_S):
                 return None
-            slave.looking = asyncio.create_task(self.look(slave_sae), name="look at keys")
+            slave.looking = asyncio.create_task(self.ask_status(slave_sae), name="ask for status")
             slave.looking.add_done_callback(lambda task: self._looked(slave, task))
         if slave.looking is not None:
             await asyncio.wait([slave.looking])
@@ -196,7 +203,7 @@ class FreshKeys:
         if not task.cancelled():
             task.exception()  # seen here, in case that nobody waits any more
 
-    async def look(self, slave_sae: str) -> KeyStatus | None:
+    async def ask_status(self, slave_sae: str) -> KeyStatus | None:
         """Asks the KME for its status now and learns from it; None where it does not say."""
         slave = self._slave(slave_sae)
         slave.asked = self._timing.clock()
@@ -378,7 +385,7 @@ class FreshKeys:
             except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
-                status = await self.look(shelf.slave_sae)
+                status = await self.ask_status(shelf.slave_sae)
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * shelf.size
                 number = max(1, (bits or 0) // shelf.size) if short else number // 2
@@ -406,9 +413,11 @@ class FreshKeys:
             )
             raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
 
-    def _refill_if_low(self, shelf: Shelf) -> None:
-        low = self._marks(shelf).low
-        if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < low:
+    def _refill_if_low(self, shelf: Shelf, *, raise_to_high: bool = False) -> None:
+        found = self._marks(shelf)
+        if raise_to_high:
+            shelf.fill_to = found.high
+        if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < found.low:
             shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
             shelf.refill.add_done_callback(lambda _task: self._refill_ended(shelf))
 
@@ -434,7 +443,8 @@ class FreshKeys:
         bits = slave.refill.per_second
         one_batch = self.undelivered.one_batch
         found = marks(
-            replace(self.prefetch, outage=max(self.prefetch.outage, one_batch)),
+            self.prefetch,
+            outage=one_batch,
             peak_rate=shelf.peak.per_second,
             latency=self.client.latency or 1.0,
             refill_rate=bits / shelf.size if bits else None,

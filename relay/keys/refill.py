@@ -10,7 +10,7 @@ costs a site its rate for some minutes, and a right one costs a refusal a minute
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relay.keys.replies import KeyStatus
@@ -141,6 +141,15 @@ class Supply:
     why: str
     octets: int = 0
 
+    @classmethod
+    def best(cls, answers: Sequence[Supply], otherwise: str) -> Supply:
+        """The first that says yes, else the one with the shortest wait; `otherwise` is why where there are none."""
+        yes = next((answer for answer in answers if answer.now), None)
+        soonest = min(
+            (answer for answer in answers if answer.wait is not None), key=lambda each: each.wait or 0.0, default=None
+        )
+        return yes or soonest or next(iter(answers), cls(False, None, otherwise))
+
 
 _LIFETIME_SHARE = 0.5
 """Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
@@ -181,10 +190,13 @@ def marks(
     *,
     peak_rate: float,
     latency: float,
+    outage: float = 0.0,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
 ) -> Marks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
+
+    An `outage` (s) longer than that of `prefetch` is survived as well.
 
     `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
     """
@@ -192,7 +204,7 @@ def marks(
         return Marks(0, 0)
     if not prefetch.follows_use:
         return Marks(prefetch.low, prefetch.high)
-    wanted = math.ceil(peak_rate * (latency + prefetch.outage))
+    wanted = math.ceil(peak_rate * (latency + max(prefetch.outage, outage)))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
     caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
     if refill_rate:

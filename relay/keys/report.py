@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from relay.keys.pool import FreshKeys
+from relay.keys.pool import KeyPool
 from relay.keys.refill import Forecast
 from relay.keys.replies import USUAL_KEY_BITS
 
@@ -77,7 +77,7 @@ class KeyReport:
         return asdict(self)
 
 
-def pool_row(group: str, peer: str, slave_sae: str, pool: FreshKeys, *, reserve: int, alarm: float) -> PoolRow:
+def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: int, alarm: float) -> PoolRow:
     """The row of one KME's keys for one peer, from what is known now."""
     client = pool.client
     status = pool.known_status(slave_sae)
@@ -146,7 +146,7 @@ class KeyCollector(Collector):
         return (stored, refill, use, empty, alarm)
 
 
-def _keys(pools: Iterable[FreshKeys]) -> Iterable[Metric]:
+def _keys(pools: Iterable[KeyPool]) -> Iterable[Metric]:
     keys = CounterMetricFamily(
         "qumail_keys", "Fresh keys by fate: issued = used + burnt + expired + in the pool", labels=["kme", "fate"]
     )
@@ -168,7 +168,7 @@ def _keys(pools: Iterable[FreshKeys]) -> Iterable[Metric]:
     return (keys, burnt, held, discarded)
 
 
-def _breakers(pools: Iterable[FreshKeys]) -> Metric:
+def _breakers(pools: Iterable[KeyPool]) -> Metric:
     states = GaugeMetricFamily("qumail_kme_breaker_state", "0 closed, 1 half-open, 2 open", labels=["kme", "call"])
     for pool in pools:
         for call, state in pool.client.breakers.items():
@@ -176,7 +176,7 @@ def _breakers(pools: Iterable[FreshKeys]) -> Metric:
     return states
 
 
-def _troubles(pools: Iterable[FreshKeys]) -> Iterable[Metric]:
+def _troubles(pools: Iterable[KeyPool]) -> Iterable[Metric]:
     withheld = GaugeMetricFamily(
         "qumail_keys_withheld", "1 while no keys are drawn, as the store cannot remember them", labels=["kme"]
     )

@@ -8,17 +8,18 @@ group that the message names and no other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
-from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured, UnknownPeer
+from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured, UnknownPeer
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
-from relay.keys.pads import Pad, PadKey
+from relay.keys.member import Member, first_that_can
+from relay.keys.pads import Pad
 from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyReference, ReceivedKeys, Timing, Trials
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from relay.cms import KeyUse
 
 log = Events(__name__)
-
-_T = TypeVar("_T")
 
 TEND_S = 5.0
 """How often expired keys are destroyed and forecasts are made."""
@@ -187,13 +186,13 @@ class KeyRing:
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
         for group in self.groups.values():
-            for client in group.clients:
-                client.renew_certificates(anyway=anyway)
+            for member in group.members:
+                member.client.renew_certificates(anyway=anyway)
 
     async def tell_of_certificates(self) -> None:
         """Says in the log which certificates end within 30 days, or have ended."""
         for group in self.groups.values():
-            for client in group.clients:
+            for client in (member.client for member in group.members):
                 for ending in await asyncio.to_thread(client.ending_certificates, datetime.now(UTC)):
                     log.warning("kme_certificate_ends", kme=client.name, what=ending)
 
@@ -219,48 +218,38 @@ class KeyRing:
         rules = self._peer(peer)
         if level == "aes" and (taken := self._in_use.again(peer, rules.rotation, octets)):
             return taken
-
-        async def from_group(group: KMEGroup, patient: bool) -> Taken:
-            if low_priority:
-                await self._leave_the_reserve(group, rules.sae_id, 256)
-            key = await group.take(rules.sae_id, patient=patient)
-            return Taken(key, self._reference(key.key_ID, rules.sae_id, group.group))
-
-        taken = await self._first_that_can(rules, "aes", from_group)
+        sae_id = rules.sae_id
+        member, key = await first_that_can(
+            self._candidates(rules, "aes", 256),
+            "key",
+            lambda member, wait: member.key(sae_id, 256, wait=wait),
+            allowed=partial(self._leave_the_reserve, sae_id, 0) if low_priority else None,
+        )
+        taken = Taken(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if level == "aes":
             self._in_use.began(peer, rules.rotation, octets, taken)
-        self._count(peer, level, bits=len(taken.key.key) * 8, keys=1)
+        self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
         rules = self._peer(peer)
-
-        async def from_group(group: KMEGroup, patient: bool) -> Pad:
-            if low_priority:
-                cost = await group.pad_octets(rules.sae_id, hidden)
-                await self._leave_the_reserve(group, rules.sae_id, 8 * cost)
-            return await group.take_pad(rules.sae_id, hidden, patient=patient)
-
-        pad = await self._first_that_can(rules, "otp", from_group)
-        self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
-        return Pad(
-            tuple(
-                PadKey(self._reference(one.reference.key_ID, rules.sae_id, one.group), one.octets) for one in pad.keys
-            )
+        sae_id = rules.sae_id
+        _, pad = await first_that_can(
+            self._candidates(rules, "otp"),
+            "pad",
+            lambda member, wait: member.pad(sae_id, hidden, wait=wait, master_sae=self._own_sae),
+            allowed=partial(self._leave_the_reserve, sae_id, hidden) if low_priority else None,
         )
+        self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
+        return pad
 
     async def can_supply(self, peer: str, hidden: int) -> Supply:
         """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when."""
         rules = self._peer(peer)
         groups = self._groups_of(rules, "otp" if hidden else "aes")
         answers = [await group.can_supply(rules.sae_id, hidden) for group in groups]
-        waits = [answer for answer in answers if answer.wait is not None]
-        return next(
-            (answer for answer in answers if answer.now),
-            min(waits, key=lambda answer: answer.wait or 0.0, default=None)
-            or next(iter(answers), Supply(False, None, f"peer {peer} has no KME group")),
-        )
+        return Supply.best(answers, f"peer {peer} has no KME group")
 
     async def fetch(
         self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
@@ -327,7 +316,7 @@ class KeyRing:
 
     async def _look(self) -> None:
         looks = [
-            pool.look(peer.sae_id)
+            pool.ask_status(peer.sae_id)
             for peer in self.peers.values()
             for group in self._groups_of(peer)
             for pool in group.pools
@@ -335,28 +324,31 @@ class KeyRing:
         ]
         await asyncio.gather(*looks)
 
-    async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
-        """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
-        reserve = left = 0
-        if not any(self._limits.get(pool.client.name, Limits()).reserve for pool in group.pools):
+    def _candidates(self, rules: PeerKeys, use: Use, size: int = 0) -> list[Member]:
+        """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
+
+        Raises KMEMisconfigured where no group serves the level.
+        """
+        groups = self._groups_of(rules, use)
+        if not groups:
+            raise KMEMisconfigured(f"no KME group for SAE {rules.sae_id} serves level {use}")
+        if len(groups) > 1:
+            groups.sort(key=lambda group: -round(group.health, 1))
+        return [member for group in groups for member in group.candidates(rules.sae_id, size)]
+
+    async def _leave_the_reserve(self, sae_id: str, hidden: int, member: Member) -> None:
+        """Raises KMEExhausted where a pad that hides so much (0: a key) would touch what is kept for other mail."""
+        pools = self.groups[member.group].pools
+        if not any(self._limits.get(pool.client.name, Limits()).reserve for pool in pools):
             return
-        for pool in group.pools:
+        bits = 8 * (await member.plan(sae_id, hidden)).octets
+        reserve = left = 0
+        for pool in pools:
             usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
             reserve += self._limits.get(pool.client.name, Limits()).reserve * usual
             left += pool.bits_at_hand(sae_id)
         if reserve and left - bits < reserve:
-            raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
-
-    async def _first_that_can(self, rules: PeerKeys, use: Use, take: Callable[[KMEGroup, bool], Awaitable[_T]]) -> _T:
-        """What the healthiest group that can gives; only the last one is asked again and again."""
-        groups = sorted(self._groups_of(rules, use), key=lambda group: -round(group.health, 1))
-        trouble: KeyUnavailable = KMEMisconfigured(f"no KME group for SAE {rules.sae_id} serves level {use}")
-        for group in groups:
-            try:
-                return await take(group, group is groups[-1])
-            except KeyUnavailable as error:
-                trouble = error
-        raise trouble
+            raise KMEExhausted(f"group {member.group}: what is left is reserved for mail of normal priority")
 
     def _by_origin(self, references: Iterable[KeyReference]) -> dict[tuple[str, str], dict[str, KeyReference]]:
         """The references by group and master SAE, each checked against the peers that we have."""
@@ -390,9 +382,6 @@ class KeyRing:
         """Those that we share with the peer, and that serve what the keys are for."""
         groups = [self.groups[name] for name in peer.groups if name in self.groups]
         return [group for group in groups if use is None or group.use in (use, "both")]
-
-    def _reference(self, key_ID: str, slave_sae: str, group: str) -> KeyReference:
-        return KeyReference(key_ID, self._own_sae, slave_sae, group)
 
     def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
         place = (peer, level)

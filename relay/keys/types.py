@@ -13,15 +13,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
-    from relay.keys.accounts import Accounts
-    from relay.keys.faults import Call
-    from relay.keys.health import State
-    from relay.keys.replies import KeyStatus
 
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
@@ -76,83 +71,6 @@ class KeySource(Protocol):
 
     async def close(self) -> None:
         """Ends background work and connections; keys still held are burnt."""
-
-
-class KeyDelivery(Protocol):
-    """One KME: three calls, each of which ends in a result or a typed error within the configured time."""
-
-    @property
-    def name(self) -> str:
-        """The KME's name in the configuration, for logs and metrics."""
-
-    @property
-    def url(self) -> str:
-        """Where it is asked."""
-
-    @property
-    def accounts(self) -> Accounts:
-        """What became of this KME's fresh keys; keys that were lost on the way are entered by the client."""
-
-    @property
-    def health(self) -> float:
-        """How well it answers of late: from 0, where it is no use asking now, to 1."""
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that it takes to give fresh keys, smoothed; None before the first."""
-
-    def usual_time(self, call: Call) -> float:
-        """Seconds within which an answer to `call` usually comes."""
-
-    @property
-    def breakers(self) -> dict[str, State]:
-        """The state of the breaker of each call."""
-
-    @property
-    def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call; empty when all is well."""
-
-    @property
-    def any_size(self) -> bool:
-        """Whether keys of other sizes than the usual one can be had."""
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether each key is fetched by a request of its own, however many are asked for."""
-
-    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
-        """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
-
-    async def request_enc_keys(
-        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
-    ) -> list[Key]:
-        """From 1 to `number` fresh keys of `size` bits. Raises KeyUnavailable.
-
-        `patient` False means one try only, because there is another KME to ask.
-        """
-
-    async def request_dec_keys(
-        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
-    ) -> list[Key]:
-        """The keys with these IDs, in their order; the KME gives each once.
-
-        Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
-        """
-
-    def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes the certificate files if they have changed, or `anyway`."""
-
-    def ending_certificates(self, now: datetime) -> list[str]:
-        """Which certificates end within 30 days of `now` (aware), or have ended. Reads files."""
-
-    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
-        """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
-
-        It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
-        """
-
-    async def close(self) -> None:
-        """Closes all connections."""
 
 
 class ReceivedKeys(Protocol):

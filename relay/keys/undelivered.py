@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
+from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
-from relay.keys.types import KeyDelivery, Trials
+from relay.keys.types import Trials
 
 log = Events(__name__)
 
@@ -30,7 +31,7 @@ TRY_EVERY_S = 3600.0
 class Undelivered:
     """What one KME does with keys that were not delivered yet."""
 
-    def __init__(self, client: KeyDelivery, one_batch: float, clock: Callable[[], float]) -> None:
+    def __init__(self, client: KMEClient, one_batch: float, clock: Callable[[], float]) -> None:
         """`one_batch` is how many seconds after the last use of a batch the next is drawn; 0: that is not needed."""
         self.one_batch = one_batch
         self.dropped = False
