@@ -451,7 +451,7 @@ async def _write_down_keys(keys: KeyRing, path: Path) -> None:
     """For `keys status`, which is another process: what is known here, every few seconds."""
     while True:
         try:
-            _write_whole(path, json.dumps((await keys.report(look=False)).as_json()))
+            _write_whole(path, json.dumps((await keys.report(ask=False)).as_json()))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(WRITE_DOWN_S)

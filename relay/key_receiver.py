@@ -25,7 +25,7 @@ from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.faults import Fault
-from relay.keys.http import NoAnswer, Receiver, Request
+from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.keys.receiver import CallsUnderWay, Delivered, Interface, ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
 
@@ -170,7 +170,7 @@ async def _answer(
     body = b""
     try:
         client.renew_certificates()
-        request = Request.from_json(asked["request"])
+        request = HTTPRequest.from_json(asked["request"])
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
         answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
     except NoAnswer as error:

@@ -50,21 +50,21 @@ class FurtherKEMPair:
         return key_identifier(self.public_key)
 
 
-class _Strict(BaseModel):
+class _StrictFile(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, hide_input_in_errors=True,
         ser_json_bytes="base64", val_json_bytes="base64",
     )  # fmt: skip
 
 
-class _Public(_Strict):
+class _Public(_StrictFile):
     format: Literal[1] = 1
     kem: str
     made: AwareDatetime
     public_key: bytes
 
 
-class _Private(_Strict):
+class _Private(_StrictFile):
     """`salt` and `nonce` are empty where `private_key` is not encrypted."""
 
     format: Literal[1] = 1
@@ -74,7 +74,7 @@ class _Private(_Strict):
     nonce: bytes = b""
 
 
-_Model = TypeVar("_Model", bound=_Strict)
+_Model = TypeVar("_Model", bound=_StrictFile)
 
 
 def key_identifier(public_key: bytes) -> bytes:

@@ -14,19 +14,19 @@ from relay.keys.faults import Call, ErrorRule, Fault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
-from relay.keys.ring import KeyRing, Limits, PeerKeys, Rotation
+from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
-from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeys, Timing, Trials
+from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeyStore, Timing, TrialStore
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 
 
 def key_ring(
     config: Config,
-    received: ReceivedKeys | None = None,
+    received: ReceivedKeyStore | None = None,
     issued: IssuedKeys | None = None,
-    trials: Trials | None = None,
+    trials: TrialStore | None = None,
     *,
     receiver: Receiver | None = None,
     prefetch: bool = True,
@@ -53,7 +53,7 @@ def key_ring(
         received=received,
         issued=issued,
         trials=trials,
-        limits={name: Limits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
+        limits={name: SupplyLimits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
         timing=timing,
     )
 

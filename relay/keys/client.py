@@ -20,7 +20,7 @@ from relay.keys.accounts import Accounts, KeyMetrics
 from relay.keys.calls import Calls, Patience
 from relay.keys.events import Events
 from relay.keys.faults import Call, ErrorRule
-from relay.keys.health import BreakerRules, Budget, State
+from relay.keys.health import BreakerRules, BurnBudget, State
 from relay.keys.http import Receiver, Transport
 from relay.keys.replies import KeyStatus
 from relay.keys.tls import ClientTLS, TLSRules
@@ -102,7 +102,7 @@ class KMEClient(ABC):
         self.quirks = quirks
         self._name = name or self.url
         self._accounts = Accounts()
-        self._burn_budget = Budget(burn_budget, timing)
+        self._burn_budget = BurnBudget(burn_budget, timing)
         self._drawing: dict[str, asyncio.Lock] = {}
         self._transport = Transport(
             self.url,

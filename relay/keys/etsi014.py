@@ -14,7 +14,7 @@ from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted,
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
-from relay.keys.http import Request
+from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
     USUAL_KEY_BITS,
     KeyStatus,
@@ -165,7 +165,7 @@ class OptimizedKMClient(KMEClient):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(
-        self, master_sae: str, request: Request, wanted: Sequence[str], patient: bool
+        self, master_sae: str, request: HTTPRequest, wanted: Sequence[str], patient: bool
     ) -> dict[str, Key]:
         def read(body: bytes) -> dict[str, Key]:
             found, refused = keys_asked_for(json_body(self.name, body), wanted)
@@ -216,7 +216,7 @@ class OptimizedKMClient(KMEClient):
             raise KeysMissing(text, list(found.values()), missing)
         return [found[key_ID] for key_ID in key_IDs]
 
-    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> Request:
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
         sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
         content = {"number": number, **sizes}
@@ -234,8 +234,8 @@ class OptimizedKMClient(KMEClient):
         query: tuple[tuple[str, str], ...] = (),
         json: dict[str, Any] | None = None,
         key_IDs: Sequence[str] = (),
-    ) -> Request:
-        return Request(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
+    ) -> HTTPRequest:
+        return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
 
     def _read_status(self, body: bytes) -> KeyStatus:
         status = status_from_reply(json_body(self.name, body))

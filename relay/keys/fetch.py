@@ -25,7 +25,7 @@ from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import KeysMissing, KMERefusedRequest
-from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Desk, Outcome, Portion, Wish
+from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Batch, Outcome, PendingFetch, PendingFetches
 from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
 
 log = Events(__name__)
@@ -81,8 +81,8 @@ class Fetcher:
         self._calls_at_once = CALLS_AT_ONCE if gather else 8
         self._count = count
         self._timing = timing
-        self._desks: dict[str, Desk] = {}
-        self._again: deque[tuple[Desk, Wish]] = deque()
+        self._masters: dict[str, PendingFetches] = {}
+        self._again: deque[tuple[PendingFetches, PendingFetch]] = deque()
         self._again_from = self._again_alone_until = float("-inf")
         self._again_unnamed = 0
         self._asking: set[asyncio.Task[None]] = set()
@@ -100,10 +100,10 @@ class Fetcher:
         """
         outcomes = await self._keep_again(master_sae, key_IDs)
         if wanted := tuple(dict.fromkeys(key_ID for key_ID in key_IDs if key_ID not in outcomes)):
-            wish = self._wish(master_sae, wanted, tries)
+            fetch = self._pending_fetch(master_sae, wanted, tries)
             self._send_calls()
-            await asyncio.wait([wish.over])
-            outcomes |= wish.found
+            await asyncio.wait([fetch.over])
+            outcomes |= fetch.found
         return outcomes
 
     async def close(self) -> None:
@@ -115,26 +115,26 @@ class Fetcher:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        for desk in self._desks.values():
-            self._conclude_all(desk, list(desk.wishes.values()), self._stopped())
+        for master in self._masters.values():
+            self._conclude_all(master, list(master.by_key_IDs.values()), self._stopped())
         for master_sae in {master_sae for master_sae, _ in self._unkept}:
             await self._keep_again(master_sae, [key_ID for master, key_ID in self._unkept if master == master_sae])
-        self._desks.clear()
+        self._masters.clear()
 
-    def _wish(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> Wish:
+    def _pending_fetch(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> PendingFetch:
         """The one that others already wait for, or a new one."""
-        desk = self._desks.setdefault(master_sae, Desk(master_sae))
-        if wish := desk.wishes.get(key_IDs):
-            return wish
-        wish = desk.wishes[key_IDs] = Wish(key_IDs, self._first_part(tries))
+        master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
+        if fetch := master.by_key_IDs.get(key_IDs):
+            return fetch
+        fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, self._first_part(tries))
         if self._closed:
-            desk.conclude(wish, self._stopped())
+            master.conclude(fetch, self._stopped())
         elif tries:
-            self._again.append((desk, wish))
+            self._again.append((master, fetch))
             self._leave_some_out()
         else:
-            desk.queue.append(wish)
-        return wish
+            master.queue.append(fetch)
+        return fetch
 
     def _first_part(self, tries: int) -> int:
         """How many of a message's keys are asked for before it is known that there are any."""
@@ -151,20 +151,20 @@ class Fetcher:
             self._leave_one_out()
 
     def _leave_one_out(self) -> None:
-        masters = Counter(desk.master_sae for desk, _ in self._again)
+        masters = Counter(master.master_sae for master, _ in self._again)
         [(most, _)] = masters.most_common(1)
-        places = [place for place, (desk, _) in enumerate(self._again) if desk.master_sae == most]
+        places = [place for place, (master, _) in enumerate(self._again) if master.master_sae == most]
         place = places[int(self._timing.chance() * len(places)) % len(places)]
-        desk, wish = self._again[place]
+        master, fetch = self._again[place]
         del self._again[place]
-        desk.conclude(wish, None)
+        master.conclude(fetch, None)
 
     # Whose turn it is
 
     def _send_calls(self) -> None:
         if self._closed:
             return
-        if len(self._asking) < self._calls_at_once and any(desk.ready for desk in self._desks.values()):
+        if len(self._asking) < self._calls_at_once and any(master.ready for master in self._masters.values()):
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
             self._asking.add(call)
             call.add_done_callback(self._ended)
@@ -182,15 +182,15 @@ class Fetcher:
 
     async def _ask_in_turn(self) -> None:
         """Calls, one after the other, the masters in turn, until nobody waits."""
-        while not self._closed and (desk := self._next_desk()):
-            most = await self._most(desk)
-            if desk.most_until <= self._timing.clock():
-                desk.most = MOST_PER_CALL
+        while not self._closed and (master := self._next_master()):
+            most = await self._most(master)
+            if master.most_until <= self._timing.clock():
+                master.most = MOST_PER_CALL
             if self._gather:
                 await self._timing.sleep(self._window)
-            if portions := desk.take(most):
+            if batches := master.take(most):
                 self._send_calls()
-                await self._ask(desk, portions)
+                await self._ask(master, batches)
 
     async def _ask_again_in_turn(self) -> None:
         """Calls for the first keys of messages whose keys did not come before, one after the other."""
@@ -199,161 +199,161 @@ class Fetcher:
                 await self._timing.sleep(wait)
             if not self._again:
                 return
-            desk, portions = self._take_again()
-            if portions:
-                await self._ask(desk, portions, again=True)
+            master, batches = self._take_again()
+            if batches:
+                await self._ask(master, batches, again=True)
                 self._again_from = self._timing.clock() + AGAIN_EVERY_S
 
-    def _take_again(self) -> tuple[Desk, list[Portion]]:
+    def _take_again(self) -> tuple[PendingFetches, list[Batch]]:
         """What goes into the next such call: the first keys of those who wait longest, of one master."""
-        desk, most = self._again[0][0], self._again_together
-        portions: list[Portion] = []
-        others: deque[tuple[Desk, Wish]] = deque()
-        while self._again and len(portions) < most:
-            each, wish = self._again.popleft()
-            if each is not desk:
-                others.append((each, wish))
-            elif desk.wait_for_others(wish, 1):
-                desk.queue.append(wish)
+        master, most = self._again[0][0], self._again_together
+        batches: list[Batch] = []
+        others: deque[tuple[PendingFetches, PendingFetch]] = deque()
+        while self._again and len(batches) < most:
+            each, fetch = self._again.popleft()
+            if each is not master:
+                others.append((each, fetch))
+            elif master.wait_for_others(fetch, 1):
+                master.queue.append(fetch)
             else:
-                portion = wish.take(1)
-                desk.begin(portion)
-                portions.append((wish, portion))
+                batch = fetch.take(1)
+                master.begin(batch)
+                batches.append((fetch, batch))
         self._again.extendleft(reversed(others))
-        return desk, portions
+        return master, batches
 
-    def _next_desk(self) -> Desk | None:
+    def _next_master(self) -> PendingFetches | None:
         """One with work to do; it comes last from now on."""
-        desk = next((desk for desk in self._desks.values() if desk.ready), None)
-        if desk is not None:
-            self._desks[desk.master_sae] = self._desks.pop(desk.master_sae)
-        return desk
+        master = next((master for master in self._masters.values() if master.ready), None)
+        if master is not None:
+            self._masters[master.master_sae] = self._masters.pop(master.master_sae)
+        return master
 
-    async def _most(self, desk: Desk) -> int:
+    async def _most(self, master: PendingFetches) -> int:
         """How many key_IDs go into a call."""
         try:
-            most = await self._limit(desk.master_sae)
+            most = await self._limit(master.master_sae)
         except Exception as error:
             # Left waiting, they would have another call made at once, which may end like this one, for ever.
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
-            self._conclude_all(desk, list(desk.queue), given_up)
+            self._conclude_all(master, list(master.queue), given_up)
             raise
         return (most or MOST_PER_CALL) if self._gather else 1
 
     # One call
 
-    async def _ask(self, desk: Desk, portions: list[Portion], *, again: bool = False) -> None:
+    async def _ask(self, master: PendingFetches, batches: list[Batch], *, again: bool = False) -> None:
         """One call, and what becomes of those that were asked for in it; `again`: they did not come before."""
-        key_IDs = list(dict.fromkeys(key_ID for _, portion in portions for key_ID in portion))
+        key_IDs = list(dict.fromkeys(key_ID for _, batch in batches for key_ID in batch))
         try:
             if self.ready is not None:
                 await self.ready()
             self.calls += 1
-            keys = await self.client.request_dec_keys(desk.master_sae, key_IDs)
+            keys = await self.client.request_dec_keys(master.master_sae, key_IDs)
             self._again_unnamed = 0 if again else self._again_unnamed
-            await self._deliver(desk, portions, keys)
-            self._went_well(desk, portions)
+            await self._deliver(master, batches, keys)
+            self._went_well(master, batches)
         except KeysMissing as error:
-            await self._deliver(desk, portions, error.found)
+            await self._deliver(master, batches, error.found)
             if error.certain:
-                self._without(desk, portions, frozenset(error.missing), again=again)
-            elif again and len(portions) > 1:
-                self._unnamed(desk, portions)
+                self._without(master, batches, frozenset(error.missing), again=again)
+            elif again and len(batches) > 1:
+                self._unnamed(master, batches)
             else:
-                self._spoilt(desk, portions, refused=False)
+                self._spoilt(master, batches, refused=False)
         except KMERefusedRequest:
-            if again and len(portions) > 1:
-                self._unnamed(desk, portions)
+            if again and len(batches) > 1:
+                self._unnamed(master, batches)
             else:
-                self._spoilt(desk, portions, refused=True)
+                self._spoilt(master, batches, refused=True)
         except StoreUnavailable as error:
             log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
             self._count("not_asked", len(key_IDs))
-            self._conclude_all(desk, [wish for wish, _ in portions], error)
+            self._conclude_all(master, [fetch for fetch, _ in batches], error)
         except KeyUnavailable as error:
-            self._conclude_all(desk, [wish for wish, _ in portions], error)
+            self._conclude_all(master, [fetch for fetch, _ in batches], error)
         except BaseException:
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up")
-            self._conclude_all(desk, [wish for wish, _ in portions], given_up)
+            self._conclude_all(master, [fetch for fetch, _ in batches], given_up)
             raise
         finally:
-            desk.end(key_IDs)
+            master.end(key_IDs)
             self._send_calls()
 
-    def _went_well(self, desk: Desk, portions: list[Portion]) -> None:
+    def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
         """All came: whoever has further keys may ask for them, and the next call may have more company."""
-        desk.together = min(MOST_TOGETHER, desk.together + 1)
-        for wish, portion in portions:
-            if wish.over.done():
+        master.together = min(MOST_TOGETHER, master.together + 1)
+        for fetch, batch in batches:
+            if fetch.over.done():
                 continue
-            if wish.refused:
-                desk.most, desk.most_until = len(portion), self._timing.clock() + LIMIT_BELIEVED_FOR_S
+            if fetch.refused:
+                master.most, master.most_until = len(batch), self._timing.clock() + LIMIT_BELIEVED_FOR_S
             # After a small part one whole one shows whether more of them may be asked for at the same time.
-            wish.known, wish.refused, wish.most = wish.most == MOST_PER_CALL, False, MOST_PER_CALL
-            if wish.todo and wish not in desk.queue:
-                desk.queue.append(wish)
+            fetch.known, fetch.refused, fetch.most = fetch.most == MOST_PER_CALL, False, MOST_PER_CALL
+            if fetch.todo and fetch not in master.queue:
+                master.queue.append(fetch)
 
-    def _without(self, desk: Desk, portions: list[Portion], missing: frozenset[str], *, again: bool) -> None:
+    def _without(self, master: PendingFetches, batches: list[Batch], missing: frozenset[str], *, again: bool) -> None:
         """The KME has said which it does not know: those messages must wait, the others are asked for again."""
-        lacking = [(wish, portion) for wish, portion in portions if not missing.isdisjoint(portion)]
-        self._not_found(desk, lacking)
-        others = [(wish, portion) for wish, portion in portions if missing.isdisjoint(portion)]
+        lacking = [(fetch, batch) for fetch, batch in batches if not missing.isdisjoint(batch)]
+        self._not_found(master, lacking)
+        others = [(fetch, batch) for fetch, batch in batches if missing.isdisjoint(batch)]
         if again:  # a KME may name one of them at a time, and the next call may be like this one
             self._again_unnamed = 0
-            self._put_back_again(desk, others)
+            self._put_back_again(master, others)
         else:
-            desk.put_back(others)
+            master.put_back(others)
 
-    def _spoilt(self, desk: Desk, portions: list[Portion], *, refused: bool) -> None:
+    def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
         """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
 
         Where the call had one message alone, its keys are not known; or there were too many of them for one call
         (`refused`), which is believed when a smaller number is taken.
         """
-        if len(portions) > 1:
-            desk.together = max(1, len(portions) // CALLS_AT_ONCE)
-            desk.put_back(portions)
+        if len(batches) > 1:
+            master.together = max(1, len(batches) // CALLS_AT_ONCE)
+            master.put_back(batches)
             return
-        [(wish, portion)] = portions
-        if refused and len(portion) > 1:
-            wish.most, wish.refused = len(portion) // 2, True
-            desk.put_back(portions)
+        [(fetch, batch)] = batches
+        if refused and len(batch) > 1:
+            fetch.most, fetch.refused = len(batch) // 2, True
+            master.put_back(batches)
             return
-        self._not_found(desk, portions)
+        self._not_found(master, batches)
 
-    def _unnamed(self, desk: Desk, portions: list[Portion]) -> None:
+    def _unnamed(self, master: PendingFetches, batches: list[Batch]) -> None:
         """The KME did not name the keys it lacks: when that was no accident, each message has a call of its own."""
         self._again_unnamed += 1
         if self._again_unnamed > 1:
             self._again_unnamed = 0
             self._again_alone_until = self._timing.clock() + ALONE_FOR_S
-        self._put_back_again(desk, portions)
+        self._put_back_again(master, batches)
 
-    def _put_back_again(self, desk: Desk, portions: list[Portion]) -> None:
-        for wish, portion in reversed(portions):
-            if not wish.over.done():
-                wish.give_back(portion)
-                self._again.appendleft((desk, wish))
+    def _put_back_again(self, master: PendingFetches, batches: list[Batch]) -> None:
+        for fetch, batch in reversed(batches):
+            if not fetch.over.done():
+                fetch.give_back(batch)
+                self._again.appendleft((master, fetch))
         self._leave_some_out()
 
-    def _not_found(self, desk: Desk, portions: Iterable[Portion]) -> None:
-        for wish, portion in portions:
-            self._count("not_found", sum(key_ID not in wish.found for key_ID in portion))
-            desk.conclude(wish, None)
+    def _not_found(self, master: PendingFetches, batches: Iterable[Batch]) -> None:
+        for fetch, batch in batches:
+            self._count("not_found", sum(key_ID not in fetch.found for key_ID in batch))
+            master.conclude(fetch, None)
 
-    async def _deliver(self, desk: Desk, portions: list[Portion], keys: Sequence[Key]) -> None:
+    async def _deliver(self, master: PendingFetches, batches: list[Batch], keys: Sequence[Key]) -> None:
         """Keeps the keys, then gives them to all who wait for them."""
         if not keys:
             return
-        trouble = await self._kept(desk.master_sae, keys)
-        desk.receive(portions, {key.key_ID: trouble or key for key in keys})
+        trouble = await self._kept(master.master_sae, keys)
+        master.receive(batches, {key.key_ID: trouble or key for key in keys})
         if trouble is not None:
             # No further key is taken from the KME while those that come cannot be stored.
-            self._conclude_all(desk, [wish for wish, _ in portions], trouble)
+            self._conclude_all(master, [fetch for fetch, _ in batches], trouble)
 
-    def _conclude_all(self, desk: Desk, wishes: Iterable[Wish], outcome: Outcome) -> None:
-        for wish in wishes:
-            desk.conclude(wish, outcome)
+    def _conclude_all(self, master: PendingFetches, fetches: Iterable[PendingFetch], outcome: Outcome) -> None:
+        for fetch in fetches:
+            master.conclude(fetch, outcome)
 
     def _stopped(self) -> KMEUnreachable:
         return KMEUnreachable(f"{self.client.name}: the relay stops")

@@ -15,7 +15,7 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.accounts import KeyMetrics
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call
-from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
+from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
@@ -64,7 +64,7 @@ class KMEGroup:
         self.group = group
         """The group's name."""
         self._timing = timing
-        self._lag = Lag(lag_patience, lag_waiting, timing)
+        self._lag = LagRetries(lag_patience, lag_waiting, timing)
         seen, metrics = SeenKeys(), metrics or KeyMetrics()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
@@ -158,28 +158,30 @@ class KMEGroup:
         of the group could be asked; keys that came before are kept all the same.
         """
         found: dict[str, Key] = {}
-        want = self._lag.want(master_sae, key_IDs)
-        if await self._all_came(master_sae, key_IDs, want, found) or not patient:
+        attempts = self._lag.attempts(master_sae, key_IDs)
+        if await self._all_came(master_sae, key_IDs, attempts, found) or not patient:
             return found
         pause = FIRST_PAUSE_S
-        with self._lag.place(master_sae) as place:
-            while (left := self._lag.left(want)) > 0:
-                if not await self._lag.pause(place, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
+        with self._lag.slot(master_sae) as slot:
+            while (left := self._lag.left(attempts)) > 0:
+                if not await self._lag.pause(slot, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
                     break
                 pause = min(LONGEST_PAUSE_S, pause * 2)
-                if await self._all_came(master_sae, key_IDs, want, found):
+                if await self._all_came(master_sae, key_IDs, attempts, found):
                     break
         return found
 
-    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], want: Want, found: dict[str, Key]) -> bool:
+    async def _all_came(
+        self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
+    ) -> bool:
         """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
-        trouble = await self._ask_all(master_sae, key_IDs, want.tries, found)
+        trouble = await self._ask_all(master_sae, key_IDs, attempts.tries, found)
         if len(found) == len(set(key_IDs)):
-            self._lag.came(want)
+            self._lag.arrived(attempts)
             return True
         if trouble is not None and not found:
             raise trouble
-        want.tries += 1
+        attempts.tries += 1
         return False
 
     def warm(self, slave_sae: str, size: int = 256) -> None:

@@ -209,7 +209,7 @@ class Backoff:
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
-class Budget:
+class BurnBudget:
     """An allowance that refills with time: `most` at first and again after an hour without use."""
 
     def __init__(self, most: int, timing: Timing = REAL_TIME) -> None:

@@ -29,7 +29,7 @@ MAX_RETRY_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
     One for received keys says whose they are (`master_sae`) and which: what its reply is written down with.
@@ -47,14 +47,14 @@ class Request:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Request:
+    def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:
         """The request again."""
         query = tuple((name, value) for name, value in fields["query"])
         return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HTTPReply:
     """What came back: HTTP status, the body, and the seconds of Retry-After where they were given."""
 
     code: int
@@ -105,7 +105,7 @@ class Transport:
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def send(self, request: Request, within: float, on_sent: Callable[[], None]) -> Reply:
+    async def send(self, request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
         """Sends once and reads the whole reply `within` seconds. Raises NoAnswer.
 
         `on_sent` is called when the request goes out: from then on the KME may carry it out.
@@ -131,7 +131,7 @@ class Transport:
                 middlewares=(_once,),
             ) as reply:
                 body = await _read_bounded(reply.content)
-                return Reply(reply.status, body, _retry_after(reply.headers.get("Retry-After")))
+                return HTTPReply(reply.status, body, _retry_after(reply.headers.get("Retry-After")))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _no_answer(error, sent=bool(sent)) from error
         finally:
@@ -193,7 +193,7 @@ class Transport:
         return self._session
 
 
-Sender = Callable[[Request, float, Callable[[], None]], Awaitable[Reply]]
+Sender = Callable[[HTTPRequest, float, Callable[[], None]], Awaitable[HTTPReply]]
 """One KME's way of sending requests: Transport.send, or a Receiver's for that KME."""
 
 
@@ -201,8 +201,8 @@ class Receiver(Protocol):
     """What sends the requests for received keys."""
 
     async def send(
-        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
-    ) -> Reply:
+        self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         """As Transport.send; a reply with keys is in the spool. Raises NoAnswer, and StoreUnavailable: not asked."""
 
     async def hand_over(self) -> None:

@@ -1,9 +1,9 @@
 """What waits to be asked for with dec_keys: the keys that each message needs, in an order that is fair to all messages.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, and nothing here waits.
 
-A message is of no use without all of its keys, so it is asked for as one wish: a first part shows whether its KME knows
-them, and only then the rest is asked for. Wishes take turns, so that one for thousands of keys delays none for a single
-one, and those of several messages share a call only while such calls succeed.
+A message is of no use without all of its keys, so they are asked for together: a first batch shows whether its KME
+knows them, and only then the rest is asked for. Messages take turns, so that one with thousands of keys delays none
+with a single one, and those of several messages share a call only while such calls succeed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Outcome = Key | KeyUnavailable | StoreUnavailable | None
 
 
 @dataclass(slots=True, eq=False)
-class Wish:
+class PendingFetch:
     """The keys that one message needs: `todo` in order, those that are `found`, and how many may be asked for at once.
 
     `known` says that the KME has given a whole part of them: the next parts may be asked for at the same time.
@@ -48,73 +48,73 @@ class Wish:
 
     def take(self, number: int) -> list[str]:
         """The next key_IDs, which are not to be done any more."""
-        portion, self.todo = self.todo[:number], self.todo[number:]
-        return portion
+        batch, self.todo = self.todo[:number], self.todo[number:]
+        return batch
 
-    def give_back(self, portion: Sequence[str]) -> None:
+    def give_back(self, batch: Sequence[str]) -> None:
         """These come first again, but for those that were found."""
-        self.todo = [key_ID for key_ID in portion if key_ID not in self.found] + self.todo
+        self.todo = [key_ID for key_ID in batch if key_ID not in self.found] + self.todo
 
     def receive(self, outcomes: dict[str, Outcome]) -> None:
         """Notes these, where they are wanted."""
         mine = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
         self.found |= mine
-        # What came in another call was next here, or this wish would not have waited for it.
+        # What came in another call was next here, or this fetch would not have waited for it.
         head = [key_ID for key_ID in self.todo[:MOST_PER_CALL] if key_ID not in mine]
         self.todo[:MOST_PER_CALL] = head
 
 
-Portion = tuple[Wish, list[str]]
-"""A part of a wish that goes into one call."""
+Batch = tuple[PendingFetch, list[str]]
+"""A part of a fetch that goes into one call."""
 
 
 @dataclass(slots=True)
-class Desk:
-    """The wishes for keys of one master SAE: all of them by their key_IDs, and those that wait, in order.
+class PendingFetches:
+    """The fetches for keys of one master SAE: all of them by their key_IDs, and those that wait, in order.
 
-    `under_way` has the key_IDs in calls, each with the wishes that wait for the end of its call. `most` key_IDs
+    `under_way` has the key_IDs in calls, each with the fetches that wait for the end of its call. `most` key_IDs
     (until `most_until`, in seconds of the clock) and the keys of `together` messages go into one call.
     """
 
     master_sae: str
-    wishes: dict[tuple[str, ...], Wish] = field(default_factory=dict)
-    queue: deque[Wish] = field(default_factory=deque)
-    under_way: dict[str, set[Wish]] = field(default_factory=dict)
+    by_key_IDs: dict[tuple[str, ...], PendingFetch] = field(default_factory=dict)
+    queue: deque[PendingFetch] = field(default_factory=deque)
+    under_way: dict[str, set[PendingFetch]] = field(default_factory=dict)
     most: int = MOST_PER_CALL
     most_until: float = float("-inf")
     together: int = MOST_TOGETHER
 
     @property
     def ready(self) -> bool:
-        """Whether a call can be made for a wish that waits."""
-        return any(not wish.blocked for wish in self.queue)
+        """Whether a call can be made for a fetch that waits."""
+        return any(not fetch.blocked for fetch in self.queue)
 
-    def take(self, room: int) -> list[Portion]:
+    def take(self, room: int) -> list[Batch]:
         """What goes into the next call of at most `room` key_IDs: the longest waiting first, with their next parts."""
         room = min(room, self.most)
-        portions: list[Portion] = []
-        for wish in list(self.queue):
-            if room <= 0 or len(portions) >= self.together:
+        batches: list[Batch] = []
+        for fetch in list(self.queue):
+            if room <= 0 or len(batches) >= self.together:
                 break
-            if wish.blocked or self.wait_for_others(wish, min(room, wish.most)):
+            if fetch.blocked or self.wait_for_others(fetch, min(room, fetch.most)):
                 continue
-            self.queue.remove(wish)
-            portion = wish.take(min(room, wish.most))
-            room -= len(portion)
-            portions.append((wish, portion))
-            if wish.known and wish.todo:
-                self.queue.append(wish)
-        for _, portion in portions:
-            self.begin(portion)
-        return portions
+            self.queue.remove(fetch)
+            batch = fetch.take(min(room, fetch.most))
+            room -= len(batch)
+            batches.append((fetch, batch))
+            if fetch.known and fetch.todo:
+                self.queue.append(fetch)
+        for _, batch in batches:
+            self.begin(batch)
+        return batches
 
-    def wait_for_others(self, wish: Wish, number: int) -> bool:
+    def wait_for_others(self, fetch: PendingFetch, number: int) -> bool:
         """Whether one of its next key_IDs is in a call now, which ends the waiting."""
-        for key_ID in wish.todo[:number]:
+        for key_ID in fetch.todo[:number]:
             if key_ID in self.under_way:
-                self.under_way[key_ID].add(wish)
-                wish.blocked = True
-        return wish.blocked
+                self.under_way[key_ID].add(fetch)
+                fetch.blocked = True
+        return fetch.blocked
 
     def begin(self, key_IDs: Iterable[str]) -> None:
         """These are in a call from now on."""
@@ -124,33 +124,33 @@ class Desk:
     def end(self, key_IDs: Iterable[str]) -> None:
         """Their call is over."""
         for key_ID in key_IDs:
-            for wish in self.under_way.pop(key_ID, ()):
-                wish.blocked = False
+            for fetch in self.under_way.pop(key_ID, ()):
+                fetch.blocked = False
 
-    def receive(self, portions: Sequence[Portion], outcomes: dict[str, Outcome]) -> None:
-        """Gives these to whoever wants them: the wishes in the call, and those that wait for its end."""
-        others = {wish for key_ID in outcomes for wish in self.under_way.get(key_ID, ())}
-        for wish in others.union(wish for wish, _ in portions):
-            wish.receive(outcomes)
-            if len(wish.found) == len(wish.key_IDs):
-                self.conclude(wish, None)
+    def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
+        """Gives these to whoever wants them: the fetches in the call, and those that wait for its end."""
+        others = {fetch for key_ID in outcomes for fetch in self.under_way.get(key_ID, ())}
+        for fetch in others.union(fetch for fetch, _ in batches):
+            fetch.receive(outcomes)
+            if len(fetch.found) == len(fetch.key_IDs):
+                self.conclude(fetch, None)
 
-    def put_back(self, portions: Sequence[Portion]) -> None:
+    def put_back(self, batches: Sequence[Batch]) -> None:
         """They come first again, in their order."""
-        for wish, portion in reversed(portions):
-            if wish.over.done():
+        for fetch, batch in reversed(batches):
+            if fetch.over.done():
                 continue
-            wish.give_back(portion)
-            if wish in self.queue:
-                self.queue.remove(wish)
-            self.queue.appendleft(wish)
+            fetch.give_back(batch)
+            if fetch in self.queue:
+                self.queue.remove(fetch)
+            self.queue.appendleft(fetch)
 
-    def conclude(self, wish: Wish, outcome: Outcome) -> None:
-        """Ends a wish: `outcome` is what became of all that was not found."""
-        if wish.over.done():
+    def conclude(self, fetch: PendingFetch, outcome: Outcome) -> None:
+        """Ends a fetch: `outcome` is what became of all that was not found."""
+        if fetch.over.done():
             return
-        wish.found = {key_ID: wish.found.get(key_ID, outcome) for key_ID in wish.key_IDs}
-        wish.over.set_result(None)
-        del self.wishes[wish.key_IDs]
-        if wish in self.queue:
-            self.queue.remove(wish)
+        fetch.found = {key_ID: fetch.found.get(key_ID, outcome) for key_ID in fetch.key_IDs}
+        fetch.over.set_result(None)
+        del self.by_key_IDs[fetch.key_IDs]
+        if fetch in self.queue:
+            self.queue.remove(fetch)

@@ -14,15 +14,15 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.refill import BatchLimit, Marks, Peak, Prefetch, Rate, Refill, marks
+from relay.keys.refill import BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
 from relay.keys.replies import KeyStatus
-from relay.keys.stock import SeenKeys, Shelf, Slave, Stock, Waiter
+from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter
 from relay.keys.types import REAL_TIME, IssuedKeys, Key, Timing
 from relay.keys.undelivered import Undelivered
 
 log = Events(__name__)
 
-LONGEST_REST_S = 5.0
+LONGEST_BACKOFF_S = 5.0
 """A KME that ran out of keys is asked again after this time at the latest."""
 
 USE_WINDOW_S = 300.0
@@ -55,8 +55,8 @@ class KeyPool:
         self.prefetch = prefetch
         self._seen = seen
         self._timing = timing
-        self._shelves: dict[tuple[str, int], Shelf] = {}
-        self._slaves: dict[str, Slave] = {}
+        self._peer_pools: dict[tuple[str, int], PeerPool] = {}
+        self._kme_stores: dict[str, KMEStore] = {}
         self._began = timing.clock()
         self._closed = False
         self._issued: IssuedKeys | None = None
@@ -85,35 +85,37 @@ class KeyPool:
 
     def ready(self, slave_sae: str, size: int) -> int:
         """How many keys of this kind can be had without asking the KME."""
-        shelf = self._shelves.get((slave_sae, size))
-        if shelf is None:
+        peer_pool = self._peer_pools.get((slave_sae, size))
+        if peer_pool is None:
             return 0
-        shelf.stock.destroy_expired()
-        return len(shelf.stock)
+        peer_pool.stock.destroy_expired()
+        return len(peer_pool.stock)
 
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(shelf.stock) for place, shelf in self._shelves.items() if slave_sae in (None, shelf.slave_sae)
+            place: len(peer_pool.stock)
+            for place, peer_pool in self._peer_pools.items()
+            if slave_sae in (None, peer_pool.slave_sae)
         }
 
     def refill_rate(self, slave_sae: str) -> float | None:
         """Bits a second that the link was seen to make, or None before that is known."""
-        return self._slave(slave_sae).refill.per_second
+        return self._kme_store(slave_sae).refill.per_second
 
     def use_rate(self, slave_sae: str) -> float:
         """Bits a second that left the pool to seal messages, averaged over some minutes."""
-        return self._slave(slave_sae).use.per_second
+        return self._kme_store(slave_sae).use.per_second
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store."""
-        status = self._slave(slave_sae).status
+        status = self._kme_store(slave_sae).status
         stored = (status.stored_bits or 0) if status else 0
         return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
         """What the KME said last of its store for this slave SAE."""
-        return self._slave(slave_sae).status
+        return self._kme_store(slave_sae).status
 
     async def take(
         self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
@@ -125,184 +127,188 @@ class KeyPool:
         """
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
-        shelf = self._shelf(slave_sae, size)
-        shelf.fill_to = self._marks(shelf).high if shelf.prefetched else 0
-        keys = await self._wait_for(shelf, number, patient)
-        self._gave(shelf, number)
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.fill_to = self._marks(peer_pool).high if peer_pool.prefetched else 0
+        keys = await self._wait_for(peer_pool, number, patient)
+        self._gave(peer_pool, number)
         return keys
 
     def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
         """As `take`, where the keys are in the pool and nobody waits for them; else None."""
-        shelf = self._shelf(slave_sae, size)
-        shelf.prefetched = shelf.prefetched or (prefetched and self.prefetch.on)
-        keys = None if shelf.queue else shelf.stock.pop(number)
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.on)
+        keys = None if peer_pool.queue else peer_pool.stock.pop(number)
         if keys is not None:
-            self._gave(shelf, number)
+            self._gave(peer_pool, number)
         return keys
 
-    def _gave(self, shelf: Shelf, number: int) -> None:
+    def _gave(self, peer_pool: PeerPool, number: int) -> None:
         """Keys have left the pool: learns from it, and has more drawn where few are left."""
-        shelf.peak.add(number)
-        slave = self._slave(shelf.slave_sae)
-        slave.used_at = self._timing.clock()
-        slave.use.add(number * shelf.size)
-        if shelf.prefetched:
-            self._refill_if_low(shelf, raise_to_high=True)
+        peer_pool.peak.add(number)
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        kme_store.used_at = self._timing.clock()
+        kme_store.use.add(number * peer_pool.size)
+        if peer_pool.prefetched:
+            self._refill_if_low(peer_pool, raise_to_high=True)
         else:
-            self._put_away(shelf)
+            self._forget_if_idle(peer_pool)
 
-    async def _wait_for(self, shelf: Shelf, number: int, patient: bool) -> list[Key]:
+    async def _wait_for(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
         """Waits in the queue; who is first in it has keys drawn until there are enough for him.
 
         When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
         """
         me = Waiter(number)
-        shelf.queue.append(me)
+        peer_pool.queue.append(me)
         try:
-            while shelf.queue[0] is not me and me.error is None:
+            while peer_pool.queue[0] is not me and me.error is None:
                 await me.turn.wait()
             if me.error is not None:
                 raise me.error
             # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
             for drawn in range(2 * number + 4):
-                if (keys := shelf.stock.pop(number)) is not None:
+                if (keys := peer_pool.stock.pop(number)) is not None:
                     return keys
                 if drawn and self.undelivered.one_batch:
                     raise KMEExhausted(f"{self.client.name}: {number} keys did not come in one batch")
-                await self._drawn(shelf, patient)
+                await self._drawn(peer_pool, patient)
             raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
         except (KeyUnavailable, StoreUnavailable) as error:
-            for other in shelf.queue:
+            for other in peer_pool.queue:
                 other.error = error
                 other.turn.set()
             raise
         finally:
-            shelf.queue.remove(me)
-            if shelf.queue:
-                shelf.queue[0].turn.set()
-            self._put_away(shelf)
+            peer_pool.queue.remove(me)
+            if peer_pool.queue:
+                peer_pool.queue[0].turn.set()
+            self._forget_if_idle(peer_pool)
 
     async def limits(self, slave_sae: str) -> KeyStatus | None:
         """The KME's limits as it gave them last; asked for once, None where it does not say.
 
         The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
-        slave = self._slave(slave_sae)
+        kme_store = self._kme_store(slave_sae)
         now = self._timing.clock()
-        if slave.looking is None and slave.status is None:
-            if self._closed or (slave.asked is not None and now - slave.asked < STATUS_RETRY_S):
+        if kme_store.asking is None and kme_store.status is None:
+            if self._closed or (kme_store.asked is not None and now - kme_store.asked < STATUS_RETRY_S):
                 return None
-            slave.looking = asyncio.create_task(self.ask_status(slave_sae), name="ask for status")
-            slave.looking.add_done_callback(lambda task: self._looked(slave, task))
-        if slave.looking is not None:
-            await asyncio.wait([slave.looking])
-        return slave.status
+            kme_store.asking = asyncio.create_task(self.ask_status(slave_sae), name="ask for status")
+            kme_store.asking.add_done_callback(lambda task: self._status_asked(kme_store, task))
+        if kme_store.asking is not None:
+            await asyncio.wait([kme_store.asking])
+        return kme_store.status
 
-    def _looked(self, slave: Slave, task: asyncio.Task[KeyStatus | None]) -> None:
-        slave.looking = None
+    def _status_asked(self, kme_store: KMEStore, task: asyncio.Task[KeyStatus | None]) -> None:
+        kme_store.asking = None
         if not task.cancelled():
             task.exception()  # seen here, in case that nobody waits any more
 
     async def ask_status(self, slave_sae: str) -> KeyStatus | None:
         """Asks the KME for its status now and learns from it; None where it does not say."""
-        slave = self._slave(slave_sae)
-        slave.asked = self._timing.clock()
+        kme_store = self._kme_store(slave_sae)
+        kme_store.asked = self._timing.clock()
         try:
             status = await self.client.check_key_status(slave_sae, patient=False)
         except KeyUnavailable as error:
-            slave.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            kme_store.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
             return None
-        slave.status_fails.over()
+        kme_store.status_fails.over()
         self._answered()
-        slave.status = status
+        kme_store.status = status
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
-            slave.refill.stored(status.stored_key_count * status.key_size, full=full)
+            kme_store.refill.stored(status.stored_key_count * status.key_size, full=full)
         return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
         """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
-        shelf = self._shelf(slave_sae, size)
-        shelf.prefetched = self.prefetch.on
-        shelf.fill_to = self._marks(shelf).high
-        self._refill_if_low(shelf)
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = self.prefetch.on
+        peer_pool.fill_to = self._marks(peer_pool).high
+        self._refill_if_low(peer_pool)
 
     def destroy_expired(self) -> int:
         """Destroys keys whose time is over, in all stocks; returns how many."""
         expired = 0
-        for shelf in list(self._shelves.values()):
-            expired += shelf.stock.destroy_expired() + self._burn_old_ones_aside(shelf)
-            self._put_away(shelf)
+        for peer_pool in list(self._peer_pools.values()):
+            expired += peer_pool.stock.destroy_expired() + self._burn_unrecorded(peer_pool)
+            self._forget_if_idle(peer_pool)
         return expired
 
     def keep_ready(self) -> None:
         """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
-        for shelf in self._shelves.values():
-            if shelf.prefetched and shelf.refill is None and self._timing.clock() >= shelf.not_before:
-                marks_of_it = self._marks(shelf)
-                shelf.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
-                self._refill_if_low(shelf)
+        for peer_pool in self._peer_pools.values():
+            if peer_pool.prefetched and peer_pool.refill is None and self._timing.clock() >= peer_pool.not_before:
+                marks_of_it = self._marks(peer_pool)
+                peer_pool.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
+                self._refill_if_low(peer_pool)
 
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
-        shelves = list(self._shelves.values())
-        tasks = [task for shelf in shelves for task in (shelf.refill, shelf.drawing)]
-        running = [task for task in (*tasks, *(slave.looking for slave in self._slaves.values())) if task is not None]
+        peer_pools = list(self._peer_pools.values())
+        tasks = [task for peer_pool in peer_pools for task in (peer_pool.refill, peer_pool.drawing)]
+        running = [
+            task
+            for task in (*tasks, *(kme_store.asking for kme_store in self._kme_stores.values()))
+            if task is not None
+        ]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        burnt = sum(shelf.stock.burn_all("relay stops") for shelf in shelves)
-        burnt += sum(self._burn_old_ones_aside(shelf, all_of_them=True) for shelf in shelves)
-        self._shelves.clear()
+        burnt = sum(peer_pool.stock.burn_all("relay stops") for peer_pool in peer_pools)
+        burnt += sum(self._burn_unrecorded(peer_pool, all_of_them=True) for peer_pool in peer_pools)
+        self._peer_pools.clear()
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
-    async def _drawn(self, shelf: Shelf, patient: bool) -> None:
+    async def _drawn(self, peer_pool: PeerPool, patient: bool) -> None:
         """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
         if self._closed:
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
-        self._raise_if_resting(shelf)
-        if shelf.drawing is None:
-            shelf.drawing = asyncio.create_task(self._draw(shelf, patient), name="draw keys")
-            shelf.drawing.add_done_callback(lambda task: self._drawing_ended(shelf, task))
-        task = shelf.drawing
+        self._raise_if_backing_off(peer_pool)
+        if peer_pool.drawing is None:
+            peer_pool.drawing = asyncio.create_task(self._draw(peer_pool, patient), name="draw keys")
+            peer_pool.drawing.add_done_callback(lambda task: self._drawing_ended(peer_pool, task))
+        task = peer_pool.drawing
         await asyncio.wait([task])
         if task.cancelled():
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
         if error := task.exception():
             raise error
 
-    def _drawing_ended(self, shelf: Shelf, task: asyncio.Task[None]) -> None:
-        shelf.drawing = None
+    def _drawing_ended(self, peer_pool: PeerPool, task: asyncio.Task[None]) -> None:
+        peer_pool.drawing = None
         if not task.cancelled():
             task.exception()  # seen here, in case that nobody waits any more
 
-    async def _draw(self, shelf: Shelf, patient: bool) -> None:
+    async def _draw(self, peer_pool: PeerPool, patient: bool) -> None:
         """One request for as many keys as are wanted now and the KME gives at once."""
-        slave = self._slave(shelf.slave_sae)
-        await self.limits(shelf.slave_sae)
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        await self.limits(peer_pool.slave_sae)
         try:
-            self._burn_old_ones_aside(shelf)
-            if not shelf.aside:
+            self._burn_unrecorded(peer_pool)
+            if not peer_pool.unrecorded:
                 await self._store_ready()
-                await self.undelivered.find_out(shelf.slave_sae, slave.status)
+                await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
                 if self.undelivered.one_batch:
-                    self._make_room(shelf, slave)
-                missing = max(shelf.wanted, shelf.fill_to) - len(shelf.stock)
-                most = slave.batch.most(slave.status.max_key_per_request if slave.status else None)
+                    self._make_room(peer_pool, kme_store)
+                missing = max(peer_pool.wanted, peer_pool.fill_to) - len(peer_pool.stock)
+                most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
                 number = max(1, min(missing, most))
-                shelf.aside = await self._request(shelf, slave, number, patient)
-                shelf.aside_until = self._timing.clock() + self.prefetch.lifetime
-            before = await self._issued_before(shelf)
+                peer_pool.unrecorded = await self._request(peer_pool, kme_store, number, patient)
+                peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
+            before = await self._issued_before(peer_pool)
             # Out of there only now: a store that cannot be written for a moment burns none.
-            keys, shelf.aside = shelf.aside, []
-            self._put_in_stock(shelf, keys, before)
+            keys, peer_pool.unrecorded = peer_pool.unrecorded, []
+            self._put_in_stock(peer_pool, keys, before)
         except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
-            self._give_rest(shelf, error)
+            self._back_off(peer_pool, error)
             raise
-        shelf.rest = shelf.not_before = 0.0
-        slave.refill.drawn(sum(len(key.key) * 8 for key in keys))
+        peer_pool.backoff = peer_pool.not_before = 0.0
+        kme_store.refill.drawn(sum(len(key.key) * 8 for key in keys))
 
     async def _store_ready(self) -> None:
         """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
@@ -322,32 +328,32 @@ class KeyPool:
             log.info("keys_drawn_again", kme=self.client.name)
         self.withheld = ""
 
-    def _make_room(self, shelf: Shelf, slave: Slave) -> None:
+    def _make_room(self, peer_pool: PeerPool, kme_store: KMEStore) -> None:
         """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
 
         Raises KMEExhausted while keys of the last batch may be on their way.
         """
-        together = [each for each in self._shelves.values() if each.slave_sae == shelf.slave_sae]
-        others = [each for each in together if each is not shelf]
+        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
+        others = [each for each in together if each is not peer_pool]
         if any(other.queue or other.drawing for other in others):
             raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
-        self.undelivered.raise_if_early(slave.used_at)
+        self.undelivered.raise_if_early(kme_store.used_at)
         burnt = sum(each.stock.burn_all("overtaken") for each in together)
         if burnt:
-            log.info("keys_burnt", kme=self.client.name, slave_sae=shelf.slave_sae, number=burnt, cause="overtaken")
+            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
-    async def _issued_before(self, shelf: Shelf) -> frozenset[str]:
-        """The key_IDs of those aside that may not be used. What is new has been written down when this returns."""
+    async def _issued_before(self, peer_pool: PeerPool) -> frozenset[str]:
+        """The key_IDs of those unrecorded that may not be used. What is new has been written down when this returns."""
         if self._issued is None:
             return frozenset()
         try:
-            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in shelf.aside})
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in peer_pool.unrecorded})
         except StoreUnavailable as error:
             log.error(
                 "issued_keys_not_remembered",
                 kme=self.client.name,
-                slave_sae=shelf.slave_sae,
-                number=len(shelf.aside),
+                slave_sae=peer_pool.slave_sae,
+                number=len(peer_pool.unrecorded),
                 cause=str(error),
             )
             self.withheld = str(error)
@@ -355,25 +361,25 @@ class KeyPool:
         self._store_is_well()
         return before
 
-    def _burn_old_ones_aside(self, shelf: Shelf, *, all_of_them: bool = False) -> int:
+    def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
         """Of those that could not be remembered in time nothing may come; returns how many that were."""
-        if not shelf.aside or not (all_of_them or shelf.aside_until <= self._timing.clock()):
+        if not peer_pool.unrecorded or not (all_of_them or peer_pool.unrecorded_until <= self._timing.clock()):
             return 0
-        burnt, shelf.aside = len(shelf.aside), []
-        self.client.accounts.issued_and_burnt(shelf.slave_sae, burnt, "not remembered")
+        burnt, peer_pool.unrecorded = len(peer_pool.unrecorded), []
+        self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
         return burnt
 
-    def _put_in_stock(self, shelf: Shelf, keys: list[Key], before: frozenset[str]) -> None:
+    def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str]) -> None:
         if before:
-            self.client.accounts.issued_and_burnt(shelf.slave_sae, len(before), "seen before")
+            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
         fresh = [key for key in keys if key.key_ID not in before]
-        refused = len(before) + shelf.stock.add(fresh, until=shelf.aside_until)
+        refused = len(before) + peer_pool.stock.add(fresh, until=peer_pool.unrecorded_until)
         if refused:
-            log.error("keys_seen_before", kme=self.client.name, slave_sae=shelf.slave_sae, number=refused)
+            log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
         if refused == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
-    async def _request(self, shelf: Shelf, slave: Slave, number: int, patient: bool) -> list[Key]:
+    async def _request(self, peer_pool: PeerPool, kme_store: KMEStore, number: int, patient: bool) -> list[Key]:
         """Asks for `number` keys, and for less where the KME has not or does not accept that many.
 
         Which of the two it is, the status tells, whatever the refusal says.
@@ -381,91 +387,91 @@ class KeyPool:
         refused_more = False
         while True:
             try:
-                keys = await self._draw_keys(shelf.slave_sae, number, shelf.size, patient=patient)
+                keys = await self._draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
             except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
-                status = await self.ask_status(shelf.slave_sae)
+                status = await self.ask_status(peer_pool.slave_sae)
                 bits = status.stored_bits if status else None
-                short = bits is not None and bits < number * shelf.size
-                number = max(1, (bits or 0) // shelf.size) if short else number // 2
+                short = bits is not None and bits < number * peer_pool.size
+                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
             else:
                 self._answered()
-                slave.batch.took(number, refused_more=refused_more)
+                kme_store.batch.took(number, refused_more=refused_more)
                 return keys
 
     def _answered(self) -> None:
         for tell in tuple(self.listeners):
             tell()
 
-    def _give_rest(self, shelf: Shelf, error: KeyUnavailable | StoreUnavailable) -> None:
+    def _back_off(self, peer_pool: PeerPool, error: KeyUnavailable | StoreUnavailable) -> None:
         """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
-        shelf.rest = min(LONGEST_REST_S, max(0.25, shelf.rest * 2))
-        shelf.not_before = self._timing.clock() + shelf.rest * (0.5 + 0.5 * self._timing.chance())
-        shelf.trouble = error
+        peer_pool.backoff = min(LONGEST_BACKOFF_S, max(0.25, peer_pool.backoff * 2))
+        peer_pool.not_before = self._timing.clock() + peer_pool.backoff * (0.5 + 0.5 * self._timing.chance())
+        peer_pool.trouble = error
 
-    def _raise_if_resting(self, shelf: Shelf) -> None:
-        wait = shelf.not_before - self._timing.clock()
+    def _raise_if_backing_off(self, peer_pool: PeerPool) -> None:
+        wait = peer_pool.not_before - self._timing.clock()
         if wait > 0:
             kind = next(
-                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(shelf.trouble, kind)), KMEBadReply
+                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(peer_pool.trouble, kind)), KMEBadReply
             )
-            raise kind(f"not asked again for {wait:.1f} s: {shelf.trouble}")
+            raise kind(f"not asked again for {wait:.1f} s: {peer_pool.trouble}")
 
-    def _refill_if_low(self, shelf: Shelf, *, raise_to_high: bool = False) -> None:
-        found = self._marks(shelf)
+    def _refill_if_low(self, peer_pool: PeerPool, *, raise_to_high: bool = False) -> None:
+        found = self._marks(peer_pool)
         if raise_to_high:
-            shelf.fill_to = found.high
-        if shelf.prefetched and not self._closed and shelf.refill is None and len(shelf.stock) < found.low:
-            shelf.refill = asyncio.create_task(self._refill(shelf), name="refill keys")
-            shelf.refill.add_done_callback(lambda _task: self._refill_ended(shelf))
+            peer_pool.fill_to = found.high
+        if peer_pool.prefetched and not self._closed and peer_pool.refill is None and len(peer_pool.stock) < found.low:
+            peer_pool.refill = asyncio.create_task(self._refill(peer_pool), name="refill keys")
+            peer_pool.refill.add_done_callback(lambda _task: self._refill_ended(peer_pool))
 
-    def _refill_ended(self, shelf: Shelf) -> None:
-        shelf.refill = None
+    def _refill_ended(self, peer_pool: PeerPool) -> None:
+        peer_pool.refill = None
 
-    async def _refill(self, shelf: Shelf) -> None:
-        """Draws until the shelf is as full as it should be; any failure ends it, and it is begun again later."""
+    async def _refill(self, peer_pool: PeerPool) -> None:
+        """Draws until the pool is as full as it should be; any failure ends it, and it is begun again later."""
         try:
-            while len(shelf.stock) < (1 if self.undelivered.one_batch else shelf.fill_to):
-                await self._drawn(shelf, patient=True)
-            shelf.refill_fails.over()
+            while len(peer_pool.stock) < (1 if self.undelivered.one_batch else peer_pool.fill_to):
+                await self._drawn(peer_pool, patient=True)
+            peer_pool.refill_fails.over()
         except (KeyUnavailable, StoreUnavailable) as error:
-            shelf.refill_fails.say(kme=self.client.name, slave_sae=shelf.slave_sae, cause=str(error))
+            peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
 
-    def _put_away(self, shelf: Shelf) -> None:
-        """Forgets a shelf that is empty and that nobody uses: one-time pads come in many sizes."""
-        if shelf.idle and self._timing.clock() >= shelf.not_before:
-            self._shelves.pop((shelf.slave_sae, shelf.size), None)
+    def _forget_if_idle(self, peer_pool: PeerPool) -> None:
+        """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
+        if peer_pool.idle and self._timing.clock() >= peer_pool.not_before:
+            self._peer_pools.pop((peer_pool.slave_sae, peer_pool.size), None)
 
-    def _marks(self, shelf: Shelf) -> Marks:
-        slave = self._slave(shelf.slave_sae)
-        bits = slave.refill.per_second
+    def _marks(self, peer_pool: PeerPool) -> WaterMarks:
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        bits = kme_store.refill.per_second
         one_batch = self.undelivered.one_batch
         found = marks(
             self.prefetch,
             outage=one_batch,
-            peak_rate=shelf.peak.per_second,
+            peak_rate=peer_pool.peak.per_second,
             latency=self.client.latency or 1.0,
-            refill_rate=bits / shelf.size if bits else None,
-            status=slave.status,
+            refill_rate=bits / peer_pool.size if bits else None,
+            status=kme_store.status,
         )
         # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
-        return Marks(min(found.low, 1), found.high) if one_batch else found
+        return WaterMarks(min(found.low, 1), found.high) if one_batch else found
 
-    def _slave(self, slave_sae: str) -> Slave:
-        if slave_sae not in self._slaves:
-            self._slaves[slave_sae] = Slave(
+    def _kme_store(self, slave_sae: str) -> KMEStore:
+        if slave_sae not in self._kme_stores:
+            self._kme_stores[slave_sae] = KMEStore(
                 Refill(self._timing.clock),
                 Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
                 BatchLimit(self._timing.clock),
                 Complaint(log.info, log.debug, "kme_status_unknown", self._timing.clock),
             )
-        return self._slaves[slave_sae]
+        return self._kme_stores[slave_sae]
 
-    def _shelf(self, slave_sae: str, size: int) -> Shelf:
+    def _peer_pool(self, slave_sae: str, size: int) -> PeerPool:
         place = (slave_sae, size)
-        if place not in self._shelves:
+        if place not in self._peer_pools:
             stock = Stock(
                 slave_sae,
                 lifetime=self.prefetch.lifetime,
@@ -474,5 +480,5 @@ class KeyPool:
                 clock=self._timing.clock,
             )
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", self._timing.clock)
-            self._shelves[place] = Shelf(slave_sae, size, stock, Peak(self._timing.clock), complaint)
-        return self._shelves[place]
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(self._timing.clock), complaint)
+        return self._peer_pools[place]

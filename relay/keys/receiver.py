@@ -23,7 +23,7 @@ import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.faults import Fault
-from relay.keys.http import NoAnswer, Reply, Request, Transport
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Transport
 from relay.keys.replies import json_body, keys_asked_for
 from relay.keys.skip import key_asked_for
 
@@ -39,7 +39,7 @@ Interface = Literal["etsi014", "skip"]
 _FRAME = struct.Struct("!II")
 
 
-class Spool(Protocol):
+class ReplySpool(Protocol):
     """Where replies are written down; see relay.store.Spool."""
 
     def ready(self) -> None:
@@ -61,15 +61,15 @@ class Spool(Protocol):
 class ReceiverHere:
     """Does it in this process. With `flush` a reply is on the disk before it is used, and the event loop waits."""
 
-    def __init__(self, spool: Spool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
+    def __init__(self, spool: ReplySpool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
         """`kmes` has the group and interface of each KME, by name."""
         self._spool = spool
         self._kmes = kmes
         self._flush = flush
 
     async def send(
-        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
-    ) -> Reply:
+        self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         """As Receiver.send."""
         self._spool.ready()
         reply = await transport.send(request, within, on_sent)
@@ -107,8 +107,8 @@ class ReceiverProcess:
         self._closing = False
 
     async def send(
-        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
-    ) -> Reply:
+        self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
@@ -125,7 +125,7 @@ class ReceiverProcess:
         if "cause" in answer:
             fault = Fault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
-        return Reply(answer["code"], body, answer["retry_after"])
+        return HTTPReply(answer["code"], body, answer["retry_after"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""

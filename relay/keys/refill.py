@@ -178,7 +178,7 @@ class Prefetch:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class WaterMarks:
     """The low and the high water mark in force, in keys."""
 
     low: int
@@ -193,7 +193,7 @@ def marks(
     outage: float = 0.0,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
-) -> Marks:
+) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
     An `outage` (s) longer than that of `prefetch` is survived as well.
@@ -201,9 +201,9 @@ def marks(
     `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
     """
     if not prefetch.on:
-        return Marks(0, 0)
+        return WaterMarks(0, 0)
     if not prefetch.follows_use:
-        return Marks(prefetch.low, prefetch.high)
+        return WaterMarks(prefetch.low, prefetch.high)
     wanted = math.ceil(peak_rate * (latency + max(prefetch.outage, outage)))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
     caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
@@ -213,7 +213,7 @@ def marks(
         caps.append(status.max_key_count)
     high = min(max(prefetch.high, wanted), *caps)
     low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if wanted > prefetch.high else 0)
-    return Marks(min(low, high), high)
+    return WaterMarks(min(low, high), high)
 
 
 BELIEVED_FOR_S = 60.0

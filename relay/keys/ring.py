@@ -22,20 +22,20 @@ from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
-from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyReference, ReceivedKeys, Timing, Trials
+from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyReference, ReceivedKeyStore, SealingKey, Timing, TrialStore
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
 
 log = Events(__name__)
 
-TEND_S = 5.0
+MAINTAIN_EVERY_S = 5.0
 """How often expired keys are destroyed and forecasts are made."""
 
-LOOK_S = 30.0
+STATUS_EVERY_S = 30.0
 """How often each KME is asked for its status, for the forecasts."""
 
-TELL_S = 86_400.0
+CERTIFICATES_EVERY_S = 86_400.0
 """How often the log tells of certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
@@ -51,17 +51,9 @@ class Rotation:
     max_age: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A key to seal with, and what the sealed message has to say about it."""
-
-    key: Key
-    reference: KeyReference
-
-
 @dataclass(slots=True)
 class _InUse:
-    taken: Taken
+    taken: SealingKey
     messages: int
     octets: int
     since: float
@@ -74,7 +66,7 @@ class KeysInUse:
         self._clock = clock
         self._in_use: dict[str, _InUse] = {}
 
-    def again(self, peer: str, rotation: Rotation, octets: int) -> Taken | None:
+    def reuse(self, peer: str, rotation: Rotation, octets: int) -> SealingKey | None:
         """The key in use, if it may wrap one more message of `octets`; else None, and it is forgotten."""
         current = self._in_use.get(peer)
         if current is None:
@@ -90,7 +82,7 @@ class KeysInUse:
         current.octets += octets
         return current.taken
 
-    def began(self, peer: str, rotation: Rotation, octets: int, taken: Taken) -> None:
+    def begin(self, peer: str, rotation: Rotation, octets: int, taken: SealingKey) -> None:
         """A fresh key wraps its first message."""
         if rotation.max_messages > 1 and octets < rotation.max_bytes:
             self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
@@ -110,7 +102,7 @@ class PeerKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SupplyLimits:
     """Per KME: `reserve` keys of the usual size that mail of low priority leaves alone, and the alarm.
 
     The alarm is raised when the keys will last less than `alarm` seconds at the present rates.
@@ -129,10 +121,10 @@ class KeyRing:
         groups: Mapping[str, KMEGroup],
         peers: Mapping[str, PeerKeys],
         *,
-        received: ReceivedKeys | None = None,
+        received: ReceivedKeyStore | None = None,
         issued: IssuedKeys | None = None,
-        trials: Trials | None = None,
-        limits: Mapping[str, Limits] | None = None,
+        trials: TrialStore | None = None,
+        limits: Mapping[str, SupplyLimits] | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
         """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
@@ -151,7 +143,7 @@ class KeyRing:
         self._level_use: dict[tuple[str, str], Rate] = {}
         self._level_keys: dict[tuple[str, str], int] = {}
         self._alarms: set[tuple[str, str]] = set()
-        self._tending: asyncio.Task[None] | None = None
+        self._maintaining: asyncio.Task[None] | None = None
         if received is not None:
             for name, group in self.groups.items():
                 group.keep_in(partial(received.put, name), received.ready)
@@ -174,14 +166,14 @@ class KeyRing:
 
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""
-        if self._tending is None:
+        if self._maintaining is None:
             for name in self.groups:
                 for pool in self.groups[name].pools:
                     pool.undelivered.serve(self._own_sae)
             for peer in self.peers.values():
                 for group in self._groups_of(peer):
                     group.warm(peer.sae_id)
-            self._tending = asyncio.create_task(self._tend_for_ever(), name="tend keys")
+            self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
@@ -203,20 +195,20 @@ class KeyRing:
 
     async def close(self) -> None:
         """Ends all background work, burns the keys held, closes all connections."""
-        tending, self._tending = self._tending, None
-        if tending is not None:
-            tending.cancel()
-            await asyncio.gather(tending, return_exceptions=True)
+        maintaining, self._maintaining = self._maintaining, None
+        if maintaining is not None:
+            maintaining.cancel()
+            await asyncio.gather(maintaining, return_exceptions=True)
         self._in_use.forget()
         await asyncio.gather(*(group.close() for group in self.groups.values()))
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.
 
         It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
         """
         rules = self._peer(peer)
-        if level == "aes" and (taken := self._in_use.again(peer, rules.rotation, octets)):
+        if level == "aes" and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
             return taken
         sae_id = rules.sae_id
         member, key = await first_that_can(
@@ -225,9 +217,9 @@ class KeyRing:
             lambda member, wait: member.key(sae_id, 256, wait=wait),
             allowed=partial(self._leave_the_reserve, sae_id, 0) if low_priority else None,
         )
-        taken = Taken(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
+        taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if level == "aes":
-            self._in_use.began(peer, rules.rotation, octets, taken)
+            self._in_use.begin(peer, rules.rotation, octets, taken)
         self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
 
@@ -271,25 +263,25 @@ class KeyRing:
             found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
         return found
 
-    async def report(self, *, look: bool = True) -> KeyReport:
-        """What `keys status` shows; with `look` each KME is asked for its status first."""
-        if look:
-            await self._look()
+    async def report(self, *, ask: bool = True) -> KeyReport:
+        """What `keys status` shows; with `ask` each KME is asked for its status first."""
+        if ask:
+            await self._ask_all()
         pools = list(self.pool_rows())
         return KeyReport(pools, list(self._level_rows(pools)))
 
-    async def tend(self, *, look: bool) -> None:
+    async def maintain(self, *, ask: bool) -> None:
         """Destroys expired keys, draws a few where none are left, and says so when keys will soon be gone.
 
-        With `look` the KMEs are asked first.
+        With `ask` the KMEs are asked first.
         """
         self.renew_certificates()
         for group in self.groups.values():
             for pool in group.pools:
                 pool.destroy_expired()
                 pool.keep_ready()
-        if look:
-            await self._look()
+        if ask:
+            await self._ask_all()
         for row in self.pool_rows():
             place = (row.kme, row.peer)
             if row.alarm and place not in self._alarms:
@@ -299,30 +291,30 @@ class KeyRing:
             else:
                 self._alarms.discard(place)
 
-    async def _tend_for_ever(self) -> None:
-        looked = told = float("-inf")
+    async def _maintain_until_closed(self) -> None:
+        asked = told = float("-inf")
         while True:
             now = self._timing.clock()
-            look = now - looked >= LOOK_S
-            looked = now if look else looked
+            ask = now - asked >= STATUS_EVERY_S
+            asked = now if ask else asked
             try:
-                await self.tend(look=look)
-                if now - told >= TELL_S:
+                await self.maintain(ask=ask)
+                if now - told >= CERTIFICATES_EVERY_S:
                     told = now
                     await self.tell_of_certificates()
             except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
-            await self._timing.sleep(TEND_S)
+            await self._timing.sleep(MAINTAIN_EVERY_S)
 
-    async def _look(self) -> None:
-        looks = [
+    async def _ask_all(self) -> None:
+        questions = [
             pool.ask_status(peer.sae_id)
             for peer in self.peers.values()
             for group in self._groups_of(peer)
             for pool in group.pools
             if pool.client.health > 0
         ]
-        await asyncio.gather(*looks)
+        await asyncio.gather(*questions)
 
     def _candidates(self, rules: PeerKeys, use: Use, size: int = 0) -> list[Member]:
         """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
@@ -339,13 +331,13 @@ class KeyRing:
     async def _leave_the_reserve(self, sae_id: str, hidden: int, member: Member) -> None:
         """Raises KMEExhausted where a pad that hides so much (0: a key) would touch what is kept for other mail."""
         pools = self.groups[member.group].pools
-        if not any(self._limits.get(pool.client.name, Limits()).reserve for pool in pools):
+        if not any(self._limits.get(pool.client.name, SupplyLimits()).reserve for pool in pools):
             return
         bits = 8 * (await member.plan(sae_id, hidden)).octets
         reserve = left = 0
         for pool in pools:
             usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
-            reserve += self._limits.get(pool.client.name, Limits()).reserve * usual
+            reserve += self._limits.get(pool.client.name, SupplyLimits()).reserve * usual
             left += pool.bits_at_hand(sae_id)
         if reserve and left - bits < reserve:
             raise KMEExhausted(f"group {member.group}: what is left is reserved for mail of normal priority")
@@ -394,7 +386,7 @@ class KeyRing:
         for name, peer in self.peers.items():
             for group in self._groups_of(peer):
                 for pool in group.pools:
-                    limits = self._limits.get(pool.client.name, Limits())
+                    limits = self._limits.get(pool.client.name, SupplyLimits())
                     yield pool_row(group.group, name, peer.sae_id, pool, reserve=limits.reserve, alarm=limits.alarm)
 
     def _level_rows(self, pools: Sequence[PoolRow]) -> Iterable[LevelRow]:

@@ -146,7 +146,7 @@ class Waiter:
 
 
 @dataclass(slots=True)
-class Shelf:
+class PeerPool:
     """The stock for one slave SAE and key size, with the work that fills it."""
 
     slave_sae: str
@@ -158,14 +158,14 @@ class Shelf:
     fill_to: int = 0
     """So many keys are drawn for it where nobody waits for more."""
     queue: deque[Waiter] = field(default_factory=deque)
-    rest: float = 0.0
+    backoff: float = 0.0
     not_before: float = 0.0
     trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
     drawing: asyncio.Task[None] | None = None
     refill: asyncio.Task[None] | None = None
-    aside: list[Key] = field(default_factory=list, repr=False)
-    """Keys that have come and are not remembered yet: they may not be used before, and are good until `aside_until`."""
-    aside_until: float = 0.0
+    unrecorded: list[Key] = field(default_factory=list, repr=False)
+    """Keys that have come and are not remembered yet: they may not be used before; good until `unrecorded_until`."""
+    unrecorded_until: float = 0.0
 
     @property
     def wanted(self) -> int:
@@ -175,11 +175,11 @@ class Shelf:
     @property
     def idle(self) -> bool:
         """Whether it is empty, and nobody uses it."""
-        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.aside)
+        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.unrecorded)
 
 
 @dataclass(slots=True)
-class Slave:
+class KMEStore:
     """What is known of the KME's store for one slave SAE."""
 
     refill: Refill
@@ -188,6 +188,6 @@ class Slave:
     status_fails: Complaint
     status: KeyStatus | None = None
     asked: float | None = None
-    looking: asyncio.Task[KeyStatus | None] | None = None
+    asking: asyncio.Task[KeyStatus | None] | None = None
     used_at: float = float("-inf")
     """When a key for this slave SAE was last given out, in seconds of the clock."""

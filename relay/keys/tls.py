@@ -86,7 +86,7 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
 
 
 def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str, Any]], None]) -> type[ssl.SSLObject]:
-    class Checked(ssl.SSLObject):
+    class CheckedTLS(ssl.SSLObject):
         """A TLS connection whose handshake fails unless the certificate carries the KME ID, where that is wanted."""
 
         def do_handshake(self) -> None:
@@ -98,7 +98,7 @@ def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str,
                 raise ssl.SSLCertVerificationError(1, text)
             seen(certificate)
 
-    return Checked
+    return CheckedTLS
 
 
 def names_in(certificate: Mapping[str, Any], name_from: NameFrom) -> Iterator[str]:

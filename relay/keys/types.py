@@ -1,8 +1,8 @@
 """What a quantum key is, what names it in a message, and what a key ring needs from those around it.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-`KeySource` is one KME group. `ReceivedKeys` is the store that a delivered key goes into before anybody gets it,
-`IssuedKeys` remembers fresh keys before they may be used, and `Trials` what KMEs were found to do: all three are
+`KeySource` is one KME group. `ReceivedKeyStore` is the store that a delivered key goes into before anybody gets it,
+`IssuedKeys` remembers fresh keys before they may be used, and `TrialStore` what KMEs were found to do: all three are
 kept by whoever uses this package.
 """
 
@@ -48,6 +48,14 @@ class KeyReference:
     kme_group: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SealingKey:
+    """A key to seal with, and what the sealed message has to say about it."""
+
+    key: Key
+    reference: KeyReference
+
+
 class KeySource(Protocol):
     """One KME group seen from one site: a key leaves it once, whichever side takes it."""
 
@@ -73,7 +81,7 @@ class KeySource(Protocol):
         """Ends background work and connections; keys still held are burnt."""
 
 
-class ReceivedKeys(Protocol):
+class ReceivedKeyStore(Protocol):
     """Where delivered keys are kept, sealed at rest, until they are no longer needed."""
 
     async def ready(self) -> None:
@@ -91,7 +99,7 @@ class ReceivedKeys(Protocol):
         """
 
 
-class Trials(Protocol):
+class TrialStore(Protocol):
     """The memory of what was found out about KMEs at the price of keys; it outlives relays."""
 
     async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:

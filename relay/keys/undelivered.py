@@ -14,7 +14,7 @@ from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
-from relay.keys.types import Trials
+from relay.keys.types import TrialStore
 
 log = Events(__name__)
 
@@ -36,7 +36,7 @@ class Undelivered:
         self.one_batch = one_batch
         self.dropped = False
         """Whether the KME was seen to drop keys."""
-        self.trials: Trials | None = None
+        self.trials: TrialStore | None = None
         """Where it is remembered what was found, over restarts."""
         self._client = client
         self._clock = clock
@@ -95,12 +95,14 @@ class Undelivered:
             raise KMEExhausted(text)
 
 
-async def recalled(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
+async def recalled(trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
     """What was found of late about this KME (its URL, our SAE, the slave SAE). Raises StoreUnavailable."""
     return await trials.recall(kme, _described(status)) if trials is not None else None
 
 
-async def remembered(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None) -> str:
+async def remembered(
+    trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None
+) -> str:
     """What `recalled` gives from now on; a store that cannot be written costs two keys at the next start, no more."""
     try:
         if trials is not None:

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from relay.errors import KMEExhausted
 from relay.keys.pads import Pad
-from relay.keys.ring import Taken
+from relay.keys.types import SealingKey
 
 
 class KeysWithReserve(Protocol):
     """FreshKeys of which some may be kept for mail of normal priority."""
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
@@ -27,7 +27,7 @@ class LowPriority:
     def __init__(self, keys: KeysWithReserve) -> None:
         self._keys = keys
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         return await self._keys.take(peer, level=level, octets=octets, low_priority=True)
 
@@ -39,10 +39,10 @@ class LowPriority:
 class DrawnBefore:
     """FreshKeys of one key, which was taken before it was known what it would seal; it is given once."""
 
-    def __init__(self, taken: Taken) -> None:
-        self._taken: Taken | None = taken
+    def __init__(self, taken: SealingKey) -> None:
+        self._taken: SealingKey | None = taken
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """The key. Raises KMEExhausted the second time."""
         taken, self._taken = self._taken, None
         if taken is None:

@@ -10,7 +10,7 @@ import pytest
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured, KMEUnreachable
 from relay.keys.faults import KMERefusedRequest, NotAsked
-from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, Budget, State, TimeLimit
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
 from tests.keys.fake_kme import FakeTime
 
 RULES = BreakerRules(failures=3, delay=5, longest=20, misconfigured=30)
@@ -148,7 +148,7 @@ def test_pauses_double_and_are_longer_when_little_succeeds(time: FakeTime) -> No
 
 
 def test_a_budget_refills_within_an_hour(time: FakeTime) -> None:
-    budget = Budget(100, time.timing)
+    budget = BurnBudget(100, time.timing)
     budget.spend(120)
     assert not budget.allows(1)
     time.now += 1800

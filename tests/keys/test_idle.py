@@ -56,7 +56,7 @@ async def ring(kme: FakeKME, time: FakeTime, disk: Disk) -> AsyncIterator[KeyRin
 
 async def _ready_after(ring: KeyRing, time: FakeTime, seconds: float) -> int:
     time.now += seconds
-    await ring.tend(look=False)
+    await ring.maintain(ask=False)
     group = ring.groups["g"]
     await settled(group)
     return group.pools[0].ready("bob", 256)
@@ -87,7 +87,7 @@ async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried
         kme.misbehave(call, "drop", times=None)
     time.now += 101
     for tend in range(3 * 720):
-        await _tended(ring, time, tend)
+        await _maintained(ring, time, tend)
     said = Counter(record.getMessage().split()[0] for record in caplog.records)
     assert said["key_refill_failed"] in (3, 4)
     assert said.total() - said["keys_burnt"] < 12, said
@@ -121,10 +121,10 @@ async def test_a_kme_that_was_away_is_asked_for_keys_as_soon_as_it_has_told_its_
         assert await client.request_enc_keys("bob", patient=False)
 
 
-async def _tended(ring: KeyRing, time: FakeTime, number: int) -> int:
+async def _maintained(ring: KeyRing, time: FakeTime, number: int) -> int:
     """How many keys are ready after it was tended as it is every 5 s."""
     time.now += 5
-    await ring.tend(look=number % 6 == 0)
+    await ring.maintain(ask=number % 6 == 0)
     group = ring.groups["g"]
     await settled(group)
     return group.pools[0].ready("bob", 256)

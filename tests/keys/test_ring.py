@@ -16,7 +16,7 @@ from relay.errors import KeyDestroyed, KeyUsed, KMEExhausted, KMEMisconfigured, 
 from relay.keys.accounts import KeyMetrics
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import KeyCollector
-from relay.keys.ring import KeyRing, Limits, PeerKeys, Rotation
+from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.types import KeyReference
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 
@@ -88,7 +88,7 @@ async def ring(
         "bob": PeerKeys("sae-bob", ("one", "two")),
         "carol": PeerKeys("sae-carol", ("two",), Rotation(max_messages=3)),
     }
-    limits = {"kme-one": Limits(reserve=10, alarm=100), "kme-two": Limits(alarm=100)}
+    limits = {"kme-one": SupplyLimits(reserve=10, alarm=100), "kme-two": SupplyLimits(alarm=100)}
     ring = KeyRing("sae-alice", groups, peers, received=store, limits=limits, timing=time.timing)
     yield ring
     await ring.close()
@@ -237,9 +237,9 @@ async def test_mail_of_low_priority_leaves_the_reserve_alone(
     pair[1].pair.bits = 0
     pair[0].pair.bits = 12 * 256
     for _ in range(2):
-        await ring.tend(look=True)
+        await ring.maintain(ask=True)
         await ring.take("bob", low_priority=True)
-    await ring.tend(look=True)
+    await ring.maintain(ask=True)
     with pytest.raises(KMEExhausted):
         await ring.take("bob", low_priority=True)
     with pytest.raises(KMEExhausted):
@@ -337,7 +337,7 @@ async def test_a_fault_that_nobody_foresaw_does_not_end_the_watch_over_the_keys(
         tended.release()
         raise RuntimeError("nobody foresaw it")
 
-    monkeypatch.setattr(ring, "tend", faulty)
+    monkeypatch.setattr(ring, "maintain", faulty)
     ring.start()
     async with asyncio.timeout(10):
         for _ in range(3):

@@ -219,7 +219,7 @@ async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_
         await ring.take("bob", level="otp")
     assert kme.got("enc_keys") == []
     time.now += 31
-    await ring.tend(look=False)
+    await ring.maintain(ask=False)
     await settled(ring.groups["g"])
     await ring.take("bob", level="otp")
     assert [request.content["number"] for request in kme.got("enc_keys")] == [16]
