@@ -83,15 +83,6 @@ class Identity:
     older_rsa_encryption: tuple[RSAKeyPair, ...] = ()
     further_kems: tuple[FurtherKEMPair, ...] = ()
 
-    def kem_by_ski(self, ski: bytes) -> KEMKeyPair | None:
-        """The ML-KEM pair, in use or older, with this SubjectKeyIdentifier; None where there is none."""
-        return next((pair for pair in (self.kem, *self.older_kem) if pair.ski == ski), None)
-
-    def rsa_by_ski(self, ski: bytes) -> RSAKeyPair | None:
-        """The RSA encryption pair, in use or older, with this SubjectKeyIdentifier; None where there is none."""
-        pairs = (self.rsa_encryption, *self.older_rsa_encryption)
-        return next((pair for pair in pairs if pair.ski == ski), None)
-
     def further_kem(self, name: str, identifier: bytes) -> FurtherKEMPair | None:
         """The pair of this KEM, in use or older, that a message names; None where there is none."""
         named = (pair for pair in self.further_kems if (pair.name, pair.identifier) == (name, identifier))
