@@ -49,16 +49,17 @@ from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
+from relay.opening.layers import Layers
+from relay.opening.original import Originals
 from relay.outgoing import Outgoing
-from relay.policy import PolicySet
+from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
-from relay.policy.shadow import ShadowRecord
 from relay.quarantine.metrics import QuarantineMetrics
 from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
-from relay.shadow import Shadow
+from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import told_to_stop
 from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
@@ -85,7 +86,7 @@ class Parts:
     keys: KeyRing
     ledger: Ledger
     sealer: Sealer
-    opener: Opener
+    originals: Originals
     triage: Triage
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
@@ -119,6 +120,10 @@ async def parts(
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
+        opener = Opener(
+            Layers(config, levels, keys, identity, certificates), store.received, store.openings, beat=store.beat
+        )
+        signing_keys = dkim_keys(config)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
@@ -126,11 +131,11 @@ async def parts(
             store,
             keys,
             ledger,
-            Sealer(config, policies, levels, keys, identity, certificates),
-            Opener(config, levels, keys, store.received, store.openings, identity, certificates, beat=store.beat),
+            Sealer(Planner(config, levels, identity, certificates), policies, keys),
+            Originals(opener, policies, arrivals(config, signing_keys)),
             _triage(config, store, next_hops),
             next_hops,
-            dkim_keys(config),
+            signing_keys,
             receiving,
             sent,
         )
@@ -143,12 +148,12 @@ def all_levels(config: Config) -> dict[str, Level]:
     return {level.name: level for level in levels}
 
 
-def planner(config: Config, policies: PolicySet, keys: KeyRing, certificates: Mapping[str, PeerCertificates]) -> Sealer:
-    """What tells how mail would be sealed, without store and ledger; `config` is one `with_documents`.
+def planner(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
+    """What tells how mail would be sealed; `config` is one `with_documents`.
 
     Raises ConfigError where this site's own certificates cannot be used.
     """
-    return Sealer(config, lambda: policies, all_levels(config), keys, own_identity(config), certificates)
+    return Planner(config, all_levels(config), own_identity(config), certificates)
 
 
 def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
@@ -251,7 +256,7 @@ def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     config = built.config
     secret = SiteSecret.load(config.store.secret)
     directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, built.opener, built.policies, secret, budget, directory, hold_for)
+    return Mailboxes(config.imap, built.originals, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -275,12 +280,10 @@ def incoming_recipe(built: Parts) -> Incoming:
     assert config.incoming is not None  # noqa: S101 - whoever calls has looked
     return Incoming(
         config.incoming,
-        built.opener,
+        built.originals,
         built.next_hops["incoming"],
         Deliveries("incoming", built.store.journal, built.sent),
-        built.policies,
         built.triage,
-        arrivals(config, built.dkim_keys),
     )
 
 
@@ -396,7 +399,7 @@ def _shadow(config: Config, built: Parts) -> Shadow | None:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
     record = config.policies.shadow_record
-    return Shadow(built.sealer, built.keys, ShadowRecord(record) if record is not None else None)
+    return Shadow(built.sealer, ShadowRecord(record) if record is not None else None)
 
 
 def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:

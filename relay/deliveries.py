@@ -19,7 +19,7 @@ from relay.keys import KeyReference
 from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
-from relay.sealing import Form
+from relay.sealing import SealedCopy
 from relay.store import Begun, Journal, JournalForm, Sent, SentOpened, mail_key
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ ANSWERED_AT_ONCE = 1000
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
-    `key` is its place in the journal. `forms` are those that were sealed before, or are being delivered now; whoever
+    `key` is its place in the journal. `copies` are those that were sealed before, or are being delivered now; whoever
     delivers adds his own. `outcomes` are by mailbox, like everything in the journal. `check` is to be called
     last before it leaves; it raises DeliveryUnderWay. Of a mail that is `like_no_other` the same octets are a retry.
     """
@@ -41,14 +41,14 @@ class Delivery:
     mail: Mail
     begun: Begun
     check: Callable[[], None] = lambda: None
-    forms: list[Form] = field(default_factory=list)
+    copies: list[SealedCopy] = field(default_factory=list)
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
     like_no_other: bool = False
 
     @property
     def rest(self) -> Mail:
         """The mail to those recipients who neither have it nor have a sealed form waiting, each once."""
-        known = self.begun.delivered | {recipient.mailbox for form in self.forms for recipient in form.recipients}
+        known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
 
@@ -118,8 +118,8 @@ class Deliveries:
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
             check = partial(self._journal.check, begun.relay)
-            forms = [_form(mail, each) for each in begun.forms]
-            delivery = Delivery(key, mail, begun, check, forms, like_no_other=like_no_other)
+            copies = [_copy(mail, each) for each in begun.forms]
+            delivery = Delivery(key, mail, begun, check, copies, like_no_other=like_no_other)
             try:
                 yield delivery
                 if delivery.over:
@@ -234,7 +234,7 @@ class Deliveries:
             for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
-        forms = [entry for form in delivery.forms if not form.in_clear and (entry := _entry(form, waiting)).recipients]
+        forms = [entry for copy in delivery.copies if not copy.in_clear and (entry := _entry(copy, waiting)).recipients]
         await self._over(key, delivery, [] if final else delivered, forms)
 
     async def _over(
@@ -287,24 +287,24 @@ def _not_remembered(error: Exception) -> None:
     log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
 
-def _entry(form: Form, waiting: set[str]) -> JournalForm:
+def _entry(copy: SealedCopy, waiting: set[str]) -> JournalForm:
     facts = {
-        "protection": form.protection,
-        "peer": form.peer,
-        "policy": form.policy,
-        "policy_version": form.policy_version,
-        "keys": [asdict(reference) for reference in form.keys],
-        "quantum_bits": form.quantum_bits,
+        "protection": copy.protection,
+        "peer": copy.peer,
+        "policy": copy.policy,
+        "policy_version": copy.policy_version,
+        "keys": [asdict(reference) for reference in copy.keys],
+        "quantum_bits": copy.quantum_bits,
     }
-    recipients = tuple(each.mailbox for each in form.recipients if each.mailbox in waiting)
-    return JournalForm(recipients, facts, form.message, form.name)
+    recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
+    return JournalForm(recipients, facts, copy.message, copy.name)
 
 
-def _form(mail: Mail, entry: JournalForm) -> Form:
-    """The form again, for those recipients of this mail who wait for it."""
+def _copy(mail: Mail, entry: JournalForm) -> SealedCopy:
+    """The copy again, for those recipients of this mail who wait for it."""
     wanted = dict.fromkeys(entry.recipients)
     unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
-    return Form(
+    return SealedCopy(
         protection=entry.facts["protection"],
         peer=entry.facts["peer"],
         message=entry.message,

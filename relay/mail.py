@@ -99,6 +99,10 @@ class Mail:
         """The same envelope around other bytes."""
         return replace(self, message=message)
 
+    def with_header_in_bounces(self) -> Mail:
+        """The same mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content."""
+        return replace(self, envelope=replace(self.envelope, ret="HDRS"))
+
     @property
     def digest(self) -> str:
         """SHA-256 of the message, as 64 hexadecimal digits."""

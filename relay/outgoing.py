@@ -18,7 +18,8 @@ from relay.errors import MalformedMessage, RelayError, StoreUnavailable, Tripped
 from relay.forward import Handed, NextHop, Supervision
 from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
-from relay.sealing import Form, Prepared, Sealer, Weakened
+from relay.plan import Planned
+from relay.sealing import SealedCopy, SealedMail, Sealer
 from relay.shadow import Shadow
 from relay.store.ledger import Entry, Ledger
 from relay.tripwire import check_sealed, shown_fields
@@ -54,24 +55,24 @@ class Outgoing:
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail) as delivery:
             await self._prepare(delivery)
-            await self._hand_on_all(delivery, delivery.forms, more=False)
+            await self._hand_on_all(delivery, delivery.copies, more=False)
         return delivery.answer
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
-        There can be one form in its place; others are handed to the next hop before, and when one of these has to
-        wait, so has the whole mail. Without `milter_split` a mail that needs several forms waits untouched. A message
+        There can be one copy in its place; others are handed to the next hop before, and when one of these has to
+        wait, so has the whole mail. Without `milter_split` a mail that needs several copies waits untouched. A message
         that does not fit there is handed to the next hop too.
         """
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         message: bytes | None = None
         async with self.deliveries.of(mail) as delivery:
             await self._prepare(delivery)
-            self._check_one_form(delivery)
+            self._check_one_copy(delivery)
             # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
-            stays = max(delivery.forms, key=lambda form: (not form.in_clear, len(form.recipients)), default=None)
-            await self._hand_on_all(delivery, [form for form in delivery.forms if form is not stays], more=True)
+            stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
+            await self._hand_on_all(delivery, [copy for copy in delivery.copies if copy is not stays], more=True)
             if stays is not None and delivery.waits_only_for(stays.recipients):
                 message = await self._put_in_place(delivery, stays, fits)
             if stays is not None and message is None:
@@ -91,100 +92,104 @@ class Outgoing:
         await self.deliveries.unheard(mail, outcomes)
 
     async def _prepare(self, delivery: Delivery) -> None:
-        """Adds the forms of those recipients who have none from an earlier try, or none that policy wants now."""
+        """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
         if self.shadow is None:
-            delivery.forms = await self.sealer.still_permitted(delivery.mail, delivery.forms)
+            delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
         rest = delivery.rest
         if not rest.envelope.recipients:
             return
         try:
-            prepared = await self._in_clear(rest, self.shadow) if self.shadow else await self._sealed(rest)
+            sealed = await self._in_clear(rest, self.shadow) if self.shadow else await self._sealed(rest)
             # Before anything leaves: who gets less than the first level listed for him.
-            await self.ledger.record(*await off_loop(len(rest.message), _entries, rest, prepared.forms))
+            entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
+            await self.ledger.record(*entries)
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
-        delivery.forms += prepared.forms
+        for each in entries:
+            if each.event == "downgrade":
+                log.warning("downgraded", protection=each.used, peer=each.peer, policy=each.policy, cause=each.reason)
+        delivery.copies += sealed.copies
         for recipient in rest.envelope.recipients:
-            if failure := prepared.failures.get(recipient.address):
+            if failure := sealed.failures.get(recipient.address):
                 delivery.note_for_all([recipient], failure)
-        for cause in set(map(str, prepared.failures.values())):
+        for cause in set(map(str, sealed.failures.values())):
             log.warning("not_sealed", cause=cause)
 
-    async def _sealed(self, mail: Mail) -> Prepared:
+    async def _sealed(self, mail: Mail) -> SealedMail:
         # Before keys are drawn: what the tripwire holds because of what the sender has written, it holds for ever.
         await off_loop(len(mail.message), _check_shown, mail.message)
         return await self.sealer.seal(mail)
 
-    async def _in_clear(self, mail: Mail, shadow: Shadow) -> Prepared:
+    async def _in_clear(self, mail: Mail, shadow: Shadow) -> SealedMail:
         """Shadow mode: says what would have become of the mail, which leaves as it came."""
         await self.ledger.record(*await shadow.foresee(mail))
         version = self.sealer.policies().version
-        form = Form("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
-        return Prepared([form], {})
+        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
+        return SealedMail([copy], {})
 
-    def _check_one_form(self, delivery: Delivery) -> None:
+    def _check_one_copy(self, delivery: Delivery) -> None:
         """Raises TryLater where one message cannot do for all recipients and nothing may be split."""
         if self.direction.milter_split:
             return
         if failure := for_all(delivery.outcomes.values()):
             raise failure
-        if len(delivery.forms) > 1:
+        if len(delivery.copies) > 1:
             raise TryLater("its recipients need different protection, and milter_split is off")
 
-    async def _put_in_place(self, delivery: Delivery, form: Form, fits: Callable[[bytes], bool]) -> bytes | None:
+    async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
         """What takes the mail's place, or None where it does not fit there."""
-        message = await self._signed(form)
-        if not form.in_clear:
-            await off_loop(len(message), check_sealed, message, form.protection)
+        message = await self._signed(copy)
+        if not copy.in_clear:
+            await off_loop(len(message), check_sealed, message, copy.protection)
         if not await off_loop(len(message), fits, message):
             return None
         delivery.check()
-        delivery.note(form.recipients, (None,) * len(form.recipients))
-        _report(form, Handed((None,) * len(form.recipients), "put in place", "milter"), len(message))
+        delivery.note(copy.recipients, (None,) * len(copy.recipients))
+        _report(copy, Handed((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
 
-    async def _signed(self, form: Form) -> bytes:
+    async def _signed(self, copy: SealedCopy) -> bytes:
         """Under the DKIM signatures of its author's domain; what leaves in clear is left to the mail server's."""
-        if self.signer is None or form.in_clear:
-            return form.message
-        return await off_loop(len(form.message), self.signer.fields, form.message) + form.message
+        if self.signer is None or copy.in_clear:
+            return copy.message
+        return await off_loop(len(copy.message), self.signer.fields, copy.message) + copy.message
 
-    async def _hand_on_all(self, delivery: Delivery, forms: Sequence[Form], *, more: bool) -> None:
+    async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
         """One after the other; of each that is not the last (there are `more`) it is written down who has it."""
-        for number, form in enumerate(forms, 1):
+        for number, copy in enumerate(copies, 1):
             try:
-                await self._hand_on(delivery, form, more=more or number < len(forms))
+                await self._hand_on(delivery, copy, more=more or number < len(copies))
             except StoreUnavailable as error:
                 # Who has the mail is known until the relay ends; for nothing else may that be risked.
-                for rest in forms[number:]:
+                for rest in copies[number:]:
                     delivery.note_for_all(rest.recipients, error)
                 return
 
-    async def _hand_on(self, delivery: Delivery, form: Form, *, more: bool) -> None:
+    async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
         """Raises StoreUnavailable where it could not be written down who has it now."""
-        mail = delivery.mail.to(form.recipients)
+        mail = delivery.mail.to(copy.recipients)
         try:
-            leaving = mail.with_message(mail.trace + await self._signed(form))
-            if not form.in_clear:
-                await off_loop(len(leaving.message), check_sealed, leaving.message, form.protection)
+            leaving = mail.with_message(mail.trace + await self._signed(copy))
+            if not copy.in_clear:
+                await off_loop(len(leaving.message), check_sealed, leaving.message, copy.protection)
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
             supervision = Supervision(delivery.check, *noted)
             handed = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
-            log.warning("form_not_delivered", protection=form.protection, peer=form.peer, cause=str(error))
-            delivery.note_for_all(form.recipients, error)
+            log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
+            delivery.note_for_all(copy.recipients, error)
             return
         except Exception as error:  # noqa: BLE001 - unknown errors hold what they concern, and only that
-            log.error("form_not_delivered", protection=form.protection, peer=form.peer, cause=repr(error))
-            delivery.note_for_all(form.recipients, TryLater(f"{type(error).__name__}: {error}"))
+            log.error("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=repr(error))
+            delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
             return
-        delivery.note(form.recipients, handed.outcomes)
+        delivery.note(copy.recipients, handed.outcomes)
         try:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
                 await self.deliveries.so_far(delivery)
         finally:
-            _report(form, handed, len(leaving.message))
+            _report(copy, handed, len(leaving.message))
 
 
 def _check_shown(message: bytes) -> None:
@@ -199,48 +204,45 @@ def _has_message_id(message: bytes) -> bool:
     return any(name == b"message-id" for name, _ in mime.fields(mime.header_of(message)))
 
 
-def _report(form: Form, handed: Handed, octets: int) -> None:
+def _report(copy: SealedCopy, handed: Handed, octets: int) -> None:
     """What left, for whom not, and how it was protected."""
     refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
-    in_clear = "shadow_sent_unsealed" if form.policy == SHADOW else "sent_in_clear"
-    report, event = (log.warning, in_clear) if form.in_clear else (log.info, "sealed_and_sent")
-    if len(refused) == len(form.recipients):
-        report, event = log.warning, "form_not_delivered"
+    in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"
+    report, event = (log.warning, in_clear) if copy.in_clear else (log.info, "sealed_and_sent")
+    if len(refused) == len(copy.recipients):
+        report, event = log.warning, "copy_not_delivered"
     report(
         event,
-        protection=form.protection,
-        peer=form.peer,
-        key_IDs=[reference.key_ID for reference in form.keys],
-        quantum_bits=form.quantum_bits,
-        recipients=len(form.recipients) - len(refused),
+        protection=copy.protection,
+        peer=copy.peer,
+        key_IDs=[reference.key_ID for reference in copy.keys],
+        quantum_bits=copy.quantum_bits,
+        recipients=len(copy.recipients) - len(refused),
         not_accepted=refused[:10],
         octets=octets,
-        policy=form.policy,
-        policy_version=form.policy_version,
+        policy=copy.policy,
+        policy_version=copy.policy_version,
         next_hop=handed.next_hop,
         answer=handed.answer,
     )
 
 
-def _entries(mail: Mail, forms: list[Form]) -> list[Entry]:
+def _entries(mail: Mail, copies: list[SealedCopy]) -> list[Entry]:
     """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
-    alike: dict[tuple[int, str, str], list[Weakened]] = {}
-    for number, form in enumerate(forms):
-        for each in form.weakened:
-            alike.setdefault((number, each.decision.where, each.reason), []).append(each)
-    return [_entry(mail, forms[number], weakened) for (number, _, _), weakened in alike.items()]
+    alike: dict[tuple[int, str, str], list[Planned]] = {}
+    for number, copy in enumerate(copies):
+        for each in copy.planned:
+            if each.downgrade:
+                alike.setdefault((number, each.policy["policy"], each.downgrade), []).append(each)
+    return [_entry(mail, copies[number], planned) for (number, _, _), planned in alike.items()]
 
 
-def _entry(mail: Mail, form: Form, weakened: list[Weakened]) -> Entry:
-    decision = weakened[0].decision
+def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> Entry:
     return Entry.of(
-        "plaintext" if form.in_clear else "downgrade",
+        "plaintext" if copy.in_clear else "downgrade",
         mail,
-        [each.decision.recipient for each in weakened],
-        policy=decision.where,
-        policy_version=decision.version,
-        peer=decision.peer,
-        listed=decision.levels,
-        used=form.protection,
-        reason=weakened[0].reason,
+        [each.recipient.address for each in planned],
+        **planned[0].policy,
+        used=copy.protection,
+        reason=planned[0].downgrade,
     )

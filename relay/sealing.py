@@ -1,48 +1,24 @@
-"""Turns one mail into the messages that may leave: for each recipient the first level of his policy that can be had.
+"""Turns one mail into the copies that may leave: carries out the plan, level by level and layer by layer.
 Standard: the level files write the format; what cannot be sealed is held or refused, as policy says, and never plain.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import cms, mime
-from relay.config import Config
-from relay.errors import (
-    BadStructure,
-    CannotOpen,
-    CannotSeal,
-    KeyUnavailable,
-    MalformedMessage,
-    PolicyHolds,
-    PolicyRefuses,
-    RelayError,
-)
+from relay import mime
+from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
-from relay.levels import FreshKeys, Level, Parties, Sealed
+from relay.levels import Sealed
 from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
-from relay.policy import (
-    Content,
-    Decision,
-    DrawnBefore,
-    KeysWithReserve,
-    LevelName,
-    LowPriority,
-    PolicySet,
-    Priority,
-    Quantum,
-)
-from relay.policy.foresee import Foresight, Supplied
-
-if TYPE_CHECKING:
-    from relay.identity import Identity, PeerCertificates
+from relay.plan import Copy, Group, Planned
+from relay.planner import Decided, Planner, decide, seconds_waited
+from relay.policy import Content, CopyKeys, Decision, KeysWithReserve, PolicySet
 
 log = structlog.get_logger(__name__)
 
@@ -53,23 +29,14 @@ MAX_MADE = 10_000
 """How many sealed messages are known again when they come back; older ones are sealed once more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weakened:
-    """A recipient who gets less than the first level that policy lists for him, or his mail in clear, and why."""
-
-    decision: Decision
-    used: str
-    reason: str
-
-
 @dataclass(slots=True)
-class Form:
+class SealedCopy:
     """One message as it will leave: who gets it, how it is protected, which policy said so.
 
-    `protection` names the layers from the inside out, `pqc+aes` for instance. `policy` is `file:line` of the
-    first recipient's decision; `keys` and `quantum_bits` are what was spent, `without_quantum` says why the
-    layer under a quantum key that was preferred is missing. `weakened` has one entry for each recipient who gets
-    less than the first level listed for him. `name` is that of a form which waits in the journal.
+    `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
+    in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
+    `planned` says of each recipient what was passed over. A copy of an earlier try has none, and its `name` in the
+    journal.
     """
 
     protection: str
@@ -79,9 +46,8 @@ class Form:
     policy_version: str
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
-    without_quantum: str = ""
     recipients: list[Recipient] = field(default_factory=list)
-    weakened: list[Weakened] = field(default_factory=list)
+    planned: tuple[Planned, ...] = ()
     name: str = ""
 
     @property
@@ -91,42 +57,24 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """The forms of a mail, and why there is none for the rest of its recipients, by address."""
+class SealedMail:
+    """The copies of a mail, and why there is none for the rest of its recipients, by address."""
 
-    forms: list[Form]
+    copies: list[SealedCopy]
     failures: dict[str, RelayError]
-
-
-_Group = tuple[str | None, tuple[str, ...], Quantum, Priority]
-"""Recipients who get the same: peer, layers, quantum, priority."""
-
-
-@dataclass(slots=True)
-class _Wanting:
-    """A recipient who has no form yet: what policy says, how many of its levels were passed over, and why."""
-
-    recipient: Recipient
-    decision: Decision
-    passed: int = 0
-    causes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
     """Seals mails; one value for the life of the relay.
 
-    `levels` are those that this relay can do, by name; `policies` gives the policy set in force, asked once for
-    each mail; `certificates` are the peers' by peer name. `made` has the SHA-256 of what was sealed of late, with the
-    peer and the mailboxes that it is for.
+    `policies` gives the policy set in force, asked once for each mail. `made` has the SHA-256 of what was sealed of
+    late, with the peer and the mailboxes that it is for.
     """
 
-    config: Config
+    planner: Planner
     policies: Callable[[], PolicySet]
-    levels: Mapping[str, Level]
     keys: KeysWithReserve
-    identity: Identity | None = None
-    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
     made: dict[bytes, tuple[str, frozenset[str]]] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
@@ -134,196 +82,89 @@ class Sealer:
         decision = self.policies().decide(sender, recipient)
         if decision.looks_inside or decision.hold_for is not None:
             return  # the message may raise the level, or tell how long it has waited
-        obstacles = [self.obstacle(decision, level) for level in decision.levels]
-        if all(obstacles):
-            raise _otherwise(decision, obstacles)
+        [group] = self.planner.plan([(Recipient(recipient), decision)], 0)
+        if group.error is not None:
+            raise group.error
 
-    async def seal(self, mail: Mail) -> Prepared:
-        """One form for each (peer, level), shared by all its recipients.
+    async def seal(self, mail: Mail) -> SealedMail:
+        """One copy for each (peer, layers), shared by all its recipients.
 
-        A recipient who can get none of the levels listed for him fails, alone, with what his policy says then.
+        A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
         """
+        decided, original, seconds = await self._to_plan(mail)
+
+        async def attempt(group: Group, copy: Copy) -> SealedCopy:
+            return await self._copy(original, mail.envelope.sender, group, copy)
+
+        had, without = await self.planner.carry_out(decided, len(original), seconds, attempt)
+        failures = {each.address: group.error for group in without for each in group.recipients if group.error}
+        return SealedMail([copy for _, copy in had], failures)
+
+    async def foresee(self, mail: Mail) -> tuple[Group, ...]:
+        """What `seal` would do now. Raises MalformedMessage."""
+        decided, original, seconds = await self._to_plan(mail)
+        return await self.planner.foresee(decided, len(original), seconds, self.keys)
+
+    async def _to_plan(self, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
+        """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
         content = Content(mail.message)
         decided = await _decided(self.policies(), mail, mail.envelope.recipients, content)
         original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        failures = {each.address: error for each, error in decided if isinstance(error, RelayError)}
-        wanting = [_Wanting(each, decision) for each, decision in decided if isinstance(decision, Decision)]
-        forms: list[Form] = []
-        failed: dict[_Group, RelayError] = {}
-        while wanting:
-            groups: dict[tuple[_Group, LevelName], list[_Wanting]] = {}
-            for each in wanting:
-                if level := self._next_level(each, failed, content.size):
-                    groups.setdefault((_group(each.decision, level), level), []).append(each)
-                else:
-                    waited = content.waited(datetime.now(UTC))
-                    failures[each.recipient.address] = _otherwise(each.decision, each.causes, waited)
-            wanting = []
-            for (group, level), members in groups.items():
-                outcome = await self._try(original, mail.envelope.sender, members, level)
-                if isinstance(outcome, Form):
-                    forms.append(outcome)
-                elif isinstance(outcome, KeyUnavailable):
-                    failed[group] = outcome
-                    wanting += members
-                else:
-                    failures |= {each.recipient.address: outcome for each in members}
-        return Prepared(forms, failures)
+        return decided, original, seconds_waited(content, decided)
 
-    async def still_permitted(self, mail: Mail, forms: list[Form]) -> list[Form]:
-        """These forms of an earlier try, without recipients whose policy has been changed and wants another one now."""
+    async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
+        """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
         policies = self.policies()
         content = Content(mail.message)
-        for form in forms:
-            if form.policy_version != policies.version:
-                decided = await _decided(policies, mail, form.recipients, content)
-                form.recipients = [each for each, decision in decided if self._permits(decision, form)]
-        return [form for form in forms if form.recipients]
+        for copy in copies:
+            if copy.policy_version != policies.version:
+                decided = await _decided(policies, mail, copy.recipients, content)
+                copy.recipients = [each for each, decision in decided if self._permits(decision, copy)]
+        return [copy for copy in copies if copy.recipients]
 
-    def _permits(self, decision: Decision | RelayError, form: Form) -> bool:
+    def _permits(self, decision: Decision | RelayError, copy: SealedCopy) -> bool:
         if isinstance(decision, RelayError):
             return False
-        return decision.peer == form.peer and form.protection in self._protections(decision)
+        return decision.peer == copy.peer and copy.protection in self.planner.acceptable(decision)
 
-    def _protections(self, decision: Decision) -> set[str]:
-        """What a form may say of itself that a decision has led to, or a stronger one."""
-        found: set[str] = set()
-        for level in decision.levels:
-            layers = "+".join(decision.layers(level))
-            if level == "plaintext" or level not in self.levels:
-                continue
-            found |= {"sealed before", f"{layers}+aes"}
-            if self.levels[level].quantum or decision.quantum != "required":
-                found.add(layers)
-        return found
-
-    def foresight(self, supplied: Supplied | None = None) -> Foresight:
-        """Tells what this sealer would do; without `supplied`, as if all keys were there."""
-        return Foresight(self.obstacle, self.payload_octets, supplied, self.config.otp.padding)
-
-    def payload_octets(self, decision: Decision, level: LevelName, octets: int) -> int:
-        """How many octets are sealed for a message of so many to this one recipient."""
-        parties = self._parties(decision.peer or "")
-        protection = "+".join(decision.layers(level))
-        envelope = _sealed_envelope(parties, protection, decision.sender, [Recipient(decision.recipient)])
-        return len(mime.payload_header(envelope)) + octets
-
-    def _next_level(self, wanting: _Wanting, failed: Mapping[_Group, RelayError], octets: int) -> LevelName | None:
-        """The first level that may still be had; why others may not is added to the causes."""
-        decision = wanting.decision
-        for level in decision.levels[wanting.passed :]:
-            if cause := self.obstacle(decision, level, octets):
-                wanting.causes.append(cause)
-            elif (failure := failed.get(_group(decision, level))) is not None:
-                wanting.causes.append(f"{level}: {failure}")
-            else:
-                return level
-            wanting.passed += 1
-        return None
-
-    async def _try(
-        self, original: bytes, sender: str, members: Sequence[_Wanting], level: LevelName
-    ) -> Form | RelayError:
-        """One form for all these recipients, who want the same."""
+    async def _copy(self, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
+        """Raises KeyUnavailable where the copy's quantum key is not to be had."""
+        decision = group.decision
+        assert decision is not None  # noqa: S101 - nobody is planned a copy without
+        made = SealedCopy(
+            copy.protection, copy.peer, original, decision.where, decision.version,
+            recipients=group.recipients, planned=group.members,
+        )  # fmt: skip
+        if copy.in_clear:
+            return made
+        peer = copy.peer or ""
+        if before := await off_loop(len(original), self._sealed_before, original, peer, made.recipients):
+            made.protection, made.message = "sealed before", before
+            return made
         try:
-            form = await self._form(original, sender, members, level)
+            sealed = await self._sealed(original, sender, group, copy)
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
-            return CannotSeal(str(error))
-        except RelayError as error:
-            return error
-        form.recipients = [each.recipient for each in members]
-        form.weakened = [weak for each in members for weak in _weakened(each.decision, form, each.causes)]
-        return form
+            raise CannotSeal(str(error)) from error
+        made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
+        made.message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
+        self._note_made(digest, peer, made.recipients)
+        return made
 
-    async def _form(self, original: bytes, sender: str, members: Sequence[_Wanting], level: LevelName) -> Form:
-        decision = members[0].decision
-        policy = decision.where
-        if level == "plaintext":
-            return Form("plaintext", decision.peer, original, policy, decision.version)
-        parties = self._parties(decision.peer or "")
-        recipients = [each.recipient for each in members]
-        if before := await off_loop(len(original), self._sealed_before, original, parties.peer, recipients):
-            return Form("sealed before", decision.peer, before, policy, decision.version)
-        sealed, protection, without_quantum = await self._sealed(original, decision, level, parties, sender, recipients)
-        message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
-        self._note_made(digest, parties.peer, recipients)
-        return Form(
-            protection,
-            decision.peer,
-            message,
-            policy,
-            decision.version,
-            sealed.keys,
-            sealed.quantum_bits,
-            without_quantum,
-        )
+    async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> Sealed:
+        """The level, further KEMs around it, and then an aes layer, where the plan has them.
 
-    async def _sealed(
-        self,
-        original: bytes,
-        decision: Decision,
-        name: LevelName,
-        parties: Parties,
-        sender: str,
-        recipients: Sequence[Recipient],
-    ) -> tuple[Sealed, str, str]:
-        """The level, further KEMs around it, and then an aes layer, where policy wants them, or why that is missing.
-
-        The key of that layer is taken first: the sealed envelope inside says whether it is there.
+        The key of that layer is taken first: no work is done for a copy that cannot be had.
         """
-        keys = self.keys if decision.priority == "normal" else LowPriority(self.keys)
-        on_top, without_quantum = await self._quantum_key(decision, name, keys, len(original))
-        layers = decision.layers(name)
-        protection = "+".join((*layers, "aes") if on_top else layers)
-        envelope = _sealed_envelope(parties, protection, sender, recipients)
-        sealed = await self.levels[name].seal(mime.wrap_payload(original, envelope), parties, keys)
-        for kem in layers[1:]:
-            sealed = await self.levels[kem].seal(mime.wrap_enveloped(sealed.der), parties, keys)
-        if on_top:
-            sealed = await self.levels["aes"].seal(mime.wrap_enveloped(sealed.der), parties, on_top)
-        return sealed, protection, without_quantum
-
-    async def _quantum_key(
-        self, decision: Decision, name: LevelName, keys: FreshKeys, octets: int
-    ) -> tuple[DrawnBefore | None, str]:
-        """The key for one more layer where policy wants that, or why there is none. Raises KeyUnavailable."""
-        if self.levels[name].quantum or decision.quantum == "off":
-            return None, ""
-        try:
-            return DrawnBefore(await keys.take(decision.peer or "", octets=octets)), ""
-        except KeyUnavailable as error:
-            if decision.quantum == "required":
-                raise
-            log.warning("no_quantum_enhancement", protection=name, peer=decision.peer, cause=str(error))
-            return None, str(error)
-
-    def obstacle(self, decision: Decision, name: LevelName, octets: int = 0) -> str:
-        """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
-        if name == "plaintext":
-            return ""
-        if too_big := decision.too_big(name, octets):
-            return too_big
-        layers = decision.layers(name)
-        if missing := [layer for layer in layers if layer not in self.levels]:
-            return f"{name}: this relay cannot do {missing[0]}"
-        if decision.peer is None:
-            return f"{name}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        level = self.levels[name]
-        needs_keys = level.quantum or decision.quantum == "required"
-        if needs_keys and not self.config.peers[decision.peer].kme_groups:
-            return f"{name}: no KME group is set for peer {decision.peer!r}"
-        parties = self._parties(decision.peer)
-        obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
-        return next((f"{name}: {obstacle}" for obstacle in obstacles if obstacle), "")
-
-    def _parties(self, peer: str) -> Parties:
-        return Parties(
-            master_sae=self.config.site.sae_id,
-            slave_sae=self.config.peers[peer].sae_id,
-            peer=peer,
-            identity=self.identity,
-            certificates=self.certificates.get(peer),
-        )
+        levels, parties = self.planner.levels, self.planner.parties(copy.peer or "")
+        keys = CopyKeys(self.keys, low_priority=copy.priority == "low")
+        if copy.key_on_top:
+            await keys.draw(parties.peer, len(original))
+        level, *around = copy.layers
+        envelope = self.planner.sealed_envelope(copy, sender, group.recipients)
+        sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
+        for layer in around:
+            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
+        return sealed
 
     def _note_made(self, digest: bytes, peer: str, recipients: Sequence[Recipient]) -> None:
         """What is in this message will be known again. Only the event loop's thread changes what is known."""
@@ -347,61 +188,13 @@ class Sealer:
         return mime.sealed_message(message, der) if ours else b""
 
 
-def _group(decision: Decision, level: LevelName) -> _Group:
-    return decision.peer, decision.layers(level), decision.quantum, decision.priority
-
-
-def _sealed_envelope(parties: Parties, protection: str, sender: str, recipients: Sequence[Recipient]) -> bytes:
-    """The DER of what the payload says of itself. Raises MalformedMessage where an address cannot be written."""
-    mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
-    now = datetime.now(UTC).replace(microsecond=0)
-    envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, protection, now, sender, mailboxes)
-    try:
-        envelope.check_addresses()
-        return envelope.encode()
-    except ValueError as error:
-        raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
-
-
-async def _decided(
-    policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content
-) -> list[tuple[Recipient, Decision | RelayError]]:
+async def _decided(policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
-
-    def all_of_them() -> list[tuple[Recipient, Decision | RelayError]]:
-        return [(each, _decision(policies, mail.envelope.sender, each.address, content)) for each in recipients]
-
     read = content.size * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
-    return await off_loop(read + RECIPIENT_OCTETS * len(recipients), all_of_them)
-
-
-def _decision(policies: PolicySet, sender: str, recipient: str, content: Content) -> Decision | RelayError:
-    try:
-        return policies.decide(sender, recipient, content)
-    except RelayError as error:
-        return error
+    work = read + RECIPIENT_OCTETS * len(recipients)
+    return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 
 
 def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:
     """The outer message, and by what its content is known again."""
     return mime.sealed_message(original, der), hashlib.sha256(der).digest()
-
-
-def _weakened(decision: Decision, form: Form, causes: list[str]) -> list[Weakened]:
-    """What the ledger has to know of one recipient: nothing, where he gets the first level listed, whole."""
-    reasons = list(causes)
-    if form.in_clear:
-        reasons.append("policy lets this mail out in clear")
-    elif form.without_quantum:
-        reasons.append(f"no quantum key on top: {form.without_quantum}")
-    return [Weakened(decision, form.protection, "; ".join(reasons))] if reasons else []
-
-
-def _otherwise(decision: Decision, causes: list[str], waited: float | None = None) -> PolicyHolds | PolicyRefuses:
-    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused."""
-    cause = f"{decision.where}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
-    if decision.otherwise == "refuse":
-        return PolicyRefuses(cause)
-    if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
-        return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
-    return PolicyHolds(cause)

@@ -1,25 +1,29 @@
-"""Shadow mode: follows the outgoing recipe up to the sealing, says what would have come of it, and changes nothing.
+"""Shadow mode: plans an outgoing mail, says what would become of it, and changes nothing.
 Standard: no key is taken and no content kept; a mail whose treatment nobody could foresee passes all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
-from relay.errors import RelayError
-from relay.keys.ring import KeyRing
+from relay.errors import ConfigError, RelayError
 from relay.levels.content import off_loop
 from relay.mail import Mail
-from relay.policy import Content
-from relay.policy.foresee import Outcome
-from relay.policy.shadow import Foreseen, ShadowRecord
+from relay.plan import Group, Outcome, Planned
 from relay.sealing import Sealer
 from relay.store.ledger import Entry
 
 log = structlog.get_logger(__name__)
+
+MAX_OCTETS = 256 * 1024 * 1024
+"""A record that has come to this size is put aside as `NAME.1`, in place of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,51 +31,76 @@ class Shadow:
     """What it works with; `record` keeps what it finds, for `policy simulate --shadow`."""
 
     sealer: Sealer
-    keys: KeyRing
     record: ShadowRecord | None = None
 
     async def foresee(self, mail: Mail) -> list[Entry]:
-        """What the ledger has to know, but of those whose mail policy lets out in clear."""
-        policies = self.sealer.policies()
-        content = Content(mail.message)
-        foresight = self.sealer.foresight(self.keys.can_supply)
-        found: list[Foreseen] = []
-        for recipient in mail.envelope.recipients:
-            try:
-                decision = policies.decide(mail.envelope.sender, recipient.address, content)
-            except RelayError as error:
-                log.warning("shadow", result="held", causes=[str(error)], policy_version=policies.version)
-                continue
-            waited = content.waited(datetime.now(UTC))
-            found.append(Foreseen(decision, content.size, await foresight.outcome(decision, content.size, waited)))
-        for each in found:
-            _log(each.outcome, each.as_dict())
+        """What the ledger has to know: one entry for all recipients whom one policy would treat alike."""
+        try:
+            plan = await self.sealer.foresee(mail)
+        except RelayError as error:
+            log.warning("not_foreseen", cause=str(error))
+            return []
+        outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
+        for outcome in outcomes:
+            # Without the addresses, which log lines do not have.
+            log.info("shadow", **{name: said for name, said in asdict(outcome).items() if name not in _ADDRESSES})
         if self.record is not None:
-            self.record.add(found)
-        alike: dict[tuple[str, str | None, Outcome], list[Foreseen]] = {}
-        for each in found:
-            if not each.decision.in_clear:
-                alike.setdefault((each.decision.where, each.decision.peer, each.outcome), []).append(each)
-        return await off_loop(content.size, lambda: [_entry(mail, foreseen) for foreseen in alike.values()])
+            self.record.add(outcomes)
+        return await off_loop(len(mail.message), lambda: [each for group in plan for each in _entries(mail, group)])
 
 
-def _log(outcome: Outcome, fields: dict[str, object]) -> None:
-    """Without the addresses, which log lines do not have."""
-    said = {name: value for name, value in fields.items() if name not in ("sender", "recipient")}
-    log.info("shadow", reply=outcome.reply, **said)
+_ADDRESSES = ("sender", "recipient")
 
 
-def _entry(mail: Mail, foreseen: list[Foreseen]) -> Entry:
-    """For all recipients whom one policy would treat alike."""
-    decision, outcome = foreseen[0].decision, foreseen[0].outcome
-    return Entry.of(
-        "shadow",
-        mail,
-        [each.decision.recipient for each in foreseen],
-        policy=decision.where,
-        policy_version=decision.version,
-        peer=decision.peer,
-        listed=decision.levels,
-        used="plaintext",
-        reason=f"shadow mode: it would have been {outcome.result} {outcome.protection}".rstrip(),
-    )
+def _entries(mail: Mail, group: Group) -> Iterator[Entry]:
+    alike: dict[str, list[Planned]] = {}
+    for each in group.members:
+        alike.setdefault(each.policy["policy"], []).append(each)
+    what = f"{group.result} {group.protection}".rstrip()
+    for members in alike.values():
+        yield Entry.of(
+            "plaintext" if group.result == "clear" else "shadow",
+            mail,
+            [each.recipient.address for each in members],
+            **members[0].policy,
+            used="plaintext",
+            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
+        )
+
+
+class ShadowRecord:
+    """The file, one JSON line for each recipient; it is no proof of anything, so that trouble with it holds no mail."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is opened before the first line."""
+        self.path = path
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Adds lines; where that fails, says so in the log."""
+        time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        lines = "".join(json.dumps({"time": time, **asdict(each)}) + "\n" for each in outcomes)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "a", encoding="ascii") as file:
+                file.write(lines)
+                full = file.tell() > MAX_OCTETS
+            if full:
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        except OSError as error:
+            log.error("shadow_record_not_written", file=str(self.path), cause=error.strerror)
+
+
+def read_shadow(path: Path) -> Iterator[tuple[str, Outcome]]:
+    """The lines of a record with their times, the oldest first, but those not whole. Raises ConfigError."""
+    names = {each.name for each in fields(Outcome)}
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict) and entry.keys() >= names | {"time"}:
+                    yield entry["time"], Outcome(**{name: entry[name] for name in names})
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -99,7 +99,7 @@ async def test_open_that_is_stopped_keeps_the_key_that_is_on_its_way(
         bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=sink.address)
         async with app.parts(alice.config, prefetch=False) as parts:
             mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), mails.plain())
-            sealed = (await parts.sealer.seal(mail)).forms[0].message
+            sealed = (await parts.sealer.seal(mail)).copies[0].message
         (tmp_path / "sealed.eml").write_bytes(sealed)
         command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
         process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)

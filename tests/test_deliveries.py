@@ -22,7 +22,7 @@ from relay.deliveries import Deliveries
 from relay.errors import DeliveryUnderWay, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.sealing import Form
+from relay.sealing import SealedCopy
 from relay.store import SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
@@ -350,7 +350,7 @@ async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outco
             async with tries.of(mail) as delivery:
                 first, second = mail.envelope.recipients
                 delivery.note([first, second], (None, TryLater("busy")))
-                delivery.forms.append(Form("aes", "bob", b"sealed", "policy", "1", recipients=[second]))
+                delivery.copies.append(SealedCopy("aes", "bob", b"sealed", "policy", "1", recipients=[second]))
 
         working = asyncio.create_task(work())
         await writing.wait()

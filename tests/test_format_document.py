@@ -22,7 +22,7 @@ from relay.cms.kems import KEMS
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
 from relay.levels.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
-from relay.opening import SKEW, WINDOW
+from relay.opening.recipients import SKEW, WINDOW
 from relay.store import OTP_KEEP_FOR_S, UNUSED_KEEP_FOR_S, USED_KEEP_FOR_S
 from tests.vectors import trees
 from tests.vectors.case import read_all

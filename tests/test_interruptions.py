@@ -98,7 +98,7 @@ async def incoming(
         opening = await stack.enter_async_context(app.parts(bob.config, prefetch=False))
 
         async def make(number: int) -> Mail:
-            [form] = (await sealing.sealer.seal(_mail(numbered(number), BOTH))).forms
+            [form] = (await sealing.sealer.seal(_mail(numbered(number), BOTH))).copies
             return _mail(form.message, BOTH)
 
         yield Journey(app.incoming_recipe(opening), sink, make)

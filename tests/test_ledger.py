@@ -274,6 +274,30 @@ async def test_shadow_mode_changes_nothing_takes_no_key_and_says_what_would_be(
     assert [each["event"] for each in ledger_entries(site.config.ledger_file)] == ["shadow", "shadow"]
 
 
+async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_of_plaintext(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    more, reserve = "shadow = true\n", "prefetch = false\nreserve = 10_000_000\n"
+    site = alice(tmp_path, kmes, sink, "", more=more, kme_settings=reserve)
+    policies = site.directory / "policies"
+    (policies / "default.toml").unlink(missing_ok=True)
+    (policies / "bob.example.toml").write_text('levels = ["aes"]\npriority = "low"\n')
+    (policies / "clear.example.toml").write_text('levels = ["plaintext"]\n')
+    recipients = ["a@bob.example", "a@clear.example", "a@nobody.example"]
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    said = [each for each in log.entries if each["event"] == "shadow"]
+    assert sorted(each["result"] for each in said) == ["clear", "held", "held"]
+    causes = " ".join(str(each["causes"]) for each in said)
+    assert "reserved for mail of normal priority" in causes
+    assert "no policy covers" in causes
+    assert sorted(each["event"] for each in ledger_entries(site.config.ledger_file)) == [
+        "plaintext",
+        "shadow",
+        "shadow",
+    ]
+
+
 async def test_shadow_mode_lets_mail_pass_that_would_be_held(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:

@@ -65,8 +65,8 @@ async def test_in_the_body_of_ordinary_mail_it_passes(doors: dict[str, Any], wir
 async def test_what_a_peer_has_sealed_with_it_in_the_header_is_not_handed_on(pair: Pair, sink: Sink) -> None:
     async with app.parts(pair.alice.config) as built:
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-        prepared = await built.sealer.seal(Mail(envelope, HEADER))
-    [form] = prepared.forms
+        sealed = await built.sealer.seal(Mail(envelope, HEADER))
+    [form] = sealed.copies
     reply = await submit(pair.incoming, re.sub(rb"Subject: [^\r]*", b"Subject: x", form.message).replace(b"\0", b""))
     assert reply.code == 250  # put aside: what is wrong inside is not told
     assert sink.got == []

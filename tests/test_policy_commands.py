@@ -9,6 +9,8 @@ import json
 import mailbox
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,13 @@ FILES = {
 }
 
 
-def site_of(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str], settings: str = "") -> tuple[Site, Run]:
+def site_of(
+    directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str], settings: str = "", kme_settings: str = ""
+) -> tuple[Site, Run]:
     """Alice's site with these policies, and `qumail-relay policy` on it (from a thread: the KMEs run in this one)."""
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=files,
-        outgoing=Address("127.0.0.1", 1), kme_settings="prefetch = false\n",
+        outgoing=Address("127.0.0.1", 1), kme_settings=f"prefetch = false\n{kme_settings}",
     )  # fmt: skip
     if settings:
         text = site.config_file.read_text()
@@ -111,6 +115,16 @@ async def test_explain_and_the_relay_agree_about_what_cannot_be_done(tmp_path: P
     assert now["result"] == "refused"
     assert "identity new" in now["causes"][0]
     assert now["smtp_reply"].startswith("550 5.7.1")
+
+
+async def test_explain_leaves_the_reserve_to_mail_of_normal_priority(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"bob.example.toml": 'levels = ["aes"]\npriority = "low"\n[[when]]\nsender = "n@*"\npriority = "normal"\n'}
+    _, run = site_of(tmp_path, kmes, files, kme_settings="reserve = 10_000_000\n")
+    low = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
+    assert (low["result"], low["smtp_reply"][:9]) == ("held", "451 4.7.1")
+    assert low["causes"] == ["aes: group alice-bob: what is left is reserved for mail of normal priority"]
+    normal = (await explained(run, "n@alice.example", "x@bob.example"))["now"]
+    assert (normal["result"], normal["protection"]) == ("sealed", "aes")
 
 
 # --- check -------------------------------------------------------------------------------------------------------
@@ -280,6 +294,24 @@ def test_simulate_adds_up_and_shows_the_odd_ones(tmp_path: Path, kmes: Developme
         assert said in shown.stdout
 
 
+def test_simulate_refuses_what_has_been_held_for_too_long_as_the_relay_does(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    _, run = site_of(tmp_path, kmes, {"bob.example.toml": 'levels = ["pqc"]\nhold_for = "1 h"\n'})
+    for name, ago in (("early", timedelta(minutes=59)), ("late", timedelta(minutes=61))):
+        received = f"Received: from a by b; {format_datetime(datetime.now(UTC) - ago)}\r\n"
+        (tmp_path / name).write_bytes(received.encode() + mails.plain())
+    found = json.loads(run("simulate", "--json", str(tmp_path / "early"), str(tmp_path / "late")).stdout)
+    assert [(each["result"], each["recipients"]) for each in found["results"]] == [("held", 1), ("refused", 1)]
+
+
+def test_simulate_counts_the_key_of_a_copy_once_for_all_who_share_it(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, {"bob.example.toml": 'levels = ["aes"]\n'})
+    (tmp_path / "mail").write_bytes(mails.plain().replace(b"ben@bob.example", b"ben@bob.example, bea@bob.example"))
+    found = json.loads(run("simulate", "--json", str(tmp_path / "mail")).stdout)
+    assert ([each["recipients"] for each in found["results"]], found["quantum_bits"]) == ([2], {"bob": 256})
+
+
 def test_diff_says_whose_level_goes_up_or_down(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     site, run = site_of(tmp_path, kmes, FILES)
     write(
@@ -307,7 +339,7 @@ def test_what_shadow_mode_recorded_can_be_added_up_and_compared(tmp_path: Path, 
     entry = {
         "time": "2999-01-01T00:00:00Z", "sender": "a@alice.example", "recipient": "x@bob.example", "octets": 500,
         "peer": "bob", "listed": ["otp"], "result": "sealed", "protection": "otp", "quantum_bits": 4096, "causes": [],
-        "policy": "x:1", "policy_version": "0" * 12,
+        "policy": "x:1", "policy_version": "0" * 12, "reply": "250",
     }  # fmt: skip
     old = entry | {"time": "2001-01-01T00:00:00Z"}
     (site.directory / "shadow.jsonl").write_text("\n".join(map(json.dumps, [entry, old, {"time": "x"}])) + "\nbroken")

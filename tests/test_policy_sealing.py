@@ -25,6 +25,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import Reply, submit
 
+QUANTA = (("ann", "off"), ("ben", "preferred"), ("cleo", "required"))
 HELD_LONG = 'levels = ["pqc"]\nhold_for = "1 h"\n'
 
 
@@ -96,6 +97,26 @@ async def test_mail_from_the_null_sender_is_of_low_priority_whatever_the_policy_
     [bounce] = await through_alice(tmp_path, kmes, sink, policy, mails.plain(), kme_settings=reserve, sender="")
     assert bounce.code == 451
     assert any("reserved for mail of normal priority" in str(entry.get("cause", "")) for entry in log.entries)
+
+
+async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_nothing_at_that_level(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    files = {f"bob.example/{name}.toml": f'levels = ["otp"]\nquantum = "{quantum}"\n' for name, quantum in QUANTA}
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies=files
+    )
+    recipients = [f"{name}@bob.example" for name, _ in QUANTA]
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    assert [each.recipients for each in sink.got] == [tuple(recipients)]
+
+    async with app.parts(site.config) as built:  # nor is a milter's mail held that must not be split
+        recipe = app.outgoing_recipe(built)
+        whole = replace(recipe, direction=recipe.direction.model_copy(update={"milter_split": False}))
+        mail = Mail(Envelope("ann@alice.example", tuple(map(Recipient, recipients))), mails.plain(subject="other"))
+        answer = await whole.in_place(mail, lambda _: True)
+    assert (answer.outcomes, answer.message is not None) == ((None, None, None), True)
 
 
 async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
@@ -175,6 +196,6 @@ async def test_large_mails_that_are_sealed_at_once_do_not_meet_in_what_is_known_
     async with app.parts(site.config) as built:
         sealer = replace(built.sealer, made=noted)
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-        prepared = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))
-        assert not prepared.failures
+        sealed = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))
+        assert not sealed.failures
     assert (noted.threads, len(noted)) == ({threading.get_ident()}, 1)

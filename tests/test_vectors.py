@@ -49,6 +49,7 @@ from relay.levels.otp import OTP
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opened, Opener
+from relay.opening.layers import Layers
 from relay.store import Arrived, Bound, SiteSecret, Store, open_store
 from relay.store.key_name import KeyName
 from relay.store.received_table import find
@@ -157,9 +158,8 @@ class Bob:
         ring = KeyRing("1", cast(Mapping[str, KMEGroup], self.kmes), peers, received=store.received)
         pinned = {name: person(name).certificates for name in config.peers if (KEYS / f"{name}-ca.crt.pem").exists()}
         identity = replace(person("bob").identity, further_kems=tuple(_pair(*each) for each in case.secrets))
-        self.opener = Opener(
-            config, LEVELS, ring, store.received, store.openings, identity, pinned, clock=lambda: case.now
-        )
+        layers = Layers(config, LEVELS, ring, identity, pinned)
+        self.opener = Opener(layers, store.received, store.openings, clock=lambda: case.now)
 
     async def remember(self) -> None:
         """What came before the case."""

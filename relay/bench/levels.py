@@ -193,7 +193,7 @@ async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> byt
 
 
 async def _open(message: bytes, opening: Opening) -> bytes:
-    """As relay/opening.py does it."""
+    """As relay/opening/layers.py does it."""
     content = await off_loop(len(message), mime.sealed_content, message)
     while True:
         enveloped = await off_loop(len(content), cms.decode_enveloped, content)

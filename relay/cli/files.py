@@ -57,19 +57,19 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
 async def _seal(config: Config, mail: Mail) -> bytes:
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False) as parts:
-            prepared = await stop.or_end(parts.sealer.seal(mail))
-    for failure in prepared.failures.values():
+            sealed = await stop.or_end(parts.sealer.seal(mail))
+    for failure in sealed.failures.values():
         raise failure
-    [form] = prepared.forms
-    if form.in_clear:
-        raise PolicyHolds(f"{form.policy}: policy says plaintext for this recipient; there is nothing to seal")
-    return form.message
+    [copy] = sealed.copies
+    if copy.in_clear:
+        raise PolicyHolds(f"{copy.policy}: policy says plaintext for this recipient; there is nothing to seal")
+    return copy.message
 
 
 async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False, key_receiver=receiver) as parts:
-            opened = await stop.or_end(parts.opener.open(message, sender))
+            opened = await stop.or_end(parts.originals.opener.open(message, sender))
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
     return opened.original

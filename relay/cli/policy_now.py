@@ -15,8 +15,9 @@ from relay.errors import ConfigError
 from relay.identity import PeerCertificates
 from relay.keys.report import PoolRow
 from relay.keys.ring import KeyRing
+from relay.plan import Outcome
 from relay.policy import Content, Decision
-from relay.policy.foresee import Outcome
+from relay.policy.traffic import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ class Now:
 async def look_now(site: PolicySite, decision: Decision, content: Content | None) -> Now:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
     octets = content.size if content is not None else 0
-    waited = content.waited(datetime.now(UTC)) if content is not None else None
+    sample = Sample("", decision.sender, (decision.recipient,), octets, content)
     async with site.keys() as keys:
         try:
-            foresight = site.foresight(keys)
+            planner = site.planner()
         except ConfigError as error:
             return Now(None, octets, unknown="; ".join(error.problems))
-        outcome = await foresight.outcome(decision, octets, waited)
+        [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
         return Now(outcome, octets, rows, _certificates(site, decision), unknown)

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.policy_now import Now
+from relay.cli.policy_tally import Differences, Tally
 from relay.keys.report import PoolRow
 from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
 from relay.policy.names import printable
-from relay.policy.simulate import Differences, Tally
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
 MAX_CHANGES = 50
@@ -183,10 +183,10 @@ def print_tally(console: Console, tally: Tally, messages: int, left_out: int) ->
     console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
     if odd := tally.odd():
         console.print(f"The {len(odd)} that were treated as the fewest others:")
-    for treated in tally.odd():
-        what = f"{treated.outcome.result} {treated.outcome.protection}".rstrip()
-        console.print(printable(f"  {what}: {treated.name}: to {treated.recipient} ({treated.policy})"))
-        for cause in treated.outcome.causes:
+    for name, outcome in odd:
+        what = f"{outcome.result} {outcome.protection}".rstrip()
+        console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
+        for cause in outcome.causes:
             console.print(printable(f"      {cause}"))
 
 

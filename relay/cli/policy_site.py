@@ -4,25 +4,27 @@ Standard: nothing is started, stored or taken; a KME is asked once for its statu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from relay import app
+from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.config import Config, Log, load_config
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
+from relay.mail import Recipient
+from relay.plan import Outcome
+from relay.planner import Decided, Planner, decide, seconds_waited
 from relay.policy import PolicySet, load_policies
 from relay.policy.findings import Capabilities, column_of
-from relay.policy.foresee import Foresight
 from relay.policy.names import printable
-from relay.sealing import Sealer
+from relay.policy.traffic import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,26 @@ class PolicySite:
         finally:
             await ring.close()
 
-    def sealer(self, keys: KeyRing | None) -> Sealer:
-        """Tells what can be done; without `keys` it could not seal. Raises ConfigError."""
-        ring = keys or KeyRing(self.config.site.sae_id, {}, {})
-        return app.planner(self.config, self.policies, ring, self.certificates)
+    def planner(self) -> Planner:
+        """Plans what would become of mail. Raises ConfigError."""
+        return app.planner(self.config, self.certificates)
 
-    def foresight(self, keys: KeyRing | None) -> Foresight:
-        """What would become of a mail with the keys that are there, or as if all were, without `keys`."""
-        return self.sealer(keys).foresight(keys.can_supply if keys is not None else None)
+    async def foresee(
+        self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
+    ) -> list[Outcome]:
+        """What would become of a message for these recipients; without `keys`, as if all were there."""
+        everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
+        decided: list[Decided] = []
+        seconds = None
+        try:
+            decided = decide(self.policies, sample.sender, everybody, content)
+            if content is not None:
+                octets -= content.size - len(mime.without_hidden_fields(content.message))
+                seconds = seconds_waited(content, decided)
+        except MalformedMessage as error:
+            decided = [(each, error) for each in everybody]
+        plan = await planner.foresee(decided, octets, seconds, keys)
+        return [each for group in plan for each in group.outcomes(sample.sender, sample.octets)]
 
     async def capabilities(self, keys: KeyRing | None) -> Capabilities:
         """What relay and peers can do; how long pads may be is asked of the KMEs."""
@@ -70,7 +84,7 @@ class PolicySite:
         for name, peer in self.config.peers.items():
             if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
                 pads[name] = most
-        return Capabilities(self.sealer(keys).obstacle, pads, self.largest)
+        return Capabilities(self.planner().obstacle, pads, self.largest)
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:

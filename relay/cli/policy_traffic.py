@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -19,12 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console, print_differences, print_tally
 from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.policy_tally import Differences, Tally
 from relay.errors import ConfigError
 from relay.mail import domain_of
-from relay.policy.foresee import Foresight, Outcome
-from relay.policy.shadow import read_shadow
-from relay.policy.simulate import Differences, Tally, Treated, treat
+from relay.plan import Outcome
+from relay.planner import Planner
 from relay.policy.traffic import Sample, samples, total_octets
+from relay.shadow import read_shadow
 
 _shadow = click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
 _since = click.option(
@@ -94,25 +94,26 @@ def _either(shadow: bool, messages: tuple[Path, ...]) -> None:
 
 
 async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[Tally, int, int]:
-    foresight = _foresight(site)
+    planner = _planner(site)
     tally = Tally()
     number = left_out = 0
     for sample in _read(paths):
         number += 1
         outside = _outside(site, sample)
         left_out += not outside
-        for recipient in outside:
-            tally.add(await treat(site.policies, foresight, sample, recipient))
+        for outcome in await site.foresee(planner, sample, outside):
+            tally.add(sample.name, outcome)
     return tally, number, left_out
 
 
 async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sample]) -> Differences:
-    old, new = _foresight(before), _foresight(after)
+    old, new = _planner(before), _planner(after)
     differences = Differences()
     for sample in found:
-        for recipient in _outside(before, sample):
-            first = await treat(before.policies, old, sample, recipient)
-            differences.add(first, await treat(after.policies, new, sample, recipient))
+        outside = _outside(before, sample)
+        later = {each.recipient: each for each in await after.foresee(new, sample, outside)}
+        for outcome in await before.foresee(old, sample, outside):
+            differences.add(outcome, later[outcome.recipient])
     return differences
 
 
@@ -120,36 +121,29 @@ def _recorded(site: PolicySite, since: float) -> tuple[Tally, int, int]:
     """What shadow mode found, as it was foreseen with the keys of that moment."""
     tally = Tally()
     number = 0
-    for entry in _entries(site, since):
+    for time, outcome in _entries(site, since):
         number += 1
-        tally.add(_as_recorded(entry))
+        tally.add(time, outcome)
     return tally, number, 0
 
 
-def _as_recorded(entry: dict[str, Any]) -> Treated:
-    causes = tuple(map(str, entry.get("causes", ())))
-    outcome = Outcome(entry["result"], entry["protection"], entry["quantum_bits"], causes)
-    who = (entry["sender"], entry["recipient"], entry["octets"], entry["peer"], entry["policy"])
-    return Treated(entry["time"], *who, outcome)
-
-
 def _shadowed(site: PolicySite, since: float) -> Iterator[Sample]:
-    for entry in _entries(site, since):
-        yield Sample(entry["time"], entry["sender"], (entry["recipient"],), entry["octets"])
+    for time, outcome in _entries(site, since):
+        yield Sample(time, outcome.sender, (outcome.recipient,), outcome.octets)
 
 
-def _entries(site: PolicySite, since: float) -> Iterator[dict[str, Any]]:
+def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:
     record = site.config.policies.shadow_record
     if record is None:
         click.echo("policies.shadow_record is not set in relay.toml, so nothing is recorded", err=True)
         sys.exit(1)
     earliest = (datetime.now(UTC) - timedelta(hours=since)).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return (entry for entry in read_shadow(record) if entry["time"] >= earliest)
+    return (each for each in read_shadow(record) if each[0] >= earliest)
 
 
-def _foresight(site: PolicySite) -> Foresight:
+def _planner(site: PolicySite) -> Planner:
     try:
-        return site.foresight(None)
+        return site.planner()
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)

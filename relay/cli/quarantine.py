@@ -24,7 +24,6 @@ from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
-from relay.dkim import arrivals
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -179,13 +178,11 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
         async with app.parts(_impatient(config), prefetch=False) as parts:
             decide = Release(
                 parts.store.quarantine,
-                parts.opener,
+                parts.originals,
                 parts.next_hops["incoming"],
                 parts.ledger,
-                parts.policies,
                 config.incoming.max_hops,
                 _who(),
-                arrivals(config, parts.dkim_keys),
             )
             for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
                 if stop.told:  # one that is on its way is not broken off: it might be delivered, and be tried again

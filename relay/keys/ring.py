@@ -15,14 +15,24 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured, UnknownPeer
+from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
-from relay.keys.types import REAL_TIME, IssuedKeys, Key, KeyReference, ReceivedKeyStore, SealingKey, Timing, TrialStore
+from relay.keys.types import (
+    REAL_TIME,
+    IssuedKeys,
+    Key,
+    KeyReference,
+    ReceivedKeyStore,
+    SealingKey,
+    Timing,
+    TrialStore,
+    by_origin,
+)
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
@@ -215,7 +225,7 @@ class KeyRing:
             self._candidates(rules, "aes", 256),
             "key",
             lambda member, wait: member.key(sae_id, 256, wait=wait),
-            allowed=partial(self._leave_the_reserve, sae_id, 0) if low_priority else None,
+            allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
         )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if level == "aes":
@@ -231,16 +241,19 @@ class KeyRing:
             self._candidates(rules, "otp"),
             "pad",
             lambda member, wait: member.pad(sae_id, hidden, wait=wait, master_sae=self._own_sae),
-            allowed=partial(self._leave_the_reserve, sae_id, hidden) if low_priority else None,
+            allowed=partial(self._allow_low_priority, sae_id, hidden) if low_priority else None,
         )
         self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
         return pad
 
-    async def can_supply(self, peer: str, hidden: int) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when."""
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when.
+
+        With `low_priority` what is kept in reserve does not count.
+        """
         rules = self._peer(peer)
         groups = self._groups_of(rules, "otp" if hidden else "aes")
-        answers = [await group.can_supply(rules.sae_id, hidden) for group in groups]
+        answers = [await self._supply(group, rules.sae_id, hidden, low_priority=low_priority) for group in groups]
         return Supply.best(answers, f"peer {peer} has no KME group")
 
     async def fetch(
@@ -248,12 +261,16 @@ class KeyRing:
     ) -> dict[KeyReference, Key]:
         """The keys that a sealed message names: from the store, else from their KME, and then stored first.
 
-        A key that its KME does not know is missing from the result; `patient` False does not wait for the lag between
-        the KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; UnknownPeer, StoreUnavailable, and
-        KeyUnavailable when no KME of the group could be asked.
+        Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
+        that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
+        KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; StoreUnavailable, and KeyUnavailable
+        when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
-        for (group, master_sae), wanted in self._by_origin(references).items():
+        for (group, master_sae), named in by_origin(references).items():
+            if group not in self.groups:
+                raise KMEMisconfigured(f"KME group {group!r} is not configured")
+            wanted = {reference.key_ID: reference for reference in named}
             keys = await self._held(group, master_sae, list(wanted), use)
             if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
@@ -328,32 +345,31 @@ class KeyRing:
             groups.sort(key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(rules.sae_id, size)]
 
-    async def _leave_the_reserve(self, sae_id: str, hidden: int, member: Member) -> None:
-        """Raises KMEExhausted where a pad that hides so much (0: a key) would touch what is kept for other mail."""
-        pools = self.groups[member.group].pools
-        if not any(self._limits.get(pool.client.name, SupplyLimits()).reserve for pool in pools):
-            return
+    async def _supply(self, group: KMEGroup, sae_id: str, hidden: int, *, low_priority: bool) -> Supply:
+        supply = await group.can_supply(sae_id, hidden)
+        if supply.now and low_priority:
+            try:
+                await self._leave_the_reserve(group, sae_id, 8 * supply.octets)
+            except KeyUnavailable as error:
+                return Supply(False, None, str(error))
+        return supply
+
+    async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
+        """Raises KMEExhausted where a pad that hides so much (0: a key) is not for mail of low priority."""
         bits = 8 * (await member.plan(sae_id, hidden)).octets
+        await self._leave_the_reserve(self.groups[member.group], sae_id, bits)
+
+    async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
+        """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
+        if not any(self._limits.get(pool.client.name, SupplyLimits()).reserve for pool in group.pools):
+            return
         reserve = left = 0
-        for pool in pools:
+        for pool in group.pools:
             usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
             reserve += self._limits.get(pool.client.name, SupplyLimits()).reserve * usual
             left += pool.bits_at_hand(sae_id)
         if reserve and left - bits < reserve:
-            raise KMEExhausted(f"group {member.group}: what is left is reserved for mail of normal priority")
-
-    def _by_origin(self, references: Iterable[KeyReference]) -> dict[tuple[str, str], dict[str, KeyReference]]:
-        """The references by group and master SAE, each checked against the peers that we have."""
-        origins: dict[tuple[str, str], dict[str, KeyReference]] = {}
-        for reference in references:
-            peer = next((one for one in self.peers.values() if one.sae_id == reference.master_sae), None)
-            if peer is None:
-                raise UnknownPeer(f"no peer has the SAE ID {reference.master_sae!r}")
-            group = reference.kme_group or peer.groups[0]
-            if group not in peer.groups or group not in self.groups:
-                raise UnknownPeer(f"KME group {group!r} is not one that we share with {peer.sae_id!r}")
-            origins.setdefault((group, peer.sae_id), {})[reference.key_ID] = reference
-        return origins
+            raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
 
     async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
         """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,6 +55,14 @@ class SealingKey:
 
     key: Key
     reference: KeyReference
+
+
+def by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:
+    """References by (KME group, master SAE), which is how a key_ID is unique."""
+    sorted_out: defaultdict[tuple[str, str], list[KeyReference]] = defaultdict(list)
+    for reference in references:
+        sorted_out[reference.kme_group or "", reference.master_sae or ""].append(reference)
+    return dict(sorted_out)
 
 
 class KeySource(Protocol):

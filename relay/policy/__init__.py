@@ -13,20 +13,19 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import Policy, PolicyFile, Unprotected
 from relay.policy.load import load_policies
-from relay.policy.priority import DrawnBefore, KeysWithReserve, LowPriority
+from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.require import Missed, Requirements, author
 from relay.policy.settings import Otherwise, Priority
 from relay.policy.strength import LevelName, Quantum
 
 __all__ = [
     "Content",
+    "CopyKeys",
     "Decision",
-    "DrawnBefore",
     "Explanation",
     "KeysWithReserve",
     "LevelName",
     "Lookup",
-    "LowPriority",
     "Missed",
     "Otherwise",
     "Policy",

@@ -4,7 +4,7 @@ Standard: each finding names file, line and column, and how to mend it; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +15,6 @@ from relay.identity import liboqs
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
-from relay.policy.foresee import Obstacle
 from relay.policy.names import SUFFIX, Address, may_be_route, printable
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, Settings
@@ -40,11 +39,12 @@ class Finding:
 class Capabilities:
     """What this relay and its peers can do.
 
-    `pads` has for each peer the octets of key that its KMEs can hold at most (missing: unknown), `largest` is
-    the largest message that the relay takes, in octets.
+    `obstacle` says why a level cannot be done for a message of so many octets, or "". `pads` has for each peer the
+    octets of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
+    takes, in octets.
     """
 
-    obstacle: Obstacle
+    obstacle: Callable[[Decision, LevelName, int], str]
     pads: Mapping[str, int]
     largest: int
 

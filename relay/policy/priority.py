@@ -1,4 +1,4 @@
-"""Where sealing takes keys from beside the key ring itself: without the reserve, or a key that was drawn before.
+"""Where one sealed copy takes its quantum keys from: the key ring, at the priority that policy gives the copy.
 Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the reserve.
 """
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from relay.errors import KMEExhausted
 from relay.keys.pads import Pad
+from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 
 
@@ -20,35 +20,27 @@ class KeysWithReserve(Protocol):
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether such a pad (0: one key) could be had now. Raises KeyUnavailable."""
 
-class LowPriority:
-    """FreshKeys that leaves the reserve alone."""
 
-    def __init__(self, keys: KeysWithReserve) -> None:
+class CopyKeys:
+    """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once."""
+
+    def __init__(self, keys: KeysWithReserve, *, low_priority: bool) -> None:
         self._keys = keys
+        self._low_priority = low_priority
+        self._drawn: SealingKey | None = None
+
+    async def draw(self, peer: str, octets: int) -> None:
+        """Takes the key for a later layer. Raises KeyUnavailable."""
+        self._drawn = await self.take(peer, octets=octets)
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
-        return await self._keys.take(peer, level=level, octets=octets, low_priority=True)
+        drawn, self._drawn = self._drawn, None
+        return drawn or await self._keys.take(peer, level=level, octets=octets, low_priority=self._low_priority)
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
-        return await self._keys.take_pad(peer, hidden, low_priority=True)
-
-
-class DrawnBefore:
-    """FreshKeys of one key, which was taken before it was known what it would seal; it is given once."""
-
-    def __init__(self, taken: SealingKey) -> None:
-        self._taken: SealingKey | None = taken
-
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
-        """The key. Raises KMEExhausted the second time."""
-        taken, self._taken = self._taken, None
-        if taken is None:
-            raise KMEExhausted("only one key was drawn")
-        return taken
-
-    async def take_pad(self, peer: str, hidden: int) -> Pad:
-        """There is none. Raises KMEExhausted."""
-        raise KMEExhausted("no pad was drawn")
+        return await self._keys.take_pad(peer, hidden, low_priority=self._low_priority)

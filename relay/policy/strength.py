@@ -5,6 +5,7 @@ Standard: the order is that of their numbers, otp (1) the strongest; a trigger i
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from typing import Literal, get_args
 
 LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
@@ -57,6 +58,7 @@ def strength(level: LevelName) -> int:
     return len(SEALING) - NAMES.index(level)
 
 
+@lru_cache(maxsize=256)
 def strength_of(protection: str) -> int:
     """The strength of a finished message, whose layers are named from the inside out: `pqc+aes` is as strong as aes.
 

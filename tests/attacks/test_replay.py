@@ -45,6 +45,6 @@ async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene
     message = await scene.captured("pqc")
     async with app.parts(scene.bob.config, prefetch=False) as parts:
         parts.store.beat.trusted_from = time.time() + 60
-        opener = replace(parts.opener, beat=parts.store.beat)
+        opener = replace(parts.originals.opener, beat=parts.store.beat)
         with pytest.raises(OutsideWindow, match="restored"):
             await opener.open(message, "ann@alice.example", ["pqc@bob.example"])

@@ -70,9 +70,9 @@ class World:
         async with app.parts(site.config, prefetch=False) as parts:
             for each in range(number):
                 body = f"number {each}".ljust(size, "x") + "\r\n"
-                prepared = await parts.sealer.seal(Mail(envelope, mails.plain(body=body)))
-                assert not prepared.failures
-                [form] = prepared.forms
+                sealed = await parts.sealer.seal(Mail(envelope, mails.plain(body=body)))
+                assert not sealed.failures
+                [form] = sealed.copies
                 found.append(form.message)
         return found
 

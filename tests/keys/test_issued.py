@@ -266,9 +266,9 @@ async def test_mail_is_held_and_not_sealed_otherwise_while_keys_cannot_be_rememb
     envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
     async with app.parts(world.site.config, prefetch=False) as parts:
         parts.keys.groups["alice-bob"].remember_in(Forgetful())
-        prepared = await parts.sealer.seal(Mail(envelope, mails.plain()))
-    assert not prepared.forms
-    assert {type(each) for each in prepared.failures.values()} == {StoreUnavailable}
+        sealed = await parts.sealer.seal(Mail(envelope, mails.plain()))
+    assert not sealed.copies
+    assert {type(each) for each in sealed.failures.values()} == {StoreUnavailable}
 
 
 async def test_without_a_store_keys_are_remembered_for_as_long_as_the_group_lives(kme: FakeKME, time: FakeTime) -> None:

@@ -31,7 +31,8 @@ from relay.levels.otp import OTP
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import ASKED_FIRST, Opener
+from relay.opening import Opener
+from relay.opening.layers import ASKED_FIRST, Layers
 from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
@@ -75,7 +76,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
-    return Opener(config, levels, ring, received, openings, clock=lambda: NOW, **certified)
+    return Opener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 
 Open = Callable[[bytes, Case], bytes | None]
@@ -122,12 +123,14 @@ class AskedKeys(Keys):
 
 
 class WatchedOTP(OTP):
-    """Knows in which thread it was asked for its keys."""
+    """Knows in which threads it was asked for its keys."""
 
-    thread = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        self.thread = threading.get_ident()
+        self.threads.add(threading.get_ident())
         return super().references(enveloped)
 
 
@@ -153,9 +156,21 @@ async def test_a_pad_whose_first_keys_nobody_knows_has_nobody_asked_for_the_rest
     assert keys.asked == 2000
 
 
-async def test_the_names_of_very_many_keys_are_read_beside_all_other_mail(config: Config) -> None:
+async def test_the_names_of_very_many_keys_and_a_large_ciphertext_are_read_beside_all_other_mail(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    fingerprint = cms.AuthEnveloped.fingerprint
+
+    def watched(enveloped: cms.AuthEnveloped) -> bytes:
+        threads.add(threading.get_ident())
+        return fingerprint(enveloped)
+
+    monkeypatch.setattr(cms.AuthEnveloped, "fingerprint", watched)
     otp = await _open_pad(config, 20_000, AskedKeys({}))
-    assert otp.thread not in (0, threading.get_ident())
+    assert otp.threads, "it was asked"
+    assert threads, "it was hashed"
+    assert threading.get_ident() not in otp.threads | threads
 
 
 # Changes of any kind

@@ -65,7 +65,7 @@ from relay.levels.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import Content, load_policies
 from relay.policy.findings import kems_not_here
-from relay.sealing import Form
+from relay.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
@@ -587,14 +587,14 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
     return alice, bob
 
 
-async def seal(site: Site, *names: str) -> list[Form]:
+async def seal(site: Site, *names: str) -> list[SealedCopy]:
     recipients = tuple(Recipient(f"{name}@bob.example") for name in names)
     async with app.parts(site.config, prefetch=False) as parts:
         mail = Mail(Envelope("ann@alice.example", recipients), mails.random_attachment(20_000))
-        prepared = await parts.sealer.seal(mail)
-        for failure in prepared.failures.values():
+        sealed = await parts.sealer.seal(mail)
+        for failure in sealed.failures.values():
             raise failure
-        return prepared.forms
+        return sealed.copies
 
 
 async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) -> None:
@@ -604,7 +604,7 @@ async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) 
         [form] = await seal(alice, name)
         assert form.protection == protection
         async with app.parts(bob.config, prefetch=False) as parts:
-            opened = await parts.opener.open(form.message, "ann@alice.example")
+            opened = await parts.originals.opener.open(form.message, "ann@alice.example")
         assert opened is not None
         assert (opened.original, opened.protection, opened.peer) == (
             mails.random_attachment(20_000),
@@ -659,7 +659,7 @@ async def test_layers_in_another_order_than_we_write_are_refused(
     message = await layered(people, *layers)
     async with app.parts(bob.config, prefetch=False) as parts:
         with pytest.raises((BadStructure, BadSignature), match=expected):
-            await parts.opener.open(message, "ann@alice.example")
+            await parts.originals.opener.open(message, "ann@alice.example")
 
 
 async def test_a_layer_for_somebody_else_is_left_as_it_is(
@@ -669,7 +669,7 @@ async def test_a_layer_for_somebody_else_is_left_as_it_is(
     eve = with_kems(people.eve, tmp_path / "eve", "eve", "3", (HQC,))
     message = await layered(replace(people, bob=eve), "pqc", HQC)
     async with app.parts(bob.config, prefetch=False) as parts:
-        assert await parts.opener.open(message, "ann@alice.example") is None
+        assert await parts.originals.opener.open(message, "ann@alice.example") is None
 
 
 # Commands

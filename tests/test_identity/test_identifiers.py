@@ -35,6 +35,7 @@ from relay.identity.pairs import subject_key_identifier
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
+from relay.opening.layers import Layers
 from tests.test_identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.test_identity.homes import NOW, Home
 from tests.test_identity.test_commands import run, wrong
@@ -218,10 +219,9 @@ async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_ma
     levels = {each.name: each for each in (PQC(), RSA())}
     nothing = cast(Any, None)
     case = read(DIRECTORY / f"{level}-plain.txt")
-    opener = Opener(
-        load_config(tmp_path / "relay.toml"), levels, nothing, nothing, cast(Any, _Nothing()), person("bob").identity,
-        {name: peers[name] for name in order}, clock=lambda: case.now,
-    )  # fmt: skip
+    certificates = {name: peers[name] for name in order}
+    layers = Layers(load_config(tmp_path / "relay.toml"), levels, nothing, person("bob").identity, certificates)
+    opener = Opener(layers, nothing, cast(Any, _Nothing()), clock=lambda: case.now)
     opened = await opener.open(case.message, case.sender)
     assert opened is not None
     assert opened.peer == "alice"

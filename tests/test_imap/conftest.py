@@ -41,9 +41,9 @@ class Alice:
 
     async def seal(self, message: bytes, recipient: str = "ben@bob.example") -> bytes:
         """The sealed form of a message, as it would leave."""
-        prepared = await self.parts.sealer.seal(Mail(Envelope("ann@alice.example", (Recipient(recipient),)), message))
-        assert not prepared.failures
-        return prepared.forms[0].message
+        sealed = await self.parts.sealer.seal(Mail(Envelope("ann@alice.example", (Recipient(recipient),)), message))
+        assert not sealed.failures
+        return sealed.copies[0].message
 
 
 @pytest.fixture

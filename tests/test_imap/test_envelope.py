@@ -12,10 +12,10 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app, mime, opening
-from relay.entry.imap import original as original_file
+from relay.entry.imap.proofs import Proofs
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.opening import WINDOW
+from relay.opening.recipients import WINDOW
 from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib.dovecot import Dovecot, requires_dovecot
@@ -55,8 +55,8 @@ async def test_a_mail_that_names_both_addresses_of_a_mailbox_is_opened_once(
     table = imap_table(server.tls, server.ca).replace('"ben@bob.example"', '"ben@bob.example", "sales@bob.example"')
     bob = bob_site(tmp_path / "bob", kmes, table)
     both = tuple(map(Recipient, ("ben@bob.example", "sales@bob.example")))
-    prepared = await alice.parts.sealer.seal(Mail(Envelope("ann@alice.example", both), original("both")))
-    sealed = prepared.forms[0].message
+    mail = Mail(Envelope("ann@alice.example", both), original("both"))
+    sealed = (await alice.parts.sealer.seal(mail)).copies[0].message
     await asyncio.to_thread(server.deliver, sealed, again(sealed))
     [visited] = await visit(bob)
     assert (visited.opened, visited.unopened) == (1, 1)
@@ -108,32 +108,52 @@ async def test_a_copy_that_comes_later_stays_sealed_also_where_the_original_was_
 
 
 async def test_where_something_fails_before_the_original_is_there_the_next_look_opens_it(
-    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealed = await alice.seal(original("one"))
     await asyncio.to_thread(server.deliver, sealed)
 
-    async def fails(*_: object) -> None:
+    def fails(*_: object) -> bytes:
         raise RuntimeError("a fault of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(original_file, "_marked", fails)
+        patched.setattr(mime, "marked", fails)
         [visited] = await visit(bob)
         assert (visited.opened, visited.unopened) == (0, 1)
     async with app.parts(bob.config, prefetch=False) as parts:
-        found = await parts.opener.open(sealed, mailboxes=["ben@bob.example"])
+        found = await parts.originals.opener.open(sealed, mailboxes=["ben@bob.example"])
         assert found is not None
         assert found.due == ("ben@bob.example",), "nobody is claimed any more"
-        await parts.opener.give_up(found)
+        await parts.originals.opener.give_up(found)
     assert (await visit(bob))[0].opened == 1
+
+
+async def test_where_the_last_step_before_the_original_is_there_fails_the_same_watcher_opens_it_later(
+    alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Proofs.proven
+    failed: list[bytes] = []
+
+    def fails_once(proofs: Proofs, message: bytes) -> bytes:
+        if not failed:
+            failed.append(message)
+            raise RuntimeError("a fault of ours")
+        return works(proofs, message)
+
+    monkeypatch.setattr(Proofs, "proven", fails_once)
+    await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
+    async with app.running(bob.config):
+        await server.until(1, "Sealed")
+    assert failed
+    assert opened(server.messages()) == [original("one")]
 
 
 async def test_a_sender_of_a_domain_that_is_not_the_peers_leaves_it_sealed(
     alice: Alice, bob: Site, server: Dovecot, log: LogCapture
 ) -> None:
     envelope = Envelope("ceo@stranger.example", (Recipient("ben@bob.example"),))
-    prepared = await alice.parts.sealer.seal(Mail(envelope, original("one")))
-    await asyncio.to_thread(server.deliver, prepared.forms[0].message)
+    sealed = await alice.parts.sealer.seal(Mail(envelope, original("one")))
+    await asyncio.to_thread(server.deliver, sealed.copies[0].message)
     [visited] = await visit(bob)
     assert (visited.unopened, kinds(log)) == (1, ["NotNamed"])
 
@@ -150,3 +170,15 @@ async def test_what_is_opened_too_late_stays_sealed(
     monkeypatch.setattr(opening, "datetime", Later)
     [visited] = await visit(bob)
     assert (visited.unopened, kinds(log)) == (1, ["OutsideWindow"])
+
+
+async def test_results_in_an_original_that_claim_to_be_ours_are_removed(
+    alice: Alice, bob: Site, server: Dovecot
+) -> None:
+    """RFC 8601 5: only what we have found ourselves may stand under our name, in a mailbox as in mail by SMTP."""
+    with bob.config_file.open("a") as file:
+        file.write('[dkim]\nauthserv_id = "relay.bob.example"\n')
+    forged = b"Authentication-Results: relay.bob.example; spf=pass\r\n"
+    await asyncio.to_thread(server.deliver, await alice.seal(forged + original("one")))
+    assert (await visit(bob))[0].opened == 1
+    assert opened(server.messages()) == [original("one")]

@@ -73,8 +73,8 @@ async def place_of(
     )
     async with app.parts(alice.config, prefetch=False) as parts:
         recipients = (Recipient("ben@bob.example"), Recipient("bea@bob.example"))
-        prepared = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), original))
-        header, body = mime.split(on_the_way + prepared.forms[0].message)
+        sealed = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), original))
+        header, body = mime.split(on_the_way + sealed.copies[0].message)
     fields = [
         (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
         for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))

@@ -137,8 +137,8 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
             )  # fmt: skip
         mail = Mail(Envelope(sender, tuple(map(Recipient, recipients))), message or mails.plain())
         async with app.parts(site.config, prefetch=False) as parts:
-            prepared = await parts.sealer.seal(mail)
-        [form] = prepared.forms
+            sealed = await parts.sealer.seal(mail)
+        [form] = sealed.copies
         assert not form.in_clear
         return form.message
 

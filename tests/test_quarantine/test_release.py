@@ -14,10 +14,9 @@ import pytest
 
 from relay import app
 from relay.errors import StoreUnavailable
-from relay.opening import Opened, Opener
 from relay.quarantine.release import Release
 from relay.stopping import Stop
-from relay.store import Quarantine
+from relay.store import Openings, Quarantine
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
 from tests.testlib.hop import Hop
@@ -77,7 +76,8 @@ async def test_what_is_released_is_what_was_sealed_from_whom_it_came(bob: Bob, w
     await bob.command("release", waiting)
     [got] = sink.got
     assert (got.sender, got.recipients) == ("ann@alice.example", (BEN, CARL))
-    assert got.message == b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.random_attachment()
+    marked = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.random_attachment()
+    assert mails.untraced(got.message) == marked, "under the trace field of when it came, as all mail that is handed on"
 
 
 @pytest.mark.parametrize(("how", "expected"), [([], "HDRS"), (["--unopened"], "FULL")])
@@ -246,13 +246,14 @@ async def test_a_delivery_that_cannot_be_noted_is_told_to_whoever_would_repeat_i
     assert len(sink.got) == 1, "nobody repeats it by accident"
 
 
-async def test_a_key_that_cannot_be_marked_as_used_does_not_make_a_delivered_message_stay(
-    bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", [StoreUnavailable("disk full"), RuntimeError("a fault of ours")])
+async def test_what_cannot_be_noted_after_the_next_hop_has_it_does_not_make_a_delivered_message_stay(
+    bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    async def fails(self: Opener, opened: Opened, *_: object) -> None:
-        raise StoreUnavailable("disk full")
+    async def fails(*_: object) -> None:
+        raise fault
 
-    monkeypatch.setattr(Opener, "settle", fails)
+    monkeypatch.setattr(Openings, "settle", fails)
     status, err, out = await bob.command("release", waiting)
     assert (status, err) == (0, "")
     assert out.splitlines() == [f"{waiting}: {each}: delivered" for each in (BEN, CARL)]
@@ -277,7 +278,7 @@ async def test_a_release_that_is_given_up_while_it_waits_for_the_store_leaves_no
     monkeypatch.setattr(Quarantine, "claim", slow)
     async with app.parts(bob.site.config, prefetch=False) as parts:
         decide = Release(
-            parts.store.quarantine, parts.opener, parts.next_hops["incoming"], parts.ledger, parts.policies, 50, "me"
+            parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.ledger, 50, "me"
         )  # fmt: skip
         [kept] = await parts.store.quarantine.all()
         given_up = asyncio.create_task(decide.release(kept, kept.envelope.recipients))

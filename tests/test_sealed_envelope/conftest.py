@@ -20,6 +20,7 @@ import pytest
 from relay import app, opening, sealing
 from relay.config import Address
 from relay.keys.pads import Pad, PadKey
+from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -70,6 +71,9 @@ class SameKeys:
             self._pad = _copied((await self._keys.take_pad(peer, hidden)).keys)
         return Pad(tuple(_copied(self._pad)))
 
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        return await self._keys.can_supply(peer, hidden, low_priority=low_priority)
+
 
 def _copied(keys: Sequence[PadKey]) -> list[PadKey]:
     return [PadKey(key.reference, bytearray(key.octets)) for key in keys]
@@ -94,9 +98,9 @@ class Alice:
         policies = self._policies(level)
         sealer = replace(self.parts.sealer, policies=lambda: policies, keys=self.keys or self.parts.keys)
         mail = Mail(Envelope(sender, tuple(map(Recipient, recipients or (BEN,)))), message)
-        prepared = await sealer.seal(mail)
-        assert not prepared.failures, prepared.failures
-        [form] = prepared.forms
+        sealed = await sealer.seal(mail)
+        assert not sealed.failures, sealed.failures
+        [form] = sealed.copies
         assert form.protection == level
         return form.message
 

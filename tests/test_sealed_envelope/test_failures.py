@@ -148,7 +148,7 @@ async def release(bob: Bob) -> Released:
     async with app.parts(bob.site.config, prefetch=False) as parts:
         [kept] = await parts.store.quarantine.all()
         hop = parts.next_hops["incoming"]
-        decide = Release(parts.store.quarantine, parts.opener, hop, parts.ledger, parts.policies, 50, "me")
+        decide = Release(parts.store.quarantine, parts.originals, hop, parts.ledger, 50, "me")
         return await decide.release(kept, kept.envelope.recipients)
 
 

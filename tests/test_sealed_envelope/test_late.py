@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import LogCapture
 
-from relay.opening import SKEW, WINDOW
+from relay.opening.recipients import SKEW, WINDOW
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, Alice, Bob, Clock, at_every_level
 from tests.testlib.relay_command import run
 from tests.testlib.submit import until_settled

@@ -44,6 +44,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.mail import Recipient
 from relay.opening import Opener
+from relay.opening.layers import Layers
 from relay.store import SiteSecret, open_store
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
 from tests.testlib.keys import MemoryKeys
@@ -170,7 +171,8 @@ async def by_relay(
     async with await open_store(directory / "relay.db", secret) as store:
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
-        opener = Opener(config, LEVELS, ring, store.received, store.openings, bob.identity, certificates)
+        layers = Layers(config, LEVELS, ring, bob.identity, certificates)
+        opener = Opener(layers, store.received, store.openings)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:

@@ -15,7 +15,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -23,7 +22,7 @@ import structlog
 from relay import mime
 from relay.config import IMAPAccount
 from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
-from relay.entry.imap.original import Original, age_of, has_just_come, mark_in, open_original, sender_of
+from relay.entry.imap.original import Replacement, age_of, has_just_come, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
@@ -193,26 +192,22 @@ class Folder:
                 taken.opening = asyncio.create_task(work)
         return there
 
-    async def _copy(self, clean: bytes, mark: str) -> Original | None:
+    async def _copy(self, clean: bytes, mark: str) -> Replacement | None:
         """What takes the place of a message with a forged mark."""
-        return Original(await off_loop(len(clean), self._means.proofs.proven, copy_of(mark, clean)), mark, None)
+        return Replacement(await off_loop(len(clean), self._means.proofs.proven, copy_of(mark, clean)), mark, None)
 
-    async def _original(self, message: Fetched, mark: str) -> Original | None:
+    async def _original(self, message: Fetched, mark: str) -> Replacement | None:
         """The original of a sealed message, None where it is not sealed for us. Raises TryLater or Refuse."""
-        means, patient = self._means, has_just_come(message.date)
-        original = await open_original(
-            means.opener,
-            means.policies,
+        means = self._means
+        return await open_original(
+            means.originals,
             message.content,
             mark,
             self.account.mailboxes,
             means.under_way,
-            patient=patient,
+            means.proofs.proven,
+            patient=has_just_come(message.date),
         )
-        if original is None:
-            return None
-        proven = await off_loop(len(original.message), means.proofs.proven, original.message)
-        return replace(original, message=proven)
 
     async def _batch(self) -> dict[int, int]:
         """UIDs and sizes of what is fetched next, for which memory is held now."""
@@ -255,7 +250,7 @@ class Folder:
             if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
         ]
 
-    async def _append(self, uid: int, taken: Taken, opening: asyncio.Task[Original | None]) -> bool:
+    async def _append(self, uid: int, taken: Taken, opening: asyncio.Task[Replacement | None]) -> bool:
         """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
         try:
             original = opening.result()
@@ -294,10 +289,7 @@ class Folder:
         """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
         if opened is None:
             return
-        try:
-            await self._means.opener.settle(opened, (*opened.due, *opened.busy))
-        except RelayError as error:  # the keys go when their time is over
-            log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__)
+        await self._means.originals.opener.settle(opened, (*opened.due, *opened.busy))
         self._means.under_way.discard(opened.mail)
 
     async def _settle_late(self, sealed: bytes) -> None:
@@ -305,8 +297,9 @@ class Folder:
 
         Else it would come again where the sealed message is copied back once the original has been filed away.
         """
+        opener = self._means.originals.opener
         try:
-            opened = await self._means.opener.open(sealed, sender_of(sealed), self.account.mailboxes, patient=False)
+            opened = await opener.open(sealed, sender_of(sealed), self.account.mailboxes, patient=False)
         except RelayError as error:
             log.info("original_not_recorded", folder=self.name, kind=type(error).__name__, cause=str(error))
             return
@@ -318,7 +311,7 @@ class Folder:
         if opened is None:
             return
         self._means.under_way.discard(opened.mail)
-        await self._means.opener.give_up(opened)
+        await self._means.originals.opener.give_up(opened)
 
     # What becomes of the sealed message
 
@@ -457,7 +450,7 @@ class Folder:
         for opening in openings:
             opening.cancel()
         for original in await asyncio.gather(*openings, return_exceptions=True):
-            if isinstance(original, Original):
+            if isinstance(original, Replacement):
                 await self._give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)

@@ -5,15 +5,14 @@ Standard: flags are IMAP keywords (RFC 3501, 2.3.2), which servers and mail prog
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relay.budget import Budget, Share
-from relay.entry.imap.original import Marks, Original
+from relay.entry.imap.original import Marks, Replacement
 from relay.entry.imap.proofs import Proofs
 from relay.entry.imap.responses import Fetched
-from relay.opening import Opened, Opener
-from relay.policy import PolicySet
+from relay.opening import Opened
+from relay.opening.original import Originals
 
 UNOPENED, OPENED, LOST = "$QuMailUnopened", "$QuMailOpened", "$QuMailKeyLost"
 OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
@@ -26,8 +25,7 @@ class Means:
     A key that no KME knows `hold_for` seconds after its message came is lost.
     """
 
-    opener: Opener
-    policies: Callable[[], PolicySet]
+    originals: Originals
     marks: Marks
     proofs: Proofs
     budget: Budget
@@ -58,5 +56,5 @@ class Taken:
     forged: bool = False
     message: Fetched | None = None
     marks: tuple[str, ...] = ()
-    opening: asyncio.Task[Original | None] | None = None
+    opening: asyncio.Task[Replacement | None] | None = None
     opened: Opened | None = None

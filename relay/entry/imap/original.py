@@ -1,28 +1,21 @@
-"""Opens one sealed message of a mailbox, and marks the original so that it is known again for what it was made from.
-Standard: what is checked and said is what relay/incoming.py checks and says of mail in flight.
-"""
+"""Opens one sealed message of a mailbox, and marks the original so that it is known again for what it was made from."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-
-import structlog
 
 from relay import mime
 from relay.addresses import read_addresses
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, Replayed
 from relay.levels.content import off_loop
-from relay.opening import Opened, Opener
-from relay.policy import Content, PolicySet
+from relay.opening import Opened
+from relay.opening.original import Original, Originals
 from relay.store import SiteSecret
-
-log = structlog.get_logger(__name__)
 
 MAX_FIELD_OCTETS = 8192
 KEYS_ARE_THERE = timedelta(minutes=10)
@@ -32,8 +25,8 @@ _MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """A message as it goes into the mailbox, and the mark in it; `opened` is None where nothing was sealed."""
+class Replacement:
+    """What takes the place of a message in the mailbox, and its mark; `opened` is None where nothing was sealed."""
 
     message: bytes = field(repr=False)
     mark: str
@@ -83,64 +76,54 @@ def sender_of(sealed: bytes) -> str:
 
 
 async def open_original(
-    opener: Opener,
-    policies: Callable[[], PolicySet],
+    originals: Originals,
     sealed: bytes,
     mark: str,
     mailboxes: Sequence[str],
     under_way: set[bytes],
+    proven: Callable[[bytes], bytes],
     *,
     patient: bool,
-) -> Original | None:
-    """The original with `mark`, or None where the message is not sealed for us. Raises TryLater or Refuse.
+) -> Replacement | None:
+    """The original with `mark`, `proven` to be ours, or None where the message is not sealed for us.
 
     `mailboxes` are those whose mail the mailbox gets. The mail is `under_way` until whoever gets the original takes it
-    out: a copy has to wait. With `patient`, keys that its KME does not know yet are waited for.
+    out: a copy has to wait. With `patient`, keys that its KME does not know yet are waited for. Raises TryLater or
+    Refuse, and then nobody is claimed and nothing under way.
     """
-    opened = await opener.open(sealed, sender_of(sealed), mailboxes, patient=patient)
-    if opened is None:
-        return None
     # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
-    if not (opened.due or opened.busy):
+    original = await originals.open(
+        sealed, sender_of(sealed), mailboxes, patient=patient, mailbox=True, mark=f"; sealed={mark}"
+    )
+    if original is None:
+        return None
+    opened = original.opened
+    if not original.message:
         raise (
             Replayed("it was opened before")
             if opened.served
             else NotNamed("its sealed envelope names none of this mailbox's addresses; see `addresses`")
         )
-    mail = opened.mail
-    if mail in under_way:
-        await opener.give_up(opened)
+    if opened.mail in under_way:
+        await originals.opener.give_up(opened)
         raise DeliveryUnderWay("another copy of it is being opened")
-    under_way.add(mail)
+    under_way.add(opened.mail)
     try:
-        return await _marked(policies(), opened, mark)
+        _check(original)
+        message = await off_loop(len(original.message), proven, original.message)
     except BaseException:
-        under_way.discard(mail)
-        await opener.give_up(opened)
+        under_way.discard(opened.mail)
+        await originals.opener.give_up(opened)
         raise
+    return Replacement(message, mark, opened)
 
 
-async def _marked(policies: PolicySet, opened: Opened, mark: str) -> Original:
-    original = opened.original
-    await off_loop(len(original), mime.check_carriable, original, sys.maxsize)
-    if b"\0" in original:
+def _check(original: Original) -> None:
+    """Raises MalformedMessage and PolicyRefuses for what stays sealed: a mailbox has no quarantine."""
+    if b"\0" in original.message:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
-    missed = await off_loop(len(original), _missed, policies, opened)
-    more = f"{missed}; sealed={mark}"
-    message = await off_loop(len(original), mime.marked, original, opened.protection, opened.peer, opened.author, more)
-    return Original(message, mark, opened)
-
-
-def _missed(policies: PolicySet, opened: Opened) -> str:
-    """What to add to the mark of a message that arrived with less than it must. Raises PolicyRefuses."""
-    required = policies.require(opened.envelope.sender, Content(opened.original))
-    missed = required.missed(opened.protection, opened.peer)
-    if missed is None:
-        return ""
-    log.warning("arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version)
-    if missed.otherwise != "mark":
-        raise PolicyRefuses(missed.cause)
-    return missed.mark
+    if original.missed and original.missed.otherwise != "mark":
+        raise PolicyRefuses(original.missed.cause)
 
 
 def has_just_come(date: str) -> bool:

@@ -25,8 +25,7 @@ from relay.entry.imap.original import Marks
 from relay.entry.imap.proofs import Proofs
 from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
-from relay.opening import Opener
-from relay.policy import PolicySet
+from relay.opening.original import Originals
 from relay.store import SiteSecret
 
 log = structlog.get_logger(__name__)
@@ -60,8 +59,7 @@ class Mailboxes:
     """
 
     accounts: Mapping[str, IMAPAccount]
-    opener: Opener
-    policies: Callable[[], PolicySet]
+    originals: Originals
     secret: SiteSecret
     budget: Budget
     directory: Path
@@ -118,7 +116,7 @@ class Mailboxes:
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
         marks, proofs = Marks(self.secret, name), Proofs(self.secret, name)
-        means = Means(self.opener, self.policies, marks, proofs, self.budget, self.hold_for)
+        means = Means(self.originals, marks, proofs, self.budget, self.hold_for)
 
         def folder(folder_name: str) -> Folder:
             return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))

@@ -6,57 +6,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from relay.errors import PolicyHolds
-from relay.policy.decide import PolicySet
-from relay.policy.foresee import Foresight, Outcome, Result
+from relay.plan import Outcome, Result
 from relay.policy.strength import strength_of
-from relay.policy.traffic import Sample
 
 ODD = 10
 """So many messages are shown that were treated as few others."""
 MAX_KINDS = 10_000
 
 
-class Kind(NamedTuple):
-    """Messages that were treated alike."""
-
-    result: Result
-    protection: str
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Treated:
-    """One recipient of one message, and what would become of it."""
-
-    name: str
-    sender: str
-    recipient: str
-    octets: int
-    peer: str | None
-    policy: str
-    outcome: Outcome
-
-    @property
-    def kind(self) -> Kind:
-        """With which others it is counted."""
-        return Kind(self.outcome.result, self.outcome.protection, self.policy)
-
-
-async def treat(policies: PolicySet, foresight: Foresight, sample: Sample, recipient: str) -> Treated:
-    """What the policies would do with a sample for one of its recipients."""
-    try:
-        decision = policies.decide(sample.sender, recipient, sample.content)
-    except PolicyHolds as error:
-        held = Outcome("held", "", 0, (str(error),))
-        return Treated(sample.name, sample.sender, recipient, sample.octets, None, "no policy", held)
-    outcome = await foresight.outcome(decision, sample.octets)
-    return Treated(
-        sample.name, sample.sender, recipient, sample.octets, decision.peer, decision.where, outcome
-    )  # fmt: skip
+Kind = tuple[Result, str, str]
+"""Messages that were treated alike: what became of them, how they were protected, by which policy."""
 
 
 @dataclass
@@ -67,27 +29,28 @@ class Tally:
     octets: Counter[tuple[Result, str]] = field(default_factory=Counter)
     quantum_bits: Counter[str] = field(default_factory=Counter)
     kinds: Counter[Kind] = field(default_factory=Counter)
-    _examples: dict[Kind, list[Treated]] = field(default_factory=dict)
+    _examples: dict[Kind, list[tuple[str, Outcome]]] = field(default_factory=dict)
 
-    def add(self, treated: Treated) -> None:
-        """One more recipient."""
-        row = (treated.outcome.result, treated.outcome.protection)
+    def add(self, name: str, outcome: Outcome) -> None:
+        """One more recipient of the message called `name`."""
+        row = (outcome.result, outcome.protection)
         self.recipients[row] += 1
-        self.octets[row] += treated.octets
-        if treated.outcome.quantum_bits and treated.peer is not None:
-            self.quantum_bits[treated.peer] += treated.outcome.quantum_bits
-        if treated.kind in self.kinds or len(self.kinds) < MAX_KINDS:
-            self.kinds[treated.kind] += 1
-            examples = self._examples.setdefault(treated.kind, [])
+        self.octets[row] += outcome.octets
+        if outcome.quantum_bits and outcome.peer is not None:
+            self.quantum_bits[outcome.peer] += outcome.quantum_bits
+        kind = (*row, outcome.policy)
+        if kind in self.kinds or len(self.kinds) < MAX_KINDS:
+            self.kinds[kind] += 1
+            examples = self._examples.setdefault(kind, [])
             if len(examples) < ODD:
-                examples.append(treated)
+                examples.append((name, outcome))
 
-    def odd(self) -> list[Treated]:
+    def odd(self) -> list[tuple[str, Outcome]]:
         """At most ten that were treated as the fewest others, the rarest first; none where all are alike."""
         if len(self.kinds) < 2:
             return []
         rarest = sorted(self.kinds.items(), key=lambda item: (item[1], item[0]))[:-1]
-        return [treated for kind, _ in rarest for treated in self._examples[kind]][:ODD]
+        return [example for kind, _ in rarest for example in self._examples[kind]][:ODD]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
@@ -97,23 +60,8 @@ class Tally:
                 for row, number in sorted(self.recipients.items())
             ],
             "quantum_bits": dict(sorted(self.quantum_bits.items())),
-            "odd": [as_dict(treated) for treated in self.odd()],
+            "odd": [{"message": name} | asdict(outcome) for name, outcome in self.odd()],
         }
-
-
-def as_dict(treated: Treated) -> dict[str, Any]:
-    """One recipient as JSON's types, with stable names."""
-    return {
-        "message": treated.name,
-        "sender": treated.sender,
-        "recipient": treated.recipient,
-        "octets": treated.octets,
-        "peer": treated.peer,
-        "policy": treated.policy,
-        "result": treated.outcome.result,
-        "protection": treated.outcome.protection,
-        "causes": list(treated.outcome.causes),
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +82,13 @@ class Differences:
     directions: Counter[str] = field(default_factory=Counter)
     same: int = 0
 
-    def add(self, before: Treated, after: Treated) -> None:
+    def add(self, before: Outcome, after: Outcome) -> None:
         """The same recipient of the same message under the old policies and the new ones."""
-        first, second = _said(before.outcome), _said(after.outcome)
+        first, second = _said(before), _said(after)
         if first == second:
             self.same += 1
             return
-        direction = _direction(before.outcome, after.outcome)
+        direction = _direction(before, after)
         self.directions[direction] += 1
         change = Change(before.recipient, first, second, direction)
         if change in self.changes or len(self.changes) < MAX_KINDS:

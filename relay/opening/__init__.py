@@ -1,0 +1,218 @@
+"""Opens what is sealed for this site, claims those who are to get it, and notes who has it.
+Standard: relay/FORMAT.md, the receiver's order; nothing is released before the last step.
+
+layers.py opens, recipients.py tells who may have it; original.py makes of that what is handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import structlog
+
+from relay import mime
+from relay.cms import SealedEnvelope
+from relay.config import Config
+from relay.errors import BadStructure, MalformedMessage, RelayError
+from relay.keys import KeyReference
+from relay.keys.types import by_origin
+from relay.levels.content import off_loop
+from relay.mail import Mail, Recipient
+from relay.opening.layers import Found, Layers, silent
+from relay.opening.recipients import (
+    SKEW,
+    WINDOW,
+    all_have_it,
+    all_named,
+    check_time,
+    folded_mailbox,
+    read_envelope,
+    told_apart,
+)
+from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Openings, ReceivedKeys, SentOpened
+
+log = structlog.get_logger(__name__)
+
+PATIENT_OCTETS = 2 * 2**20
+"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
+RECIPIENT_OCTETS = 64
+"""What one recipient counts where it is decided whether work is done beside the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The original message, octet for octet as it was sealed, what protected it, and who may have it.
+
+    `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
+    asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
+    are not named by the sealed envelope.
+    """
+
+    original: bytes = field(repr=False)
+    protection: str
+    peer: str
+    keys: tuple[KeyReference, ...]
+    envelope: SealedEnvelope
+    arrived: Arrived | None = None
+    due: tuple[str, ...] = field(default=(), repr=False)
+    served: tuple[str, ...] = field(default=(), repr=False)
+    busy: tuple[str, ...] = field(default=(), repr=False)
+    strangers: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def mail(self) -> bytes:
+        """What all copies of it have in common."""
+        return self.arrived.mail if self.arrived is not None else b""
+
+    def in_store(self, recipients: Iterable[Recipient]) -> SentOpened | None:
+        """What the store calls the mail and these recipients of it."""
+        if self.arrived is None:
+            return None
+        return self.mail, [self.arrived.recipient(folded_mailbox(each.mailbox)) for each in recipients]
+
+    def to_the_due(self, mail: Mail) -> Mail:
+        """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
+
+        An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed.
+        """
+        due = set(self.due)
+        to = mail.to(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
+        return replace(to, envelope=replace(to.envelope, sender=self.envelope.sender)).with_header_in_bounces()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware)."""
+
+    layers: Layers
+    received: ReceivedKeys
+    openings: Openings
+    beat: Beat | None = field(default=None, kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
+
+    @property
+    def _config(self) -> Config:
+        return self.layers.config
+
+    async def open(
+        self,
+        message: bytes,
+        sender: str = "",
+        mailboxes: Sequence[str] | None = None,
+        *,
+        max_hops: int = sys.maxsize,
+        patient: bool = True,
+        any_time: bool = False,
+    ) -> Opened | None:
+        """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
+
+        `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
+        `mailboxes` want the mail: those who are `due` are claimed until `settle` or `give_up`; None claims nobody. An
+        original with more than `max_hops` Received fields is in a loop. With `patient`, keys that its KME does not know
+        yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
+        CannotOpen.
+        """
+        size = len(message)
+        outermost = await self.layers.recognise(message, sender)
+        if outermost is None:
+            return None
+        found = Found()
+        try:
+            entity = await self.layers.open(found, outermost, size, patient=patient and size <= PATIENT_OCTETS)
+            any_time = any_time or mailboxes is None
+            with silent():
+                envelope = await off_loop(size, self._envelope, found, entity, max_hops=max_hops, any_time=any_time)
+        except RelayError:
+            # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
+            with silent():
+                await self.openings.admit(found.bound)
+            raise
+        named, strangers = await off_loop(size, told_apart, self._config, envelope, mailboxes or ())
+        arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
+        # On the disk before anybody gets the original: else another relay, or this one killed and started again, would
+        # hand it on once more, or open another message under the same keys.
+        with silent():
+            states = await self.openings.admit(found.bound, arrived)
+        # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
+        of = {
+            state: tuple(box for box in named if states.get(folded_mailbox(box)) == state)
+            for state in ("due", "served", "busy")
+        }
+        (peer,) = found.peers
+        return Opened(
+            entity.content, found.names, peer, tuple(found.keys), envelope, arrived, **of, strangers=strangers
+        )
+
+    async def settle(self, opened: Opened, has_it: Collection[str]) -> None:
+        """These mailboxes have the mail; others who were due have it not, and may try again at once.
+
+        To be called once the next hop has said 250: noted before, a mail that was never sent would be taken for a copy.
+        Whatever fails is only logged, for the mail has left, and who hears of a failure sends it again. Once all whom
+        the sealed envelope names have it, its keys are kept only for as long as copies may still come.
+        """
+        try:
+            await self._settle(opened, has_it)
+        except Exception as error:  # noqa: BLE001 - the mail has left; claims and keys end by themselves
+            log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
+
+    def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
+        """`settle`, which goes on whoever is cancelled, without the original: nobody counts its memory any more."""
+        return self.received.later(self.settle(replace(opened, original=b""), has_it))
+
+    async def give_up(self, opened: Opened) -> None:
+        """Nobody gets the mail now: those who were claimed may try again at once, whoever is cancelled meanwhile."""
+        await asyncio.shield(self.begin_to_settle(opened, ()))
+
+    async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:
+        if opened.arrived is None:
+            return
+        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
+        named = await off_loop(size, all_named, self._config, opened.envelope)
+        every = {name: None for names in named.values() for name in names}
+        served = await self.openings.settle(
+            replace(opened.arrived, mailboxes=tuple(every)),
+            map(folded_mailbox, has_it),
+            [folded_mailbox(box) for box in opened.due if box not in has_it],
+        )
+        if all_have_it(named, served):
+            await self._mark_keys_used(opened)
+
+    async def _mark_keys_used(self, opened: Opened) -> None:
+        """Nobody waits for this mail any more: its keys are destroyed soon. Raises StoreUnavailable."""
+        if self._config.peers[opened.peer].key_max_messages > 1:
+            return  # other mails, with recipients who may come late, are under the same key
+        keep_for = OTP_KEEP_FOR_S if opened.protection == "otp" else USED_KEEP_FOR_S
+        for (group, master), references in by_origin(opened.keys).items():
+            await self.received.mark_used(group, master, [each.key_ID for each in references], keep_for)
+
+    def _envelope(self, found: Found, entity: mime.Entity, *, max_hops: int, any_time: bool) -> SealedEnvelope:
+        """The sealed envelope, once it and the original are as they must be. Raises CannotOpen."""
+        envelope = read_envelope(self._config, found, entity.envelope)
+        if not any_time:
+            trusted_from = self.beat.trusted_from if self.beat is not None else float("-inf")
+            check_time(envelope.sealed_at, self.clock(), trusted_from)
+        try:
+            mime.check_carriable(entity.content, max_hops)
+        except MalformedMessage as error:  # no mail server could have sent it
+            raise BadStructure(f"the original: {error}") from error
+        return envelope
+
+    def _arrived(self, found: Found, envelope: SealedEnvelope, named: tuple[str, ...]) -> Arrived:
+        """What the store remembers, until no copy could be opened any more."""
+        latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
+        folded = tuple(dict.fromkeys(map(folded_mailbox, named)))
+        return Arrived(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), folded)
+
+
+def _without_success(recipient: Recipient) -> Recipient:
+    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
+    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(wanted) or None)

@@ -1,0 +1,100 @@
+"""Makes of a sealed message what is handed on: opens it, checks what policy requires of it, and marks it.
+Standard: policies/README.md (`require`); RFC 8601 4 and 5 (Authentication-Results), where [dkim] is set.
+
+Mail by SMTP and milter (incoming.py), in mailboxes (entry/imap) and out of quarantine all comes through here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from relay import mime
+from relay.dkim import Arrivals
+from relay.levels.content import off_loop
+from relay.opening import Opened, Opener
+from relay.policy import Content, Missed, PolicySet, author
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What was `opened`, and the `message` to hand on, marked; b"" where nobody gets it now.
+
+    `missed` is what policy requires and it lacks, None for nothing; its mark says so already.
+    """
+
+    message: bytes = field(repr=False)
+    opened: Opened
+    missed: Missed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Originals:
+    """What it works with; one value for the life of the relay."""
+
+    opener: Opener
+    policies: Callable[[], PolicySet]
+    dkim: Arrivals | None = None
+
+    async def open(
+        self,
+        message: bytes,
+        sender: str,
+        mailboxes: Sequence[str],
+        *,
+        max_hops: int = sys.maxsize,
+        patient: bool = True,
+        any_time: bool = False,
+        mailbox: bool = False,
+        mark: str = "",
+    ) -> Original | None:
+        """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for Opener.
+
+        Whoever gets it calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
+        writes to: `busy` counts as due, and the outer signatures are those that its server has looked at. `mark` is
+        added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
+        """
+        # Before anything is claimed: a DNS server that is slow would make a retry by another relay wait.
+        results = await self.dkim.verified(message) if self.dkim and not mailbox else ()
+        opened = await self.opener.open(
+            message, sender, mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
+        )
+        if opened is None:
+            return None
+        if not opened.due and not (mailbox and opened.busy):
+            return Original(b"", opened, None)
+        try:
+            # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
+            content = Content(opened.original)
+            missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
+            whose = await off_loop(content.size, author, content, self.opener.layers.config.peers[opened.peer].domains)
+            more = (missed.mark if missed else "") + mark
+            marked = await off_loop(
+                content.size, mime.marked, opened.original, opened.protection, opened.peer, whose, more
+            )
+            if self.dkim:
+                marked = await (self.dkim.without_forged(marked) if mailbox else self.dkim.told(marked, results))
+        except BaseException:
+            await self.opener.give_up(opened)
+            raise
+        return Original(marked, opened, missed)
+
+    async def unopened(self, message: bytes) -> bytes:
+        """A message as it came, without marks and results that only we may write: it must not claim to be opened."""
+        message = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
+        return await self.dkim.without_forged(message) if self.dkim else message
+
+    async def missed(self, sender: str, content: Content, protection: str, peer: str) -> Missed | None:
+        """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
+        required = await off_loop(content.size, self.policies().require, sender, content)
+        missed = required.missed(protection, peer)
+        if missed is not None:
+            log.warning(
+                "arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version
+            )
+        return missed

@@ -1,0 +1,252 @@
+"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not to be had.
+Standard: policies/README.md: levels are tried in their order, and what cannot be sealed is held or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from relay import cms, mime
+from relay.config import Config
+from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
+from relay.keys.pads import plan_pad
+from relay.levels import Level, Parties
+from relay.levels.padding import padded_size
+from relay.mail import Recipient
+from relay.plan import QUANTUM, Copy, Group, Planned
+from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySet
+from relay.policy.strength import strength_of
+
+if TYPE_CHECKING:
+    from relay.identity import Identity, PeerCertificates
+
+KEY_OCTETS = 32
+
+Decided = tuple[Recipient, Decision | RelayError]
+"""A recipient, and what policy says about the mail to them, or why it says nothing."""
+
+T = TypeVar("T")
+
+
+def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: Content | None) -> list[Decided]:
+    """What policy says of each recipient, or why it says nothing."""
+    decided: list[Decided] = []
+    for recipient in recipients:
+        try:
+            decided.append((recipient, policies.decide(sender, recipient.address, content)))
+        except RelayError as error:
+            decided.append((recipient, error))
+    return decided
+
+
+def seconds_waited(content: Content, decided: Iterable[Decided]) -> float | None:
+    """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
+    asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
+    return content.waited(datetime.now(UTC)) if asked else None
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans with what this relay and its peers can do: `levels` by name, `certificates` by peer name."""
+
+    config: Config
+    levels: Mapping[str, Level]
+    identity: Identity | None = None
+    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+
+    def plan(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None = None,
+        missing: Mapping[Copy, str] | None = None,
+    ) -> tuple[Group, ...]:
+        """Every recipient in one group. `octets` is the size of what would be sealed, `waited` how long the mail has.
+
+        `missing` says for which copies there is no key, and why; all other keys are taken to be there.
+        """
+        groups: dict[Copy | str, list[Planned]] = {}
+        errors: dict[str, RelayError] = {}
+        for recipient, decision in decided:
+            copy: Copy | None = None
+            error: RelayError | None = None
+            if isinstance(decision, RelayError):
+                planned, error = Planned(recipient, None), decision
+            else:
+                copy, causes = self._best(decision, octets, missing or {})
+                planned = Planned(recipient, decision, causes)
+                error = None if copy else _otherwise(decision, causes, waited)
+            if error is not None:
+                errors[str(error)] = error
+            groups.setdefault(copy or str(error), []).append(planned)
+        return tuple(
+            Group(tuple(members), key) if isinstance(key, Copy) else Group(tuple(members), error=errors[key])
+            for key, members in groups.items()
+        )
+
+    async def carry_out(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None,
+        attempt: Callable[[Group, Copy], Awaitable[T]],
+    ) -> tuple[list[tuple[Group, T]], list[Group]]:
+        """What every attempt at a planned copy gave, and the groups that get none.
+
+        Where an attempt raises KeyUnavailable, that copy is not to be had, and the plan is made again for its
+        recipients, and with them for all of that peer who were to get a weaker copy, which is tried later: so those who
+        fall back share it. For any other RelayError they fail.
+        """
+        missing: dict[Copy, str] = {}
+        had: list[tuple[Group, T]] = []
+        without: list[Group] = []
+        waiting = list(decided)
+        while waiting:
+            plan = self.plan(waiting, octets, waited, missing)
+            waiting = []
+            failed: dict[str | None, int] = {}
+            for group in sorted(plan, key=lambda each: -strength_of(each.protection)):
+                strength = strength_of(group.protection)
+                if group.copy is None:
+                    without.append(group)
+                elif strength < failed.get(group.copy.peer, 0):
+                    waiting += _decided(group)
+                else:
+                    try:
+                        had.append((group, await attempt(group, group.copy)))
+                    except KeyUnavailable as error:
+                        missing[group.copy] = str(error)
+                        failed[group.copy.peer] = strength
+                        waiting += _decided(group)
+                    except RelayError as error:
+                        without.append(replace(group, copy=None, error=error))
+        return had, without
+
+    async def foresee(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None = None,
+        keys: KeysWithReserve | None = None,
+    ) -> tuple[Group, ...]:
+        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there."""
+
+        async def bits(group: Group, copy: Copy) -> int:
+            if not copy.takes_key:
+                return 0
+            hidden = 0 if "otp" not in copy.layers else self.hidden(group, copy, octets)
+            cost = plan_pad(hidden, None, any_size=False).octets if hidden else KEY_OCTETS
+            if keys is not None:
+                supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
+                if not supply.now:
+                    raise KeyUnavailable(supply.why)
+                cost = supply.octets or cost
+            return 8 * cost
+
+        had, without = await self.carry_out(decided, octets, waited, bits)
+        return (*(replace(group, quantum_bits=number) for group, number in had), *without)
+
+    def hidden(self, group: Group, copy: Copy, octets: int) -> int:
+        """How many octets a one-time pad for this copy hides, without compression. Raises MalformedMessage."""
+        sender = group.decision.sender if group.decision else ""
+        header = mime.payload_header(self.sealed_envelope(copy, sender, group.recipients))
+        return padded_size(len(header) + octets, self.config.otp.padding)
+
+    def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> bytes:
+        """The DER of what the payload says of itself. Raises MalformedMessage where an address cannot be written."""
+        parties = self.parties(copy.peer or "")
+        mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
+        now = datetime.now(UTC).replace(microsecond=0)
+        envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, copy.protection, now, sender, mailboxes)
+        try:
+            envelope.check_addresses()
+            return envelope.encode()
+        except ValueError as error:
+            raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
+
+    def parties(self, peer: str) -> Parties:
+        """The two ends of what is sealed for this peer."""
+        return Parties(
+            master_sae=self.config.site.sae_id,
+            slave_sae=self.config.peers[peer].sae_id,
+            peer=peer,
+            identity=self.identity,
+            certificates=self.certificates.get(peer),
+        )
+
+    def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
+        """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
+        if level == "plaintext":
+            return ""
+        if too_big := decision.too_big(level, octets):
+            return too_big
+        layers = decision.layers(level)
+        if missing := [layer for layer in layers if layer not in self.levels]:
+            return f"{level}: this relay cannot do {missing[0]}"
+        if decision.peer is None:
+            return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
+        if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
+            return f"{level}: {cause}"
+        parties = self.parties(decision.peer)
+        obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
+        return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
+
+    def acceptable(self, decision: Decision) -> set[str]:
+        """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
+        found: set[str] = set()
+        for level in decision.levels:
+            if level != "plaintext" and level in self.levels:
+                found |= {copy.protection for copy in _copies(decision, level)}
+                found |= {"sealed before", "+".join((*decision.layers(level), "aes"))}
+        return found
+
+    def _best(
+        self, decision: Decision, octets: int, missing: Mapping[Copy, str]
+    ) -> tuple[Copy | None, tuple[str, ...]]:
+        """The first copy that can be had, None where none can, and why those listed before it cannot."""
+        causes: list[str] = []
+        for level in decision.levels:
+            if cause := self.obstacle(decision, level, octets):
+                causes.append(cause)
+                continue
+            for copy in _copies(decision, level):
+                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.takes_key else "")
+                if not cause:
+                    return copy, tuple(causes)
+                what = "no quantum key on top: " if copy.key_on_top else ""
+                causes.append(f"{level}: {what}{cause}")
+        return None, tuple(causes)
+
+    def _no_kme(self, peer: str | None) -> str:
+        """Why a peer can have no quantum keys, or "" where it can."""
+        groups = self.config.peers[peer].kme_groups if peer is not None else ()
+        return "" if groups else f"no KME group is set for peer {peer!r}"
+
+
+def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
+    """The ways to do a level, the best first: pqc and rsa with a quantum key on top, without it, or both."""
+    if level == "plaintext":
+        return (Copy(None, ("plaintext",)),)
+    layers = decision.layers(level)
+    bare = Copy(decision.peer, layers, decision.priority if level in QUANTUM else "normal")
+    if level in QUANTUM or decision.quantum == "off":
+        return (bare,)
+    with_key = Copy(decision.peer, (*layers, "aes"), decision.priority)
+    return (with_key,) if decision.quantum == "required" else (with_key, bare)
+
+
+def _decided(group: Group) -> list[Decided]:
+    return [(each.recipient, each.decision) for each in group.members if each.decision is not None]
+
+
+def _otherwise(decision: Decision, causes: Sequence[str], waited: float | None) -> PolicyHolds | PolicyRefuses:
+    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused."""
+    cause = f"{decision.where}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
+    if decision.otherwise == "refuse":
+        return PolicyRefuses(cause)
+    if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
+        return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
+    return PolicyHolds(cause)
