@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from relay import app, opening, sealing
+from relay import app, opening, planner
 from relay.config import Address
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply
@@ -156,7 +156,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def alices_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which Alice seals."""
     clock = Clock()
-    monkeypatch.setattr(sealing, "datetime", clock.moved())
+    monkeypatch.setattr(planner, "datetime", clock.moved())
     return clock
 
 
