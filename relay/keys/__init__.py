@@ -4,7 +4,8 @@ Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
-    group.py       one KME group: the healthiest KME that can, lag between the KMEs          lag.py pads.py
+    group.py       one KME group, whose keys are fetched whatever the lag between the KMEs   lag.py
+    member.py      one KME of it, and the loop that asks each in turn for a fresh key        pads.py
     pool.py        one KME's fresh keys: ready, drawn, refilled, expired     stock.py refill.py undelivered.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come

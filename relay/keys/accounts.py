@@ -42,10 +42,6 @@ class Accounts:
         self.issued(slave_sae, number)
         self.burnt(slave_sae, number, cause)
 
-    def slaves(self) -> set[str]:
-        """The slave SAEs that there are accounts for."""
-        return set(self._issued)
-
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
         """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""
 

@@ -171,19 +171,6 @@ class KMEGroup:
                     break
         return found
 
-    async def _all_came(
-        self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
-    ) -> bool:
-        """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
-        trouble = await self._ask_all(master_sae, key_IDs, attempts.tries, found)
-        if len(found) == len(set(key_IDs)):
-            self._lag.arrived(attempts)
-            return True
-        if trouble is not None and not found:
-            raise trouble
-        attempts.tries += 1
-        return False
-
     def warm(self, slave_sae: str, size: int = 256) -> None:
         """Starts to fill the pools for this slave SAE."""
         for pool in self.pools:
@@ -197,12 +184,12 @@ class KMEGroup:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""
         await asyncio.gather(*(member.close() for member in self.members))
 
-    async def _ask_all(
-        self, master_sae: str, key_IDs: Sequence[str], tries: int, found: dict[str, Key]
-    ) -> KeyUnavailable | None:
-        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed.
+    async def _all_came(
+        self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
+    ) -> bool:
+        """Asks the KMEs once, in turn, for those that are not in `found` yet; whether all are there now.
 
-        `tries` is how often they were asked for before.
+        Raises StoreUnavailable where one that came could not be kept, and what went wrong where none was found so far.
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
@@ -212,7 +199,7 @@ class KMEGroup:
             if not missing:
                 break
             try:
-                outcomes = await member.fetch(master_sae, missing, tries, wait=member is members[-1])
+                outcomes = await member.fetch(master_sae, missing, attempts.tries, wait=member is members[-1])
             except KeyUnavailable as error:
                 trouble = error
                 continue
@@ -225,4 +212,10 @@ class KMEGroup:
                     trouble = outcome
         if unstored is not None:
             raise unstored
-        return trouble
+        if len(found) == len(set(key_IDs)):
+            self._lag.arrived(attempts)
+            return True
+        if trouble is not None and not found:
+            raise trouble
+        attempts.tries += 1
+        return False

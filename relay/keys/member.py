@@ -100,7 +100,7 @@ class Member:
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
         """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
         if not hidden:
-            return PadPlan(1, USUAL_KEY_BITS, 1)
+            return PadPlan(1, USUAL_KEY_BITS)
         return plan_pad(hidden, await self.pool.limits(slave_sae), any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:

@@ -132,13 +132,10 @@ def test_the_accounts_agree_with_the_pool_whatever_happens(steps: list[tuple[str
     hidden=st.integers(1, 10_000_000),
     most=st.integers(32, 8192),
     least=st.integers(1, 64),
-    per_request=st.integers(1, 128),
 )
-def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(
-    hidden: int, most: int, least: int, per_request: int
-) -> None:
+def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(hidden: int, most: int, least: int) -> None:
     least = min(least, most)
-    status = _status(max_key_size=most * 8, min_key_size=least * 8, max_key_per_request=per_request)
+    status = _status(max_key_size=most * 8, min_key_size=least * 8)
     plan = plan_pad(hidden, status)
     octets = plan.size // 8
     assert plan.size % 8 == 0
@@ -148,7 +145,6 @@ def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(
     assert plan.number * (octets - 16) >= hidden
     if octets > max(least, 32, min(most, 64)):
         assert plan.number * (octets - 16) - hidden < plan.number
-    assert plan.requests == -(-plan.number // per_request)
 
 
 @given(hidden=st.integers(1, 1_000_000), most=st.integers(64, 8192))
@@ -179,9 +175,9 @@ def test_a_pad_of_a_kme_with_one_size_is_made_of_that_size() -> None:
     assert (plan.size, plan.number) == (256, 7)
 
 
-def test_a_pad_of_a_kme_without_limits_asks_for_usual_keys_one_by_one() -> None:
+def test_a_pad_of_a_kme_without_limits_is_made_of_usual_keys() -> None:
     plan = plan_pad(100, None)
-    assert (plan.size, plan.number, plan.per_request) == (256, 7, 1)
+    assert (plan.size, plan.number) == (256, 7)
 
 
 def test_a_pad_is_of_whole_keys_in_the_order_of_their_ids_and_can_be_overwritten() -> None:
