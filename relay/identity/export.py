@@ -1,5 +1,5 @@
 """Makes this site's peer document, each with a higher serial number than the one before.
-Standard: document.py; the serial number is the Unix time in seconds, or one more than the last if that is higher.
+The serial number is the Unix time in seconds, or one more than the last if that is higher.
 """
 
 from __future__ import annotations

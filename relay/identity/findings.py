@@ -1,5 +1,5 @@
 """What `qumail-relay check` says of this site's identity and of the pinned peers, and which certificates end soon.
-Standard: one entry a thing that was looked at; nothing is changed; warned of 30, 7 and 1 days before the end.
+One entry a thing that was looked at; nothing is changed; warned of 30, 7 and 1 days before the end.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The steps that making, renewing and requesting an identity are put together from.
-Standard: layout.py; a key is written before its certificate, so that an interrupted run leaves a usable set.
+A key is written before its certificate, so that an interrupted run leaves a usable set.
 """
 
 from __future__ import annotations

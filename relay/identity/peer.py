@@ -1,5 +1,5 @@
 """What we know of a peer from its document: its domains, its certificates, and how it can open.
-Standard: document.py; certificates, domains and levels must agree with each other.
+Certificates, domains and levels must agree with each other.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The pinned peers: one document a peer in a directory, and what a new document may change.
-Standard: trust on first use after a comparison of fingerprints, then as strict as OpenSSH's known_hosts.
+Trust on first use after a comparison of fingerprints, then as strict as OpenSSH's known_hosts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The key ring of a site out of its settings: one client for each KME, one group for each name, one ring.
-Standard: relay.toml; every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
+Every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ class Calls:
                 raise KMEUnanswered(cause) from error
             raise error_of(error.fault, cause) from error
         elapsed = self._timing.clock() - started
-        # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as he likes.
+        # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
         if reply.code == 200:
             limit.answered(elapsed)
         self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)

@@ -1,7 +1,7 @@
 """dec_keys in bulk: the keys of several messages go out together, and each key is kept before use.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4. One unknown key_ID does not cost the others; one fetch serves all who wait.
 
-A call belongs to the fetcher, not to who asked: when he gives up, the keys that come are kept all the same.
+A call belongs to the fetcher, not to who asked: when they give up, the keys that come are kept all the same.
 
 Anybody can send mail that names keys which do not exist. What that costs a KME is bounded, in calls for one message:
 
@@ -153,10 +153,10 @@ class Fetcher:
     def _leave_one_out(self) -> None:
         masters = Counter(master.master_sae for master, _ in self._again)
         [(most, _)] = masters.most_common(1)
-        places = [place for place, (master, _) in enumerate(self._again) if master.master_sae == most]
-        place = places[int(self._timing.chance() * len(places)) % len(places)]
-        master, fetch = self._again[place]
-        del self._again[place]
+        positions = [position for position, (master, _) in enumerate(self._again) if master.master_sae == most]
+        position = positions[int(self._timing.chance() * len(positions)) % len(positions)]
+        master, fetch = self._again[position]
+        del self._again[position]
         master.conclude(fetch, None)
 
     # Whose turn it is

@@ -1,5 +1,5 @@
 """How long keys that their KME does not know are waited for: lag ends soon; keys that never come must stop nobody.
-Standard: ETSI GS QKD 014 V1.1.1 says nothing of the lag between two KMEs; real ones need up to some seconds.
+ETSI GS QKD 014 V1.1.1 says nothing of the lag between two KMEs; real ones need up to some seconds.
 
 A mail that waits keeps its client waiting too, and anybody can send mail that names keys which do not exist. So the
 patience counts from when the keys were first asked for, over all tries, and only so many mails wait at once: who comes

@@ -1,7 +1,7 @@
 """One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
 Standard: ETSI GS QKD 014 V1.1.1, 5.3; one enc_keys is in flight for each (KME, slave SAE), and never hedged.
 
-Whoever needs keys waits for a drawing that belongs to the pool, not to him: when he gives up, the keys that
+Whoever needs keys waits for a drawing that belongs to the pool: when they give up, the keys that
 come are still there for the next one.
 """
 
@@ -154,7 +154,7 @@ class KeyPool:
             self._forget_if_idle(peer_pool)
 
     async def _wait_for(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
-        """Waits in the queue; who is first in it has keys drawn until there are enough for him.
+        """Waits in the queue; who is first in it has keys drawn until there are enough for it.
 
         When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
         """

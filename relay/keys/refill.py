@@ -1,6 +1,6 @@
 """How many keys to draw ahead and in one request: from the rates of use and refill, and from the KME's limits.
-Standard: the rule `peak rate x (refill latency + outage to survive)`, capped by what the KME can do; ETSI GS QKD 014
-V1.1.1, 6.1 (max_key_per_request). Pure, with an injected clock. Amounts are in bits unless said otherwise.
+The rule is `peak rate x (refill latency + outage to survive)`, capped by what the KME can do (ETSI GS QKD 014
+V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
 
 Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
 refusal may have had another reason, so what was found is doubled again once it has stood for a while: a wrong guess

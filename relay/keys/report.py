@@ -1,6 +1,6 @@
 """What an administrator wants to know about keys, as rows and for Prometheus: how many there are, how fast they go.
-Standard: amounts in keys of the KME's usual size, rates in bits a second, times in seconds; the Prometheus naming
-practices. All is read when it is asked for, so the two agree and nothing is counted twice.
+Amounts in keys of the KME's usual size, rates in bits a second, times in seconds; names follow the
+Prometheus practices. All is read when it is asked for, so the two agree and nothing is counted twice.
 """
 
 from __future__ import annotations

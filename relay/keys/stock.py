@@ -138,7 +138,7 @@ class Stock:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One who waits for `number` keys: `turn` is set when he is first in the queue, or when `error` is."""
+    """A message that waits for `number` keys: `turn` is set when it is first in the queue, or when `error` is."""
 
     number: int
     turn: asyncio.Event = field(default_factory=asyncio.Event)
