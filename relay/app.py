@@ -206,7 +206,8 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
-        _in_background(stack, "key report", _write_down_keys(built.keys, keys_file(config)))
+        secret_id = SiteSecret.load(config.store.secret).ids[0]
+        _in_background(stack, "key report", _write_down_keys(built.keys, secret_id, keys_file(config)))
         _in_background(stack, "policy watch", built.policies.watch())
         submission = _submission(config)
         if submission:
@@ -450,11 +451,12 @@ async def _write_what_is_late(store: Store, sent: Sent) -> None:
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 
-async def _write_down_keys(keys: KeyRing, path: Path) -> None:
-    """For `keys status`, which is another process: what is known here, every few seconds."""
+async def _write_down_keys(keys: KeyRing, secret_id: str, path: Path) -> None:
+    """For `keys status` and `keys reseal`, which are other processes: what is known here, every few seconds."""
     while True:
         try:
-            _write_whole(path, json.dumps((await keys.report(ask=False)).as_json()))
+            report = (await keys.report(ask=False)).as_json() | {"site_secret": secret_id}
+            _write_whole(path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(WRITE_DOWN_S)

@@ -33,8 +33,9 @@ class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
     `key` is its place in the journal. `copies` are those that were sealed before, or are being delivered now; whoever
-    delivers adds his own. `outcomes` are by mailbox, like everything in the journal. `check` is to be called
-    last before it leaves; it raises DeliveryUnderWay. Of a mail that is `like_no_other` the same octets are a retry.
+    delivers adds its own. `outcomes` are by mailbox, as everything in the journal. `check` is to be called last before
+    it leaves; it raises DeliveryUnderWay and StoreUnavailable. Of a mail that is `like_no_other` the same octets are a
+    retry.
     """
 
     key: bytes
@@ -114,10 +115,11 @@ class Deliveries:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
         self._under_way |= claims
         try:
+            self._take_room(like_no_other)  # before a key is spent on it
             begun = await self._begun(key, mail)
             if begun.delivered or begun.forms:
                 log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
-            check = partial(self._journal.check, begun.relay)
+            check = partial(self._check, begun.relay, like_no_other)
             copies = [_copy(mail, each) for each in begun.forms]
             delivery = Delivery(key, mail, begun, check, copies, like_no_other=like_no_other)
             try:
@@ -133,6 +135,19 @@ class Deliveries:
         finally:
             self._under_way -= claims
             self._note_key(mail, key)
+
+    def _check(self, relay: str, like_no_other: bool) -> None:
+        """Whether the mail may leave: what becomes of it can be written down, and nobody else has it by now.
+
+        Raises DeliveryUnderWay and StoreUnavailable.
+        """
+        self._take_room(like_no_other)
+        self._journal.check(relay)
+
+    def _take_room(self, like_no_other: bool) -> None:
+        """For the record of a mail that leaves. Raises StoreUnavailable."""
+        if self._sent is not None and like_no_other:
+            self._sent.ready()
 
     async def _begun(self, key: bytes, mail: Mail) -> Begun:
         """Where several recipients get one answer, that they are to get the mail is on the disk when this returns.

@@ -5,7 +5,9 @@ Standard: RFC 5321 6.1; a retry repeats nothing and spends no second key.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import re
 import sqlite3
 from collections import Counter
@@ -19,11 +21,11 @@ import pytest
 from relay import app, mime
 from relay.config import Address
 from relay.deliveries import Deliveries
-from relay.errors import DeliveryUnderWay, TryLater
+from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import SealedCopy
-from relay.store import SiteSecret, open_store
+from relay.store import Sent, SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.hop import SILENCE, Answer, Hop
@@ -420,3 +422,45 @@ async def test_a_relay_killed_right_after_the_next_hop_has_said_250_sends_nothin
 def sent_so_far(site: Site) -> bytes:
     """What was written down at once of what has left."""
     return b"".join(path.read_bytes().rstrip(b"\0") for path in (site.directory / "sent.spool").glob("*"))
+
+
+async def test_what_could_not_be_noted_when_it_has_left_does_not_leave(
+    site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+    take_room = os.posix_fallocate
+
+    def room(file: int, offset: int, octets: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        take_room(file, offset, octets)
+
+    monkeypatch.setattr(os, "posix_fallocate", room)
+    async with running(site) as relay:
+        reply = await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])
+        assert (reply.code, reply.text[:5]) == (451, "4.3.1")
+        assert wire.got == []
+        full[0] = False
+        assert (await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])).code == 250
+        assert len(wire.got) == 1
+
+
+async def test_a_disk_that_fills_while_a_mail_is_sealed_keeps_it_and_another_try_spends_no_second_key(
+    site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, ready = [], Sent.ready
+
+    def fills(sent: Sent) -> None:
+        calls.append(sent)
+        if len(calls) == 2:  # the last look before the mail leaves
+            raise StoreUnavailable("disk full")
+        ready(sent)
+
+    monkeypatch.setattr(Sent, "ready", fills)
+    async with running(site) as relay:
+        assert (await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])).code == 451
+        [form] = forms(site)
+        assert wire.got == []
+        assert (await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])).code == 250
+    [got] = wire.got
+    assert mails.untraced(got.message) == form

@@ -116,6 +116,13 @@ async def opened_in_the_end(relay: RelayProcess, sealed: bytes) -> None:
             await asyncio.sleep(0.2)
 
 
+async def report_under(secret_id: str, bob: Site) -> None:
+    """Waits until the relay that serves has written down that this is its newest site secret."""
+    async with asyncio.timeout(30):
+        while not (file := bob.directory / "keys.json").exists() or secret_id not in file.read_text():
+            await asyncio.sleep(0.05)
+
+
 async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail_when_it_is_back(
     bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
 ) -> None:
@@ -232,7 +239,7 @@ async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
     key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
     left_in_spool(bob, key_IDs, kmes.link.deliver(key_IDs, master="2", slave="1"))
     held = Spool(bob.directory / "keys.spool", before)
-    held.append(b"{}")
+    held.ready()
     rotated = await relay_command.run("keys", "rotate-secret", "--config", bob.config_file)
     assert rotated[0] == 0
     status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
@@ -248,6 +255,18 @@ async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
     async with relay_process(bob) as relay:
         await opened_in_the_end(relay, sealed)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_secret_is_not_given_up_while_a_relay_that_serves_seals_under_it(bob: Site) -> None:
+    async with relay_process(bob) as relay:
+        await report_under(SiteSecret.load(bob.config.store.secret).ids[0], bob)
+        assert (await relay_command.run("keys", "rotate-secret", "--config", bob.config_file))[0] == 0
+        status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
+        assert (status, "restart it, then run this again" in said) == (1, True)
+        addresses = relay.addresses
+    async with relay_process(bob, listen=addresses):
+        await report_under(SiteSecret.load(bob.config.store.secret).ids[0], bob)
+        assert (await relay_command.run("keys", "reseal", "--config", bob.config_file))[0] == 0
 
 
 async def test_check_tells_how_many_keys_wait_and_whether_more_could_be_written(

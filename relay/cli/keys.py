@@ -89,6 +89,11 @@ def reseal(config_file: Path) -> None:
 async def _reseal(config: Config) -> tuple[int, int]:
     """How many keys were taken over, and how many rows resealed. Raises StoreUnavailable."""
     secret = SiteSecret.load(config.store.secret)
+    serving = _serving_relay(config)
+    if serving is not None and serving.get("site_secret", secret.ids[0]) != secret.ids[0]:
+        raise StoreUnavailable(
+            "the relay that serves still seals under an older secret: restart it, then run this again"
+        )
     async with await open_store(config.store.database, secret) as store:
         taken_over = await key_receiver.take_over(config.state_directory / key_receiver.SPOOL, secret, store.received)
         resealed = await store.reseal()
@@ -106,12 +111,8 @@ def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Pat
 
 
 async def _report(config: Config) -> dict[str, Any]:
-    written = app.keys_file(config)
-    age = time.time() - written.stat().st_mtime if written.exists() else None
-    report: dict[str, Any]
-    if age is not None and abs(age) < FRESH_S:  # one from the future is from before the clock was set
-        report = {"source": "the serving relay", "age_s": round(age, 1), **json.loads(written.read_text())}
-    else:
+    report = _serving_relay(config)
+    if report is None:
         async with key_ring(config, prefetch=False) as ring:
             report = {"source": "the KMEs", "age_s": 0.0, **(await ring.report()).as_json()}
         for row in report["pools"]:
@@ -123,16 +124,22 @@ async def _report(config: Config) -> dict[str, Any]:
     return report | {"received": await _received(config), "certificates": certificates}
 
 
-def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
-    """What the relay that serves has written down last, if one does: KME, peer, and what is wrong."""
+def _serving_relay(config: Config) -> dict[str, Any] | None:
+    """What the relay that serves has written down last, None where there is none."""
     written = app.keys_file(config)
     try:
-        if abs(time.time() - written.stat().st_mtime) >= FRESH_S:
-            return []
-        rows = json.loads(written.read_text())["pools"]
-        return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        age = time.time() - written.stat().st_mtime
+        if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
+            return None
+        return {"source": "the serving relay", "age_s": round(age, 1), **json.loads(written.read_text())}
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
+    """What the relay that serves says is wrong, if one does: KME, peer, and the trouble."""
+    rows = (_serving_relay(config) or {}).get("pools", [])
+    return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
 
 
 async def _received(config: Config) -> list[dict[str, Any]]:

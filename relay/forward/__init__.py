@@ -12,7 +12,7 @@ import dns.asyncresolver
 import structlog
 
 from relay.config import Direction, MailDomain, Server
-from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError
+from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
 from relay.forward.connections import Connections
 from relay.forward.conversation import UNSUPERVISED, Supervision, Taken, stuffed
 from relay.forward.faults import Gone, NotTaken, TooManyRecipients
@@ -100,7 +100,7 @@ class NextHop:
         while more:
             try:
                 taken = await self._connections.carry(server, attempt.rest, attempt.supervision)
-            except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay) as error:
+            except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay, StoreUnavailable) as error:
                 attempt.fail(error)
                 if isinstance(error, Gone):
                     self._avoid(server, error)

@@ -56,6 +56,11 @@ class Sent:
         self._before = Spool(directory, secret)
         self._failed = False
 
+    def ready(self) -> None:
+        """Takes room for the next records. To be called before a mail leaves. Raises StoreUnavailable."""
+        self.tidy()
+        self._now.ready()
+
     def note(self, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None = None) -> None:
         """These have the mail, by its journal key (32 octets); `opened` is it by its sealed envelope, if it had one.
 
@@ -63,7 +68,6 @@ class Sent:
         """
         if not mailboxes:
             return
-        self.tidy()
         try:
             self._now.append(_record(self._clock(), mail, mailboxes, opened))
         except StoreUnavailable as error:  # the mail has left, whatever fails now
@@ -76,9 +80,17 @@ class Sent:
     def tidy(self) -> None:
         """Throws away what is old. To be called now and then: an old record would swallow the same octets sent anew."""
         now = self._clock()
-        if now - self._began > KEPT_S and self._settled():
-            self._before.discard()
-            self._began, self._before, self._now = now, self._now, Spool(self._directory, self._secret)
+        if now - self._began <= KEPT_S or not self._settled():
+            return
+        before, fresh = Spool(self._directory, self._secret), self._now
+        if self._now.written:
+            before, fresh = self._now, Spool(self._directory, self._secret)
+            try:
+                fresh.ready()
+            except StoreUnavailable:  # mail that is on its way has been promised room, and this one has it
+                return
+        self._before.discard()
+        self._began, self._before, self._now = now, before, fresh
 
     def close(self) -> None:
         """All clients have heard, and the store is closed: nothing needs to be known here, unless that could not."""

@@ -46,6 +46,11 @@ class Spool:
         self._room = 0
         self._in_directory = False
 
+    @property
+    def written(self) -> bool:
+        """Whether there is any record in the file."""
+        return self._end > 0
+
     def ready(self) -> None:
         """Takes room for the next records. Raises StoreUnavailable where there is none."""
         try:
@@ -60,7 +65,7 @@ class Spool:
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
-        path, file = _new_file(self._directory)
+        path, file = _new_file(self._directory, self._secret.ids[0])
         try:
             os.posix_fallocate(file, 0, 2 * ROOM_OCTETS)
         except OSError:
@@ -183,7 +188,10 @@ async def each_left_behind(directory: Path, secret: SiteSecret) -> AsyncGenerato
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A file as it stands, to which somebody may be appending: its records, and the ids of the secrets over all."""
+    """A file as it stands, to which somebody may be appending: its records, and the ids of all secrets that they need.
+
+    That of whoever appends is one of them, though there is no record yet.
+    """
 
     path: Path
     records: list[bytes] = field(repr=False)
@@ -197,7 +205,7 @@ def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
     """
     for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
         with suppress(FileNotFoundError), path.open("rb") as file:
-            records, ids = [], set()
+            records, ids = [], {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
             for sealed, whole in _rows(file.fileno()):
                 if whole and _ID.fullmatch(sealed.secret_id):
                     ids.add(sealed.secret_id)
@@ -210,11 +218,14 @@ def _context(directory: Path) -> bytes:
     return b"spool " + directory.name.encode()
 
 
-def _new_file(directory: Path) -> tuple[Path, int]:
-    """A file under its lock. Somebody who cleans up may have it first; then it is gone, and we make another."""
+def _new_file(directory: Path, secret_id: str) -> tuple[Path, int]:
+    """A file under its lock, whose name says which secret its writer has.
+
+    Somebody who cleans up may have it first; then it is gone, and we make another.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
-        path = directory / f"{secrets.token_hex(8)}.spool"
+        path = directory / f"{secret_id}-{secrets.token_hex(8)}.spool"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file).st_nlink:
