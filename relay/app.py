@@ -37,11 +37,11 @@ from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
 from relay.entry.users import UserFile
 from relay.forward import NextHop
+from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
-from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
@@ -455,7 +455,7 @@ async def _write_down_keys(keys: KeyRing, secret_id: str, path: Path) -> None:
     """For `keys status` and `keys reseal`, which are other processes: what is known here, every few seconds."""
     while True:
         try:
-            report = (await keys.report(look=False)).as_json() | {"site_secret": secret_id}
+            report = (await keys.report(ask=False)).as_json() | {"site_secret": secret_id}
             _write_whole(path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")

@@ -21,7 +21,7 @@ import pytest
 from relay import app
 from relay.config import Address
 from relay.keys import Key
-from relay.keys.delivered import Delivered
+from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret, Spool
 from tests.testlib import mails, relay_command

@@ -17,7 +17,7 @@ from relay.levels.content import decrypt, encrypt, kem_key, off_loop, unwrap, wr
 from relay.levels.signatures import certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 class PQC:

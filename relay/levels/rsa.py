@@ -19,7 +19,7 @@ from relay.levels.content import decrypt, encrypt, off_loop
 from relay.levels.signatures import MIN_RSA_BITS, certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 class RSA:
