@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.bench.children import BenchmarkFailed
 from relay.bench.machine import Machine, machine
 from relay.bench.mails import template
@@ -28,7 +29,6 @@ from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.content import off_loop
 from relay.levels.otp import OTP
 from relay.levels.padding import padded_size
 from relay.levels.pqc import PQC

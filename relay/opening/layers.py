@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.cms import KeyUse
 from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
@@ -19,7 +20,6 @@ from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
 from relay.levels import Level, Opening, Unsealed
-from relay.levels.content import off_loop
 from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.store import Bound

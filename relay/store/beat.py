@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Column, Double, Integer, Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.claims import boot_time
+from relay.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
 
 log = structlog.get_logger(__name__)
