@@ -20,13 +20,22 @@ from typing import Any
 import structlog
 import uvloop
 
-from relay.config import Config
+from relay.config import KME, Config
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.faults import Fault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
-from relay.keys.receiver import CallsUnderWay, Delivered, Interface, ReceiverHere, ReceiverProcess, frame, read_frame
+from relay.keys.receiver import (
+    LATE_SHARE,
+    CallsUnderWay,
+    Delivered,
+    Interface,
+    ReceiverHere,
+    ReceiverProcess,
+    frame,
+    read_frame,
+)
 from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
 
 log = structlog.get_logger(__name__)
@@ -137,7 +146,7 @@ def start(config: Config) -> socket.socket:
 
 async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
-    clients = {name: km_client(name, kme) for name, kme in config.kmes.items()}
+    clients = {name: km_client(name, _with_room_for_late_calls(kme)) for name, kme in config.kmes.items()}
     under_way = {name: CallsUnderWay(kme.pool_maxsize) for name, kme in config.kmes.items()}
     came = await read_frame(reader)
     if came is None:
@@ -157,6 +166,10 @@ async def _serve(connection: socket.socket, config: Config) -> None:
         came = await read_frame(reader)
     await asyncio.gather(*(calls.ended() for calls in under_way.values()))
     await receiver.close()
+
+
+def _with_room_for_late_calls(kme: KME) -> KME:
+    return kme.model_copy(update={"pool_maxsize": (1 + LATE_SHARE) * kme.pool_maxsize})
 
 
 async def _answer(

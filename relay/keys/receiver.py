@@ -239,11 +239,20 @@ Call = Callable[[Callable[[], None]], Coroutine[None, None, None]]
 """Makes one call, and calls what it is given when the request goes out."""
 
 
+LATE_SHARE = 3
+"""So many connections for late calls stand beside each one for calls that somebody waits for."""
+
+
 class CallsUnderWay:
-    """At least half of the connections are for calls that somebody waits for."""
+    """Late calls have connections of their own, so that new ones need not wait for them, and seldom end them.
+
+    Whoever ends a call that the KME has begun to answer loses its keys, and mail with them.
+    """
 
     def __init__(self, connections: int) -> None:
-        self._connections = connections
+        """`connections` are those for calls that somebody waits for."""
+        self._late_at_most = LATE_SHARE * connections
+        self._connections = connections + self._late_at_most
         self._all: set[asyncio.Task[None]] = set()
         self._counted: set[asyncio.Task[None]] = set()
         self._sent: set[asyncio.Task[None]] = set()
@@ -272,7 +281,7 @@ class CallsUnderWay:
 
     def _make_way(self) -> None:
         """The latest comer first: what has been waited for longest is likeliest to come yet."""
-        while len(self._counted) > self._connections and len(self._late) > self._connections // 2:
+        while len(self._counted) > self._connections and len(self._late) > self._late_at_most:
             self._give_up(self._late[-1])
 
     def _give_up(self, task: asyncio.Task[None]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.keys.receiver import CallsUnderWay
+from relay.keys.receiver import LATE_SHARE, CallsUnderWay
 
 
 class Calls:
@@ -42,17 +42,16 @@ class Calls:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("connections", "kept"), [(1, 0), (2, 1), (10, 5)])
-async def test_late_calls_keep_at_most_half_of_the_connections_when_new_ones_need_them(
-    connections: int, kept: int
-) -> None:
+@pytest.mark.parametrize("connections", [1, 2, 10])
+async def test_a_late_call_is_ended_only_where_new_ones_find_no_connection_any_more(connections: int) -> None:
     calls = Calls(connections)
-    for _ in range(connections):
+    late = (1 + LATE_SHARE) * connections
+    for _ in range(late):
         await calls.begin()
     assert calls.given_up == [], "nobody needs the connections"
     for _ in range(connections):
         await calls.begin(late=False)
-    assert sorted(calls.given_up) == list(range(kept + 1, connections + 1)), "the latest ones"
+    assert sorted(calls.given_up) == list(range(LATE_SHARE * connections + 1, late + 1)), "the latest ones"
 
 
 async def test_a_call_that_has_not_gone_out_when_nobody_waits_any_more_is_not_made() -> None:
