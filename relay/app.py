@@ -195,7 +195,7 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         stack.callback(close_all, sockets)
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
-            await stack.enter_async_context(sole_relay(database.parent))
+            await stack.enter_async_context(sole_relay(database))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()

@@ -38,25 +38,32 @@ _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
 
 def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
-    """Makes the file (mode 0600, in a directory of mode 0700 if made) and puts it in WAL mode.
+    """Makes the file if need be (its directory too, of mode 0700) and puts it in WAL mode.
 
     `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_sqlite_file(path)
         # SQLite does not wait for its turn when two processes change the journal mode at once.
-        with secret_file.locked(path.parent):
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-                secret_file.sync_directory(path.parent)
-            with closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+        with (
+            secret_file.locked(path.parent),
+            closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection,
+        ):
+            connection.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made or opened: {error.strerror}") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"{path}: is not an SQLite database") from error
         raise StoreUnavailable(f"{path}: {said_by_sqlite(path, error)}") from error
+
+
+def make_sqlite_file(path: Path) -> None:
+    """Makes the file, empty and of mode 0600, where there is none. Raises OSError; blocks."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        secret_file.sync_directory(path.parent)
 
 
 def said_by_sqlite(path: Path, error: BaseException) -> str:
