@@ -95,10 +95,6 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
                 except KMEBadReply as error:  # of one of them; the others are stored
                     log.warning("received_key_not_taken_over", cause=str(error))
                 number += len(keys)
-            if file.torn:
-                log.error(
-                    "received_keys_torn", file=str(file.path), octets=file.torn, meaning="keys of one call are lost"
-                )
             # Not before all of it is in the store: until then these octets are the only copy.
             await asyncio.to_thread(file.remove)
     return number
