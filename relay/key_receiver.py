@@ -50,7 +50,17 @@ class Receiving:
         self._secret = secret
         self._received = received
         here = ReceiverHere(Spool(self._directory, secret), config.kmes)
-        self.receiver: Receiver = ReceiverProcess(process, here) if process is not None else here
+        self._process = ReceiverProcess(process, here) if process is not None else None
+        self.receiver: Receiver = self._process or here
+
+    @property
+    def process_has_ended(self) -> bool:
+        """Whether the process that asks has ended, unasked: then this one asks, and a kill of it costs keys."""
+        return self._process is not None and self._process.ended.is_set()
+
+    async def process_ended(self) -> None:
+        """Returns once it has; never where there is none."""
+        await (self._process.ended if self._process is not None else asyncio.Event()).wait()
 
     async def take_over(self) -> None:
         """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""

@@ -20,7 +20,7 @@ from relay import app, postfix
 from relay.cli.check_mailboxes import mailbox_states
 from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
-from relay.cli.keys import troubles_of_the_serving_relay
+from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
@@ -122,6 +122,8 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
         yield Finding(what, detail, problems)
     async for finding in _kmes(config, trial_keys):
         yield finding
+    if key_receiver_ended(config):
+        yield Finding("serving relay", "", (f"{app.ALONE}: a service manager does so, else `qumail-relay serve`",))
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
