@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,16 +297,15 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config: Config, key_receiver: socket.socket, ready_file: Path | None = None) -> None:
+async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, Address]], None]) -> None:
     """Runs the relay until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
 
-    `key_receiver` is the way to the process that asks for received keys. `ready_file` gets one line `name host:port`
-    for each entry once all of them listen.
+    `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
+    with their addresses.
     """
     with told_to_stop() as stop:
         async with running(config, key_receiver=key_receiver, stop=stop) as addresses:
-            if ready_file is not None:
-                _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+            ready(addresses)
             await stop.wait()
         if stop.cause:
             raise Stopped(stop.cause)
@@ -474,7 +473,7 @@ async def _write_down(built: Parts, secret_id: str) -> None:
     try:
         report = (await built.keys.report(look=False)).as_json()
         report |= {"site_secret": secret_id, "key_receiver_ended": built.receiving.process_has_ended}
-        _write_whole(path, json.dumps(report))
+        write_whole(path, json.dumps(report))
     except Exception as error:  # noqa: BLE001 - the next one may succeed
         log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
 
@@ -510,7 +509,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes the file so that a reader sees all of it or nothing."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix
+from relay.cli.check_files import file_states
 from relay.cli.check_mailboxes import mailbox_states
 from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
@@ -27,16 +28,14 @@ from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
-from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.delivered import Delivered
 from relay.keys.identity import identity_findings
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
-from relay.store import SiteSecret, Spool, transport_problem, waiting
+from relay.store import SiteSecret, transport_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Finding:
 def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, as_json: bool) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but the one row, and
-    the one file beside the store, that show whether these can be written; both are gone when it ends.
+    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but one row, and
+    files without a word in them, that show whether store, spools and ledger can be written; all are gone when it ends.
     """
     configure_logging(Log(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
@@ -108,8 +107,8 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)
-    if spool := await asyncio.to_thread(_spool, config):
-        yield spool
+    for what, detail, problems in await asyncio.to_thread(file_states, config):
+        yield Finding(what, detail, problems)
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -167,40 +166,18 @@ async def _store(config: Config) -> Finding:
     try:
         async with existing_store(config) as store:
             if store is not None:
+                for secret_id, rows in (await store.missing_secrets()).items():
+                    problems.append(
+                        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} "
+                        "lacks: put it back, as in the file of the relay that wrote them; until then mail that needs "
+                        "them is held"
+                    )
                 await store.received.ready()
     except StoreUnavailable as error:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError:
         pass  # which is found elsewhere
     return Finding("store", detail, tuple(problems))
-
-
-def _spool(config: Config) -> Finding | None:
-    """How many keys wait for the store, and whether more could be written down; nothing before the first start."""
-    directory = config.state_directory / SPOOL
-    try:
-        if not config.store.secret.exists() or not directory.is_dir():
-            return None
-        secret = SiteSecret.load(config.store.secret)
-    except (RelayError, OSError):
-        return None  # which is found elsewhere
-    number, problems = 0, []
-    try:
-        for file in waiting(directory, secret):
-            number += sum(len(Delivered.decoded(record).keys()) for record in file.records)
-            if missing := file.secret_ids.difference(secret.ids):
-                ids = ", ".join(sorted(missing))
-                problems.append(
-                    f"{file.path}: holds keys under site secret {ids}, whose line {config.store.secret} lacks"
-                )
-        spool = Spool(directory, secret)
-        spool.ready()
-        spool.close()
-    except (StoreUnavailable, OSError) as error:
-        problems.append(f"{error}; until there is, no KME is asked for keys of arriving mail")
-    except ValueError:
-        problems.append(f"{directory}: was written by a newer relay")
-    return Finding("received keys", f"{directory}: {number} keys wait to be taken over into the store", tuple(problems))
 
 
 async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:

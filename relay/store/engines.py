@@ -72,13 +72,21 @@ def said_by_sqlite(path: Path, error: BaseException) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         with suppress(OSError):
-            disk = os.statvfs(path.parent)
-            if (free := disk.f_bavail * disk.f_frsize) < ROOM_TO_START:
-                return (
-                    f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
-                    f"{ROOM_TO_START // 2**20} MiB in {path.parent}: make room there ({said})"
-                )
+            if missing := no_room(path.parent):
+                return f"{missing} ({said})"
     return said
+
+
+def no_room(directory: Path) -> str:
+    """What to do where its disk has no room for what a relay needs there; "" where it has. Raises OSError."""
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free >= ROOM_TO_START:
+        return ""
+    return (
+        f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
+        f"{ROOM_TO_START // 2**20} MiB in {directory}: make room there"
+    )
 
 
 def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float) -> AsyncEngine:
