@@ -33,7 +33,7 @@ from rich.text import Text
 
 from relay.config import Address
 from relay.forward import stuffed
-from relay.keys.identity import create_identity, peer_document
+from relay.identity import create_identity, peer_document
 
 LEVELS = {
     "otp": "one-time pad of quantum key; no computation breaks it",

@@ -37,11 +37,11 @@ from relay.entry.submission import Rates, Submission
 from relay.entry.tls import ServerTLS
 from relay.entry.users import UserFile
 from relay.forward import NextHop
+from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
-from relay.keys.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
@@ -471,7 +471,7 @@ async def _write_down_keys(built: Parts, secret_id: str) -> None:
 async def _write_down(built: Parts, secret_id: str) -> None:
     path = keys_file(built.config)
     try:
-        report = (await built.keys.report(look=False)).as_json()
+        report = (await built.keys.report(ask=False)).as_json()
         report |= {"site_secret": secret_id, "key_receiver_ended": built.receiving.process_has_ended}
         write_whole(path, json.dumps(report))
     except Exception as error:  # noqa: BLE001 - the next one may succeed
@@ -481,10 +481,10 @@ async def _write_down(built: Parts, secret_id: str) -> None:
 async def _stop_without_receiver(built: Parts, secret_id: str, stop: Stop) -> None:
     """A kill of this process would cost keys from then on; only a new start has the second process again."""
     await built.receiving.process_ended()
-    await _write_down(built, secret_id)
     if not stop.told:
         log.error("relay_has_to_start_anew", cause=ALONE)
     stop.tell(ALONE)
+    await _write_down(built, secret_id)
 
 
 def keys_file(config: Config) -> Path:

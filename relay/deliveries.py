@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
+from relay.aio import off_loop
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
-from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
 from relay.sealing import SealedCopy

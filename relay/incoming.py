@@ -24,12 +24,12 @@ from functools import partial
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.config import Direction
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
 from relay.forward import NextHop, Supervision
 from relay.forward.place import Place
-from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Original, Originals

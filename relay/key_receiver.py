@@ -24,11 +24,9 @@ from relay.config import Config
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.delivered import Delivered
 from relay.keys.faults import Fault
-from relay.keys.receiver import ReceiverHere, ReceiverProcess, frame, read_frame
-from relay.keys.transport import NoAnswer, Receiver, Request
-from relay.keys.under_way import CallsUnderWay
+from relay.keys.http import HTTPRequest, NoAnswer, Receiver
+from relay.keys.receiver import CallsUnderWay, Delivered, Interface, ReceiverHere, ReceiverProcess, frame, read_frame
 from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
 
 log = structlog.get_logger(__name__)
@@ -49,7 +47,7 @@ class Receiving:
         self._directory = config.state_directory / SPOOL
         self._secret = secret
         self._received = received
-        here = ReceiverHere(Spool(self._directory, secret), config.kmes)
+        here = ReceiverHere(Spool(self._directory, secret), _origins(config))
         self._process = ReceiverProcess(process, here) if process is not None else None
         self.receiver: Receiver = self._process or here
 
@@ -152,7 +150,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
         return
     # Not before something is asked: the relay makes the secret, and none where it cannot start.
     receiver = ReceiverHere(
-        Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), config.kmes, flush=True
+        Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), _origins(config), flush=True
     )
     while came is not None:
         asked, _ = came
@@ -178,7 +176,7 @@ async def _answer(
     body = b""
     try:
         client.renew_certificates()
-        request = Request.from_json(asked["request"])
+        request = HTTPRequest.from_json(asked["request"])
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
         answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
     except NoAnswer as error:
@@ -191,3 +189,8 @@ async def _answer(
     with suppress(OSError):  # nobody listens any more
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()
+
+
+def _origins(config: Config) -> dict[str, tuple[str, Interface]]:
+    """The group and interface of each KME, by name."""
+    return {name: (kme.group, kme.interface) for name, kme in config.kmes.items()}

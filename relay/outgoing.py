@@ -11,12 +11,12 @@ from functools import partial
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
 from relay.forward import Handed, NextHop, Supervision
-from relay.levels.content import off_loop
 from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer

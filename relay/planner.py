@@ -21,7 +21,7 @@ from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySe
 from relay.policy.strength import strength_of
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 KEY_OCTETS = 32
 

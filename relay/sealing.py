@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
 from relay.levels import Sealed
-from relay.levels.content import off_loop
 from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited

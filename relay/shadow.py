@@ -13,8 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from relay.aio import off_loop
 from relay.errors import ConfigError, RelayError
-from relay.levels.content import off_loop
 from relay.mail import Mail
 from relay.plan import Group, Outcome, Planned
 from relay.sealing import Sealer

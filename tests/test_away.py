@@ -24,7 +24,7 @@ from structlog.testing import LogCapture
 from relay import app
 from relay.config import Address
 from relay.keys.build import key_ring
-from relay.keys.timing import Timing
+from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -74,9 +74,9 @@ class DrivenTime:
 
     @property
     def _quiet(self) -> bool:
-        """Whether all who tend and draw keys sleep until a later time, rather than wait for a connection."""
+        """Whether all who maintain and draw keys sleep until a later time, rather than wait for a connection."""
         names = [task.get_name() for task in asyncio.all_tasks()]
-        return len(self._sleepers) >= names.count("tend keys") + names.count("draw keys")
+        return len(self._sleepers) >= names.count("maintain keys") + names.count("draw keys")
 
     async def during(self, work: Coroutine[Any, Any, _T]) -> _T:
         """What this gives, while time passes."""

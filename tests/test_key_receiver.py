@@ -21,7 +21,7 @@ import pytest
 from relay import app
 from relay.config import Address
 from relay.keys import Key
-from relay.keys.delivered import Delivered
+from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret, Spool
 from tests.testlib import mails, relay_command
@@ -201,9 +201,10 @@ async def test_a_relay_whose_key_receiver_was_killed_ends_its_mails_says_so_and_
         await sink.reached.wait()
         os.kill(key_receiver(relay), signal.SIGKILL)
         async with asyncio.timeout(20):
-            while "key_receiver_ended" not in relay.log:
+            while "serving relay" not in (found := await wrong(bob)):
                 await asyncio.sleep(0.02)
-        assert "has ended" in (await wrong(bob))["serving relay"][0]
+        assert "has ended" in found["serving relay"][0]
+        assert "key_receiver_ended" in relay.log
         sink.gate.set()
         assert (await sending).code == 250
         async with asyncio.timeout(20):

@@ -17,9 +17,9 @@ import pytest_asyncio
 import structlog
 
 from relay import app, mime
+from relay.aio import SMALL_OCTETS
 from relay.config import Address
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.levels.content import SMALL_OCTETS
 from tests.corpus import corpus
 from tests.fuzz import milter
 from tests.fuzz.milter import packet

@@ -24,8 +24,8 @@ from relay.config import Address, Config, load_config
 from relay.errors import KeyUnavailable, PolicyHolds, PolicyRefuses
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
-from relay.keys.rates import Supply
-from relay.keys.rotation import Taken
+from relay.keys.refill import Supply
+from relay.keys.types import SealingKey
 from relay.levels import Level, Parties, Sealed
 from relay.levels.aes import AES
 from relay.levels.otp import OTP
@@ -165,10 +165,10 @@ class Keys:
         self.taken += number
         return [Key(f"{self.taken:06}-{count:06}", bytes(32)) for count in range(number)]
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         self._check(peer, "aes", low_priority)
         [key] = self._keys(1)
-        return Taken(key, KeyReference(key.key_ID, "alice", peer, GROUP))
+        return SealingKey(key, KeyReference(key.key_ID, "alice", peer, GROUP))
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         self._check(peer, "otp", low_priority)

@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app
+from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
-from relay.levels.content import SMALL_OCTETS
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
 from tests.test_refusals import log as log  # a fixture

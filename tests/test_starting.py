@@ -24,7 +24,7 @@ from relay.entry.milter import MilterEntry
 from relay.entry.smtp import SMTPEntry
 from relay.errors import StoreUnavailable
 from relay.forward.connections import GOODBYE_S
-from relay.keys import gather, receiver
+from relay.keys import fetch, receiver
 from relay.kme import DevelopmentKMEs
 from relay.store import BUSY_TIMEOUT_S, Store, open_store
 from tests.test_milter.mta import MTA, in_thread
@@ -133,7 +133,7 @@ async def test_who_waits_at_a_relay_that_does_not_start_hears_nothing_and_its_po
 
 def test_systemd_lets_a_relay_end_that_stops_with_mail_in_flight_a_locked_store_and_kmes_that_hang() -> None:
     [grace] = {inspect.signature(entry.stop).parameters["grace"].default for entry in (Entry, SMTPEntry, MilterEntry)}
-    kmes = gather.CLOSING_GRACE_S + receiver.CLOSING_S
+    kmes = fetch.CLOSING_GRACE_S + receiver.CLOSING_S
     rates, not_kept_yet, take_over, under_way, last_words = [BUSY_TIMEOUT_S] * 5
     longest = grace + GOODBYE_S + kmes + rates + not_kept_yet + take_over + under_way + last_words
     [allowed] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)

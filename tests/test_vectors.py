@@ -38,10 +38,10 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
-from relay.keys import Key, liboqs
-from relay.keys.identity import FurtherKEMPair
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup
+from relay.identity import FurtherKEMPair, liboqs
+from relay.keys import Key
+from relay.keys.group import KMEGroup
+from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM

@@ -15,8 +15,8 @@ from typing import Any
 
 from relay.bench.simulated_kme import SimulatedKME, SimulatedPair
 from relay.keys import OptimizedKMClient
+from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.pads import TAG_OCTETS
-from relay.keys.pool import KMEGroup, Prefetch
 from relay.kme import certificates
 
 HANDSHAKE_S = 0.240

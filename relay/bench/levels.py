@@ -17,18 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.bench.children import BenchmarkFailed
 from relay.bench.machine import Machine, machine
 from relay.bench.mails import template
 from relay.bench.openssl_cms import OpenSSL
 from relay.bench.primitives import bare, reference
+from relay.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys import Key, KeyReference
-from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
-from relay.keys.rotation import Taken
+from relay.keys.types import SealingKey
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.content import off_loop
 from relay.levels.otp import OTP
 from relay.levels.padding import padded_size
 from relay.levels.pqc import PQC
@@ -110,8 +110,8 @@ class _Keys:
         self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
-        return Taken(self._ready[0], _reference(self._ready[0]))
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
+        return SealingKey(self._ready[0], _reference(self._ready[0]))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         pad, _ = pad_of(self._ready[1:], [_reference(key) for key in self._ready[1:]], hidden)

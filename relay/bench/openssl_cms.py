@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from relay.keys.identity import Identity
+from relay.identity import Identity
 
 _KEY = ["-secretkey", "00" * 32, "-secretkeyid", "6964"]
 _ENCRYPT = ["-encrypt", "-aes-256-gcm"]

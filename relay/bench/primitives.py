@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay.keys.identity import Identity
+from relay.identity import Identity
 
 
 def reference(message: bytes) -> None:

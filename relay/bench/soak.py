@@ -19,10 +19,10 @@ from typing import Any
 from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedKME, SimulatedPair
 from relay.errors import KeyUnavailable
 from relay.keys import OptimizedKMClient
-from relay.keys.breaker import BreakerRules
-from relay.keys.contract import Key, KeyReference
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.health import BreakerRules
+from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.types import Key, KeyReference
 from relay.kme import certificates
 
 FAILURES = (

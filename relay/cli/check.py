@@ -28,9 +28,9 @@ from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
+from relay.identity import identity_findings
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.identity import identity_findings
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy import load_policies

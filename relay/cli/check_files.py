@@ -13,7 +13,7 @@ from relay import app
 from relay.config import Config
 from relay.errors import RelayError, StoreUnavailable
 from relay.key_receiver import SPOOL
-from relay.keys.delivered import Delivered
+from relay.keys.receiver import Delivered
 from relay.store import SiteSecret, Spool, waiting
 from relay.store.engines import no_room
 from relay.store.ledger import why_not_writable

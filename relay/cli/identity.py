@@ -29,7 +29,7 @@ from relay.cli.options import config_option
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentityFiles, load_config
 from relay.errors import ConfigError
-from relay.keys.identity import (
+from relay.identity import (
     MAX_DOCUMENT,
     SPOKEN,
     VALID_DAYS,

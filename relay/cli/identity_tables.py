@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.config import Config
-from relay.keys.identity import (
+from relay.identity import (
     Expiry,
     Identity,
     Import,

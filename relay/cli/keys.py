@@ -22,8 +22,8 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
 from relay.errors import StoreUnavailable
+from relay.identity import identity_findings
 from relay.keys.build import key_ring
-from relay.keys.identity import identity_findings
 from relay.store import SiteSecret, open_store, waiting
 
 FRESH_S = 60.0

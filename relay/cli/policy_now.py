@@ -12,9 +12,9 @@ from cryptography import x509
 
 from relay.cli.policy_site import PolicySite
 from relay.errors import ConfigError
-from relay.keys.identity import PeerCertificates
-from relay.keys.keyring import KeyRing
+from relay.identity import PeerCertificates
 from relay.keys.report import PoolRow
+from relay.keys.ring import KeyRing
 from relay.plan import Outcome
 from relay.policy import Content, Decision
 from relay.policy.traffic import Sample

@@ -15,9 +15,9 @@ from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.config import Config, Log, load_config
 from relay.errors import ConfigError, MalformedMessage, RelayError
+from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
-from relay.keys.identity import PeerCertificates
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.config import Config
 from relay.dkim.arc import Sealer
 from relay.dkim.keys import SigningKey
@@ -17,7 +18,6 @@ from relay.dkim.records import KeyRecords
 from relay.dkim.results import Result, results_field, without_forged
 from relay.dkim.verifying import Verifier
 from relay.errors import ConfigError
-from relay.levels.content import off_loop
 
 log = structlog.get_logger(__name__)
 

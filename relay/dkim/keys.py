@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from relay.config import DKIMKey
 from relay.errors import ConfigError
-from relay.keys.identity import files
+from relay.identity import files
 from relay.policy.names import fold_domain
 
 Algorithm = Literal["rsa", "ed25519"]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import structlog
 
 from relay import mime
+from relay.aio import SMALL_OCTETS, off_loop
 from relay.dkim.arc import Chain
 from relay.dkim.canonical import Header
 from relay.dkim.checking import Checked, NotPassed, Tags, check_tags, key_name, parse_tags
 from relay.dkim.records import Answers, KeyRecords
 from relay.dkim.results import Result
 from relay.dkim.signing import Clock
-from relay.levels.content import SMALL_OCTETS, off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from relay.aio import off_loop
 from relay.budget import Share
 from relay.errors import MessageTooBig, TryLater
-from relay.levels.content import off_loop
 
 END_OF_DATA = b"\r\n.\r\n"
 PIECE_OCTETS = 1024 * 1024

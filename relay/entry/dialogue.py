@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import structlog
 from aiosmtpd.smtp import SMTP, Session, TLSSetupException
 
+from relay.aio import Turns
 from relay.entry.service import Service
-from relay.entry.turns import Turns
 from relay.errors import TryLater
 
 log = structlog.get_logger(__name__)

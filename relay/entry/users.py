@@ -18,7 +18,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from relay.entry.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
-from relay.keys.identity.files import changing, read_secret, write
+from relay.identity.files import changing, read_secret, write
 
 log = structlog.get_logger(__name__)
 

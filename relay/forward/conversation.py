@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from relay.aio import off_loop
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
 from relay.forward.channel import PIECE_OCTETS, ChannelLost, Reply
 from relay.forward.commands import Commands, commands
 from relay.forward.connection import Connection
 from relay.forward.faults import NotTaken, TooManyRecipients, fault
-from relay.levels.content import off_loop
 from relay.mail import Mail, Outcomes, Recipient
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from relay.aio import off_loop
 from relay.forward import UNSUPERVISED, Handed, NextHop, Supervision
-from relay.levels.content import off_loop
 from relay.mail import Envelope, Mail
 from relay.opening import Opened
 

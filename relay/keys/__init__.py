@@ -1,24 +1,23 @@
-"""Quantum keys: the contract every key source keeps, and the KM client that speaks to real KMEs.
-Standard: ETSI GS QKD 014 V1.1.1; read contract.py first.
+"""Quantum keys: one ring for all keys of a site, and the KM client that speaks to real KMEs.
+Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 
 From a message down to the wire::
 
-    keyring.py     all keys of a site: peers, groups in order of health, the store first     build.py makes it
-    pool.py        one KME group: fresh keys, pads, keys by key_ID
-    fresh.py       one KME's fresh keys: ready, drawn, refilled           shelf.py stock.py prefetch.py batch.py
-                   pads.py rotation.py                                undelivered.py
-    gather.py      one KME's dec_keys: gathered, shared, kept before use  wishes.py lag.py
-    receiver.py    received keys, written down as they come               under_way.py delivered.py
-    km_client.py   the ETSI client     skip.py   the SKIP client     client.py   what both have
-    calls.py       one call: breaker, time limit, retries                 breaker.py adaptive.py faults.py replies.py
-    transport.py   one request, sent once                                 tls.py certificates.py
-    shared.py      the clients that programs share, with a key cache      development.py
+    ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
+    group.py       one KME group, whose keys are fetched whatever the lag between the KMEs   lag.py
+    member.py      one KME of it, and the loop that asks each in turn for a fresh key        pads.py
+    pool.py        one KME's fresh keys: ready, drawn, refilled, expired     stock.py refill.py undelivered.py
+    fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
+    receiver.py    received keys, written down as they come
+    etsi014.py     the ETSI client     skip.py   the SKIP client     client.py   what both have
+    calls.py       one call: breaker, time limit, retries            health.py faults.py replies.py
+    http.py        one request, sent once                            tls.py
+    development.py the clients that programs share, with a key cache
 
 A program that wants keys and nothing else uses what this package exports, and reads its log through `logging`: below
 "relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
 
-Counted in accounts.py; shown by report.py, metrics.py, collector.py and events.py; timing.py is time, for tests to
-replace.
+Counted in accounts.py; shown by report.py; said in the log by events.py.
 """
 
 from relay.errors import (
@@ -31,9 +30,9 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.breaker import BreakerRules
 from relay.keys.client import Quirks
-from relay.keys.contract import IssuedKeys, Key, KeyReference, KeySource
+from relay.keys.development import CachedKMClient, get_optimized_km_clients
+from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
     Call,
     ErrorRule,
@@ -44,13 +43,13 @@ from relay.keys.faults import (
     KMEUnanswered,
     NotAsked,
 )
-from relay.keys.km_client import OptimizedKMClient
+from relay.keys.group import KMEGroup
+from relay.keys.health import BreakerRules
 from relay.keys.pads import Pad
-from relay.keys.pool import KMEGroup
-from relay.keys.prefetch import Prefetch
+from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
-from relay.keys.shared import CachedKMClient, get_optimized_km_clients
 from relay.keys.tls import TLSRules
+from relay.keys.types import IssuedKeys, Key, KeyReference, KeySource
 
 __all__ = [
     "BreakerRules",

@@ -1,10 +1,13 @@
-"""The accounts of one KME: every key it issued is used, burnt, expired or in the pool, at every moment.
-Standard: double entry; pure. `issued = used + burnt + expired + in pool`, for each slave SAE and in all.
+"""What is counted: the fate of every key of one KME, and the calls and waiting times of all of them for Prometheus.
+Standard: double entry, `issued = used + burnt + expired + in pool` for each slave SAE and in all; the Prometheus naming
+practices (base units, `_total`). Labels carry names, never key_IDs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+
+import prometheus_client as prometheus
 
 
 class Accounts:
@@ -39,10 +42,6 @@ class Accounts:
         self.issued(slave_sae, number)
         self.burnt(slave_sae, number, cause)
 
-    def slaves(self) -> set[str]:
-        """The slave SAEs that there are accounts for."""
-        return set(self._issued)
-
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
         """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""
 
@@ -65,3 +64,44 @@ class Accounts:
             if slave_sae in (None, slave):
                 causes[cause] += number
         return dict(causes)
+
+
+_CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class KeyMetrics:
+    """The metrics of all KM clients of a relay, in `registry`; without one, in a registry of their own."""
+
+    def __init__(self, registry: prometheus.CollectorRegistry | None = None) -> None:
+        self.registry = prometheus.CollectorRegistry() if registry is None else registry
+        self.requests = prometheus.Counter(
+            "qumail_kme_requests",
+            "Requests to a KME by outcome: ok, unreachable, busy, exhausted, bad_request, misconfigured, "
+            "not_found, bad_reply, ambiguous",
+            ["kme", "call", "outcome"],
+            registry=self.registry,
+        )
+        self.seconds = prometheus.Histogram(
+            "qumail_kme_request_seconds",
+            "Time from sending a request to its whole answer",
+            ["kme", "call"],
+            buckets=_CALL_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.retries = prometheus.Counter(
+            "qumail_kme_retries", "Second and further tries of a request", ["kme", "call"], registry=self.registry
+        )
+        self.wait = prometheus.Histogram(
+            "qumail_key_wait_seconds",
+            "Time a message waited for its keys",
+            ["kme_group", "use"],
+            buckets=_WAIT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.received = prometheus.Counter(
+            "qumail_keys_received",
+            "Keys asked for by key_ID, by outcome: fetched, not_found, refused, not_stored, not_asked",
+            ["kme_group", "outcome"],
+            registry=self.registry,
+        )

@@ -1,5 +1,5 @@
 """The key ring of a site out of its settings: one client for each KME, one group for each name, one ring.
-Standard: relay.toml; every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
+Every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
 """
 
 from __future__ import annotations
@@ -7,28 +7,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay.config import KME, Config, Peer
-from relay.keys.breaker import BreakerRules
+from relay.keys.accounts import KeyMetrics
 from relay.keys.client import Quirks
-from relay.keys.contract import IssuedKeys, ReceivedKeys, Trials
+from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, Fault
-from relay.keys.keyring import KeyRing, Limits, PeerKeys
-from relay.keys.km_client import OptimizedKMClient
-from relay.keys.metrics import KeyMetrics
-from relay.keys.pool import KMEGroup, Prefetch
-from relay.keys.rotation import Rotation
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.health import BreakerRules
+from relay.keys.http import Receiver
+from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
-from relay.keys.timing import REAL_TIME, Timing
 from relay.keys.tls import TLSRules
-from relay.keys.transport import Receiver
+from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeyStore, Timing, TrialStore
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 
 
 def key_ring(
     config: Config,
-    received: ReceivedKeys | None = None,
+    received: ReceivedKeyStore | None = None,
     issued: IssuedKeys | None = None,
-    trials: Trials | None = None,
+    trials: TrialStore | None = None,
     *,
     receiver: Receiver | None = None,
     prefetch: bool = True,
@@ -55,7 +53,7 @@ def key_ring(
         received=received,
         issued=issued,
         trials=trials,
-        limits={name: Limits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
+        limits={name: SupplyLimits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
         timing=timing,
     )
 

@@ -18,8 +18,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.adaptive import MAX_BACKOFF_S, Backoff, TimeLimit
-from relay.keys.breaker import Breaker, BreakerRules
+from relay.keys.accounts import KeyMetrics
 from relay.keys.events import Events
 from relay.keys.faults import (
     AmbiguousReply,
@@ -35,10 +34,10 @@ from relay.keys.faults import (
     error_of,
     ruled,
 )
-from relay.keys.metrics import KeyMetrics
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, TimeLimit
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender, Transport
 from relay.keys.replies import text_of_error
-from relay.keys.timing import Timing
-from relay.keys.transport import NoAnswer, Reply, Request, Sender, Transport
+from relay.keys.types import Timing
 
 log = Events(__name__)
 
@@ -124,7 +123,7 @@ class Calls:
     async def ask(
         self,
         call: Call,
-        request: Request,
+        request: HTTPRequest,
         read: Callable[[bytes], Result],
         *,
         patient: bool = True,
@@ -188,7 +187,7 @@ class Calls:
             breaker.try_now()
 
     async def _try(
-        self, call: Call, request: Request, read: Callable[[bytes], Result], unanswered: Callable[[], bool]
+        self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], unanswered: Callable[[], bool]
     ) -> Result:
         """One request and what its answer means, counted by outcome."""
         sent: list[bool] = []
@@ -211,7 +210,7 @@ class Calls:
         finally:
             self._metrics.requests.labels(self.name, call, outcome).inc()
 
-    async def _send(self, call: Call, request: Request, on_sent: Callable[[], None]) -> Reply:
+    async def _send(self, call: Call, request: HTTPRequest, on_sent: Callable[[], None]) -> HTTPReply:
         """The reply, within the adaptive time limit, which learns from it. Raises KeyUnavailable."""
         limit = self.limits[call]
         started = self._timing.clock()
@@ -227,14 +226,14 @@ class Calls:
                 raise KMEUnanswered(cause) from error
             raise error_of(error.fault, cause) from error
         elapsed = self._timing.clock() - started
-        # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as he likes.
+        # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
         if reply.code == 200:
             limit.answered(elapsed)
         self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
         self._metrics.seconds.labels(self.name, call).observe(elapsed)
         return reply
 
-    def _result(self, call: Call, reply: Reply, read: Callable[[bytes], Result]) -> Result:
+    def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
         message = "" if reply.code == 200 else text_of_error(reply.body)
         rule = ruled(call, reply.code, message, self._errors)
@@ -248,7 +247,7 @@ class Calls:
             # The body of a 200 may hold keys, which belong into no error.
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
 
-    def _refusal(self, call: Call, reply: Reply, message: str, fault: Fault) -> KeyUnavailable:
+    def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: Fault) -> KeyUnavailable:
         cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
         if fault is Fault.NOT_FOUND:
             return RepliedNotFound(cause, reply.body)

@@ -5,6 +5,7 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which C
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,17 +16,15 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
-from relay.keys.accounts import Accounts
-from relay.keys.adaptive import Budget
-from relay.keys.breaker import BreakerRules, State
+from relay.keys.accounts import Accounts, KeyMetrics
 from relay.keys.calls import Calls, Patience
-from relay.keys.certificates import ClientTLS
 from relay.keys.events import Events
 from relay.keys.faults import Call, ErrorRule
-from relay.keys.metrics import KeyMetrics
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.tls import TLSRules
-from relay.keys.transport import Receiver, Transport
+from relay.keys.health import BreakerRules, BurnBudget, State
+from relay.keys.http import Receiver, Transport
+from relay.keys.replies import KeyStatus
+from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.types import REAL_TIME, Key, Timing
 
 log = Events(__name__)
 
@@ -50,8 +49,11 @@ class Quirks:
     errors: tuple[ErrorRule, ...] = ()
 
 
-class KMEClient:
-    """The part of a KeyDelivery that does not depend on the protocol; subclasses make the three calls."""
+class KMEClient(ABC):
+    """A client of one KME, over whatever protocol: subclasses make the three calls.
+
+    Each call ends in a result or a typed error within the configured time; `patient` False means one try only.
+    """
 
     usual_errors: tuple[ErrorRule, ...] = ()
     """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
@@ -100,7 +102,7 @@ class KMEClient:
         self.quirks = quirks
         self._name = name or self.url
         self._accounts = Accounts()
-        self._burn_budget = Budget(burn_budget, timing)
+        self._burn_budget = BurnBudget(burn_budget, timing)
         self._drawing: dict[str, asyncio.Lock] = {}
         self._transport = Transport(
             self.url,
@@ -119,6 +121,25 @@ class KMEClient:
             timing=timing,
             metrics=metrics or KeyMetrics(),
         )
+
+    @abstractmethod
+    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+        """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
+
+    @abstractmethod
+    async def request_enc_keys(
+        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
+    ) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits. Raises KeyUnavailable."""
+
+    @abstractmethod
+    async def request_dec_keys(
+        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+    ) -> list[Key]:
+        """The keys with these IDs, in their order; the KME gives each once.
+
+        Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
+        """
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,7 +162,10 @@ class KMEClient:
         return self._transport.ending(now)
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
-        """Whether undelivered keys are still there when more were asked for: nobody can say."""
+        """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
+
+        It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
+        """
         return None
 
     @property

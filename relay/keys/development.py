@@ -1,15 +1,24 @@
-"""Where the development key servers keep their certificates and how a client finds their addresses.
-Standard: XDG Base Directory Specification 0.8 (state files); the addresses are URLs of RFC 3986.
+"""The clients of the development pair, which programs share: where its key servers are, and a key cache for each.
+Standard: ETSI GS QKD 014 V1.1.1 (a cached key is given out once, like any other); XDG Base Directory Specification 0.8
+(state files).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
+from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Prefetch
+from relay.keys.stock import SeenKeys
+from relay.keys.types import REAL_TIME, Key
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -79,3 +88,87 @@ def _https(url: object) -> str:
     if not isinstance(url, str) or urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
         raise ValueError("not an https URL")
     return url.rstrip("/")
+
+
+USUAL_CACHE = Prefetch(low=0, high=16, lifetime=240.0, follows_use=False)
+"""The first need draws 16 keys, and the next ones are served from these; what nobody needs is lost at the end."""
+
+_Pair = tuple[OptimizedKMClient, OptimizedKMClient]
+_pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = {}
+
+
+class CachedKMClient(OptimizedKMClient):
+    """An OptimizedKMClient that draws fresh keys ahead and gives out each of them once, in one event loop."""
+
+    def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **settings: Any) -> None:
+        """`settings` are those of OptimizedKMClient. Raises ConfigError as it does."""
+        super().__init__(url, **settings)
+        self._cache = cache
+        self._timing = settings.get("timing", REAL_TIME)
+        self._fresh = self._empty()
+
+    async def request_enc_keys(
+        self,
+        slave_sae_id: int | str,
+        number: int = 1,
+        size: int = 256,
+        *,
+        additional_slave_SAE_IDs: Sequence[str] = (),
+        extension_mandatory: Sequence[dict[str, Any]] = (),
+        extension_optional: Sequence[dict[str, Any]] = (),
+        patient: bool = True,
+    ) -> list[Key]:
+        """`number` fresh keys: from the cache where they are alike, else what the KME gives. Raises KeyUnavailable.
+
+        For further slaves, with extensions, or of more keys than the cache holds, it is the KME that is asked.
+        """
+        special = additional_slave_SAE_IDs or extension_mandatory or extension_optional
+        if special or not 0 < number <= self._cache.high or size < 8 or size % 8:
+            return await super().request_enc_keys(
+                slave_sae_id,
+                number,
+                size,
+                additional_slave_SAE_IDs=additional_slave_SAE_IDs,
+                extension_mandatory=extension_mandatory,
+                extension_optional=extension_optional,
+                patient=patient,
+            )
+        return await self._fresh.take(str(slave_sae_id), size, number, patient=patient)
+
+    async def close(self) -> None:
+        """Burns what is in the cache and closes all connections. The client may be used again afterwards."""
+        fresh, self._fresh = self._fresh, self._empty()
+        await fresh.close()
+        await super().close()
+
+    def _empty(self) -> KeyPool:
+        return KeyPool(self, self._cache, SeenKeys(), self._timing, draw=super().request_enc_keys)
+
+
+def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:
+    """Clients of the development pair: Alice's of KM1 (she is SAE 2) and Bob's of KM2 (he is SAE 1).
+
+    In one event loop these are the same two objects each time. `state_dir` is what `qumail-relay kme --state` was
+    given, by default that of the servers which run. Raises ConfigError where they have not yet run.
+    """
+    state = state_dir_in_use() if state_dir is None else state_dir
+    if not (state / "ca.pem").is_file():
+        raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
+    urls = endpoints(state)
+    for loop in [loop for loop in _pairs if loop.is_closed()]:
+        del _pairs[loop]
+    try:
+        pairs = _pairs.setdefault(asyncio.get_running_loop(), {})
+    except RuntimeError:
+        return _new_pair(state, urls)  # outside of any loop there is nothing to share it by
+    if (state, urls) not in pairs:
+        pairs[state, urls] = _new_pair(state, urls)
+    return pairs[state, urls]
+
+
+def _new_pair(state: Path, urls: tuple[str, str]) -> _Pair:
+    first, second = (
+        CachedKMClient(url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key")
+        for url, sae in zip(urls, ("sae-2", "sae-1"), strict=True)
+    )
+    return first, second

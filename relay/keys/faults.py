@@ -30,7 +30,7 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
-from relay.keys.contract import Key
+from relay.keys.types import Key
 
 
 class Fault(StrEnum):

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from relay.errors import KMEMisconfigured
-from relay.keys.contract import Key, KeyReference
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.stock import wipe
+from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
 """So many octets of each key are never XORed: those of the first two are the tag's key."""
@@ -27,16 +27,10 @@ GOOD_KEY_OCTETS = 64
 
 @dataclass(frozen=True, slots=True)
 class PadPlan:
-    """`number` keys of `size` bits each, asked for at most `per_request` at a time."""
+    """`number` keys of `size` bits each."""
 
     number: int
     size: int
-    per_request: int
-
-    @property
-    def requests(self) -> int:
-        """How many enc_keys requests that is."""
-        return -(-self.number // self.per_request)
 
     @property
     def octets(self) -> int:
@@ -45,7 +39,7 @@ class PadPlan:
 
 
 def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """The plan with the fewest requests for a pad that hides so many octets (1 or more).
+    """The plan with the fewest keys for a pad that hides so many octets (1 or more).
 
     `any_size` False is for KMEs that give every key the same size, whatever is asked for. Raises KMEMisconfigured where
     the KME gives only keys that are too short.
@@ -53,15 +47,14 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
     least = (status.min_key_size if status else None) or 8
     most = max((status.max_key_size if status else None) or usual, least)
-    per_request = (status.max_key_per_request if status else None) or 1
     most_octets = (most if any_size else usual) // 8
     if most_octets < MIN_KEY_OCTETS:
         raise KMEMisconfigured(f"keys of {8 * most_octets} bits; a key of a pad has {8 * MIN_KEY_OCTETS} at least")
     number = max(MIN_KEYS, -(-hidden // (most_octets - TAG_OCTETS)))
     if not any_size:
-        return PadPlan(number, usual, per_request)
+        return PadPlan(number, usual)
     enough = -(-hidden // number) + TAG_OCTETS
-    return PadPlan(number, 8 * max(enough, -(-least // 8), min(most_octets, GOOD_KEY_OCTETS)), per_request)
+    return PadPlan(number, 8 * max(enough, -(-least // 8), min(most_octets, GOOD_KEY_OCTETS)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,378 +1,484 @@
-"""One KME group as a source of keys: the pools of its KMEs, of which the healthiest that can is asked.
-Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
+"""One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; one enc_keys is in flight for each (KME, slave SAE), and never hedged.
 
-Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it.
-
-Who has waited for a KME longer than its answers usually take goes on to the next one. What the first was asked for goes
-on too: its keys come into its pool, or into the store, and are there for the next mail.
+Whoever needs keys waits for a drawing that belongs to the pool: when they give up, the keys that
+come are still there for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Awaitable, Callable
 
-from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
-from relay.keys.contract import IssuedKeys, KeepKeys, Key, KeyDelivery, KeyReference
-from relay.keys.events import Events
-from relay.keys.faults import Call
-from relay.keys.fresh import FreshKeys
-from relay.keys.gather import Fetcher
-from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Lag, Want
-from relay.keys.metrics import KeyMetrics
-from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
-from relay.keys.prefetch import Prefetch
-from relay.keys.rates import Supply
-from relay.keys.replies import USUAL_KEY_BITS
-from relay.keys.stock import SeenKeys
-from relay.keys.timing import REAL_TIME, Timing
-from relay.keys.wishes import MOST_PER_CALL
-
-__all__ = ["KMEGroup", "Prefetch"]
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.keys.client import KMEClient
+from relay.keys.events import Complaint, Events
+from relay.keys.faults import KMERefusedRequest
+from relay.keys.refill import BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
+from relay.keys.replies import KeyStatus
+from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter
+from relay.keys.types import REAL_TIME, IssuedKeys, Key, Timing
+from relay.keys.undelivered import Undelivered
 
 log = Events(__name__)
 
-_T = TypeVar("_T")
+LONGEST_BACKOFF_S = 5.0
+"""A KME that ran out of keys is asked again after this time at the latest."""
 
-Use = Literal["otp", "aes", "both"]
-"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
+USE_WINDOW_S = 300.0
+"""The use rate is averaged over this time."""
 
-USUAL_PREFETCH = Prefetch()
-
-LATE_FOR_S = 30.0
-"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+STATUS_RETRY_S = 30.0
+"""After a status call that failed, limits are taken as unknown for this long."""
 
 
-class KMEGroup:
-    """A KeySource over the KMEs of one group."""
+class KeyPool:
+    """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
     def __init__(
         self,
-        group: str,
-        clients: Sequence[KeyDelivery],
-        prefetch: Prefetch | Mapping[str, Prefetch] = USUAL_PREFETCH,
-        *,
-        lag_patience: float = LAG_PATIENCE_S,
-        lag_waiting: int = LAG_WAITING,
-        gather: bool | Mapping[str, bool] = True,
-        gather_window: float = 0.005,
-        keep: KeepKeys | None = None,
-        metrics: KeyMetrics | None = None,
+        client: KMEClient,
+        prefetch: Prefetch,
+        seen: SeenKeys,
         timing: Timing = REAL_TIME,
-        clock: Callable[[], float] | None = None,
-        use: Use = "both",
-        one_batch: Mapping[str, float] | None = None,
+        *,
+        draw: Callable[..., Awaitable[list[Key]]] | None = None,
+        one_batch: float = 0.0,
     ) -> None:
-        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+        """`draw` stands for the client's own request_enc_keys where that one asks here.
 
-        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
-        stores what is fetched before anybody gets it.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
-        `clock`, seconds, replaces that of `timing`.
+        `one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
         """
-        if clock is not None:
-            timing = Timing(clock, timing.sleep, timing.chance)
-        self.use: Use = use
-        self._group = group
-        self._clients = list(clients)
-        self._metrics = metrics or KeyMetrics()
+        self.undelivered = Undelivered(client, one_batch, timing.clock)
+        self.client = client
+        self._draw_keys = draw or client.request_enc_keys
+        self.prefetch = prefetch
+        self._seen = seen
         self._timing = timing
-        self._late: dict[tuple[KeyDelivery, Call], float] = {}
-        self._lag = Lag(lag_patience, lag_waiting, timing)
-        seen = SeenKeys()
-        self.pools: list[FreshKeys] = []
-        self._fetchers: list[Fetcher] = []
-        for client in clients:
-            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
-            pool = FreshKeys(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
-            self.pools.append(pool)
-            self._fetchers.append(
-                Fetcher(
-                    client,
-                    limit=_ids_in_a_call(pool),
-                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
-                    window=gather_window,
-                    keep=keep,
-                    count=self._count,
-                    timing=timing,
-                )
+        self._peer_pools: dict[tuple[str, int], PeerPool] = {}
+        self._kme_stores: dict[str, KMEStore] = {}
+        self._began = timing.clock()
+        self._closed = False
+        self._issued: IssuedKeys | None = None
+        self._group = ""
+        self.withheld = ""
+        """Why no key is drawn, while the store cannot remember any."""
+        self.listeners: set[Callable[[], None]] = set()
+        """Called after each answer of the KME."""
+
+    @property
+    def trouble(self) -> str:
+        """What a person has to do something about; empty when all is well."""
+        troubles = list(self.client.troubles.values())
+        if self.withheld:
+            troubles.append(f"no keys are drawn, the store cannot remember them: {self.withheld}")
+        if self.undelivered.dropped:
+            troubles.append(
+                "the KME drops keys that the peer has not fetched when more are asked for: they are drawn one batch at "
+                f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
             )
+        return "; ".join(troubles)
 
-    @property
-    def group(self) -> str:
-        """The group's name."""
-        return self._group
+    def remember_in(self, issued: IssuedKeys, group: str) -> None:
+        """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
+        self._issued, self._group = issued, group
 
-    @property
-    def clients(self) -> tuple[KeyDelivery, ...]:
-        """The clients of this group's KMEs, in the order of the configuration."""
-        return tuple(self._clients)
+    def ready(self, slave_sae: str, size: int) -> int:
+        """How many keys of this kind can be had without asking the KME."""
+        peer_pool = self._peer_pools.get((slave_sae, size))
+        if peer_pool is None:
+            return 0
+        peer_pool.stock.destroy_expired()
+        return len(peer_pool.stock)
 
-    @property
-    def health(self) -> float:
-        """From 0, where no KME of the group is worth asking, to 1."""
-        return max((self._health(client, Call.ENC_KEYS) for client in self._clients), default=0.0)
+    def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
+        """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
+        return {
+            place: len(peer_pool.stock)
+            for place, peer_pool in self._peer_pools.items()
+            if slave_sae in (None, peer_pool.slave_sae)
+        }
 
-    @property
-    def calls(self) -> int:
-        """dec_keys calls made so far."""
-        return sum(fetcher.calls for fetcher in self._fetchers)
+    def refill_rate(self, slave_sae: str) -> float | None:
+        """Bits a second that the link was seen to make, or None before that is known."""
+        return self._kme_store(slave_sae).refill.per_second
 
-    def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
-        """From now on `keep` stores every fetched key before anybody gets it; `ready` says whether it could."""
-        for fetcher in self._fetchers:
-            fetcher.keep, fetcher.ready = keep, ready
+    def use_rate(self, slave_sae: str) -> float:
+        """Bits a second that left the pool to seal messages, averaged over some minutes."""
+        return self._kme_store(slave_sae).use.per_second
 
-    def remember_in(self, issued: IssuedKeys) -> None:
-        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
-        for pool in self.pools:
-            pool.remember_in(issued, self._group)
+    def bits_at_hand(self, slave_sae: str) -> int:
+        """Bits in the pool and, as it said last, in the KME's store."""
+        status = self._kme_store(slave_sae).status
+        stored = (status.stored_bits or 0) if status else 0
+        return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
 
-    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+    def known_status(self, slave_sae: str) -> KeyStatus | None:
+        """What the KME said last of its store for this slave SAE."""
+        return self._kme_store(slave_sae).status
 
-        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
+    async def take(
+        self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
+    ) -> list[Key]:
+        """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable and StoreUnavailable.
 
-        `patient` False asks each KME once: there is another group.
+        What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
+        draws what is asked for and no more; `patient` False tries each request once.
         """
-        began = self._timing.clock()
-        with_keys = [pool for pool in self._healthiest_first() if pool.ready(slave_sae, size)]
-        pools = with_keys or self._healthiest_first()
-        key = await self._first_that_can(
-            pools, lambda pool, again: self._take_one(pool, slave_sae, size, again), patient
-        )
-        self._metrics.wait.labels(self._group, "key").observe(self._timing.clock() - began)
-        return key
+        if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
+            return keys
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.fill_to = self._marks(peer_pool).high if peer_pool.prefetched else 0
+        keys = await self._wait_for(peer_pool, number, patient)
+        self._gave(peer_pool, number)
+        return keys
 
-    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
+    def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
+        """As `take`, where the keys are in the pool and nobody waits for them; else None."""
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.on)
+        keys = None if peer_pool.queue else peer_pool.stock.pop(number)
+        if keys is not None:
+            self._gave(peer_pool, number)
+        return keys
 
-        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
-        and expire there. What its keys could hide beyond that is discarded and counted.
+    def _gave(self, peer_pool: PeerPool, number: int) -> None:
+        """Keys have left the pool: learns from it, and has more drawn where few are left."""
+        peer_pool.peak.add(number)
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        kme_store.used_at = self._timing.clock()
+        kme_store.use.add(number * peer_pool.size)
+        if peer_pool.prefetched:
+            self._refill_if_low(peer_pool, raise_to_high=True)
+        else:
+            self._forget_if_idle(peer_pool)
+
+    async def _wait_for(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
+        """Waits in the queue; who is first in it has keys drawn until there are enough for it.
+
+        When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
         """
-        if hidden < 1:
-            raise ValueError("a pad hides at least one octet")
-        began = self._timing.clock()
-        pad = await self._first_that_can(
-            self._healthiest_first(),
-            lambda pool, again: self._pad_from(pool, slave_sae, hidden, again),
-            patient,
-        )
-        self._metrics.wait.labels(self._group, "pad").observe(self._timing.clock() - began)
-        return pad
+        me = Waiter(number)
+        peer_pool.queue.append(me)
+        try:
+            while peer_pool.queue[0] is not me and me.error is None:
+                await me.turn.wait()
+            if me.error is not None:
+                raise me.error
+            # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
+            for drawn in range(2 * number + 4):
+                if (keys := peer_pool.stock.pop(number)) is not None:
+                    return keys
+                if drawn and self.undelivered.one_batch:
+                    raise KMEExhausted(f"{self.client.name}: {number} keys did not come in one batch")
+                await self._drawn(peer_pool, patient)
+            raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
+        except (KeyUnavailable, StoreUnavailable) as error:
+            for other in peer_pool.queue:
+                other.error = error
+                other.turn.set()
+            raise
+        finally:
+            peer_pool.queue.remove(me)
+            if peer_pool.queue:
+                peer_pool.queue[0].turn.set()
+            self._forget_if_idle(peer_pool)
 
-    async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+    async def limits(self, slave_sae: str) -> KeyStatus | None:
+        """The KME's limits as it gave them last; asked for once, None where it does not say.
 
-        The KMEs are asked for their status.
+        The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
-        answers = await asyncio.gather(*(self._supply(pool, slave_sae, hidden) for pool in self._healthiest_first()))
-        waits = [answer for answer in answers if answer.wait is not None]
-        return next(
-            (answer for answer in answers if answer.now),
-            min(waits, key=lambda answer: answer.wait or 0.0, default=None)
-            or next(iter(answers), Supply(False, None, f"group {self._group}: no KME is configured")),
-        )
+        kme_store = self._kme_store(slave_sae)
+        now = self._timing.clock()
+        if kme_store.asking is None and kme_store.status is None:
+            if self._closed or (kme_store.asked is not None and now - kme_store.asked < STATUS_RETRY_S):
+                return None
+            kme_store.asking = asyncio.create_task(self.ask_status(slave_sae), name="ask for status")
+            kme_store.asking.add_done_callback(lambda task: self._status_asked(kme_store, task))
+        if kme_store.asking is not None:
+            await asyncio.wait([kme_store.asking])
+        return kme_store.status
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
+    def _status_asked(self, kme_store: KMEStore, task: asyncio.Task[KeyStatus | None]) -> None:
+        kme_store.asking = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
-        All are asked for together, and no further once one of them is not known: a message needs all of its keys.
-        `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
-        of the group could be asked; keys that came before are kept all the same.
-        """
-        found: dict[str, Key] = {}
-        want = self._lag.want(master_sae, key_IDs)
-        if await self._all_came(master_sae, key_IDs, want, found) or not patient:
-            return found
-        pause = FIRST_PAUSE_S
-        with self._lag.place(master_sae) as place:
-            while (left := self._lag.left(want)) > 0:
-                if not await self._lag.pause(place, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
-                    break
-                pause = min(LONGEST_PAUSE_S, pause * 2)
-                if await self._all_came(master_sae, key_IDs, want, found):
-                    break
-        return found
-
-    async def _all_came(self, master_sae: str, key_IDs: Sequence[str], want: Want, found: dict[str, Key]) -> bool:
-        """Asks once for those that are not in `found` yet. Raises what went wrong where nothing was found so far."""
-        trouble = await self._ask_all(master_sae, key_IDs, want.tries, found)
-        if len(found) == len(set(key_IDs)):
-            self._lag.came(want)
-            return True
-        if trouble is not None and not found:
-            raise trouble
-        want.tries += 1
-        return False
+    async def ask_status(self, slave_sae: str) -> KeyStatus | None:
+        """Asks the KME for its status now and learns from it; None where it does not say."""
+        kme_store = self._kme_store(slave_sae)
+        kme_store.asked = self._timing.clock()
+        try:
+            status = await self.client.check_key_status(slave_sae, patient=False)
+        except KeyUnavailable as error:
+            kme_store.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            return None
+        kme_store.status_fails.over()
+        self._answered()
+        kme_store.status = status
+        if status.stored_key_count is not None and status.key_size:
+            full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
+            kme_store.refill.stored(status.stored_key_count * status.key_size, full=full)
+        return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
-        """Starts to fill the pools for this slave SAE."""
-        for pool in self.pools:
-            pool.warm(slave_sae, size)
+        """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = self.prefetch.on
+        peer_pool.fill_to = self._marks(peer_pool).high
+        self._refill_if_low(peer_pool)
 
-    def wait_no_more(self) -> None:
-        """Whoever waits for a lagging key hears at once that it is not there."""
-        self._lag.stop()
+    def destroy_expired(self) -> int:
+        """Destroys keys whose time is over, in all stocks; returns how many."""
+        expired = 0
+        for peer_pool in list(self._peer_pools.values()):
+            expired += peer_pool.stock.destroy_expired() + self._burn_unrecorded(peer_pool)
+            self._forget_if_idle(peer_pool)
+        return expired
+
+    def keep_ready(self) -> None:
+        """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
+        for peer_pool in self._peer_pools.values():
+            if peer_pool.prefetched and peer_pool.refill is None and self._timing.clock() >= peer_pool.not_before:
+                marks_of_it = self._marks(peer_pool)
+                peer_pool.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
+                self._refill_if_low(peer_pool)
 
     async def close(self) -> None:
-        """Ends the refills and calls under way, burns the keys held, closes the connections."""
-        for pool in self.pools:
-            await pool.close()
-        await asyncio.gather(*(fetcher.close() for fetcher in self._fetchers))
-        for client in self._clients:
-            await client.close()
+        """Ends all drawing and burns what is in the pool; the client stays open."""
+        self._closed = True
+        peer_pools = list(self._peer_pools.values())
+        tasks = [task for peer_pool in peer_pools for task in (peer_pool.refill, peer_pool.drawing)]
+        running = [
+            task
+            for task in (*tasks, *(kme_store.asking for kme_store in self._kme_stores.values()))
+            if task is not None
+        ]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        burnt = sum(peer_pool.stock.burn_all("relay stops") for peer_pool in peer_pools)
+        burnt += sum(self._burn_unrecorded(peer_pool, all_of_them=True) for peer_pool in peer_pools)
+        self._peer_pools.clear()
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
-    def _healthiest_first(self) -> list[FreshKeys]:
-        """The pools by health; equally good ones in the order of the configuration."""
-        return sorted(self.pools, key=lambda pool: -self._health(pool.client, Call.ENC_KEYS))
+    async def _drawn(self, peer_pool: PeerPool, patient: bool) -> None:
+        """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
+        if self._closed:
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        self._raise_if_backing_off(peer_pool)
+        if peer_pool.drawing is None:
+            peer_pool.drawing = asyncio.create_task(self._draw(peer_pool, patient), name="draw keys")
+            peer_pool.drawing.add_done_callback(lambda task: self._drawing_ended(peer_pool, task))
+        task = peer_pool.drawing
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise KMEUnreachable(f"{self.client.name}: the relay stops")
+        if error := task.exception():
+            raise error
 
-    def _health(self, client: KeyDelivery, call: Call) -> float:
-        """The client's own, roughly, and half of it while the KME is late with such calls.
+    def _drawing_ended(self, peer_pool: PeerPool, task: asyncio.Task[None]) -> None:
+        peer_pool.drawing = None
+        if not task.cancelled():
+            task.exception()  # seen here, in case that nobody waits any more
 
-        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+    async def _draw(self, peer_pool: PeerPool, patient: bool) -> None:
+        """One request for as many keys as are wanted now and the KME gives at once."""
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        await self.limits(peer_pool.slave_sae)
+        try:
+            self._burn_unrecorded(peer_pool)
+            if not peer_pool.unrecorded:
+                await self._store_ready()
+                await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
+                if self.undelivered.one_batch:
+                    self._make_room(peer_pool, kme_store)
+                missing = max(peer_pool.wanted, peer_pool.fill_to) - len(peer_pool.stock)
+                most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
+                number = max(1, min(missing, most))
+                peer_pool.unrecorded = await self._request(peer_pool, kme_store, number, patient)
+                peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
+            before = await self._issued_before(peer_pool)
+            # Out of there only now: a store that cannot be written for a moment burns none.
+            keys, peer_pool.unrecorded = peer_pool.unrecorded, []
+            self._put_in_stock(peer_pool, keys, before)
+        except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
+            self._back_off(peer_pool, error)
+            raise
+        peer_pool.backoff = peer_pool.not_before = 0.0
+        kme_store.refill.drawn(sum(len(key.key) * 8 for key in keys))
+
+    async def _store_ready(self) -> None:
+        """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
+        if self._issued is None:
+            return
+        try:
+            await self._issued.ready()
+        except StoreUnavailable as error:
+            if not self.withheld:
+                log.error("keys_not_drawn", kme=self.client.name, cause=str(error))
+            self.withheld = str(error)
+            raise
+        self._store_is_well()
+
+    def _store_is_well(self) -> None:
+        if self.withheld:
+            log.info("keys_drawn_again", kme=self.client.name)
+        self.withheld = ""
+
+    def _make_room(self, peer_pool: PeerPool, kme_store: KMEStore) -> None:
+        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
+
+        Raises KMEExhausted while keys of the last batch may be on their way.
         """
-        late = self._late.get((client, call), float("-inf")) > self._timing.clock()
-        return round(client.health, 1) * (0.5 if late else 1.0)
+        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
+        others = [each for each in together if each is not peer_pool]
+        if any(other.queue or other.drawing for other in others):
+            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
+        self.undelivered.raise_if_early(kme_store.used_at)
+        burnt = sum(each.stock.burn_all("overtaken") for each in together)
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
-    async def _from(self, pool: FreshKeys, take: Awaitable[_T]) -> _T:
-        """What `take` gives, as long as each answer comes within its usual time. Raises KeyUnavailable."""
-        usual = pool.client.usual_time(Call.ENC_KEYS)
-
-        def answered() -> None:
-            if not limit.expired():
-                limit.reschedule(asyncio.get_running_loop().time() + usual)
-
-        limit = asyncio.timeout(usual)
-        pool.listeners.add(answered)
+    async def _issued_before(self, peer_pool: PeerPool) -> frozenset[str]:
+        """The key_IDs of those unrecorded that may not be used. What is new has been written down when this returns."""
+        if self._issued is None:
+            return frozenset()
         try:
-            return await self._unless_late(pool.client, Call.ENC_KEYS, limit, take)
-        finally:
-            pool.listeners.discard(answered)
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in peer_pool.unrecorded})
+        except StoreUnavailable as error:
+            log.error(
+                "issued_keys_not_remembered",
+                kme=self.client.name,
+                slave_sae=peer_pool.slave_sae,
+                number=len(peer_pool.unrecorded),
+                cause=str(error),
+            )
+            self.withheld = str(error)
+            raise
+        self._store_is_well()
+        return before
 
-    async def _unless_late(self, client: KeyDelivery, call: Call, limit: asyncio.Timeout, answer: Awaitable[_T]) -> _T:
-        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
-        try:
-            async with limit:
-                return await answer
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            self._late[client, call] = self._timing.clock() + LATE_FOR_S
-            log.warning("kme_late", kme=client.name, call=str(call))
-            raise KMEUnreachable(f"{client.name}: {call}: no answer within the usual time") from None
+    def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
+        """Of those that could not be remembered in time nothing may come; returns how many that were."""
+        if not peer_pool.unrecorded or not (all_of_them or peer_pool.unrecorded_until <= self._timing.clock()):
+            return 0
+        burnt, peer_pool.unrecorded = len(peer_pool.unrecorded), []
+        self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
+        return burnt
 
-    async def _first_that_can(
-        self, pools: Sequence[FreshKeys], take: Callable[[FreshKeys, bool], Awaitable[_T]], patient: bool
-    ) -> _T:
-        """What the first KME that can gives; only the last one is waited for, and asked again and again."""
-        trouble: KeyUnavailable = KMEExhausted(f"group {self._group}: no KME is configured")
-        for pool in pools:
-            try:
-                if patient and pool is pools[-1]:
-                    return await take(pool, True)
-                return await self._from(pool, take(pool, False))
-            except KeyUnavailable as error:
-                trouble = error
-        raise trouble
+    def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str]) -> None:
+        if before:
+            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
+        fresh = [key for key in keys if key.key_ID not in before]
+        refused = len(before) + peer_pool.stock.add(fresh, until=peer_pool.unrecorded_until)
+        if refused:
+            log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
+        if refused == len(keys):
+            raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
-    async def _take_one(self, pool: FreshKeys, slave_sae: str, size: int, patient: bool) -> Key:
-        [key] = await pool.take(slave_sae, size, patient=patient)
-        return key
+    async def _request(self, peer_pool: PeerPool, kme_store: KMEStore, number: int, patient: bool) -> list[Key]:
+        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
 
-    async def pad_octets(self, slave_sae: str, hidden: int) -> int:
-        """How many octets of quantum key a pad costs that hides so many, at the KME that would be asked first."""
-        return (await self._plan(self._healthiest_first()[0], slave_sae, hidden)).octets
-
-    async def _pad_from(self, pool: FreshKeys, slave_sae: str, hidden: int, patient: bool) -> Pad:
-        plan = await self._plan(pool, slave_sae, hidden)
-        keys = await pool.take(slave_sae, plan.size, plan.number, patient=patient, prefetched=False)
-        references = [KeyReference(key.key_ID, None, slave_sae, self._group) for key in keys]
-        pad, discarded = pad_of(keys, references, hidden)
-        pool.client.accounts.octets_discarded += discarded
-        return pad
-
-    async def _plan(self, pool: FreshKeys, slave_sae: str, hidden: int) -> PadPlan:
-        if not hidden:
-            return PadPlan(1, USUAL_KEY_BITS, 1)
-        return plan_pad(hidden, await pool.limits(slave_sae), any_size=pool.client.any_size)
-
-    async def _supply(self, pool: FreshKeys, slave_sae: str, hidden: int) -> Supply:
-        name = pool.client.name
-        if pool.client.health == 0:
-            return Supply(False, None, f"{name}: does not answer at present")
-        status = await pool.look(slave_sae)
-        try:
-            plan = await self._plan(pool, slave_sae, hidden)
-        except KeyUnavailable as error:
-            return Supply(False, None, f"{name}: {error}")
-        needed = max(0, plan.number - pool.ready(slave_sae, plan.size)) * plan.size
-        if needed == 0:
-            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
-        if status is None or status.stored_key_count is None:
-            return Supply(False, None, f"{name}: does not say how many keys it has")
-        usual = status.key_size or plan.size
-        stored = status.stored_key_count * usual
-        if stored >= needed:
-            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
-        if status.max_key_count and needed > status.max_key_count * usual:
-            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
-        rate = pool.refill_rate(slave_sae)
-        wait = (needed - stored) / rate if rate else None
-        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
-
-    async def _ask_all(
-        self, master_sae: str, key_IDs: Sequence[str], tries: int, found: dict[str, Key]
-    ) -> KeyUnavailable | None:
-        """One round through the KMEs, adding to `found`; gives what went wrong with the last one that failed.
-
-        `tries` is how often they were asked for before.
+        Which of the two it is, the status tells, whatever the refusal says.
         """
-        trouble: KeyUnavailable | None = None
-        unstored: StoreUnavailable | None = None
-        pairs = zip(self._fetchers, self.pools, strict=True)
-        fetchers = sorted(pairs, key=lambda pair: -self._health(pair[0].client, Call.DEC_KEYS))
-        for fetcher, pool in fetchers:
-            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
-            if not missing:
-                break
-            answer = fetcher.fetch(master_sae, missing, tries)
+        refused_more = False
+        while True:
             try:
-                if fetcher is fetchers[-1][0]:
-                    outcomes = await answer
-                else:
-                    limit = asyncio.timeout(self._usual_time_of(pool, master_sae, len(missing)))
-                    outcomes = await self._unless_late(fetcher.client, Call.DEC_KEYS, limit, answer)
-            except KeyUnavailable as error:
-                trouble = error
-                continue
-            for key_ID, outcome in outcomes.items():
-                if isinstance(outcome, Key):
-                    found[key_ID] = outcome
-                elif isinstance(outcome, StoreUnavailable):
-                    unstored = outcome
-                elif outcome is not None:
-                    trouble = outcome
-        if unstored is not None:
-            raise unstored
-        return trouble
+                keys = await self._draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
+            except (KMEExhausted, KMERefusedRequest):
+                if number == 1:
+                    raise
+                status = await self.ask_status(peer_pool.slave_sae)
+                bits = status.stored_bits if status else None
+                short = bits is not None and bits < number * peer_pool.size
+                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
+                refused_more = not short
+            else:
+                self._answered()
+                kme_store.batch.took(number, refused_more=refused_more)
+                return keys
 
-    def _usual_time_of(self, pool: FreshKeys, master_sae: str, number: int) -> float:
-        """Seconds within which so many keys usually come by their IDs, in calls one after the other."""
-        status = pool.known_status(master_sae)
-        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
-        return pool.client.usual_time(Call.DEC_KEYS) * math.ceil(number / in_a_call)
+    def _answered(self) -> None:
+        for tell in tuple(self.listeners):
+            tell()
 
-    def _count(self, outcome: str, number: int) -> None:
-        self._metrics.received.labels(self._group, outcome).inc(number)
+    def _back_off(self, peer_pool: PeerPool, error: KeyUnavailable | StoreUnavailable) -> None:
+        """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
+        peer_pool.backoff = min(LONGEST_BACKOFF_S, max(0.25, peer_pool.backoff * 2))
+        peer_pool.not_before = self._timing.clock() + peer_pool.backoff * (0.5 + 0.5 * self._timing.chance())
+        peer_pool.trouble = error
 
+    def _raise_if_backing_off(self, peer_pool: PeerPool) -> None:
+        wait = peer_pool.not_before - self._timing.clock()
+        if wait > 0:
+            kind = next(
+                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(peer_pool.trouble, kind)), KMEBadReply
+            )
+            raise kind(f"not asked again for {wait:.1f} s: {peer_pool.trouble}")
 
-def _ids_in_a_call(pool: FreshKeys) -> Callable[[str], Awaitable[int | None]]:
-    async def limit(master_sae: str) -> int | None:
-        status = await pool.limits(master_sae)
-        return status.max_key_per_request if status else None
+    def _refill_if_low(self, peer_pool: PeerPool, *, raise_to_high: bool = False) -> None:
+        found = self._marks(peer_pool)
+        if raise_to_high:
+            peer_pool.fill_to = found.high
+        if peer_pool.prefetched and not self._closed and peer_pool.refill is None and len(peer_pool.stock) < found.low:
+            peer_pool.refill = asyncio.create_task(self._refill(peer_pool), name="refill keys")
+            peer_pool.refill.add_done_callback(lambda _task: self._refill_ended(peer_pool))
 
-    return limit
+    def _refill_ended(self, peer_pool: PeerPool) -> None:
+        peer_pool.refill = None
+
+    async def _refill(self, peer_pool: PeerPool) -> None:
+        """Draws until the pool is as full as it should be; any failure ends it, and it is begun again later."""
+        try:
+            while len(peer_pool.stock) < (1 if self.undelivered.one_batch else peer_pool.fill_to):
+                await self._drawn(peer_pool, patient=True)
+            peer_pool.refill_fails.over()
+        except (KeyUnavailable, StoreUnavailable) as error:
+            peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
+
+    def _forget_if_idle(self, peer_pool: PeerPool) -> None:
+        """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
+        if peer_pool.idle and self._timing.clock() >= peer_pool.not_before:
+            self._peer_pools.pop((peer_pool.slave_sae, peer_pool.size), None)
+
+    def _marks(self, peer_pool: PeerPool) -> WaterMarks:
+        kme_store = self._kme_store(peer_pool.slave_sae)
+        bits = kme_store.refill.per_second
+        one_batch = self.undelivered.one_batch
+        found = marks(
+            self.prefetch,
+            outage=one_batch,
+            peak_rate=peer_pool.peak.per_second,
+            latency=self.client.latency or 1.0,
+            refill_rate=bits / peer_pool.size if bits else None,
+            status=kme_store.status,
+        )
+        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
+        return WaterMarks(min(found.low, 1), found.high) if one_batch else found
+
+    def _kme_store(self, slave_sae: str) -> KMEStore:
+        if slave_sae not in self._kme_stores:
+            self._kme_stores[slave_sae] = KMEStore(
+                Refill(self._timing.clock),
+                Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
+                BatchLimit(self._timing.clock),
+                Complaint(log.info, log.debug, "kme_status_unknown", self._timing.clock),
+            )
+        return self._kme_stores[slave_sae]
+
+    def _peer_pool(self, slave_sae: str, size: int) -> PeerPool:
+        place = (slave_sae, size)
+        if place not in self._peer_pools:
+            stock = Stock(
+                slave_sae,
+                lifetime=self.prefetch.lifetime,
+                accounts=self.client.accounts,
+                seen=self._seen,
+                clock=self._timing.clock,
+            )
+            complaint = Complaint(log.warning, log.debug, "key_refill_failed", self._timing.clock)
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(self._timing.clock), complaint)
+        return self._peer_pools[place]

@@ -2,7 +2,9 @@
 Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
 
 A relay that serves, `imap once` and `open` have this done by a process of its own (relay/key_receiver.py), which
-ends the calls under way when they are killed: between a KME's answer and its reading there is time to lose a key.
+ends the calls under way when they are killed: between a KME's answer and its reading there is time to lose a key. A
+call for which nobody waits any more is listened to as long as there is room: a KME that answers late has given keys
+away.
 """
 
 from __future__ import annotations
@@ -11,18 +13,19 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
-from relay.config import KME
-from relay.errors import StoreUnavailable
-from relay.keys.delivered import Delivered
+from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.faults import Fault
-from relay.keys.transport import NoAnswer, Reply, Request, Transport
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Transport
+from relay.keys.replies import json_body, keys_asked_for
+from relay.keys.skip import key_asked_for
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +35,11 @@ HAND_OVER_S = 5.0
 """How long it is waited for the process to let go of what it has written; what it has not let go of is for later."""
 READS_ON_S = 30.0
 """So long the process waits for a KME, though nobody waits for the process any more: a late key is a key."""
+Interface = Literal["etsi014", "skip"]
 _FRAME = struct.Struct("!II")
 
 
-class Spool(Protocol):
+class ReplySpool(Protocol):
     """Where replies are written down; see relay.store.Spool."""
 
     def ready(self) -> None:
@@ -57,20 +61,21 @@ class Spool(Protocol):
 class ReceiverHere:
     """Does it in this process. With `flush` a reply is on the disk before it is used, and the event loop waits."""
 
-    def __init__(self, spool: Spool, kmes: Mapping[str, KME], *, flush: bool = False) -> None:
+    def __init__(self, spool: ReplySpool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
+        """`kmes` has the group and interface of each KME, by name."""
         self._spool = spool
         self._kmes = kmes
         self._flush = flush
 
     async def send(
-        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
-    ) -> Reply:
+        self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         """As Receiver.send."""
         self._spool.ready()
         reply = await transport.send(request, within, on_sent)
         if reply.code == 200:
-            table = self._kmes[kme]
-            delivered = Delivered(table.group, table.interface, request.master_sae, request.key_IDs, reply.body)
+            group, interface = self._kmes[kme]
+            delivered = Delivered(group, interface, request.master_sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
                 if self._flush:
@@ -104,8 +109,8 @@ class ReceiverProcess:
         """Set once the process has ended though nobody wanted it to."""
 
     async def send(
-        self, kme: str, transport: Transport, request: Request, within: float, on_sent: Callable[[], None]
-    ) -> Reply:
+        self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
@@ -122,7 +127,7 @@ class ReceiverProcess:
         if "cause" in answer:
             fault = Fault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
-        return Reply(answer["code"], body, answer["retry_after"])
+        return HTTPReply(answer["code"], body, answer["retry_after"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
@@ -197,3 +202,94 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any], byte
         return None
     decoded: dict[str, Any] = json.loads(header)
     return decoded, body
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The reply's body, the KME group and interface that it came by, and the master SAE and key_IDs asked for."""
+
+    group: str
+    interface: Interface
+    master_sae: str
+    key_IDs: tuple[str, ...]
+    body: bytes = field(repr=False)
+
+    def encoded(self) -> bytes:
+        """One record of a key spool: what `decoded` reads."""
+        asked = [self.group, self.interface, self.master_sae, self.key_IDs]
+        return json.dumps(asked).encode() + b"\0" + self.body
+
+    @classmethod
+    def decoded(cls, record: bytes) -> Delivered:
+        """The reply again. Raises ValueError for what `encoded` has not made."""
+        asked, _, body = record.partition(b"\0")
+        group, interface, master_sae, key_IDs = json.loads(asked)
+        return cls(group, interface, master_sae, tuple(key_IDs), body)
+
+    def keys(self) -> dict[str, bytes]:
+        """The octets by key_ID of those keys that were asked for and came."""
+        try:
+            if self.interface == "skip":
+                keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]
+                return {key.key_ID: key.key for key in keys}
+            found, _ = keys_asked_for(json_body("", self.body), self.key_IDs)
+        except KMEBadReply:
+            return {}
+        return {key_ID: key.key for key_ID, key in found.items()}
+
+
+Call = Callable[[Callable[[], None]], Coroutine[None, None, None]]
+"""Makes one call, and calls what it is given when the request goes out."""
+
+
+class CallsUnderWay:
+    """At least half of the connections are for calls that somebody waits for."""
+
+    def __init__(self, connections: int) -> None:
+        self._connections = connections
+        self._all: set[asyncio.Task[None]] = set()
+        self._counted: set[asyncio.Task[None]] = set()
+        self._sent: set[asyncio.Task[None]] = set()
+        self._late: list[asyncio.Task[None]] = []
+
+    def begin(self, call: Call, patience: float) -> None:
+        """Begins a call for which somebody waits `patience` seconds; it ends by itself."""
+        task = asyncio.create_task(call(lambda: self._sent.add(task)))
+        self._all.add(task)
+        self._counted.add(task)
+        timer = asyncio.get_running_loop().call_later(patience, self._nobody_waits, task)
+        task.add_done_callback(lambda _: timer.cancel())
+        task.add_done_callback(self._ended)
+        self._make_way()
+
+    async def ended(self) -> None:
+        """Waits for those that have begun."""
+        await asyncio.gather(*self._all, return_exceptions=True)
+
+    def _nobody_waits(self, task: asyncio.Task[None]) -> None:
+        if task in self._sent:
+            self._late.append(task)
+            self._make_way()
+        else:  # it has cost no key yet, and will be asked for once more
+            self._give_up(task)
+
+    def _make_way(self) -> None:
+        """The latest comer first: what has been waited for longest is likeliest to come yet."""
+        while len(self._counted) > self._connections and len(self._late) > self._connections // 2:
+            self._give_up(self._late[-1])
+
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        self._forget(task)
+        task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._all.discard(task)
+        self._forget(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits has been told
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._counted.discard(task)
+        self._sent.discard(task)
+        if task in self._late:
+            self._late.remove(task)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.errors import KMEBadReply
-from relay.keys.contract import Key
+from relay.keys.types import Key
 
 MAX_KEY_ID_CHARS = 256
 

@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
 from relay.keys.client import KMEClient
-from relay.keys.contract import Key
 from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing
+from relay.keys.http import HTTPRequest
 from relay.keys.replies import KeyStatus, json_body
-from relay.keys.transport import Request
+from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
 """The size of a key when none is asked for."""
@@ -74,7 +74,7 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._calls.ask(Call.STATUS, Request("GET", "/capabilities"), read, patient=patient)
+        return await self._calls.ask(Call.STATUS, HTTPRequest("GET", "/capabilities"), read, patient=patient)
 
     async def request_enc_keys(
         self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
@@ -83,7 +83,7 @@ class SKIPClient(KMEClient):
         if number < 1 or size < 8 or size % 8:
             raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
         remote = str(slave_sae_id)
-        request = Request("GET", "/key", (("remoteSystemID", remote), ("size", str(size))))
+        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))))
 
         def read(body: bytes) -> list[Key]:
             try:
@@ -129,7 +129,7 @@ class SKIPClient(KMEClient):
         if not _PLAIN.fullmatch(key_ID):
             return KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
         query = (("remoteSystemID", remote),)
-        request = Request("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
+        request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
 
         def read(body: bytes) -> Key:
             return key_asked_for(self.name, body, key_ID)

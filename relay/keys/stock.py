@@ -1,5 +1,5 @@
-"""The keys of one KME, slave SAE and size that are ready: each popped once, each overwritten when it goes.
-Standard: ETSI GS QKD 014 V1.1.1 for what keys are; pure, with an injected clock and no waiting.
+"""The state of one KME's keys: those that are ready for each peer and size, who waits, and what the KME said last.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; pure, with an injected clock. Each key is popped once and overwritten as it goes.
 
 A key waits here as a bytearray, which is overwritten when the key leaves, is burnt or expires. That is as
 far as Python goes: the JSON it came in, and the `bytes` that a user gets, live until the collector takes them.
@@ -7,14 +7,19 @@ far as Python goes: the JSON it came in, and the `bytes` that a user gets, live 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
-from relay.keys.contract import Key
+from relay.keys.events import Complaint
+from relay.keys.refill import BatchLimit, Peak, Rate, Refill
+from relay.keys.replies import KeyStatus
+from relay.keys.types import Key
 
 SEEN_KEYS = 200_000
 """How many keys are remembered here, beside the store, so that a KME cannot hand us one twice."""
@@ -129,3 +134,60 @@ class Stock:
         if burnt:
             self._accounts.burnt(self._slave_sae, burnt, cause)
         return burnt
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A message that waits for `number` keys: `turn` is set when it is first in the queue, or when `error` is."""
+
+    number: int
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    error: KeyUnavailable | StoreUnavailable | None = None
+
+
+@dataclass(slots=True)
+class PeerPool:
+    """The stock for one slave SAE and key size, with the work that fills it."""
+
+    slave_sae: str
+    size: int
+    stock: Stock
+    peak: Peak
+    refill_fails: Complaint
+    prefetched: bool = False
+    fill_to: int = 0
+    """So many keys are drawn for it where nobody waits for more."""
+    queue: deque[Waiter] = field(default_factory=deque)
+    backoff: float = 0.0
+    not_before: float = 0.0
+    trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
+    drawing: asyncio.Task[None] | None = None
+    refill: asyncio.Task[None] | None = None
+    unrecorded: list[Key] = field(default_factory=list, repr=False)
+    """Keys that have come and are not remembered yet: they may not be used before; good until `unrecorded_until`."""
+    unrecorded_until: float = 0.0
+
+    @property
+    def wanted(self) -> int:
+        """How many keys are waited for."""
+        return sum(waiter.number for waiter in self.queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is empty, and nobody uses it."""
+        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.unrecorded)
+
+
+@dataclass(slots=True)
+class KMEStore:
+    """What is known of the KME's store for one slave SAE."""
+
+    refill: Refill
+    use: Rate
+    batch: BatchLimit
+    status_fails: Complaint
+    status: KeyStatus | None = None
+    asked: float | None = None
+    asking: asyncio.Task[KeyStatus | None] | None = None
+    used_at: float = float("-inf")
+    """When a key for this slave SAE was last given out, in seconds of the clock."""

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
-from relay.keys.contract import KeyDelivery, Trials
+from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
+from relay.keys.types import TrialStore
 
 log = Events(__name__)
 
@@ -30,12 +31,12 @@ TRY_EVERY_S = 3600.0
 class Undelivered:
     """What one KME does with keys that were not delivered yet."""
 
-    def __init__(self, client: KeyDelivery, one_batch: float, clock: Callable[[], float]) -> None:
+    def __init__(self, client: KMEClient, one_batch: float, clock: Callable[[], float]) -> None:
         """`one_batch` is how many seconds after the last use of a batch the next is drawn; 0: that is not needed."""
         self.one_batch = one_batch
         self.dropped = False
         """Whether the KME was seen to drop keys."""
-        self.trials: Trials | None = None
+        self.trials: TrialStore | None = None
         """Where it is remembered what was found, over restarts."""
         self._client = client
         self._clock = clock
@@ -94,12 +95,14 @@ class Undelivered:
             raise KMEExhausted(text)
 
 
-async def recalled(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
+async def recalled(trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
     """What was found of late about this KME (its URL, our SAE, the slave SAE). Raises StoreUnavailable."""
     return await trials.recall(kme, _described(status)) if trials is not None else None
 
 
-async def remembered(trials: Trials | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None) -> str:
+async def remembered(
+    trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None
+) -> str:
     """What `recalled` gives from now on; a store that cannot be written costs two keys at the next start, no more."""
     try:
         if trials is not None:

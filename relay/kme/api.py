@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 import structlog
 from aiohttp import web
 
-from relay.keys.contract import Key
 from relay.keys.development import KME_IDS
+from relay.keys.types import Key
 from relay.kme.certificates import SAES, common_name_of_sae
 from relay.kme.link import (
     NOT_QUANTUM,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from relay.errors import ConfigError
-from relay.keys.contract import Key
+from relay.keys.types import Key
 
 NOT_QUANTUM = "development key server: keys come from the operating system's random generator, not from a quantum link"
 

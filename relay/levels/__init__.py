@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 from relay.cms import AuthEnveloped, CertificateID
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
-from relay.keys.rotation import Taken
+from relay.keys.types import SealingKey
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Parties:
 
 
 class FreshKeys(Protocol):
-    """Where sealing takes quantum keys from (relay/keys/keyring.py); each leaves it once."""
+    """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:

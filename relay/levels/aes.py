@@ -5,10 +5,11 @@ Standard: RFC 5083 and RFC 5084 (AuthEnvelopedData, AES-GCM), RFC 5652 6.2.3 (KE
 from __future__ import annotations
 
 from relay import cms
+from relay.aio import off_loop
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, off_loop, unwrap, wrap
+from relay.levels.content import decrypt, encrypt, unwrap, wrap
 
 KEY_OCTETS = 32
 

@@ -4,11 +4,8 @@ Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap), RFC 5869 and RFC 9
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -18,12 +15,6 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from relay import cms
 from relay.errors import BadStructure, BadTag
-
-SMALL_OCTETS = 256 * 1024
-"""Up to this size work takes less time than handing it to a thread."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +69,3 @@ def kem_key(shared_secret: bytes) -> bytes:
     """The key-encryption key of a KEM recipient: HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
     kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
     return kdf.derive(shared_secret)
-
-
-async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` here when `size` octets are few, else in a thread, so that the event loop stays free."""
-    if size <= SMALL_OCTETS:
-        return work(*args, **kwargs)
-    return await asyncio.to_thread(work, *args, **kwargs)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from relay import cms
 from relay.errors import KEMUnavailable, NotForUs
-from relay.keys import KeyReference, liboqs
-from relay.keys.identity.further import key_identifier
+from relay.identity import liboqs
+from relay.identity.further import key_identifier
+from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
 from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity
+    from relay.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from relay import cms
+from relay.aio import off_loop
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import off_loop
 from relay.levels.padding import Padding, bound, compress, decompress, pad, padded_size, unpad
 
 PIECE_OCTETS = 64 * 1024

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.cms import SignatureScheme
 from relay.errors import BadStructure, CannotSeal, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, kem_key, off_loop, unwrap, wrap
+from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
 from relay.levels.signatures import certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 class PQC:

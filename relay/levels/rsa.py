@@ -11,15 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.cms import SignatureScheme
 from relay.errors import BadStructure, BadTag, CannotSeal, NotForUs
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, off_loop
+from relay.levels.content import decrypt, encrypt
 from relay.levels.signatures import MIN_RSA_BITS, certificate_id, expired, names, sign, verify
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 
 class RSA:

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from relay import cms
 from relay.cms import SignatureScheme
 from relay.errors import BadSignature, CertificateExpired, UnknownSigner
-from relay.keys.identity.checks import valid_now
+from relay.identity.checks import valid_now
 from relay.levels import Opening
 
 if TYPE_CHECKING:
-    from relay.keys.identity import PeerCertificates
+    from relay.identity import PeerCertificates
 
 MIN_RSA_BITS = 4096
 

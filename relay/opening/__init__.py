@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.cms import SealedEnvelope
 from relay.config import Config
 from relay.errors import BadStructure, MalformedMessage, RelayError
 from relay.keys import KeyReference
-from relay.keys.contract import by_origin
-from relay.levels.content import off_loop
+from relay.keys.types import by_origin
 from relay.mail import Mail, Recipient
 from relay.opening.layers import Found, Layers, silent
 from relay.opening.recipients import (

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.cms import KeyUse
 from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
 from relay.keys import Key, KeyReference
-from relay.keys.contract import by_origin
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
+from relay.keys.types import by_origin
 from relay.levels import Level, Opening, Unsealed
-from relay.levels.content import off_loop
 from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.store import Bound
 
 if TYPE_CHECKING:
-    from relay.keys.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates
 
 log = structlog.get_logger(__name__)
 

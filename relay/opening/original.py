@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.dkim import Arrivals
-from relay.levels.content import off_loop
 from relay.opening import Opened, Opener
 from relay.policy import Content, Missed, PolicySet, author
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from relay import toml
 from relay.errors import ConfigError
-from relay.keys import liboqs
+from relay.identity import liboqs
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile

@@ -1,5 +1,5 @@
 """Where one sealed copy takes its quantum keys from: the key ring, at the priority that policy gives the copy.
-Standard: the FreshKeys contract of relay/levels; relay/keys/keyring.py knows the reserve.
+Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the reserve.
 """
 
 from __future__ import annotations
@@ -7,14 +7,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from relay.keys.pads import Pad
-from relay.keys.rates import Supply
-from relay.keys.rotation import Taken
+from relay.keys.refill import Supply
+from relay.keys.types import SealingKey
 
 
 class KeysWithReserve(Protocol):
     """FreshKeys of which some may be kept for mail of normal priority."""
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
@@ -30,13 +30,13 @@ class CopyKeys:
     def __init__(self, keys: KeysWithReserve, *, low_priority: bool) -> None:
         self._keys = keys
         self._low_priority = low_priority
-        self._drawn: Taken | None = None
+        self._drawn: SealingKey | None = None
 
     async def draw(self, peer: str, octets: int) -> None:
         """Takes the key for a later layer. Raises KeyUnavailable."""
         self._drawn = await self.take(peer, octets=octets)
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         drawn, self._drawn = self._drawn, None
         return drawn or await self._keys.take(peer, level=level, octets=octets, low_priority=self._low_priority)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import structlog
 
 from relay import mime
+from relay.aio import off_loop
 from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull
-from relay.levels.content import off_loop
 from relay.mail import Mail, domain_of
 from relay.policy.names import printable
 from relay.quarantine import Reason, reason_of

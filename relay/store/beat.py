@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Column, Double, Integer, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.claims import boot_time
+from relay.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.secret_file import open_regular
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.received_table import batches
@@ -68,11 +68,6 @@ _claims = Table(
     Column("kind", String(8), nullable=False),
 )
 """`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
-
-
-def boot_time() -> float:
-    """Seconds since this host was started, those that it slept included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(slots=True)

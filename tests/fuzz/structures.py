@@ -18,7 +18,7 @@ from relay.cms import ber
 from relay.config import load_config
 from relay.errors import BadStructure, RelayError
 from relay.keys import Key, KeyReference
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels.aes import AES
 from relay.levels.otp import OTP
 from relay.levels.pqc import PQC

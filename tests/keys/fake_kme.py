@@ -15,7 +15,7 @@ import trustme
 
 from relay.bench.simulated_kme import SimulatedKME, SimulatedPair
 from relay.keys import OptimizedKMClient
-from relay.keys.timing import Timing
+from relay.keys.types import Timing
 
 
 class FakeTime:

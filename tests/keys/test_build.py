@@ -14,9 +14,8 @@ from relay.errors import ConfigError
 from relay.keys import OptimizedKMClient
 from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
 from relay.keys.faults import Call, ErrorRule, Fault
-from relay.keys.keyring import Limits, PeerKeys
-from relay.keys.prefetch import Prefetch
-from relay.keys.rotation import Rotation
+from relay.keys.refill import Prefetch
+from relay.keys.ring import PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
 from tests.keys.fake_kme import Certificates, FakeKME
 
@@ -110,7 +109,7 @@ def test_rotation_is_set_for_a_peer() -> None:
 
 def test_reserve_and_alarm_go_to_the_ring(tmp_path: Path, certificates: Certificates) -> None:
     config = load_config(_write(tmp_path, certificates.directory, "reserve = 50\nalarm = 60"))
-    assert key_ring(config)._limits == {"one": Limits(50, 60)}
+    assert key_ring(config)._limits == {"one": SupplyLimits(50, 60)}
 
 
 @pytest.mark.parametrize(

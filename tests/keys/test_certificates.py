@@ -22,11 +22,10 @@ from structlog.testing import LogCapture
 
 from relay import app
 from relay.errors import ConfigError, KeyUnavailable
-from relay.keys.certificates import ClientTLS
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup, Prefetch
-from relay.keys.timing import Timing
-from relay.keys.tls import TLSRules
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 from tests.keys.test_build import _write

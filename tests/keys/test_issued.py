@@ -16,14 +16,14 @@ from structlog.testing import LogCapture
 from relay import app
 from relay.bench.simulated_kme import SimulatedKME, SimulatedPair
 from relay.errors import KeyUnavailable, KMEBadReply, StoreUnavailable
-from relay.keys.contract import Key
-from relay.keys.keyring import KeyRing
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.ring import KeyRing
+from relay.keys.types import Key
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
 from relay.store import SiteSecret, open_store
 from tests.keys.fake_kme import FakeKME, FakeTime
-from tests.keys.test_pool import accounts_agree
+from tests.keys.test_group import accounts_agree
 from tests.test_refusals import log as log  # a fixture
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import backend as backend  # fixtures

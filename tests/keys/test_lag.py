@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relay.keys import lag
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 PATIENCE_S = 30.0
@@ -59,7 +59,7 @@ async def test_a_key_that_came_late_is_given_and_no_longer_remembered(kme: FakeK
     kme.pair.lag_asks = 3
     [(key_ID, octets)] = kme.pair.draw(1, 256)
     assert (await group.fetch("alice", [key_ID]))[key_ID].key == octets
-    assert not group._lag._wanted
+    assert not group._lag._attempts
 
 
 async def test_only_so_many_wait_at_once_and_who_has_waited_longest_gives_way(
@@ -91,10 +91,10 @@ async def test_only_so_many_wait_at_once_and_who_has_waited_longest_gives_way(
 
 
 async def test_the_master_whose_mail_waits_most_gives_way(time: FakeTime) -> None:
-    places = lag.Lag(PATIENCE_S, 3, time.timing)
-    with places.place("bob") as bob, places.place("alice") as first, places.place("alice") as second:
-        with places.place("alice") as third:
-            assert [each.lost.done() for each in (bob, first, second, third)] == [False, True, False, False]
+    places = lag.LagRetries(PATIENCE_S, 3, time.timing)
+    with places.slot("bob") as bob, places.slot("alice") as first, places.slot("alice") as second:
+        with places.slot("alice") as third:
+            assert [each.evicted.done() for each in (bob, first, second, third)] == [False, True, False, False]
         assert places.waiting == 2
 
 

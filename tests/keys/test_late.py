@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from relay.errors import KeyUnavailable
-from relay.keys.adaptive import TimeLimit
 from relay.keys.faults import Call
-from relay.keys.gather import Fetcher
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup, Prefetch
-from relay.keys.timing import Timing
+from relay.keys.fetch import Fetcher
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.health import TimeLimit
+from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.types import Timing
 from tests.keys.fake_kme import FakeKME
-from tests.keys.test_keyring import MemoryStore
-from tests.keys.test_pool import accounts_agree, settled
+from tests.keys.test_group import accounts_agree, settled
+from tests.keys.test_ring import MemoryStore
 
 NO_PREFETCH = Prefetch(low=0, high=0)
 TOO_LONG_S = 20.0

@@ -9,9 +9,9 @@ import pytest
 from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedPair
 from relay.errors import KeyUnavailable, KMEExhausted
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
-from tests.keys.test_pool import accounts_agree, settled
+from tests.keys.test_group import accounts_agree, settled
 
 WORDS = [
     (400, '{"message": "exceeds the generated key count. Try again later"}'),

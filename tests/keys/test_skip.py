@@ -1,5 +1,5 @@
 """Cisco SKIP behind the same contracts: a fake provider, and the promises that every KeySource keeps.
-Standard: draft-cisco-skip; the contract is that of relay/keys/contract.py.
+Standard: draft-cisco-skip; the contract is that of relay/keys/types.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiohttp import web
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys import KeySource
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.skip import SKIPClient
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 

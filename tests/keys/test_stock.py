@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from relay import mime
 from relay.errors import KMEMisconfigured
 from relay.keys.accounts import Accounts
-from relay.keys.contract import Key, KeyReference
 from relay.keys.pads import pad_of, plan_pad
-from relay.keys.prefetch import Marks, Prefetch, marks
-from relay.keys.rates import Forecast, Peak, Rate, Refill
+from relay.keys.refill import Forecast, Peak, Prefetch, Rate, Refill, WaterMarks, marks
 from relay.keys.replies import KeyStatus, status_from_reply
-from relay.keys.rotation import KeysInUse, Rotation, Taken
+from relay.keys.ring import KeysInUse, Rotation
 from relay.keys.stock import SeenKeys, Stock
+from relay.keys.types import Key, KeyReference, SealingKey
 from relay.levels.padding import padded_size
 from tests.keys.fake_kme import FakeTime
 from tests.testlib.payloads import sealed_envelope
@@ -133,13 +132,10 @@ def test_the_accounts_agree_with_the_pool_whatever_happens(steps: list[tuple[str
     hidden=st.integers(1, 10_000_000),
     most=st.integers(32, 8192),
     least=st.integers(1, 64),
-    per_request=st.integers(1, 128),
 )
-def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(
-    hidden: int, most: int, least: int, per_request: int
-) -> None:
+def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(hidden: int, most: int, least: int) -> None:
     least = min(least, most)
-    status = _status(max_key_size=most * 8, min_key_size=least * 8, max_key_per_request=per_request)
+    status = _status(max_key_size=most * 8, min_key_size=least * 8)
     plan = plan_pad(hidden, status)
     octets = plan.size // 8
     assert plan.size % 8 == 0
@@ -149,7 +145,6 @@ def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(
     assert plan.number * (octets - 16) >= hidden
     if octets > max(least, 32, min(most, 64)):
         assert plan.number * (octets - 16) - hidden < plan.number
-    assert plan.requests == -(-plan.number // per_request)
 
 
 @given(hidden=st.integers(1, 1_000_000), most=st.integers(64, 8192))
@@ -180,9 +175,9 @@ def test_a_pad_of_a_kme_with_one_size_is_made_of_that_size() -> None:
     assert (plan.size, plan.number) == (256, 7)
 
 
-def test_a_pad_of_a_kme_without_limits_asks_for_usual_keys_one_by_one() -> None:
+def test_a_pad_of_a_kme_without_limits_is_made_of_usual_keys() -> None:
     plan = plan_pad(100, None)
-    assert (plan.size, plan.number, plan.per_request) == (256, 7, 1)
+    assert (plan.size, plan.number) == (256, 7)
 
 
 def test_a_pad_is_of_whole_keys_in_the_order_of_their_ids_and_can_be_overwritten() -> None:
@@ -206,8 +201,8 @@ def test_too_few_keys_are_no_pad(number: int, hidden: int) -> None:
 
 def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
     rule = Prefetch(low=8, high=32, most=1000, outage=10)
-    assert marks(rule, peak_rate=0, latency=0.2) == Marks(8, 32)
-    assert marks(rule, peak_rate=50, latency=0.2) == Marks(127, 510)
+    assert marks(rule, peak_rate=0, latency=0.2) == WaterMarks(8, 32)
+    assert marks(rule, peak_rate=50, latency=0.2) == WaterMarks(127, 510)
     assert marks(rule, peak_rate=5000, latency=0.2).high == 1000
 
 
@@ -218,7 +213,7 @@ def test_the_marks_stay_below_what_the_kme_stores_and_what_the_link_makes_in_a_l
 
 
 def test_without_prefetch_both_marks_are_zero() -> None:
-    assert marks(Prefetch(0, 0), peak_rate=1000, latency=1) == Marks(0, 0)
+    assert marks(Prefetch(0, 0), peak_rate=1000, latency=1) == WaterMarks(0, 0)
 
 
 def test_a_rate_is_the_average_over_its_window(time: FakeTime) -> None:
@@ -263,20 +258,20 @@ def test_a_forecast_says_when_the_keys_are_gone() -> None:
 def test_a_key_wraps_as_many_messages_octets_and_seconds_as_set(time: FakeTime) -> None:
     rotation = Rotation(max_messages=3, max_bytes=1000, max_age=60)
     in_use = KeysInUse(time.clock)
-    taken = Taken(_keys(1)[0], None)  # type: ignore[arg-type]
-    in_use.began("bob", rotation, 100, taken)
-    assert in_use.again("bob", rotation, 100) is taken
-    assert in_use.again("eve", rotation, 100) is None
-    assert in_use.again("bob", rotation, 100) is taken
-    assert in_use.again("bob", rotation, 100) is None
-    in_use.began("bob", rotation, 100, taken)
-    assert in_use.again("bob", rotation, 901) is None
-    in_use.began("bob", rotation, 100, taken)
+    taken = SealingKey(_keys(1)[0], None)  # type: ignore[arg-type]
+    in_use.begin("bob", rotation, 100, taken)
+    assert in_use.reuse("bob", rotation, 100) is taken
+    assert in_use.reuse("eve", rotation, 100) is None
+    assert in_use.reuse("bob", rotation, 100) is taken
+    assert in_use.reuse("bob", rotation, 100) is None
+    in_use.begin("bob", rotation, 100, taken)
+    assert in_use.reuse("bob", rotation, 901) is None
+    in_use.begin("bob", rotation, 100, taken)
     time.now += 60
-    assert in_use.again("bob", rotation, 1) is None
+    assert in_use.reuse("bob", rotation, 1) is None
 
 
 def test_by_default_every_message_gets_its_own_key(time: FakeTime) -> None:
     in_use = KeysInUse(time.clock)
-    in_use.began("bob", Rotation(), 100, Taken(_keys(1)[0], None))  # type: ignore[arg-type]
-    assert in_use.again("bob", Rotation(), 100) is None
+    in_use.begin("bob", Rotation(), 100, SealingKey(_keys(1)[0], None))  # type: ignore[arg-type]
+    assert in_use.reuse("bob", Rotation(), 100) is None

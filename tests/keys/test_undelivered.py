@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from relay import app
 from relay.errors import KMEExhausted
-from relay.keys.collector import KeyCollector
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.km_client import OptimizedKMClient
-from relay.keys.pool import KMEGroup, Prefetch
+from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store import SiteSecret, Trials, open_store
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
-from tests.keys.test_pool import accounts_agree, settled
+from tests.keys.test_group import accounts_agree, settled
 from tests.test_store.conftest import Clock
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -219,7 +219,7 @@ async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_
         await ring.take("bob", level="otp")
     assert kme.got("enc_keys") == []
     time.now += 31
-    await ring.tend(look=False)
+    await ring.maintain(ask=False)
     await settled(ring.groups["g"])
     await ring.take("bob", level="otp")
     assert [request.content["number"] for request in kme.got("enc_keys")] == [16]

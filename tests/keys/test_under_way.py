@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.keys.under_way import CallsUnderWay
+from relay.keys.receiver import CallsUnderWay
 
 
 class Calls:

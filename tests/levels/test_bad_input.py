@@ -24,7 +24,7 @@ from relay.cms.der import header
 from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError, TryLater
 from relay.keys import Key, KeyReference
-from relay.keys.keyring import KeyRing
+from relay.keys.ring import KeyRing
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
 from relay.levels.otp import OTP

@@ -28,8 +28,8 @@ from relay import cms, mime
 from relay.cms import ber
 from relay.cms.der import header
 from relay.errors import BadStructure
+from relay.identity.issue import ca_certificate, subject
 from relay.keys import Key
-from relay.keys.identity.issue import ca_certificate, subject
 from relay.levels import Opening
 from relay.levels.aes import AES
 from tests.testlib import bouncycastle

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from relay import cms, mime
 from relay.cms import oids
 from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
-from relay.keys import Key
-from relay.keys.identity import (
+from relay.identity import (
     Identity,
     KEMKeyPair,
     PeerCertificates,
@@ -28,6 +27,7 @@ from relay.keys.identity import (
     peer_document,
     read_document,
 )
+from relay.keys import Key
 from relay.levels import Opening, Parties
 from relay.levels.aes import AES
 from relay.levels.otp import OTP

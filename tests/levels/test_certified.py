@@ -30,7 +30,7 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
-from relay.keys.identity import PeerCertificates, Role
+from relay.identity import PeerCertificates, Role
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import encrypt, kem_key, wrap
 from relay.levels.pqc import PQC

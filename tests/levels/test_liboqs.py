@@ -43,13 +43,13 @@ from relay.errors import (
     NotForUs,
     PolicyHolds,
 )
-from relay.keys import liboqs
-from relay.keys.identity import (
+from relay.identity import (
     BadDocument,
     Identity,
     PeerCertificates,
     create_identity,
     identity_findings,
+    liboqs,
     load_identity,
     make_passphrase,
     peer_document,
@@ -148,9 +148,7 @@ def test_without_the_native_library_nothing_is_downloaded_and_the_way_to_install
         path.write_text(f"#!/bin/sh\n: > {tmp_path}/started\n")
         path.chmod(0o755)
     # `oqs` would wait for five seconds before it begins; ours never comes so far.
-    script = (
-        "import sys; from relay.keys import liboqs; print(liboqs.unavailable('hqc-256')); print('oqs' in sys.modules)"
-    )
+    script = "import sys; from relay.identity import liboqs; print(liboqs.unavailable('hqc-256')); print('oqs' in sys.modules)"
     said = python(script, tmp_path, OQS_INSTALL_PATH=str(tmp_path / "nowhere"))
     if said.stdout.startswith("\n"):
         pytest.skip("the system's loader finds liboqs on this machine, so it cannot be missing")
@@ -164,7 +162,7 @@ def test_without_the_native_library_nothing_is_downloaded_and_the_way_to_install
 def test_a_damaged_native_library_is_said_and_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "liboqs.so").write_bytes(b"no library")
-    script = "from relay.keys import liboqs; print(liboqs.missing())"
+    script = "from relay.identity import liboqs; print(liboqs.missing())"
     said = python(script, tmp_path, OQS_INSTALL_PATH=str(tmp_path))
     if said.stdout == "\n":
         pytest.skip("the system's loader finds liboqs on this machine")
@@ -198,7 +196,7 @@ def test_nothing_is_imported_when_the_relay_starts(tmp_path: Path) -> None:
 
 def test_importing_the_real_library_prints_nothing(real: Any, tmp_path: Path) -> None:
     """What `seal` writes to standard output is a message."""
-    script = "from relay.keys import liboqs; assert not liboqs.missing(), liboqs.missing()"
+    script = "from relay.identity import liboqs; assert not liboqs.missing(), liboqs.missing()"
     said = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, cwd=ROOT, check=False)
     assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
 
@@ -447,7 +445,7 @@ async def test_renewing_makes_new_keys_and_the_old_ones_still_open(
     bob = people.bob
     older = (await FurtherKEM(HQC).seal(b"before", people.to_bob(), MemoryKeys())).der
     like = bob.identity.rsa_encryption.private_key
-    monkeypatch.setattr("relay.keys.identity.maker.rsa.generate_private_key", lambda **_: like)
+    monkeypatch.setattr("relay.identity.maker.rsa.generate_private_key", lambda **_: like)
     early = datetime.now(UTC) - timedelta(minutes=10)
     renewed = renew_identity(bob.directory, name="bob", domains=["bob.example"], now=early)
     assert len(renewed.further_kems) == 2 * len(FURTHER_KEMS)

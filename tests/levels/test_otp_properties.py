@@ -15,7 +15,7 @@ from relay.errors import BadStructure, BadTag, KMEMisconfigured
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.replies import status_from_reply
-from relay.keys.rotation import Taken
+from relay.keys.types import SealingKey
 from relay.levels import Opening, Parties
 from relay.levels.otp import OTP
 from relay.levels.padding import pad, padded_size
@@ -34,7 +34,7 @@ class GivenKeys:
     def __init__(self, keys: list[Key]) -> None:
         self._keys = keys
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         raise AssertionError("level otp needs a pad")
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from relay.keys.identity import Role, create_identity
-from relay.keys.identity.layout import as_rsa, read_key, stem_of, write_key
+from relay.identity import Role, create_identity
+from relay.identity.layout import as_rsa, read_key, stem_of, write_key
 from tests.test_identity.homes import NOW, Home, make_home, write_config
 from tests.vectors.people import KEYS
 
@@ -57,7 +57,7 @@ def spare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spare_is_made(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next RSA keys that are made are all the spare one."""
     key = load_pem_private_key(spare.read_bytes(), None)
-    monkeypatch.setattr("relay.keys.identity.maker.rsa.generate_private_key", lambda **_: key)
+    monkeypatch.setattr("relay.identity.maker.rsa.generate_private_key", lambda **_: key)
 
 
 def _copy(home: Home, target: Path) -> Home:

@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
 from relay.config import Config, load_config
-from relay.keys.identity import Identity, create_identity, load_identity, peer_document
+from relay.identity import Identity, create_identity, load_identity, peer_document
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from relay.cli.identity import identity
 from relay.errors import ConfigError
-from relay.keys.identity import load_identity, load_peer_documents
+from relay.identity import load_identity, load_peer_documents
 from tests.test_identity.homes import Home, copy_rsa_keys, make_home, write_config
 
 

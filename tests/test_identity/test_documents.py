@@ -1,5 +1,5 @@
 """The peer document: what is written reads back, and nothing else is believed.
-Standard: relay/keys/identity/document.py; whatever is wrong is a BadDocument that quotes nothing unprintable.
+Standard: relay/identity/document.py; whatever is wrong is a BadDocument that quotes nothing unprintable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.keys.identity import MAX_DOCUMENT, BadDocument, load_identity, read_document, same_fingerprint
+from relay.identity import MAX_DOCUMENT, BadDocument, load_identity, read_document, same_fingerprint
 from tests.test_identity.homes import NOW, Home, inner, signed
 
 FUZZ = settings(

@@ -20,7 +20,7 @@ from relay.cli.check import check
 from relay.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
-from relay.keys.identity import (
+from relay.identity import (
     BadDocument,
     PeerCertificates,
     PinRefused,
@@ -30,8 +30,8 @@ from relay.keys.identity import (
     pin,
     trusted_peers,
 )
-from relay.keys.identity.layout import write_certificate
-from relay.keys.identity.pairs import subject_key_identifier
+from relay.identity.layout import write_certificate
+from relay.identity.pairs import subject_key_identifier
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener

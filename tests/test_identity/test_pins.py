@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ConfigError
-from relay.keys.identity import (
+from relay.identity import (
     BadDocument,
     ChangedKey,
     Expiry,

@@ -99,7 +99,10 @@ async def test_without_the_relay_postfix_takes_nothing_and_what_comes_again_then
                 alice.organisation.postfix.directory,
                 f"postconf -e 'smtpd_milters = inet:{incoming}, inet:{alice.milter}'; postfix reload 2>/dev/null",
             )
-            assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("250")
+            # A server process of before the reload may take one more mail.
+            while (answer := await alice.submit(mails.plain(), "ben@bob.example")).startswith("451 4.7.1"):
+                await asyncio.sleep(0.1)
+            assert answer.startswith("250")
             await sink.messages(1)
             await alice.organisation.postfix.empty()
     assert alice.got == [("ben@bob.example",)]

@@ -94,8 +94,11 @@ class Bob:
         """All that the store has written."""
         return b"".join(path.read_bytes() for path in sorted(self.site.directory.glob("relay.db*")))
 
-    def let_time_pass(self, seconds: float) -> None:
+    async def let_time_pass(self, seconds: float) -> None:
         """Mail that waits for its key has waited for so much longer."""
+        await asyncio.to_thread(self._let_time_pass, seconds)  # the relay may be writing, by this event loop
+
+    def _let_time_pass(self, seconds: float) -> None:
         with closing(sqlite3.connect(self.site.directory / "relay.db")) as database, database:
             database.execute("UPDATE waiting_for_keys SET waited = waited + ?", (seconds,))
 

@@ -189,7 +189,7 @@ async def test_a_late_key_holds_the_mail_until_it_comes(bob: Bob, seal: Seal, si
     message = await seal()
     async with bob.running() as relay:
         assert str(await submit(relay, message)).startswith("451 4.7.5")
-        bob.let_time_pass(4 * 3600 - 60)
+        await bob.let_time_pass(4 * 3600 - 60)
         assert str(await submit(relay, message)).startswith("451 4.7.5")
         kme_clock.now += 300
         assert (await submit(relay, message)).code == 250
@@ -204,7 +204,7 @@ async def test_a_key_that_does_not_come_in_time_puts_the_mail_aside_and_it_is_re
     message = await seal(recipients=["ben@bob.example", "carl@bob.example"])
     async with bob.running() as relay:
         assert str(await submit(relay, message)).startswith("451 4.7.5")
-        bob.let_time_pass(4 * 3600)
+        await bob.let_time_pass(4 * 3600)
         assert (await submit(relay, message)).code == 250
         again = await submit(relay, message, recipients=["carl@bob.example"])
         assert again.code == 250, "what was decided for a message is not waited for again"

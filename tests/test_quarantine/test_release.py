@@ -224,8 +224,11 @@ async def test_what_opens_to_something_that_smuggles_is_not_handed_on(bob: Bob, 
 async def test_a_message_whose_row_was_changed_is_not_released_but_can_be_dropped(
     bob: Bob, waiting: str, sink: Sink
 ) -> None:
-    with closing(sqlite3.connect(bob.site.directory / "relay.db")) as database, database:
-        database.execute("UPDATE quarantine SET reason = 'unprotected'")
+    def change() -> None:
+        with closing(sqlite3.connect(bob.site.directory / "relay.db")) as database, database:
+            database.execute("UPDATE quarantine SET reason = 'unprotected'")
+
+    await asyncio.to_thread(change)  # the relay may be writing, by this event loop
     status, err, _ = await bob.command("release", waiting)
     assert (status, "a stored row was changed" in err, sink.got) == (1, True, [])
     assert (await bob.command("drop", waiting))[0] == 0

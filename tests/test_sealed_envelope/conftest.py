@@ -17,11 +17,11 @@ from typing import Self
 
 import pytest
 
-from relay import app, opening, sealing
+from relay import app, opening, planner
 from relay.config import Address
 from relay.keys.pads import Pad, PadKey
-from relay.keys.rates import Supply
-from relay.keys.rotation import Taken
+from relay.keys.refill import Supply
+from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import KeysWithReserve, PolicySet, load_policies
@@ -59,10 +59,10 @@ class SameKeys:
 
     def __init__(self, keys: KeysWithReserve) -> None:
         self._keys = keys
-        self._taken: Taken | None = None
+        self._taken: SealingKey | None = None
         self._pad: list[PadKey] = []
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         self._taken = self._taken or await self._keys.take(peer, level=level, octets=octets)
         return self._taken
 
@@ -156,7 +156,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def alices_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock by which Alice seals."""
     clock = Clock()
-    monkeypatch.setattr(sealing, "datetime", clock.moved())
+    monkeypatch.setattr(planner, "datetime", clock.moved())
     return clock
 
 

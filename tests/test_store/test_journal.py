@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store import Begun, JournalForm, SiteSecret, Store, open_store
-from relay.store.claims import LEASE_S, PATIENCE_S, boot_time
+from relay.store.claims import LEASE_S, PATIENCE_S
 from relay.store.journal import KEEP_FOR_S
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import Clock

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over
-from relay.keys.delivered import Delivered
+from relay.keys.receiver import Delivered
 from relay.store import SiteSecret, Spool, Store, left_behind, waiting
 from relay.store.secret import Sealed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay import cms
-from relay.keys.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
+from relay.identity import Identity, PeerCertificates, create_identity, peer_document, read_document
 from relay.levels import Opening, Parties
 from relay.levels.signatures import signs_under
 

@@ -10,7 +10,7 @@ import uuid
 from relay.errors import KMEExhausted
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of
-from relay.keys.rotation import Taken
+from relay.keys.types import SealingKey
 
 
 class MemoryKeys:
@@ -22,9 +22,9 @@ class MemoryKeys:
         self._octets = octets
         self._pad_key = pad_key
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> Taken:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         key = self._key(self._octets)
-        return Taken(key, self._reference(key))
+        return SealingKey(key, self._reference(key))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         number = max(2, -(-hidden // (self._pad_key - 16)))

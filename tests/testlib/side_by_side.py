@@ -35,8 +35,8 @@ from relay.errors import (
     UnknownSigner,
 )
 from relay.keys import Key
-from relay.keys.keyring import KeyRing, PeerKeys
-from relay.keys.pool import KMEGroup
+from relay.keys.group import KMEGroup
+from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level, Parties
 from relay.levels.aes import AES
 from relay.levels.otp import OTP

@@ -20,13 +20,13 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from relay import mime
+from relay.aio import Turns, off_loop
 from relay.config import IMAPAccount
 from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
 from relay.entry.imap.original import Replacement, age_of, has_just_come, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, copy_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
-from relay.entry.turns import Turns
 from relay.errors import (
     ConfigError,
     KeyLost,
@@ -37,7 +37,6 @@ from relay.errors import (
     RelayError,
     TryLater,
 )
-from relay.levels.content import off_loop
 from relay.opening import Opened
 
 log = structlog.get_logger(__name__)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from relay import mime
 from relay.addresses import read_addresses
+from relay.aio import off_loop
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, Replayed
-from relay.levels.content import off_loop
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
 from relay.store import SiteSecret

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from aioimaplib import aioimaplib
 
+from relay.aio import off_loop
 from relay.config import Address, IMAPAccount
 from relay.entry.imap import responses
 from relay.entry.imap.credentials import Credential
 from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
 from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
-from relay.levels.content import off_loop
 
 LONGEST_IDLE_S = 29 * 60.0
 """Servers may end an IDLE after half an hour (RFC 2177)."""

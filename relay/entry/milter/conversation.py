@@ -31,15 +31,14 @@ from kilter.protocol import (
 from kilter.protocol.core import FilterMessage, MTAMessage
 
 from relay import mime
+from relay.aio import Turns, off_loop
 from relay.budget import Budget, Share
 from relay.config import Listening
 from relay.entry.content import STEP_OCTETS, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
-from relay.entry.turns import Turns
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater, for_all
-from relay.levels.content import off_loop
 from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
 
 if TYPE_CHECKING:

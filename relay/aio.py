@@ -1,0 +1,44 @@
+"""The event loop and time: slow work goes beside the loop, and long work gives others turns.
+Nothing that a client sends holds the loop for more than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+SMALL_OCTETS = 256 * 1024
+"""Up to this size work takes less time than handing it to a thread."""
+TURN_S = 0.005
+"""So long one connection may go on before all others have had their turn."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `work` here when `size` octets are few, else in a thread, so that the event loop stays free."""
+    if size <= SMALL_OCTETS:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+class Turns:
+    """For one connection, whose commands may all have come at once: `give` is awaited between two of them."""
+
+    def __init__(self) -> None:
+        """The first turn begins now."""
+        self._began = time.monotonic()
+
+    async def give(self) -> None:
+        """Lets everybody else go on, if this turn has been long."""
+        if time.monotonic() - self._began > TURN_S:
+            await asyncio.sleep(0)
+            self._began = time.monotonic()
+
+
+def boot_time() -> float:
+    """Seconds since this host was started, those that it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

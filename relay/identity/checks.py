@@ -1,0 +1,209 @@
+"""What a certificate must be before it is used, our own as well as a peer's.
+Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA); RSA below 4096 bits is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from relay.cms import der
+from relay.identity.pairs import Role, public_key, subject_key_identifier
+
+MIN_RSA_BITS = 4096
+MAX_RSA_BITS = 8192
+"""A longer RSA key would only cost time: it is refused, whoever sends it."""
+MAX_RSA_EXPONENT = 2**32
+SKI_LENGTH = 20
+"""Octets of the SubjectKeyIdentifier that we name recipients by."""
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    InternalError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
+"""How `cryptography` says that a certificate is not one."""
+
+_KEY_TYPES = {
+    Role.KEM: MLKEM1024PublicKey,
+    Role.SIGNING: MLDSA87PublicKey,
+    Role.RSA_ENCRYPTION: RSAPublicKey,
+    Role.RSA_SIGNING: RSAPublicKey,
+}
+_UNDERSTOOD = (
+    x509.BasicConstraints,
+    x509.KeyUsage,
+    x509.ExtendedKeyUsage,
+    x509.SubjectAlternativeName,
+    x509.NameConstraints,
+    x509.CertificatePolicies,
+)
+"""Extensions that may be critical: those that are checked here, and those that bind only the CA."""
+
+
+def valid_now(certificate: x509.Certificate, now: datetime) -> bool:
+    """Whether `now`, an aware time, lies in the certificate's validity (RFC 5280, 4.1.2.5: both ends included)."""
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def domains_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The dNSNames of its SubjectAlternativeName, in lower case; none where it has no such extension."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
+
+
+def check_ca(certificate: x509.Certificate) -> None:
+    """Raises ValueError saying why a certificate is not that of a CA whose certificates we use."""
+    try:
+        extensions = certificate.extensions
+        if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise ValueError("it is not the certificate of a CA (basicConstraints)")
+        if not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
+            raise ValueError("its key may not sign certificates (keyUsage)")
+        _check_rsa(certificate)
+        _check_critical(certificate)
+    except UNREADABLE as error:
+        raise ValueError(_reason(error)) from error
+
+
+def check_certificate(certificate: x509.Certificate, role: Role) -> None:
+    """Raises ValueError saying why a certificate cannot serve in this role; dates and issuer are not looked at."""
+    try:
+        _check_type(certificate, role)
+        _check_rsa(certificate)
+        _check_usage(certificate, role)
+        _check_critical(certificate)
+        _check_identifier(certificate)
+        if not domains_of(certificate):
+            raise ValueError("it names no mail domain (subjectAltName, dNSName)")
+    except UNREADABLE as error:
+        raise ValueError(_reason(error)) from error
+
+
+def check_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> None:
+    """Raises ValueError unless `ca` issued the certificate: names and signature (RFC 5280, 6.1.3)."""
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except UNREADABLE as error:
+        raise ValueError("the site's CA certificate did not issue it") from error
+
+
+def _check_type(certificate: x509.Certificate, role: Role) -> None:
+    if not isinstance(certificate.public_key(), _KEY_TYPES[role]):
+        raise TypeError(f"its key is not one for {role.label}")
+
+
+def _check_rsa(certificate: x509.Certificate) -> None:
+    key = certificate.public_key()
+    if not isinstance(key, RSAPublicKey):
+        return
+    if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+        raise ValueError(f"its RSA key has {key.key_size} bits; from {MIN_RSA_BITS} to {MAX_RSA_BITS} are taken")
+    if key.public_numbers().e > MAX_RSA_EXPONENT:
+        raise ValueError("its RSA key has a public exponent above 32 bits")
+
+
+def _check_identifier(certificate: x509.Certificate) -> None:
+    """Messages name the certificate by it, so nobody may choose it: only who has another's key can have another's."""
+    ski = subject_key_identifier(certificate)
+    if len(ski) != SKI_LENGTH:
+        raise ValueError(f"its subjectKeyIdentifier has {len(ski)} octets, not {SKI_LENGTH}")
+    if ski not in _identifiers(certificate):
+        raise ValueError(
+            "its subjectKeyIdentifier is not made from its public key (RFC 5280, 4.2.1.2; RFC 7093): "
+            "have the CA make it of the key, as OpenSSL does with `subjectKeyIdentifier = hash`"
+        )
+
+
+def _identifiers(certificate: x509.Certificate) -> Iterator[bytes]:
+    """What CAs make of a public key: SHA-1 of its bits or of SubjectPublicKeyInfo, RFC 7093's methods 1 to 3."""
+    info = public_key(certificate)
+    [inside] = der.children(info, 1)
+    bits = der.children(inside, 2)[1][1:]
+    for digest in ("sha1", "sha256", "sha384", "sha512"):
+        yield hashlib.new(digest, bits, usedforsecurity=False).digest()[:SKI_LENGTH]
+    yield hashlib.sha1(info, usedforsecurity=False).digest()
+
+
+def _check_usage(certificate: x509.Certificate, role: Role) -> None:
+    extensions = certificate.extensions
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    if role.signs and not usage.digital_signature:
+        raise ValueError("its keyUsage lacks digitalSignature")
+    if not role.signs and not usage.key_encipherment:
+        raise ValueError("its keyUsage lacks keyEncipherment")
+    if role is Role.KEM and _number_of_usages(usage) != 1:
+        raise ValueError("keyEncipherment must be the only keyUsage of an ML-KEM certificate (RFC 9935)")
+    if role is Role.SIGNING and (usage.key_encipherment or usage.data_encipherment or usage.key_agreement):
+        raise ValueError("an ML-DSA certificate may only sign (RFC 9881)")
+    if usage.key_cert_sign or _is_ca(certificate):
+        raise ValueError("it is the certificate of a CA")
+
+
+def _number_of_usages(usage: x509.KeyUsage) -> int:
+    return sum(
+        (
+            usage.digital_signature,
+            usage.content_commitment,
+            usage.key_encipherment,
+            usage.data_encipherment,
+            usage.key_agreement,
+            usage.key_cert_sign,
+            usage.crl_sign,
+        )
+    )
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _check_critical(certificate: x509.Certificate) -> None:
+    """RFC 5280, 4.2: what is critical and not understood makes the certificate unusable."""
+    for extension in certificate.extensions:
+        if extension.critical and not isinstance(extension.value, _UNDERSTOOD):
+            raise ValueError(f"it has a critical extension that is not understood: {extension.oid.dotted_string}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or "it cannot be read"
+
+
+_ASCII_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+
+
+def is_ascii_domain(domain: str) -> bool:
+    """Whether it is in the form that this package works with."""
+    return _ASCII_DOMAIN.fullmatch(domain) is not None
+
+
+def ascii_domain(domain: str) -> str:
+    """A domain of relay.toml in A-labels: `bücher.example` is `xn--bcher-kva.example`."""
+    return ".".join(map(_a_label, domain.lower().split(".")))
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")

@@ -1,0 +1,247 @@
+"""The peer document: one signed file from which another site learns how to seal for this one.
+Standard: JSON (RFC 8259), base64 (RFC 4648), ML-DSA-87 (FIPS 204) over the inner JSON with a context string.
+
+The file is a JSON object of exactly three members, at most 3 MiB::
+
+    {"format": 1, "document": BASE64, "signature": BASE64}
+
+`document` is the inner JSON object, whose octets are signed as they are (so there is nothing to canonicalise) by
+the ML-DSA-87 key of its own `signing` certificate, with the ML-DSA context "qumail-relay peer document 1" (the
+number is the format, CMS signatures have no context: neither can be taken for the other)::
+
+    name         the site's name                  serial      higher in every newer document
+    domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
+    sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
+    kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
+    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
+
+Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
+DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
+key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
+is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
+compared over another way, such as a telephone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Literal, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from relay.cms import FURTHER_KEMS, der
+from relay.errors import BadStructure
+from relay.identity.checks import UNREADABLE, is_ascii_domain
+from relay.identity.peer import SPOKEN, BadDocument, PeerCertificates, check_consistent
+
+FORMAT = 1
+MAX_LENGTH = 3 * 2**20
+"""Octets of a peer document (3 MiB): a Classic McEliece public key of 1 MiB is there in base64 of base64."""
+_CONTEXT = b"qumail-relay peer document %d" % FORMAT
+
+
+def _domain(value: str) -> str:
+    if not is_ascii_domain(value):
+        raise ValueError("not a mail domain in lower case and A-labels")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return value
+
+
+def _unbase64(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("not base64 in a string")  # noqa: TRY004  # pydantic takes ValueError only
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not base64") from error
+
+
+def _certificate(value: object) -> x509.Certificate:
+    octets = _unbase64(value)
+    try:
+        serial = _serial_number(octets)
+        # Looked at before it is loaded: `cryptography` takes what is not positive, with a warning that nobody hears.
+        certificate = x509.load_der_x509_certificate(octets) if _is_positive(serial) else None
+    except (*UNREADABLE, BadStructure, IndexError) as error:
+        raise ValueError("not an X.509 certificate in base64 DER") from error
+    if certificate is None:
+        raise ValueError("a certificate whose serial number is not positive (RFC 5280, 4.1.2.2)")
+    return certificate
+
+
+def _serial_number(certificate: bytes) -> bytes:
+    """The contents of the INTEGER, which stands behind the version, if there is one (RFC 5280, 4.1)."""
+    [contents] = der.children(certificate, 1)
+    to_be_signed = der.children(contents, 3)[0]
+    return bytes(der.children(to_be_signed, 10)[1 if to_be_signed[:1] == _VERSION else 0])
+
+
+def _is_positive(integer: bytes) -> bool:
+    return any(integer) and integer[0] < 0x80
+
+
+def _further_kem(value: str) -> str:
+    if value not in FURTHER_KEMS:
+        raise ValueError("not a KEM that is known here")
+    return value
+
+
+_VERSION = b"\xa0"
+_Text = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+_Octets = Annotated[bytes, BeforeValidator(_unbase64)]
+_Certificate = Annotated[x509.Certificate, BeforeValidator(_certificate)]
+_Levels = tuple[Literal["otp", "aes", "pqc", "rsa"], ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class _File(_Strict):
+    format: Literal[1]
+    document: _Octets
+    signature: _Octets
+
+
+class _Certificates(_Strict):
+    ca: _Certificate
+    signing: _Certificate
+    kem: _Certificate | None = None
+    rsa_encryption: _Certificate | None = None
+    rsa_signing: _Certificate | None = None
+
+
+class _Document(_Strict):
+    name: _Text
+    domains: Annotated[tuple[Annotated[str, AfterValidator(_domain)], ...], Field(min_length=1, max_length=1000)]
+    sae_id: _Text
+    kme_groups: Annotated[tuple[_Text, ...], Field(max_length=100)]
+    levels: Annotated[_Levels, Field(min_length=1, max_length=len(SPOKEN))]
+    serial: Annotated[int, Field(ge=1, lt=2**63)]
+    issued: AwareDatetime
+    certificates: _Certificates
+    kems: dict[Annotated[str, AfterValidator(_further_kem)], _Octets] = {}
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_document(raw: bytes) -> PeerCertificates:
+    """The content of a peer document that is whole and signed by the key it names.
+
+    Dates are not looked at, and whether that key is the peer's own is for the fingerprint. Raises BadDocument.
+    """
+    if len(raw) > MAX_LENGTH:
+        raise BadDocument(f"a peer document has at most {MAX_LENGTH} octets")
+    _check_format(raw)
+    file = _parsed(raw, _File)
+    content = _parsed(file.document, _Document)
+    certificates = content.certificates
+    peer = PeerCertificates(
+        name=content.name,
+        domains=content.domains,
+        sae_id=content.sae_id,
+        kme_groups=content.kme_groups,
+        levels=content.levels,
+        format=file.format,
+        serial=content.serial,
+        issued=content.issued,
+        ca=certificates.ca,
+        signing=certificates.signing,
+        kem=certificates.kem,
+        rsa_encryption=certificates.rsa_encryption,
+        rsa_signing=certificates.rsa_signing,
+        further_kems=content.kems,
+    )
+    check_consistent(peer)
+    _check_signature(certificates.signing, file)
+    return peer
+
+
+def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
+    """The peer document that says this, signed with the key of `peer.signing`. Raises BadDocument."""
+    check_consistent(peer)
+    certificates = {role.value: certificate for role, certificate in peer.certificates.items()}
+    inner: dict[str, object] = {
+        "name": peer.name,
+        "domains": peer.domains,
+        "sae_id": peer.sae_id,
+        "kme_groups": peer.kme_groups,
+        "levels": peer.levels,
+        "serial": peer.serial,
+        "issued": peer.issued.isoformat(),
+        "certificates": {
+            name: _base64(certificate.public_bytes(Encoding.DER))
+            for name, certificate in {"ca": peer.ca, **certificates}.items()
+        },
+    }
+    if peer.further_kems:
+        inner["kems"] = {name: _base64(public_key) for name, public_key in peer.further_kems.items()}
+    document = json.dumps(inner, ensure_ascii=False).encode()
+    file = {"format": FORMAT, "document": _base64(document), "signature": _base64(key.sign(document, _CONTEXT))}
+    raw = json.dumps(file, indent=2).encode() + b"\n"
+    if read_document(raw) != peer:
+        raise BadDocument("the document does not read back as it was written")
+    return raw
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii")
+
+
+def _check_format(raw: bytes) -> None:
+    """Says of a document of another format that it is one; everything else is for the strict models."""
+    found = _json(raw)
+    number = found.get("format") if isinstance(found, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise BadDocument("not a peer document (no format number)")
+    if number != FORMAT:
+        raise BadDocument(f"format {str(number)[:20]}; this version of QuMail Relay knows format {FORMAT} only")
+
+
+def _check_signature(certificate: x509.Certificate, file: _File) -> None:
+    key = certificate.public_key()
+    try:
+        if not isinstance(key, MLDSA87PublicKey):
+            raise BadDocument("the signing key is not one of ML-DSA-87")
+        key.verify(file.signature, file.document, _CONTEXT)
+    except InvalidSignature as error:
+        raise BadDocument("the signature is not that of its signing key: the document was changed") from error
+
+
+def _parsed(raw: bytes, model: type[_Model]) -> _Model:
+    _json(raw)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(ascii(str(part)[:80])[1:-1] for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        raise BadDocument(f"not a peer document: {where + ': ' if where else ''}{message}") from error
+
+
+def _json(raw: bytes) -> object:
+    """JSON in UTF-8 without a name given twice, which readers would understand differently."""
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument("not a peer document: not JSON in UTF-8") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadDocument("not a peer document: a name is given twice")
+    return found

@@ -1,0 +1,113 @@
+"""What `qumail-relay check` says of this site's identity and of the pinned peers, and which certificates end soon.
+One entry a thing that was looked at; nothing is changed; warned of 30, 7 and 1 days before the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from cryptography import x509
+
+from relay.config import Config, IdentityFiles
+from relay.errors import ConfigError
+from relay.identity import liboqs
+from relay.identity.checks import ascii_domain
+from relay.identity.export import RENEW
+from relay.identity.load import load_identity
+from relay.identity.pairs import Identity
+from relay.identity.peer import PeerCertificates
+from relay.identity.peers import common_groups, trusted_peers
+
+Finding = tuple[str, tuple[str, ...]]
+"""What was looked at, and what is wrong with it."""
+
+
+def identity_findings(config: Config, now: datetime) -> list[Finding]:
+    """The identity, then each pinned peer, each with its problems; nothing without [identity]. Raises nothing."""
+    if config.identity is None:
+        return []
+    return [_own(config, config.identity, now), *_peers(config, now)]
+
+
+def _own(config: Config, files: IdentityFiles, now: datetime) -> Finding:
+    what = "identity"
+    try:
+        identity = load_identity(files.directory, passphrase=files.passphrase, now=now)
+    except ConfigError as error:
+        return what, tuple(error.problems)
+    return what, (*_domains_missing(config, identity), *_ending(identity, {}, now), *_kems_not_here(identity))
+
+
+def _peers(config: Config, now: datetime) -> list[Finding]:
+    try:
+        peers = trusted_peers(config)
+    except ConfigError as error:
+        return [("peer documents", tuple(error.problems))]
+    return [
+        (f"peer document {name}", (*_no_group(config, peer), *_ending(None, {name: peer}, now)))
+        for name, peer in peers.items()
+    ]
+
+
+def _domains_missing(config: Config, identity: Identity) -> tuple[str, ...]:
+    missing = sorted(set(map(ascii_domain, config.site.domains)) - set(identity.domains))
+    return (f"the certificates do not name {', '.join(missing)}; {RENEW}",) if missing else ()
+
+
+def _kems_not_here(identity: Identity) -> tuple[str, ...]:
+    """Peers seal with the keys that we gave them, whether we can open or not."""
+    return tuple(cause for name in identity.offered_kems if (cause := liboqs.unavailable(name)))
+
+
+def _no_group(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
+    if peer.kme_groups and config.kmes and not common_groups(config, peer):
+        return (f"shares no KME group with us; it has {', '.join(peer.kme_groups)}",)
+    return ()
+
+
+def _ending(identity: Identity | None, peers: Mapping[str, PeerCertificates], now: datetime) -> tuple[str, ...]:
+    help_text = RENEW if identity is not None else "ask the peer for its new document"
+    return tuple(f"{expiry}; {help_text}" for expiry in expiring(identity, peers, now))
+
+
+WARN_DAYS = (30, 7, 1)
+"""Days before the end at which a warning is due."""
+
+
+class Expiry(NamedTuple):
+    """A certificate that ends within 30 days: whose and which, and whole days left (below 0: days since)."""
+
+    what: str
+    days: int
+
+    @property
+    def stage(self) -> int:
+        """The smallest of 30, 7 and 1 that it has come to, or 0 when it has ended: warn once at each."""
+        return min((days for days in WARN_DAYS if self.days <= days), default=0) if self.days >= 0 else 0
+
+    def __str__(self) -> str:
+        if self.days < 0:
+            return f"{self.what} has ended"
+        left = f"{self.days} days" if self.days > 1 else f"{24 * (self.days + 1)} hours or less"
+        return f"{self.what} ends in {left}"
+
+
+def expiring(identity: Identity | None, peers: Mapping[str, PeerCertificates], now: datetime) -> list[Expiry]:
+    """The certificates in use that end within 30 days of `now` (aware) or have ended, the most urgent first."""
+    certificates: dict[str, x509.Certificate] = {}
+    if identity is not None:
+        certificates["our CA certificate"] = identity.ca
+        certificates |= {f"our certificate for {role.label}": each for role, each in identity.certificates.items()}
+    for name, peer in peers.items():
+        certificates[f"the CA certificate of {name}"] = peer.ca
+        certificates |= {
+            f"the certificate of {name} for {role.label}": each for role, each in peer.certificates.items()
+        }
+    ending = [Expiry(what, _days_left(each, now)) for what, each in certificates.items()]
+    return sorted((each for each in ending if each.days <= max(WARN_DAYS)), key=lambda each: each.days)
+
+
+def _days_left(certificate: x509.Certificate, now: datetime) -> int:
+    return (certificate.not_valid_after_utc - now) // timedelta(days=1)

@@ -1,0 +1,180 @@
+"""Where each key, certificate and request of an identity lies in its directory.
+Standard: PEM (RFC 7468) of PKCS#8 (RFC 5958; ML-KEM and ML-DSA as seeds, RFC 9935, RFC 9881), X.509 and PKCS#10.
+
+The directory, of mode 0700, with files of mode 0600::
+
+    ca.pem  ca.key                 the site's CA; ca.key is needed to renew only, so it may be kept elsewhere
+    kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
+    signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
+    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (create.py)
+    kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
+    serial                         the serial number of the newest peer document
+
+ID is the first 16 hexadecimal digits of the key's identifier (SHA-1 of the public key, RFC 5280, 4.2.1.2). A key
+counts once its certificate is there, so that whatever is interrupted leaves the pairs before it in use. Of several
+pairs for one role the newest valid one is in use, and the older encryption keys still open.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from relay.errors import ConfigError
+from relay.identity import files
+from relay.identity.checks import MIN_RSA_BITS, UNREADABLE
+from relay.identity.issue import PublicKey
+from relay.identity.pairs import Key, PrivateKey, Role
+
+MIN_PASSPHRASE = 22
+"""Octets: 22 of base64 are 128 bits. The file holds a random key, not words, for PKCS#8 hardly slows guessing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """One key's files, which differ in their suffix only."""
+
+    directory: Path
+    name: str
+
+    @property
+    def key(self) -> Path:
+        return self.directory / f"{self.name}.key"
+
+    @property
+    def certificate(self) -> Path:
+        return self.directory / f"{self.name}.pem"
+
+    @property
+    def request(self) -> Path:
+        """The PKCS#10 request of a key that signs."""
+        return self.directory / f"{self.name}.csr"
+
+    @property
+    def public(self) -> Path:
+        """The public key of one that cannot sign a request."""
+        return self.directory / f"{self.name}.pub"
+
+    @property
+    def extensions(self) -> Path:
+        """What the certificate of such a public key has to say, for `openssl x509 -extfile`."""
+        return self.directory / f"{self.name}.cnf"
+
+
+def ca_stem(directory: Path) -> Stem:
+    """The files of the site's CA."""
+    return Stem(directory, "ca")
+
+
+def stem_of(directory: Path, role: Role, key: PublicKey) -> Stem:
+    """Where the files of this key belong."""
+    return Stem(directory, f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}")
+
+
+def stems(directory: Path, role: Role) -> list[Stem]:
+    """All keys of one role, with or without a certificate."""
+    return [Stem(directory, path.stem) for path in sorted(directory.glob(f"{role}.*.key"))]
+
+
+def read_passphrase(path: Path | None) -> bytes | None:
+    """The first line of the passphrase file; None without a file. Raises ConfigError."""
+    if path is None:
+        return None
+    line = files.read_secret(path).partition(b"\n")[0].strip()
+    if len(line) < MIN_PASSPHRASE:
+        raise ConfigError(f"{path}: a passphrase of {len(line)} octets is too short: openssl rand -base64 32 makes one")
+    return line
+
+
+def make_passphrase(path: Path, directory: Path) -> bool:
+    """Writes 256 random bits in base64 to `path`, for whoever owns the identity's `directory`, if both are new.
+
+    Gives whether it did: a missing passphrase of keys that exist is not replaced. Raises ConfigError.
+    """
+    with files.changing(directory):
+        if path.exists() or any(directory.glob("*.key")):
+            return False
+        files.write(path, base64.b64encode(os.urandom(32)) + b"\n", owner_of=directory)
+        return True
+
+
+def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:
+    """The private key in a file that only we can read. Raises ConfigError, which never shows its content."""
+    content = files.read_secret(path)
+    encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in content
+    if encrypted and passphrase is None:
+        raise ConfigError(f"{path}: encrypted, but no passphrase is set ([identity] passphrase)")
+    try:
+        # That its factors are prime was seen to when the key was made; as_rsa sees that nothing changed since.
+        key = load_pem_private_key(content, passphrase if encrypted else None, unsafe_skip_rsa_key_validation=True)
+        return narrow(key)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, InternalError) as error:
+        wrong = "the passphrase is another one, or the file is damaged" if encrypted else "not a key for this role"
+        raise ConfigError(f"{path}: {wrong}; expected PKCS#8 in PEM (ML-KEM and ML-DSA in the seed form)") from error
+
+
+def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
+    """PKCS#8 in PEM, encrypted (PBES2, AES-256-CBC) where there is a passphrase. Raises ConfigError."""
+    encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    files.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """The one certificate in a PEM file that nobody else can write. Raises ConfigError."""
+    try:
+        [certificate] = x509.load_pem_x509_certificates(files.read_public(path))
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: not one X.509 certificate in PEM") from error
+    return certificate
+
+
+def write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    """The certificate in PEM. Raises ConfigError."""
+    files.write(path, certificate.public_bytes(Encoding.PEM))
+
+
+def as_kem(key: object) -> MLKEM1024PrivateKey:
+    """The key itself where it is one of ML-KEM-1024; raises TypeError."""
+    if not isinstance(key, MLKEM1024PrivateKey):
+        raise TypeError("not an ML-KEM-1024 key")
+    return key
+
+
+def as_signing(key: object) -> MLDSA87PrivateKey:
+    """The key itself where it is one of ML-DSA-87; raises TypeError."""
+    if not isinstance(key, MLDSA87PrivateKey):
+        raise TypeError("not an ML-DSA-87 key")
+    return key
+
+
+def as_rsa(key: object) -> RSAPrivateKey:
+    """The key itself where it is an RSA key of 4096 bits or more whose parts belong together.
+
+    A signature shows that they do (FIPS 140-3, pair-wise consistency): testing the factors again would take half a
+    second for each key. Raises TypeError, ValueError, InvalidSignature and
+    InternalError.
+    """
+    if not isinstance(key, RSAPrivateKey) or key.key_size < MIN_RSA_BITS:
+        raise TypeError("not an RSA key of 4096 bits or more")
+    message = b"pair-wise consistency"
+    signature = key.sign(message, PKCS1v15(), SHA256())
+    key.public_key().verify(signature, message, PKCS1v15(), SHA256())
+    return key

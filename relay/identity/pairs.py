@@ -1,0 +1,147 @@
+"""The four key pairs of a site and what each is for: two to encrypt for it, two with which it signs; and further KEMs.
+Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bits and more), RFC 5280 certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from relay.identity.further import FurtherKEMPair
+
+PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey
+Key = TypeVar("Key", bound=PrivateKey)
+
+
+class Role(StrEnum):
+    """What a key pair is for; the value names it in files and in peer documents."""
+
+    KEM = "kem"
+    SIGNING = "signing"
+    RSA_ENCRYPTION = "rsa_encryption"
+    RSA_SIGNING = "rsa_signing"
+
+    @property
+    def label(self) -> str:
+        return _LABELS[self]
+
+    @property
+    def signs(self) -> bool:
+        """Whether the pair signs messages; the others decrypt them."""
+        return self in (Role.SIGNING, Role.RSA_SIGNING)
+
+
+_LABELS = {
+    Role.KEM: "ML-KEM-1024 encryption",
+    Role.SIGNING: "ML-DSA-87 signing",
+    Role.RSA_ENCRYPTION: "RSA-4096 encryption",
+    Role.RSA_SIGNING: "RSA-4096 signing",
+}
+
+
+@dataclass(frozen=True)
+class KeyPair(Generic[Key]):
+    """A private key and the certificate of its public key."""
+
+    private_key: Key = field(repr=False)
+    certificate: x509.Certificate
+
+    @property
+    def ski(self) -> bytes:
+        """The certificate's SubjectKeyIdentifier, 20 octets (RFC 5280, 4.2.1.2): how CMS names a recipient."""
+        return subject_key_identifier(self.certificate)
+
+
+KEMKeyPair = KeyPair[MLKEM1024PrivateKey]
+SigningKeyPair = KeyPair[MLDSA87PrivateKey]
+RSAKeyPair = KeyPair[RSAPrivateKey]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """This site's key pairs, and older ones that can still open what was sealed before a renewal.
+
+    `domains` are those that the ML-DSA certificate names; `ca` issued all four certificates that are in use.
+    `further_kems` has the pairs of further KEMs, the newest first.
+    """
+
+    ca: x509.Certificate
+    domains: tuple[str, ...]
+    kem: KEMKeyPair
+    signing: SigningKeyPair
+    rsa_encryption: RSAKeyPair
+    rsa_signing: RSAKeyPair
+    older_kem: tuple[KEMKeyPair, ...] = ()
+    older_rsa_encryption: tuple[RSAKeyPair, ...] = ()
+    further_kems: tuple[FurtherKEMPair, ...] = ()
+
+    def further_kem(self, name: str, identifier: bytes) -> FurtherKEMPair | None:
+        """The pair of this KEM, in use or older, that a message names; None where there is none."""
+        named = (pair for pair in self.further_kems if (pair.name, pair.identifier) == (name, identifier))
+        return next(named, None)
+
+    @property
+    def offered_kems(self) -> dict[str, bytes]:
+        """The public key of each further KEM that peers get: the newest."""
+        return {pair.name: pair.public_key for pair in reversed(self.further_kems)}
+
+    @property
+    def fingerprint(self) -> str:
+        """What peers compare over the telephone when they import our document."""
+        return fingerprint(self.ca, self.signing.certificate)
+
+    @property
+    def older(self) -> tuple[KEMKeyPair | RSAKeyPair, ...]:
+        """All encryption pairs kept for opening only."""
+        return (*self.older_kem, *self.older_rsa_encryption)
+
+    @property
+    def certificates(self) -> dict[Role, x509.Certificate]:
+        """The four certificates in use."""
+        return {
+            Role.KEM: self.kem.certificate,
+            Role.SIGNING: self.signing.certificate,
+            Role.RSA_ENCRYPTION: self.rsa_encryption.certificate,
+            Role.RSA_SIGNING: self.rsa_signing.certificate,
+        }
+
+
+def subject_key_identifier(certificate: x509.Certificate) -> bytes:
+    """The octets of a certificate's SubjectKeyIdentifier; raises x509.ExtensionNotFound."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
+_CONTEXT = b"qumail-relay peer fingerprint 1\0"
+_GROUP = 4
+"""Hexadecimal digits read out in one breath."""
+
+
+def fingerprint(ca: x509.Certificate, signing: x509.Certificate) -> str:
+    """16 groups of 4 hexadecimal digits; the same as long as both keys are, whatever certificates are renewed.
+
+    The hash covers a context string and the two keys, each of which is DER and so says where it ends.
+    """
+    digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing)).hexdigest().upper()
+    return " ".join(digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+
+
+def same_fingerprint(first: str, second: str) -> bool:
+    """Whether both are the same digits, however they are grouped."""
+    return _digits(first) == _digits(second)
+
+
+def public_key(certificate: x509.Certificate) -> bytes:
+    """The DER of a certificate's SubjectPublicKeyInfo."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _digits(text: str) -> str:
+    return "".join(text.replace(":", "").replace("-", "").split()).upper()

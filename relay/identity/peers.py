@@ -1,0 +1,258 @@
+"""The pinned peers: one document a peer in a directory, and what a new document may change.
+Trust on first use after a comparison of fingerprints, then as strict as OpenSSH's known_hosts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+
+from relay.config import Config, IdentityFiles, Peer
+from relay.errors import ConfigError
+from relay.identity import files
+from relay.identity.checks import UNREADABLE, ascii_domain, valid_now
+from relay.identity.document import read_document
+from relay.identity.further import public_keys_in
+from relay.identity.layout import read_certificate
+from relay.identity.pairs import Role, public_key, subject_key_identifier
+from relay.identity.peer import ChangedKey, PeerCertificates, PinRefused, Rollback
+
+_SUFFIX = ".json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Change = Literal["new", "same", "newer", "replaced"]
+"""What importing does: pins a new peer, nothing, updates one, or (--replace only) goes back or changes its keys."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """A document that may be pinned, as `peer.name`; what the site calls itself, what was pinned, what changes."""
+
+    peer: PeerCertificates
+    site: str
+    before: PeerCertificates | None
+    change: Change
+
+
+def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
+    """All pinned peers by name; none where the directory is missing.
+
+    Certificates that expired since are no error here. Raises ConfigError with a line for each file at fault.
+    """
+    if not directory.exists():
+        return {}
+    files.check_directory(directory)
+    peers, faults = {}, []
+    for path in sorted(directory.glob("*" + _SUFFIX)):
+        try:
+            peers[path.stem] = dataclasses.replace(read_document(files.read_public(path)), name=path.stem)
+        except ConfigError as error:
+            faults += [f"{path}: {text.removeprefix(f'{path}: ')}" for text in error.problems]
+    if faults:
+        raise ConfigError(faults)
+    return peers
+
+
+def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
+    """The pinned peers of a configuration; none without [identity].
+
+    Raises ConfigError, also where one contradicts relay.toml or another one: then nobody can say whose mail
+    that is.
+    """
+    if config.identity is None:
+        return {}
+    peers = load_peer_documents(config.identity.peers_directory)
+    owned = owners_of_names(config.identity.directory, peers.values())
+    faults = [
+        f"{_file(config.identity.peers_directory, name)}: {text}"
+        for name, peer in peers.items()
+        for text in (*_contradictions(config, peers, name, peer), *names_of_others(peer, owned))
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return peers
+
+
+def examine(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
+    """What importing this document under `name` (its own by default) would do; changes nothing.
+
+    Raises BadDocument, Rollback, ChangedKey, or PinRefused for everything else that speaks against it.
+    """
+    document = read_document(raw)
+    name = document.name if name is None else name
+    peer = dataclasses.replace(document, name=name)
+    if not _NAME.fullmatch(name):
+        raise PinRefused(
+            f"{name[:80]!r} cannot be a peer's name here: choose one of letters, digits, '.', '_', '-' (--name)"
+        )
+    for what, certificate in (("ca", peer.ca), *peer.certificates.items()):
+        if not valid_now(certificate, now):
+            dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+            raise PinRefused(f"certificate {what}: valid from {dates}, so not now")
+    pinned = load_peer_documents(_peers_directory(config))
+    owned = owners_of_names(_files(config).directory, pinned.values())
+    if faults := [*_contradictions(config, pinned, name, peer), *names_of_others(peer, owned)]:
+        raise PinRefused(faults)
+    before = pinned.get(name)
+    return Import(peer, document.name, before, _change(before, peer, replace=replace))
+
+
+def pin(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
+    """Examines the document again and pins it. Raises what `examine` raises, and ConfigError."""
+    directory = _peers_directory(config)
+    with files.changing(directory):
+        found = examine(config, raw, name=name, replace=replace, now=now)
+        if found.change != "same":
+            files.write(_file(directory, found.peer.name), raw)
+    return found
+
+
+def common_groups(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
+    """The KME groups that both sites have; without one only pqc and rsa are possible."""
+    ours = {kme.group for kme in config.kmes.values()}
+    return tuple(group for group in peer.kme_groups if group in ours)
+
+
+def _contradictions(
+    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
+) -> list[str]:
+    """Why the document of the peer `name` cannot be true beside relay.toml and the other pinned documents."""
+    return [*_of_table(config, name, peer), *_of_others(config, pinned, name, peer)]
+
+
+def _of_table(config: Config, name: str, peer: PeerCertificates) -> Iterator[str]:
+    table = config.peers.get(name)
+    if table is None:
+        return
+    if table.sae_id != peer.sae_id:
+        yield f"the document says SAE {peer.sae_id!r}, [peers.{name}] says {table.sae_id!r}"
+    if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
+        known = ", ".join(peer.kme_groups) or "none"
+        yield f"[peers.{name}] says KME group {table.kme_groups[0]!r}, the document says {known}"
+    if missing := {ascii_domain(domain) for domain in table.domains} - set(peer.domains):
+        yield f"[peers.{name}] has the domain {min(missing)}, which is not in the document"
+
+
+def _of_others(
+    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
+) -> Iterator[str]:
+    domains = {ascii_domain(domain): "this site" for domain in config.site.domains}
+    saes = {config.site.sae_id: "this site"}
+    others: dict[str, Peer | PeerCertificates] = {**config.peers, **pinned}
+    for other, known in others.items():
+        if other != name:
+            domains |= {ascii_domain(domain): f"peer {other}" for domain in known.domains}
+            saes[known.sae_id] = f"peer {other}"
+    for domain in peer.domains:
+        if owner := domains.get(domain):
+            yield f"the domain {domain} already belongs to {owner}"
+    if owner := saes.get(peer.sae_id):
+        yield f"the SAE {peer.sae_id!r} already belongs to {owner}"
+
+
+def _change(before: PeerCertificates | None, peer: PeerCertificates, *, replace: bool) -> Change:
+    if before is None:
+        return "new"
+    if before == peer:
+        return "same"
+    if replace:
+        return "newer" if _follows(before, peer) else "replaced"
+    if before.pinned_keys != peer.pinned_keys:
+        raise ChangedKey(
+            f"its CA or signing key is another one than that pinned for {before.name} ({before.fingerprint}): "
+            "ask the peer over the telephone, and use --replace only if it changed its keys"
+        )
+    if peer.serial <= before.serial:
+        raise Rollback(
+            f"serial number {peer.serial} of {peer.issued:%Y-%m-%d} is not newer than the pinned {before.serial} of "
+            f"{before.issued:%Y-%m-%d}: ask the peer for its newest document (--replace imports this one all the same)"
+        )
+    return "newer"
+
+
+def _follows(before: PeerCertificates, peer: PeerCertificates) -> bool:
+    return before.pinned_keys == peer.pinned_keys and peer.serial > before.serial
+
+
+def _peers_directory(config: Config) -> Path:
+    return _files(config).peers_directory
+
+
+def _files(config: Config) -> IdentityFiles:
+    if config.identity is None:
+        raise ConfigError("relay.toml has no [identity] table, which says where keys and peers' documents are kept")
+    return config.identity
+
+
+def _file(directory: Path, name: str) -> Path:
+    return directory / (name + _SUFFIX)
+
+
+Name = tuple[str, bytes]
+"""What a certificate or key can be told by: the kind in words, and octets that nobody else may have."""
+Owners = dict[Name, list[str]]
+"""Who has each name, in words."""
+
+
+def owners_of_names(directory: Path, peers: Iterable[PeerCertificates]) -> Owners:
+    """Whose each name is: this site's, whose identity lies in `directory` if it has one, and these peers'.
+
+    Raises ConfigError where a certificate of ours cannot be read.
+    """
+    found: Owners = {name: ["this site"] for name in _ours(directory)}
+    for peer in peers:
+        for _, name in _names(peer):
+            found.setdefault(name, []).append(_in_words(peer))
+    return found
+
+
+def names_of_others(peer: PeerCertificates, owned: Owners) -> Iterator[str]:
+    """What of this peer belongs to somebody else: a line for each certificate and key at fault."""
+    faulty = set()
+    for what, name in _names(peer):
+        others = [owner for owner in owned.get(name, []) if owner != _in_words(peer)]
+        if others and what not in faulty:
+            faulty.add(what)
+            yield f"{what}: its {name[0]} already belongs to {others[0]}"
+
+
+def _in_words(peer: PeerCertificates) -> str:
+    return f"peer {peer.name}"
+
+
+def _names(peer: PeerCertificates) -> Iterator[tuple[str, Name]]:
+    """Each certificate and each key of a further KEM in words, with its names."""
+    for role, certificate in peer.certificates.items():
+        for name in _certificate_names(certificate):
+            yield f"certificate {role}", name
+    for kem, key in peer.further_kems.items():
+        yield f"KEM {kem}", _kem_name(key)
+
+
+def _ours(directory: Path) -> Iterator[Name]:
+    """Older pairs, which still open, included; private keys are not needed."""
+    for role in Role:
+        for path in sorted(directory.glob(f"{role}.*.pem")):
+            try:
+                yield from _certificate_names(read_certificate(path))
+            except UNREADABLE as error:
+                raise ConfigError(f"{path}: not a certificate that names a recipient or signer") from error
+    yield from map(_kem_name, public_keys_in(directory))
+
+
+def _certificate_names(certificate: x509.Certificate) -> Iterator[Name]:
+    yield "public key", public_key(certificate)
+    yield "subjectKeyIdentifier", subject_key_identifier(certificate)
+    issuer, serial = certificate.issuer.public_bytes(), certificate.serial_number
+    yield "pair of issuer and serial number", issuer + b"%d" % serial
+
+
+def _kem_name(key: bytes) -> Name:
+    return "public key", key

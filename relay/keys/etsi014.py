@@ -1,0 +1,253 @@
+"""The optimized KM client: one KME, asked over pooled connections with retries, time limits and a breaker.
+Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never so that a key is doubted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.keys.client import KMEClient
+from relay.keys.events import Events
+from relay.keys.faults import Call, KeysMissing, RepliedNotFound
+from relay.keys.http import HTTPRequest
+from relay.keys.replies import (
+    USUAL_KEY_BITS,
+    KeyStatus,
+    count_of_keys,
+    json_body,
+    key_IDs_in_error,
+    keys_asked_for,
+    keys_from_container,
+    status_from_reply,
+)
+from relay.keys.types import Key
+
+log = Events(__name__)
+
+
+class OptimizedKMClient(KMEClient):
+    """A client of one KME, for one SAE of ours (the one that the client certificate names).
+
+    Every request is sent once and counted; what is tried again is a new request. Keys that may have been
+    spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
+    """
+
+    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+        """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
+
+        `patient` False means one try only. Raises KeyUnavailable.
+        """
+        request = self._request("GET", str(slave_sae_id), Call.STATUS)
+        return await self._calls.ask(Call.STATUS, request, self._read_status, patient=patient)
+
+    async def request_enc_keys(
+        self,
+        slave_sae_id: int | str,
+        number: int = 1,
+        size: int = 256,
+        *,
+        additional_slave_SAE_IDs: Sequence[str] = (),
+        extension_mandatory: Sequence[dict[str, Any]] = (),
+        extension_optional: Sequence[dict[str, Any]] = (),
+        patient: bool = True,
+    ) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
+
+        `patient` False means one try only. One such request at a time goes out for each slave SAE, since some
+        KMEs drop the first one's keys when a second comes. Raises KMEExhausted or another KeyUnavailable.
+        """
+        if number < 1 or size < 8 or size % 8:
+            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
+        sae = str(slave_sae_id)
+        options = {
+            "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
+            "extension_mandatory": list(extension_mandatory),
+            "extension_optional": list(extension_optional),
+        }
+        request = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
+
+        def read(body: bytes) -> list[Key]:
+            try:
+                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size)
+            except KMEBadReply as error:
+                came = count_of_keys(body)
+                self._burn(sae, number if came is None else came, "reply not believed")
+                raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
+            if not keys:
+                raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
+            return keys
+
+        def unanswered() -> bool:
+            self._burn(sae, number, "no answer")
+            return self._burn_budget.allows(number)
+
+        async def short() -> bool:
+            try:
+                status = await self.check_key_status(sae, patient=False)
+            except KeyUnavailable:
+                return False
+            return status.stored_bits is not None and status.stored_bits < number * size
+
+        async with self._drawing.setdefault(sae, asyncio.Lock()):
+            return await self._calls.ask(
+                Call.ENC_KEYS,
+                request,
+                read,
+                patient=patient,
+                unanswered=unanswered,
+                status=lambda: self.check_key_status(sae, patient=False),
+                short=short,
+            )
+
+    async def request_dec_keys(
+        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+    ) -> list[Key]:
+        """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
+
+        The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those
+        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
+        TypeError where `key_IDs` is a string.
+        """
+        wanted = self._several(key_IDs)
+        if not wanted:
+            return []
+        if self.quirks.method == "GET":
+            return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
+        ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
+        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids}, key_IDs=wanted)
+        found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
+        return self._in_order(key_IDs, found)
+
+    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+        """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
+
+        Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
+        that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
+        """
+        sae, own = str(slave_sae_id), str(own_sae_id)
+        status = await self.check_key_status(sae, patient=False)
+        if not status.max_SAE_ID_count:
+            return None
+        size = status.key_size or USUAL_KEY_BITS
+        try:
+            drawn = [await self._trial_key(sae, own, size) for _ in range(2)]
+        except KMEMisconfigured:
+            return None
+        # The later one first: where that has come, it is not lag that keeps the earlier one away.
+        for key, answer in ((drawn[1], None), (drawn[0], False)):
+            try:
+                await self._fetch_trial(own, key.key_ID)
+            except (KeyNotFound, KMEMisconfigured):
+                return answer
+        return True
+
+    async def _trial_key(self, sae: str, own: str, size: int) -> Key:
+        """A key that is never used for anything."""
+        [key] = await OptimizedKMClient.request_enc_keys(
+            self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
+        )
+        self._accounts.issued_and_burnt(sae, 1, "trial")
+        return key
+
+    async def _fetch_trial(self, own: str, key_ID: str) -> None:
+        """Fetches a key that nobody needs: a request without key_IDs of its own, so that no spool keeps the reply."""
+        if self.quirks.method == "GET":
+            request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
+        else:
+            asked = {"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID}
+            request = self._request("POST", own, Call.DEC_KEYS, json={"key_IDs": [asked]})
+        if not await self._dec_keys(own, request, [key_ID], False):
+            raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
+
+    async def _dec_keys(
+        self, master_sae: str, request: HTTPRequest, wanted: Sequence[str], patient: bool
+    ) -> dict[str, Key]:
+        def read(body: bytes) -> dict[str, Key]:
+            found, refused = keys_asked_for(json_body(self.name, body), wanted)
+            if refused:
+                log.error("kme_gave_other_keys", kme=self.name, master_sae=master_sae, number=refused)
+                if not found:
+                    raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
+            return found
+
+        try:
+            return await self._calls.ask(
+                Call.DEC_KEYS,
+                request,
+                read,
+                patient=patient,
+                status=lambda: self.check_key_status(master_sae, patient=False),
+            )
+        except RepliedNotFound as error:
+            named = key_IDs_in_error(error.body, wanted)
+            raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
+
+    async def _dec_keys_one_by_one(self, master_sae: str, key_IDs: Sequence[str], patient: bool) -> list[Key]:
+        """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
+
+        async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
+            query = (("key_ID", key_ID),)
+            request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
+            try:
+                return await self._dec_keys(master_sae, request, [key_ID], patient)
+            except KeyUnavailable as error:
+                return error
+
+        answers = await asyncio.gather(*(one(key_ID) for key_ID in dict.fromkeys(key_IDs)))
+        found: dict[str, Key] = {}
+        trouble: KeyUnavailable | None = None
+        for answer in answers:
+            if isinstance(answer, dict):
+                found |= answer
+            elif not isinstance(answer, KeyNotFound):
+                trouble = answer
+        if trouble is not None and not found:
+            raise trouble
+        return self._in_order(key_IDs, found)
+
+    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
+        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
+            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
+            raise KeysMissing(text, list(found.values()), missing)
+        return [found[key_ID] for key_ID in key_IDs]
+
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
+        """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
+        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
+        content = {"number": number, **sizes}
+        if self.quirks.method == "GET" and not options:
+            query = tuple((name, str(value)) for name, value in content.items())
+            return self._request("GET", sae, Call.ENC_KEYS, query=query)
+        return self._request("POST", sae, Call.ENC_KEYS, json=content | options)
+
+    def _request(
+        self,
+        method: str,
+        sae: str,
+        call: Call,
+        *,
+        query: tuple[tuple[str, str], ...] = (),
+        json: dict[str, Any] | None = None,
+        key_IDs: Sequence[str] = (),
+    ) -> HTTPRequest:
+        return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
+
+    def _read_status(self, body: bytes) -> KeyStatus:
+        status = status_from_reply(json_body(self.name, body))
+        return replace(
+            status,
+            max_key_per_request=_least(status.max_key_per_request, self.quirks.max_key_per_request),
+            max_key_size=_least(status.max_key_size, self.quirks.max_key_size),
+        )
+
+    def _is_number(self, key_ID: str) -> bool:
+        return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit), default=None)

@@ -1,0 +1,386 @@
+"""dec_keys in bulk: the keys of several messages go out together, and each key is kept before use.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4. One unknown key_ID does not cost the others; one fetch serves all who wait.
+
+A call belongs to the fetcher, not to who asked: when they give up, the keys that come are kept all the same.
+
+Anybody can send mail that names keys which do not exist. What that costs a KME is bounded, in calls for one message:
+
+- at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
+- where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
+- when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
+  Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
+
+The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
+of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
+from relay.keys.client import KMEClient
+from relay.keys.events import Events
+from relay.keys.faults import KeysMissing, KMERefusedRequest
+from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Batch, Outcome, PendingFetch, PendingFetches
+from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
+
+log = Events(__name__)
+
+CLOSING_GRACE_S = 3.0
+"""How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
+
+CALLS_AT_ONCE: Final = 6
+"""Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
+
+AGAIN_EVERY_S = 0.1
+"""Keys that did not come before are asked for in one call after the other, and no more often than this."""
+
+AGAIN_TOGETHER = 32
+"""Messages in such a call, where the KME names the keys that it does not know."""
+
+MOST_AGAIN = 10
+"""So many messages wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the master that has
+most of them is not asked for this time."""
+
+ALONE_FOR_S = 10.0
+"""So long each has a call of its own after two for several failed without a word on which keys it was for."""
+
+LIMIT_BELIEVED_FOR_S = 600.0
+"""A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
+
+
+class Fetcher:
+    """Fetches keys from one KME. `keep` (None: nothing) is awaited before anybody gets a key."""
+
+    def __init__(
+        self,
+        client: KMEClient,
+        *,
+        limit: Callable[[str], Awaitable[int | None]],
+        gather: bool = True,
+        window: float = 0.005,
+        keep: KeepKeys | None = None,
+        count: Callable[[str, int], None] = lambda _outcome, _number: None,
+        timing: Timing = REAL_TIME,
+    ) -> None:
+        """`limit` gives the most key_IDs that one call for a master SAE may have, None where that is unknown.
+
+        `gather` False sends each key_ID alone. `window` is how many seconds a call waits for company.
+        """
+        self.client = client
+        self.keep = keep
+        self.ready: Callable[[], Awaitable[None]] | None = None
+        """Awaited before each call; raises StoreUnavailable while keys could not be kept."""
+        self._limit = limit
+        self._gather = gather
+        self._window = window
+        self._calls_at_once = CALLS_AT_ONCE if gather else 8
+        self._count = count
+        self._timing = timing
+        self._masters: dict[str, PendingFetches] = {}
+        self._again: deque[tuple[PendingFetches, PendingFetch]] = deque()
+        self._again_from = self._again_alone_until = float("-inf")
+        self._again_unnamed = 0
+        self._asking: set[asyncio.Task[None]] = set()
+        self._asking_again: asyncio.Task[None] | None = None
+        self._unkept: dict[tuple[str, str], Key] = {}
+        self._closed = False
+        self.calls = 0
+        """Calls made so far."""
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int = 0) -> dict[str, Outcome]:
+        """What became of the keys of one message, after one round of asking; never raises for one of them.
+
+        Once one of them is not known, the rest is not asked for: it counts as not known as well. `tries` is how
+        often they were asked for before and did not come.
+        """
+        outcomes = await self._keep_again(master_sae, key_IDs)
+        if wanted := tuple(dict.fromkeys(key_ID for key_ID in key_IDs if key_ID not in outcomes)):
+            fetch = self._pending_fetch(master_sae, wanted, tries)
+            self._send_calls()
+            await asyncio.wait([fetch.over])
+            outcomes |= fetch.found
+        return outcomes
+
+    async def close(self) -> None:
+        """Lets calls under way end, for a moment; then ends them, and answers all who wait."""
+        self._closed = True
+        calls = [*self._asking, *([self._asking_again] if self._asking_again else [])]
+        if calls:
+            await asyncio.wait(calls, timeout=CLOSING_GRACE_S)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        for master in self._masters.values():
+            self._conclude_all(master, list(master.by_key_IDs.values()), self._stopped())
+        for master_sae in {master_sae for master_sae, _ in self._unkept}:
+            await self._keep_again(master_sae, [key_ID for master, key_ID in self._unkept if master == master_sae])
+        self._masters.clear()
+
+    def _pending_fetch(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> PendingFetch:
+        """The one that others already wait for, or a new one."""
+        master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
+        if fetch := master.by_key_IDs.get(key_IDs):
+            return fetch
+        fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, self._first_part(tries))
+        if self._closed:
+            master.conclude(fetch, self._stopped())
+        elif tries:
+            self._again.append((master, fetch))
+            self._leave_some_out()
+        else:
+            master.queue.append(fetch)
+        return fetch
+
+    def _first_part(self, tries: int) -> int:
+        """How many of a message's keys are asked for before it is known that there are any."""
+        return 1 if tries or not self._gather or self.client.one_by_one else MOST_PER_CALL
+
+    @property
+    def _again_together(self) -> int:
+        """How many messages whose keys did not come before share a call now."""
+        alone = not self._gather or self.client.one_by_one or self._timing.clock() < self._again_alone_until
+        return 1 if alone else AGAIN_TOGETHER
+
+    def _leave_some_out(self) -> None:
+        while len(self._again) > max(MOST_AGAIN, self._again_together):
+            self._leave_one_out()
+
+    def _leave_one_out(self) -> None:
+        masters = Counter(master.master_sae for master, _ in self._again)
+        [(most, _)] = masters.most_common(1)
+        positions = [position for position, (master, _) in enumerate(self._again) if master.master_sae == most]
+        position = positions[int(self._timing.chance() * len(positions)) % len(positions)]
+        master, fetch = self._again[position]
+        del self._again[position]
+        master.conclude(fetch, None)
+
+    # Whose turn it is
+
+    def _send_calls(self) -> None:
+        if self._closed:
+            return
+        if len(self._asking) < self._calls_at_once and any(master.ready for master in self._masters.values()):
+            call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
+            self._asking.add(call)
+            call.add_done_callback(self._ended)
+        if self._again and self._asking_again is None:
+            self._asking_again = asyncio.create_task(self._ask_again_in_turn(), name="fetch keys again")
+            self._asking_again.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._asking.discard(call)
+        if call is self._asking_again:
+            self._asking_again = None
+        if not call.cancelled() and (error := call.exception()):
+            log.error("fetch_failed", kme=self.client.name, exc_info=error)
+        self._send_calls()
+
+    async def _ask_in_turn(self) -> None:
+        """Calls, one after the other, the masters in turn, until nobody waits."""
+        while not self._closed and (master := self._next_master()):
+            most = await self._most(master)
+            if master.most_until <= self._timing.clock():
+                master.most = MOST_PER_CALL
+            if self._gather:
+                await self._timing.sleep(self._window)
+            if batches := master.take(most):
+                self._send_calls()
+                await self._ask(master, batches)
+
+    async def _ask_again_in_turn(self) -> None:
+        """Calls for the first keys of messages whose keys did not come before, one after the other."""
+        while not self._closed and self._again:
+            if (wait := self._again_from - self._timing.clock()) > 0:
+                await self._timing.sleep(wait)
+            if not self._again:
+                return
+            master, batches = self._take_again()
+            if batches:
+                await self._ask(master, batches, again=True)
+                self._again_from = self._timing.clock() + AGAIN_EVERY_S
+
+    def _take_again(self) -> tuple[PendingFetches, list[Batch]]:
+        """What goes into the next such call: the first keys of those who wait longest, of one master."""
+        master, most = self._again[0][0], self._again_together
+        batches: list[Batch] = []
+        others: deque[tuple[PendingFetches, PendingFetch]] = deque()
+        while self._again and len(batches) < most:
+            each, fetch = self._again.popleft()
+            if each is not master:
+                others.append((each, fetch))
+            elif master.wait_for_others(fetch, 1):
+                master.queue.append(fetch)
+            else:
+                batch = fetch.take(1)
+                master.begin(batch)
+                batches.append((fetch, batch))
+        self._again.extendleft(reversed(others))
+        return master, batches
+
+    def _next_master(self) -> PendingFetches | None:
+        """One with work to do; it comes last from now on."""
+        master = next((master for master in self._masters.values() if master.ready), None)
+        if master is not None:
+            self._masters[master.master_sae] = self._masters.pop(master.master_sae)
+        return master
+
+    async def _most(self, master: PendingFetches) -> int:
+        """How many key_IDs go into a call."""
+        try:
+            most = await self._limit(master.master_sae)
+        except Exception as error:
+            # Left waiting, they would have another call made at once, which may end like this one, for ever.
+            given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
+            self._conclude_all(master, list(master.queue), given_up)
+            raise
+        return (most or MOST_PER_CALL) if self._gather else 1
+
+    # One call
+
+    async def _ask(self, master: PendingFetches, batches: list[Batch], *, again: bool = False) -> None:
+        """One call, and what becomes of those that were asked for in it; `again`: they did not come before."""
+        key_IDs = list(dict.fromkeys(key_ID for _, batch in batches for key_ID in batch))
+        try:
+            if self.ready is not None:
+                await self.ready()
+            self.calls += 1
+            keys = await self.client.request_dec_keys(master.master_sae, key_IDs)
+            self._again_unnamed = 0 if again else self._again_unnamed
+            await self._deliver(master, batches, keys)
+            self._went_well(master, batches)
+        except KeysMissing as error:
+            await self._deliver(master, batches, error.found)
+            if error.certain:
+                self._without(master, batches, frozenset(error.missing), again=again)
+            elif again and len(batches) > 1:
+                self._unnamed(master, batches)
+            else:
+                self._spoilt(master, batches, refused=False)
+        except KMERefusedRequest:
+            if again and len(batches) > 1:
+                self._unnamed(master, batches)
+            else:
+                self._spoilt(master, batches, refused=True)
+        except StoreUnavailable as error:
+            log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
+            self._count("not_asked", len(key_IDs))
+            self._conclude_all(master, [fetch for fetch, _ in batches], error)
+        except KeyUnavailable as error:
+            self._conclude_all(master, [fetch for fetch, _ in batches], error)
+        except BaseException:
+            given_up = KMEUnreachable(f"{self.client.name}: the call was given up")
+            self._conclude_all(master, [fetch for fetch, _ in batches], given_up)
+            raise
+        finally:
+            master.end(key_IDs)
+            self._send_calls()
+
+    def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
+        """All came: whoever has further keys may ask for them, and the next call may have more company."""
+        master.together = min(MOST_TOGETHER, master.together + 1)
+        for fetch, batch in batches:
+            if fetch.over.done():
+                continue
+            if fetch.refused:
+                master.most, master.most_until = len(batch), self._timing.clock() + LIMIT_BELIEVED_FOR_S
+            # After a small part one whole one shows whether more of them may be asked for at the same time.
+            fetch.known, fetch.refused, fetch.most = fetch.most == MOST_PER_CALL, False, MOST_PER_CALL
+            if fetch.todo and fetch not in master.queue:
+                master.queue.append(fetch)
+
+    def _without(self, master: PendingFetches, batches: list[Batch], missing: frozenset[str], *, again: bool) -> None:
+        """The KME has said which it does not know: those messages must wait, the others are asked for again."""
+        lacking = [(fetch, batch) for fetch, batch in batches if not missing.isdisjoint(batch)]
+        self._not_found(master, lacking)
+        others = [(fetch, batch) for fetch, batch in batches if missing.isdisjoint(batch)]
+        if again:  # a KME may name one of them at a time, and the next call may be like this one
+            self._again_unnamed = 0
+            self._put_back_again(master, others)
+        else:
+            master.put_back(others)
+
+    def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
+        """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
+
+        Where the call had one message alone, its keys are not known; or there were too many of them for one call
+        (`refused`), which is believed when a smaller number is taken.
+        """
+        if len(batches) > 1:
+            master.together = max(1, len(batches) // CALLS_AT_ONCE)
+            master.put_back(batches)
+            return
+        [(fetch, batch)] = batches
+        if refused and len(batch) > 1:
+            fetch.most, fetch.refused = len(batch) // 2, True
+            master.put_back(batches)
+            return
+        self._not_found(master, batches)
+
+    def _unnamed(self, master: PendingFetches, batches: list[Batch]) -> None:
+        """The KME did not name the keys it lacks: when that was no accident, each message has a call of its own."""
+        self._again_unnamed += 1
+        if self._again_unnamed > 1:
+            self._again_unnamed = 0
+            self._again_alone_until = self._timing.clock() + ALONE_FOR_S
+        self._put_back_again(master, batches)
+
+    def _put_back_again(self, master: PendingFetches, batches: list[Batch]) -> None:
+        for fetch, batch in reversed(batches):
+            if not fetch.over.done():
+                fetch.give_back(batch)
+                self._again.appendleft((master, fetch))
+        self._leave_some_out()
+
+    def _not_found(self, master: PendingFetches, batches: Iterable[Batch]) -> None:
+        for fetch, batch in batches:
+            self._count("not_found", sum(key_ID not in fetch.found for key_ID in batch))
+            master.conclude(fetch, None)
+
+    async def _deliver(self, master: PendingFetches, batches: list[Batch], keys: Sequence[Key]) -> None:
+        """Keeps the keys, then gives them to all who wait for them."""
+        if not keys:
+            return
+        trouble = await self._kept(master.master_sae, keys)
+        master.receive(batches, {key.key_ID: trouble or key for key in keys})
+        if trouble is not None:
+            # No further key is taken from the KME while those that come cannot be stored.
+            self._conclude_all(master, [fetch for fetch, _ in batches], trouble)
+
+    def _conclude_all(self, master: PendingFetches, fetches: Iterable[PendingFetch], outcome: Outcome) -> None:
+        for fetch in fetches:
+            master.conclude(fetch, outcome)
+
+    def _stopped(self) -> KMEUnreachable:
+        return KMEUnreachable(f"{self.client.name}: the relay stops")
+
+    async def _kept(self, master_sae: str, keys: Sequence[Key]) -> StoreUnavailable | None:
+        """Stores the keys; those that cannot be stored now stay in memory until they can."""
+        names = [(master_sae, key.key_ID) for key in keys]
+        try:
+            if self.keep is not None:
+                await self.keep(master_sae, {key.key_ID: key.key for key in keys})
+        except StoreUnavailable as error:
+            self._unkept |= dict(zip(names, keys, strict=True))
+            self._count("not_stored", len(keys))
+            log.error("received_keys_not_stored", kme=self.client.name, number=len(keys), cause=str(error))
+            return error
+        except BaseException:
+            self._unkept |= dict(zip(names, keys, strict=True))
+            raise
+        for name in names:
+            self._unkept.pop(name, None)
+        self._count("fetched", len(keys))
+        return None
+
+    async def _keep_again(self, master_sae: str, key_IDs: Iterable[str]) -> dict[str, Outcome]:
+        """The outcome for keys that could not be stored when they came: tried again now, without the KME."""
+        keys = [self._unkept[name] for key_ID in key_IDs if (name := (master_sae, key_ID)) in self._unkept]
+        if not keys:
+            return {}
+        trouble = await self._kept(master_sae, keys)
+        return {key.key_ID: trouble or key for key in keys}

@@ -1,0 +1,221 @@
+"""One KME group as a source of keys: of its KMEs, the healthiest that can is asked.
+Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
+
+Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
+KME there has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Literal
+
+from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.keys.accounts import KeyMetrics
+from relay.keys.client import KMEClient
+from relay.keys.faults import Call
+from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
+from relay.keys.member import Member, first_that_can
+from relay.keys.pads import Pad
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Prefetch, Supply
+from relay.keys.stock import SeenKeys
+from relay.keys.types import REAL_TIME, IssuedKeys, KeepKeys, Key, Timing
+
+__all__ = ["KMEGroup", "Prefetch"]
+
+Use = Literal["otp", "aes", "both"]
+"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
+
+USUAL_PREFETCH = Prefetch()
+
+
+class KMEGroup:
+    """A KeySource over the KMEs of one group."""
+
+    def __init__(
+        self,
+        group: str,
+        clients: Sequence[KMEClient],
+        prefetch: Prefetch | Mapping[str, Prefetch] = USUAL_PREFETCH,
+        *,
+        lag_patience: float = LAG_PATIENCE_S,
+        lag_waiting: int = LAG_WAITING,
+        gather: bool | Mapping[str, bool] = True,
+        gather_window: float = 0.005,
+        keep: KeepKeys | None = None,
+        metrics: KeyMetrics | None = None,
+        timing: Timing = REAL_TIME,
+        clock: Callable[[], float] | None = None,
+        use: Use = "both",
+        one_batch: Mapping[str, float] | None = None,
+    ) -> None:
+        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+
+        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
+        stores what is fetched before anybody gets it.
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
+        `clock`, seconds, replaces that of `timing`.
+        """
+        if clock is not None:
+            timing = Timing(clock, timing.sleep, timing.chance)
+        self.use: Use = use
+        self.group = group
+        """The group's name."""
+        self._timing = timing
+        self._lag = LagRetries(lag_patience, lag_waiting, timing)
+        seen, metrics = SeenKeys(), metrics or KeyMetrics()
+        self.members: list[Member] = []
+        """Its KMEs, in the order of the configuration."""
+        for client in clients:
+            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
+            pool = KeyPool(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
+            self.members.append(
+                Member(
+                    group,
+                    client,
+                    pool,
+                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
+                    gather_window=gather_window,
+                    keep=keep,
+                    metrics=metrics,
+                    timing=timing,
+                )
+            )
+        self.pools = [member.pool for member in self.members]
+        """Their fresh keys."""
+
+    @property
+    def health(self) -> float:
+        """From 0, where no KME of the group is worth asking, to 1."""
+        return max((member.health(Call.ENC_KEYS) for member in self.members), default=0.0)
+
+    def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
+        """From now on `keep` stores every fetched key before anybody gets it; `ready` says whether it could."""
+        for member in self.members:
+            member.fetcher.keep, member.fetcher.ready = keep, ready
+
+    def remember_in(self, issued: IssuedKeys) -> None:
+        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
+        for pool in self.pools:
+            pool.remember_in(issued, self.group)
+
+    def candidates(self, slave_sae: str = "", size: int = 0) -> list[Member]:
+        """The KMEs by health; equally good ones in the order of the configuration.
+
+        With `slave_sae` and `size` (bits) only those that have such a key ready, unless none has.
+        """
+        if len(self.members) == 1:
+            return self.members
+        with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
+        return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
+
+    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
+        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+
+        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
+
+        `patient` False asks each KME once: there is another group.
+        """
+        _, key = await first_that_can(
+            self.candidates(slave_sae, size),
+            "key",
+            lambda member, wait: member.key(slave_sae, size, wait=wait),
+            patient=patient,
+        )
+        return key
+
+    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
+        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
+
+        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
+        and expire there. What its keys could hide beyond that is discarded and counted.
+        """
+        if hidden < 1:
+            raise ValueError("a pad hides at least one octet")
+        _, pad = await first_that_can(
+            self.candidates(),
+            "pad",
+            lambda member, wait: member.pad(slave_sae, hidden, wait=wait),
+            patient=patient,
+        )
+        return pad
+
+    async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+
+        The KMEs are asked for their status.
+        """
+        answers = await asyncio.gather(*(member.supply(slave_sae, hidden) for member in self.candidates()))
+        return Supply.best(answers, f"group {self.group}: no KME is configured")
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
+        """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
+
+        All are asked for together, and no further once one of them is not known: a message needs all of its keys.
+        `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
+        of the group could be asked; keys that came before are kept all the same.
+        """
+        found: dict[str, Key] = {}
+        attempts = self._lag.attempts(master_sae, key_IDs)
+        if await self._all_came(master_sae, key_IDs, attempts, found) or not patient:
+            return found
+        pause = FIRST_PAUSE_S
+        with self._lag.slot(master_sae) as slot:
+            while (left := self._lag.left(attempts)) > 0:
+                if not await self._lag.pause(slot, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
+                    break
+                pause = min(LONGEST_PAUSE_S, pause * 2)
+                if await self._all_came(master_sae, key_IDs, attempts, found):
+                    break
+        return found
+
+    def warm(self, slave_sae: str, size: int = 256) -> None:
+        """Starts to fill the pools for this slave SAE."""
+        for pool in self.pools:
+            pool.warm(slave_sae, size)
+
+    def wait_no_more(self) -> None:
+        """Whoever waits for a lagging key hears at once that it is not there."""
+        self._lag.stop()
+
+    async def close(self) -> None:
+        """Ends the refills and calls under way, burns the keys held, closes the connections."""
+        await asyncio.gather(*(member.close() for member in self.members))
+
+    async def _all_came(
+        self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
+    ) -> bool:
+        """Asks the KMEs once, in turn, for those that are not in `found` yet; whether all are there now.
+
+        Raises StoreUnavailable where one that came could not be kept, and what went wrong where none was found so far.
+        """
+        trouble: KeyUnavailable | None = None
+        unstored: StoreUnavailable | None = None
+        members = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS))
+        for member in members:
+            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
+            if not missing:
+                break
+            try:
+                outcomes = await member.fetch(master_sae, missing, attempts.tries, wait=member is members[-1])
+            except KeyUnavailable as error:
+                trouble = error
+                continue
+            for key_ID, outcome in outcomes.items():
+                if isinstance(outcome, Key):
+                    found[key_ID] = outcome
+                elif isinstance(outcome, StoreUnavailable):
+                    unstored = outcome
+                elif outcome is not None:
+                    trouble = outcome
+        if unstored is not None:
+            raise unstored
+        if len(found) == len(set(key_IDs)):
+            self._lag.arrived(attempts)
+            return True
+        if trouble is not None and not found:
+            raise trouble
+        attempts.tries += 1
+        return False

@@ -1,0 +1,235 @@
+"""How well a KME answers: the breaker, time limits and backoff that follow it, and the budget that ends retries.
+Standard: M. Nygard, "Release It!" (closed, open, half-open); RFC 6298 (smoothed time, variation, limit); full jitter as
+in "Exponential Backoff And Jitter" (AWS). Pure, with an injected clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+
+from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.keys.faults import KMERefusedRequest, NotAsked
+from relay.keys.types import REAL_TIME, Timing
+
+
+class State(IntEnum):
+    """The states; the values are those of the metric qumail_kme_breaker_state."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """`failures` in a row open it for `delay` seconds, doubled with each probe that fails, up to `longest`.
+
+    A configuration fault, which no waiting cures, opens it at once for `misconfigured` seconds.
+    """
+
+    failures: int = 5
+    delay: float = 5.0
+    longest: float = 15.0
+    misconfigured: float = 30.0
+
+
+class Breaker:
+    """The state of one KME and call; a call is made inside `passing`."""
+
+    def __init__(self, what: str, rules: BreakerRules = BreakerRules(), timing: Timing = REAL_TIME) -> None:
+        """`what` names KME and call for messages."""
+        self._what = what
+        self._rules = rules
+        self._timing = timing
+        self._failed = 0
+        self._opened = 0
+        self._until = 0.0
+        self._cause: KeyUnavailable | None = None
+        self._probing = False
+
+    @property
+    def state(self) -> State:
+        """Closed: calls pass; open: none do; half-open: the time is over and one probe may pass."""
+        if self._cause is None:
+            return State.CLOSED
+        return State.OPEN if self.opens_in > 0 else State.HALF_OPEN
+
+    @property
+    def opens_in(self) -> float:
+        """Seconds until a probe may pass; 0 when closed or half-open."""
+        return max(0.0, self._until - self._timing.clock()) if self._cause else 0.0
+
+    @property
+    def cause(self) -> str:
+        """Why it is not closed, else an empty text."""
+        return str(self._cause or "")
+
+    def try_now(self) -> None:
+        """What it was opened for may have changed: the next call is a probe."""
+        self._until = self._timing.clock()
+
+    @contextmanager
+    def passing(self) -> Iterator[bool]:
+        """Around one call: gives whether it is the probe of a half-open breaker, and hears how it ended.
+
+        Raises NotAsked (KMEMisconfigured where that opened the breaker) when the call may not be made.
+        """
+        probing = self._admit()
+        try:
+            yield probing
+        except (KMEExhausted, KeyNotFound, KMERefusedRequest):
+            self._answered()  # the KME is well, it only says no
+            raise
+        except KeyUnavailable as error:
+            self._failed_with(error)
+            raise
+        except BaseException:
+            self._probing = False  # cancelled: nothing is known, and the next call may probe
+            raise
+        else:
+            self._answered()
+
+    def _admit(self) -> bool:
+        if self._cause is None:
+            return False
+        if self._probing or self.opens_in > 0:
+            wait = "a probe is under way" if self._probing else f"next try in {self.opens_in:.1f} s"
+            text = f"{self._what}: not asked, {wait}; the last failure was: {self._cause}"
+            if isinstance(self._cause, KMEMisconfigured):
+                raise KMEMisconfigured(text)
+            raise NotAsked(text, self.opens_in)
+        self._probing = True
+        return True
+
+    def _answered(self) -> None:
+        self._failed = self._opened = 0
+        self._cause, self._probing = None, False
+
+    def _failed_with(self, error: KeyUnavailable) -> None:
+        self._failed += 1
+        probed, self._probing = self._probing, False
+        misconfigured = isinstance(error, KMEMisconfigured)
+        if not (probed or misconfigured or self._failed >= self._rules.failures):
+            return
+        base = self._rules.misconfigured if misconfigured else self._rules.delay
+        delay = min(max(self._rules.longest, base), base * 2 ** min(self._opened, 16))
+        self._opened += 1
+        # A tenth of jitter, so that the relays of a site do not probe in step.
+        self._until = self._timing.clock() + delay * (1 + 0.1 * self._timing.chance())
+        self._cause = error
+
+
+MAX_BACKOFF_S = 30.0
+"""No single pause between two tries is longer, unless the KME itself asks for it."""
+
+
+LEAST_USUAL_S = 1.0
+"""No KME is called late before this time, however quick it was so far."""
+
+
+class TimeLimit:
+    """How long an answer is waited for: at most `longest`, less for a KME that was seen to be quick.
+
+    The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
+    burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
+    `longest`. All in seconds.
+    """
+
+    def __init__(self, longest: float, shortest: float, first: float | None = None) -> None:
+        self._longest = longest
+        self._shortest = min(shortest, longest)
+        self._first = longest if first is None else min(first, longest)
+        self._smoothed: float | None = None
+        self._variation = 0.0
+        self._doublings = 0
+
+    @property
+    def latency(self) -> float | None:
+        """The smoothed time an answer takes, in seconds; None before the first."""
+        return self._smoothed
+
+    @property
+    def seconds(self) -> float:
+        """The limit for the next try."""
+        limit = self._first
+        if self._smoothed is not None:
+            limit = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
+        return min(self._longest, limit * 2.0 ** min(self._doublings, 10))
+
+    @property
+    def usual(self) -> float:
+        """Seconds within which an answer usually comes: what RFC 6298 gives, or `shortest` before the first answer."""
+        if self._smoothed is None:
+            return self._shortest
+        return min(self._longest, max(LEAST_USUAL_S, self._smoothed + 4 * self._variation))
+
+    def answered(self, seconds: float) -> None:
+        """An answer took this long."""
+        self._doublings = 0
+        if self._smoothed is None:
+            self._smoothed, self._variation = seconds, seconds / 2
+            return
+        self._variation += (abs(self._smoothed - seconds) - self._variation) / 4
+        self._smoothed += (seconds - self._smoothed) / 8
+
+    def expired(self) -> None:
+        """No answer came within the limit."""
+        self._doublings += 1
+
+
+class Backoff:
+    """The pause before the next try: `retry_delay` (seconds) at first, and doubled each time.
+
+    Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
+    tries succeed; a quarter of it while nearly all do, four times while nearly none do.
+    """
+
+    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
+        self._retry_delay = retry_delay
+        self._timing = timing
+        self._adaptive = adaptive
+        self._success = 1.0
+
+    @property
+    def success_rate(self) -> float:
+        """The share of recent tries that got an answer, 0 to 1."""
+        return self._success
+
+    def seen(self, *, success: bool) -> None:
+        """One more try came to its end."""
+        self._success += (float(success) - self._success) / 8
+
+    def pause(self, attempt: int) -> float:
+        """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
+        pressure: float = 4.0 ** (1 - 2 * self._success) if self._adaptive else 1.0
+        jitter = self._timing.chance() if self._adaptive else 1.0
+        return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
+
+
+class BurnBudget:
+    """An allowance that refills with time: `most` at first and again after an hour without use."""
+
+    def __init__(self, most: int, timing: Timing = REAL_TIME) -> None:
+        self._most = float(most)
+        self._left = float(most)
+        self._timing = timing
+        self._seen = timing.clock()
+
+    def spend(self, number: int) -> None:
+        """`number` are gone, whether they were allowed or not."""
+        self._left = self.left - number
+
+    def allows(self, number: int) -> bool:
+        """Whether `number` more may go."""
+        return self.left >= number
+
+    @property
+    def left(self) -> float:
+        """What is left now; below 0 when more went than was allowed."""
+        now = self._timing.clock()
+        self._left = min(self._most, self._left + (now - self._seen) * self._most / 3600)
+        self._seen = now
+        return self._left

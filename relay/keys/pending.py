@@ -1,0 +1,156 @@
+"""What waits to be asked for with dec_keys: the keys that each message needs, in an order that is fair to all messages.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, and nothing here waits.
+
+A message is of no use without all of its keys, so they are asked for together: a first batch shows whether its KME
+knows them, and only then the rest is asked for. Messages take turns, so that one with thousands of keys delays none
+with a single one, and those of several messages share a call only while such calls succeed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.keys.types import Key
+
+MOST_PER_CALL = 128
+"""Key IDs in one call where the KME does not say how many it takes."""
+MOST_TOGETHER = 128
+"""Messages whose keys are asked for in one call."""
+
+Outcome = Key | KeyUnavailable | StoreUnavailable | None
+"""What became of one key_ID: the key, what went wrong, or None for "not known to this KME"."""
+
+
+@dataclass(slots=True, eq=False)
+class PendingFetch:
+    """The keys that one message needs: `todo` in order, those that are `found`, and how many may be asked for at once.
+
+    `known` says that the KME has given a whole part of them: the next parts may be asked for at the same time.
+    `refused`: it did not like a call for more of them. `blocked`: the next ones are in another call now.
+    """
+
+    key_IDs: tuple[str, ...]
+    most: int = MOST_PER_CALL
+    todo: list[str] = field(default_factory=list)
+    known: bool = False
+    refused: bool = False
+    blocked: bool = False
+    found: dict[str, Outcome] = field(default_factory=dict)
+    wanted: frozenset[str] = frozenset()
+    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __post_init__(self) -> None:
+        self.todo, self.wanted = list(self.key_IDs), frozenset(self.key_IDs)
+
+    def take(self, number: int) -> list[str]:
+        """The next key_IDs, which are not to be done any more."""
+        batch, self.todo = self.todo[:number], self.todo[number:]
+        return batch
+
+    def give_back(self, batch: Sequence[str]) -> None:
+        """These come first again, but for those that were found."""
+        self.todo = [key_ID for key_ID in batch if key_ID not in self.found] + self.todo
+
+    def receive(self, outcomes: dict[str, Outcome]) -> None:
+        """Notes these, where they are wanted."""
+        mine = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
+        self.found |= mine
+        # What came in another call was next here, or this fetch would not have waited for it.
+        head = [key_ID for key_ID in self.todo[:MOST_PER_CALL] if key_ID not in mine]
+        self.todo[:MOST_PER_CALL] = head
+
+
+Batch = tuple[PendingFetch, list[str]]
+"""A part of a fetch that goes into one call."""
+
+
+@dataclass(slots=True)
+class PendingFetches:
+    """The fetches for keys of one master SAE: all of them by their key_IDs, and those that wait, in order.
+
+    `under_way` has the key_IDs in calls, each with the fetches that wait for the end of its call. `most` key_IDs
+    (until `most_until`, in seconds of the clock) and the keys of `together` messages go into one call.
+    """
+
+    master_sae: str
+    by_key_IDs: dict[tuple[str, ...], PendingFetch] = field(default_factory=dict)
+    queue: deque[PendingFetch] = field(default_factory=deque)
+    under_way: dict[str, set[PendingFetch]] = field(default_factory=dict)
+    most: int = MOST_PER_CALL
+    most_until: float = float("-inf")
+    together: int = MOST_TOGETHER
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call can be made for a fetch that waits."""
+        return any(not fetch.blocked for fetch in self.queue)
+
+    def take(self, room: int) -> list[Batch]:
+        """What goes into the next call of at most `room` key_IDs: the longest waiting first, with their next parts."""
+        room = min(room, self.most)
+        batches: list[Batch] = []
+        for fetch in list(self.queue):
+            if room <= 0 or len(batches) >= self.together:
+                break
+            if fetch.blocked or self.wait_for_others(fetch, min(room, fetch.most)):
+                continue
+            self.queue.remove(fetch)
+            batch = fetch.take(min(room, fetch.most))
+            room -= len(batch)
+            batches.append((fetch, batch))
+            if fetch.known and fetch.todo:
+                self.queue.append(fetch)
+        for _, batch in batches:
+            self.begin(batch)
+        return batches
+
+    def wait_for_others(self, fetch: PendingFetch, number: int) -> bool:
+        """Whether one of its next key_IDs is in a call now, which ends the waiting."""
+        for key_ID in fetch.todo[:number]:
+            if key_ID in self.under_way:
+                self.under_way[key_ID].add(fetch)
+                fetch.blocked = True
+        return fetch.blocked
+
+    def begin(self, key_IDs: Iterable[str]) -> None:
+        """These are in a call from now on."""
+        for key_ID in key_IDs:
+            self.under_way.setdefault(key_ID, set())
+
+    def end(self, key_IDs: Iterable[str]) -> None:
+        """Their call is over."""
+        for key_ID in key_IDs:
+            for fetch in self.under_way.pop(key_ID, ()):
+                fetch.blocked = False
+
+    def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
+        """Gives these to whoever wants them: the fetches in the call, and those that wait for its end."""
+        others = {fetch for key_ID in outcomes for fetch in self.under_way.get(key_ID, ())}
+        for fetch in others.union(fetch for fetch, _ in batches):
+            fetch.receive(outcomes)
+            if len(fetch.found) == len(fetch.key_IDs):
+                self.conclude(fetch, None)
+
+    def put_back(self, batches: Sequence[Batch]) -> None:
+        """They come first again, in their order."""
+        for fetch, batch in reversed(batches):
+            if fetch.over.done():
+                continue
+            fetch.give_back(batch)
+            if fetch in self.queue:
+                self.queue.remove(fetch)
+            self.queue.appendleft(fetch)
+
+    def conclude(self, fetch: PendingFetch, outcome: Outcome) -> None:
+        """Ends a fetch: `outcome` is what became of all that was not found."""
+        if fetch.over.done():
+            return
+        fetch.found = {key_ID: fetch.found.get(key_ID, outcome) for key_ID in fetch.key_IDs}
+        fetch.over.set_result(None)
+        del self.by_key_IDs[fetch.key_IDs]
+        if fetch in self.queue:
+            self.queue.remove(fetch)

@@ -1,0 +1,246 @@
+"""How many keys to draw ahead and in one request: from the rates of use and refill, and from the KME's limits.
+The rule is `peak rate x (refill latency + outage to survive)`, capped by what the KME can do (ETSI GS QKD 014
+V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
+
+Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
+refusal may have had another reason, so what was found is doubled again once it has stood for a while: a wrong guess
+costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from relay.keys.replies import KeyStatus
+
+
+class Rate:
+    """Something that happens, per second, averaged over about `window` seconds."""
+
+    def __init__(
+        self,
+        window: float,
+        clock: Callable[[], float],
+        *,
+        young: bool = True,
+        began: float | None = None,
+    ) -> None:
+        """`young` False takes what was before the beginning (`began`, default now) as nothing, not as unknown."""
+        self._window = window
+        self._young = young
+        self._clock = clock
+        self._rate = 0.0
+        self._seen = clock()
+        self._began = self._seen if began is None else began
+
+    def add(self, amount: float) -> None:
+        """`amount` happened now."""
+        self._decay()
+        self._rate += amount / self._window
+
+    @property
+    def per_second(self) -> float:
+        """The rate now. Before a whole window has passed, the average since the beginning."""
+        self._decay()
+        if not self._young:
+            return self._rate
+        elapsed = self._clock() - self._began
+        whole = 1 - math.exp(-max(elapsed, self._window / 20) / self._window)
+        return self._rate / whole
+
+    def _decay(self) -> None:
+        now = self._clock()
+        self._rate *= math.exp((self._seen - now) / self._window)
+        self._seen = now
+
+
+class Peak:
+    """The highest rate of late: it rises at once and halves within `window` seconds when less happens."""
+
+    def __init__(self, clock: Callable[[], float], window: float = 300.0) -> None:
+        self._now = Rate(5.0, clock, young=False)
+        self._window = window
+        self._clock = clock
+        self._peak = 0.0
+        self._seen = clock()
+
+    def add(self, amount: float) -> None:
+        """`amount` happened now."""
+        self._now.add(amount)
+        self._peak = max(self.per_second, self._now.per_second)
+
+    @property
+    def per_second(self) -> float:
+        """The peak, as far as it is remembered."""
+        now = self._clock()
+        self._peak *= 0.5 ** ((now - self._seen) / self._window)
+        self._seen = now
+        return self._peak
+
+
+class Refill:
+    """How many bits a second the link makes, from two looks at the KME's store and what was drawn between."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: tuple[float, float] | None = None
+        self._drawn = 0.0
+        self._rate: float | None = None
+
+    def drawn(self, bits: float) -> None:
+        """So many bits left the KME's store through us."""
+        self._drawn += bits
+
+    def stored(self, bits: float, *, full: bool) -> None:
+        """The KME says that it has so many bits; a store that is full shows nothing about the link."""
+        now = self._clock()
+        last, self._last = self._last, (now, bits)
+        drawn, self._drawn = self._drawn, 0.0
+        if last is None or now - last[0] < 0.5:
+            if last is not None:  # too near the last look to say anything: keep that one
+                self._last, self._drawn = last, drawn
+            return
+        made = max(0.0, bits - last[1] + drawn) / (now - last[0])
+        if full and made <= (self._rate or 0.0):
+            return
+        self._rate = made if self._rate is None else self._rate + (made - self._rate) / 3
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate, or None before it is known."""
+        return self._rate
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How long the bits at hand last: `empty_in` seconds at the present rates, None for "they do not end"."""
+
+    stored: float
+    use_rate: float
+    refill_rate: float | None
+
+    @property
+    def empty_in(self) -> float | None:
+        """Seconds until nothing is left."""
+        loss = self.use_rate - (self.refill_rate or 0.0)
+        return self.stored / loss if loss > 1e-9 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """The answer to "can I have so many octets, and if not, when?".
+
+    `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
+    a person. `octets` is what it costs in quantum key, 0 where that is not known.
+    """
+
+    now: bool
+    wait: float | None
+    why: str
+    octets: int = 0
+
+    @classmethod
+    def best(cls, answers: Sequence[Supply], otherwise: str) -> Supply:
+        """The first that says yes, else the one with the shortest wait; `otherwise` is why where there are none."""
+        yes = next((answer for answer in answers if answer.now), None)
+        soonest = min(
+            (answer for answer in answers if answer.wait is not None), key=lambda each: each.wait or 0.0, default=None
+        )
+        return yes or soonest or next(iter(answers), cls(False, None, otherwise))
+
+
+_LIFETIME_SHARE = 0.5
+"""Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
+
+    Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
+    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne; where
+    they do not follow the use, they stay.
+    """
+
+    low: int = 8
+    high: int = 32
+    lifetime: float = 300.0
+    most: int = 1000
+    outage: float = 10.0
+    follows_use: bool = True
+
+    @property
+    def on(self) -> bool:
+        """Whether keys are drawn before they are needed."""
+        return self.high > 0
+
+
+@dataclass(frozen=True, slots=True)
+class WaterMarks:
+    """The low and the high water mark in force, in keys."""
+
+    low: int
+    high: int
+
+
+def marks(
+    prefetch: Prefetch,
+    *,
+    peak_rate: float,
+    latency: float,
+    outage: float = 0.0,
+    refill_rate: float | None = None,
+    status: KeyStatus | None = None,
+) -> WaterMarks:
+    """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
+
+    An `outage` (s) longer than that of `prefetch` is survived as well.
+
+    `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
+    """
+    if not prefetch.on:
+        return WaterMarks(0, 0)
+    if not prefetch.follows_use:
+        return WaterMarks(prefetch.low, prefetch.high)
+    wanted = math.ceil(peak_rate * (latency + max(prefetch.outage, outage)))
+    lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
+    caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
+    if refill_rate:
+        caps.append(max(1, math.ceil(refill_rate * prefetch.lifetime)))
+    if status is not None and status.max_key_count:
+        caps.append(status.max_key_count)
+    high = min(max(prefetch.high, wanted), *caps)
+    low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if wanted > prefetch.high else 0)
+    return WaterMarks(min(low, high), high)
+
+
+BELIEVED_FOR_S = 60.0
+"""A limit that was found out is not doubted for this long."""
+
+USUAL_BATCH = 128
+"""So many keys are asked for at once where nothing is known."""
+
+
+class BatchLimit:
+    """The limit of one KME and slave SAE; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._found: int | None = None
+        self._believed_until = 0.0
+
+    def most(self, said: int | None) -> int:
+        """How many keys a request may ask for now; `said` is what the KME's status says of that."""
+        found = self._found
+        if found is not None and self._clock() >= self._believed_until:
+            found *= 2
+        return min((limit for limit in (said, found) if limit), default=USUAL_BATCH)
+
+    def took(self, number: int, *, refused_more: bool) -> None:
+        """The KME gave keys for a request of `number`; `refused_more`: after refusing a larger one for its size."""
+        if refused_more:
+            self._found, self._believed_until = number, self._clock() + BELIEVED_FOR_S
+        elif self._found is not None and number > self._found:
+            self._found = number

@@ -1,0 +1,411 @@
+"""All quantum keys of a site as the recipes see them: peers by name, groups chosen, received keys kept first.
+Standard: ETSI GS QKD 014 V1.1.1; a key_ID travels with the name of the group that issued it.
+
+Fresh keys come from the healthiest of a peer's groups. A message's keys come from the store, else from the
+group that the message names and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.keys.events import Events
+from relay.keys.group import KMEGroup, Use
+from relay.keys.member import Member, first_that_can
+from relay.keys.pads import Pad
+from relay.keys.refill import Rate, Supply
+from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
+from relay.keys.types import (
+    REAL_TIME,
+    IssuedKeys,
+    Key,
+    KeyReference,
+    ReceivedKeyStore,
+    SealingKey,
+    Timing,
+    TrialStore,
+    by_origin,
+)
+
+if TYPE_CHECKING:
+    from relay.cms import KeyUse
+
+log = Events(__name__)
+
+MAINTAIN_EVERY_S = 5.0
+"""How often expired keys are destroyed and forecasts are made."""
+
+STATUS_EVERY_S = 30.0
+"""How often each KME is asked for its status, for the forecasts."""
+
+CERTIFICATES_EVERY_S = 86_400.0
+"""How often the log tells of certificates that end soon."""
+
+RATE_WINDOW_S = 300.0
+"""Use rates are averaged over this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One key wraps at most `max_messages` messages of together `max_bytes` octets, within `max_age` seconds."""
+
+    max_messages: int = 1
+    max_bytes: int = 64 * 2**20
+    max_age: float = 3600.0
+
+
+@dataclass(slots=True)
+class _InUse:
+    taken: SealingKey
+    messages: int
+    octets: int
+    since: float
+
+
+class KeysInUse:
+    """The key that each peer's messages are wrapped under at present; nothing where every message gets its own."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._in_use: dict[str, _InUse] = {}
+
+    def reuse(self, peer: str, rotation: Rotation, octets: int) -> SealingKey | None:
+        """The key in use, if it may wrap one more message of `octets`; else None, and it is forgotten."""
+        current = self._in_use.get(peer)
+        if current is None:
+            return None
+        if (
+            current.messages >= rotation.max_messages
+            or current.octets + octets > rotation.max_bytes
+            or self._clock() - current.since >= rotation.max_age
+        ):
+            del self._in_use[peer]
+            return None
+        current.messages += 1
+        current.octets += octets
+        return current.taken
+
+    def begin(self, peer: str, rotation: Rotation, octets: int, taken: SealingKey) -> None:
+        """A fresh key wraps its first message."""
+        if rotation.max_messages > 1 and octets < rotation.max_bytes:
+            self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
+
+    def forget(self) -> None:
+        """Drops all keys, and those whose age is over are dropped at the next use anyway."""
+        self._in_use.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKeys:
+    """How keys for one peer are had: its SAE ID, its KME groups (most preferred first), its rotation."""
+
+    sae_id: str
+    groups: tuple[str, ...]
+    rotation: Rotation = field(default_factory=Rotation)
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyLimits:
+    """Per KME: `reserve` keys of the usual size that mail of low priority leaves alone, and the alarm.
+
+    The alarm is raised when the keys will last less than `alarm` seconds at the present rates.
+    """
+
+    reserve: int = 0
+    alarm: float = 3600.0
+
+
+class KeyRing:
+    """The one object that seals and opens ask for keys; an async context manager that ends all its work."""
+
+    def __init__(
+        self,
+        own_sae: str,
+        groups: Mapping[str, KMEGroup],
+        peers: Mapping[str, PeerKeys],
+        *,
+        received: ReceivedKeyStore | None = None,
+        issued: IssuedKeys | None = None,
+        trials: TrialStore | None = None,
+        limits: Mapping[str, SupplyLimits] | None = None,
+        timing: Timing = REAL_TIME,
+    ) -> None:
+        """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
+
+        `issued` remembers fresh keys; without it they are remembered as long as this object lives. So does `trials`
+        what KMEs were found to do with undelivered keys.
+        """
+        self._own_sae = own_sae
+        self.groups = dict(groups)
+        self.peers = dict(peers)
+        self._received = received
+        self._limits = dict(limits or {})
+        self._timing = timing
+        self._in_use = KeysInUse(timing.clock)
+        self._began = timing.clock()
+        self._level_use: dict[tuple[str, str], Rate] = {}
+        self._level_keys: dict[tuple[str, str], int] = {}
+        self._alarms: set[tuple[str, str]] = set()
+        self._maintaining: asyncio.Task[None] | None = None
+        if received is not None:
+            for name, group in self.groups.items():
+                group.keep_in(partial(received.put, name), received.ready)
+        if issued is not None:
+            for group in self.groups.values():
+                group.remember_in(issued)
+        if trials is not None:
+            for group in self.groups.values():
+                for pool in group.pools:
+                    pool.undelivered.trials = trials
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def start(self) -> None:
+        """Begins to fill the pools and to watch over them, until `close`."""
+        if self._maintaining is None:
+            for name in self.groups:
+                for pool in self.groups[name].pools:
+                    pool.undelivered.serve(self._own_sae)
+            for peer in self.peers.values():
+                for group in self._groups_of(peer):
+                    group.warm(peer.sae_id)
+            self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
+        for group in self.groups.values():
+            for member in group.members:
+                member.client.renew_certificates(anyway=anyway)
+
+    async def tell_of_certificates(self) -> None:
+        """Says in the log which certificates end within 30 days, or have ended."""
+        for group in self.groups.values():
+            for client in (member.client for member in group.members):
+                for ending in await asyncio.to_thread(client.ending_certificates, datetime.now(UTC)):
+                    log.warning("kme_certificate_ends", kme=client.name, what=ending)
+
+    def wait_no_more(self) -> None:
+        """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
+        for group in self.groups.values():
+            group.wait_no_more()
+
+    async def close(self) -> None:
+        """Ends all background work, burns the keys held, closes all connections."""
+        maintaining, self._maintaining = self._maintaining, None
+        if maintaining is not None:
+            maintaining.cancel()
+            await asyncio.gather(maintaining, return_exceptions=True)
+        self._in_use.forget()
+        await asyncio.gather(*(group.close() for group in self.groups.values()))
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+        """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.
+
+        It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
+        """
+        rules = self._peer(peer)
+        if level == "aes" and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
+            return taken
+        sae_id = rules.sae_id
+        member, key = await first_that_can(
+            self._candidates(rules, "aes", 256),
+            "key",
+            lambda member, wait: member.key(sae_id, 256, wait=wait),
+            allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
+        )
+        taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
+        if level == "aes":
+            self._in_use.begin(peer, rules.rotation, octets, taken)
+        self._count(peer, level, bits=len(key.key) * 8, keys=1)
+        return taken
+
+    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+        """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
+        rules = self._peer(peer)
+        sae_id = rules.sae_id
+        _, pad = await first_that_can(
+            self._candidates(rules, "otp"),
+            "pad",
+            lambda member, wait: member.pad(sae_id, hidden, wait=wait, master_sae=self._own_sae),
+            allowed=partial(self._allow_low_priority, sae_id, hidden) if low_priority else None,
+        )
+        self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
+        return pad
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when.
+
+        With `low_priority` what is kept in reserve does not count.
+        """
+        rules = self._peer(peer)
+        groups = self._groups_of(rules, "otp" if hidden else "aes")
+        answers = [await self._supply(group, rules.sae_id, hidden, low_priority=low_priority) for group in groups]
+        return Supply.best(answers, f"peer {peer} has no KME group")
+
+    async def fetch(
+        self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
+    ) -> dict[KeyReference, Key]:
+        """The keys that a sealed message names: from the store, else from their KME, and then stored first.
+
+        Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
+        that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
+        KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; StoreUnavailable, and KeyUnavailable
+        when no KME of the group could be asked.
+        """
+        found: dict[KeyReference, Key] = {}
+        for (group, master_sae), named in by_origin(references).items():
+            if group not in self.groups:
+                raise KMEMisconfigured(f"KME group {group!r} is not configured")
+            wanted = {reference.key_ID: reference for reference in named}
+            keys = await self._held(group, master_sae, list(wanted), use)
+            if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
+                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
+                # A key that was given away before we asked is in the store by now, where another relay of ours got it.
+                if late := [key_ID for key_ID in missing if key_ID not in keys]:
+                    keys |= await self._held(group, master_sae, late, use)
+            found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
+        return found
+
+    async def report(self, *, ask: bool = True) -> KeyReport:
+        """What `keys status` shows; with `ask` each KME is asked for its status first."""
+        if ask:
+            await self._ask_all()
+        pools = list(self.pool_rows())
+        return KeyReport(pools, list(self._level_rows(pools)))
+
+    async def maintain(self, *, ask: bool) -> None:
+        """Destroys expired keys, draws a few where none are left, and says so when keys will soon be gone.
+
+        With `ask` the KMEs are asked first.
+        """
+        self.renew_certificates()
+        for group in self.groups.values():
+            for pool in group.pools:
+                pool.destroy_expired()
+                pool.keep_ready()
+        if ask:
+            await self._ask_all()
+        for row in self.pool_rows():
+            place = (row.kme, row.peer)
+            if row.alarm and place not in self._alarms:
+                log.warning("keys_run_out", kme=row.kme, peer=row.peer, empty_in_s=row.empty_in_s)
+            if row.alarm:
+                self._alarms.add(place)
+            else:
+                self._alarms.discard(place)
+
+    async def _maintain_until_closed(self) -> None:
+        asked = told = float("-inf")
+        while True:
+            now = self._timing.clock()
+            ask = now - asked >= STATUS_EVERY_S
+            asked = now if ask else asked
+            try:
+                await self.maintain(ask=ask)
+                if now - told >= CERTIFICATES_EVERY_S:
+                    told = now
+                    await self.tell_of_certificates()
+            except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
+                log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
+            await self._timing.sleep(MAINTAIN_EVERY_S)
+
+    async def _ask_all(self) -> None:
+        questions = [
+            pool.ask_status(peer.sae_id)
+            for peer in self.peers.values()
+            for group in self._groups_of(peer)
+            for pool in group.pools
+            if pool.client.health > 0
+        ]
+        await asyncio.gather(*questions)
+
+    def _candidates(self, rules: PeerKeys, use: Use, size: int = 0) -> list[Member]:
+        """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
+
+        Raises KMEMisconfigured where no group serves the level.
+        """
+        groups = self._groups_of(rules, use)
+        if not groups:
+            raise KMEMisconfigured(f"no KME group for SAE {rules.sae_id} serves level {use}")
+        if len(groups) > 1:
+            groups.sort(key=lambda group: -round(group.health, 1))
+        return [member for group in groups for member in group.candidates(rules.sae_id, size)]
+
+    async def _supply(self, group: KMEGroup, sae_id: str, hidden: int, *, low_priority: bool) -> Supply:
+        supply = await group.can_supply(sae_id, hidden)
+        if supply.now and low_priority:
+            try:
+                await self._leave_the_reserve(group, sae_id, 8 * supply.octets)
+            except KeyUnavailable as error:
+                return Supply(False, None, str(error))
+        return supply
+
+    async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
+        """Raises KMEExhausted where a pad that hides so much (0: a key) is not for mail of low priority."""
+        bits = 8 * (await member.plan(sae_id, hidden)).octets
+        await self._leave_the_reserve(self.groups[member.group], sae_id, bits)
+
+    async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
+        """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
+        if not any(self._limits.get(pool.client.name, SupplyLimits()).reserve for pool in group.pools):
+            return
+        reserve = left = 0
+        for pool in group.pools:
+            usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
+            reserve += self._limits.get(pool.client.name, SupplyLimits()).reserve * usual
+            left += pool.bits_at_hand(sae_id)
+        if reserve and left - bits < reserve:
+            raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
+
+    async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
+        """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""
+        if self._received is None:
+            return {}
+        held, destroyed = await self._received.look(group, master_sae, key_IDs, use)
+        if destroyed:
+            key_ID = min(destroyed)
+            raise KeyDestroyed(f"key {key_ID} was destroyed after its use: this is a copy, or mail too late")
+        return {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
+
+    def _peer(self, name: str) -> PeerKeys:
+        if name not in self.peers:
+            raise KMEMisconfigured(f"peer {name!r} is not configured")
+        return self.peers[name]
+
+    def _groups_of(self, peer: PeerKeys, use: Use | None = None) -> list[KMEGroup]:
+        """Those that we share with the peer, and that serve what the keys are for."""
+        groups = [self.groups[name] for name in peer.groups if name in self.groups]
+        return [group for group in groups if use is None or group.use in (use, "both")]
+
+    def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
+        place = (peer, level)
+        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock, began=self._began))
+        rate.add(bits)
+        self._level_keys[place] = self._level_keys.get(place, 0) + keys
+
+    def pool_rows(self) -> Iterable[PoolRow]:
+        """One row for each KME and peer, from what is known now."""
+        for name, peer in self.peers.items():
+            for group in self._groups_of(peer):
+                for pool in group.pools:
+                    limits = self._limits.get(pool.client.name, SupplyLimits())
+                    yield pool_row(group.group, name, peer.sae_id, pool, reserve=limits.reserve, alarm=limits.alarm)
+
+    def _level_rows(self, pools: Sequence[PoolRow]) -> Iterable[LevelRow]:
+        for (peer, level), rate in sorted(self._level_use.items()):
+            mine = [row for row in pools if row.peer == peer]
+            yield LevelRow.of(peer, level, rate.per_second, self._level_keys[peer, level], mine)
