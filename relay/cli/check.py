@@ -5,6 +5,7 @@ Standard: one line a check; exit status 0 when all are fine, 1 otherwise. No key
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -35,7 +36,8 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
-from relay.store import SiteSecret, transport_problem
+from relay.store import SiteSecret, Store, open_store, transport_problem
+from relay.store.secret import SECRET_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +168,25 @@ async def _store(config: Config) -> Finding:
     try:
         async with existing_store(config) as store:
             if store is not None:
-                for secret_id, rows in (await store.missing_secrets()).items():
-                    problems.append(
-                        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} "
-                        "lacks: put it back, as in the file of the relay that wrote them; until then mail that needs "
-                        "them is held"
-                    )
+                problems += await _missing_secrets(store, config)
                 await store.received.ready()
+        if not config.store.secret.exists() and isinstance(where, Path) and where.exists() and where.stat().st_size:
+            # A relay that starts makes a fresh secret, and this one stands for that: it seals nothing here.
+            async with await open_store(where, SiteSecret(os.urandom(SECRET_LENGTH))) as store:
+                problems += await _missing_secrets(store, config)
     except StoreUnavailable as error:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError:
         pass  # which is found elsewhere
     return Finding("store", detail, tuple(problems))
+
+
+async def _missing_secrets(store: Store, config: Config) -> list[str]:
+    return [
+        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} lacks: put it "
+        "back, as in the file of the relay that wrote them; until then mail that needs them is held"
+        for secret_id, rows in (await store.missing_secrets()).items()
+    ]
 
 
 async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
