@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ from relay.quarantine.notice import Notices
 from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
-from relay.stopping import told_to_stop
+from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
 from relay.store.sent import take_over
@@ -74,6 +74,8 @@ SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures."""
+ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
+"""Why a relay stops that nobody has told to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +185,13 @@ def own_identity(config: Config) -> Identity | None:
 
 
 @asynccontextmanager
-async def running(config: Config, *, key_receiver: socket.socket | None = None) -> AsyncIterator[dict[str, Address]]:
+async def running(
+    config: Config, *, key_receiver: socket.socket | None = None, stop: Stop | None = None
+) -> AsyncIterator[dict[str, Address]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys. Raises ConfigError and StoreUnavailable when it cannot
-    start.
+    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. Raises ConfigError,
+    StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
@@ -195,7 +199,7 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         stack.callback(close_all, sockets)
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
-            await stack.enter_async_context(sole_relay(database.parent))
+            await stack.enter_async_context(sole_relay(database))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
@@ -207,7 +211,9 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
         secret_id = SiteSecret.load(config.store.secret).ids[0]
-        _in_background(stack, "key report", _write_down_keys(built.keys, secret_id, keys_file(config)))
+        _in_background(stack, "key report", _write_down_keys(built, secret_id))
+        if stop is not None:
+            _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
         _in_background(stack, "policy watch", built.policies.watch())
         submission = _submission(config)
         if submission:
@@ -221,6 +227,9 @@ async def running(config: Config, *, key_receiver: socket.socket | None = None) 
         budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
         entries: list[Entry] = []
         stack.push_async_callback(_stopped, entries)
+        # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
+        if built.receiving.process_has_ended:
+            raise Stopped(ALONE)
         built.keys.start()
         if config.outgoing:
             outgoing = outgoing_recipe(built)
@@ -288,17 +297,18 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config: Config, key_receiver: socket.socket, ready_file: Path | None = None) -> None:
-    """Runs the relay until SIGTERM or SIGINT.
+async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, Address]], None]) -> None:
+    """Runs the relay until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
 
-    `key_receiver` is the way to the process that asks for received keys. `ready_file` gets one line `name host:port`
-    for each entry once all of them listen.
+    `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
+    with their addresses.
     """
     with told_to_stop() as stop:
-        async with running(config, key_receiver=key_receiver) as addresses:
-            if ready_file is not None:
-                _write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+        async with running(config, key_receiver=key_receiver, stop=stop) as addresses:
+            ready(addresses)
             await stop.wait()
+        if stop.cause:
+            raise Stopped(stop.cause)
 
 
 async def _serve(
@@ -451,15 +461,30 @@ async def _write_what_is_late(store: Store, sent: Sent) -> None:
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 
-async def _write_down_keys(keys: KeyRing, secret_id: str, path: Path) -> None:
-    """For `keys status` and `keys reseal`, which are other processes: what is known here, every few seconds."""
+async def _write_down_keys(built: Parts, secret_id: str) -> None:
+    """For `keys` and `check`, which are other processes: what is known here, every few seconds."""
     while True:
-        try:
-            report = (await keys.report(ask=False)).as_json() | {"site_secret": secret_id}
-            _write_whole(path, json.dumps(report))
-        except Exception as error:  # noqa: BLE001 - the next one may succeed
-            log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
+        await _write_down(built, secret_id)
         await asyncio.sleep(WRITE_DOWN_S)
+
+
+async def _write_down(built: Parts, secret_id: str) -> None:
+    path = keys_file(built.config)
+    try:
+        report = (await built.keys.report(ask=False)).as_json()
+        report |= {"site_secret": secret_id, "key_receiver_ended": built.receiving.process_has_ended}
+        write_whole(path, json.dumps(report))
+    except Exception as error:  # noqa: BLE001 - the next one may succeed
+        log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
+
+
+async def _stop_without_receiver(built: Parts, secret_id: str, stop: Stop) -> None:
+    """A kill of this process would cost keys from then on; only a new start has the second process again."""
+    await built.receiving.process_ended()
+    if not stop.told:
+        log.error("relay_has_to_start_anew", cause=ALONE)
+    stop.tell(ALONE)
+    await _write_down(built, secret_id)
 
 
 def keys_file(config: Config) -> Path:
@@ -484,7 +509,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes the file so that a reader sees all of it or nothing."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)

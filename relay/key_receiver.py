@@ -57,7 +57,17 @@ class Receiving:
         self._secret = secret
         self._received = received
         here = ReceiverHere(Spool(self._directory, secret), _origins(config))
-        self.receiver: Receiver = ReceiverProcess(process, here) if process is not None else here
+        self._process = ReceiverProcess(process, here) if process is not None else None
+        self.receiver: Receiver = self._process or here
+
+    @property
+    def process_has_ended(self) -> bool:
+        """Whether the process that asks has ended, unasked: then this one asks, and a kill of it costs keys."""
+        return self._process is not None and self._process.ended.is_set()
+
+    async def process_ended(self) -> None:
+        """Returns once it has; never where there is none."""
+        await (self._process.ended if self._process is not None else asyncio.Event()).wait()
 
     async def take_over(self) -> None:
         """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""
@@ -102,10 +112,6 @@ async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys)
                 except KMEBadReply as error:  # of one of them; the others are stored
                     log.warning("received_key_not_taken_over", cause=str(error))
                 number += len(keys)
-            if file.torn:
-                log.error(
-                    "received_keys_torn", file=str(file.path), octets=file.torn, meaning="keys of one call are lost"
-                )
             # Not before all of it is in the store: until then these octets are the only copy.
             await asyncio.to_thread(file.remove)
     return number

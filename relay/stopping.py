@@ -27,9 +27,13 @@ class Stop:
 
     def __init__(self) -> None:
         self._told = asyncio.Event()
+        self.cause = ""
+        """Why the process has to end that nobody has told to."""
 
-    def tell(self) -> None:
-        """As a signal does."""
+    def tell(self, cause: str = "") -> None:
+        """As a signal does; with a `cause` it ends as failed, unless it was told to stop before."""
+        if not self.told:
+            self.cause = cause
         self._told.set()
 
     @property

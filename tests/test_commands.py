@@ -11,16 +11,19 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from relay import app, mime
+from relay.cli import check
 from relay.config import Address
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from tests.testlib import mails
+from relay.store import SiteSecret, engines, open_store
+from tests.testlib import mails, relay_command
 from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
@@ -124,6 +127,34 @@ async def test_open_says_what_is_wrong(sites: tuple[Site, Site]) -> None:
     assert "BadTag" in err
 
 
+async def test_seal_and_open_that_cannot_write_all_of_it_say_so(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    (bob.directory / "sealed.eml").write_bytes(sealed)
+    (alice.directory / "plain.eml").write_bytes(mails.plain())
+    for arguments in (
+        ("open", "--config", bob.config_file, bob.directory / "sealed.eml"),
+        ("seal", "--config", alice.config_file, *ADDRESSES, alice.directory / "plain.eml"),
+    ):
+        with Path("/dev/full").open("wb") as full, tempfile.TemporaryFile() as err:
+            process = await relay_command.start(*arguments, stdout=full, stderr=err)
+            status = await process.wait()
+            err.seek(0)
+            assert (status, err.read()) == (1, b"standard output: cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("ready", ["missing/ready", "policies", "/proc/ready"])
+async def test_serve_that_cannot_write_its_ready_file_says_so_and_costs_no_key(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, ready: str
+) -> None:
+    alice = sites[0]
+    path = alice.directory / ready
+    status, err, _ = await run("serve", "--config", alice.config_file, "--ready-file", path)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"{path}: cannot be written: ")
+    assert kmes.link.issued.total() == 0
+
+
 async def test_seal_never_gives_plaintext(sites: tuple[Site, Site]) -> None:
     sites[0].write_policies({"default.toml": 'levels = ["plaintext"]\n'})
     status, err, out = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.plain())
@@ -165,6 +196,90 @@ async def test_check_says_when_the_store_cannot_be_written(sites: tuple[Site, Si
     assert status == 1
     [problems] = [finding["problems"] for finding in json.loads(out) if finding["what"] == "store"]
     assert "cannot be written" in problems[0]
+
+
+async def wrong(site: Site) -> dict[str, list[str]]:
+    """What `check` says is wrong, which its exit status tells as well."""
+    status, _, out = await run("check", "--json", "--config", site.config_file)
+    found = {finding["what"]: finding["problems"] for finding in json.loads(out) if finding["problems"]}
+    assert status == bool(found)
+    return found
+
+
+@pytest.mark.parametrize("file", ["with another", "gone"])
+async def test_check_says_which_line_of_the_secrets_file_is_missing_for_what_the_store_holds(
+    sites: tuple[Site, Site], file: str
+) -> None:
+    bob = sites[1]
+    secret = bob.config.store.secret
+    older = SiteSecret.load_or_create(secret)
+    async with await open_store(bob.config.store.database, older) as store:
+        await store.received.put("alice-bob", "2", {"one": bytes(32), "two": bytes(32)})
+    secret.unlink()
+    if file == "with another":
+        SiteSecret.load_or_create(secret)
+    [problem] = (await wrong(bob))["store"]
+    assert secret.exists() == (file == "with another")
+    assert problem.startswith(f"2 keys and messages are under site secret {older.ids[0]}, whose line {secret} lacks")
+
+
+@pytest.mark.parametrize(
+    ("spool", "what"), [("keys.spool", "received keys"), ("sent.spool", "sent mails"), ("", "state directory")]
+)
+async def test_check_says_when_what_must_be_written_at_once_cannot_be(
+    sites: tuple[Site, Site], tmp_path: Path, spool: str, what: str
+) -> None:
+    bob = sites[1]
+    if spool:
+        path = bob.directory / spool
+        path.touch()
+    else:
+        path = Path("/proc")
+        text = bob.config_file.read_text()
+        bob.config_file.write_text(re.sub('database = ".*"', 'database = "/proc/nothing/relay.db"', text))
+    [problem] = (await wrong(bob))[what]
+    assert problem.startswith(f"{path}: ")
+    assert "(451)" in problem
+    if spool:
+        path.unlink()
+        path.symlink_to("/proc/self/task", target_is_directory=True)
+        SiteSecret.load_or_create(bob.config.store.secret)
+        [problem] = (await wrong(bob))[what]
+        assert "no file can be made there" in problem
+
+
+async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(sites: tuple[Site, Site]) -> None:
+    async with app.running(sites[1].config):
+        before = set(sites[1].directory.rglob("*"))
+        assert await wrong(sites[1]) == {}
+    assert {path for path in sites[1].directory.rglob("*") if path.suffix != ".spool"} <= before
+
+
+@pytest.mark.parametrize(
+    ("ledger", "problem"),
+    [("/proc/nothing/ledger.jsonl", "No such file or directory"), ("policies", "Is a directory"),
+     ("fifo", "not a regular file")],
+)  # fmt: skip
+async def test_check_says_when_the_ledger_cannot_be_written(
+    sites: tuple[Site, Site], ledger: str, problem: str
+) -> None:
+    alice = sites[0]
+    os.mkfifo(alice.directory / "fifo")
+    with alice.config_file.open("a") as config:
+        config.write(f'\n[ledger]\nfile = "{ledger}"\n')
+    [found] = (await wrong(alice))["ledger"]
+    assert problem in found
+    assert "mail" in found
+
+
+async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a relay needs is smaller than what is free, and it does not get to be asked for."""
+    found = await check._all(sites[0].config_file, trial_keys=False)
+    assert not [finding for finding in found if finding.problems]
+    monkeypatch.setattr(engines, "ROOM_TO_START", 2**80)
+    wrong = [finding for finding in await check._all(sites[0].config_file, trial_keys=False) if finding.problems]
+    assert [finding.what for finding in wrong] == ["state directory"]
+    assert "make room" in wrong[0].problems[0]
 
 
 @pytest.mark.parametrize("command", ["check", "serve", "policy check"])

@@ -26,7 +26,7 @@ from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret, Spool
 from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
@@ -109,6 +109,12 @@ def runs(process: int) -> bool:
         return False
 
 
+async def wrong(site: Site) -> dict[str, list[str]]:
+    """What `check` says is wrong."""
+    _, _, out = await relay_command.run("check", "--json", "--config", site.config_file)
+    return {found["what"]: found["problems"] for found in json.loads(out) if found["problems"]}
+
+
 async def opened_in_the_end(relay: RelayProcess, sealed: bytes) -> None:
     """Sends the mail until it is taken, as a mail server does."""
     async with asyncio.timeout(30):
@@ -185,13 +191,58 @@ async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * len(several)
 
 
-async def test_a_relay_whose_key_receiver_was_killed_asks_for_keys_itself(
-    bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
+async def test_a_relay_whose_key_receiver_was_killed_ends_its_mails_says_so_and_starts_anew(
+    bob: Site, several: list[bytes], sink: Sink
 ) -> None:
+    """Without that process a kill would lose keys: the service manager starts both again."""
+    sink.gate = asyncio.Event()
     async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], several[0]))
+        await sink.reached.wait()
         os.kill(key_receiver(relay), signal.SIGKILL)
-        await opened_in_the_end(relay, sealed)
-    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+        async with asyncio.timeout(20):
+            while "serving relay" not in (found := await wrong(bob)):
+                await asyncio.sleep(0.02)
+        assert "has ended" in found["serving relay"][0]
+        assert "key_receiver_ended" in relay.log
+        sink.gate.set()
+        assert (await sending).code == 250
+        async with asyncio.timeout(20):
+            assert await relay.process.wait() == 1
+        assert relay.log.splitlines()[-1].startswith("Stopped: ")
+    sink.gate = None
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, several[1])
+        assert "serving relay" not in await wrong(bob)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * 2
+
+
+async def test_a_relay_that_is_stopped_ends_well_though_its_key_receiver_is_killed_meanwhile(
+    bob: Site, sealed: bytes, sink: Sink
+) -> None:
+    sink.gate = asyncio.Event()
+    async with relay_process(bob) as relay:
+        receiver = key_receiver(relay)
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+        await sink.reached.wait()
+        relay.process.terminate()
+        async with asyncio.timeout(20):
+            while "relay_stops" not in relay.log:
+                await asyncio.sleep(0.02)
+        os.kill(receiver, signal.SIGKILL)
+        sink.gate.set()
+        assert (await sending).code == 250
+        assert await relay.process.wait() == 0
+
+
+async def test_a_relay_whose_key_receiver_cannot_begin_ends_before_it_draws_a_key(
+    bob: Site, kmes: DevelopmentKMEs, sealed: bytes
+) -> None:
+    before = kmes.link.issued.total()
+    with pytest.raises(DidNotStart, match="Stopped: "):
+        async with relay_process(bob, before="from relay import key_receiver; key_receiver.km_client = None"):
+            pass
+    assert kmes.link.issued.total() == before
 
 
 async def test_calls_that_a_kme_leaves_unanswered_are_in_nobodys_way_and_are_still_listened_to(

@@ -1,4 +1,4 @@
-"""One directory, one relay that serves: a second one would deliver what the first one has in hand.
+"""One embedded database, one relay that serves: a second one would deliver what the first one has in hand.
 Standard: flock(2): the kernel ends a lock with the process that has it, so a killed relay stands in nobody's way.
 """
 
@@ -35,28 +35,40 @@ async def sent(relay: RelayProcess) -> int:
     return (await submit(relay.addresses["outgoing"], mails.plain(), recipients=["ben@bob.example"])).code
 
 
-async def test_a_second_relay_in_a_directory_ends_before_it_draws_a_key_and_commands_go_on_beside_the_first(
+async def refused(config: Path, database: Path, by: RelayProcess) -> None:
+    """A second relay gives up, and says why."""
+    with tempfile.TemporaryFile() as said:
+        second = await relay_command.start("serve", "--config", config, stderr=said, before=SHORT_WAIT)
+        try:
+            async with asyncio.timeout(20):
+                assert await second.wait() == 1
+        finally:
+            second.kill()
+        said.seek(0)
+        last = said.read().decode().splitlines()[-1]
+    assert last.startswith(f"{database}: another relay (process {by.process.pid}) serves from this database"), last
+
+
+async def test_a_second_relay_at_a_database_ends_before_it_draws_a_key_and_commands_go_on_beside_the_first(
     alice: Site, kmes: DevelopmentKMEs, tmp_path: Path
 ) -> None:
     async with relay_process(alice) as relay:
         assert await sent(relay) == 250
         before = kmes.link.issued.total()
-        shutil.copytree(alice.directory, tmp_path / "copied")
-        (tmp_path / "copied" / "relay.db").unlink()
-        (tmp_path / "copied" / "relay.db").symlink_to(alice.directory / "relay.db")
-        for config in (alice.config_file, tmp_path / "copied" / "relay.toml"):
-            with tempfile.TemporaryFile() as said:
-                second = await relay_command.start("serve", "--config", config, stderr=said, before=SHORT_WAIT)
-                try:
-                    async with asyncio.timeout(20):
-                        assert await second.wait() == 1
-                finally:
-                    second.kill()
-                said.seek(0)
-                last = said.read().decode().splitlines()[-1]
-            assert last.startswith(f"{alice.directory}: another relay (process {relay.process.pid}) serves from here")
-        status, said_by_check, _ = await relay_command.run("keys", "reseal", "--config", alice.config_file)
-        assert (status, said_by_check) == (0, "")
+        database = alice.directory / "relay.db"
+        for lock in alice.directory.glob("*.lock"):  # whoever tidies up there must not let a second one in
+            lock.unlink()
+        await refused(alice.config_file, database, relay)
+        for way in ("symlink_to", "hardlink_to"):
+            other = tmp_path / way
+            shutil.copytree(alice.directory, other)
+            (other / "relay.db").unlink()
+            getattr(other / "relay.db", way)(database)
+            at = database if way == "symlink_to" else other / "relay.db"
+            await refused(other / "relay.toml", at, relay)
+        for command in ("reseal", "status"):
+            status, said, _ = await relay_command.run("keys", command, "--config", alice.config_file)
+            assert (status, said) == (0, "")
         assert await sent(relay) == 250
     assert kmes.link.issued.total() == before
 

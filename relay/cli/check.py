@@ -5,6 +5,7 @@ Standard: one line a check; exit status 0 when all are fine, 1 otherwise. No key
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -17,10 +18,11 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix
+from relay.cli.check_files import file_states
 from relay.cli.check_mailboxes import mailbox_states
 from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
-from relay.cli.keys import troubles_of_the_serving_relay
+from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
@@ -28,15 +30,14 @@ from relay.config import KME, Config, Direction, Log, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import identity_findings
-from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.receiver import Delivered
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
-from relay.store import SiteSecret, Spool, transport_problem, waiting
+from relay.store import SiteSecret, Store, open_store, transport_problem
+from relay.store.secret import SECRET_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class Finding:
 def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, as_json: bool) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but the one row, and
-    the one file beside the store, that show whether these can be written; both are gone when it ends.
+    It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but one row, and
+    files without a word in them, that show whether store, spools and ledger can be written; all are gone when it ends.
     """
     configure_logging(Log(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
@@ -108,8 +109,8 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)
-    if spool := await asyncio.to_thread(_spool, config):
-        yield spool
+    for what, detail, problems in await asyncio.to_thread(file_states, config):
+        yield Finding(what, detail, problems)
     if config.incoming is not None:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
@@ -122,6 +123,8 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
         yield Finding(what, detail, problems)
     async for finding in _kmes(config, trial_keys):
         yield finding
+    if key_receiver_ended(config):
+        yield Finding("serving relay", "", (f"{app.ALONE}: a service manager does so, else `qumail-relay serve`",))
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
@@ -165,7 +168,12 @@ async def _store(config: Config) -> Finding:
     try:
         async with existing_store(config) as store:
             if store is not None:
+                problems += await _missing_secrets(store, config)
                 await store.received.ready()
+        if not config.store.secret.exists() and isinstance(where, Path) and where.exists() and where.stat().st_size:
+            # A relay that starts makes a fresh secret, and this one stands for that: it seals nothing here.
+            async with await open_store(where, SiteSecret(os.urandom(SECRET_LENGTH))) as store:
+                problems += await _missing_secrets(store, config)
     except StoreUnavailable as error:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError:
@@ -173,32 +181,12 @@ async def _store(config: Config) -> Finding:
     return Finding("store", detail, tuple(problems))
 
 
-def _spool(config: Config) -> Finding | None:
-    """How many keys wait for the store, and whether more could be written down; nothing before the first start."""
-    directory = config.state_directory / SPOOL
-    try:
-        if not config.store.secret.exists() or not directory.is_dir():
-            return None
-        secret = SiteSecret.load(config.store.secret)
-    except (RelayError, OSError):
-        return None  # which is found elsewhere
-    number, problems = 0, []
-    try:
-        for file in waiting(directory, secret):
-            number += sum(len(Delivered.decoded(record).keys()) for record in file.records)
-            if missing := file.secret_ids.difference(secret.ids):
-                ids = ", ".join(sorted(missing))
-                problems.append(
-                    f"{file.path}: holds keys under site secret {ids}, whose line {config.store.secret} lacks"
-                )
-        spool = Spool(directory, secret)
-        spool.ready()
-        spool.close()
-    except (StoreUnavailable, OSError) as error:
-        problems.append(f"{error}; until there is, no KME is asked for keys of arriving mail")
-    except ValueError:
-        problems.append(f"{directory}: was written by a newer relay")
-    return Finding("received keys", f"{directory}: {number} keys wait to be taken over into the store", tuple(problems))
+async def _missing_secrets(store: Store, config: Config) -> list[str]:
+    return [
+        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} lacks: put it "
+        "back, as in the file of the relay that wrote them; until then mail that needs them is held"
+        for secret_id, rows in (await store.missing_secrets()).items()
+    ]
 
 
 async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:

@@ -5,6 +5,7 @@ Standard: the same recipes and policies as for mail in flight; a file with LF li
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
-from relay.errors import MessageTooBig, PolicyHolds, UnknownPeer
+from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
 from relay.stopping import told_to_stop
 
@@ -37,7 +38,7 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
     config = load_config(config_file)
     message = _message(file, config)
     mail = Mail(Envelope(sender, (Recipient(recipient),)), message)
-    sys.stdout.buffer.write(asyncio.run(_seal(config, mail)))
+    _give(asyncio.run(_seal(config, mail)))
 
 
 @click.command("open")
@@ -51,7 +52,7 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """
     configure_logging(_QUIET)
     config = load_config(config_file)
-    sys.stdout.buffer.write(asyncio.run(_open(config, _message(file, config), sender, key_receiver.start(config))))
+    _give(asyncio.run(_open(config, _message(file, config), sender, key_receiver.start(config))))
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
@@ -73,6 +74,16 @@ async def _open(config: Config, message: bytes, sender: str, receiver: socket.so
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
     return opened.original
+
+
+def _give(message: bytes) -> None:
+    """All of it to standard output, at once: what Python would write at its end could fail without an exit status."""
+    left = memoryview(message)
+    try:
+        while left:
+            left = left[os.write(sys.stdout.fileno(), left) :]
+    except OSError as error:
+        raise ConfigError(f"standard output: cannot be written: {error.strerror}") from error
 
 
 def _message(file: BinaryIO, config: Config) -> bytes:

@@ -142,6 +142,11 @@ def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
     return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
 
 
+def key_receiver_ended(config: Config) -> bool:
+    """Whether the relay that serves, if one does, says that its second process has ended."""
+    return bool((_serving_relay(config) or {}).get("key_receiver_ended"))
+
+
 async def _received(config: Config) -> list[dict[str, Any]]:
     """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
     if not config.store.secret.exists():

@@ -105,6 +105,8 @@ class ReceiverProcess:
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
         self._numbers = count(1)
         self._closing = False
+        self.ended = asyncio.Event()
+        """Set once the process has ended though nobody wanted it to."""
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
@@ -174,7 +176,8 @@ class ReceiverProcess:
                 if future is not None and not future.done():
                     future.set_result((answer, body))
         if not self._closing:
-            log.error("key_receiver_ended", meaning="from now on a killed relay may lose keys: start it again")
+            log.error("key_receiver_ended", meaning="whoever is killed from now on may lose keys that are on the way")
+            self.ended.set()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_ended())

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import structlog
-from sqlalchemy import Column, Double, Integer, Row, Table, select
+from sqlalchemy import Column, Double, Integer, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
+from relay.store.secret_file import open_regular
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,9 @@ STEP_S = 60.0
 """A clock that was set by so much is told."""
 ONE_ON_S = 1.0
 """The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
+YEAR_10000 = 253_402_300_800.0
+"""Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
+_MOST_OCTETS = 64
 
 _beats = Table(
     "store_beat",
@@ -38,6 +42,27 @@ _beats = Table(
     Column("past", Double, nullable=False),
 )
 """One row, of seconds since 1970."""
+_select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
+
+
+class _Marks(NamedTuple):
+    """The row, where it says what it should."""
+
+    beat: float
+    trusted_from: float
+    past: float
+
+
+def _marks(row: Sequence[object]) -> _Marks | None:
+    """None where one of its columns holds what is no moment."""
+    moments = [_moment(each) for each in row]
+    known = [each for each in moments if each is not None]
+    return _Marks(*known) if len(known) == len(moments) else None
+
+
+def _moment(found: object) -> float | None:
+    """Seconds since 1970 that some clock may have shown; None for anything else, such as infinity."""
+    return float(found) if isinstance(found, int | float) and 0.0 <= found < YEAR_10000 else None
 
 
 class Beat:
@@ -62,7 +87,10 @@ class Beat:
     async def load(self) -> None:
         """Reads what is known, without a beat. Raises StoreUnavailable."""
         async with self._database.reading() as connection:
-            self.trusted_from = float(await connection.scalar(select(_beats.c.trusted_from)) or 0.0)
+            row = (await connection.execute(_select)).one_or_none()
+        if row is not None:
+            marks = _marks(row)
+            self.trusted_from = marks.trusted_from if marks is not None else self._clock()
 
     @to_its_end
     async def go_on(self) -> None:
@@ -76,34 +104,37 @@ class Beat:
         self._tell_where_it_was_set()
         last = await asyncio.to_thread(self._read)
         async with self._database.writing() as connection:
-            row, ours = await self._row(connection, last)
+            marks, ours = await self._row(connection, last)
             now = self._clock()
-            restored = row.beat < last
-            trusted_from = max(row.trusted_from, now) if restored else row.trusted_from
-            beat = max(now, max(row.beat, last) + ONE_ON_S)
-            past = min(max(now, row.past - MOST_PAST_S), row.past + MOST_PAST_S)
+            restored = marks is None or marks.beat < last
+            # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
+            marks = marks or _Marks(0.0, now, now)
+            trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
+            beat = max(now, max(marks.beat, last) + ONE_ON_S)
+            past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
             if ours:
                 change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=past)
                 await connection.execute(change)
         self.trusted_from, self.past = trusted_from, past
         if restored:
-            log.error("store_restored", store=self._database.name, behind_s=round(last - row.beat))
+            log.error("store_restored", store=self._database.name, behind_s=round(last - marks.beat))
         if ours:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
             await asyncio.to_thread(self._write, beat)
 
-    async def _row(self, connection: AsyncConnection, last: float) -> tuple[Row[Any], bool]:
-        """The row, and whether it is locked for us; it need not be where another relay beats, who may be frozen."""
-        free = (await connection.execute(select(_beats).with_for_update(skip_locked=True))).one_or_none()
+    async def _row(self, connection: AsyncConnection, last: float) -> tuple[_Marks | None, bool]:
+        """What the row says, and whether it is locked for us; it need not be where another relay beats, who may be
+        frozen. None: it was broken."""
+        free = (await connection.execute(_select.with_for_update(skip_locked=True))).one_or_none()
         if free is not None:
-            return free, True
-        taken = (await connection.execute(select(_beats))).one_or_none()
-        if taken is not None and taken.beat >= last:
-            return taken, False
+            return _marks(free), True
+        taken = (await connection.execute(_select)).one_or_none()
+        if taken is not None and (marks := _marks(taken)) is not None and marks.beat >= last:
+            return marks, False
         # There is none, or the store was restored, which nobody else may know: now it is waited for.
         first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
         await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
-        return (await connection.execute(select(_beats).with_for_update())).one(), True
+        return _marks((await connection.execute(_select.with_for_update())).one()), True
 
     def _tell_where_it_was_set(self) -> None:
         """Mail is put aside by a clock that is wrong, so somebody must hear of one that was or will be."""
@@ -113,8 +144,11 @@ class Beat:
         self._ahead = ahead
 
     def _read(self) -> float:
+        if self._file is None:
+            return 0.0
         try:
-            return float(self._file.read_text()) if self._file is not None else 0.0
+            with os.fdopen(open_regular(self._file, os.O_RDONLY), "rb") as file:
+                return _moment(float(file.read(_MOST_OCTETS))) or 0.0
         except (OSError, ValueError):
             return 0.0
 

@@ -38,19 +38,18 @@ _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
 
 def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
-    """Makes the file (mode 0600, in a directory of mode 0700 if made) and puts it in WAL mode.
+    """Makes the file if need be (its directory too, of mode 0700) and puts it in WAL mode.
 
     `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_sqlite_file(path)
         # SQLite does not wait for its turn when two processes change the journal mode at once.
-        with secret_file.locked(path.parent):
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-                secret_file.sync_directory(path.parent)
-            with closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+        with (
+            secret_file.locked(path.parent),
+            closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection,
+        ):
+            connection.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made or opened: {error.strerror}") from error
     except sqlite3.Error as error:
@@ -59,19 +58,35 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
         raise StoreUnavailable(f"{path}: {said_by_sqlite(path, error)}") from error
 
 
+def make_sqlite_file(path: Path) -> None:
+    """Makes the file, empty and of mode 0600, where there is none. Raises OSError; blocks."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        secret_file.sync_directory(path.parent)
+
+
 def said_by_sqlite(path: Path, error: BaseException) -> str:
     """What an error says, and what to do where a full disk is behind it, of which SQLite says "disk I/O error"."""
     said = str(error) or type(error).__name__
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         with suppress(OSError):
-            disk = os.statvfs(path.parent)
-            if (free := disk.f_bavail * disk.f_frsize) < ROOM_TO_START:
-                return (
-                    f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
-                    f"{ROOM_TO_START // 2**20} MiB in {path.parent}: make room there ({said})"
-                )
+            if missing := no_room(path.parent):
+                return f"{missing} ({said})"
     return said
+
+
+def no_room(directory: Path) -> str:
+    """What to do where its disk has no room for what a relay needs there; "" where it has. Raises OSError."""
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free >= ROOM_TO_START:
+        return ""
+    return (
+        f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
+        f"{ROOM_TO_START // 2**20} MiB in {directory}: make room there"
+    )
 
 
 def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float) -> AsyncEngine:

@@ -8,15 +8,18 @@ the next line continues the chain over it. Several processes may write one file:
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import hmac
 import json
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import structlog
@@ -144,6 +147,26 @@ class Ledger:
         if new:
             _sync_directory(self.path.parent)
         return number, head
+
+
+def why_not_writable(path: Path) -> str:
+    """What stands in the way of a line, "" where nothing does; looking leaves nothing behind. Blocks."""
+    path = path.resolve()
+    try:
+        if path.exists():
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return "it is not a regular file"
+            finally:
+                os.close(descriptor)
+        else:
+            with TemporaryFile(dir=path.parent):
+                pass
+        disk = os.statvfs(path.parent)
+        return "" if disk.f_bavail * disk.f_frsize >= MAX_LINE_OCTETS else os.strerror(errno.ENOSPC)
+    except OSError as error:
+        return error.strerror or type(error).__name__
 
 
 def _write(descriptor: int, data: bytes) -> None:

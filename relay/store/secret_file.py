@@ -4,6 +4,7 @@ Standard: OpenSSH's StrictModes; write, fsync, link or rename, fsync of the dire
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -31,6 +32,19 @@ def read(path: Path) -> bytes:
     if len(content) > MAX_LENGTH:
         raise ConfigError(f"{path}: over {MAX_LENGTH} octets, so it is not a secret file")
     return content
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of the regular file with this very name; waits for nobody whatever is there. Raises OSError."""
+    # O_NONBLOCK: opening a FIFO must not wait for somebody at its other end, nor must what is read from it then.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def create(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ before there is something to write. What is not written yet is zeros, which end 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import re
@@ -22,12 +23,13 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.store.secret import Sealed, SiteSecret
-from relay.store.secret_file import sync_directory
+from relay.store.secret_file import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
 
 ROOM_OCTETS = 2 * 2**20
 """So much of a file is free before it is needed: more than the largest reply of a real KME."""
+TORN = "what was written there is lost: keys that a KME has given, or that a mail was sent, which may be sent again"
 _ID_OCTETS = 8
 _ID = re.compile(r"[0-9a-f]{8}")
 _LENGTH_OCTETS = 4
@@ -60,8 +62,11 @@ class Spool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
-            needed = f"{2 * ROOM_OCTETS // 2**20} MiB are needed there"
-            raise StoreUnavailable(f"{self._directory}: no room: {error.strerror}: {needed}") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                said = f"no room: {error.strerror}: {2 * ROOM_OCTETS // 2**20} MiB are needed there"
+            else:
+                said = f"no file can be made there: {error.strerror}"
+            raise StoreUnavailable(f"{self._directory}: {said}") from error
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
@@ -146,9 +151,14 @@ class LeftBehind:
     torn: int = 0
 
     def remove(self) -> None:
-        """Overwrites the records, then deletes the file: they are in the store. Blocks."""
+        """Overwrites the records, then deletes the file: they are in the store. Blocks.
+
+        What is of no use is told here, once: a file may be looked at many times before the store takes it.
+        """
+        if self.torn:
+            log.error("spool_torn", file=str(self.path), octets=self.torn, meaning=TORN)
         with suppress(FileNotFoundError):
-            with self.path.open("r+b") as file:
+            with os.fdopen(open_regular(self.path, os.O_RDWR), "r+b") as file:
                 file.write(bytes(self.octets))
                 file.flush()
                 os.fdatasync(file.fileno())
@@ -204,7 +214,7 @@ def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
     Blocks, and raises OSError.
     """
     for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
-        with suppress(FileNotFoundError), path.open("rb") as file:
+        with suppress(FileNotFoundError), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             records, ids = [], {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
             for sealed, whole in _rows(file.fileno()):
                 if whole and _ID.fullmatch(sealed.secret_id):
@@ -237,7 +247,7 @@ def _new_file(directory: Path, secret_id: str) -> tuple[Path, int]:
 def _alone(path: Path) -> Iterator[int | None]:
     """The file under its lock; None where somebody else has it, or it is gone."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = open_regular(path, os.O_RDWR)
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             log.error("spool_not_read", file=str(path), cause=str(error))

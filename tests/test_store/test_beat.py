@@ -5,6 +5,7 @@ Standard: the mark in the store and the one beside the secret; both back ends.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -78,11 +79,44 @@ async def test_a_clock_that_was_set_back_is_no_restored_store(
     assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
 
 
-async def test_a_file_that_cannot_be_read_is_as_if_it_were_not_there(
-    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+@pytest.mark.parametrize("content", ["yesterday", "inf", "nan", "-1", "1e300", "fifo"])
+async def test_a_file_that_is_no_moment_is_as_if_it_were_not_there_and_a_restored_store_is_noticed_again_afterwards(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, content: str
 ) -> None:
-    (tmp_path / "beat").write_text("yesterday")
-    assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+    file = tmp_path / "beat"
+    if content == "fifo":
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    async with asyncio.timeout(20):
+        assert await _beat(backend, secret, clock, file) == 0.0
+    await backend.run("DELETE FROM store_beat")
+    clock.now += 60
+    assert await _beat(backend, secret, clock, file) == clock.now
+
+
+@pytest.mark.parametrize("column", ["beat", "trusted_from", "past"])
+async def test_a_row_that_holds_no_moment_is_mended_and_counts_as_restored(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, column: str
+) -> None:
+    file = tmp_path / "beat"
+    await _beat(backend, secret, clock, file)
+    for content, in_file in (("1e999", None), ("1e300", "inf"), ("-5", None)):
+        await backend.run(f"UPDATE store_beat SET {column} = {content}".replace("1e999", _infinite(backend)))
+        if in_file:
+            file.write_text(in_file)
+        clock.now += 60
+        restored_at = clock.now
+        assert await _beat(backend, secret, clock, file) == restored_at
+        [row] = await backend.run("SELECT beat, trusted_from, past FROM store_beat")
+        assert tuple(row) == (restored_at, restored_at, restored_at)
+        clock.now += 60
+        assert await _beat(backend, secret, clock, file) == restored_at
+    assert [each["event"] for each in log.entries].count("store_restored") == 3
+
+
+def _infinite(backend: Backend) -> str:
+    return "1e999" if backend.name == "sqlite" else "'Infinity'"
 
 
 async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(

@@ -73,6 +73,24 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     assert (await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 
+async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_others_count(
+    tmp_path: Path, store: Store
+) -> None:
+    sent = Sent(tmp_path, SECRET, lambda: False)
+    for mail in (b"1" * 32, b"2" * 32):
+        sent.note(mail, ["ben@bob.example"])
+    sent.close()
+    [path] = tmp_path.glob("*.spool")
+    content = bytearray(path.read_bytes())
+    content[30] ^= 1
+    path.write_bytes(content)
+    with capture_logs() as logs:
+        for taken_over in (1, 0):
+            assert await take_over(tmp_path, SECRET, store.journal, store.openings) == taken_over
+    assert [(line["event"], line["log_level"]) for line in logs] == [("spool_torn", "error")]
+    assert (await store.journal.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
+
+
 @pytest.mark.parametrize(
     ("header", "like_no_other"),
     [

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over
 from relay.keys.receiver import Delivered
-from relay.store import SiteSecret, Spool, Store, left_behind
+from relay.store import SiteSecret, Spool, Store, left_behind, waiting
 from relay.store.secret import Sealed
 
 SECRET = SiteSecret(bytes(range(32)))
@@ -189,12 +189,25 @@ def test_a_changed_record_does_not_cost_the_others(tmp_path: Path) -> None:
     assert (file.records, file.torn > 0) == (RECORDS[1:], True)
 
 
-def test_what_cannot_be_opened_as_a_file_stops_nobody(tmp_path: Path) -> None:
-    written(tmp_path / "spool", RECORDS).rename(tmp_path / "spool" / "1.spool")
-    (tmp_path / "spool" / "0.spool").mkdir()
+@pytest.mark.parametrize("odd", ["directory", "fifo", "link to a device", "link to a fifo", "link to a spool"])
+@pytest.mark.timeout(20)
+def test_what_is_no_file_of_its_own_stops_nobody(tmp_path: Path, odd: str) -> None:
+    spool, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    written(spool, RECORDS).rename(spool / "1.spool")
+    path = spool / "0.spool"
+    if odd == "directory":
+        path.mkdir()
+    elif odd == "fifo":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(elsewhere)
+        to = {"device": Path("/dev/zero"), "fifo": elsewhere, "spool": spool / "1.spool"}[odd.split()[-1]]
+        path.symlink_to(to)
     with capture_logs() as logs:
-        assert found(tmp_path / "spool") == [RECORDS]
+        assert found(spool) == [RECORDS]
     assert [line["event"] for line in logs] == ["spool_not_read"]
+    with pytest.raises(OSError, match=r"0\.spool"):
+        list(waiting(spool, SECRET))
 
 
 def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_path: Path) -> None:
