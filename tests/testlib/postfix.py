@@ -12,9 +12,10 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,15 +91,30 @@ requires_postconf = pytest.mark.skipif(shutil.which("postconf") is None, reason=
 
 
 def free_addresses(number: int) -> list[Address]:
-    """Addresses on loopback on which nobody listens, all different."""
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [Address(*each.getsockname()) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Addresses on loopback on which nobody listens, and which were not given before.
+
+    They are below the range that the kernel takes the ports of connections and of `:0` from, and each test process has
+    a part of that for itself: else one could be gone by the time that somebody listens.
+    """
+    found: list[Address] = []
+    while len(found) < number:
+        address = Address("127.0.0.1", next(_ports))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(address)
+            found.append(address)
+    return found
+
+
+def _own_ports() -> Iterator[int]:
+    above = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % PARTS
+    size = (above - LOWEST_PORT) // PARTS
+    first = LOWEST_PORT + worker * size
+    yield from cycle(range(first, first + size))
+
+
+LOWEST_PORT, PARTS = 10_000, 8
+_ports = _own_ports()
 
 
 @dataclass(frozen=True)
