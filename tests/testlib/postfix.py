@@ -113,7 +113,8 @@ def _own_ports() -> Iterator[int]:
     yield from cycle(range(first, first + size))
 
 
-LOWEST_PORT, PARTS = 10_000, 8
+LOWEST_PORT, PARTS = 16_000, 8
+"""Below are ports that deploy/postfix names, which tests replace by their own."""
 _ports = _own_ports()
 
 
