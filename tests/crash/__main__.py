@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from tests.crash.outcome import tell_and_exit
 from tests.crash.run import SITES, run
 from tests.test_store.backends import PostgreSQLServer, find_programs
 from tests.testlib.identities import make_identities
@@ -74,12 +74,7 @@ def main(
                 progress=lambda text: click.echo(text, err=True),
             )
         )  # fmt: skip
-    for name, value in vars(report).items():
-        if name not in ("faults", "twice_without_a_kill"):
-            click.echo(f"{name}: {dict(value) if isinstance(value, dict) else value}")
-    for fault in report.faults:
-        click.echo(f"PROMISE BROKEN: {fault}")
-    sys.exit(1 if report.faults else 0)
+    tell_and_exit(report, ["twice_without_a_kill"])
 
 
 main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -28,6 +27,7 @@ from relay.bench.simulated_kme import SimulatedPair
 from relay.config import Address
 from relay.kme import certificates
 from tests.crash.episodes import KINDS, Episode, Episodes
+from tests.crash.outcome import tell_and_exit
 from tests.crash.watch import key_ids
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -424,14 +424,9 @@ def main(
                 progress=lambda text: click.echo(text, err=True),
             )
         )  # fmt: skip
-    for name, value in vars(report).items():
-        if name not in ("faults", "episodes"):
-            click.echo(f"{name}: {dict(value) if isinstance(value, dict) else value}")
     for episode in report.episodes:
         click.echo(f"episode: {episode}")
-    for fault in report.faults:
-        click.echo(f"PROMISE BROKEN: {fault}")
-    sys.exit(1 if report.faults else 0)
+    tell_and_exit(report, ["episodes"])
 
 
 if __name__ == "__main__":

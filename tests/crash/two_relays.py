@@ -10,7 +10,6 @@ import asyncio
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ import click
 from relay import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store import SiteSecret
+from tests.crash.outcome import tell_and_exit
 from tests.crash.watch import key_ids
 from tests.test_store.backends import PostgreSQLServer, find_programs
 from tests.testlib import mails
@@ -273,12 +273,7 @@ def main(seconds: float, seed: int) -> None:
             report = asyncio.run(run(Path(directory), server, seconds=seconds, seed=seed))
         finally:
             server.stop()
-    for name, value in vars(report).items():
-        if name != "faults":
-            click.echo(f"{name}: {dict(value) if isinstance(value, dict) else value}")
-    for fault in report.faults:
-        click.echo(f"PROMISE BROKEN: {fault}")
-    sys.exit(1 if report.faults else 0)
+    tell_and_exit(report)
 
 
 if __name__ == "__main__":
