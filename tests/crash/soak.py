@@ -39,8 +39,9 @@ HELD_S = 60.0
 AT_ONCE = 20
 """So many mails a queue hands over at the same time, as Postfix does."""
 LONGEST_PAUSE_S = 15.0
-OLD_S, OLD_PAUSE_S = 300.0, 120.0
-"""A mail that has waited so long is tried less often."""
+OLD_S, OLD_PAUSE_S = 120.0, 600.0
+"""A mail that has waited so long is tried less often, as by Postfix; else those whose keys the KME has destroyed, which
+nobody can ever open, would take up the queue's slots, and it would be these that the others wait for."""
 PAD_SHARE = 0.15
 WARM_EPISODES = 5
 """Memory is compared from then on."""
