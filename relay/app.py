@@ -224,7 +224,7 @@ async def running(
             _in_background(stack, "shared rates", shared.keep_up())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, submission)
         addresses: dict[str, Address] = {}
-        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+        budget = Budget(config.limits.messages_in_flight)
         entries: list[Entry] = []
         stack.push_async_callback(_stopped, entries)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
@@ -361,7 +361,7 @@ def _submission(config: Config) -> Submission | None:
         assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
         back_end = FileBackEnd(users)
     key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
-    logins = Logins(back_end, table.failed_logins, table.failed_login_delay, key)
+    logins = Logins(back_end, table.failed_logins, key)
     return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
 
 

@@ -30,7 +30,7 @@ from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, rela
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
-QUICK = "timeout = 1\nmin_timeout = 0.5\npool_maxsize = 2\nlag_patience = 0\nbreaker_delay = 0.1\n"
+QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\n"
 
 
 @pytest.fixture

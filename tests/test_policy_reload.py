@@ -249,7 +249,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
     releases = tmp_path / "alice" / "releases"
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={},
-        kme_settings="cache_high = 500\ncache_low = 300\n",
+        kme_settings="cache_high = 500\n",
     )  # fmt: skip
     write(releases / "0", {"bob.example.toml": AES})
     link = site.directory / "policies"

@@ -124,7 +124,7 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
 
 
 def _key_records(table: DKIM) -> KeyRecords:
-    return KeyRecords(table.dns_timeout, table.dns_servers)
+    return KeyRecords(table.dns_servers)
 
 
 def zone_lines(key: SigningKey) -> str:

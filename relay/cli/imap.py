@@ -61,7 +61,7 @@ async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False, key_receiver=receiver) as built:
-            budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+            budget = Budget(config.limits.messages_in_flight)
             mailboxes = app.mailboxes(built, budget)
             console = Console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -5,7 +5,7 @@ Standard: limits have the defaults that deploy/relay.toml documents.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -87,9 +87,12 @@ class IncomingDirection(Direction):
 class Submission(Listening):
     """Where users hand in mail for the way out: STARTTLS, implicit TLS, and whom the relay takes mail from.
 
-    `users` is the password file, `dovecot_auth` the Unix socket of Dovecot's auth service. Rates are for an hour,
-    `failed_login_delay` is in seconds.
+    `users` is the password file, `dovecot_auth` the Unix socket of Dovecot's auth service. Rates are for an hour.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "failed_login_delay": "a failed login is answered after 2 seconds; remove this line"
+    }
 
     listen: AddressSetting | None = None
     listen_tls: AddressSetting | None = None
@@ -103,7 +106,6 @@ class Submission(Listening):
     mails_per_client: int = Field(default=2000, ge=1, le=10_000_000)
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    failed_login_delay: Annotated[float, Field(ge=0, le=60, strict=False)] = 2.0
 
 
 class IMAPAccount(toml.Table):
@@ -113,6 +115,12 @@ class IMAPAccount(toml.Table):
     how to log in. `addresses` are those whose mail this mailbox gets, by default the user. `after` is what becomes of
     the sealed message once the original is there. Times are seconds.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "retry": "a message that may be opened later is tried again after 30 s, then less often; remove this line",
+        "retry_longest": "what may be opened later is tried at least once an hour; remove this line",
+        "retry_refused": "a message that waiting will not help is tried once a day; remove this line",
+    }
 
     host: str = Field(pattern=r"^[^\s/:]+$", max_length=253)
     port: int = Field(default=993, ge=1, le=65535)
@@ -130,9 +138,6 @@ class IMAPAccount(toml.Table):
     poll: Seconds = 60.0
     timeout: Seconds = 60.0
     max_message_size: SizeSetting = 75 * 2**20
-    retry: Seconds = 30.0
-    retry_longest: Seconds = 3600.0
-    retry_refused: Seconds = 86400.0
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> IMAPAccount:

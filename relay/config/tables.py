@@ -5,7 +5,7 @@ Standard: each has the defaults that deploy/relay.toml documents.
 from __future__ import annotations
 
 import socket
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -17,7 +17,6 @@ from relay.config.settings import (
     DatabaseSetting,
     Domains,
     PathSetting,
-    Seconds,
     SizeSetting,
     as_tuple,
 )
@@ -93,10 +92,11 @@ class OTP(toml.Table):
 
 
 class Limits(toml.Table):
-    """How much memory the messages in flight may take in all, and how long (seconds) a new one waits for room."""
+    """How much memory the messages in flight may take in all."""
+
+    removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
-    wait_for_room: Seconds = 30.0
 
 
 class DKIMKey(toml.Table):
@@ -110,16 +110,19 @@ class DKIMKey(toml.Table):
 class DKIM(toml.Table):
     """Signing what leaves sealed, and verifying what arrives sealed (RFC 6376, RFC 8601, RFC 8617).
 
-    `authserv_id` names us in Authentication-Results, by default `site.hostname`. `dns_timeout` is in seconds, for all
-    keys of a message; `dns_servers` are asked instead of those of this host.
+    `authserv_id` names us in Authentication-Results, by default `site.hostname`; `dns_servers` are asked instead of
+    those of this host.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "max_signatures": "the 10 uppermost signatures are verified; remove this line",
+        "dns_timeout": "the DNS has 5 seconds for all keys of a mail; remove this line",
+    }
 
     keys: Annotated[tuple[DKIMKey, ...], BeforeValidator(as_tuple)] = ()
     verify: bool = True
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")
     arc_seal: bool = False
-    max_signatures: int = Field(default=10, ge=1, le=100)
-    dns_timeout: Annotated[float, Field(gt=0, le=60, strict=False)] = 5.0
     dns_servers: Annotated[tuple[AddressSetting, ...], BeforeValidator(as_tuple)] = ()
 
 

@@ -21,6 +21,15 @@ from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeyStore, Timing, Tr
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 
+BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
+"""So many times `retry_delay` a KME is left alone after failures, at first and at most: tries of a call are over."""
+
+LOW_SHARE = 0.25
+"""A refill begins below this share of `cache_high`, and costs a quiet site no more keys than that."""
+
+GOOD_SHARE = 0.8
+"""A key is not used later than this share of `key_lifetime` after it came: the peer has to fetch it in the rest."""
+
 
 def key_ring(
     config: Config,
@@ -71,16 +80,13 @@ def km_client(
         retry_attempts=kme.retry_attempts,
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,
-        connect_timeout=kme.connect_timeout,
         adaptive=True,
-        min_timeout=kme.min_timeout,
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
-        burn_budget=kme.burn_budget,
         name=name,
         quirks=_quirks(kme),
-        tls=TLSRules(kme.tls_minimum, kme.tls_ciphers or None, kme.kme_id or None, kme.name_check, kme.name_from),
-        breaker=BreakerRules(kme.breaker_failures, kme.breaker_delay, kme.breaker_longest),
+        tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, "kme_id" if kme.kme_id else "host", kme.name_from),
+        breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,
         metrics=metrics,
     )
@@ -94,15 +100,8 @@ def peer_keys(peer: Peer) -> PeerKeys:
 
 def prefetch_of(kme: KME) -> Prefetch:
     """How many keys of a KME are kept ready, and for how long."""
-    if not kme.prefetch:
-        return Prefetch(low=0, high=0, lifetime=kme.key_lifetime - kme.key_margin)
-    return Prefetch(
-        low=kme.cache_low,
-        high=kme.cache_high,
-        lifetime=kme.key_lifetime - kme.key_margin,
-        most=kme.cache_most,
-        outage=kme.outage,
-    )
+    high = kme.cache_high if kme.prefetch else 0
+    return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.key_lifetime * GOOD_SHARE)
 
 
 def _group(
@@ -123,9 +122,6 @@ def _group(
         clients,
         {name: prefetch_of(kme) if prefetch else _NO_PREFETCH for name, kme in kmes},
         lag_patience=max(kme.lag_patience for _, kme in kmes),
-        lag_waiting=max(kme.lag_waiting for _, kme in kmes),
-        gather={name: kme.gather for name, kme in kmes},
-        gather_window=max(kme.gather_window for _, kme in kmes),
         metrics=metrics,
         timing=timing,
         use=kmes[0][1].use,
@@ -139,8 +135,6 @@ def _quirks(kme: KME) -> Quirks:
         keep_alive=kme.keep_alive,
         size_unit=kme.size_unit,
         integer_key_ids=kme.integer_key_ids,
-        max_key_per_request=kme.max_key_per_request or None,
-        max_key_size=kme.max_key_size or None,
         errors=tuple(
             ErrorRule(Fault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
             for rule in kme.errors

@@ -36,7 +36,6 @@ class Quirks:
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
     "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
-    `max_key_per_request` and `max_key_size` (bits) cap what the status says, or stand in for it.
     `errors`: what replies mean, against the usual reading.
     """
 
@@ -44,8 +43,6 @@ class Quirks:
     keep_alive: bool = True
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
-    max_key_per_request: int | None = None
-    max_key_size: int | None = None
     errors: tuple[ErrorRule, ...] = ()
 
 
@@ -68,9 +65,8 @@ class KMEClient(ABC):
         retry_attempts: int = 3,
         retry_delay: float = 1,
         timeout: float = 10,
-        connect_timeout: float = 2,
         adaptive: bool = False,
-        min_timeout: float = 2,
+        min_timeout: float | None = None,
         pool_connections: int = 5,
         pool_maxsize: int = 10,
         burn_budget: int = 1000,
@@ -85,7 +81,8 @@ class KMEClient(ABC):
 
         `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
         time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-        shorter while most tries succeed, and limits shrink to no less than `min_timeout` for a KME that is quick.
+        shorter while most tries succeed, and limits shrink for a KME that is quick, to no less than `min_timeout` (by
+        default a fifth of `timeout`).
         At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
         `name` (default: the URL) stands in logs and metrics. Raises ConfigError for another scheme than https, and
@@ -109,13 +106,14 @@ class KMEClient(ABC):
             ClientTLS(ca, certificate, key, tls),
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
-            connect_timeout=connect_timeout,
             keep_alive=quirks.keep_alive and not self.one_connection_per_request,
         )
         self._calls = Calls(
             self._name,
             self._transport,
-            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout, adaptive),
+            patience=Patience(
+                retry_attempts, retry_delay, timeout, timeout / 5 if min_timeout is None else min_timeout, adaptive
+            ),
             breaker=breaker,
             errors=(*quirks.errors, *self.usual_errors),
             timing=timing,

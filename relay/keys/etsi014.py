@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -238,16 +237,7 @@ class OptimizedKMClient(KMEClient):
         return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
 
     def _read_status(self, body: bytes) -> KeyStatus:
-        status = status_from_reply(json_body(self.name, body))
-        return replace(
-            status,
-            max_key_per_request=_least(status.max_key_per_request, self.quirks.max_key_per_request),
-            max_key_size=_least(status.max_key_size, self.quirks.max_key_size),
-        )
+        return status_from_reply(json_body(self.name, body))
 
     def _is_number(self, key_ID: str) -> bool:
         return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit), default=None)

@@ -36,6 +36,9 @@ CLOSING_GRACE_S = 3.0
 CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
 
+WAIT_FOR_COMPANY_S = 0.005
+"""A call waits so long for the keys of further mails, where the KME takes several."""
+
 AGAIN_EVERY_S = 0.1
 """Keys that did not come before are asked for in one call after the other, and no more often than this."""
 
@@ -61,24 +64,16 @@ class Fetcher:
         client: KMEClient,
         *,
         limit: Callable[[str], Awaitable[int | None]],
-        gather: bool = True,
-        window: float = 0.005,
         keep: KeepKeys | None = None,
         count: Callable[[str, int], None] = lambda _outcome, _number: None,
         timing: Timing = REAL_TIME,
     ) -> None:
-        """`limit` gives the most key_IDs that one call for a master SAE may have, None where that is unknown.
-
-        `gather` False sends each key_ID alone. `window` is how many seconds a call waits for company.
-        """
+        """`limit` gives the most key_IDs that one call for a master SAE may have, None where that is unknown."""
         self.client = client
         self.keep = keep
         self.ready: Callable[[], Awaitable[None]] | None = None
         """Awaited before each call; raises StoreUnavailable while keys could not be kept."""
         self._limit = limit
-        self._gather = gather
-        self._window = window
-        self._calls_at_once = CALLS_AT_ONCE if gather else 8
         self._count = count
         self._timing = timing
         self._masters: dict[str, PendingFetches] = {}
@@ -138,12 +133,12 @@ class Fetcher:
 
     def _first_part(self, tries: int) -> int:
         """How many of a message's keys are asked for before it is known that there are any."""
-        return 1 if tries or not self._gather or self.client.one_by_one else MOST_PER_CALL
+        return 1 if tries or self.client.one_by_one else MOST_PER_CALL
 
     @property
     def _again_together(self) -> int:
         """How many messages whose keys did not come before share a call now."""
-        alone = not self._gather or self.client.one_by_one or self._timing.clock() < self._again_alone_until
+        alone = self.client.one_by_one or self._timing.clock() < self._again_alone_until
         return 1 if alone else AGAIN_TOGETHER
 
     def _leave_some_out(self) -> None:
@@ -164,7 +159,7 @@ class Fetcher:
     def _send_calls(self) -> None:
         if self._closed:
             return
-        if len(self._asking) < self._calls_at_once and any(master.ready for master in self._masters.values()):
+        if len(self._asking) < CALLS_AT_ONCE and any(master.ready for master in self._masters.values()):
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
             self._asking.add(call)
             call.add_done_callback(self._ended)
@@ -186,8 +181,8 @@ class Fetcher:
             most = await self._most(master)
             if master.most_until <= self._timing.clock():
                 master.most = MOST_PER_CALL
-            if self._gather:
-                await self._timing.sleep(self._window)
+            if most > 1:
+                await self._timing.sleep(WAIT_FOR_COMPANY_S)
             if batches := master.take(most):
                 self._send_calls()
                 await self._ask(master, batches)
@@ -238,7 +233,7 @@ class Fetcher:
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
             self._conclude_all(master, list(master.queue), given_up)
             raise
-        return (most or MOST_PER_CALL) if self._gather else 1
+        return most or MOST_PER_CALL
 
     # One call
 

@@ -42,8 +42,6 @@ class KMEGroup:
         *,
         lag_patience: float = LAG_PATIENCE_S,
         lag_waiting: int = LAG_WAITING,
-        gather: bool | Mapping[str, bool] = True,
-        gather_window: float = 0.005,
         keep: KeepKeys | None = None,
         metrics: KeyMetrics | None = None,
         timing: Timing = REAL_TIME,
@@ -51,10 +49,10 @@ class KMEGroup:
         use: Use = "both",
         one_batch: Mapping[str, float] | None = None,
     ) -> None:
-        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+        """`prefetch` holds for all KMEs, or is given by KME name.
 
-        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
-        stores what is fetched before anybody gets it.
+        `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
+        before anybody gets it.
         `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
         `clock`, seconds, replaces that of `timing`.
         """
@@ -76,8 +74,6 @@ class KMEGroup:
                     group,
                     client,
                     pool,
-                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
-                    gather_window=gather_window,
                     keep=keep,
                     metrics=metrics,
                     timing=timing,

@@ -24,6 +24,9 @@ from relay.keys.tls import ClientTLS
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
 """A longer reply is given up: no KME sends one, and memory is for mail."""
 
+CONNECT_TIMEOUT_S = 2.0
+"""A connection is there within this time or not at all: a handshake with a KME in the cloud takes a quarter second."""
+
 MAX_RETRY_AFTER_S = 3600.0
 """A Retry-After beyond an hour is taken as an hour."""
 
@@ -92,14 +95,12 @@ class Transport:
         *,
         connections: int,
         per_host: int,
-        connect_timeout: float,
         keep_alive: bool = True,
     ) -> None:
         self.url = url.rstrip("/")
         self._tls = tls
         self._connections = connections
         self._per_host = per_host
-        self._connect_timeout = connect_timeout
         self._keep_alive = keep_alive
         self._session: aiohttp.ClientSession | None = None
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
@@ -126,7 +127,7 @@ class Transport:
                 target,
                 json=request.json,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within, sock_connect=self._connect_timeout),
+                timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT_S),
                 trace_request_ctx=note_sent,
                 middlewares=(_once,),
             ) as reply:

@@ -42,8 +42,6 @@ class Member:
         client: KMEClient,
         pool: KeyPool,
         *,
-        gather: bool,
-        gather_window: float,
         keep: KeepKeys | None,
         metrics: KeyMetrics,
         timing: Timing,
@@ -63,8 +61,6 @@ class Member:
         self.fetcher = Fetcher(
             client,
             limit=self._ids_in_a_call,
-            gather=gather,
-            window=gather_window,
             keep=keep,
             count=count,
             timing=timing,

@@ -14,7 +14,7 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.refill import BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
+from relay.keys.refill import OUTAGE_S, BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter
 from relay.keys.types import REAL_TIME, IssuedKeys, Key, Timing
@@ -450,7 +450,7 @@ class KeyPool:
         one_batch = self.undelivered.one_batch
         found = marks(
             self.prefetch,
-            outage=one_batch,
+            outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
             latency=self.client.latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,

@@ -155,20 +155,25 @@ _LIFETIME_SHARE = 0.5
 """Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
 
 
+OUTAGE_S = 10.0
+"""So long a KME may be away without a mail having to wait: as long as it takes to start one again."""
+
+MOST_KEPT = 1000
+"""No use, however heavy it was, has more keys than this kept ready for a peer: they expire, and a stop burns them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefetch:
     """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
 
     Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne; where
-    they do not follow the use, they stay.
+    with the rate at which keys are used, so that an outage of the KME can be borne; where they do not follow the use,
+    they stay.
     """
 
     low: int = 8
     high: int = 32
     lifetime: float = 300.0
-    most: int = 1000
-    outage: float = 10.0
     follows_use: bool = True
 
     @property
@@ -190,23 +195,22 @@ def marks(
     *,
     peak_rate: float,
     latency: float,
-    outage: float = 0.0,
+    outage: float = OUTAGE_S,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    An `outage` (s) longer than that of `prefetch` is survived as well.
-
+    They last for an `outage` (s) of the KME.
     `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
     """
     if not prefetch.on:
         return WaterMarks(0, 0)
     if not prefetch.follows_use:
         return WaterMarks(prefetch.low, prefetch.high)
-    wanted = math.ceil(peak_rate * (latency + max(prefetch.outage, outage)))
+    wanted = math.ceil(peak_rate * (latency + outage))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
-    caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
+    caps = [max(MOST_KEPT, prefetch.high), max(lasting, prefetch.high)]
     if refill_rate:
         caps.append(max(1, math.ceil(refill_rate * prefetch.lifetime)))
     if status is not None and status.max_key_count:

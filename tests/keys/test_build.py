@@ -77,8 +77,6 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
         "size_unit": "bytes",
         "keep_alive": False,
         "integer_key_ids": True,
-        "max_key_per_request": 7,
-        "max_key_size": 1024,
         "errors": [{"call": "dec_keys", "code": 401, "text": "no key", "means": "not_found"}],
     }
     client = km_client("one", _kme(certificates, retry_attempts=1, timeout=4, **settings))
@@ -86,7 +84,6 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     assert (client.name, client.retry_attempts, client.timeout) == ("one", 1, 4)
     quirks = client.quirks
     assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
-    assert (quirks.max_key_per_request, quirks.max_key_size) == (7, 1024)
     assert quirks.errors == (ErrorRule(Fault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
 
 
@@ -94,9 +91,9 @@ def test_a_skip_provider_is_another_interface(certificates: Certificates) -> Non
     assert isinstance(km_client("one", _kme(certificates, interface="skip")), SKIPClient)
 
 
-def test_a_key_waits_no_longer_than_its_lifetime_less_the_margin(certificates: Certificates) -> None:
-    kme = _kme(certificates, key_lifetime=600, key_margin=100, cache_low=1, cache_high=2, cache_most=3)
-    assert prefetch_of(kme) == Prefetch(1, 2, 500, 3, 10)
+def test_a_key_leaves_the_peer_a_fifth_of_its_lifetime(certificates: Certificates) -> None:
+    assert prefetch_of(_kme(certificates, key_lifetime=600, cache_high=10)) == Prefetch(2, 10, 480)
+    assert prefetch_of(_kme(certificates)) == Prefetch(8, 32, 240)
     assert not prefetch_of(_kme(certificates, prefetch=False)).on
 
 
@@ -115,12 +112,9 @@ def test_reserve_and_alarm_go_to_the_ring(tmp_path: Path, certificates: Certific
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ("cache_low = 40", "cache_low is above cache_high"),
-        ("key_margin = 300", "key_margin leaves nothing"),
-        ('name_check = "kme_id"', "kme_id must say"),
-        ('name_check = "none"', "name_check"),
+        ("breaker_delay = 1", r"kmes\.one\.breaker_delay: is no setting any more: it is 5 times retry_delay"),
+        ('name_from = "none"', "name_from"),
         ("verify = false", "unknown setting"),
-        ("max_key_size = 12", "multiple of 8"),
         ('errors = [{ code = 200, means = "exhausted" }]', "errors.0.code"),
         ('errors = [{ code = 500, means = "fine" }]', "errors.0.means"),
     ],

@@ -79,11 +79,10 @@ async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: Fake
     assert set(kme.pair.times_delivered.values()) == {1}
 
 
-async def test_gathering_can_be_turned_off(kme: FakeKME, time: FakeTime) -> None:
-    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), gather=False, timing=time.timing)
+async def test_a_kme_that_gives_one_key_a_request_is_asked_for_each_by_itself(kme: FakeKME, group: KMEGroup) -> None:
+    kme.limits["max_key_per_request"] = 1
     await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in _drawn(kme, 10)))
     assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1] * 10
-    await group.close()
 
 
 async def test_those_who_ask_for_the_same_key_share_one_fetch(kme: FakeKME, group: KMEGroup) -> None:

@@ -63,7 +63,7 @@ class World:
         kme = self.forger if forged else self.genuine
         site = make_site(
             self.directory / kme.url[-5:], "alice", state=self.directory, kme_url=kme.url, outgoing=self.sink.address,
-            policies={"default.toml": how}, kme_settings="cache_low = 0\ncache_high = 0",
+            policies={"default.toml": how}, kme_settings="prefetch = false",
         )  # fmt: skip
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         found = []

@@ -200,7 +200,7 @@ def test_too_few_keys_are_no_pad(number: int, hidden: int) -> None:
 
 
 def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
-    rule = Prefetch(low=8, high=32, most=1000, outage=10)
+    rule = Prefetch(low=8, high=32)
     assert marks(rule, peak_rate=0, latency=0.2) == WaterMarks(8, 32)
     assert marks(rule, peak_rate=50, latency=0.2) == WaterMarks(127, 510)
     assert marks(rule, peak_rate=5000, latency=0.2).high == 1000

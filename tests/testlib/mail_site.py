@@ -152,7 +152,7 @@ async def mail_site(
             policies=policies,
             settings=f'{settings}\nlmtp = "127.0.0.1:0"',
             identities=identities,
-            kme_settings="cache_low = 0\ncache_high = 0\n",
+            kme_settings="prefetch = false\n",
         )
         text = site.config_file.read_text().replace('database = "relay.db"', f'database = "{database}"')
         site.config_file.write_text(text + tables)

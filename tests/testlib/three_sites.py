@@ -21,7 +21,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.wire import Wire
 
-NO_PREFETCH = "prefetch = false\ncache_low = 0\ncache_high = 0\n"
+NO_PREFETCH = "prefetch = false\n"
 
 _CAROL = """
 [kmes.to-carol]
@@ -31,9 +31,7 @@ ca = "{state}/ca.pem"
 certificate = "{state}/sae-2.pem"
 key = "{state}/sae-2.key"
 retry_attempts = 0
-retry_delay = 0.05
-breaker_delay = 0.05
-breaker_longest = 0.05
+retry_delay = 0.01
 {no_prefetch}
 [peers.carol]
 domains = ["carol.example"]
