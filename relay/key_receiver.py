@@ -24,7 +24,7 @@ from relay.config import KME, Config
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.keys.receiver import (
     LATE_SHARE,
@@ -198,7 +198,7 @@ async def _answer(
         answer = {"not_stored": str(error)}
     except Exception as error:  # noqa: BLE001 - whoever waits is told, and the process lives on
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
-        answer = {"cause": type(error).__name__, "sent": True, "fault": str(Fault.UNREACHABLE), "in_time": True}
+        answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE), "in_time": True}
     with suppress(OSError):  # nobody listens any more
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()

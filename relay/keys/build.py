@@ -10,7 +10,7 @@ from relay.config import KME, Config, Peer
 from relay.keys.accounts import KeyMetrics
 from relay.keys.client import Quirks
 from relay.keys.etsi014 import OptimizedKMClient
-from relay.keys.faults import Call, ErrorRule, Fault
+from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
@@ -136,7 +136,7 @@ def _quirks(kme: KME) -> Quirks:
         size_unit=kme.size_unit,
         integer_key_ids=kme.integer_key_ids,
         errors=tuple(
-            ErrorRule(Fault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
+            ErrorRule(KMEFault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
             for rule in kme.errors
         ),
     )

@@ -42,7 +42,7 @@ class OptimizedKMClient(KMEClient):
         `patient` False means one try only. Raises KeyUnavailable.
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
-        return await self._calls.ask(Call.STATUS, request, self._read_status, patient=patient)
+        return await self._ask(Call.STATUS, request, self._read_status, patient=patient)
 
     async def request_enc_keys(
         self,
@@ -81,27 +81,8 @@ class OptimizedKMClient(KMEClient):
                 raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
             return keys
 
-        def unanswered() -> bool:
-            self._burn(sae, number, "no answer")
-            return self._burn_budget.allows(number)
-
-        async def short() -> bool:
-            try:
-                status = await self.check_key_status(sae, patient=False)
-            except KeyUnavailable:
-                return False
-            return status.stored_bits is not None and status.stored_bits < number * size
-
         async with self._drawing.setdefault(sae, asyncio.Lock()):
-            return await self._calls.ask(
-                Call.ENC_KEYS,
-                request,
-                read,
-                patient=patient,
-                unanswered=unanswered,
-                status=lambda: self.check_key_status(sae, patient=False),
-                short=short,
-            )
+            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -150,7 +131,7 @@ class OptimizedKMClient(KMEClient):
         [key] = await OptimizedKMClient.request_enc_keys(
             self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
         )
-        self._accounts.issued_and_burnt(sae, 1, "trial")
+        self.accounts.issued_and_burnt(sae, 1, "trial")
         return key
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
@@ -175,13 +156,7 @@ class OptimizedKMClient(KMEClient):
             return found
 
         try:
-            return await self._calls.ask(
-                Call.DEC_KEYS,
-                request,
-                read,
-                patient=patient,
-                status=lambda: self.check_key_status(master_sae, patient=False),
-            )
+            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error

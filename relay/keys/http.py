@@ -12,13 +12,12 @@ import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
 
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.tls import ClientTLS
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
@@ -35,14 +34,15 @@ MAX_RETRY_AFTER_S = 3600.0
 class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
-    One for received keys says whose they are (`master_sae`) and which: what its reply is written down with.
+    `sae` is the SAE that the keys are shared with. One for received keys says which they are: its reply is written down
+    with both.
     """
 
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
     json: Mapping[str, Any] | None = None
-    master_sae: str = ""
+    sae: str = ""
     key_IDs: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class NoAnswer(Exception):
     `in_time` is False when it was we who stopped waiting.
     """
 
-    def __init__(self, cause: str, *, sent: bool, fault: Fault, in_time: bool = True) -> None:
+    def __init__(self, cause: str, *, sent: bool, fault: KMEFault, in_time: bool = True) -> None:
         super().__init__(cause)
         self.sent = sent
         self.fault = fault
@@ -98,7 +98,7 @@ class Transport:
         keep_alive: bool = True,
     ) -> None:
         self.url = url.rstrip("/")
-        self._tls = tls
+        self.tls = tls
         self._connections = connections
         self._per_host = per_host
         self._keep_alive = keep_alive
@@ -147,7 +147,7 @@ class Transport:
 
         Requests under way end over the connections they have; later ones open new connections.
         """
-        if not self._tls.renew(what, anyway=anyway):
+        if not self.tls.renew(what, anyway=anyway):
             return False
         session, self._session = self._session, None
         # Its idle connections are closed when the last request over it has ended, or here.
@@ -155,10 +155,6 @@ class Transport:
             del self._under_way[session]
             _drop(session)
         return True
-
-    def ending(self, now: datetime) -> list[str]:
-        """The certificates that end soon, or have ended."""
-        return self._tls.ending(now)
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
@@ -183,7 +179,7 @@ class Transport:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,
                     limit_per_host=self._per_host,
-                    ssl=self._tls.context,
+                    ssl=self.tls.context,
                     force_close=not self._keep_alive,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -250,8 +246,8 @@ def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
         sent = False
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
-        return NoAnswer(f"TLS failed: {tls}", sent=False, fault=Fault.MISCONFIGURED)
-    return NoAnswer(what, sent=sent, fault=Fault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
+        return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
+    return NoAnswer(what, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
 
 
 def _tls_fault(error: BaseException) -> str | None:

@@ -134,7 +134,7 @@ class Member:
             return await answer
         status = self.pool.known_status(master_sae)
         in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
-        usual = self.client.usual_time(Call.DEC_KEYS) * math.ceil(len(key_IDs) / in_a_call)
+        usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
         return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
 
     async def _in_usual_time(self, take: Awaitable[_T], wait: bool) -> _T:
@@ -144,7 +144,7 @@ class Member:
         """
         if wait:
             return await take
-        usual = self.client.usual_time(Call.ENC_KEYS)
+        usual = self.client.time_limits[Call.ENC_KEYS].usual
 
         def answered() -> None:
             if not limit.expired():

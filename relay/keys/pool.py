@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
-from relay.keys.faults import KMERefusedRequest
+from relay.keys.faults import Call, KMERefusedRequest
 from relay.keys.refill import OUTAGE_S, BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter
@@ -452,7 +452,7 @@ class KeyPool:
             self.prefetch,
             outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
-            latency=self.client.latency or 1.0,
+            latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
             status=kme_store.status,
         )

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Transport
 from relay.keys.replies import json_body, keys_asked_for
 from relay.keys.skip import key_asked_for
@@ -75,7 +75,7 @@ class ReceiverHere:
         reply = await transport.send(request, within, on_sent)
         if reply.code == 200:
             group, interface = self._kmes[kme]
-            delivered = Delivered(group, interface, request.master_sae, request.key_IDs, reply.body)
+            delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
                 if self._flush:
@@ -121,11 +121,11 @@ class ReceiverProcess:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
         except TimeoutError as error:
             cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
-            raise NoAnswer(cause, sent=True, fault=Fault.UNREACHABLE, in_time=False) from error
+            raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE, in_time=False) from error
         if "not_stored" in answer:
             raise StoreUnavailable(answer["not_stored"])
         if "cause" in answer:
-            fault = Fault(answer["fault"])
+            fault = KMEFault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
         return HTTPReply(answer["code"], body, answer["retry_after"])
 
@@ -184,7 +184,7 @@ class ReceiverProcess:
 
 
 def _ended() -> NoAnswer:
-    return NoAnswer("the key receiver has ended", sent=True, fault=Fault.UNREACHABLE)
+    return NoAnswer("the key receiver has ended", sent=True, fault=KMEFault.UNREACHABLE)
 
 
 def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
 from relay.keys.client import KMEClient
-from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing
+from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEFault
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import KeyStatus, json_body
 from relay.keys.types import Key
@@ -32,19 +32,12 @@ class SKIPClient(KMEClient):
     """A client of one key provider. Its settings are those of KMEClient; the quirks of ETSI do not apply."""
 
     usual_errors = (
-        ErrorRule(Fault.NOT_FOUND, 400, Call.DEC_KEYS),
-        ErrorRule(Fault.MISCONFIGURED, 404, Call.ENC_KEYS),
+        ErrorRule(KMEFault.NOT_FOUND, 400, Call.DEC_KEYS),
+        ErrorRule(KMEFault.MISCONFIGURED, 404, Call.ENC_KEYS),
     )
 
-    @property
-    def one_connection_per_request(self) -> bool:
-        """SKIP has only GET."""
-        return True
-
-    @property
-    def any_size(self) -> bool:
-        """Other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size."""
-        return False
+    one_by_one = True  # SKIP has only GET
+    any_size = False  # other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """The provider's capabilities as a status; SKIP says nothing about stored keys.
@@ -74,7 +67,7 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._calls.ask(Call.STATUS, HTTPRequest("GET", "/capabilities"), read, patient=patient)
+        return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
 
     async def request_enc_keys(
         self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
@@ -83,7 +76,7 @@ class SKIPClient(KMEClient):
         if number < 1 or size < 8 or size % 8:
             raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
         remote = str(slave_sae_id)
-        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))))
+        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))), sae=remote)
 
         def read(body: bytes) -> list[Key]:
             try:
@@ -92,19 +85,8 @@ class SKIPClient(KMEClient):
                 self._burn(remote, 1, "reply not believed")
                 raise
 
-        def unanswered() -> bool:
-            self._burn(remote, 1, "no answer")
-            return self._burn_budget.allows(1)
-
         async with self._drawing.setdefault(remote, asyncio.Lock()):
-            return await self._calls.ask(
-                Call.ENC_KEYS,
-                request,
-                read,
-                patient=patient,
-                unanswered=unanswered,
-                status=lambda: self.check_key_status(remote, patient=False),
-            )
+            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -135,13 +117,7 @@ class SKIPClient(KMEClient):
             return key_asked_for(self.name, body, key_ID)
 
         try:
-            return await self._calls.ask(
-                Call.DEC_KEYS,
-                request,
-                read,
-                patient=patient,
-                status=lambda: self.check_key_status(remote, patient=False),
-            )
+            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
         except KeyUnavailable as error:
             return error
 

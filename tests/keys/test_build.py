@@ -13,7 +13,7 @@ from relay.config import KME, Peer, load_config
 from relay.errors import ConfigError
 from relay.keys import OptimizedKMClient
 from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
-from relay.keys.faults import Call, ErrorRule, Fault
+from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.refill import Prefetch
 from relay.keys.ring import PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
@@ -84,7 +84,7 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     assert (client.name, client.retry_attempts, client.timeout) == ("one", 1, 4)
     quirks = client.quirks
     assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
-    assert quirks.errors == (ErrorRule(Fault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
+    assert quirks.errors == (ErrorRule(KMEFault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
 
 
 def test_a_skip_provider_is_another_interface(certificates: Certificates) -> None:

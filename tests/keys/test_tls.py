@@ -24,7 +24,7 @@ from tests.keys.fake_kme import Certificates, FakeKME
 async def _accepted(certificates: Certificates, tls: ssl.SSLContext, rules: TLSRules) -> bool:
     async with (
         FakeKME(certificates, tls=tls) as kme,
-        kme.client(tls=rules, timeout=3, connect_timeout=3, retry_attempts=0) as client,
+        kme.client(tls=rules, timeout=3, retry_attempts=0) as client,
     ):
         try:
             await client.request_enc_keys("bob")
