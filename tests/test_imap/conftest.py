@@ -46,6 +46,11 @@ class Alice:
         return sealed.copies[0].message
 
 
+@pytest.fixture(autouse=True)
+def _tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.entry.imap.folder.RETRY_S", 0.2)
+
+
 @pytest.fixture
 async def alice(tmp_path: Path, kmes: DevelopmentKMEs) -> AsyncIterator[Alice]:
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
@@ -64,7 +69,7 @@ def imap_table(address: Address, ca: Path, more: str = "") -> str:
     """[imap.ben] for a server; the password lies beside relay.toml."""
     return (
         f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\n'
-        f'addresses = ["ben@bob.example"]\npassword_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
+        f'addresses = ["ben@bob.example"]\npassword_file = "ben.password"\ntimeout = 10\n{more}\n'
     )
 
 
