@@ -49,7 +49,7 @@ from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
 from relay.keys.tls import TLSRules
-from relay.keys.types import IssuedKeys, Key, KeyReference, KeySource
+from relay.keys.types import IssuedKeyStore, Key, KeyReference
 
 __all__ = [
     "BreakerRules",
@@ -57,7 +57,7 @@ __all__ = [
     "Call",
     "ConfigError",
     "ErrorRule",
-    "IssuedKeys",
+    "IssuedKeyStore",
     "KMEBadReply",
     "KMEBusy",
     "KMEExhausted",
@@ -70,7 +70,6 @@ __all__ = [
     "Key",
     "KeyNotFound",
     "KeyReference",
-    "KeySource",
     "KeyStatus",
     "KeyUnavailable",
     "KeysMissing",

@@ -17,7 +17,7 @@ from relay.keys.http import Receiver
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
-from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeyStore, Timing, TrialStore
+from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
 
 _NO_PREFETCH = Prefetch(low=0, high=0)
 
@@ -34,7 +34,7 @@ GOOD_SHARE = 0.8
 def key_ring(
     config: Config,
     received: ReceivedKeyStore | None = None,
-    issued: IssuedKeys | None = None,
+    issued: IssuedKeyStore | None = None,
     trials: TrialStore | None = None,
     *,
     receiver: Receiver | None = None,

@@ -21,7 +21,7 @@ from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
 from relay.keys.stock import SeenKeys
-from relay.keys.types import REAL_TIME, IssuedKeys, KeepKeys, Key, Timing
+from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]
 
@@ -92,7 +92,7 @@ class KMEGroup:
         for member in self.members:
             member.fetcher.keep, member.fetcher.ready = keep, ready
 
-    def remember_in(self, issued: IssuedKeys) -> None:
+    def remember_in(self, issued: IssuedKeyStore) -> None:
         """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
         for pool in self.pools:
             pool.remember_in(issued, self.group)

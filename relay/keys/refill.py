@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.keys.replies import KeyStatus
 
@@ -37,23 +38,18 @@ class Rate:
 
     def add(self, amount: float) -> None:
         """`amount` happened now."""
-        self._decay()
-        self._rate += amount / self._window
+        now = self._clock()
+        self._rate = self._rate * math.exp((self._seen - now) / self._window) + amount / self._window
+        self._seen = now
 
     @property
     def per_second(self) -> float:
         """The rate now. Before a whole window has passed, the average since the beginning."""
-        self._decay()
-        if not self._young:
-            return self._rate
-        elapsed = self._clock() - self._began
-        whole = 1 - math.exp(-max(elapsed, self._window / 20) / self._window)
-        return self._rate / whole
-
-    def _decay(self) -> None:
         now = self._clock()
-        self._rate *= math.exp((self._seen - now) / self._window)
-        self._seen = now
+        rate = self._rate * math.exp((self._seen - now) / self._window)
+        if not self._young:
+            return rate
+        return rate / (1 - math.exp(-max(now - self._began, self._window / 20) / self._window))
 
 
 class Peak:
@@ -80,7 +76,7 @@ class Peak:
         return self._peak
 
 
-class Refill:
+class LinkRate:
     """How many bits a second the link makes, from two looks at the KME's store and what was drawn between."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -113,19 +109,10 @@ class Refill:
         return self._rate
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """How long the bits at hand last: `empty_in` seconds at the present rates, None for "they do not end"."""
-
-    stored: float
-    use_rate: float
-    refill_rate: float | None
-
-    @property
-    def empty_in(self) -> float | None:
-        """Seconds until nothing is left."""
-        loss = self.use_rate - (self.refill_rate or 0.0)
-        return self.stored / loss if loss > 1e-9 else None
+def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float | None:
+    """Seconds until nothing is left of so many bits at the present rates; None: they do not end."""
+    loss = use_rate - (refill_rate or 0.0)
+    return stored / loss if loss > 1e-9 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +163,8 @@ class Prefetch:
     lifetime: float = 300.0
     follows_use: bool = True
 
-    @property
-    def on(self) -> bool:
-        """Whether keys are drawn before they are needed."""
-        return self.high > 0
 
-
-@dataclass(frozen=True, slots=True)
-class WaterMarks:
+class WaterMarks(NamedTuple):
     """The low and the high water mark in force, in keys."""
 
     low: int
@@ -204,9 +185,7 @@ def marks(
     They last for an `outage` (s) of the KME.
     `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
     """
-    if not prefetch.on:
-        return WaterMarks(0, 0)
-    if not prefetch.follows_use:
+    if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)
     wanted = math.ceil(peak_rate * (latency + outage))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Forecast
+from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LevelRow:
         refill = sum(row.refill_bits_per_s or 0.0 for row in pools)
         together = sum(row.use_bits_per_s for row in pools)
         share = min(1.0, rate / together) if together else 0.0
-        return cls(peer, level, keys, rate, share, Forecast(stored, rate, refill).empty_in)
+        return cls(peer, level, keys, rate, share, empty_in(stored, rate, refill))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     client = pool.client
     status = pool.known_status(slave_sae)
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
-    forecast = Forecast(pool.bits_at_hand(slave_sae), pool.use_rate(slave_sae), pool.refill_rate(slave_sae))
+    use, refill = pool.use_rate(slave_sae), pool.refill_rate(slave_sae)
     known = status is not None and status.stored_key_count is not None
-    empty_in = forecast.empty_in if known else None
+    ends_in = empty_in(pool.bits_at_hand(slave_sae), use, refill) if known else None
     totals = client.accounts.totals(slave_sae)
     return PoolRow(
         kme=client.name,
@@ -95,11 +95,11 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=status.stored_key_count if status else None,
         key_size=usual,
-        refill_bits_per_s=forecast.refill_rate,
-        use_bits_per_s=forecast.use_rate,
-        empty_in_s=empty_in,
+        refill_bits_per_s=refill,
+        use_bits_per_s=use,
+        empty_in_s=ends_in,
         reserve_keys=reserve,
-        alarm=empty_in is not None and empty_in < alarm,
+        alarm=ends_in is not None and ends_in < alarm,
         issued=totals["issued"],
         used=totals["used"],
         burnt=totals["burnt"],

@@ -24,7 +24,7 @@ from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.types import (
     REAL_TIME,
-    IssuedKeys,
+    IssuedKeyStore,
     Key,
     KeyReference,
     ReceivedKeyStore,
@@ -132,7 +132,7 @@ class KeyRing:
         peers: Mapping[str, PeerKeys],
         *,
         received: ReceivedKeyStore | None = None,
-        issued: IssuedKeys | None = None,
+        issued: IssuedKeyStore | None = None,
         trials: TrialStore | None = None,
         limits: Mapping[str, SupplyLimits] | None = None,
         timing: Timing = REAL_TIME,

@@ -94,7 +94,7 @@ def test_a_skip_provider_is_another_interface(certificates: Certificates) -> Non
 def test_a_key_leaves_the_peer_a_fifth_of_its_lifetime(certificates: Certificates) -> None:
     assert prefetch_of(_kme(certificates, key_lifetime=600, cache_high=10)) == Prefetch(2, 10, 480)
     assert prefetch_of(_kme(certificates)) == Prefetch(8, 32, 240)
-    assert not prefetch_of(_kme(certificates, prefetch=False)).on
+    assert not prefetch_of(_kme(certificates, prefetch=False)).high
 
 
 def test_rotation_is_set_for_a_peer() -> None:
