@@ -15,7 +15,6 @@ from relay.errors import KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.pool import KeyPool
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 
@@ -61,7 +60,7 @@ async def test_a_fault_that_nobody_foresaw_ends_the_waiting_and_is_not_met_again
         met += 1
         raise RuntimeError("nobody foresaw it")
 
-    monkeypatch.setattr(KeyPool, "limits", faulty)
+    monkeypatch.setattr(group.members[0].fetcher, "_limits", faulty)
     async with asyncio.timeout(10):
         with pytest.raises(KMEUnreachable):
             await group.fetch("alice", _drawn(kme, 1))
