@@ -318,7 +318,7 @@ class KMEClient(ABC):
         send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
         started = self._timing.clock()
         try:
-            reply = await send(request, limit.seconds, lambda: sent.append(True))
+            reply = await send(request, limit.seconds, partial(sent.append, True))
             elapsed = self._timing.clock() - started
             # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
             if reply.code == 200:
@@ -352,7 +352,7 @@ class KMEClient(ABC):
     def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
         message = "" if reply.code == 200 else text_of_error(reply.body)
-        rule = ruled(call, reply.code, message, self._errors)
+        rule = ruled(call, reply.code, message, self._errors) if self._errors else None
         try:
             if reply.code == 200:
                 return read(reply.body)

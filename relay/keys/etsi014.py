@@ -98,8 +98,7 @@ class OptimizedKMClient(KMEClient):
             return []
         if self.quirks.method == "GET":
             return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
-        ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
-        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids}, key_IDs=wanted)
+        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
         found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
         return self._in_order(key_IDs, found)
 
@@ -139,8 +138,7 @@ class OptimizedKMClient(KMEClient):
         if self.quirks.method == "GET":
             request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
         else:
-            asked = {"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID}
-            request = self._request("POST", own, Call.DEC_KEYS, json={"key_IDs": [asked]})
+            request = self._request("POST", own, Call.DEC_KEYS, json=self._ids([key_ID]))
         if not await self._dec_keys(own, request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
@@ -214,5 +212,11 @@ class OptimizedKMClient(KMEClient):
     def _read_status(self, body: bytes) -> KeyStatus:
         return status_from_reply(json_body(self.name, body))
 
-    def _is_number(self, key_ID: str) -> bool:
-        return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
+    def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
+        numbers = self.quirks.integer_key_ids
+        return {
+            "key_IDs": [
+                {"key_ID": int(key_ID) if numbers and key_ID.isascii() and key_ID.isdigit() else key_ID}
+                for key_ID in key_IDs
+            ]
+        }

@@ -186,7 +186,8 @@ class Fetcher:
             if most > 1:
                 await self._timing.sleep(WAIT_FOR_COMPANY_S)
             if batches := master.take(most):
-                self._send_calls()
+                if master.queue:
+                    self._send_calls()
                 await self._ask(master, batches)
 
     async def _ask_again_in_turn(self) -> None:
@@ -199,6 +200,7 @@ class Fetcher:
             master, batches = self._take_again()
             if batches:
                 await self._ask(master, batches, again=True)
+                self._send_calls()  # for those who waited for this call
                 self._again_from = self._timing.clock() + AGAIN_EVERY_S
 
     def _take_again(self) -> tuple[PendingFetches, list[Batch]]:
@@ -276,7 +278,6 @@ class Fetcher:
             raise
         finally:
             master.end(key_IDs)
-            self._send_calls()
 
     def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
         """All came: whoever has further keys may ask for them, and the next call may have more company."""

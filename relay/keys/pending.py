@@ -91,7 +91,7 @@ class PendingFetches:
         for fetch in list(self.queue):
             if room <= 0 or len(batches) >= self.together:
                 break
-            if fetch.blocked or self.wait_for_others(fetch, min(room, fetch.most)):
+            if fetch.blocked or (self.under_way and self.wait_for_others(fetch, min(room, fetch.most))):
                 continue
             self.queue.remove(fetch)
             batch = fetch.take(min(room, fetch.most))
