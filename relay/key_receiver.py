@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from relay.config import KME, Config
+from relay.config import Config, KMESettings
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
@@ -174,7 +174,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
     await receiver.close()
 
 
-def _with_room_for_late_calls(kme: KME) -> KME:
+def _with_room_for_late_calls(kme: KMESettings) -> KMESettings:
     return kme.model_copy(update={"pool_maxsize": (1 + LATE_SHARE) * kme.pool_maxsize})
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.keys import Key
 from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
@@ -52,7 +52,7 @@ def sealed(several: list[bytes]) -> bytes:
 @pytest.fixture
 async def to_kme(kmes: DevelopmentKMEs) -> AsyncIterator[Wire]:
     """Between Bob's relay and his KME."""
-    async with Wire(Address("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
+    async with Wire(TCPAddress("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
         yield between
 
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import load_policies
@@ -289,7 +289,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
             except TimeoutError:
                 pass
 
-    async def send(relay: Address, numbers: range) -> None:
+    async def send(relay: TCPAddress, numbers: range) -> None:
         for number in numbers:
             reply = await submit(relay, mails.plain(body=f"number {number}\r\n"))
             assert reply.code == 250, reply

@@ -18,7 +18,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.keys.lag import LAG_WAITING
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -52,7 +52,7 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
     """Alice's relay with what a test wants to be different; its next hop is the sink."""
 
     @asynccontextmanager
-    async def start(*, next_hop: Address | None = None, kme_url: str = "", **how: Any) -> AsyncIterator[Address]:
+    async def start(*, next_hop: TCPAddress | None = None, kme_url: str = "", **how: Any) -> AsyncIterator[TCPAddress]:
         site = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kme_url or kmes.urls[0],
             outgoing=next_hop or sink.address, **how,
@@ -63,11 +63,11 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
     return start
 
 
-def closed_port() -> Address:
+def closed_port() -> TCPAddress:
     """An address that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return Address(*probe.getsockname())
+        return TCPAddress(*probe.getsockname())
 
 
 async def test_a_recipient_of_no_known_peer_is_held(alice: Any, sink: Sink, log: LogCapture) -> None:

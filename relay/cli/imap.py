@@ -19,12 +19,12 @@ from relay import app, key_receiver
 from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.entry.imap import Report, Visited
 from relay.errors import ConfigError
 from relay.stopping import told_to_stop
 
-_QUIET = Log(level="warning")
+_QUIET = LogSettings(level="warning")
 
 
 @click.group("imap")

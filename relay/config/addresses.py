@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 
-class Address(NamedTuple):
+class TCPAddress(NamedTuple):
     """A TCP address: host name or IP address, and port (0 to listen: any free one)."""
 
     host: str
@@ -21,16 +21,16 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: object) -> Address:
-    """`"127.0.0.1:10025"` or `"[::1]:10025"` as an Address; raises ValueError."""
+def parse_address(text: object) -> TCPAddress:
+    """`"127.0.0.1:10025"` or `"[::1]:10025"` as a TCPAddress; raises ValueError."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+)):(\d{1,5})", str(text))
     if not isinstance(text, str) or not match or int(match[3]) > 65535:
         raise ValueError('write it as "host:port", for instance "127.0.0.1:10025" or "[::1]:10025"')
-    return Address(match[1] or match[2], int(match[3]))
+    return TCPAddress(match[1] or match[2], int(match[3]))
 
 
-def parse_socket(text: object) -> Address | Path:
-    """`"127.0.0.1:8891"` as an Address, `"unix:/run/relay/milter.sock"` as a Path; raises ValueError."""
+def parse_socket(text: object) -> TCPAddress | Path:
+    """`"127.0.0.1:8891"` as a TCPAddress, `"unix:/run/relay/milter.sock"` as a Path; raises ValueError."""
     if isinstance(text, str) and re.fullmatch(r"unix:/[^\0]+", text):
         return Path(text.removeprefix("unix:"))
     try:
@@ -57,13 +57,13 @@ class Server:
     """
 
     protocol: Literal["smtp", "lmtp"]
-    address: Address | Path
+    address: TCPAddress | Path
     name: str = ""
 
     @property
     def host(self) -> str:
         """The name that its certificate must have; "" for a Unix socket."""
-        return self.name or (self.address.host if isinstance(self.address, Address) else "")
+        return self.name or (self.address.host if isinstance(self.address, TCPAddress) else "")
 
     def __str__(self) -> str:
         if self.protocol == "lmtp":
@@ -102,7 +102,7 @@ def parse_next_hop(text: object) -> Server | MailDomain:
     )
 
 
-def _to_connect(text: str) -> Address:
+def _to_connect(text: str) -> TCPAddress:
     address = parse_address(text)
     if not address.port:
         raise ValueError("port 0 is none to connect to")

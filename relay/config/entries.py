@@ -29,7 +29,7 @@ MAX_BOUNCE = 32 * 2**10
 """Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
 
 
-class Listening(toml.Table):
+class ListenerSettings(toml.Table):
     """How an entry treats those who connect to it. `timeout` is in seconds, `trusted` are their networks."""
 
     max_message_size: SizeSetting = 50 * 2**20
@@ -40,7 +40,7 @@ class Listening(toml.Table):
     trusted: Networks = parse_networks(["127.0.0.0/8", "::1/128"])
 
 
-class Direction(Listening):
+class DirectionSettings(ListenerSettings):
     """One way through the relay: where it listens (SMTP, LMTP) and which next hop gets what came through.
 
     Of several next hops the first that takes a mail gets it. At most `next_hop_connections` idle connections are
@@ -67,7 +67,7 @@ class Direction(Listening):
         return self
 
 
-class OutgoingDirection(Direction):
+class OutgoingSettings(DirectionSettings):
     """The way out.
 
     `milter_split` lets the milter send copies to recipients who need other protection than the rest; `max_bounce` is
@@ -78,13 +78,13 @@ class OutgoingDirection(Direction):
     max_bounce: SizeSetting = MAX_BOUNCE
 
 
-class IncomingDirection(Direction):
+class IncomingSettings(DirectionSettings):
     """The way in, where messages come sealed and so up to 1.4 times as large as the peer took them."""
 
     max_message_size: SizeSetting = 75 * 2**20
 
 
-class Submission(Listening):
+class SubmissionSettings(ListenerSettings):
     """Where users hand in mail for the way out: STARTTLS, implicit TLS, and whom the relay takes mail from.
 
     `users` is the password file, `dovecot_auth` the Unix socket of Dovecot's auth service. Rates are for an hour.
@@ -108,7 +108,7 @@ class Submission(Listening):
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
 
 
-class IMAPAccount(toml.Table):
+class IMAPSettings(toml.Table):
     """One mailbox at a provider, watched over IMAP: sealed messages in its folders are opened there (RFC 9051).
 
     Just one of `password_file`, `password_credential` (a systemd credential) and `token_command` (XOAUTH2) says
@@ -140,7 +140,7 @@ class IMAPAccount(toml.Table):
     max_message_size: SizeSetting = 75 * 2**20
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> IMAPAccount:
+    def _agrees_with_itself(self) -> IMAPSettings:
         ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
         if sum(ways) != 1:
             raise ValueError("set just one of password_file, password_credential and token_command")

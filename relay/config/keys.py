@@ -23,7 +23,7 @@ ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
 """A domain, or "*" for any."""
 
 
-class KMEErrorRule(toml.Table):
+class KMEErrorSettings(toml.Table):
     """What a reply of a KME means, against the usual reading: the first rule that fits decides.
 
     `code` is the HTTP status; `text` is looked for in the message, in any case.
@@ -40,7 +40,7 @@ def _seconds_or_true(value: object) -> object:
     return 60.0 * value if isinstance(value, bool) else value
 
 
-class KME(toml.Table):
+class KMESettings(toml.Table):
     """One key-management entity of ours and how the KM client talks to it (ETSI GS QKD 014, or Cisco SKIP).
 
     Times are seconds, keys are counted in keys. What the defaults do is the standard; which KMEs need something else
@@ -98,10 +98,10 @@ class KME(toml.Table):
     keep_alive: bool = True
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
-    errors: Annotated[tuple[KMEErrorRule, ...], BeforeValidator(as_tuple)] = ()
+    errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
 
 
-class Peer(toml.Table):
+class PeerSettings(toml.Table):
     """Another site that we can seal for: its domains, its SAE ID, the KME groups whose keys we share.
 
     `kme_groups` stand in order of preference; none at all leaves the levels without quantum keys.

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from relay.config.addresses import (
-    Address,
     MailDomain,
     Network,
     Server,
+    TCPAddress,
     parse_address,
     parse_domain,
     parse_mailbox,
@@ -62,8 +62,8 @@ def as_tuple(value: object) -> object:
 
 
 SizeSetting = Annotated[int, BeforeValidator(parse_size)]
-AddressSetting = Annotated[Address, BeforeValidator(parse_address)]
-SocketSetting = Annotated[Address | Path, BeforeValidator(parse_socket)]
+AddressSetting = Annotated[TCPAddress, BeforeValidator(parse_address)]
+SocketSetting = Annotated[TCPAddress | Path, BeforeValidator(parse_socket)]
 NextHops = Annotated[tuple[Server | MailDomain, ...], BeforeValidator(parse_next_hops), Field(min_length=1)]
 PathSetting = Annotated[Path, BeforeValidator(_path)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]

@@ -15,7 +15,7 @@ import dns.resolver
 import structlog
 from dns.rdtypes.ANY.TXT import TXT
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ CACHED_NAMES = 1000
 class KeyRecords:
     """Looks up TXT records."""
 
-    def __init__(self, servers: Sequence[Address] = (), timeout: float = DNS_TIMEOUT_S) -> None:
+    def __init__(self, servers: Sequence[TCPAddress] = (), timeout: float = DNS_TIMEOUT_S) -> None:
         """`servers` are asked instead of /etc/resolv.conf's; `timeout` is in seconds, for all records of a message."""
         self._timeout = timeout
         self._servers = servers

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.config import KME, Config, Peer
+from relay.config import Config, KMESettings, PeerSettings
 from relay.keys.accounts import KeyMetrics
 from relay.keys.client import Quirks
 from relay.keys.etsi014 import OptimizedKMClient
@@ -48,7 +48,7 @@ def key_ring(
     so that a single message burns no others.
     """
     metrics = metrics or KeyMetrics()
-    members: dict[str, list[tuple[str, KME]]] = {}
+    members: dict[str, list[tuple[str, KMESettings]]] = {}
     for name, kme in config.kmes.items():
         members.setdefault(kme.group, []).append((name, kme))
     groups = {
@@ -68,7 +68,7 @@ def key_ring(
 
 
 def km_client(
-    name: str, kme: KME, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
+    name: str, kme: KMESettings, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
     """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
     kind: type[OptimizedKMClient | SKIPClient] = SKIPClient if kme.interface == "skip" else OptimizedKMClient
@@ -92,13 +92,13 @@ def km_client(
     )
 
 
-def peer_keys(peer: Peer) -> PeerKeys:
+def peer_keys(peer: PeerSettings) -> PeerKeys:
     """How the keys for one [peers.*] table are had."""
     rotation = Rotation(peer.key_max_messages, peer.key_max_bytes, peer.key_max_age)
     return PeerKeys(peer.sae_id, peer.kme_groups, rotation)
 
 
-def prefetch_of(kme: KME) -> Prefetch:
+def prefetch_of(kme: KMESettings) -> Prefetch:
     """How many keys of a KME are kept ready, and for how long."""
     high = kme.cache_high if kme.prefetch else 0
     return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.key_lifetime * GOOD_SHARE)
@@ -106,7 +106,7 @@ def prefetch_of(kme: KME) -> Prefetch:
 
 def _group(
     group: str,
-    kmes: Sequence[tuple[str, KME]],
+    kmes: Sequence[tuple[str, KMESettings]],
     receiver: Receiver | None,
     *,
     prefetch: bool,
@@ -129,7 +129,7 @@ def _group(
     )
 
 
-def _quirks(kme: KME) -> Quirks:
+def _quirks(kme: KMESettings) -> Quirks:
     return Quirks(
         method=kme.method,
         keep_alive=kme.keep_alive,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import KME, Peer, load_config
+from relay.config import KMESettings, PeerSettings, load_config
 from relay.errors import ConfigError
 from relay.keys import OptimizedKMClient
 from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
@@ -55,9 +55,9 @@ def _write(directory: Path, files: Path, settings: str = "", url: str = "https:/
     return path
 
 
-def _kme(certificates: Certificates, **settings: object) -> KME:
+def _kme(certificates: Certificates, **settings: object) -> KMESettings:
     files = {name: str(path) for name, path in certificates.files.items()}
-    return KME.model_validate({"url": "https://localhost:1", **files, **settings})
+    return KMESettings.model_validate({"url": "https://localhost:1", **files, **settings})
 
 
 async def test_a_ring_built_from_a_file_gives_keys(tmp_path: Path, certificates: Certificates, kme: FakeKME) -> None:
@@ -98,7 +98,7 @@ def test_a_key_leaves_the_peer_a_fifth_of_its_lifetime(certificates: Certificate
 
 
 def test_rotation_is_set_for_a_peer() -> None:
-    peer = Peer.model_validate(
+    peer = PeerSettings.model_validate(
         {"domains": ["b.example"], "sae_id": "b", "kme_groups": ["g", "h"], "key_max_bytes": "1 MiB", "key_max_age": 5}
     )
     assert peer_keys(peer) == PeerKeys("b", ("g", "h"), Rotation(1, 2**20, 5))

@@ -15,7 +15,7 @@ import trustme
 from argon2 import PasswordHasher
 
 from relay import app
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from tests.test_submission.program import MailProgram, connected
 from tests.testlib.sink import Sink
 
@@ -51,8 +51,8 @@ class Server:
     """A running relay and where it listens."""
 
     directory: Path
-    submission: Address
-    submission_tls: Address
+    submission: TCPAddress
+    submission_tls: TCPAddress
     trust: ssl.SSLContext
     ca: trustme.CA
 
@@ -118,7 +118,7 @@ def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str, monkeypatch: p
         settings: str = "",
         *,
         users_setting: str = 'users = "users"',
-        next_hop: Address | None = None,
+        next_hop: TCPAddress | None = None,
         failure_delay: float = 0.0,
     ) -> AsyncIterator[Server]:
         directory = tmp_path / "relay"

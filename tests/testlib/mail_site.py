@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.store import SiteSecret
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
@@ -115,7 +115,7 @@ async def mail_site(
     *,
     state: Path,
     kme_url: str,
-    smtp: Address,
+    smtp: TCPAddress,
     inbound: Wire,
     peer_inbound: Wire,
     policies: Mapping[str, str],
@@ -123,7 +123,7 @@ async def mail_site(
     settings: str = "",
     postfix_settings: Mapping[str, str] | None = None,
     over: Literal["smtp", "lmtp"] = "smtp",
-    submission: Address | None = None,
+    submission: TCPAddress | None = None,
     tables: str = "",
     database: str = "relay.db",
     relays: int = 1,
@@ -141,7 +141,7 @@ async def mail_site(
         mailboxes = await stack.enter_async_context(Sink())
         sealed = await stack.enter_async_context(Wire(from_outgoing))
         opened = await stack.enter_async_context(Wire(from_incoming))
-        kme = await stack.enter_async_context(Wire(Address("127.0.0.1", real_kme.port or 443)))
+        kme = await stack.enter_async_context(Wire(TCPAddress("127.0.0.1", real_kme.port or 443)))
         site = make_site(
             directory,
             name,
@@ -195,7 +195,7 @@ def _copy(site: Site, number: int) -> Site:
     return Site(copy)
 
 
-async def _in_turn(stack: AsyncExitStack, relays: Sequence[RelayProcess]) -> Mapping[str, Address]:
+async def _in_turn(stack: AsyncExitStack, relays: Sequence[RelayProcess]) -> Mapping[str, TCPAddress]:
     """The addresses of one relay; of several, addresses that lead to one after the other."""
     if len(relays) == 1:
         return relays[0].addresses

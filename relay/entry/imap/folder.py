@@ -21,7 +21,7 @@ import structlog
 
 from relay import mime
 from relay.aio import Turns, off_loop
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
 from relay.entry.imap.original import Replacement, age_of, has_just_come, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, copy_of
@@ -65,7 +65,7 @@ Progress = Callable[[int, int], None]
 class Folder:
     """One folder of an account, over any number of connections one after the other."""
 
-    def __init__(self, account: IMAPAccount, name: str, means: Means, progress: Progress) -> None:
+    def __init__(self, account: IMAPSettings, name: str, means: Means, progress: Progress) -> None:
         self.account = account
         self.name = name
         self.opened = 0
