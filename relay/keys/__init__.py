@@ -4,13 +4,12 @@ Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
-    group.py       one KME group, whose keys are fetched whatever the lag between the KMEs   lag.py
-    member.py      one KME of it, and the loop that asks each in turn for a fresh key        pads.py
+    group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
     pool.py        one KME's fresh keys: ready, drawn, refilled, expired     stock.py refill.py undelivered.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come
-    etsi014.py     the ETSI client     skip.py   the SKIP client     client.py   what both have
-    calls.py       one call: breaker, time limit, retries            health.py faults.py replies.py
+    etsi014.py     the ETSI client     skip.py   the SKIP client
+    client.py      what both have, and one call: breaker, time limit, retries     health.py faults.py replies.py
     http.py        one request, sent once                            tls.py
     development.py the clients that programs share, with a key cache
 

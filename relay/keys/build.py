@@ -4,7 +4,7 @@ Every setting of [kmes.*] and of a peer's keys goes to its place here and nowher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from relay.config import Config, KMESettings, PeerSettings
 from relay.keys.accounts import KeyMetrics
@@ -18,8 +18,6 @@ from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
-
-_NO_PREFETCH = Prefetch(low=0, high=0)
 
 BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
 """So many times `retry_delay` a KME is left alone after failures, at first and at most: tries of a call are over."""
@@ -48,9 +46,9 @@ def key_ring(
     so that a single message burns no others.
     """
     metrics = metrics or KeyMetrics()
-    members: dict[str, list[tuple[str, KMESettings]]] = {}
+    members: dict[str, dict[str, KMESettings]] = {}
     for name, kme in config.kmes.items():
-        members.setdefault(kme.group, []).append((name, kme))
+        members.setdefault(kme.group, {})[name] = kme
     groups = {
         group: _group(group, kmes, receiver, prefetch=prefetch, metrics=metrics, timing=timing)
         for group, kmes in members.items()
@@ -71,6 +69,10 @@ def km_client(
     name: str, kme: KMESettings, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
     """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
+    errors = tuple(
+        ErrorRule(KMEFault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
+        for rule in kme.errors
+    )
     kind: type[OptimizedKMClient | SKIPClient] = SKIPClient if kme.interface == "skip" else OptimizedKMClient
     return kind(
         kme.url,
@@ -84,7 +86,7 @@ def km_client(
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
         name=name,
-        quirks=_quirks(kme),
+        quirks=Quirks(kme.method, kme.keep_alive, kme.size_unit, kme.integer_key_ids, errors),
         tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, "kme_id" if kme.kme_id else "host", kme.name_from),
         breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,
@@ -106,37 +108,24 @@ def prefetch_of(kme: KMESettings) -> Prefetch:
 
 def _group(
     group: str,
-    kmes: Sequence[tuple[str, KMESettings]],
+    kmes: Mapping[str, KMESettings],
     receiver: Receiver | None,
     *,
     prefetch: bool,
     metrics: KeyMetrics,
     timing: Timing,
 ) -> KMEGroup:
-    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes]
+    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes.items()]
     if receiver is not None:
         for client in clients:
             client.receive_through(receiver)
     return KMEGroup(
         group,
         clients,
-        {name: prefetch_of(kme) if prefetch else _NO_PREFETCH for name, kme in kmes},
-        lag_patience=max(kme.lag_patience for _, kme in kmes),
+        {name: prefetch_of(kme) if prefetch else Prefetch(low=0, high=0) for name, kme in kmes.items()},
+        lag_patience=max(kme.lag_patience for kme in kmes.values()),
         metrics=metrics,
         timing=timing,
-        use=kmes[0][1].use,
-        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes},
-    )
-
-
-def _quirks(kme: KMESettings) -> Quirks:
-    return Quirks(
-        method=kme.method,
-        keep_alive=kme.keep_alive,
-        size_unit=kme.size_unit,
-        integer_key_ids=kme.integer_key_ids,
-        errors=tuple(
-            ErrorRule(KMEFault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
-            for rule in kme.errors
-        ),
+        use=next(iter(kmes.values())).use,
+        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes.items()},
     )

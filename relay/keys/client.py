@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -34,6 +34,7 @@ from relay.keys.faults import (
     AmbiguousReply,
     Call,
     ErrorRule,
+    KeysMissing,
     KMEBusy,
     KMEFault,
     KMEUnanswered,
@@ -250,6 +251,33 @@ class KMEClient(ABC):
         if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
             raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
         return list(dict.fromkeys(key_IDs))
+
+    async def _each_by_itself(
+        self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
+    ) -> dict[str, Key]:
+        """The keys by ID, each by a request of its own (`one`), at the same time.
+
+        The failure of one does not lose the others. Raises KeyUnavailable where all failed, and not as unknown.
+        """
+        found: dict[str, Key] = {}
+        trouble: KeyUnavailable | None = None
+        for answer in await asyncio.gather(*map(one, key_IDs), return_exceptions=True):
+            if isinstance(answer, dict):
+                found |= answer
+            elif not isinstance(answer, KeyUnavailable):
+                raise answer
+            elif not isinstance(answer, KeyNotFound):
+                trouble = answer
+        if trouble is not None and not found:
+            raise trouble
+        return found
+
+    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
+        """The keys with these IDs. Raises KeysMissing, with those that did come."""
+        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
+            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
+            raise KeysMissing(text, list(found.values()), missing)
+        return [found[key_ID] for key_ID in key_IDs]
 
     def _burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""

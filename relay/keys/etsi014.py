@@ -5,11 +5,11 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
@@ -42,7 +42,11 @@ class OptimizedKMClient(KMEClient):
         `patient` False means one try only. Raises KeyUnavailable.
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
-        return await self._ask(Call.STATUS, request, self._read_status, patient=patient)
+
+        def read(body: bytes) -> KeyStatus:
+            return status_from_reply(json_body(self.name, body))
+
+        return await self._ask(Call.STATUS, request, read, patient=patient)
 
     async def request_enc_keys(
         self,
@@ -96,10 +100,18 @@ class OptimizedKMClient(KMEClient):
         wanted = self._several(key_IDs)
         if not wanted:
             return []
+        master_sae = str(master_sae_id)
         if self.quirks.method == "GET":
-            return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
-        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
-        found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
+
+            def one(key_ID: str) -> Awaitable[dict[str, Key]]:
+                query = (("key_ID", key_ID),)
+                request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
+                return self._dec_keys(request, [key_ID], patient)
+
+            found = await self._each_by_itself(wanted, one)
+        else:
+            request = self._request("POST", master_sae, Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
+            found = await self._dec_keys(request, wanted, patient)
         return self._in_order(key_IDs, found)
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
@@ -139,16 +151,14 @@ class OptimizedKMClient(KMEClient):
             request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
         else:
             request = self._request("POST", own, Call.DEC_KEYS, json=self._ids([key_ID]))
-        if not await self._dec_keys(own, request, [key_ID], False):
+        if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
-    async def _dec_keys(
-        self, master_sae: str, request: HTTPRequest, wanted: Sequence[str], patient: bool
-    ) -> dict[str, Key]:
+    async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
         def read(body: bytes) -> dict[str, Key]:
             found, refused = keys_asked_for(json_body(self.name, body), wanted)
             if refused:
-                log.error("kme_gave_other_keys", kme=self.name, master_sae=master_sae, number=refused)
+                log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
                 if not found:
                     raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
             return found
@@ -158,35 +168,6 @@ class OptimizedKMClient(KMEClient):
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
-
-    async def _dec_keys_one_by_one(self, master_sae: str, key_IDs: Sequence[str], patient: bool) -> list[Key]:
-        """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
-
-        async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
-            query = (("key_ID", key_ID),)
-            request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
-            try:
-                return await self._dec_keys(master_sae, request, [key_ID], patient)
-            except KeyUnavailable as error:
-                return error
-
-        answers = await asyncio.gather(*(one(key_ID) for key_ID in dict.fromkeys(key_IDs)))
-        found: dict[str, Key] = {}
-        trouble: KeyUnavailable | None = None
-        for answer in answers:
-            if isinstance(answer, dict):
-                found |= answer
-            elif not isinstance(answer, KeyNotFound):
-                trouble = answer
-        if trouble is not None and not found:
-            raise trouble
-        return self._in_order(key_IDs, found)
-
-    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
-        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
-            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
-            raise KeysMissing(text, list(found.values()), missing)
-        return [found[key_ID] for key_ID in key_IDs]
 
     def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
@@ -208,9 +189,6 @@ class OptimizedKMClient(KMEClient):
         key_IDs: Sequence[str] = (),
     ) -> HTTPRequest:
         return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
-
-    def _read_status(self, body: bytes) -> KeyStatus:
-        return status_from_reply(json_body(self.name, body))
 
     def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
         numbers = self.quirks.integer_key_ids

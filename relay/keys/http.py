@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
@@ -45,13 +45,9 @@ class HTTPRequest:
     sae: str = ""
     key_IDs: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:
-        """The request again."""
+        """The request that `dataclasses.asdict` gave these for, which have been through JSON."""
         query = tuple((name, value) for name, value in fields["query"])
         return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 

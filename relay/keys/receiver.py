@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Literal, Protocol
 
@@ -115,7 +115,7 @@ class ReceiverProcess:
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
         times = {"patience": within, "within": max(within, READS_ON_S)}
-        asked = {"kme": kme, **times, "request": request.as_json()}
+        asked = {"kme": kme, **times, "request": asdict(request)}
         on_sent()
         try:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
@@ -238,10 +238,6 @@ class Delivered:
         return {key_ID: key.key for key_ID, key in found.items()}
 
 
-Call = Callable[[Callable[[], None]], Coroutine[None, None, None]]
-"""Makes one call, and calls what it is given when the request goes out."""
-
-
 LATE_SHARE = 3
 """So many connections for late calls stand beside each one for calls that somebody waits for."""
 
@@ -261,8 +257,8 @@ class CallsUnderWay:
         self._sent: set[asyncio.Task[None]] = set()
         self._late: list[asyncio.Task[None]] = []
 
-    def begin(self, call: Call, patience: float) -> None:
-        """Begins a call for which somebody waits `patience` seconds; it ends by itself."""
+    def begin(self, call: Callable[[Callable[[], None]], Coroutine[None, None, None]], patience: float) -> None:
+        """Begins a call for which somebody waits `patience` seconds; `call` says when its request goes out."""
         task = asyncio.create_task(call(lambda: self._sent.add(task)))
         self._all.add(task)
         self._counted.add(task)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
+from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
-from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEFault
+from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import KeyStatus, json_body
 from relay.keys.types import Key
@@ -95,31 +95,20 @@ class SKIPClient(KMEClient):
 
         Raises KeysMissing, with those that did come, or another KeyUnavailable when none did.
         """
-        wanted = self._several(key_IDs)
-        answers = await asyncio.gather(*(self._one(str(master_sae_id), key_ID, patient) for key_ID in wanted))
-        found = {answer.key_ID: answer for answer in answers if isinstance(answer, Key)}
-        missing = [key_ID for key_ID in wanted if key_ID not in found]
-        troubles = [a for a in answers if not isinstance(a, Key) and not isinstance(a, KeyNotFound)]
-        if troubles and not found:
-            raise troubles[0]
-        if missing:
-            text = f"{self.name}: {len(missing)} of {len(wanted)} keys did not come: {missing[0]}"
-            raise KeysMissing(text, list(found.values()), missing)
-        return [found[key_ID] for key_ID in key_IDs]
+        remote = str(master_sae_id)
 
-    async def _one(self, remote: str, key_ID: str, patient: bool) -> Key | KeyUnavailable:
-        if not _PLAIN.fullmatch(key_ID):
-            return KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
-        query = (("remoteSystemID", remote),)
-        request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
+        async def one(key_ID: str) -> dict[str, Key]:
+            if not _PLAIN.fullmatch(key_ID):
+                raise KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
+            query = (("remoteSystemID", remote),)
+            request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
 
-        def read(body: bytes) -> Key:
-            return key_asked_for(self.name, body, key_ID)
+            def read(body: bytes) -> dict[str, Key]:
+                return {key_ID: key_asked_for(self.name, body, key_ID)}
 
-        try:
             return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
-        except KeyUnavailable as error:
-            return error
+
+        return self._in_order(key_IDs, await self._each_by_itself(self._several(key_IDs), one))
 
 
 def key_asked_for(source: str, body: bytes, key_ID: str) -> Key:
