@@ -11,14 +11,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from relay import toml
-from relay.config.addresses import (
-    MailDomain,
-    Network,
-    Server,
-    TCPAddress,
-    parse_address,
-    parse_next_hop,
-)
 from relay.config.checks import faults
 from relay.config.entries import (
     MAX_BOUNCE,
@@ -29,8 +21,7 @@ from relay.config.entries import (
     OutgoingSettings,
     SubmissionSettings,
 )
-from relay.config.keys import KMEErrorSettings, KMESettings, PeerSettings
-from relay.config.settings import Mailboxes, MailboxSetting, SizeSetting, parse_size
+from relay.config.keys import KMESettings, PeerSettings
 from relay.config.tables import (
     DKIMKeySettings,
     DKIMSettings,
@@ -44,6 +35,18 @@ from relay.config.tables import (
     SiteSettings,
     StoreSettings,
 )
+from relay.config.values import (
+    Mailboxes,
+    MailboxSetting,
+    MailDomain,
+    Network,
+    Server,
+    SizeSetting,
+    TCPAddress,
+    parse_address,
+    parse_next_hop,
+    parse_size,
+)
 from relay.errors import ConfigError
 
 __all__ = [
@@ -54,24 +57,16 @@ __all__ = [
     "DirectionSettings",
     "IMAPSettings",
     "IdentitySettings",
-    "IncomingSettings",
-    "KMEErrorSettings",
     "KMESettings",
-    "LedgerSettings",
-    "LimitSettings",
     "ListenerSettings",
     "LogSettings",
     "MailDomain",
     "Network",
-    "OTPSettings",
     "OutgoingSettings",
     "PeerSettings",
-    "PolicySettings",
-    "QuarantineSettings",
     "Server",
     "SiteSettings",
     "SizeSetting",
-    "StoreSettings",
     "SubmissionSettings",
     "TCPAddress",
     "load_config",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.config.addresses import TCPAddress
+from relay.config.values import TCPAddress
 
 if TYPE_CHECKING:
     from relay.config import Config

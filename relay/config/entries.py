@@ -10,8 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from relay import toml
-from relay.config.addresses import Server, parse_mailbox, parse_networks
-from relay.config.settings import (
+from relay.config.values import (
     AddressSetting,
     CASetting,
     MailboxSetting,
@@ -20,9 +19,12 @@ from relay.config.settings import (
     PathSetting,
     Printable,
     Seconds,
+    Server,
     SizeSetting,
     SocketSetting,
     as_tuple,
+    parse_mailbox,
+    parse_networks,
 )
 
 MAX_BOUNCE = 32 * 2**10

@@ -9,8 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from relay import toml
-from relay.config.addresses import parse_domain
-from relay.config.settings import SAEID, Domains, PathSetting, Seconds, SizeSetting, as_tuple
+from relay.config.values import SAEID, Domains, PathSetting, Seconds, SizeSetting, as_tuple, parse_domain
 
 SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
 

@@ -10,8 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from relay import toml
-from relay.config.addresses import parse_domain
-from relay.config.settings import (
+from relay.config.values import (
     SAEID,
     AddressSetting,
     DatabaseSetting,
@@ -19,6 +18,7 @@ from relay.config.settings import (
     PathSetting,
     SizeSetting,
     as_tuple,
+    parse_domain,
 )
 
 
