@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from relay.config import KMESettings, PeerSettings, load_config
-from relay.errors import ConfigError
+from relay.errors import ConfigError, KMEMisconfigured
 from relay.keys import OptimizedKMClient
 from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
 from relay.keys.faults import Call, ErrorRule, KMEFault
+from relay.keys.health import BreakerRules
 from relay.keys.refill import Prefetch
 from relay.keys.ring import PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
@@ -85,6 +86,25 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     quirks = client.quirks
     assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
     assert quirks.errors == (ErrorRule(KMEFault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
+
+
+async def test_a_kme_whose_certificate_has_its_id_and_no_host_name_is_known_by_that(certificates: Certificates) -> None:
+    tls = certificates.server_tls("elsewhere.example", common_name="KME-A")
+    async with FakeKME(certificates, tls=tls) as kme:
+        for settings in ({}, {"kme_id": "KME-B", "name_from": "cn"}, {"kme_id": "KME-A"}):
+            async with km_client("one", _kme(certificates, url=kme.url, retry_attempts=0, **settings)) as client:
+                with pytest.raises(KMEMisconfigured):
+                    await client.request_enc_keys("bob")
+        known = _kme(certificates, url=kme.url, kme_id="kme-a", name_from="cn")
+        async with km_client("one", known) as client:
+            assert len(await client.request_enc_keys("bob")) == 1
+
+
+def test_a_kme_is_left_alone_and_given_up_by_the_times_of_its_own_tries(certificates: Certificates) -> None:
+    quick = km_client("one", _kme(certificates, retry_delay=0.25, timeout=5))
+    rules = quick._breakers[Call.DEC_KEYS]._rules
+    assert rules == BreakerRules(failures=5, delay=1.25, longest=3.75)
+    assert quick.time_limits[Call.STATUS].usual == pytest.approx(1)
 
 
 def test_a_skip_provider_is_another_interface(certificates: Certificates) -> None:
