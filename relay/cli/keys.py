@@ -1,5 +1,5 @@
 """`qumail-relay keys status`: how many quantum keys there are, how fast they go, when they will be gone.
-Standard: what the serving relay wrote down of late, else what its KMEs say when they are asked.
+It shows what the serving relay wrote down of late, else what its KMEs say when they are asked.
 """
 
 from __future__ import annotations

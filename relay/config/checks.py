@@ -1,5 +1,5 @@
 """What is wrong between one table of relay.toml and another.
-Standard: each fault names the setting at which it can be mended.
+Each fault names the setting at which it can be mended.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Where mail comes in and goes on: [outgoing], [incoming], [submission] and [imap.*].
-Standard: limits have the defaults that deploy/relay.toml documents.
+The defaults are those that deploy/relay.toml documents.
 """
 
 from __future__ import annotations

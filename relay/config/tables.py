@@ -1,5 +1,5 @@
 """The other tables of relay.toml: who we are, where things lie, and what is done with them.
-Standard: each has the defaults that deploy/relay.toml documents.
+The defaults are those that deploy/relay.toml documents.
 """
 
 from __future__ import annotations

@@ -193,14 +193,13 @@ class KeyPool:
         The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
         kme_store = self._kme_store(slave_sae)
-        if kme_store.asking is None and kme_store.status is None:
+        if kme_store.status is None and not under_way(kme_store.asking):
             since = float("inf") if kme_store.asked is None else self._timing.clock() - kme_store.asked
             if self._closed or since < STATUS_RETRY_S:
                 return None
             kme_store.asking = _begun(self.ask_status(slave_sae), "ask for status")
-        if kme_store.asking is not None:
+        if kme_store.asking is not None and not kme_store.asking.done():
             await asyncio.wait([kme_store.asking])
-            kme_store.asking = None
         return kme_store.status
 
     async def ask_status(self, slave_sae: str) -> KeyStatus | None:

@@ -13,6 +13,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
@@ -190,6 +191,6 @@ class PeerPool:
         return not (used or len(self.stock) or self.unrecorded)
 
 
-def under_way(task: asyncio.Task[None] | None) -> bool:
+def under_way(task: asyncio.Task[Any] | None) -> bool:
     """Whether there is such a task, and it goes on."""
     return task is not None and not task.done()
