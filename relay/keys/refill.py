@@ -83,7 +83,8 @@ class LinkRate:
         self._clock = clock
         self._last: tuple[float, float] | None = None
         self._drawn = 0.0
-        self._rate: float | None = None
+        self.per_second: float | None = None
+        """The rate, or None before it is known."""
 
     def drawn(self, bits: float) -> None:
         """So many bits left the KME's store through us."""
@@ -99,14 +100,9 @@ class LinkRate:
                 self._last, self._drawn = last, drawn
             return
         made = max(0.0, bits - last[1] + drawn) / (now - last[0])
-        if full and made <= (self._rate or 0.0):
+        if full and made <= (self.per_second or 0.0):
             return
-        self._rate = made if self._rate is None else self._rate + (made - self._rate) / 3
-
-    @property
-    def per_second(self) -> float | None:
-        """The rate, or None before it is known."""
-        return self._rate
+        self.per_second = made if self.per_second is None else self.per_second + (made - self.per_second) / 3
 
 
 def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float | None:
