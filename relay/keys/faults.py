@@ -122,21 +122,12 @@ class ErrorRule:
 
 _EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
-_OF_ENC_KEYS = {404: KMEFault.EXHAUSTED, 503: KMEFault.EXHAUSTED}
+_OF_ENC_KEYS = dict.fromkeys((404, 503), KMEFault.EXHAUSTED)
 # 401 to dec_keys is about one key (5.4: "not named as a slave of that key").
-_OF_DEC_KEYS = {
-    401: KMEFault.NOT_FOUND,
-    403: KMEFault.NOT_FOUND,
-    404: KMEFault.NOT_FOUND,
-    410: KMEFault.NOT_FOUND,
-    503: KMEFault.UNREACHABLE,
-}
+_OF_DEC_KEYS = dict.fromkeys((401, 403, 404, 410), KMEFault.NOT_FOUND)
 _OF_ANY = {
-    400: KMEFault.BAD_REQUEST,
-    408: KMEFault.UNREACHABLE,
-    413: KMEFault.BAD_REQUEST,
-    422: KMEFault.BAD_REQUEST,
-    425: KMEFault.UNREACHABLE,
+    **dict.fromkeys((400, 413, 422), KMEFault.BAD_REQUEST),
+    **dict.fromkeys((408, 425), KMEFault.UNREACHABLE),
     429: KMEFault.BUSY,
 }
 
@@ -149,9 +140,9 @@ def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KM
 def classify(call: Call, code: int, message: str) -> KMEFault:
     """The usual kind of a reply with HTTP status `code` (not 200) and this message."""
     about = message.lower()
-    if call is Call.DEC_KEYS and code != 429 and _says(about, _NOT_FOUND):
+    if call is Call.DEC_KEYS and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
         return KMEFault.NOT_FOUND
-    if call is Call.ENC_KEYS and code in (400, 403, 500) and _says(about, _EXHAUSTED):
+    if call is Call.ENC_KEYS and code in (400, 403, 500) and any(phrase in about for phrase in _EXHAUSTED):
         return KMEFault.EXHAUSTED
     specific = {Call.ENC_KEYS: _OF_ENC_KEYS, Call.DEC_KEYS: _OF_DEC_KEYS}.get(call, {})
     usual = KMEFault.UNREACHABLE if code >= 500 else KMEFault.MISCONFIGURED
@@ -169,13 +160,16 @@ def unclear(call: Call, code: int, error: KeyUnavailable) -> bool:
     return call is Call.ENC_KEYS and not about_us_or_later
 
 
-_OUTCOMES: dict[type[KeyUnavailable], str] = {
-    KMEBusy: "busy",
-    KMEExhausted: "exhausted",
-    KMERefusedRequest: "bad_request",
-    KMEMisconfigured: "misconfigured",
+_ERRORS: dict[KMEFault, type[KeyUnavailable]] = {
+    KMEFault.UNREACHABLE: KMEUnreachable,
+    KMEFault.BUSY: KMEBusy,
+    KMEFault.EXHAUSTED: KMEExhausted,
+    KMEFault.BAD_REQUEST: KMERefusedRequest,
+    KMEFault.MISCONFIGURED: KMEMisconfigured,
+    KMEFault.NOT_FOUND: RepliedNotFound,
+}
+_OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {
     KMEBadReply: "bad_reply",
-    RepliedNotFound: "not_found",
     AmbiguousReply: "ambiguous",
 }
 
@@ -189,15 +183,4 @@ def error_of(fault: KMEFault, cause: str, retry_after: float | None = None) -> K
     """The typed error for a kind; one that says when to come back is KMEBusy, whatever its code was."""
     if fault is KMEFault.BUSY or (fault is KMEFault.UNREACHABLE and retry_after is not None):
         return KMEBusy(cause, retry_after)
-    kinds: dict[KMEFault, type[KeyUnavailable]] = {
-        KMEFault.UNREACHABLE: KMEUnreachable,
-        KMEFault.EXHAUSTED: KMEExhausted,
-        KMEFault.BAD_REQUEST: KMERefusedRequest,
-        KMEFault.MISCONFIGURED: KMEMisconfigured,
-        KMEFault.NOT_FOUND: RepliedNotFound,
-    }
-    return kinds[fault](cause)
-
-
-def _says(about: str, phrases: Iterable[str]) -> bool:
-    return any(phrase in about for phrase in phrases)
+    return _ERRORS[fault](cause)

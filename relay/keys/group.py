@@ -272,11 +272,10 @@ class KMEGroup:
         `patient` False asks each KME once: there is another group.
         """
         members = self.candidates(slave_sae, size)
-        return (
-            await first_that_can(
-                members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait), patient=patient
-            )
-        )[1]
+        _, key = await first_that_can(
+            members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait), patient=patient
+        )
+        return key
 
     async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
         """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
@@ -287,11 +286,10 @@ class KMEGroup:
         if hidden < 1:
             raise ValueError("a pad hides at least one octet")
         members = self.candidates()
-        return (
-            await first_that_can(
-                members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
-            )
-        )[1]
+        _, pad = await first_that_can(
+            members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
+        )
+        return pad
 
     async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
         """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
