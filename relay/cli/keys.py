@@ -190,11 +190,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         for row in report["received"]:
             received.add_row(*(str(value) for value in row.values()))
         console.print(received)
-    _print_certificates(console, report["certificates"])
-
-
-def _print_certificates(console: Console, certificates: list[dict[str, Any]]) -> None:
-    for row in certificates:
+    for row in report["certificates"]:
         for problem in row["problems"]:
             console.print(f"[bold red]{row['what']}[/]: {problem}", soft_wrap=True)
 
