@@ -31,7 +31,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.forward import stuffed
 from relay.identity import create_identity, peer_document
 
@@ -89,16 +89,16 @@ class DemoError(Exception):
 class Wire:
     """An SMTP server that keeps each message and, where `onward` is set, hands it on unchanged."""
 
-    onward: Address | None = None
+    onward: TCPAddress | None = None
     seen: list[bytes] = field(default_factory=list)
-    address: Address = Address("127.0.0.1", 0)
+    address: TCPAddress = TCPAddress("127.0.0.1", 0)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Wire]:
         server = await asyncio.get_running_loop().create_server(
             lambda: SMTP(self, hostname="wire.example", data_size_limit=None), "127.0.0.1", 0
         )
-        self.address = Address(*server.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*server.sockets[0].getsockname()[:2])
         try:
             yield self
         finally:
@@ -114,7 +114,7 @@ class Wire:
         return "250 2.0.0 Ok"
 
 
-async def send(address: Address, sender: str, recipients: list[str], message: bytes) -> str:
+async def send(address: TCPAddress, sender: str, recipients: list[str], message: bytes) -> str:
     """Submits a message and gives the reply to its content."""
     client = aiosmtplib.SMTP(
         hostname=address.host, port=address.port, local_hostname="mail.alice.example", start_tls=False
@@ -169,7 +169,9 @@ async def ready(running: asyncio.subprocess.Process, path: Path, log: Path, what
     raise DemoError(f"{what} did not start within 30 s; its log is {log}")
 
 
-async def relay(stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: Address, url: str) -> Address:
+async def relay(
+    stack: AsyncExitStack, console: Console, work: Path, name: str, next_hop: TCPAddress, url: str
+) -> TCPAddress:
     """Starts one site's relay in its own directory, which is complete; gives where it listens."""
     sae, peer, peer_sae, direction = (
         ("2", "bob", "1", "outgoing") if name == "alice" else ("1", "alice", "2", "incoming")
@@ -193,7 +195,7 @@ async def relay(stack: AsyncExitStack, console: Console, work: Path, name: str, 
     text = await ready(running, listening, log, f"{name.title()}'s relay")
     host, port = text.split()[1].rsplit(":", 1)
     console.print(f"  [green]✓[/] {name.title()}'s relay on {host}:{port}")
-    return Address(host, int(port))
+    return TCPAddress(host, int(port))
 
 
 def prepare_sites(work: Path) -> None:

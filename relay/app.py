@@ -19,7 +19,7 @@ import structlog
 
 from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
-from relay.config import Address, Config, Direction, Peer
+from relay.config import Config, DirectionSettings, PeerSettings, TCPAddress
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
 from relay.entry import Entry, Recipe
@@ -166,7 +166,7 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     certificates = trusted_peers(config)
     peers = dict(config.peers)
     for name, document in certificates.items():
-        table = peers.get(name) or Peer(domains=document.domains, sae_id=document.sae_id)
+        table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
         groups = table.kme_groups or common_groups(config, document)
         peers[name] = table.model_copy(update={"kme_groups": groups})
     return config.model_copy(update={"peers": peers}), certificates
@@ -187,7 +187,7 @@ def own_identity(config: Config) -> Identity | None:
 @asynccontextmanager
 async def running(
     config: Config, *, key_receiver: socket.socket | None = None, stop: Stop | None = None
-) -> AsyncIterator[dict[str, Address]]:
+) -> AsyncIterator[dict[str, TCPAddress]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
     With `key_receiver` another process asks for received keys; `stop` is told where that has ended. Raises ConfigError,
@@ -223,8 +223,8 @@ async def running(
             stack.push_async_callback(shared.close)
             _in_background(stack, "shared rates", shared.keep_up())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, submission)
-        addresses: dict[str, Address] = {}
-        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+        addresses: dict[str, TCPAddress] = {}
+        budget = Budget(config.limits.messages_in_flight)
         entries: list[Entry] = []
         stack.push_async_callback(_stopped, entries)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
@@ -297,7 +297,7 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, Address]], None]) -> None:
+async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
     """Runs the relay until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
 
     `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
@@ -317,15 +317,15 @@ async def _serve(
     config: Config,
     budget: Budget,
     name: str,
-    direction: Direction,
+    direction: DirectionSettings,
     recipe: Recipe,
-) -> dict[str, Address]:
+) -> dict[str, TCPAddress]:
     """The real addresses, by the names `outgoing` and `outgoing_lmtp`, of those that the direction sets."""
-    wanted: dict[str, tuple[str, Address | None, type[Conversation]]] = {
+    wanted: dict[str, tuple[str, TCPAddress | None, type[Conversation]]] = {
         name: (f"{name}.listen", direction.listen, Conversation),
         f"{name}_lmtp": (f"{name}.lmtp", direction.lmtp, LMTPConversation),
     }
-    addresses: dict[str, Address] = {}
+    addresses: dict[str, TCPAddress] = {}
     for key, (setting, listen, conversation) in wanted.items():
         if listen is not None:
             service = Service.of(recipe, config.site.hostname, direction, budget)
@@ -336,8 +336,13 @@ async def _serve(
 
 
 async def _serve_milter(
-    entries: list[Entry], sockets: Sockets, budget: Budget, name: str, direction: Direction, recipe: InPlaceRecipe
-) -> dict[str, Address]:
+    entries: list[Entry],
+    sockets: Sockets,
+    budget: Budget,
+    name: str,
+    direction: DirectionSettings,
+    recipe: InPlaceRecipe,
+) -> dict[str, TCPAddress]:
     """The real address, as `outgoing_milter`; none where the direction has no milter, or it is a Unix socket."""
     if direction.milter is None:
         return {}
@@ -345,7 +350,7 @@ async def _serve_milter(
     entry = MilterEntry(setting, direction.milter, recipe, direction, budget, sockets[setting])
     address = await entry.start()
     entries.append(entry)
-    return {f"{name}_milter": address} if isinstance(address, Address) else {}
+    return {f"{name}_milter": address} if isinstance(address, TCPAddress) else {}
 
 
 def _submission(config: Config) -> Submission | None:
@@ -361,7 +366,7 @@ def _submission(config: Config) -> Submission | None:
         assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
         back_end = FileBackEnd(users)
     key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
-    logins = Logins(back_end, table.failed_logins, table.failed_login_delay, key)
+    logins = Logins(back_end, table.failed_logins, key)
     return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
 
 
@@ -372,7 +377,7 @@ async def _serve_submission(
     budget: Budget,
     submission: Submission,
     outgoing: Outgoing,
-) -> dict[str, Address]:
+) -> dict[str, TCPAddress]:
     """The real addresses, as `submission` and `submission_tls`, of those that are set; limits count for both."""
     table = submission.settings
     recipe = Completion(outgoing, submission.logins.back_end, config.site.hostname, check_from=table.check_from)
@@ -381,7 +386,7 @@ async def _serve_submission(
         ("submission", "listen", table.listen, None),
         ("submission_tls", "listen_tls", table.listen_tls, submission.tls),
     )
-    addresses: dict[str, Address] = {}
+    addresses: dict[str, TCPAddress] = {}
     for key, setting, listen, tls in wanted:
         if listen is not None:
             name = f"submission.{setting}"

@@ -12,6 +12,9 @@ from typing import NamedTuple, Self
 
 from relay.errors import TryLater
 
+WAIT_FOR_ROOM_S = 30.0
+"""So long a new message waits for room: no mail server has given up on a reply by then."""
+
 
 class Overloaded(TryLater):
     """There is no room for this message now."""
@@ -28,10 +31,10 @@ class Budget:
     when nothing else is in flight, so that no message is too large for ever.
     """
 
-    def __init__(self, octets: int, patience: float = 30.0) -> None:
-        """`octets` is the whole budget; `patience` is how many seconds one waits for room."""
+    def __init__(self, octets: int, patience: float | None = None) -> None:
+        """`octets` is the whole budget; `patience` is how many seconds one waits for room (default WAIT_FOR_ROOM_S)."""
         self.octets = octets
-        self.patience = patience
+        self.patience = WAIT_FOR_ROOM_S if patience is None else patience
         self.used = 0
         self.peak = 0
         self._waiting: deque[_Waiting] = deque()

@@ -25,7 +25,7 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
-from relay.config import Direction
+from relay.config import DirectionSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
 from relay.forward import NextHop, Supervision
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 class Incoming:
     """What the recipe works with; one value for the life of the relay."""
 
-    direction: Direction
+    direction: DirectionSettings
     originals: Originals
     next_hop: NextHop | Place
     deliveries: Deliveries

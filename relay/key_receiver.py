@@ -20,11 +20,11 @@ from typing import Any
 import structlog
 import uvloop
 
-from relay.config import KME, Config
+from relay.config import Config, KMESettings
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.keys.receiver import (
     LATE_SHARE,
@@ -174,7 +174,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
     await receiver.close()
 
 
-def _with_room_for_late_calls(kme: KME) -> KME:
+def _with_room_for_late_calls(kme: KMESettings) -> KMESettings:
     return kme.model_copy(update={"pool_maxsize": (1 + LATE_SHARE) * kme.pool_maxsize})
 
 
@@ -198,7 +198,7 @@ async def _answer(
         answer = {"not_stored": str(error)}
     except Exception as error:  # noqa: BLE001 - whoever waits is told, and the process lives on
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
-        answer = {"cause": type(error).__name__, "sent": True, "fault": str(Fault.UNREACHABLE), "in_time": True}
+        answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE), "in_time": True}
     with suppress(OSError):  # nobody listens any more
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()

@@ -12,7 +12,7 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
-from relay.config import OutgoingDirection
+from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
@@ -34,7 +34,7 @@ SHADOW = "shadow mode"
 class Outgoing:
     """What the recipe works with; one value for the life of the relay."""
 
-    direction: OutgoingDirection
+    direction: OutgoingSettings
     sealer: Sealer
     next_hop: NextHop
     ledger: Ledger

@@ -8,10 +8,10 @@ import codecs
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -49,17 +49,11 @@ class Table(BaseModel):
     """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    removed: ClassVar[Mapping[str, str]] = {}
+    """Settings that there were once, each with what to do about one that still stands in a file."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def load(path: Path, model: type[Model], context: dict[str, Any] | None = None) -> Model:
-    """Read `path` into `model`; raises ConfigError with one line per fault.
-
-    `context` is handed to the model's validators (pydantic's `info.context`).
-    """
-    return parse(read(path), model, source=str(path), context=context)
 
 
 def read(path: Path) -> str:
@@ -81,7 +75,10 @@ def read(path: Path) -> str:
 
 
 def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:
-    """Turn TOML `text` into `model`; `source` is the file's name for messages. Raises ConfigError."""
+    """Turn TOML `text` into `model`; `source` is the file's name for messages. Raises ConfigError, a line per fault.
+
+    `context` is handed to the model's validators (pydantic's `info.context`).
+    """
     if _LONG_KEY.search(_QUOTED.sub("x", text)):
         raise ConfigError(f"{source}: a dotted key of more than {MAX_NAMES} names; no setting lies so deep")
     try:
@@ -177,7 +174,10 @@ def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], sourc
     where = f"{source}:{line}" if line else source
     name = _short(".".join(str(part) for part in location))
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
+        table = _model_at(model, location[:-1])
+        if issubclass(table, Table) and (instead := table.removed.get(str(location[-1]))):
+            return f"{where}: {name}: is no setting any more: {instead}"
+        known = [field.alias or setting for setting, field in table.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
         return f"{where}: {name}: unknown setting; {hint}"
@@ -195,14 +195,12 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
 
 
-def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
-    """The settings a model has at `location`, following nested models, maps and lists of models."""
+def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
+    """The model that stands at `location`, following nested models, maps and lists of models."""
     current: Any = model
     for part in location:
         current = _inside(current, part)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [field.alias or name for name, field in current.model_fields.items()]
-    return []
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else BaseModel
 
 
 def _inside(annotation: Any, part: str | int) -> Any:

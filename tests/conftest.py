@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
@@ -84,7 +84,7 @@ async def wire() -> AsyncIterator[Sink]:
 class Pair:
     """Alice's outgoing and Bob's incoming relay, running in this process."""
 
-    def __init__(self, alice: Site, bob: Site, outgoing: Address, incoming: Address) -> None:
+    def __init__(self, alice: Site, bob: Site, outgoing: TCPAddress, incoming: TCPAddress) -> None:
         self.alice, self.bob, self.outgoing, self.incoming = alice, bob, outgoing, incoming
 
 

@@ -22,7 +22,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.keys.build import key_ring
 from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
@@ -103,7 +103,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> DrivenTime:
 async def to_kmes(kmes: DevelopmentKMEs) -> AsyncIterator[Sequence[Wire]]:
     """Between each relay and its KME."""
     ports = [urlsplit(url).port or 443 for url in kmes.urls]
-    async with Wire(Address("127.0.0.1", ports[0])) as first, Wire(Address("127.0.0.1", ports[1])) as second:
+    async with Wire(TCPAddress("127.0.0.1", ports[0])) as first, Wire(TCPAddress("127.0.0.1", ports[1])) as second:
         yield first, second
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from relay import app, mime
 from relay.cli import check
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.store import SiteSecret, engines, open_store
@@ -348,7 +348,7 @@ async def test_the_demonstration_ends_in_demo_ok(umask: int) -> None:
 
 
 async def test_a_demonstration_that_cannot_start_says_why(sink: Sink) -> None:
-    taken: Address = sink.address
+    taken: TCPAddress = sink.address
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", str(taken.port), "--kme-port", "0",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

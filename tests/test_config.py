@@ -82,6 +82,20 @@ def test_documented_defaults_are_the_real_ones(table: str) -> None:
         assert meant == default, name
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_what_is_no_setting_any_more_says_what_to_do(table: str, tmp_path: Path) -> None:
+    model, _ = _tables()[table]
+    gone = getattr(model, "removed", {})
+    assert not set(gone) & set(model.model_fields)
+    name = f"{table}.x" if table in ("kmes", "peers", "imap") else table
+    (tmp_path / "relay.toml").write_text(f"[{name}]\n" + "".join(f"{setting} = 1\n" for setting in gone))
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "relay.toml")
+    for line, (setting, instead) in enumerate(gone.items(), start=2):
+        said = f"{tmp_path}/relay.toml:{line}: {name}.{setting}: is no setting any more: {instead}"
+        assert said in caught.value.problems
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(MINIMAL)
     assert load_config(tmp_path / "relay.toml").policies.directory == tmp_path / "policies"

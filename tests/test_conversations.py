@@ -16,7 +16,7 @@ import pytest_asyncio
 import structlog
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.conversation import Delivered, Player, Script, read_scripts
 from tests.testlib.exact_sink import Arrived, ExactSink
@@ -47,7 +47,7 @@ _MARK = re.compile(rb"X-QuMail-Protection: [^\r\n]*\r\n")
 class Place:
     """Every entry's address by its name, and where all mail comes out."""
 
-    addresses: dict[str, Address]
+    addresses: dict[str, TCPAddress]
     sink: ExactSink
 
 
@@ -62,7 +62,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
         )
         on_rcpt = {"nobody@bob.example": "550 5.1.1 no such user", "busy@bob.example": "450 4.2.1 busy"}
         sink = await stack.enter_async_context(ExactSink(on_rcpt))
-        addresses: dict[str, Address] = {}
+        addresses: dict[str, TCPAddress] = {}
         for name, owner, settings in (
             ("incoming", "bob", 'lmtp = "127.0.0.1:0"'),
             ("stranger", "bob", 'trusted = ["192.0.2.0/24"]'),

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from relay import mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.levels.pqc import PQC
@@ -102,7 +102,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(address: Address, protocol: str) -> AsyncIterator[Client]:
+async def connected(address: TCPAddress, protocol: str) -> AsyncIterator[Client]:
     """A client that has been greeted."""
     reader, writer = await asyncio.open_connection(*address)
     try:
@@ -114,7 +114,7 @@ async def connected(address: Address, protocol: str) -> AsyncIterator[Client]:
         await writer.wait_closed()
 
 
-async def submit_all(address: Address, protocol: str, domain: str, recipients: Sequence[str]) -> list[str]:
+async def submit_all(address: TCPAddress, protocol: str, domain: str, recipients: Sequence[str]) -> list[str]:
     """Submits every case over a few connections, from its name in this domain; what is wrong with the replies."""
 
     async def some(queue: Iterator[Case]) -> list[str]:
@@ -134,11 +134,11 @@ async def submit_all(address: Address, protocol: str, domain: str, recipients: S
 class Place:
     """Every entry's address by its name, where all mail comes out, and Bob's relay.toml."""
 
-    addresses: dict[str, Address]
+    addresses: dict[str, TCPAddress]
     sink: ExactSink
     at_bob: Path
 
-    def entry(self, direction: str, protocol: str) -> Address:
+    def entry(self, direction: str, protocol: str) -> TCPAddress:
         return self.addresses[direction if protocol == "smtp" else f"{direction}_lmtp"]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.deliveries import Deliveries
 from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.kme import DevelopmentKMEs
@@ -55,12 +55,12 @@ async def hop() -> AsyncIterator[Hop]:
 
 
 @asynccontextmanager
-async def running(site: Site) -> AsyncIterator[Address]:
+async def running(site: Site) -> AsyncIterator[TCPAddress]:
     async with app.running(site.config) as addresses:
         yield addresses["outgoing"]
 
 
-async def send(relay: Address, message: bytes = mails.plain()) -> Reply:
+async def send(relay: TCPAddress, message: bytes = mails.plain()) -> Reply:
     return await submit(relay, message, recipients=RECIPIENTS)
 
 
@@ -286,7 +286,7 @@ async def test_what_a_milter_handed_on_itself_goes_once_however_often_the_mail_s
     )  # fmt: skip
     forged: list[Field] = [("From", " ann@alice.example"), ("X-QuMail-Protection", " aes; peer=alice")]
 
-    def once(milter: Address) -> None:
+    def once(milter: TCPAddress) -> None:
         mta = MTA(milter)
         mta.negotiate()
         mta.mail(forged, "a last line without an end, as edits cannot make it")
@@ -298,7 +298,7 @@ async def test_what_a_milter_handed_on_itself_goes_once_however_often_the_mail_s
     assert len(wire.got) == 1
 
 
-async def send_and_shut(relay: Address, message: bytes) -> Reply:
+async def send_and_shut(relay: TCPAddress, message: bytes) -> Reply:
     """The answer to a client that sends no more behind its mail, but listens."""
     async with talking(relay) as talk:
         await talk.begin("press@open.example")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from tests.testlib import postfix
 from tests.testlib.postfix import FRAGMENTS, requires_postfix
 
@@ -81,7 +81,7 @@ def test_the_ports_are_those_of_relay_toml() -> None:
             assert f"qumail:[{address.host}]:{address.port}" in text(directory, "main.cf")
             [next_hop] = direction.next_hop
             assert re.search(rf"^{re.escape(str(next_hop))} inet ", text(directory, "master.cf"), re.MULTILINE)
-    assert outgoing.listen == Address("127.0.0.1", 10025)
+    assert outgoing.listen == TCPAddress("127.0.0.1", 10025)
     assert "relayhost = [127.0.0.1]:10025\n" in text("smarthost", "main.cf")
     assert "smtpd_proxy_filter=127.0.0.1:10025'" in text("outgoing-proxy", "main.cf")
     assert config.submission

@@ -12,7 +12,7 @@ import aiosmtplib
 import pytest
 
 from relay import cms, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.forward import stuffed
 from tests.testlib import mails
 from tests.testlib.identities import Identities
@@ -49,7 +49,7 @@ def groups(got: list[Got]) -> set[tuple[str, ...]]:
     return set(found)
 
 
-async def replies_to_each(relay: Address, message: bytes, recipients: list[str]) -> list[Reply]:
+async def replies_to_each(relay: TCPAddress, message: bytes, recipients: list[str]) -> list[Reply]:
     """What is said to each RCPT, and then to the content."""
     client = aiosmtplib.SMTP(
         hostname=relay.host, port=relay.port, local_hostname="client.example", start_tls=False, timeout=60

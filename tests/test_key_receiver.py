@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.keys import Key
 from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
@@ -30,7 +30,7 @@ from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, rela
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
-QUICK = "timeout = 1\nmin_timeout = 0.5\npool_maxsize = 2\nlag_patience = 0\nbreaker_delay = 0.1\n"
+QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\n"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def sealed(several: list[bytes]) -> bytes:
 @pytest.fixture
 async def to_kme(kmes: DevelopmentKMEs) -> AsyncIterator[Wire]:
     """Between Bob's relay and his KME."""
-    async with Wire(Address("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
+    async with Wire(TCPAddress("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
         yield between
 
 

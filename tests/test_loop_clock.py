@@ -18,7 +18,7 @@ import structlog
 
 from relay import app, mime
 from relay.aio import SMALL_OCTETS
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.corpus import corpus
 from tests.fuzz import milter
@@ -75,7 +75,7 @@ ALL = 'max_message_size = "20 MiB"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"
 class Doors:
     """Where mail goes in, by name, and where it comes out: `sealed` is what left Alice, `opened` what left Bob."""
 
-    addresses: Mapping[str, Address]
+    addresses: Mapping[str, TCPAddress]
     sealed: ExactSink
     opened: ExactSink
 
@@ -92,7 +92,7 @@ async def doors(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> AsyncIt
         names = await stack.enter_async_context(zone_server())
         names.texts = {key.name: key.record.encode() for key in keys.all}
         sinks = [await stack.enter_async_context(ExactSink()) for _ in range(2)]
-        addresses: dict[str, Address] = {}
+        addresses: dict[str, TCPAddress] = {}
         for owner, sink, direction in (("alice", sinks[0], "outgoing"), ("bob", sinks[1], "incoming")):
             site = make_site(
                 directory / owner, owner, state=kmes.state_dir, kme_url=kmes.urls[owner == "bob"], settings=ALL,
@@ -199,7 +199,7 @@ async def test_no_input_of_a_fuzz_target_sent_as_mail_holds_the_loop_or_costs_mu
     assert not slow_inputs, "\n".join(map(str, slow_inputs))
 
 
-async def said(address: Address, octets: bytes) -> None:
+async def said(address: TCPAddress, octets: bytes) -> None:
     """All of it over one connection, whatever comes back, until the server has closed it."""
     reader, writer = await asyncio.open_connection(*address)
     with suppress(ConnectionError):

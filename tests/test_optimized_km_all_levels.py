@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay import cms, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.identities import Identities
@@ -68,7 +68,7 @@ async def path(
             ("alice", first, {"outgoing": wire.address}),
             ("bob", second, {"incoming": sink.address}),
         ):
-            next_hops: dict[str, Address] = dict(hops)
+            next_hops: dict[str, TCPAddress] = dict(hops)
             site = make_site(
                 tmp_path / name, name, state=kmes.state_dir, kme_url=url, policies=POLICIES, identities=identities,
                 outgoing=next_hops.get("outgoing"), incoming=next_hops.get("incoming"),

@@ -19,7 +19,7 @@ import pytest
 
 from relay import app, mime
 from relay.budget import Budget
-from relay.config import Address, Direction
+from relay.config import DirectionSettings, TCPAddress
 from relay.entry.conversation import Service
 from relay.entry.smtp import SMTPEntry
 from relay.kme import DevelopmentKMEs
@@ -112,8 +112,8 @@ class TwoWays:
 
     network: Sink
     mailboxes: Sink
-    outgoing: dict[str, Address]
-    incoming: dict[str, Address]
+    outgoing: dict[str, TCPAddress]
+    incoming: dict[str, TCPAddress]
     sites: list[Site]
 
     async def carry(self, to: str) -> bytes:
@@ -248,9 +248,9 @@ async def test_what_was_opened_is_handed_on_so_that_its_bounce_has_the_header_on
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
 ) -> None:
     server = Server()
-    settings = Direction.model_validate({"next_hop": "127.0.0.1:9"})
+    settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9"})
     service = Service.of(server, "mail.bob.example", settings, Budget(2**26))
-    entry = SMTPEntry("test", Address("127.0.0.1", 0), service)
+    entry = SMTPEntry("test", TCPAddress("127.0.0.1", 0), service)
     next_hop = await entry.start()
     try:
         alice = make_site(

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from relay.config import Address, Config, load_config
+from relay.config import Config, TCPAddress, load_config
 from relay.errors import KeyUnavailable, PolicyHolds, PolicyRefuses
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
@@ -111,7 +111,7 @@ cases = st.builds(
 @cache
 def config(directory: Path) -> Config:
     """Alice's, with two peers."""
-    site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=Address("::1", 1))
+    site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=TCPAddress("::1", 1))
     found = load_config(site.config_file)
     bob = found.peers["bob"]
     return found.model_copy(update={"peers": {"bob": bob, "carol": bob.model_copy(update={"sae_id": "sae-carol"})}})

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from relay.bench.policy import measure_policy
 from relay.cli.policy import policy
 from relay.cli.policy_site import load_site
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.policy.traffic import samples
 from tests.test_policy import EXAMPLES, README, write
@@ -52,7 +52,7 @@ def site_of(
     """Alice's site with these policies, and `qumail-relay policy` on it (from a thread: the KMEs run in this one)."""
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=files,
-        outgoing=Address("127.0.0.1", 1), kme_settings=f"prefetch = false\n{kme_settings}",
+        outgoing=TCPAddress("127.0.0.1", 1), kme_settings=f"prefetch = false\n{kme_settings}",
     )  # fmt: skip
     if settings:
         text = site.config_file.read_text()

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import load_policies
@@ -249,7 +249,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
     releases = tmp_path / "alice" / "releases"
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={},
-        kme_settings="cache_high = 500\ncache_low = 300\n",
+        kme_settings="cache_high = 500\n",
     )  # fmt: skip
     write(releases / "0", {"bob.example.toml": AES})
     link = site.directory / "policies"
@@ -289,7 +289,7 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
             except TimeoutError:
                 pass
 
-    async def send(relay: Address, numbers: range) -> None:
+    async def send(relay: TCPAddress, numbers: range) -> None:
         for number in numbers:
             reply = await submit(relay, mails.plain(body=f"number {number}\r\n"))
             assert reply.code == 250, reply

@@ -29,7 +29,7 @@ PADS = {"bob.example.toml": 'levels = ["otp"]\n'}
 PADS_AND_DEMAND = {"bob.example.toml": 'levels = ["otp"]\nrequire = "aes"\n'}
 ALIASES = {"virtual_alias_maps": "inline:{ {both@alice.example=ann@alice.example, bea@alice.example} }"}
 LARGE = "A line of a large mail that was never sealed\r\n" * 5000
-NO_STOCK = "cache_low = 0\ncache_high = 0\n"
+NO_STOCK = "prefetch = false\n"
 
 
 class CountedKMEs(DevelopmentKMEs):

@@ -19,7 +19,7 @@ import pytest_asyncio
 import trustme
 
 from relay import mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.test_postfix import ALIASES, IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
 from tests.testlib import mails, postfix
@@ -55,7 +55,7 @@ class Two:
     alice: MailSite
     bob: MailSite
     kmes: DevelopmentKMEs
-    submission: Address
+    submission: TCPAddress
     ca: Path
 
     async def all_queues_empty(self) -> None:

@@ -18,8 +18,9 @@ import structlog
 from structlog.testing import LogCapture
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import ConfigError
+from relay.keys.lag import LAG_WAITING
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.conftest import Pair
 from tests.testlib import mails
@@ -51,7 +52,7 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
     """Alice's relay with what a test wants to be different; its next hop is the sink."""
 
     @asynccontextmanager
-    async def start(*, next_hop: Address | None = None, kme_url: str = "", **how: Any) -> AsyncIterator[Address]:
+    async def start(*, next_hop: TCPAddress | None = None, kme_url: str = "", **how: Any) -> AsyncIterator[TCPAddress]:
         site = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kme_url or kmes.urls[0],
             outgoing=next_hop or sink.address, **how,
@@ -62,11 +63,11 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
     return start
 
 
-def closed_port() -> Address:
+def closed_port() -> TCPAddress:
     """An address that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return Address(*probe.getsockname())
+        return TCPAddress(*probe.getsockname())
 
 
 async def test_a_recipient_of_no_known_peer_is_held(alice: Any, sink: Sink, log: LogCapture) -> None:
@@ -285,7 +286,7 @@ async def test_mail_with_keys_that_never_come_takes_a_few_connections_at_most_an
 ) -> None:
     bob = make_site(
         tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
-        kme_settings="lag_patience = 3600\nlag_waiting = 2",
+        kme_settings="lag_patience = 3600",
     )  # fmt: skip
     alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with AsyncExitStack() as stack:
@@ -300,12 +301,12 @@ async def test_mail_with_keys_that_never_come_takes_a_few_connections_at_most_an
             unknown = forged_id[:-4] + (other if not forged_id.endswith(other) else "ffff")
             return _changed(wire.got[0].message, lambda der: der.replace(forged_id.encode(), unknown.encode()))
 
-        waiting = [asyncio.create_task(submit(incoming, forged(number))) for number in range(2)]
-        third = asyncio.create_task(submit(incoming, forged(2)))
-        done, _ = await asyncio.wait([*waiting, third], return_when=asyncio.FIRST_COMPLETED)
-        assert [str(each.result())[:9] for each in done] == ["451 4.7.5"], "one of the three found no place to wait"
+        waiting = [asyncio.create_task(submit(incoming, forged(number))) for number in range(LAG_WAITING)]
+        further = asyncio.create_task(submit(incoming, forged(LAG_WAITING)))
+        done, _ = await asyncio.wait([*waiting, further], return_when=asyncio.FIRST_COMPLETED)
+        assert [str(each.result())[:9] for each in done] == ["451 4.7.5"], "one of them found no place to wait"
         assert (await submit(incoming, wire.got[1].message)).code == 250, "real mail goes on meanwhile"
-        for each in {*waiting, third} - done:
+        for each in {*waiting, further} - done:
             each.cancel()
     assert len(sink.got) == 1
 

@@ -10,11 +10,8 @@ from tests.crash.episodes import KINDS
 from tests.crash.soak import soak
 
 QUICK = """\
-retry_delay = 0.05
-timeout = 1
-min_timeout = 0.3
-breaker_delay = 0.1
-breaker_longest = 0.3
+retry_delay = 0.02
+timeout = 1.5
 """
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.entry import Entry
 from relay.entry.listening import address_of, all_bound
 from relay.entry.milter import MilterEntry
@@ -43,7 +43,7 @@ class Start:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     at_store: asyncio.Event = field(default_factory=asyncio.Event)
     fault: Exception | None = None
-    address: Address | None = None
+    address: TCPAddress | None = None
 
     async def open_store(self, *arguments: Any, **options: Any) -> Store:
         self.at_store.set()

@@ -60,7 +60,7 @@ def faults(text: str, **context: Any) -> list[str]:
 
 def test_a_good_file_becomes_an_immutable_value(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text('level = 2\n[peers.bob]\ndomains = ["bob.example"]\n')
-    read = toml.load(tmp_path / "x.toml", File)
+    read = toml.parse(toml.read(tmp_path / "x.toml"), File, source="x.toml")
     assert read == File(level=2, peers={"bob": Peer(domains=["bob.example"])})
     with pytest.raises(ValueError, match="frozen"):
         read.level = 3  # type: ignore[misc]
@@ -194,13 +194,13 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     }
     for name, words in said.items():
         with pytest.raises(ConfigError) as caught:
-            toml.load(tmp_path / name, File)
+            toml.read(tmp_path / name)
         assert caught.value.problems == [f"{tmp_path / name}{words}"]
 
 
 def test_a_file_of_the_greatest_size_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"#" * toml.MAX_FILE_BYTES)
-    assert toml.load(tmp_path / "x.toml", File) == File()
+    assert toml.parse(toml.read(tmp_path / "x.toml"), File, source="x.toml") == File()
 
 
 def test_a_great_number_of_faults_is_told_in_reasonable_time() -> None:

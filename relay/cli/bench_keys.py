@@ -16,12 +16,12 @@ from relay.bench.keys import as_json as figures_as_json
 from relay.bench.keys import bench_keys
 from relay.bench.soak import soak
 from relay.cli.logs import configure_logging
-from relay.config import Log
+from relay.config import LogSettings
 
 
 def run_keys(*, as_json: bool) -> None:
     """The four figures of the KM client, each with what it is to be compared with."""
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     figures = asyncio.run(bench_keys())
     if as_json:
         click.echo(json.dumps(figures_as_json(figures), indent=2))
@@ -36,7 +36,7 @@ def run_keys(*, as_json: bool) -> None:
 
 def run_soak(seconds: float, *, as_json: bool) -> None:
     """Mail for so many seconds over KMEs that fail at 30 % of all calls; says what was found."""
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     progress = Console(stderr=True)
     result = asyncio.run(soak(seconds, progress=lambda line: progress.print(line, highlight=False)))
     if as_json:

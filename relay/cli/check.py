@@ -26,7 +26,7 @@ from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
-from relay.config import KME, Config, Direction, Log, load_config
+from relay.config import Config, DirectionSettings, KMESettings, LogSettings, load_config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import identity_findings
@@ -72,7 +72,7 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
     It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but one row, and
     files without a word in them, that show whether store, spools and ledger can be written; all are gone when it ends.
     """
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
     findings = asyncio.run(looking)
     console = Console()
@@ -217,7 +217,9 @@ async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
                 yield Finding(f"{what}: certificates", "", tuple(ending))
 
 
-async def _tried(what: str, config: Config, kme: KME, client: KMEClient, status: KeyStatus, slave_sae: str) -> Finding:
+async def _tried(
+    what: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
+) -> Finding:
     """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
     what += ": undelivered keys"
     own_sae = config.site.sae_id
@@ -235,7 +237,7 @@ async def _tried(what: str, config: Config, kme: KME, client: KMEClient, status:
     return Finding(what, told[keeps])
 
 
-def _half_known(kme: KME, status: KeyStatus) -> str:
+def _half_known(kme: KMESettings, status: KeyStatus) -> str:
     """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
     if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
         return ""
@@ -245,7 +247,7 @@ def _half_known(kme: KME, status: KeyStatus) -> str:
     )
 
 
-async def _next_hops(name: str, direction: Direction, hostname: str) -> AsyncIterator[Finding]:
+async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[Finding]:
     """Each is greeted as for a mail, in a tenth of the usual time: somebody is waiting."""
     what = f"{name} next hop"
     try:

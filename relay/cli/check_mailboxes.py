@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-from relay.config import Address, Config, IMAPAccount
+from relay.config import Config, IMAPSettings, TCPAddress
 from relay.entry.imap.credentials import credential
 from relay.entry.imap.means import LOST, OPENED, UNOPENED
 from relay.entry.imap.session import Selected, Session, connected
@@ -20,7 +20,7 @@ async def mailbox_states(config: Config) -> AsyncIterator[tuple[str, str, tuple[
     """For each account of [imap.*]: what was looked at, how it stands, and what is wrong with it."""
     for name, account in config.imap.items():
         patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})
-        what, where = f"mailbox {name}", str(Address(account.host, account.port))
+        what, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))
         try:
             async with connected(patient, await credential(patient)) as session:
                 problems = [problem async for problem in _problems(session, account)]
@@ -31,7 +31,7 @@ async def mailbox_states(config: Config) -> AsyncIterator[tuple[str, str, tuple[
             yield what, where, (str(error),)
 
 
-async def _problems(session: Session, account: IMAPAccount) -> AsyncIterator[str]:
+async def _problems(session: Session, account: IMAPSettings) -> AsyncIterator[str]:
     for folder in account.folders:
         if session.receives_sealed(folder):
             yield f"sealed_folder is {folder!r}, which is one of folders; sealed messages must leave those"
@@ -48,14 +48,14 @@ async def _problems(session: Session, account: IMAPAccount) -> AsyncIterator[str
         yield 'the server has no UIDPLUS, so sealed messages would only be marked as deleted; write after = "move"'
 
 
-def _cannot_keep(selected: Selected, account: IMAPAccount) -> Iterator[str]:
+def _cannot_keep(selected: Selected, account: IMAPSettings) -> Iterator[str]:
     if account.after == "flag" and not selected.keeps(OPENED):
         yield f'the server keeps no flag {OPENED}: write after = "move"'
     if missing := [flag for flag in (UNOPENED, LOST) if not selected.keeps(flag)]:
         yield f"the server keeps no flag {' or '.join(missing)}: the log alone says what stays sealed"
 
 
-def _remarks(session: Session, account: IMAPAccount) -> Iterator[str]:
+def _remarks(session: Session, account: IMAPSettings) -> Iterator[str]:
     yield f"{len(account.folders)} folders"
     if account.after == "move":
         yield f"sealed messages go to {session.place(account.sealed_folder)}"

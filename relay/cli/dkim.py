@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from relay import app
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import DKIM, Config, DKIMKey, Log, load_config
+from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings, load_config
 from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, make_key, published
 from relay.errors import ConfigError
 from relay.policy.names import fold_domain
@@ -70,7 +70,7 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
     path, configured = _place(config, domain.lower(), selector)
     path = output or path
     try:
-        table = DKIMKey.model_validate({"domain": domain, "selector": selector, "key": path})
+        table = DKIMKeySettings.model_validate({"domain": domain, "selector": selector, "key": path})
         key = make_key(table.key, fold_domain(table.domain), selector, algorithm, bits)
     except (ValidationError, ValueError) as error:
         raise click.UsageError(f"{selector!r} cannot be a selector: letters, digits, and . - _ between them") from error
@@ -88,7 +88,7 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of keys.")
 def show(config_file: Path, as_json: bool) -> None:
     """Print the DNS record of each key in relay.toml, and what is wrong with what the DNS has now."""
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     config = load_config(config_file)
     if config.dkim is None or not config.dkim.keys:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
@@ -123,8 +123,8 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
             yield "ARC", "", tuple(error.problems)
 
 
-def _key_records(table: DKIM) -> KeyRecords:
-    return KeyRecords(table.dns_timeout, table.dns_servers)
+def _key_records(table: DKIMSettings) -> KeyRecords:
+    return KeyRecords(table.dns_servers)
 
 
 def zone_lines(key: SigningKey) -> str:

@@ -16,12 +16,12 @@ import click
 from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
 from relay.stopping import told_to_stop
 
-_QUIET = Log(level="warning")
+_QUIET = LogSettings(level="warning")
 
 
 @click.command("seal")

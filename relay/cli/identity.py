@@ -27,7 +27,7 @@ from relay.cli.identity_tables import (
 )
 from relay.cli.options import config_option
 from relay.cms import FURTHER_KEMS
-from relay.config import Config, IdentityFiles, load_config
+from relay.config import Config, IdentitySettings, load_config
 from relay.errors import ConfigError
 from relay.identity import (
     MAX_DOCUMENT,
@@ -243,7 +243,7 @@ def _print_pinned(found: Import, *, as_json: bool) -> None:
         click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")
 
 
-def _configured(config_file: Path) -> tuple[Config, IdentityFiles]:
+def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
     config = load_config(config_file)
     if config.identity is None:
         raise ConfigError(

@@ -19,12 +19,12 @@ from relay import app, key_receiver
 from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.entry.imap import Report, Visited
 from relay.errors import ConfigError
 from relay.stopping import told_to_stop
 
-_QUIET = Log(level="warning")
+_QUIET = LogSettings(level="warning")
 
 
 @click.group("imap")
@@ -61,7 +61,7 @@ async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False, key_receiver=receiver) as built:
-            budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
+            budget = Budget(config.limits.messages_in_flight)
             mailboxes = app.mailboxes(built, budget)
             console = Console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

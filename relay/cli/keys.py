@@ -1,5 +1,5 @@
 """`qumail-relay keys status`: how many quantum keys there are, how fast they go, when they will be gone.
-Standard: what the serving relay wrote down of late, else what its KMEs say when they are asked.
+It shows what the serving relay wrote down of late, else what its KMEs say when they are asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings
 from relay.keys.build import key_ring
@@ -43,7 +43,7 @@ def status(config_file: Path, as_json: bool) -> None:
     Figures of use come from the relay that serves; without one, only what the KMEs themselves say is known.
     Exit status 1 where a KME is in trouble or keys will soon be gone.
     """
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     config, _ = app.with_documents(load_config(config_file))
     report = asyncio.run(_report(config))
     if as_json:
@@ -75,7 +75,7 @@ def reseal(config_file: Path) -> None:
     Keys that wait beside the store are taken over into it first. Exit status 0 means that the older lines may be taken
     out of the secret's file, once this was run on each host whose relay has the same file.
     """
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     config = load_config(config_file)
     try:
         taken_over, resealed = asyncio.run(_reseal(config))
@@ -190,11 +190,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         for row in report["received"]:
             received.add_row(*(str(value) for value in row.values()))
         console.print(received)
-    _print_certificates(console, report["certificates"])
-
-
-def _print_certificates(console: Console, certificates: list[dict[str, Any]]) -> None:
-    for row in certificates:
+    for row in report["certificates"]:
         for problem in row["problems"]:
             console.print(f"[bold red]{row['what']}[/]: {problem}", soft_wrap=True)
 

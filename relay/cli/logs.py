@@ -11,12 +11,12 @@ from typing import TextIO, cast
 
 import structlog
 
-from relay.config import Log
+from relay.config import LogSettings
 
 
-def configure_logging(settings: Log | None = None) -> None:
+def configure_logging(settings: LogSettings | None = None) -> None:
     """Log to standard error as [log] says; warnings and above of libraries come along."""
-    settings = settings or Log()
+    settings = settings or LogSettings()
     people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(

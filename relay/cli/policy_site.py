@@ -13,7 +13,7 @@ import click
 
 from relay import app, mime
 from relay.cli.logs import configure_logging
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
@@ -106,7 +106,7 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
 
 def load_site(config_file: Path, directory: Path | None = None) -> PolicySite:
     """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1."""
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     config: Config | None = None
     try:
         config, certificates = app.with_documents(load_config(config_file))

@@ -23,7 +23,7 @@ from rich.table import Table
 from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, Log, load_config
+from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -219,7 +219,7 @@ def _check_selection(ids: Sequence[str], *, everything: bool, reason: str | None
 
 
 def _config(config_file: Path) -> Config:
-    configure_logging(Log(level="error"))
+    configure_logging(LogSettings(level="error"))
     return load_config(config_file)
 
 

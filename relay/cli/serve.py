@@ -17,7 +17,7 @@ import uvloop
 from relay import app, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     config = load_config(config_file)
     configure_logging(config.log)
 
-    def ready(addresses: Mapping[str, Address]) -> None:
+    def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:
             with _told_of(ready_file):
                 app.write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))

@@ -11,69 +11,64 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from relay import toml
-from relay.config.addresses import (
-    Address,
-    MailDomain,
-    Network,
-    Server,
-    parse_address,
-    parse_next_hop,
-)
 from relay.config.checks import faults
 from relay.config.entries import (
     MAX_BOUNCE,
-    Direction,
-    IMAPAccount,
-    IncomingDirection,
-    Listening,
-    OutgoingDirection,
-    Submission,
+    DirectionSettings,
+    IMAPSettings,
+    IncomingSettings,
+    ListenerSettings,
+    OutgoingSettings,
+    SubmissionSettings,
 )
-from relay.config.keys import KME, KMEErrorRule, Peer
-from relay.config.settings import Mailboxes, MailboxSetting, SizeSetting, parse_size
+from relay.config.keys import KMESettings, PeerSettings
 from relay.config.tables import (
-    DKIM,
-    OTP,
-    DKIMKey,
-    IdentityFiles,
-    Ledger,
-    Limits,
-    Log,
-    Policies,
-    Quarantine,
-    Site,
-    Store,
+    DKIMKeySettings,
+    DKIMSettings,
+    IdentitySettings,
+    LedgerSettings,
+    LimitSettings,
+    LogSettings,
+    OTPSettings,
+    PolicySettings,
+    QuarantineSettings,
+    SiteSettings,
+    StoreSettings,
+)
+from relay.config.values import (
+    Mailboxes,
+    MailboxSetting,
+    MailDomain,
+    Network,
+    Server,
+    SizeSetting,
+    TCPAddress,
+    parse_address,
+    parse_next_hop,
+    parse_size,
 )
 from relay.errors import ConfigError
 
 __all__ = [
-    "DKIM",
-    "KME",
     "MAX_BOUNCE",
-    "OTP",
-    "Address",
     "Config",
-    "DKIMKey",
-    "Direction",
-    "IMAPAccount",
-    "IdentityFiles",
-    "IncomingDirection",
-    "KMEErrorRule",
-    "Ledger",
-    "Limits",
-    "Listening",
-    "Log",
+    "DKIMKeySettings",
+    "DKIMSettings",
+    "DirectionSettings",
+    "IMAPSettings",
+    "IdentitySettings",
+    "KMESettings",
+    "ListenerSettings",
+    "LogSettings",
     "MailDomain",
     "Network",
-    "OutgoingDirection",
-    "Peer",
-    "Policies",
-    "Quarantine",
+    "OutgoingSettings",
+    "PeerSettings",
     "Server",
-    "Site",
+    "SiteSettings",
     "SizeSetting",
-    "Store",
-    "Submission",
+    "SubmissionSettings",
+    "TCPAddress",
     "load_config",
     "parse_address",
     "parse_next_hop",
@@ -84,23 +79,23 @@ __all__ = [
 class Config(toml.Table):
     """All of relay.toml."""
 
-    site: Site
-    outgoing: OutgoingDirection | None = None
-    submission: Submission | None = None
-    incoming: IncomingDirection | None = None
-    policies: Policies
-    store: Store
-    identity: IdentityFiles | None = None
-    kmes: dict[str, KME] = Field(default_factory=dict)
-    peers: dict[str, Peer] = Field(default_factory=dict)
+    site: SiteSettings
+    outgoing: OutgoingSettings | None = None
+    submission: SubmissionSettings | None = None
+    incoming: IncomingSettings | None = None
+    policies: PolicySettings
+    store: StoreSettings
+    identity: IdentitySettings | None = None
+    kmes: dict[str, KMESettings] = Field(default_factory=dict)
+    peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
-    otp: OTP = OTP()
-    ledger: Ledger = Ledger()
-    quarantine: Quarantine = Quarantine()
-    limits: Limits = Limits()
-    imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPAccount] = Field(default_factory=dict)
-    dkim: DKIM | None = None
-    log: Log = Log()
+    otp: OTPSettings = OTPSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    quarantine: QuarantineSettings = QuarantineSettings()
+    limits: LimitSettings = LimitSettings()
+    imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPSettings] = Field(default_factory=dict)
+    dkim: DKIMSettings | None = None
+    log: LogSettings = LogSettings()
 
     @property
     def ledger_file(self) -> Path:
@@ -120,11 +115,11 @@ class Config(toml.Table):
         """The largest message from the null sender, in octets, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE
 
-    def peer_by_sae(self, sae_id: str) -> tuple[str, Peer] | None:
+    def peer_by_sae(self, sae_id: str) -> tuple[str, PeerSettings] | None:
         """Name and settings of the peer with this SAE ID, or None."""
         return next(((name, peer) for name, peer in self.peers.items() if peer.sae_id == sae_id), None)
 
-    def peer_by_domain(self, domain: str) -> tuple[str, Peer] | None:
+    def peer_by_domain(self, domain: str) -> tuple[str, PeerSettings] | None:
         """Name and settings of the peer that owns a mail domain (lower case), or None."""
         return next(((name, peer) for name, peer in self.peers.items() if domain in peer.domains), None)
 

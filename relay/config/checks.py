@@ -1,5 +1,5 @@
 """What is wrong between one table of relay.toml and another.
-Standard: each fault names the setting at which it can be mended.
+Each fault names the setting at which it can be mended.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.config.addresses import Address
+from relay.config.values import TCPAddress
 
 if TYPE_CHECKING:
     from relay.config import Config
 
-Fault = tuple[tuple[str | int, ...], str]
+WrongSetting = tuple[tuple[str | int, ...], str]
 """The place of the setting in the file, and what is wrong."""
 
 
-def faults(config: Config) -> Iterator[Fault]:
+def faults(config: Config) -> Iterator[WrongSetting]:
     """Everything that is wrong, whatever each table says for itself."""
     for check in (
         _nothing_to_serve,
@@ -31,7 +31,7 @@ def faults(config: Config) -> Iterator[Fault]:
         yield from check(config)
 
 
-def _nothing_to_serve(config: Config) -> Iterator[Fault]:
+def _nothing_to_serve(config: Config) -> Iterator[WrongSetting]:
     outgoing, incoming = config.outgoing, config.incoming
     if outgoing is None and incoming is None and not config.imap:
         yield (), "neither [outgoing], [incoming] nor [imap.*] is set, so there is nothing to serve"
@@ -44,19 +44,19 @@ def _nothing_to_serve(config: Config) -> Iterator[Fault]:
     yield from _listening_twice(config)
 
 
-def _listening_twice(config: Config) -> Iterator[Fault]:
-    taken: dict[Address, str] = {}
+def _listening_twice(config: Config) -> Iterator[WrongSetting]:
+    taken: dict[TCPAddress, str] = {}
     for name in ("outgoing", "submission", "incoming"):
         for setting in ("listen", "lmtp", "milter", "listen_tls"):
-            address: Address | Path | None = getattr(getattr(config, name), setting, None)
-            if not isinstance(address, Address) or not address.port:
+            address: TCPAddress | Path | None = getattr(getattr(config, name), setting, None)
+            if not isinstance(address, TCPAddress) or not address.port:
                 continue
             if other := taken.get(address):
                 yield (name, setting), f"{name}.{setting}: {other} already listens there; choose another port"
             taken[address] = f"{name}.{setting}"
 
 
-def _submission_that_cannot_be(config: Config) -> Iterator[Fault]:
+def _submission_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
     """Users need somewhere to connect to, something that knows them, and a way out for their mail."""
     submission, here = config.submission, ("submission",)
     if submission is None:
@@ -69,7 +69,7 @@ def _submission_that_cannot_be(config: Config) -> Iterator[Fault]:
         yield here, "submission: neither users (a password file) nor dovecot_auth (a socket of Dovecot's) is set"
 
 
-def _quarantine_too_small(config: Config) -> Iterator[Fault]:
+def _quarantine_too_small(config: Config) -> Iterator[WrongSetting]:
     """One peer may take half of it, and the largest message that is taken must fit in there."""
     needed = 2 * config.incoming.max_message_size if config.incoming else 0
     if config.quarantine.action == "keep" and config.quarantine.max_size <= needed:
@@ -77,7 +77,7 @@ def _quarantine_too_small(config: Config) -> Iterator[Fault]:
         yield ("quarantine", "max_size"), f"quarantine.max_size: {what}"
 
 
-def _dkim_that_cannot_be(config: Config) -> Iterator[Fault]:
+def _dkim_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
     """We sign for our own domains only, and name servers are asked by their addresses."""
     table = config.dkim
     if table is None:
@@ -94,7 +94,7 @@ def _dkim_that_cannot_be(config: Config) -> Iterator[Fault]:
             yield ("dkim", "dns_servers"), f"dkim.dns_servers: {server.host!r} is not an IP address"
 
 
-def _groups_that_cannot_be(config: Config) -> Iterator[Fault]:
+def _groups_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
     """The KMEs of one group share their keys, so what these are used for as well."""
     uses: dict[str, str] = {}
     for name, kme in config.kmes.items():
@@ -106,7 +106,7 @@ def _groups_that_cannot_be(config: Config) -> Iterator[Fault]:
             )
 
 
-def _peers_that_cannot_be(config: Config) -> Iterator[Fault]:
+def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
     """A peer must have keys to share, an SAE ID of its own, and domains that nobody else has."""
     groups = {kme.group for kme in config.kmes.values()}
     domains = dict.fromkeys(config.site.domains, "site.domains")

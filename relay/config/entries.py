@@ -1,17 +1,16 @@
 """Where mail comes in and goes on: [outgoing], [incoming], [submission] and [imap.*].
-Standard: limits have the defaults that deploy/relay.toml documents.
+The defaults are those that deploy/relay.toml documents.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from relay import toml
-from relay.config.addresses import Server, parse_mailbox, parse_networks
-from relay.config.settings import (
+from relay.config.values import (
     AddressSetting,
     CASetting,
     MailboxSetting,
@@ -20,16 +19,19 @@ from relay.config.settings import (
     PathSetting,
     Printable,
     Seconds,
+    Server,
     SizeSetting,
     SocketSetting,
     as_tuple,
+    parse_mailbox,
+    parse_networks,
 )
 
 MAX_BOUNCE = 32 * 2**10
 """Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
 
 
-class Listening(toml.Table):
+class ListenerSettings(toml.Table):
     """How an entry treats those who connect to it. `timeout` is in seconds, `trusted` are their networks."""
 
     max_message_size: SizeSetting = 50 * 2**20
@@ -40,7 +42,7 @@ class Listening(toml.Table):
     trusted: Networks = parse_networks(["127.0.0.0/8", "::1/128"])
 
 
-class Direction(Listening):
+class DirectionSettings(ListenerSettings):
     """One way through the relay: where it listens (SMTP, LMTP) and which next hop gets what came through.
 
     Of several next hops the first that takes a mail gets it. At most `next_hop_connections` idle connections are
@@ -67,7 +69,7 @@ class Direction(Listening):
         return self
 
 
-class OutgoingDirection(Direction):
+class OutgoingSettings(DirectionSettings):
     """The way out.
 
     `milter_split` lets the milter send copies to recipients who need other protection than the rest; `max_bounce` is
@@ -78,18 +80,21 @@ class OutgoingDirection(Direction):
     max_bounce: SizeSetting = MAX_BOUNCE
 
 
-class IncomingDirection(Direction):
+class IncomingSettings(DirectionSettings):
     """The way in, where messages come sealed and so up to 1.4 times as large as the peer took them."""
 
     max_message_size: SizeSetting = 75 * 2**20
 
 
-class Submission(Listening):
+class SubmissionSettings(ListenerSettings):
     """Where users hand in mail for the way out: STARTTLS, implicit TLS, and whom the relay takes mail from.
 
-    `users` is the password file, `dovecot_auth` the Unix socket of Dovecot's auth service. Rates are for an hour,
-    `failed_login_delay` is in seconds.
+    `users` is the password file, `dovecot_auth` the Unix socket of Dovecot's auth service. Rates are for an hour.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "failed_login_delay": "a failed login is answered after 2 seconds; remove this line"
+    }
 
     listen: AddressSetting | None = None
     listen_tls: AddressSetting | None = None
@@ -103,16 +108,21 @@ class Submission(Listening):
     mails_per_client: int = Field(default=2000, ge=1, le=10_000_000)
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    failed_login_delay: Annotated[float, Field(ge=0, le=60, strict=False)] = 2.0
 
 
-class IMAPAccount(toml.Table):
+class IMAPSettings(toml.Table):
     """One mailbox at a provider, watched over IMAP: sealed messages in its folders are opened there (RFC 9051).
 
     Just one of `password_file`, `password_credential` (a systemd credential) and `token_command` (XOAUTH2) says
     how to log in. `addresses` are those whose mail this mailbox gets, by default the user. `after` is what becomes of
     the sealed message once the original is there. Times are seconds.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "retry": "a message that may be opened later is tried again after 30 s, then less often; remove this line",
+        "retry_longest": "what may be opened later is tried at least once an hour; remove this line",
+        "retry_refused": "a message that waiting will not help is tried once a day; remove this line",
+    }
 
     host: str = Field(pattern=r"^[^\s/:]+$", max_length=253)
     port: int = Field(default=993, ge=1, le=65535)
@@ -130,12 +140,9 @@ class IMAPAccount(toml.Table):
     poll: Seconds = 60.0
     timeout: Seconds = 60.0
     max_message_size: SizeSetting = 75 * 2**20
-    retry: Seconds = 30.0
-    retry_longest: Seconds = 3600.0
-    retry_refused: Seconds = 86400.0
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> IMAPAccount:
+    def _agrees_with_itself(self) -> IMAPSettings:
         ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
         if sum(ways) != 1:
             raise ValueError("set just one of password_file, password_credential and token_command")

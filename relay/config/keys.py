@@ -4,13 +4,12 @@ Standard: ETSI GS QKD 014 V1.1.1; what the defaults do is the standard, and each
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from relay import toml
-from relay.config.addresses import parse_domain
-from relay.config.settings import SAEID, Domains, PathSetting, Seconds, SizeSetting, as_tuple
+from relay.config.values import SAEID, Domains, PathSetting, Seconds, SizeSetting, as_tuple, parse_domain
 
 SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
 
@@ -23,7 +22,7 @@ ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
 """A domain, or "*" for any."""
 
 
-class KMEErrorRule(toml.Table):
+class KMEErrorSettings(toml.Table):
     """What a reply of a KME means, against the usual reading: the first rule that fits decides.
 
     `code` is the HTTP status; `text` is looked for in the message, in any case.
@@ -40,11 +39,32 @@ def _seconds_or_true(value: object) -> object:
     return 60.0 * value if isinstance(value, bool) else value
 
 
-class KME(toml.Table):
+class KMESettings(toml.Table):
     """One key-management entity of ours and how the KM client talks to it (ETSI GS QKD 014, or Cisco SKIP).
 
-    Times are seconds, keys are counted in keys, `max_key_size` is in bits. What the defaults do is the standard.
+    Times are seconds, keys are counted in keys. What the defaults do is the standard; which KMEs need something else
+    is said in deploy/relay.toml.
     """
+
+    removed: ClassVar[dict[str, str]] = {
+        "name_check": "with kme_id that name is looked for, without it the host name of the URL; remove this line",
+        "tls_minimum": "TLS 1.2 is the least that is spoken, and 1.3 wherever the KME speaks it; remove this line",
+        "connect_timeout": "a connection that takes 2 seconds is given up; remove this line",
+        "min_timeout": "it is a fifth of timeout; remove this line",
+        "breaker_failures": "it is 5; remove this line",
+        "breaker_delay": "it is 5 times retry_delay; remove this line",
+        "breaker_longest": "it is 15 times retry_delay; remove this line",
+        "burn_budget": "it is 1000 keys an hour; remove this line",
+        "cache_low": "a refill begins below a quarter of cache_high; remove this line",
+        "cache_most": "no more than 1000 keys are kept ready, or cache_high where that is more; remove this line",
+        "outage": "how many keys are kept ready follows their use; set cache_high to have more of them",
+        "key_margin": "keys are destroyed when a fifth of key_lifetime is left; remove this line",
+        "gather": "keys of several mails share a request wherever the KME takes several; remove this line",
+        "gather_window": "it is 5 ms; remove this line",
+        "lag_waiting": "it is 10 mails; remove this line",
+        "max_key_per_request": "a limit that the status does not tell is learnt from refusals; remove this line",
+        "max_key_size": 'write size_unit = "ignored" for a KME that gives keys of one size only, else remove this line',
+    }
 
     interface: Literal["etsi014", "skip"] = "etsi014"
     url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?$")
@@ -55,59 +75,32 @@ class KME(toml.Table):
     certificate: PathSetting
     key: PathSetting
     kme_id: str = Field(default="", max_length=256)
-    name_check: Literal["host", "kme_id", "both"] = "host"
     name_from: Literal["san", "cn", "either"] = "san"
-    tls_minimum: Literal["1.2", "1.3"] = "1.2"
     tls_ciphers: str = ""
 
     retry_attempts: int = Field(default=3, ge=0, le=20)
     retry_delay: Seconds = 1.0
     timeout: Seconds = 10.0
-    min_timeout: Seconds = 2.0
-    connect_timeout: Seconds = 2.0
     pool_connections: int = Field(default=5, ge=1, le=1000)
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
-    breaker_failures: int = Field(default=5, ge=1, le=1000)
-    breaker_delay: Seconds = 5.0
-    breaker_longest: Seconds = 15.0
-    burn_budget: int = Field(default=1000, ge=0, le=10_000_000)
 
     prefetch: bool = True
-    cache_low: int = Field(default=8, ge=0, le=100_000)
     cache_high: int = Field(default=32, ge=0, le=100_000)
-    cache_most: int = Field(default=1000, ge=0, le=100_000)
-    outage: Seconds = 10.0
     key_lifetime: Seconds = 300.0
-    key_margin: Annotated[float, Field(ge=0, le=86400, strict=False)] = 60.0
     reserve: int = Field(default=0, ge=0, le=10_000_000)
     alarm: Seconds = 3600.0
 
     one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
-    gather: bool = True
-    gather_window: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.005
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    lag_waiting: int = Field(default=10, ge=0, le=100_000)
 
     method: Literal["POST", "GET"] = "POST"
     keep_alive: bool = True
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
-    max_key_per_request: int = Field(default=0, ge=0, le=100_000)
-    max_key_size: int = Field(default=0, ge=0, le=100_000_000, multiple_of=8)
-    errors: Annotated[tuple[KMEErrorRule, ...], BeforeValidator(as_tuple)] = ()
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> KME:
-        if self.cache_low > self.cache_high:
-            raise ValueError("cache_low is above cache_high; the low mark starts a refill up to the high one")
-        if self.key_margin >= self.key_lifetime:
-            raise ValueError("key_margin leaves nothing of key_lifetime; keys would expire as they come")
-        if self.name_check != "host" and not self.kme_id:
-            raise ValueError(f"name_check is {self.name_check!r}, so kme_id must say which ID the KME has")
-        return self
+    errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
 
 
-class Peer(toml.Table):
+class PeerSettings(toml.Table):
     """Another site that we can seal for: its domains, its SAE ID, the KME groups whose keys we share.
 
     `kme_groups` stand in order of preference; none at all leaves the levels without quantum keys.

@@ -1,29 +1,28 @@
 """The other tables of relay.toml: who we are, where things lie, and what is done with them.
-Standard: each has the defaults that deploy/relay.toml documents.
+The defaults are those that deploy/relay.toml documents.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from relay import toml
-from relay.config.addresses import parse_domain
-from relay.config.settings import (
+from relay.config.values import (
     SAEID,
     AddressSetting,
     DatabaseSetting,
     Domains,
     PathSetting,
-    Seconds,
     SizeSetting,
     as_tuple,
+    parse_domain,
 )
 
 
-class Site(toml.Table):
+class SiteSettings(toml.Table):
     """Who we are: our mail domains, our SAE ID, the name that we say in SMTP."""
 
     name: str = Field(min_length=1, max_length=64)
@@ -32,7 +31,7 @@ class Site(toml.Table):
     hostname: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
 
 
-class Policies(toml.Table):
+class PolicySettings(toml.Table):
     """Where the policy files lie, and whether they are only tried out.
 
     With `shadow` every mail leaves as it came, and what would have become of it is logged, and written into
@@ -44,14 +43,14 @@ class Policies(toml.Table):
     shadow_record: PathSetting | None = None
 
 
-class Ledger(toml.Table):
+class LedgerSettings(toml.Table):
     """Where each mail is recorded that leaves with less than the first level listed, and how addresses stand there."""
 
     file: PathSetting | None = None
     addresses: Literal["hashed", "clear"] = "hashed"
 
 
-class Store(toml.Table):
+class StoreSettings(toml.Table):
     """What must survive a crash: the database and the secret that seals keys in it.
 
     `database` is the path of a SQLite file or a `postgresql://` URL.
@@ -61,7 +60,7 @@ class Store(toml.Table):
     secret: PathSetting
 
 
-class Quarantine(toml.Table):
+class QuarantineSettings(toml.Table):
     """What happens to arriving mail that cannot be opened: kept, or refused.
 
     `hold_for` is how many seconds a mail is held whose key no KME knows (yet) before it counts as one of these;
@@ -74,7 +73,7 @@ class Quarantine(toml.Table):
     notice: bool = False
 
 
-class IdentityFiles(toml.Table):
+class IdentitySettings(toml.Table):
     """Where this site's keys and certificates lie, and the documents of its peers (levels pqc and rsa).
 
     `passphrase` is a file with which the private keys are encrypted; without one they are not.
@@ -85,21 +84,22 @@ class IdentityFiles(toml.Table):
     passphrase: PathSetting | None = None
 
 
-class OTP(toml.Table):
+class OTPSettings(toml.Table):
     """How level otp hides the size of what it seals, and whether it saves key by compressing first."""
 
     padding: Literal["padme", "none"] = "padme"
     compression: bool = False
 
 
-class Limits(toml.Table):
-    """How much memory the messages in flight may take in all, and how long (seconds) a new one waits for room."""
+class LimitSettings(toml.Table):
+    """How much memory the messages in flight may take in all."""
+
+    removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
-    wait_for_room: Seconds = 30.0
 
 
-class DKIMKey(toml.Table):
+class DKIMKeySettings(toml.Table):
     """A private key that signs for one of the site's mail domains, and the selector of its DNS record (RFC 6376)."""
 
     domain: Annotated[str, AfterValidator(parse_domain)]
@@ -107,23 +107,26 @@ class DKIMKey(toml.Table):
     key: PathSetting
 
 
-class DKIM(toml.Table):
+class DKIMSettings(toml.Table):
     """Signing what leaves sealed, and verifying what arrives sealed (RFC 6376, RFC 8601, RFC 8617).
 
-    `authserv_id` names us in Authentication-Results, by default `site.hostname`. `dns_timeout` is in seconds, for all
-    keys of a message; `dns_servers` are asked instead of those of this host.
+    `authserv_id` names us in Authentication-Results, by default `site.hostname`; `dns_servers` are asked instead of
+    those of this host.
     """
 
-    keys: Annotated[tuple[DKIMKey, ...], BeforeValidator(as_tuple)] = ()
+    removed: ClassVar[dict[str, str]] = {
+        "max_signatures": "the 10 uppermost signatures are verified; remove this line",
+        "dns_timeout": "the DNS has 5 seconds for all keys of a mail; remove this line",
+    }
+
+    keys: Annotated[tuple[DKIMKeySettings, ...], BeforeValidator(as_tuple)] = ()
     verify: bool = True
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")
     arc_seal: bool = False
-    max_signatures: int = Field(default=10, ge=1, le=100)
-    dns_timeout: Annotated[float, Field(gt=0, le=60, strict=False)] = 5.0
     dns_servers: Annotated[tuple[AddressSetting, ...], BeforeValidator(as_tuple)] = ()
 
 
-class Log(toml.Table):
+class LogSettings(toml.Table):
     """How much is logged and in which form; message content and keys never are."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"

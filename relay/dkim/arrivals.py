@@ -67,6 +67,6 @@ def arrivals(config: Config, keys: Sequence[SigningKey]) -> Arrivals | None:
     key = next((key for key in keys if key.algorithm == "rsa"), None)
     if table.arc_seal and key is None:
         raise ConfigError("dkim.arc_seal: none of [[dkim.keys]] is an RSA key, and ARC knows no other (RFC 8617)")
-    verifier = Verifier(KeyRecords(table.dns_timeout, table.dns_servers), table.max_signatures)
+    verifier = Verifier(KeyRecords(table.dns_servers))
     sealer = Sealer(key, authserv_id) if table.arc_seal and key else None
     return Arrivals(verifier, authserv_id, sealer)

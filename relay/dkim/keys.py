@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 
-from relay.config import DKIMKey
+from relay.config import DKIMKeySettings
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.policy.names import fold_domain
@@ -81,7 +81,7 @@ def public_octets(key: RSAPublicKey | Ed25519PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
-def load_key(table: DKIMKey) -> SigningKey:
+def load_key(table: DKIMKeySettings) -> SigningKey:
     """The key of one [[dkim.keys]] table. Raises ConfigError, also where others can read the file."""
     content = files.read_secret(table.key)
     try:

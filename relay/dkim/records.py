@@ -15,12 +15,15 @@ import dns.resolver
 import structlog
 from dns.rdtypes.ANY.TXT import TXT
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 log = structlog.get_logger(__name__)
 
 Answers = Mapping[str, list[bytes] | None]
 """The TXT records of each name: none are an empty list, None is trouble."""
+
+DNS_TIMEOUT_S = 5.0
+"""The longest wait for all records of a message: what is not there by then is a temperror, and the mail goes on."""
 
 CACHED_NAMES = 1000
 """Answers are kept as long as the DNS lets them be, so many of them at most."""
@@ -29,8 +32,8 @@ CACHED_NAMES = 1000
 class KeyRecords:
     """Looks up TXT records."""
 
-    def __init__(self, timeout: float, servers: Sequence[Address] = ()) -> None:
-        """`timeout` is in seconds, for all records of a message; `servers` are asked instead of /etc/resolv.conf's."""
+    def __init__(self, servers: Sequence[TCPAddress] = (), timeout: float = DNS_TIMEOUT_S) -> None:
+        """`servers` are asked instead of /etc/resolv.conf's; `timeout` is in seconds, for all records of a message."""
         self._timeout = timeout
         self._servers = servers
         self._resolver: dns.asyncresolver.Resolver | None = None

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 SHOWN_SIGNATURE_CHARS = 8
 """So much of b= tells one signature from another (RFC 6008)."""
+MAX_SIGNATURES = 10
+"""Of more DKIM signatures the uppermost are verified, so that no mail costs more than these."""
 FEW_FIELDS = 4
 """A signature and a set of ARC: what most messages have at most."""
 
@@ -61,11 +63,9 @@ class Signature:
 class Verifier:
     """Looks at the signatures of one message after the other."""
 
-    def __init__(self, records: KeyRecords, max_signatures: int = 10, clock: Clock = time.time) -> None:
-        """Of more than `max_signatures` DKIM signatures the uppermost are verified."""
+    def __init__(self, records: KeyRecords, clock: Clock = time.time) -> None:
         self._clock = clock
         self._records = records
-        self._most = max_signatures
 
     async def dkim(self, message: bytes) -> tuple[Result, ...]:
         """A result for each signature; `none` where there is none."""
@@ -83,7 +83,7 @@ class Verifier:
     async def _look(
         self, message: bytes, *, most: int | None = None, arc: bool = True
     ) -> tuple[tuple[Result, ...], Chain]:
-        most = self._most if most is None else most
+        most = MAX_SIGNATURES if most is None else most
         work = _work(message)
         read = await off_loop(work, _Read.of, message, most, self._clock())
         answers = await self._records.of([*read.names, *(read.chain_names if arc else ())])

@@ -109,6 +109,10 @@ class FileBackEnd:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+FAILURE_DELAY_S = 2.0
+"""A failed login is answered only after this time, so that guessing over one connection is slow."""
+
+
 class Logins:
     """All tries to log in; failures count against the client's network and the user's name, however it is spelt.
 
@@ -116,14 +120,13 @@ class Logins:
     from elsewhere nor a neighbour's broken program shut him out.
     """
 
-    def __init__(self, back_end: BackEnd, failures_per_hour: int, delay: float, key: bytes = b"") -> None:
-        """A failure is answered only after `delay` seconds; `key` is that of the names in the store."""
+    def __init__(self, back_end: BackEnd, failures_per_hour: int, key: bytes = b"") -> None:
+        """`key` is that of the names in the store."""
         self.back_end = back_end
         self._by_network = HourlyRate(failures_per_hour, "failures network", key=key)
         self._by_user = HourlyRate(failures_per_hour, "failures user", key=key)
         self._by_place = HourlyRate(failures_per_hour, "failures place", key=key)
         self._places = Seen("places", key=key)
-        self._delay = delay
 
     @property
     def rates(self) -> tuple[HourlyRate | Seen, ...]:
@@ -148,7 +151,7 @@ class Logins:
             _give_back(charges)
             raise
         if name_of_user is None:
-            await asyncio.sleep(self._delay)
+            await asyncio.sleep(FAILURE_DELAY_S)
             raise LoginFailed(f"user {printable(user)} from {client}")
         _give_back(charges)
         self._places.add(place)

@@ -10,7 +10,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Protocol
 
-from relay.config import Listening, Network
+from relay.config import ListenerSettings, Network
 from relay.entry.rates import network_of
 
 
@@ -29,7 +29,7 @@ class Connected(Protocol):
 class Connections:
     """The open connections; clients are IP addresses as text, "" where one is not known."""
 
-    def __init__(self, settings: Listening) -> None:
+    def __init__(self, settings: ListenerSettings) -> None:
         self._settings = settings
         self._open: set[Connected] = set()
         self._by_client: Counter[str] = Counter()

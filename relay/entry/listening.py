@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from relay.config import Address, Config
+from relay.config import Config, TCPAddress
 from relay.errors import ConfigError
 
 BACKLOG = 512
@@ -23,7 +23,7 @@ Sockets = Mapping[str, Sequence[socket.socket]]
 """The listening sockets of each setting that names an address."""
 
 
-async def bound(setting: str, where: Address | Path) -> list[socket.socket]:
+async def bound(setting: str, where: TCPAddress | Path) -> list[socket.socket]:
     """The listening sockets of one address: several where its host has several; port 0 becomes a free one.
 
     `setting` is where relay.toml names the address, for messages. Raises ConfigError.
@@ -59,15 +59,15 @@ def close_all(sockets: Sockets) -> None:
             each.close()
 
 
-def address_of(sockets: Sequence[socket.socket]) -> Address:
+def address_of(sockets: Sequence[socket.socket]) -> TCPAddress:
     """The real address of the first of these TCP sockets."""
     host, port, *_ = sockets[0].getsockname()
-    return Address(host, port)
+    return TCPAddress(host, port)
 
 
-def _settings(config: Config) -> dict[str, Address | Path | None]:
+def _settings(config: Config) -> dict[str, TCPAddress | Path | None]:
     """Every setting that names an address to listen on."""
-    found: dict[str, Address | Path | None] = {}
+    found: dict[str, TCPAddress | Path | None] = {}
     for name, table in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if table is not None:
             found |= {f"{name}.listen": table.listen, f"{name}.lmtp": table.lmtp, f"{name}.milter": table.milter}

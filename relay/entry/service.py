@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.budget import Budget
-from relay.config import Listening
+from relay.config import ListenerSettings
 from relay.entry import Recipe
 from relay.entry.connections import Connections
 
@@ -21,13 +21,13 @@ class Service:
 
     recipe: Recipe
     hostname: str
-    settings: Listening
+    settings: ListenerSettings
     budget: Budget
     connections: Connections
     deliveries: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
-    def of(cls, recipe: Recipe, hostname: str, settings: Listening, budget: Budget) -> Service:
+    def of(cls, recipe: Recipe, hostname: str, settings: ListenerSettings, budget: Budget) -> Service:
         """For one more listening address; `hostname` is what we say in the greeting."""
         return cls(recipe, hostname, settings, budget, Connections(settings))
 

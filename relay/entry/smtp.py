@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.entry.conversation import Conversation, Service
 from relay.entry.listening import BACKLOG, address_of, bound
 from relay.entry.tls import ServerTLS
@@ -23,7 +23,7 @@ class SMTPEntry:
     def __init__(
         self,
         setting: str,
-        listen: Address,
+        listen: TCPAddress,
         service: Service,
         conversation: Callable[[Service], Conversation] = Conversation,
         tls: ServerTLS | None = None,
@@ -41,7 +41,7 @@ class SMTPEntry:
         self._sockets = sockets
         self._servers: list[asyncio.Server | TLSServer] = []
 
-    async def start(self) -> Address:
+    async def start(self) -> TCPAddress:
         """Takes connections; gives the real address (port 0 became a free one). Raises ConfigError."""
         logging.getLogger("mail.log").setLevel(logging.ERROR)  # aiosmtpd logs addresses and content
         sockets = self._sockets or await bound(self._setting, self._listen)

@@ -57,7 +57,7 @@ class TooMuchMail(TryLater):
 class Rates:
     """What users and client addresses may send in an hour."""
 
-    def __init__(self, limits: config.Submission, key: bytes = b"") -> None:
+    def __init__(self, limits: config.SubmissionSettings, key: bytes = b"") -> None:
         """`key` is that of the names in the store."""
         self._mails = (
             HourlyRate(limits.mails_per_user, "mails user", key=key),
@@ -96,7 +96,7 @@ def _take(what: str, rates: tuple[HourlyRate, HourlyRate], user: str, client: st
 class Submission:
     """What all connections of the submission server share."""
 
-    settings: config.Submission
+    settings: config.SubmissionSettings
     logins: Logins
     tls: ServerTLS
     rates: Rates

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import dns.asyncresolver
 import structlog
 
-from relay.config import Direction, MailDomain, Server
+from relay.config import DirectionSettings, MailDomain, Server
 from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
 from relay.forward.connections import Connections
 from relay.forward.conversation import UNSUPERVISED, Supervision, Taken, stuffed
@@ -39,7 +39,9 @@ class Handed:
 class NextHop:
     """The servers after us, of which one gets each mail. A reply of 4xx holds it, 5xx refuses it, silence holds it."""
 
-    def __init__(self, direction: Direction, hostname: str, resolver: dns.asyncresolver.Resolver | None = None) -> None:
+    def __init__(
+        self, direction: DirectionSettings, hostname: str, resolver: dns.asyncresolver.Resolver | None = None
+    ) -> None:
         """`hostname` is what we say in EHLO. Raises ConfigError where a certificate file cannot be used."""
         self._places = direction.next_hop
         self._connections = Connections(direction, hostname)

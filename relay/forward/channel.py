@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 REPLY_OCTETS = 32 * 1024
 """The longest reply that is read, all its lines together; real ones have a few hundred octets."""
@@ -79,7 +79,7 @@ class Channel(asyncio.Protocol):
         """The loop's time at which every wait ends."""
 
     @classmethod
-    async def connect(cls, address: Address | Path, seconds: float) -> Channel:
+    async def connect(cls, address: TCPAddress | Path, seconds: float) -> Channel:
         """A connection to a TCP address or a Unix socket, within `seconds` seconds. Raises ChannelLost."""
         loop = asyncio.get_running_loop()
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from relay.config import Direction, Server
+from relay.config import DirectionSettings, Server
 from relay.forward.channel import Channel, ChannelLost, NoReply, Reply
 from relay.forward.faults import Gone, Silent, fault
 from relay.forward.tls import TLS
@@ -73,7 +73,7 @@ class Connection:
 class Opener:
     """Opens connections as one direction's settings want them."""
 
-    def __init__(self, direction: Direction, hostname: str) -> None:
+    def __init__(self, direction: DirectionSettings, hostname: str) -> None:
         """`hostname` is what we call ourselves. Raises ConfigError where a certificate file cannot be used."""
         self._timeouts = Timeouts(direction.timeout)
         self._tls = TLS(direction)

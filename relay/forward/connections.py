@@ -8,7 +8,7 @@ import asyncio
 
 import structlog
 
-from relay.config import Direction, Server
+from relay.config import DirectionSettings, Server
 from relay.forward.connection import Connection, Opener
 from relay.forward.conversation import Supervision, Taken, converse
 from relay.forward.faults import Gone, Silent
@@ -28,7 +28,7 @@ GOODBYE_S = 2.0
 class Connections:
     """The connections of one direction, at most `next_hop_connections` idle ones to each server."""
 
-    def __init__(self, direction: Direction, hostname: str) -> None:
+    def __init__(self, direction: DirectionSettings, hostname: str) -> None:
         """Raises ConfigError where a certificate file cannot be used."""
         self._opener = Opener(direction, hostname)
         self._most = direction.next_hop_connections

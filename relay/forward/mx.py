@@ -12,7 +12,7 @@ import dns.name
 import dns.resolver
 from dns.rdtypes.ANY.MX import MX
 
-from relay.config import Address, MailDomain, Server
+from relay.config import MailDomain, Server, TCPAddress
 from relay.errors import NextHopRefused
 from relay.forward.faults import NotTaken
 
@@ -39,7 +39,7 @@ class MailExchangers:
         found: list[Server] = []
         for name in names[:MOST_SERVERS]:
             host = name.to_text(omit_final_dot=True)
-            found += [Server("smtp", Address(address, domain.port), host) for address in await self._addresses(name)]
+            found += [Server("smtp", TCPAddress(address, domain.port), host) for address in await self._addresses(name)]
         if not found:
             raise NotTaken(f"next hop {domain}: no mail exchanger has an address")
         return found[:MOST_SERVERS]

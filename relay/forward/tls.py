@@ -8,7 +8,7 @@ import ipaddress
 import ssl
 from pathlib import Path
 
-from relay.config import Direction, Server
+from relay.config import DirectionSettings, Server
 from relay.errors import ConfigError
 from relay.forward.channel import Channel
 
@@ -16,7 +16,7 @@ from relay.forward.channel import Channel
 class TLS:
     """The TLS settings of one direction, its certificates read."""
 
-    def __init__(self, direction: Direction) -> None:
+    def __init__(self, direction: DirectionSettings) -> None:
         """Raises ConfigError where `next_hop_ca` cannot be used."""
         self._mode = direction.next_hop_tls
         self._name = direction.next_hop_tls_name

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from relay.config import Config, IdentityFiles
+from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import liboqs
 from relay.identity.checks import ascii_domain
@@ -31,7 +31,7 @@ def identity_findings(config: Config, now: datetime) -> list[Finding]:
     return [_own(config, config.identity, now), *_peers(config, now)]
 
 
-def _own(config: Config, files: IdentityFiles, now: datetime) -> Finding:
+def _own(config: Config, files: IdentitySettings, now: datetime) -> Finding:
     what = "identity"
     try:
         identity = load_identity(files.directory, passphrase=files.passphrase, now=now)

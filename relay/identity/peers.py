@@ -14,7 +14,7 @@ from typing import Literal
 
 from cryptography import x509
 
-from relay.config import Config, IdentityFiles, Peer
+from relay.config import Config, IdentitySettings, PeerSettings
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.identity.checks import UNREADABLE, ascii_domain, valid_now
@@ -145,7 +145,7 @@ def _of_others(
 ) -> Iterator[str]:
     domains = {ascii_domain(domain): "this site" for domain in config.site.domains}
     saes = {config.site.sae_id: "this site"}
-    others: dict[str, Peer | PeerCertificates] = {**config.peers, **pinned}
+    others: dict[str, PeerSettings | PeerCertificates] = {**config.peers, **pinned}
     for other, known in others.items():
         if other != name:
             domains |= {ascii_domain(domain): f"peer {other}" for domain in known.domains}
@@ -185,7 +185,7 @@ def _peers_directory(config: Config) -> Path:
     return _files(config).peers_directory
 
 
-def _files(config: Config) -> IdentityFiles:
+def _files(config: Config) -> IdentitySettings:
     if config.identity is None:
         raise ConfigError("relay.toml has no [identity] table, which says where keys and peers' documents are kept")
     return config.identity

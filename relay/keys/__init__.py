@@ -4,13 +4,12 @@ Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
-    group.py       one KME group, whose keys are fetched whatever the lag between the KMEs   lag.py
-    member.py      one KME of it, and the loop that asks each in turn for a fresh key        pads.py
+    group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
     pool.py        one KME's fresh keys: ready, drawn, refilled, expired     stock.py refill.py undelivered.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come
-    etsi014.py     the ETSI client     skip.py   the SKIP client     client.py   what both have
-    calls.py       one call: breaker, time limit, retries            health.py faults.py replies.py
+    etsi014.py     the ETSI client     skip.py   the SKIP client
+    client.py      what both have, and one call: breaker, time limit, retries     health.py faults.py replies.py
     http.py        one request, sent once                            tls.py
     development.py the clients that programs share, with a key cache
 
@@ -36,9 +35,9 @@ from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
     Call,
     ErrorRule,
-    Fault,
     KeysMissing,
     KMEBusy,
+    KMEFault,
     KMERefusedRequest,
     KMEUnanswered,
     NotAsked,
@@ -49,7 +48,7 @@ from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
 from relay.keys.tls import TLSRules
-from relay.keys.types import IssuedKeys, Key, KeyReference, KeySource
+from relay.keys.types import IssuedKeyStore, Key, KeyReference
 
 __all__ = [
     "BreakerRules",
@@ -57,11 +56,11 @@ __all__ = [
     "Call",
     "ConfigError",
     "ErrorRule",
-    "Fault",
-    "IssuedKeys",
+    "IssuedKeyStore",
     "KMEBadReply",
     "KMEBusy",
     "KMEExhausted",
+    "KMEFault",
     "KMEGroup",
     "KMEMisconfigured",
     "KMERefusedRequest",
@@ -70,7 +69,6 @@ __all__ = [
     "Key",
     "KeyNotFound",
     "KeyReference",
-    "KeySource",
     "KeyStatus",
     "KeyUnavailable",
     "KeysMissing",

@@ -4,28 +4,35 @@ Every setting of [kmes.*] and of a peer's keys goes to its place here and nowher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from relay.config import KME, Config, Peer
+from relay.config import Config, KMESettings, PeerSettings
 from relay.keys.accounts import KeyMetrics
 from relay.keys.client import Quirks
 from relay.keys.etsi014 import OptimizedKMClient
-from relay.keys.faults import Call, ErrorRule, Fault
+from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
-from relay.keys.types import REAL_TIME, IssuedKeys, ReceivedKeyStore, Timing, TrialStore
+from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
 
-_NO_PREFETCH = Prefetch(low=0, high=0)
+BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
+"""So many times `retry_delay` a KME is left alone after failures, at first and at most: tries of a call are over."""
+
+LOW_SHARE = 0.25
+"""A refill begins below this share of `cache_high`, and costs a quiet site no more keys than that."""
+
+GOOD_SHARE = 0.8
+"""A key is not used later than this share of `key_lifetime` after it came: the peer has to fetch it in the rest."""
 
 
 def key_ring(
     config: Config,
     received: ReceivedKeyStore | None = None,
-    issued: IssuedKeys | None = None,
+    issued: IssuedKeyStore | None = None,
     trials: TrialStore | None = None,
     *,
     receiver: Receiver | None = None,
@@ -39,9 +46,9 @@ def key_ring(
     so that a single message burns no others.
     """
     metrics = metrics or KeyMetrics()
-    members: dict[str, list[tuple[str, KME]]] = {}
+    members: dict[str, dict[str, KMESettings]] = {}
     for name, kme in config.kmes.items():
-        members.setdefault(kme.group, []).append((name, kme))
+        members.setdefault(kme.group, {})[name] = kme
     groups = {
         group: _group(group, kmes, receiver, prefetch=prefetch, metrics=metrics, timing=timing)
         for group, kmes in members.items()
@@ -59,9 +66,13 @@ def key_ring(
 
 
 def km_client(
-    name: str, kme: KME, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
+    name: str, kme: KMESettings, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
     """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
+    errors = tuple(
+        ErrorRule(KMEFault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
+        for rule in kme.errors
+    )
     kind: type[OptimizedKMClient | SKIPClient] = SKIPClient if kme.interface == "skip" else OptimizedKMClient
     return kind(
         kme.url,
@@ -71,78 +82,50 @@ def km_client(
         retry_attempts=kme.retry_attempts,
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,
-        connect_timeout=kme.connect_timeout,
         adaptive=True,
-        min_timeout=kme.min_timeout,
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
-        burn_budget=kme.burn_budget,
         name=name,
-        quirks=_quirks(kme),
-        tls=TLSRules(kme.tls_minimum, kme.tls_ciphers or None, kme.kme_id or None, kme.name_check, kme.name_from),
-        breaker=BreakerRules(kme.breaker_failures, kme.breaker_delay, kme.breaker_longest),
+        quirks=Quirks(kme.method, kme.keep_alive, kme.size_unit, kme.integer_key_ids, errors),
+        tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, "kme_id" if kme.kme_id else "host", kme.name_from),
+        breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,
         metrics=metrics,
     )
 
 
-def peer_keys(peer: Peer) -> PeerKeys:
+def peer_keys(peer: PeerSettings) -> PeerKeys:
     """How the keys for one [peers.*] table are had."""
     rotation = Rotation(peer.key_max_messages, peer.key_max_bytes, peer.key_max_age)
     return PeerKeys(peer.sae_id, peer.kme_groups, rotation)
 
 
-def prefetch_of(kme: KME) -> Prefetch:
+def prefetch_of(kme: KMESettings) -> Prefetch:
     """How many keys of a KME are kept ready, and for how long."""
-    if not kme.prefetch:
-        return Prefetch(low=0, high=0, lifetime=kme.key_lifetime - kme.key_margin)
-    return Prefetch(
-        low=kme.cache_low,
-        high=kme.cache_high,
-        lifetime=kme.key_lifetime - kme.key_margin,
-        most=kme.cache_most,
-        outage=kme.outage,
-    )
+    high = kme.cache_high if kme.prefetch else 0
+    return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.key_lifetime * GOOD_SHARE)
 
 
 def _group(
     group: str,
-    kmes: Sequence[tuple[str, KME]],
+    kmes: Mapping[str, KMESettings],
     receiver: Receiver | None,
     *,
     prefetch: bool,
     metrics: KeyMetrics,
     timing: Timing,
 ) -> KMEGroup:
-    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes]
+    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes.items()]
     if receiver is not None:
         for client in clients:
             client.receive_through(receiver)
     return KMEGroup(
         group,
         clients,
-        {name: prefetch_of(kme) if prefetch else _NO_PREFETCH for name, kme in kmes},
-        lag_patience=max(kme.lag_patience for _, kme in kmes),
-        lag_waiting=max(kme.lag_waiting for _, kme in kmes),
-        gather={name: kme.gather for name, kme in kmes},
-        gather_window=max(kme.gather_window for _, kme in kmes),
+        {name: prefetch_of(kme) if prefetch else Prefetch(low=0, high=0) for name, kme in kmes.items()},
+        lag_patience=max(kme.lag_patience for kme in kmes.values()),
         metrics=metrics,
         timing=timing,
-        use=kmes[0][1].use,
-        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes},
-    )
-
-
-def _quirks(kme: KME) -> Quirks:
-    return Quirks(
-        method=kme.method,
-        keep_alive=kme.keep_alive,
-        size_unit=kme.size_unit,
-        integer_key_ids=kme.integer_key_ids,
-        max_key_per_request=kme.max_key_per_request or None,
-        max_key_size=kme.max_key_size or None,
-        errors=tuple(
-            ErrorRule(Fault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
-            for rule in kme.errors
-        ),
+        use=next(iter(kmes.values())).use,
+        one_batch={name: kme.one_batch_at_a_time for name, kme in kmes.items()},
     )

@@ -1,32 +1,69 @@
-"""What every client of one KME has, whatever it speaks: connections, breaker, accounts, health.
+"""What every client of one KME has, whatever it speaks, and one call to it from beginning to end.
 Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which Cisco SKIP shares.
+
+A call passes the breaker, has a time limit, and is sent once; what its reply means (faults.py) decides whether it is
+tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from relay.errors import ConfigError
+from relay.errors import (
+    ConfigError,
+    KeyNotFound,
+    KeyUnavailable,
+    KMEBadReply,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+    StoreUnavailable,
+)
 from relay.keys.accounts import Accounts, KeyMetrics
-from relay.keys.calls import Calls, Patience
 from relay.keys.events import Events
-from relay.keys.faults import Call, ErrorRule
-from relay.keys.health import BreakerRules, BurnBudget, State
-from relay.keys.http import Receiver, Transport
-from relay.keys.replies import KeyStatus
+from relay.keys.faults import (
+    AmbiguousReply,
+    Call,
+    ErrorRule,
+    KeysMissing,
+    KMEBusy,
+    KMEFault,
+    KMEUnanswered,
+    NotAsked,
+    RepliedNotFound,
+    classify,
+    error_of,
+    outcome_of,
+    ruled,
+    unclear,
+)
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender, Transport
+from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Key, Timing
 
 log = Events(__name__)
+
+Result = TypeVar("Result")
+
+_GATEWAY_CODES = (502, 504)
+"""A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
+
+WELL_FOR_S = 1.0
+"""So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
+
+RENEW_EVERY_S = 1.0
+"""Certificate files are looked at no more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +73,6 @@ class Quirks:
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
     "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
-    `max_key_per_request` and `max_key_size` (bits) cap what the status says, or stand in for it.
     `errors`: what replies mean, against the usual reading.
     """
 
@@ -44,8 +80,6 @@ class Quirks:
     keep_alive: bool = True
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
-    max_key_per_request: int | None = None
-    max_key_size: int | None = None
     errors: tuple[ErrorRule, ...] = ()
 
 
@@ -68,9 +102,8 @@ class KMEClient(ABC):
         retry_attempts: int = 3,
         retry_delay: float = 1,
         timeout: float = 10,
-        connect_timeout: float = 2,
         adaptive: bool = False,
-        min_timeout: float = 2,
+        min_timeout: float | None = None,
         pool_connections: int = 5,
         pool_maxsize: int = 10,
         burn_budget: int = 1000,
@@ -85,7 +118,8 @@ class KMEClient(ABC):
 
         `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
         time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-        shorter while most tries succeed, and limits shrink to no less than `min_timeout` for a KME that is quick.
+        shorter while most tries succeed, and limits shrink for a KME that is quick, to no less than `min_timeout` (by
+        default a fifth of `timeout`).
         At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
         `name` (default: the URL) stands in logs and metrics. Raises ConfigError for another scheme than https, and
@@ -94,33 +128,38 @@ class KMEClient(ABC):
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
         self.url = url.rstrip("/")
+        self.name = name or self.url
         self.retry_attempts = retry_attempts
         self.retry_delay = retry_delay
         self.timeout = timeout
         self.pool_connections = pool_connections
         self.pool_maxsize = pool_maxsize
         self.quirks = quirks
-        self._name = name or self.url
-        self._accounts = Accounts()
-        self._burn_budget = BurnBudget(burn_budget, timing)
-        self._drawing: dict[str, asyncio.Lock] = {}
-        self._transport = Transport(
+        self.accounts = Accounts()
+        """What became of fresh keys; here only those that were lost on the way are entered."""
+        self.transport = Transport(
             self.url,
             ClientTLS(ca, certificate, key, tls),
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
-            connect_timeout=connect_timeout,
-            keep_alive=quirks.keep_alive and not self.one_connection_per_request,
+            keep_alive=quirks.keep_alive and not self.one_by_one,
         )
-        self._calls = Calls(
-            self._name,
-            self._transport,
-            patience=Patience(retry_attempts, retry_delay, timeout, min_timeout, adaptive),
-            breaker=breaker,
-            errors=(*quirks.errors, *self.usual_errors),
-            timing=timing,
-            metrics=metrics or KeyMetrics(),
-        )
+        shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
+        # A status costs no key, so nothing is lost by giving it up early.
+        self.time_limits = {
+            call: TimeLimit(timeout, shortest, shortest if call is Call.STATUS else None) for call in Call
+        }
+        self._receive: Sender = self.transport.send
+        self._errors = (*quirks.errors, *self.usual_errors)
+        self._timing = timing
+        self._metrics = metrics or KeyMetrics()
+        self._breakers = {call: Breaker(f"{self.name}: {call}", breaker, timing) for call in Call}
+        self._backoff = Backoff(retry_delay, timing, adaptive=adaptive)
+        self._burn_budget = BurnBudget(burn_budget, timing)
+        self._drawing: dict[str, asyncio.Lock] = {}
+        self._not_before: dict[Call, float] = {}
+        self._settling = asyncio.Lock()
+        self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
@@ -151,15 +190,23 @@ class KMEClient(ABC):
 
     async def close(self) -> None:
         """Closes all connections. The client may be used again afterwards."""
-        await self._transport.close()
+        await self.transport.close()
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes the certificate files if they have changed, or `anyway`. Each call looks at them as well."""
-        self._calls.renew_certificates(anyway=anyway)
+        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
+
+        Each call looks at them as well.
+        """
+        now = self._timing.clock()
+        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = now
+        if self.transport.renew(self.name, anyway=anyway):
+            self._try_all_now()
 
     def ending_certificates(self, now: datetime) -> list[str]:
         """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
-        return self._transport.ending(now)
+        return self.transport.tls.ending(now)
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
@@ -168,49 +215,20 @@ class KMEClient(ABC):
         """
         return None
 
-    @property
-    def transport(self) -> Transport:
-        """Its connections."""
-        return self._transport
-
     def receive_through(self, receiver: Receiver) -> None:
         """From now on `receiver` sends the requests for received keys."""
-        self._calls.receive = partial(receiver.send, self._name, self._transport)
-
-    @property
-    def name(self) -> str:
-        """The name in logs and metrics."""
-        return self._name
-
-    @property
-    def accounts(self) -> Accounts:
-        """What became of fresh keys; here only those that were lost on the way are entered."""
-        return self._accounts
+        self._receive = partial(receiver.send, self.name, self.transport)
 
     @property
     def health(self) -> float:
         """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
         worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
-        return worth[self._calls.breakers[Call.ENC_KEYS].state] * self._calls.success_rate
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that enc_keys takes, smoothed; None before the first answer."""
-        return self._calls.limits[Call.ENC_KEYS].latency
-
-    def usual_time(self, call: Call) -> float:
-        """Seconds within which an answer usually comes; who has waited longer asks another KME, if there is one."""
-        return self._calls.limits[call].usual
-
-    @property
-    def one_connection_per_request(self) -> bool:
-        """Whether keys are asked for with GET, which must never be sent twice behind our back."""
-        return self.quirks.method == "GET"
+        return worth[self._breakers[Call.ENC_KEYS].state] * self._backoff.success_rate
 
     @property
     def one_by_one(self) -> bool:
-        """Whether each key is fetched by a request of its own, however many are asked for."""
-        return self.one_connection_per_request
+        """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
+        return self.quirks.method == "GET"
 
     @property
     def any_size(self) -> bool:
@@ -220,12 +238,12 @@ class KMEClient(ABC):
     @property
     def breakers(self) -> dict[str, State]:
         """The state of the breaker of each call."""
-        return {str(call): breaker.state for call, breaker in self._calls.breakers.items()}
+        return {str(call): breaker.state for call, breaker in self._breakers.items()}
 
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, by call; empty when all is well."""
-        return {str(call): breaker.cause for call, breaker in self._calls.breakers.items() if breaker.cause}
+        return {str(call): breaker.cause for call, breaker in self._breakers.items() if breaker.cause}
 
     @staticmethod
     def _several(key_IDs: Sequence[str]) -> list[str]:
@@ -234,9 +252,192 @@ class KMEClient(ABC):
             raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
         return list(dict.fromkeys(key_IDs))
 
+    async def _each_by_itself(
+        self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
+    ) -> dict[str, Key]:
+        """The keys by ID, each by a request of its own (`one`), at the same time.
+
+        The failure of one does not lose the others. Raises KeyUnavailable where all failed, and not as unknown.
+        """
+        found: dict[str, Key] = {}
+        trouble: KeyUnavailable | None = None
+        for answer in await asyncio.gather(*map(one, key_IDs), return_exceptions=True):
+            if isinstance(answer, dict):
+                found |= answer
+            elif not isinstance(answer, KeyUnavailable):
+                raise answer
+            elif not isinstance(answer, KeyNotFound):
+                trouble = answer
+        if trouble is not None and not found:
+            raise trouble
+        return found
+
+    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
+        """The keys with these IDs. Raises KeysMissing, with those that did come."""
+        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
+            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
+            raise KeysMissing(text, list(found.values()), missing)
+        return [found[key_ID] for key_ID in key_IDs]
+
     def _burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""
         if number:
-            self._accounts.issued_and_burnt(sae, number, cause)
+            self.accounts.issued_and_burnt(sae, number, cause)
             self._burn_budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
+
+    # One call
+
+    async def _ask(
+        self,
+        call: Call,
+        request: HTTPRequest,
+        read: Callable[[bytes], Result],
+        *,
+        patient: bool = True,
+        spends: int = 0,
+        bits: int = 0,
+    ) -> Result:
+        """What `read` makes of the reply's body. Raises KeyUnavailable, when no try is left or none would help.
+
+        Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
+
+        `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come; it
+        is tried again within the budget for that. `bits` is how many are asked for where the status tells whether the
+        KME has so many.
+        """
+        self.renew_certificates()
+        attempt = 0
+        while True:
+            self._raise_if_left_alone(call)
+            try:
+                with self._breakers[call].passing() as probing:
+                    if probing and call is not Call.STATUS:
+                        await self._probe(request.sae)
+                    try:
+                        result = await self._try(call, request, read, spends)
+                    except AmbiguousReply as reply:
+                        raise await self._settled(reply, request.sae, bits) from reply
+                    if probing:
+                        self._try_all_now()
+                    return result
+            except NotAsked:
+                raise
+            except KMEUnreachable as error:
+                asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
+                if asked:
+                    self._not_before[call] = self._timing.clock() + asked
+                again = not isinstance(error, KMEUnanswered) or self._unanswered(request.sae, spends)
+                pause = max(asked, self._backoff.pause(attempt))
+                if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
+                    raise
+                cause = str(error)
+            attempt += 1
+            self._metrics.retries.labels(self.name, call).inc()
+            log.warning(
+                "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
+            )
+            await self._timing.sleep(pause)
+
+    async def _try(self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], spends: int) -> Result:
+        """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
+        sent: list[bool] = []
+        outcome, limit = "cancelled", self.time_limits[call]
+        send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+        started = self._timing.clock()
+        try:
+            reply = await send(request, limit.seconds, partial(sent.append, True))
+            elapsed = self._timing.clock() - started
+            # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
+            if reply.code == 200:
+                limit.answered(elapsed)
+            self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
+            self._metrics.seconds.labels(self.name, call).observe(elapsed)
+            result = self._result(call, reply, read)
+            outcome = "ok"
+            return result
+        except NoAnswer as error:
+            if not error.in_time:
+                limit.expired()
+            self._backoff.seen(success=False)
+            cause = f"{self.name}: {call}: {error}"
+            trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
+            outcome = outcome_of(trouble)
+            raise trouble from error
+        except KeyUnavailable as error:
+            outcome = outcome_of(error)
+            raise
+        except StoreUnavailable:
+            outcome = "not_asked"
+            raise
+        except asyncio.CancelledError:
+            if sent:
+                self._unanswered(request.sae, spends)
+            raise
+        finally:
+            self._metrics.requests.labels(self.name, call, outcome).inc()
+
+    def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
+        """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
+        message = "" if reply.code == 200 else text_of_error(reply.body)
+        rule = ruled(call, reply.code, message, self._errors) if self._errors else None
+        try:
+            if reply.code == 200:
+                return read(reply.body)
+            raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+        except KeyUnavailable as error:
+            if rule is not None or not unclear(call, reply.code, error):
+                raise
+            # The body of a 200 may hold keys, which belong into no error.
+            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
+
+    def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
+        cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        if fault is KMEFault.NOT_FOUND:
+            return RepliedNotFound(cause, reply.body)
+        if fault is KMEFault.UNREACHABLE and reply.code in _GATEWAY_CODES:
+            return KMEUnanswered(cause)
+        return error_of(fault, cause, reply.retry_after)
+
+    def _unanswered(self, sae: str, spends: int) -> bool:
+        """Burns the keys of a request whose answer did not come; whether trying again is within the budget."""
+        self._burn(sae, spends, "no answer")
+        return not spends or self._burn_budget.allows(spends)
+
+    def _raise_if_left_alone(self, call: Call) -> None:
+        """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
+        wait = self._not_before.get(call, 0.0) - self._timing.clock()
+        if wait > 0:
+            raise NotAsked(f"{self.name}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
+
+    def _try_all_now(self) -> None:
+        for breaker in self._breakers.values():
+            breaker.try_now()
+
+    async def _probe(self, sae: str) -> None:
+        """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
+        try:
+            await self.check_key_status(sae, patient=False)
+        except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
+            log.info("kme_probe", kme=self.name, answer=str(error))
+        except KMEUnanswered as error:
+            # What the call itself would have cost was not asked for.
+            raise KMEUnreachable(str(error)) from error
+        self._well_at = self._timing.clock()
+
+    async def _settled(self, reply: AmbiguousReply, sae: str, bits: int) -> KeyUnavailable:
+        """What the reply meant: a KME that answers status is well, and has spoken of the keys that it was asked for."""
+        if bits:
+            try:
+                stored = (await self.check_key_status(sae, patient=False)).stored_bits
+            except KeyUnavailable:
+                return reply.meant
+            return KMEExhausted(str(reply)) if stored is not None and stored < bits else reply.meant
+        async with self._settling:
+            if self._timing.clock() - self._well_at >= WELL_FOR_S:
+                try:
+                    await self._probe(sae)
+                except KMEUnreachable as silence:
+                    log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
+                    return reply.meant
+        return RepliedNotFound(str(reply), reply.body)

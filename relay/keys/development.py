@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -108,31 +107,14 @@ class CachedKMClient(OptimizedKMClient):
         self._fresh = self._empty()
 
     async def request_enc_keys(
-        self,
-        slave_sae_id: int | str,
-        number: int = 1,
-        size: int = 256,
-        *,
-        additional_slave_SAE_IDs: Sequence[str] = (),
-        extension_mandatory: Sequence[dict[str, Any]] = (),
-        extension_optional: Sequence[dict[str, Any]] = (),
-        patient: bool = True,
+        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True, **special: Any
     ) -> list[Key]:
         """`number` fresh keys: from the cache where they are alike, else what the KME gives. Raises KeyUnavailable.
 
         For further slaves, with extensions, or of more keys than the cache holds, it is the KME that is asked.
         """
-        special = additional_slave_SAE_IDs or extension_mandatory or extension_optional
-        if special or not 0 < number <= self._cache.high or size < 8 or size % 8:
-            return await super().request_enc_keys(
-                slave_sae_id,
-                number,
-                size,
-                additional_slave_SAE_IDs=additional_slave_SAE_IDs,
-                extension_mandatory=extension_mandatory,
-                extension_optional=extension_optional,
-                patient=patient,
-            )
+        if any(special.values()) or not 0 < number <= self._cache.high or size < 8 or size % 8:
+            return await super().request_enc_keys(slave_sae_id, number, size, patient=patient, **special)
         return await self._fresh.take(str(slave_sae_id), size, number, patient=patient)
 
     async def close(self) -> None:

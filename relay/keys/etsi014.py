@@ -5,12 +5,11 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
@@ -43,7 +42,11 @@ class OptimizedKMClient(KMEClient):
         `patient` False means one try only. Raises KeyUnavailable.
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
-        return await self._calls.ask(Call.STATUS, request, self._read_status, patient=patient)
+
+        def read(body: bytes) -> KeyStatus:
+            return status_from_reply(json_body(self.name, body))
+
+        return await self._ask(Call.STATUS, request, read, patient=patient)
 
     async def request_enc_keys(
         self,
@@ -82,27 +85,8 @@ class OptimizedKMClient(KMEClient):
                 raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
             return keys
 
-        def unanswered() -> bool:
-            self._burn(sae, number, "no answer")
-            return self._burn_budget.allows(number)
-
-        async def short() -> bool:
-            try:
-                status = await self.check_key_status(sae, patient=False)
-            except KeyUnavailable:
-                return False
-            return status.stored_bits is not None and status.stored_bits < number * size
-
         async with self._drawing.setdefault(sae, asyncio.Lock()):
-            return await self._calls.ask(
-                Call.ENC_KEYS,
-                request,
-                read,
-                patient=patient,
-                unanswered=unanswered,
-                status=lambda: self.check_key_status(sae, patient=False),
-                short=short,
-            )
+            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -116,11 +100,18 @@ class OptimizedKMClient(KMEClient):
         wanted = self._several(key_IDs)
         if not wanted:
             return []
+        master_sae = str(master_sae_id)
         if self.quirks.method == "GET":
-            return await self._dec_keys_one_by_one(str(master_sae_id), key_IDs, patient)
-        ids = [{"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID} for key_ID in wanted]
-        request = self._request("POST", str(master_sae_id), Call.DEC_KEYS, json={"key_IDs": ids}, key_IDs=wanted)
-        found = await self._dec_keys(str(master_sae_id), request, wanted, patient)
+
+            def one(key_ID: str) -> Awaitable[dict[str, Key]]:
+                query = (("key_ID", key_ID),)
+                request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
+                return self._dec_keys(request, [key_ID], patient)
+
+            found = await self._each_by_itself(wanted, one)
+        else:
+            request = self._request("POST", master_sae, Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
+            found = await self._dec_keys(request, wanted, patient)
         return self._in_order(key_IDs, found)
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
@@ -151,7 +142,7 @@ class OptimizedKMClient(KMEClient):
         [key] = await OptimizedKMClient.request_enc_keys(
             self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
         )
-        self._accounts.issued_and_burnt(sae, 1, "trial")
+        self.accounts.issued_and_burnt(sae, 1, "trial")
         return key
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
@@ -159,62 +150,24 @@ class OptimizedKMClient(KMEClient):
         if self.quirks.method == "GET":
             request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
         else:
-            asked = {"key_ID": int(key_ID) if self._is_number(key_ID) else key_ID}
-            request = self._request("POST", own, Call.DEC_KEYS, json={"key_IDs": [asked]})
-        if not await self._dec_keys(own, request, [key_ID], False):
+            request = self._request("POST", own, Call.DEC_KEYS, json=self._ids([key_ID]))
+        if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
-    async def _dec_keys(
-        self, master_sae: str, request: HTTPRequest, wanted: Sequence[str], patient: bool
-    ) -> dict[str, Key]:
+    async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
         def read(body: bytes) -> dict[str, Key]:
             found, refused = keys_asked_for(json_body(self.name, body), wanted)
             if refused:
-                log.error("kme_gave_other_keys", kme=self.name, master_sae=master_sae, number=refused)
+                log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
                 if not found:
                     raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
             return found
 
         try:
-            return await self._calls.ask(
-                Call.DEC_KEYS,
-                request,
-                read,
-                patient=patient,
-                status=lambda: self.check_key_status(master_sae, patient=False),
-            )
+            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
-
-    async def _dec_keys_one_by_one(self, master_sae: str, key_IDs: Sequence[str], patient: bool) -> list[Key]:
-        """GET takes one key_ID: as many requests, at the same time; the failure of one does not lose the others."""
-
-        async def one(key_ID: str) -> dict[str, Key] | KeyUnavailable:
-            query = (("key_ID", key_ID),)
-            request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
-            try:
-                return await self._dec_keys(master_sae, request, [key_ID], patient)
-            except KeyUnavailable as error:
-                return error
-
-        answers = await asyncio.gather(*(one(key_ID) for key_ID in dict.fromkeys(key_IDs)))
-        found: dict[str, Key] = {}
-        trouble: KeyUnavailable | None = None
-        for answer in answers:
-            if isinstance(answer, dict):
-                found |= answer
-            elif not isinstance(answer, KeyNotFound):
-                trouble = answer
-        if trouble is not None and not found:
-            raise trouble
-        return self._in_order(key_IDs, found)
-
-    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
-        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
-            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
-            raise KeysMissing(text, list(found.values()), missing)
-        return [found[key_ID] for key_ID in key_IDs]
 
     def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
@@ -237,17 +190,11 @@ class OptimizedKMClient(KMEClient):
     ) -> HTTPRequest:
         return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
 
-    def _read_status(self, body: bytes) -> KeyStatus:
-        status = status_from_reply(json_body(self.name, body))
-        return replace(
-            status,
-            max_key_per_request=_least(status.max_key_per_request, self.quirks.max_key_per_request),
-            max_key_size=_least(status.max_key_size, self.quirks.max_key_size),
-        )
-
-    def _is_number(self, key_ID: str) -> bool:
-        return self.quirks.integer_key_ids and key_ID.isascii() and key_ID.isdigit()
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit), default=None)
+    def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
+        numbers = self.quirks.integer_key_ids
+        return {
+            "key_IDs": [
+                {"key_ID": int(key_ID) if numbers and key_ID.isascii() and key_ID.isdigit() else key_ID}
+                for key_ID in key_IDs
+            ]
+        }

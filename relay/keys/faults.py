@@ -26,6 +26,7 @@ from enum import StrEnum
 from relay.errors import (
     KeyNotFound,
     KeyUnavailable,
+    KMEBadReply,
     KMEExhausted,
     KMEMisconfigured,
     KMEUnreachable,
@@ -33,7 +34,7 @@ from relay.errors import (
 from relay.keys.types import Key
 
 
-class Fault(StrEnum):
+class KMEFault(StrEnum):
     """The kinds of refusal; the values are those of the setting `errors.means`."""
 
     UNREACHABLE = "unreachable"
@@ -109,7 +110,7 @@ class ErrorRule:
     `code` is the HTTP status; `call` None means every call; `text` is looked for in the message, in any case.
     """
 
-    means: Fault
+    means: KMEFault
     code: int
     call: Call | None = None
     text: str = ""
@@ -121,55 +122,65 @@ class ErrorRule:
 
 _EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
-_OF_ENC_KEYS = {404: Fault.EXHAUSTED, 503: Fault.EXHAUSTED}
+_OF_ENC_KEYS = dict.fromkeys((404, 503), KMEFault.EXHAUSTED)
 # 401 to dec_keys is about one key (5.4: "not named as a slave of that key").
-_OF_DEC_KEYS = {
-    401: Fault.NOT_FOUND,
-    403: Fault.NOT_FOUND,
-    404: Fault.NOT_FOUND,
-    410: Fault.NOT_FOUND,
-    503: Fault.UNREACHABLE,
-}
+_OF_DEC_KEYS = dict.fromkeys((401, 403, 404, 410), KMEFault.NOT_FOUND)
 _OF_ANY = {
-    400: Fault.BAD_REQUEST,
-    408: Fault.UNREACHABLE,
-    413: Fault.BAD_REQUEST,
-    422: Fault.BAD_REQUEST,
-    425: Fault.UNREACHABLE,
-    429: Fault.BUSY,
+    **dict.fromkeys((400, 413, 422), KMEFault.BAD_REQUEST),
+    **dict.fromkeys((408, 425), KMEFault.UNREACHABLE),
+    429: KMEFault.BUSY,
 }
 
 
-def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> Fault | None:
+def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KMEFault | None:
     """What the first rule says that matches a reply with HTTP status `code` and this message, if one does."""
     return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
 
 
-def classify(call: Call, code: int, message: str) -> Fault:
+def classify(call: Call, code: int, message: str) -> KMEFault:
     """The usual kind of a reply with HTTP status `code` (not 200) and this message."""
     about = message.lower()
-    if call is Call.DEC_KEYS and code != 429 and _says(about, _NOT_FOUND):
-        return Fault.NOT_FOUND
-    if call is Call.ENC_KEYS and code in (400, 403, 500) and _says(about, _EXHAUSTED):
-        return Fault.EXHAUSTED
+    if call is Call.DEC_KEYS and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
+        return KMEFault.NOT_FOUND
+    if call is Call.ENC_KEYS and code in (400, 403, 500) and any(phrase in about for phrase in _EXHAUSTED):
+        return KMEFault.EXHAUSTED
     specific = {Call.ENC_KEYS: _OF_ENC_KEYS, Call.DEC_KEYS: _OF_DEC_KEYS}.get(call, {})
-    usual = Fault.UNREACHABLE if code >= 500 else Fault.MISCONFIGURED
+    usual = KMEFault.UNREACHABLE if code >= 500 else KMEFault.MISCONFIGURED
     return specific.get(code) or _OF_ANY.get(code) or usual
 
 
-def error_of(fault: Fault, cause: str, retry_after: float | None = None) -> KeyUnavailable:
+def unclear(call: Call, code: int, error: KeyUnavailable) -> bool:
+    """Whether only the status can tell what a reply meant, which was read as `error`.
+
+    To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
+    """
+    if call is Call.DEC_KEYS:
+        return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
+    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy | KMEExhausted)
+    return call is Call.ENC_KEYS and not about_us_or_later
+
+
+_ERRORS: dict[KMEFault, type[KeyUnavailable]] = {
+    KMEFault.UNREACHABLE: KMEUnreachable,
+    KMEFault.BUSY: KMEBusy,
+    KMEFault.EXHAUSTED: KMEExhausted,
+    KMEFault.BAD_REQUEST: KMERefusedRequest,
+    KMEFault.MISCONFIGURED: KMEMisconfigured,
+    KMEFault.NOT_FOUND: RepliedNotFound,
+}
+_OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {
+    KMEBadReply: "bad_reply",
+    AmbiguousReply: "ambiguous",
+}
+
+
+def outcome_of(error: KeyUnavailable) -> str:
+    """How a request ended, for the label of the metric."""
+    return _OUTCOMES.get(type(error), "unreachable")
+
+
+def error_of(fault: KMEFault, cause: str, retry_after: float | None = None) -> KeyUnavailable:
     """The typed error for a kind; one that says when to come back is KMEBusy, whatever its code was."""
-    if fault is Fault.BUSY or (fault is Fault.UNREACHABLE and retry_after is not None):
+    if fault is KMEFault.BUSY or (fault is KMEFault.UNREACHABLE and retry_after is not None):
         return KMEBusy(cause, retry_after)
-    kinds: dict[Fault, type[KeyUnavailable]] = {
-        Fault.UNREACHABLE: KMEUnreachable,
-        Fault.EXHAUSTED: KMEExhausted,
-        Fault.BAD_REQUEST: KMERefusedRequest,
-        Fault.MISCONFIGURED: KMEMisconfigured,
-        Fault.NOT_FOUND: RepliedNotFound,
-    }
-    return kinds[fault](cause)
-
-
-def _says(about: str, phrases: Iterable[str]) -> bool:
-    return any(phrase in about for phrase in phrases)
+    return _ERRORS[fault](cause)

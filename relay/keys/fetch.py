@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
@@ -26,6 +27,7 @@ from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.pending import MOST_PER_CALL, MOST_TOGETHER, Batch, Outcome, PendingFetch, PendingFetches
+from relay.keys.replies import KeyStatus
 from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
 
 log = Events(__name__)
@@ -35,6 +37,9 @@ CLOSING_GRACE_S = 3.0
 
 CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
+
+WAIT_FOR_COMPANY_S = 0.005
+"""A call waits so long for the keys of further mails, where the KME takes several."""
 
 AGAIN_EVERY_S = 0.1
 """Keys that did not come before are asked for in one call after the other, and no more often than this."""
@@ -60,25 +65,17 @@ class Fetcher:
         self,
         client: KMEClient,
         *,
-        limit: Callable[[str], Awaitable[int | None]],
-        gather: bool = True,
-        window: float = 0.005,
+        limits: Callable[[str], Awaitable[KeyStatus | None]],
         keep: KeepKeys | None = None,
         count: Callable[[str, int], None] = lambda _outcome, _number: None,
         timing: Timing = REAL_TIME,
     ) -> None:
-        """`limit` gives the most key_IDs that one call for a master SAE may have, None where that is unknown.
-
-        `gather` False sends each key_ID alone. `window` is how many seconds a call waits for company.
-        """
+        """`limits` gives the KME's status for a master SAE, which says how many key_IDs a call may have, or None."""
         self.client = client
         self.keep = keep
         self.ready: Callable[[], Awaitable[None]] | None = None
         """Awaited before each call; raises StoreUnavailable while keys could not be kept."""
-        self._limit = limit
-        self._gather = gather
-        self._window = window
-        self._calls_at_once = CALLS_AT_ONCE if gather else 8
+        self._limits = limits
         self._count = count
         self._timing = timing
         self._masters: dict[str, PendingFetches] = {}
@@ -98,8 +95,11 @@ class Fetcher:
         Once one of them is not known, the rest is not asked for: it counts as not known as well. `tries` is how
         often they were asked for before and did not come.
         """
-        outcomes = await self._keep_again(master_sae, key_IDs)
-        if wanted := tuple(dict.fromkeys(key_ID for key_ID in key_IDs if key_ID not in outcomes)):
+        outcomes = await self._keep_again(master_sae, key_IDs) if self._unkept else {}
+        wanted = tuple(dict.fromkeys(key_IDs))
+        if outcomes:
+            wanted = tuple(key_ID for key_ID in wanted if key_ID not in outcomes)
+        if wanted:
             fetch = self._pending_fetch(master_sae, wanted, tries)
             self._send_calls()
             await asyncio.wait([fetch.over])
@@ -116,7 +116,7 @@ class Fetcher:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         for master in self._masters.values():
-            self._conclude_all(master, list(master.by_key_IDs.values()), self._stopped())
+            master.conclude_all(list(master.by_key_IDs.values()), self._stopped())
         for master_sae in {master_sae for master_sae, _ in self._unkept}:
             await self._keep_again(master_sae, [key_ID for master, key_ID in self._unkept if master == master_sae])
         self._masters.clear()
@@ -126,7 +126,9 @@ class Fetcher:
         master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
         if fetch := master.by_key_IDs.get(key_IDs):
             return fetch
-        fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, self._first_part(tries))
+        # So many of a message's keys are asked for before it is known that there are any.
+        first_part = 1 if tries or self.client.one_by_one else MOST_PER_CALL
+        fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, first_part)
         if self._closed:
             master.conclude(fetch, self._stopped())
         elif tries:
@@ -136,35 +138,29 @@ class Fetcher:
             master.queue.append(fetch)
         return fetch
 
-    def _first_part(self, tries: int) -> int:
-        """How many of a message's keys are asked for before it is known that there are any."""
-        return 1 if tries or not self._gather or self.client.one_by_one else MOST_PER_CALL
-
     @property
     def _again_together(self) -> int:
         """How many messages whose keys did not come before share a call now."""
-        alone = not self._gather or self.client.one_by_one or self._timing.clock() < self._again_alone_until
+        alone = self.client.one_by_one or self._timing.clock() < self._again_alone_until
         return 1 if alone else AGAIN_TOGETHER
 
     def _leave_some_out(self) -> None:
+        """Where too many wait, some of the master that has most of them are not asked for this time."""
         while len(self._again) > max(MOST_AGAIN, self._again_together):
-            self._leave_one_out()
-
-    def _leave_one_out(self) -> None:
-        masters = Counter(master.master_sae for master, _ in self._again)
-        [(most, _)] = masters.most_common(1)
-        positions = [position for position, (master, _) in enumerate(self._again) if master.master_sae == most]
-        position = positions[int(self._timing.chance() * len(positions)) % len(positions)]
-        master, fetch = self._again[position]
-        del self._again[position]
-        master.conclude(fetch, None)
+            masters = Counter(master.master_sae for master, _ in self._again)
+            [(most, _)] = masters.most_common(1)
+            positions = [position for position, (master, _) in enumerate(self._again) if master.master_sae == most]
+            position = positions[int(self._timing.chance() * len(positions)) % len(positions)]
+            master, fetch = self._again[position]
+            del self._again[position]
+            master.conclude(fetch, None)
 
     # Whose turn it is
 
     def _send_calls(self) -> None:
         if self._closed:
             return
-        if len(self._asking) < self._calls_at_once and any(master.ready for master in self._masters.values()):
+        if len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
             self._asking.add(call)
             call.add_done_callback(self._ended)
@@ -183,13 +179,15 @@ class Fetcher:
     async def _ask_in_turn(self) -> None:
         """Calls, one after the other, the masters in turn, until nobody waits."""
         while not self._closed and (master := self._next_master()):
+            self._masters[master.master_sae] = self._masters.pop(master.master_sae)  # it comes last from now on
             most = await self._most(master)
             if master.most_until <= self._timing.clock():
                 master.most = MOST_PER_CALL
-            if self._gather:
-                await self._timing.sleep(self._window)
+            if most > 1:
+                await self._timing.sleep(WAIT_FOR_COMPANY_S)
             if batches := master.take(most):
-                self._send_calls()
+                if master.queue:
+                    self._send_calls()
                 await self._ask(master, batches)
 
     async def _ask_again_in_turn(self) -> None:
@@ -202,6 +200,7 @@ class Fetcher:
             master, batches = self._take_again()
             if batches:
                 await self._ask(master, batches, again=True)
+                self._send_calls()  # for those who waited for this call
                 self._again_from = self._timing.clock() + AGAIN_EVERY_S
 
     def _take_again(self) -> tuple[PendingFetches, list[Batch]]:
@@ -223,28 +222,29 @@ class Fetcher:
         return master, batches
 
     def _next_master(self) -> PendingFetches | None:
-        """One with work to do; it comes last from now on."""
-        master = next((master for master in self._masters.values() if master.ready), None)
-        if master is not None:
-            self._masters[master.master_sae] = self._masters.pop(master.master_sae)
-        return master
+        """One for which a call can be made."""
+        for master in self._masters.values():
+            for fetch in master.queue:
+                if not fetch.blocked:
+                    return master
+        return None
 
     async def _most(self, master: PendingFetches) -> int:
         """How many key_IDs go into a call."""
         try:
-            most = await self._limit(master.master_sae)
+            status = await self._limits(master.master_sae)
         except Exception as error:
             # Left waiting, they would have another call made at once, which may end like this one, for ever.
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
-            self._conclude_all(master, list(master.queue), given_up)
+            master.conclude_all(list(master.queue), given_up)
             raise
-        return (most or MOST_PER_CALL) if self._gather else 1
+        return (status.max_key_per_request if status else None) or MOST_PER_CALL
 
     # One call
 
     async def _ask(self, master: PendingFetches, batches: list[Batch], *, again: bool = False) -> None:
         """One call, and what becomes of those that were asked for in it; `again`: they did not come before."""
-        key_IDs = list(dict.fromkeys(key_ID for _, batch in batches for key_ID in batch))
+        key_IDs = list(dict.fromkeys(chain.from_iterable(batch for _, batch in batches)))
         try:
             if self.ready is not None:
                 await self.ready()
@@ -269,16 +269,15 @@ class Fetcher:
         except StoreUnavailable as error:
             log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
             self._count("not_asked", len(key_IDs))
-            self._conclude_all(master, [fetch for fetch, _ in batches], error)
+            master.conclude_all([fetch for fetch, _ in batches], error)
         except KeyUnavailable as error:
-            self._conclude_all(master, [fetch for fetch, _ in batches], error)
+            master.conclude_all([fetch for fetch, _ in batches], error)
         except BaseException:
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up")
-            self._conclude_all(master, [fetch for fetch, _ in batches], given_up)
+            master.conclude_all([fetch for fetch, _ in batches], given_up)
             raise
         finally:
             master.end(key_IDs)
-            self._send_calls()
 
     def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
         """All came: whoever has further keys may ask for them, and the next call may have more company."""
@@ -349,11 +348,7 @@ class Fetcher:
         master.receive(batches, {key.key_ID: trouble or key for key in keys})
         if trouble is not None:
             # No further key is taken from the KME while those that come cannot be stored.
-            self._conclude_all(master, [fetch for fetch, _ in batches], trouble)
-
-    def _conclude_all(self, master: PendingFetches, fetches: Iterable[PendingFetch], outcome: Outcome) -> None:
-        for fetch in fetches:
-            master.conclude(fetch, outcome)
+            master.conclude_all([fetch for fetch, _ in batches], trouble)
 
     def _stopped(self) -> KMEUnreachable:
         return KMEUnreachable(f"{self.client.name}: the relay stops")

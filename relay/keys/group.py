@@ -2,37 +2,207 @@
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
 
 Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it.
+KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one; what the first
+was asked for goes on too: its keys come into its pool, or into the store, and are there for the next mail.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
-from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.accounts import KeyMetrics
 from relay.keys.client import KMEClient
+from relay.keys.events import Events
 from relay.keys.faults import Call
+from relay.keys.fetch import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
-from relay.keys.member import Member, first_that_can
-from relay.keys.pads import Pad
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
+from relay.keys.pending import MOST_PER_CALL, Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
+from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.stock import SeenKeys
-from relay.keys.types import REAL_TIME, IssuedKeys, KeepKeys, Key, Timing
+from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]
+
+log = Events(__name__)
 
 Use = Literal["otp", "aes", "both"]
 """What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
 
+Taken = TypeVar("Taken", Key, Pad)
+Answer = TypeVar("Answer")
+
 USUAL_PREFETCH = Prefetch()
+
+LATE_FOR_S = 30.0
+"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+
+
+class Member:
+    """One KME of a group: its fresh keys, the keys that are fetched from it, and whether it is worth asking now."""
+
+    def __init__(
+        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, metrics: KeyMetrics, timing: Timing
+    ) -> None:
+        """The arguments are those of KMEGroup."""
+        self.group = group
+        self.client = client
+        self.pool = pool
+        self.clock = timing.clock
+        self._late_until = dict.fromkeys(Call, float("-inf"))
+        self.waited = {use: metrics.wait.labels(group, use) for use in ("key", "pad")}
+        """Where it is noted how many seconds messages wait for keys from here."""
+
+        def count(outcome: str, number: int) -> None:
+            metrics.received.labels(group, outcome).inc(number)
+
+        self.fetcher = Fetcher(client, limits=pool.limits, keep=keep, count=count, timing=timing)
+
+    def health(self, call: Call) -> float:
+        """The client's own, roughly, and half of it while the KME is late with such calls.
+
+        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+        """
+        return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
+
+    async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
+        """A fresh key of `size` bits. `wait` False: one try, no longer than answers take. Raises KeyUnavailable."""
+        keys = self.pool.take_ready(slave_sae, size)
+        if keys is None:
+            keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
+        return keys[0]
+
+    async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
+        """A one-time pad that hides `hidden` octets, all or nothing; `wait` as above. Raises KeyUnavailable."""
+        return await self._in_usual_time(self._pad(slave_sae, hidden, wait, master_sae), wait)
+
+    async def _pad(self, slave_sae: str, hidden: int, wait: bool, master_sae: str | None) -> Pad:
+        plan = await self.plan(slave_sae, hidden)
+        keys = await self.pool.take(slave_sae, plan.size, plan.number, patient=wait, prefetched=False)
+        references = [KeyReference(key.key_ID, master_sae, slave_sae, self.group) for key in keys]
+        pad, discarded = pad_of(keys, references, hidden)
+        self.client.accounts.octets_discarded += discarded
+        return pad
+
+    async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
+        """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
+        if not hidden:
+            return PadPlan(1, USUAL_KEY_BITS)
+        return plan_pad(hidden, await self.pool.limits(slave_sae), any_size=self.client.any_size)
+
+    async def supply(self, slave_sae: str, hidden: int) -> Supply:
+        """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""
+        name = self.client.name
+        if self.client.health == 0:
+            return Supply(False, None, f"{name}: does not answer at present")
+        status = await self.pool.ask_status(slave_sae)
+        try:
+            plan = await self.plan(slave_sae, hidden)
+        except KeyUnavailable as error:
+            return Supply(False, None, f"{name}: {error}")
+        needed = max(0, plan.number - self.pool.ready(slave_sae, plan.size)) * plan.size
+        if needed == 0:
+            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
+        if status is None or status.stored_key_count is None:
+            return Supply(False, None, f"{name}: does not say how many keys it has")
+        usual = status.key_size or plan.size
+        stored = status.stored_key_count * usual
+        if stored >= needed:
+            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
+        if status.max_key_count and needed > status.max_key_count * usual:
+            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
+        rate = self.pool.refill_rate(slave_sae)
+        wait = (needed - stored) / rate if rate else None
+        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int, *, wait: bool) -> dict[str, Outcome]:
+        """What became of each key, asked for once; `wait` False: only as long as that usually takes.
+
+        `tries` is how often they were asked for before. Raises KMEUnreachable where that was not long enough.
+        """
+        answer = self.fetcher.fetch(master_sae, key_IDs, tries)
+        if wait:
+            return await answer
+        status = self.pool.known_status(master_sae)
+        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
+        usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
+        return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
+
+    async def close(self) -> None:
+        """Burns the keys held, ends the calls under way, closes the connections."""
+        await self.pool.close()
+        await self.fetcher.close()
+        await self.client.close()
+
+    async def _in_usual_time(self, take: Awaitable[Answer], wait: bool) -> Answer:
+        """What `take` gives, which draws keys here; unless we `wait`, each answer has to come within its usual time.
+
+        Raises KeyUnavailable.
+        """
+        if wait:
+            return await take
+        usual = self.client.time_limits[Call.ENC_KEYS].usual
+
+        def answered() -> None:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time() + usual)
+
+        limit = asyncio.timeout(usual)
+        self.pool.listeners.add(answered)
+        try:
+            return await self._unless_late(Call.ENC_KEYS, limit, take)
+        finally:
+            self.pool.listeners.discard(answered)
+
+    async def _unless_late(self, call: Call, limit: asyncio.Timeout, answer: Awaitable[Answer]) -> Answer:
+        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._late_until[call] = self.clock() + LATE_FOR_S
+            log.warning("kme_late", kme=self.client.name, call=str(call))
+            raise KMEUnreachable(f"{self.client.name}: {call}: no answer within the usual time") from None
+
+
+async def first_that_can(
+    members: Sequence[Member],
+    use: Literal["key", "pad"],
+    take: Callable[[Member, bool], Awaitable[Taken]],
+    *,
+    patient: bool = True,
+    allowed: Callable[[Member], Awaitable[None]] | None = None,
+) -> tuple[Member, Taken]:
+    """The first KME that can, with what `take` gives there; only the last is waited for, and asked again and again.
+
+    `patient` False: not even that one. `allowed` raises KeyUnavailable where nothing may be taken. Raises what went
+    wrong at the last one.
+    """
+    trouble: KeyUnavailable = KMEExhausted("no KME is configured")
+    began = members[0].clock() if members else 0.0
+    for member in members:
+        try:
+            if allowed is not None:
+                await allowed(member)
+            taken = await take(member, patient and member is members[-1])
+        except KeyUnavailable as error:
+            trouble = error
+        else:
+            member.waited[use].observe(member.clock() - began)
+            return member, taken
+    raise trouble
 
 
 class KMEGroup:
-    """A KeySource over the KMEs of one group."""
+    """The keys that the KMEs of one group share, seen from one site: each leaves once, whichever side takes it."""
 
     def __init__(
         self,
@@ -42,47 +212,30 @@ class KMEGroup:
         *,
         lag_patience: float = LAG_PATIENCE_S,
         lag_waiting: int = LAG_WAITING,
-        gather: bool | Mapping[str, bool] = True,
-        gather_window: float = 0.005,
         keep: KeepKeys | None = None,
         metrics: KeyMetrics | None = None,
         timing: Timing = REAL_TIME,
-        clock: Callable[[], float] | None = None,
         use: Use = "both",
         one_batch: Mapping[str, float] | None = None,
     ) -> None:
-        """`prefetch` and `gather` hold for all KMEs, or are given by KME name.
+        """`prefetch` holds for all KMEs, or is given by KME name.
 
-        `lag_patience` and `gather_window` are seconds; `lag_waiting` fetches at once wait for lagging keys. `keep`
-        stores what is fetched before anybody gets it.
+        `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
+        before anybody gets it.
         `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
-        `clock`, seconds, replaces that of `timing`.
         """
-        if clock is not None:
-            timing = Timing(clock, timing.sleep, timing.chance)
         self.use: Use = use
         self.group = group
-        """The group's name."""
+        """The group's name, which travels with every key_ID it issued."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
         seen, metrics = SeenKeys(), metrics or KeyMetrics()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
         for client in clients:
-            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, Prefetch())
+            rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, USUAL_PREFETCH)
             pool = KeyPool(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
-            self.members.append(
-                Member(
-                    group,
-                    client,
-                    pool,
-                    gather=gather if isinstance(gather, bool) else gather.get(client.name, True),
-                    gather_window=gather_window,
-                    keep=keep,
-                    metrics=metrics,
-                    timing=timing,
-                )
-            )
+            self.members.append(Member(group, client, pool, keep, metrics, timing))
         self.pools = [member.pool for member in self.members]
         """Their fresh keys."""
 
@@ -96,7 +249,7 @@ class KMEGroup:
         for member in self.members:
             member.fetcher.keep, member.fetcher.ready = keep, ready
 
-    def remember_in(self, issued: IssuedKeys) -> None:
+    def remember_in(self, issued: IssuedKeyStore) -> None:
         """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
         for pool in self.pools:
             pool.remember_in(issued, self.group)
@@ -112,17 +265,15 @@ class KMEGroup:
         return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
 
     async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`: from a pool, else drawn now.
+        """A fresh key of `size` bits for `slave_sae`, never handed out again: from a pool, else drawn now.
 
         Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
 
         `patient` False asks each KME once: there is another group.
         """
+        members = self.candidates(slave_sae, size)
         _, key = await first_that_can(
-            self.candidates(slave_sae, size),
-            "key",
-            lambda member, wait: member.key(slave_sae, size, wait=wait),
-            patient=patient,
+            members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait), patient=patient
         )
         return key
 
@@ -134,11 +285,9 @@ class KMEGroup:
         """
         if hidden < 1:
             raise ValueError("a pad hides at least one octet")
+        members = self.candidates()
         _, pad = await first_that_can(
-            self.candidates(),
-            "pad",
-            lambda member, wait: member.pad(slave_sae, hidden, wait=wait),
-            patient=patient,
+            members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
         )
         return pad
 
@@ -151,9 +300,11 @@ class KMEGroup:
         return Supply.best(answers, f"group {self.group}: no KME is configured")
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys by ID; one that is not known yet is asked for again until the lag patience is over (relay.keys.lag).
+        """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good.
 
-        All are asked for together, and no further once one of them is not known: a message needs all of its keys.
+        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag); what stays
+        unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
+        message needs all of its keys.
         `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
         of the group could be asked; keys that came before are kept all the same.
         """
@@ -193,9 +344,12 @@ class KMEGroup:
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
-        members = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS))
+        members, missing = self.members, key_IDs
+        if len(members) > 1:
+            members = sorted(members, key=lambda member: -member.health(Call.DEC_KEYS))
         for member in members:
-            missing = [key_ID for key_ID in key_IDs if key_ID not in found]
+            if found:
+                missing = [key_ID for key_ID in key_IDs if key_ID not in found]
             if not missing:
                 break
             try:

@@ -142,38 +142,34 @@ class TimeLimit:
         self._longest = longest
         self._shortest = min(shortest, longest)
         self._first = longest if first is None else min(first, longest)
-        self._smoothed: float | None = None
+        self.latency: float | None = None
+        """The smoothed time an answer takes, in seconds; None before the first."""
         self._variation = 0.0
         self._doublings = 0
-
-    @property
-    def latency(self) -> float | None:
-        """The smoothed time an answer takes, in seconds; None before the first."""
-        return self._smoothed
 
     @property
     def seconds(self) -> float:
         """The limit for the next try."""
         limit = self._first
-        if self._smoothed is not None:
-            limit = max(self._shortest, 4 * (self._smoothed + 4 * self._variation))
+        if self.latency is not None:
+            limit = max(self._shortest, 4 * (self.latency + 4 * self._variation))
         return min(self._longest, limit * 2.0 ** min(self._doublings, 10))
 
     @property
     def usual(self) -> float:
         """Seconds within which an answer usually comes: what RFC 6298 gives, or `shortest` before the first answer."""
-        if self._smoothed is None:
+        if self.latency is None:
             return self._shortest
-        return min(self._longest, max(LEAST_USUAL_S, self._smoothed + 4 * self._variation))
+        return min(self._longest, max(LEAST_USUAL_S, self.latency + 4 * self._variation))
 
     def answered(self, seconds: float) -> None:
         """An answer took this long."""
         self._doublings = 0
-        if self._smoothed is None:
-            self._smoothed, self._variation = seconds, seconds / 2
+        if self.latency is None:
+            self.latency, self._variation = seconds, seconds / 2
             return
-        self._variation += (abs(self._smoothed - seconds) - self._variation) / 4
-        self._smoothed += (seconds - self._smoothed) / 8
+        self._variation += (abs(self.latency - seconds) - self._variation) / 4
+        self.latency += (seconds - self.latency) / 8
 
     def expired(self) -> None:
         """No answer came within the limit."""
@@ -191,20 +187,16 @@ class Backoff:
         self._retry_delay = retry_delay
         self._timing = timing
         self._adaptive = adaptive
-        self._success = 1.0
-
-    @property
-    def success_rate(self) -> float:
+        self.success_rate = 1.0
         """The share of recent tries that got an answer, 0 to 1."""
-        return self._success
 
     def seen(self, *, success: bool) -> None:
         """One more try came to its end."""
-        self._success += (float(success) - self._success) / 8
+        self.success_rate += (float(success) - self.success_rate) / 8
 
     def pause(self, attempt: int) -> float:
         """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
-        pressure: float = 4.0 ** (1 - 2 * self._success) if self._adaptive else 1.0
+        pressure: float = 4.0 ** (1 - 2 * self.success_rate) if self._adaptive else 1.0
         jitter = self._timing.chance() if self._adaptive else 1.0
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 

@@ -11,18 +11,20 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
 
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.tls import ClientTLS
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
 """A longer reply is given up: no KME sends one, and memory is for mail."""
+
+CONNECT_TIMEOUT_S = 2.0
+"""A connection is there within this time or not at all: a handshake with a KME in the cloud takes a quarter second."""
 
 MAX_RETRY_AFTER_S = 3600.0
 """A Retry-After beyond an hour is taken as an hour."""
@@ -32,23 +34,20 @@ MAX_RETRY_AFTER_S = 3600.0
 class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
-    One for received keys says whose they are (`master_sae`) and which: what its reply is written down with.
+    `sae` is the SAE that the keys are shared with. One for received keys says which they are: its reply is written down
+    with both.
     """
 
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
     json: Mapping[str, Any] | None = None
-    master_sae: str = ""
+    sae: str = ""
     key_IDs: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:
-        """The request again."""
+        """The request that `dataclasses.asdict` gave these for, which have been through JSON."""
         query = tuple((name, value) for name, value in fields["query"])
         return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 
@@ -68,7 +67,7 @@ class NoAnswer(Exception):
     `in_time` is False when it was we who stopped waiting.
     """
 
-    def __init__(self, cause: str, *, sent: bool, fault: Fault, in_time: bool = True) -> None:
+    def __init__(self, cause: str, *, sent: bool, fault: KMEFault, in_time: bool = True) -> None:
         super().__init__(cause)
         self.sent = sent
         self.fault = fault
@@ -92,14 +91,12 @@ class Transport:
         *,
         connections: int,
         per_host: int,
-        connect_timeout: float,
         keep_alive: bool = True,
     ) -> None:
         self.url = url.rstrip("/")
-        self._tls = tls
+        self.tls = tls
         self._connections = connections
         self._per_host = per_host
-        self._connect_timeout = connect_timeout
         self._keep_alive = keep_alive
         self._session: aiohttp.ClientSession | None = None
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
@@ -126,7 +123,7 @@ class Transport:
                 target,
                 json=request.json,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within, sock_connect=self._connect_timeout),
+                timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT_S),
                 trace_request_ctx=note_sent,
                 middlewares=(_once,),
             ) as reply:
@@ -146,7 +143,7 @@ class Transport:
 
         Requests under way end over the connections they have; later ones open new connections.
         """
-        if not self._tls.renew(what, anyway=anyway):
+        if not self.tls.renew(what, anyway=anyway):
             return False
         session, self._session = self._session, None
         # Its idle connections are closed when the last request over it has ended, or here.
@@ -154,10 +151,6 @@ class Transport:
             del self._under_way[session]
             _drop(session)
         return True
-
-    def ending(self, now: datetime) -> list[str]:
-        """The certificates that end soon, or have ended."""
-        return self._tls.ending(now)
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
@@ -182,7 +175,7 @@ class Transport:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections,
                     limit_per_host=self._per_host,
-                    ssl=self._tls.context,
+                    ssl=self.tls.context,
                     force_close=not self._keep_alive,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -249,8 +242,8 @@ def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
         sent = False
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
-        return NoAnswer(f"TLS failed: {tls}", sent=False, fault=Fault.MISCONFIGURED)
-    return NoAnswer(what, sent=sent, fault=Fault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
+        return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
+    return NoAnswer(what, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
 
 
 def _tls_fault(error: BaseException) -> str | None:

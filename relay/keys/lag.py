@@ -58,13 +58,9 @@ class LagRetries:
         self._at_once = at_once
         self._timing = timing
         self._attempts: OrderedDict[bytes, Attempts] = OrderedDict()
-        self._slots: list[WaitingSlot] = []
+        self.slots: list[WaitingSlot] = []
+        """Those who wait now."""
         self._over = False
-
-    @property
-    def waiting(self) -> int:
-        """How many wait now."""
-        return len(self._slots)
 
     def attempts(self, master_sae: str, key_IDs: Sequence[str]) -> Attempts:
         """What is known of these keys, which are asked for together."""
@@ -81,23 +77,23 @@ class LagRetries:
     def stop(self) -> None:
         """Whoever waits goes on at once, and nobody waits any more."""
         self._over = True
-        for slot in self._slots:
+        for slot in self.slots:
             slot.evict()
 
     @contextmanager
     def slot(self, master_sae: str) -> Iterator[WaitingSlot]:
         """Waits as one of those that may; it is evicted by others who come when all slots are taken."""
         slot = WaitingSlot(master_sae)
-        self._slots.append(slot)
-        if len(self._slots) > self._at_once:
+        self.slots.append(slot)
+        if len(self.slots) > self._at_once:
             self._longest_waiting().evict()
         if self._over:
             slot.evict()
         try:
             yield slot
         finally:
-            if slot in self._slots:
-                self._slots.remove(slot)
+            if slot in self.slots:
+                self.slots.remove(slot)
 
     def left(self, attempts: Attempts) -> float:
         """Seconds that are left of the patience with these keys; 0 or less: none."""
@@ -114,8 +110,8 @@ class LagRetries:
 
     def _longest_waiting(self) -> WaitingSlot:
         """Takes a slot from the master SAE that has most of them, so that no peer's mail pushes out another's."""
-        masters = Counter(slot.master_sae for slot in self._slots)
+        masters = Counter(slot.master_sae for slot in self.slots)
         most = max(masters.values())
-        slot = next(slot for slot in self._slots if masters[slot.master_sae] == most)
-        self._slots.remove(slot)
+        slot = next(slot for slot in self.slots if masters[slot.master_sae] == most)
+        self.slots.remove(slot)
         return slot

@@ -84,11 +84,6 @@ class PendingFetches:
     most_until: float = float("-inf")
     together: int = MOST_TOGETHER
 
-    @property
-    def ready(self) -> bool:
-        """Whether a call can be made for a fetch that waits."""
-        return any(not fetch.blocked for fetch in self.queue)
-
     def take(self, room: int) -> list[Batch]:
         """What goes into the next call of at most `room` key_IDs: the longest waiting first, with their next parts."""
         room = min(room, self.most)
@@ -96,7 +91,7 @@ class PendingFetches:
         for fetch in list(self.queue):
             if room <= 0 or len(batches) >= self.together:
                 break
-            if fetch.blocked or self.wait_for_others(fetch, min(room, fetch.most)):
+            if fetch.blocked or (self.under_way and self.wait_for_others(fetch, min(room, fetch.most))):
                 continue
             self.queue.remove(fetch)
             batch = fetch.take(min(room, fetch.most))
@@ -129,8 +124,8 @@ class PendingFetches:
 
     def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
         """Gives these to whoever wants them: the fetches in the call, and those that wait for its end."""
-        others = {fetch for key_ID in outcomes for fetch in self.under_way.get(key_ID, ())}
-        for fetch in others.union(fetch for fetch, _ in batches):
+        others = [self.under_way.get(key_ID, ()) for key_ID in outcomes]
+        for fetch in {fetch for fetch, _ in batches}.union(*others):
             fetch.receive(outcomes)
             if len(fetch.found) == len(fetch.key_IDs):
                 self.conclude(fetch, None)
@@ -144,6 +139,11 @@ class PendingFetches:
             if fetch in self.queue:
                 self.queue.remove(fetch)
             self.queue.appendleft(fetch)
+
+    def conclude_all(self, fetches: Iterable[PendingFetch], outcome: Outcome) -> None:
+        """Ends all of these."""
+        for fetch in fetches:
+            self.conclude(fetch, outcome)
 
     def conclude(self, fetch: PendingFetch, outcome: Outcome) -> None:
         """Ends a fetch: `outcome` is what became of all that was not found."""

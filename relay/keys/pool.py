@@ -8,19 +8,22 @@ come are still there for the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
-from relay.keys.faults import KMERefusedRequest
-from relay.keys.refill import BatchLimit, Peak, Prefetch, Rate, Refill, WaterMarks, marks
+from relay.keys.faults import Call, KMERefusedRequest
+from relay.keys.refill import OUTAGE_S, BatchLimit, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
 from relay.keys.replies import KeyStatus
-from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter
-from relay.keys.types import REAL_TIME, IssuedKeys, Key, Timing
+from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter, under_way
+from relay.keys.types import REAL_TIME, IssuedKeyStore, Key, Timing
 from relay.keys.undelivered import Undelivered
 
 log = Events(__name__)
+
+Task = TypeVar("Task")
 
 LONGEST_BACKOFF_S = 5.0
 """A KME that ran out of keys is asked again after this time at the latest."""
@@ -59,7 +62,7 @@ class KeyPool:
         self._kme_stores: dict[str, KMEStore] = {}
         self._began = timing.clock()
         self._closed = False
-        self._issued: IssuedKeys | None = None
+        self._issued: IssuedKeyStore | None = None
         self._group = ""
         self.withheld = ""
         """Why no key is drawn, while the store cannot remember any."""
@@ -79,7 +82,7 @@ class KeyPool:
             )
         return "; ".join(troubles)
 
-    def remember_in(self, issued: IssuedKeys, group: str) -> None:
+    def remember_in(self, issued: IssuedKeyStore, group: str) -> None:
         """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
         self._issued, self._group = issued, group
 
@@ -101,7 +104,7 @@ class KeyPool:
 
     def refill_rate(self, slave_sae: str) -> float | None:
         """Bits a second that the link was seen to make, or None before that is known."""
-        return self._kme_store(slave_sae).refill.per_second
+        return self._kme_store(slave_sae).link.per_second
 
     def use_rate(self, slave_sae: str) -> float:
         """Bits a second that left the pool to seal messages, averaged over some minutes."""
@@ -128,15 +131,15 @@ class KeyPool:
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
         peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.fill_to = self._marks(peer_pool).high if peer_pool.prefetched else 0
+        peer_pool.fill_to = self._marks(peer_pool).high
         keys = await self._wait_for(peer_pool, number, patient)
         self._gave(peer_pool, number)
         return keys
 
     def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
         """As `take`, where the keys are in the pool and nobody waits for them; else None."""
-        peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.on)
+        peer_pool = self._peer_pools.get((slave_sae, size)) or self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.high > 0)
         keys = None if peer_pool.queue else peer_pool.stock.pop(number)
         if keys is not None:
             self._gave(peer_pool, number)
@@ -144,12 +147,12 @@ class KeyPool:
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
         """Keys have left the pool: learns from it, and has more drawn where few are left."""
-        peer_pool.peak.add(number)
-        kme_store = self._kme_store(peer_pool.slave_sae)
+        kme_store = peer_pool.kme_store
         kme_store.used_at = self._timing.clock()
         kme_store.use.add(number * peer_pool.size)
+        peer_pool.peak.add(number)
         if peer_pool.prefetched:
-            self._refill_if_low(peer_pool, raise_to_high=True)
+            self._refill_if_low(peer_pool)
         else:
             self._forget_if_idle(peer_pool)
 
@@ -190,20 +193,14 @@ class KeyPool:
         The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
         kme_store = self._kme_store(slave_sae)
-        now = self._timing.clock()
-        if kme_store.asking is None and kme_store.status is None:
-            if self._closed or (kme_store.asked is not None and now - kme_store.asked < STATUS_RETRY_S):
+        if kme_store.status is None and not under_way(kme_store.asking):
+            since = float("inf") if kme_store.asked is None else self._timing.clock() - kme_store.asked
+            if self._closed or since < STATUS_RETRY_S:
                 return None
-            kme_store.asking = asyncio.create_task(self.ask_status(slave_sae), name="ask for status")
-            kme_store.asking.add_done_callback(lambda task: self._status_asked(kme_store, task))
-        if kme_store.asking is not None:
+            kme_store.asking = _begun(self.ask_status(slave_sae), "ask for status")
+        if kme_store.asking is not None and not kme_store.asking.done():
             await asyncio.wait([kme_store.asking])
         return kme_store.status
-
-    def _status_asked(self, kme_store: KMEStore, task: asyncio.Task[KeyStatus | None]) -> None:
-        kme_store.asking = None
-        if not task.cancelled():
-            task.exception()  # seen here, in case that nobody waits any more
 
     async def ask_status(self, slave_sae: str) -> KeyStatus | None:
         """Asks the KME for its status now and learns from it; None where it does not say."""
@@ -219,14 +216,13 @@ class KeyPool:
         kme_store.status = status
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
-            kme_store.refill.stored(status.stored_key_count * status.key_size, full=full)
+            kme_store.link.stored(status.stored_key_count * status.key_size, full=full)
         return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
         """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
         peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.prefetched = self.prefetch.on
-        peer_pool.fill_to = self._marks(peer_pool).high
+        peer_pool.prefetched = self.prefetch.high > 0
         self._refill_if_low(peer_pool)
 
     def destroy_expired(self) -> int:
@@ -240,21 +236,18 @@ class KeyPool:
     def keep_ready(self) -> None:
         """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
         for peer_pool in self._peer_pools.values():
-            if peer_pool.prefetched and peer_pool.refill is None and self._timing.clock() >= peer_pool.not_before:
-                marks_of_it = self._marks(peer_pool)
-                peer_pool.fill_to = marks_of_it.high if self.undelivered.one_batch else marks_of_it.low
-                self._refill_if_low(peer_pool)
+            backing_off = self._timing.clock() < peer_pool.not_before
+            if peer_pool.prefetched and not backing_off and not under_way(peer_pool.refill):
+                self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
 
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
         peer_pools = list(self._peer_pools.values())
-        tasks = [task for peer_pool in peer_pools for task in (peer_pool.refill, peer_pool.drawing)]
-        running = [
-            task
-            for task in (*tasks, *(kme_store.asking for kme_store in self._kme_stores.values()))
-            if task is not None
-        ]
+        tasks: list[asyncio.Task[Any] | None] = [kme_store.asking for kme_store in self._kme_stores.values()]
+        for peer_pool in peer_pools:
+            tasks += [peer_pool.refill, peer_pool.drawing]
+        running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -264,51 +257,94 @@ class KeyPool:
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
+    # Drawing
+
     async def _drawn(self, peer_pool: PeerPool, patient: bool) -> None:
         """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
         if self._closed:
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
-        self._raise_if_backing_off(peer_pool)
-        if peer_pool.drawing is None:
-            peer_pool.drawing = asyncio.create_task(self._draw(peer_pool, patient), name="draw keys")
-            peer_pool.drawing.add_done_callback(lambda task: self._drawing_ended(peer_pool, task))
+        if (wait := peer_pool.not_before - self._timing.clock()) > 0:
+            kinds = (KMEExhausted, StoreUnavailable)
+            kind = next((kind for kind in kinds if isinstance(peer_pool.trouble, kind)), KMEBadReply)
+            raise kind(f"not asked again for {wait:.1f} s: {peer_pool.trouble}")
         task = peer_pool.drawing
+        if task is None or task.done():
+            task = peer_pool.drawing = _begun(self._draw(peer_pool, patient), "draw keys")
         await asyncio.wait([task])
         if task.cancelled():
             raise KMEUnreachable(f"{self.client.name}: the relay stops")
         if error := task.exception():
             raise error
 
-    def _drawing_ended(self, peer_pool: PeerPool, task: asyncio.Task[None]) -> None:
-        peer_pool.drawing = None
-        if not task.cancelled():
-            task.exception()  # seen here, in case that nobody waits any more
-
     async def _draw(self, peer_pool: PeerPool, patient: bool) -> None:
         """One request for as many keys as are wanted now and the KME gives at once."""
-        kme_store = self._kme_store(peer_pool.slave_sae)
-        await self.limits(peer_pool.slave_sae)
+        kme_store = peer_pool.kme_store
+        if kme_store.status is None:
+            await self.limits(peer_pool.slave_sae)
         try:
             self._burn_unrecorded(peer_pool)
             if not peer_pool.unrecorded:
                 await self._store_ready()
                 await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
                 if self.undelivered.one_batch:
-                    self._make_room(peer_pool, kme_store)
+                    self._make_room(peer_pool)
                 missing = max(peer_pool.wanted, peer_pool.fill_to) - len(peer_pool.stock)
                 most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
-                number = max(1, min(missing, most))
-                peer_pool.unrecorded = await self._request(peer_pool, kme_store, number, patient)
+                peer_pool.unrecorded = await self._request(peer_pool, max(1, min(missing, most)), patient)
                 peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
             before = await self._issued_before(peer_pool)
             # Out of there only now: a store that cannot be written for a moment burns none.
             keys, peer_pool.unrecorded = peer_pool.unrecorded, []
             self._put_in_stock(peer_pool, keys, before)
         except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
-            self._back_off(peer_pool, error)
+            # No more of these is asked for until a while that doubles is over: the KME has none, or the store no place.
+            peer_pool.backoff = min(LONGEST_BACKOFF_S, max(0.25, peer_pool.backoff * 2))
+            peer_pool.not_before = self._timing.clock() + peer_pool.backoff * (0.5 + 0.5 * self._timing.chance())
+            peer_pool.trouble = error
             raise
         peer_pool.backoff = peer_pool.not_before = 0.0
-        kme_store.refill.drawn(sum(len(key.key) * 8 for key in keys))
+        kme_store.link.drawn(sum(len(key.key) * 8 for key in keys))
+
+    async def _request(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
+        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
+
+        Which of the two it is, the status tells, whatever the refusal says.
+        """
+        refused_more = False
+        while True:
+            try:
+                keys = await self._draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
+            except (KMEExhausted, KMERefusedRequest):
+                if number == 1:
+                    raise
+                status = await self.ask_status(peer_pool.slave_sae)
+                bits = status.stored_bits if status else None
+                short = bits is not None and bits < number * peer_pool.size
+                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
+                refused_more = not short
+            else:
+                self._answered()
+                peer_pool.kme_store.batch.took(number, refused_more=refused_more)
+                return keys
+
+    def _answered(self) -> None:
+        for tell in tuple(self.listeners):
+            tell()
+
+    def _make_room(self, peer_pool: PeerPool) -> None:
+        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
+
+        Raises KMEExhausted while keys of the last batch may be on their way.
+        """
+        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
+        if any(each.queue or under_way(each.drawing) for each in together if each is not peer_pool):
+            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
+        self.undelivered.raise_if_early(peer_pool.kme_store.used_at)
+        burnt = sum(each.stock.burn_all("overtaken") for each in together)
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
+
+    # What was issued is remembered first
 
     async def _store_ready(self) -> None:
         """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
@@ -327,20 +363,6 @@ class KeyPool:
         if self.withheld:
             log.info("keys_drawn_again", kme=self.client.name)
         self.withheld = ""
-
-    def _make_room(self, peer_pool: PeerPool, kme_store: KMEStore) -> None:
-        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
-
-        Raises KMEExhausted while keys of the last batch may be on their way.
-        """
-        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
-        others = [each for each in together if each is not peer_pool]
-        if any(other.queue or other.drawing for other in others):
-            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
-        self.undelivered.raise_if_early(kme_store.used_at)
-        burnt = sum(each.stock.burn_all("overtaken") for each in together)
-        if burnt:
-            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
     async def _issued_before(self, peer_pool: PeerPool) -> frozenset[str]:
         """The key_IDs of those unrecorded that may not be used. What is new has been written down when this returns."""
@@ -372,63 +394,23 @@ class KeyPool:
     def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str]) -> None:
         if before:
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
-        fresh = [key for key in keys if key.key_ID not in before]
+            fresh = [key for key in keys if key.key_ID not in before]
+        else:
+            fresh = keys
         refused = len(before) + peer_pool.stock.add(fresh, until=peer_pool.unrecorded_until)
         if refused:
             log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
         if refused == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
-    async def _request(self, peer_pool: PeerPool, kme_store: KMEStore, number: int, patient: bool) -> list[Key]:
-        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
+    # Refill
 
-        Which of the two it is, the status tells, whatever the refusal says.
-        """
-        refused_more = False
-        while True:
-            try:
-                keys = await self._draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
-            except (KMEExhausted, KMERefusedRequest):
-                if number == 1:
-                    raise
-                status = await self.ask_status(peer_pool.slave_sae)
-                bits = status.stored_bits if status else None
-                short = bits is not None and bits < number * peer_pool.size
-                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
-                refused_more = not short
-            else:
-                self._answered()
-                kme_store.batch.took(number, refused_more=refused_more)
-                return keys
-
-    def _answered(self) -> None:
-        for tell in tuple(self.listeners):
-            tell()
-
-    def _back_off(self, peer_pool: PeerPool, error: KeyUnavailable | StoreUnavailable) -> None:
-        """Asks for no more of these for a while that doubles: the KME has none for us now, or the store no place."""
-        peer_pool.backoff = min(LONGEST_BACKOFF_S, max(0.25, peer_pool.backoff * 2))
-        peer_pool.not_before = self._timing.clock() + peer_pool.backoff * (0.5 + 0.5 * self._timing.chance())
-        peer_pool.trouble = error
-
-    def _raise_if_backing_off(self, peer_pool: PeerPool) -> None:
-        wait = peer_pool.not_before - self._timing.clock()
-        if wait > 0:
-            kind = next(
-                (kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(peer_pool.trouble, kind)), KMEBadReply
-            )
-            raise kind(f"not asked again for {wait:.1f} s: {peer_pool.trouble}")
-
-    def _refill_if_low(self, peer_pool: PeerPool, *, raise_to_high: bool = False) -> None:
+    def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
+        """Begins a refill where fewer keys are left than the low mark; `to_high` False goes no further than that."""
         found = self._marks(peer_pool)
-        if raise_to_high:
-            peer_pool.fill_to = found.high
-        if peer_pool.prefetched and not self._closed and peer_pool.refill is None and len(peer_pool.stock) < found.low:
-            peer_pool.refill = asyncio.create_task(self._refill(peer_pool), name="refill keys")
-            peer_pool.refill.add_done_callback(lambda _task: self._refill_ended(peer_pool))
-
-    def _refill_ended(self, peer_pool: PeerPool) -> None:
-        peer_pool.refill = None
+        peer_pool.fill_to = found.high if to_high else found.low
+        if len(peer_pool.stock) < found.low and not self._closed and not under_way(peer_pool.refill):
+            peer_pool.refill = _begun(self._refill(peer_pool), "refill keys")
 
     async def _refill(self, peer_pool: PeerPool) -> None:
         """Draws until the pool is as full as it should be; any failure ends it, and it is begun again later."""
@@ -439,46 +421,49 @@ class KeyPool:
         except (KeyUnavailable, StoreUnavailable) as error:
             peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
 
+    def _marks(self, peer_pool: PeerPool) -> WaterMarks:
+        if not peer_pool.prefetched:
+            return WaterMarks(0, 0)
+        bits, one_batch = peer_pool.kme_store.link.per_second, self.undelivered.one_batch
+        found = marks(
+            self.prefetch,
+            outage=max(OUTAGE_S, one_batch),
+            peak_rate=peer_pool.peak.per_second,
+            latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
+            refill_rate=bits / peer_pool.size if bits else None,
+            status=peer_pool.kme_store.status,
+        )
+        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
+        return WaterMarks(min(found.low, 1), found.high) if one_batch else found
+
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
         if peer_pool.idle and self._timing.clock() >= peer_pool.not_before:
             self._peer_pools.pop((peer_pool.slave_sae, peer_pool.size), None)
 
-    def _marks(self, peer_pool: PeerPool) -> WaterMarks:
-        kme_store = self._kme_store(peer_pool.slave_sae)
-        bits = kme_store.refill.per_second
-        one_batch = self.undelivered.one_batch
-        found = marks(
-            self.prefetch,
-            outage=one_batch,
-            peak_rate=peer_pool.peak.per_second,
-            latency=self.client.latency or 1.0,
-            refill_rate=bits / peer_pool.size if bits else None,
-            status=kme_store.status,
-        )
-        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
-        return WaterMarks(min(found.low, 1), found.high) if one_batch else found
-
     def _kme_store(self, slave_sae: str) -> KMEStore:
         if slave_sae not in self._kme_stores:
+            clock = self._timing.clock
             self._kme_stores[slave_sae] = KMEStore(
-                Refill(self._timing.clock),
-                Rate(USE_WINDOW_S, self._timing.clock, began=self._began),
-                BatchLimit(self._timing.clock),
-                Complaint(log.info, log.debug, "kme_status_unknown", self._timing.clock),
+                LinkRate(clock),
+                Rate(USE_WINDOW_S, clock, began=self._began),
+                BatchLimit(clock),
+                Complaint(log.info, log.debug, "kme_status_unknown", clock),
             )
         return self._kme_stores[slave_sae]
 
     def _peer_pool(self, slave_sae: str, size: int) -> PeerPool:
-        place = (slave_sae, size)
+        place, clock = (slave_sae, size), self._timing.clock
         if place not in self._peer_pools:
-            stock = Stock(
-                slave_sae,
-                lifetime=self.prefetch.lifetime,
-                accounts=self.client.accounts,
-                seen=self._seen,
-                clock=self._timing.clock,
-            )
-            complaint = Complaint(log.warning, log.debug, "key_refill_failed", self._timing.clock)
-            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(self._timing.clock), complaint)
+            stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, self._seen, clock)
+            complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
+            kme_store = self._kme_store(slave_sae)
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, kme_store, Peak(clock), complaint)
         return self._peer_pools[place]
+
+
+def _begun(work: Coroutine[Any, Any, Task], name: str) -> asyncio.Task[Task]:
+    """A task whose error is seen, in case that nobody waits for it any more."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+    return task

@@ -15,14 +15,14 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Literal, Protocol
 
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
-from relay.keys.faults import Fault
+from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Transport
 from relay.keys.replies import json_body, keys_asked_for
 from relay.keys.skip import key_asked_for
@@ -75,7 +75,7 @@ class ReceiverHere:
         reply = await transport.send(request, within, on_sent)
         if reply.code == 200:
             group, interface = self._kmes[kme]
-            delivered = Delivered(group, interface, request.master_sae, request.key_IDs, reply.body)
+            delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
                 if self._flush:
@@ -115,17 +115,17 @@ class ReceiverProcess:
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
         times = {"patience": within, "within": max(within, READS_ON_S)}
-        asked = {"kme": kme, **times, "request": request.as_json()}
+        asked = {"kme": kme, **times, "request": asdict(request)}
         on_sent()
         try:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
         except TimeoutError as error:
             cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
-            raise NoAnswer(cause, sent=True, fault=Fault.UNREACHABLE, in_time=False) from error
+            raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE, in_time=False) from error
         if "not_stored" in answer:
             raise StoreUnavailable(answer["not_stored"])
         if "cause" in answer:
-            fault = Fault(answer["fault"])
+            fault = KMEFault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
         return HTTPReply(answer["code"], body, answer["retry_after"])
 
@@ -184,7 +184,7 @@ class ReceiverProcess:
 
 
 def _ended() -> NoAnswer:
-    return NoAnswer("the key receiver has ended", sent=True, fault=Fault.UNREACHABLE)
+    return NoAnswer("the key receiver has ended", sent=True, fault=KMEFault.UNREACHABLE)
 
 
 def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
@@ -238,10 +238,6 @@ class Delivered:
         return {key_ID: key.key for key_ID, key in found.items()}
 
 
-Call = Callable[[Callable[[], None]], Coroutine[None, None, None]]
-"""Makes one call, and calls what it is given when the request goes out."""
-
-
 LATE_SHARE = 3
 """So many connections for late calls stand beside each one for calls that somebody waits for."""
 
@@ -261,8 +257,8 @@ class CallsUnderWay:
         self._sent: set[asyncio.Task[None]] = set()
         self._late: list[asyncio.Task[None]] = []
 
-    def begin(self, call: Call, patience: float) -> None:
-        """Begins a call for which somebody waits `patience` seconds; it ends by itself."""
+    def begin(self, call: Callable[[Callable[[], None]], Coroutine[None, None, None]], patience: float) -> None:
+        """Begins a call for which somebody waits `patience` seconds; `call` says when its request goes out."""
         task = asyncio.create_task(call(lambda: self._sent.add(task)))
         self._all.add(task)
         self._counted.add(task)

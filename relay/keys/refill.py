@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.keys.replies import KeyStatus
 
@@ -37,23 +38,18 @@ class Rate:
 
     def add(self, amount: float) -> None:
         """`amount` happened now."""
-        self._decay()
-        self._rate += amount / self._window
+        now = self._clock()
+        self._rate = self._rate * math.exp((self._seen - now) / self._window) + amount / self._window
+        self._seen = now
 
     @property
     def per_second(self) -> float:
         """The rate now. Before a whole window has passed, the average since the beginning."""
-        self._decay()
-        if not self._young:
-            return self._rate
-        elapsed = self._clock() - self._began
-        whole = 1 - math.exp(-max(elapsed, self._window / 20) / self._window)
-        return self._rate / whole
-
-    def _decay(self) -> None:
         now = self._clock()
-        self._rate *= math.exp((self._seen - now) / self._window)
-        self._seen = now
+        rate = self._rate * math.exp((self._seen - now) / self._window)
+        if not self._young:
+            return rate
+        return rate / (1 - math.exp(-max(now - self._began, self._window / 20) / self._window))
 
 
 class Peak:
@@ -80,14 +76,15 @@ class Peak:
         return self._peak
 
 
-class Refill:
+class LinkRate:
     """How many bits a second the link makes, from two looks at the KME's store and what was drawn between."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last: tuple[float, float] | None = None
         self._drawn = 0.0
-        self._rate: float | None = None
+        self.per_second: float | None = None
+        """The rate, or None before it is known."""
 
     def drawn(self, bits: float) -> None:
         """So many bits left the KME's store through us."""
@@ -103,29 +100,15 @@ class Refill:
                 self._last, self._drawn = last, drawn
             return
         made = max(0.0, bits - last[1] + drawn) / (now - last[0])
-        if full and made <= (self._rate or 0.0):
+        if full and made <= (self.per_second or 0.0):
             return
-        self._rate = made if self._rate is None else self._rate + (made - self._rate) / 3
-
-    @property
-    def per_second(self) -> float | None:
-        """The rate, or None before it is known."""
-        return self._rate
+        self.per_second = made if self.per_second is None else self.per_second + (made - self.per_second) / 3
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """How long the bits at hand last: `empty_in` seconds at the present rates, None for "they do not end"."""
-
-    stored: float
-    use_rate: float
-    refill_rate: float | None
-
-    @property
-    def empty_in(self) -> float | None:
-        """Seconds until nothing is left."""
-        loss = self.use_rate - (self.refill_rate or 0.0)
-        return self.stored / loss if loss > 1e-9 else None
+def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float | None:
+    """Seconds until nothing is left of so many bits at the present rates; None: they do not end."""
+    loss = use_rate - (refill_rate or 0.0)
+    return stored / loss if loss > 1e-9 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,30 +138,29 @@ _LIFETIME_SHARE = 0.5
 """Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
 
 
+OUTAGE_S = 10.0
+"""So long a KME may be away without a mail having to wait: as long as it takes to start one again."""
+
+MOST_KEPT = 1000
+"""No use, however heavy it was, has more keys than this kept ready for a peer: they expire, and a stop burns them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefetch:
     """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
 
     Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, up to `most`, so that `outage` seconds without the KME can be borne; where
-    they do not follow the use, they stay.
+    with the rate at which keys are used, so that an outage of the KME can be borne; where they do not follow the use,
+    they stay.
     """
 
     low: int = 8
     high: int = 32
     lifetime: float = 300.0
-    most: int = 1000
-    outage: float = 10.0
     follows_use: bool = True
 
-    @property
-    def on(self) -> bool:
-        """Whether keys are drawn before they are needed."""
-        return self.high > 0
 
-
-@dataclass(frozen=True, slots=True)
-class WaterMarks:
+class WaterMarks(NamedTuple):
     """The low and the high water mark in force, in keys."""
 
     low: int
@@ -190,23 +172,20 @@ def marks(
     *,
     peak_rate: float,
     latency: float,
-    outage: float = 0.0,
+    outage: float = OUTAGE_S,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    An `outage` (s) longer than that of `prefetch` is survived as well.
-
+    They last for an `outage` (s) of the KME.
     `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
     """
-    if not prefetch.on:
-        return WaterMarks(0, 0)
-    if not prefetch.follows_use:
+    if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)
-    wanted = math.ceil(peak_rate * (latency + max(prefetch.outage, outage)))
+    wanted = math.ceil(peak_rate * (latency + outage))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
-    caps = [max(prefetch.most, prefetch.high), max(lasting, prefetch.high)]
+    caps = [max(MOST_KEPT, prefetch.high), max(lasting, prefetch.high)]
     if refill_rate:
         caps.append(max(1, math.ceil(refill_rate * prefetch.lifetime)))
     if status is not None and status.max_key_count:

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Forecast
+from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LevelRow:
         refill = sum(row.refill_bits_per_s or 0.0 for row in pools)
         together = sum(row.use_bits_per_s for row in pools)
         share = min(1.0, rate / together) if together else 0.0
-        return cls(peer, level, keys, rate, share, Forecast(stored, rate, refill).empty_in)
+        return cls(peer, level, keys, rate, share, empty_in(stored, rate, refill))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     client = pool.client
     status = pool.known_status(slave_sae)
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
-    forecast = Forecast(pool.bits_at_hand(slave_sae), pool.use_rate(slave_sae), pool.refill_rate(slave_sae))
+    use, refill = pool.use_rate(slave_sae), pool.refill_rate(slave_sae)
     known = status is not None and status.stored_key_count is not None
-    empty_in = forecast.empty_in if known else None
+    ends_in = empty_in(pool.bits_at_hand(slave_sae), use, refill) if known else None
     totals = client.accounts.totals(slave_sae)
     return PoolRow(
         kme=client.name,
@@ -95,11 +95,11 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=status.stored_key_count if status else None,
         key_size=usual,
-        refill_bits_per_s=forecast.refill_rate,
-        use_bits_per_s=forecast.use_rate,
-        empty_in_s=empty_in,
+        refill_bits_per_s=refill,
+        use_bits_per_s=use,
+        empty_in_s=ends_in,
         reserve_keys=reserve,
-        alarm=empty_in is not None and empty_in < alarm,
+        alarm=ends_in is not None and ends_in < alarm,
         issued=totals["issued"],
         used=totals["used"],
         burnt=totals["burnt"],
@@ -121,11 +121,44 @@ class KeyCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The metrics as they are now."""
-        pools = [pool for group in self._ring.groups.values() for pool in group.pools]
-        yield from _keys(pools)
-        yield _breakers(pools)
-        yield from _troubles(pools)
+        yield from self._of_pools([pool for group in self._ring.groups.values() for pool in group.pools])
         yield from self._forecasts()
+
+    def _of_pools(self, pools: Iterable[KeyPool]) -> Iterable[Metric]:
+        keys = CounterMetricFamily(
+            "qumail_keys", "Fresh keys by fate: issued = used + burnt + expired + in the pool", labels=["kme", "fate"]
+        )
+        burnt = CounterMetricFamily("qumail_keys_burnt", "Keys lost, by cause", labels=["kme", "cause"])
+        held = GaugeMetricFamily(
+            "qumail_key_pool_keys", "Keys that are ready", labels=["kme", "slave_sae", "size_bits"]
+        )
+        discarded = CounterMetricFamily(
+            "qumail_pad_octets_discarded", "Octets of keys that pads had no use for", labels=["kme"]
+        )
+        breakers = GaugeMetricFamily(
+            "qumail_kme_breaker_state", "0 closed, 1 half-open, 2 open", labels=["kme", "call"]
+        )
+        withheld = GaugeMetricFamily(
+            "qumail_keys_withheld", "1 while no keys are drawn, as the store cannot remember them", labels=["kme"]
+        )
+        dropped = GaugeMetricFamily(
+            "qumail_kme_drops_undelivered_keys", "1 when the KME was seen to drop undelivered keys", labels=["kme"]
+        )
+        for pool in pools:
+            name, accounts = pool.client.name, pool.client.accounts
+            totals = accounts.totals()
+            for fate in ("issued", "used", "burnt", "expired"):
+                keys.add_metric([name, fate], totals[fate])
+            for cause, number in accounts.burnt_by_cause().items():
+                burnt.add_metric([name, cause], number)
+            for (slave_sae, size), number in pool.held().items():
+                held.add_metric([name, slave_sae, str(size)], number)
+            discarded.add_metric([name], accounts.octets_discarded)
+            for call, state in pool.client.breakers.items():
+                breakers.add_metric([name, call], state)
+            withheld.add_metric([name], bool(pool.withheld))
+            dropped.add_metric([name], pool.undelivered.dropped)
+        return (keys, burnt, held, discarded, breakers, withheld, dropped)
 
     def _forecasts(self) -> Iterable[Metric]:
         labels = ["kme", "peer"]
@@ -144,48 +177,3 @@ class KeyCollector(Collector):
             empty.add_metric(place, float("inf") if row.empty_in_s is None else row.empty_in_s)
             alarm.add_metric(place, row.alarm)
         return (stored, refill, use, empty, alarm)
-
-
-def _keys(pools: Iterable[KeyPool]) -> Iterable[Metric]:
-    keys = CounterMetricFamily(
-        "qumail_keys", "Fresh keys by fate: issued = used + burnt + expired + in the pool", labels=["kme", "fate"]
-    )
-    burnt = CounterMetricFamily("qumail_keys_burnt", "Keys lost, by cause", labels=["kme", "cause"])
-    held = GaugeMetricFamily("qumail_key_pool_keys", "Keys that are ready", labels=["kme", "slave_sae", "size_bits"])
-    discarded = CounterMetricFamily(
-        "qumail_pad_octets_discarded", "Octets of keys that pads had no use for", labels=["kme"]
-    )
-    for pool in pools:
-        name, accounts = pool.client.name, pool.client.accounts
-        totals = accounts.totals()
-        for fate in ("issued", "used", "burnt", "expired"):
-            keys.add_metric([name, fate], totals[fate])
-        for cause, number in accounts.burnt_by_cause().items():
-            burnt.add_metric([name, cause], number)
-        for (slave_sae, size), number in pool.held().items():
-            held.add_metric([name, slave_sae, str(size)], number)
-        discarded.add_metric([name], accounts.octets_discarded)
-    return (keys, burnt, held, discarded)
-
-
-def _breakers(pools: Iterable[KeyPool]) -> Metric:
-    states = GaugeMetricFamily("qumail_kme_breaker_state", "0 closed, 1 half-open, 2 open", labels=["kme", "call"])
-    for pool in pools:
-        for call, state in pool.client.breakers.items():
-            states.add_metric([pool.client.name, call], state)
-    return states
-
-
-def _troubles(pools: Iterable[KeyPool]) -> Iterable[Metric]:
-    withheld = GaugeMetricFamily(
-        "qumail_keys_withheld", "1 while no keys are drawn, as the store cannot remember them", labels=["kme"]
-    )
-    dropped = GaugeMetricFamily(
-        "qumail_kme_drops_undelivered_keys",
-        "1 when the KME was seen to drop undelivered keys",
-        labels=["kme"],
-    )
-    for pool in pools:
-        withheld.add_metric([pool.client.name], bool(pool.withheld))
-        dropped.add_metric([pool.client.name], pool.undelivered.dropped)
-    return (withheld, dropped)

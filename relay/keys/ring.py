@@ -8,7 +8,7 @@ group that the message names and no other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Self
 
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
 from relay.keys.events import Events
-from relay.keys.group import KMEGroup, Use
-from relay.keys.member import Member, first_that_can
+from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
+from relay.keys.pool import KeyPool
 from relay.keys.refill import Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.types import (
     REAL_TIME,
-    IssuedKeys,
+    IssuedKeyStore,
     Key,
     KeyReference,
     ReceivedKeyStore,
@@ -132,7 +132,7 @@ class KeyRing:
         peers: Mapping[str, PeerKeys],
         *,
         received: ReceivedKeyStore | None = None,
-        issued: IssuedKeys | None = None,
+        issued: IssuedKeyStore | None = None,
         trials: TrialStore | None = None,
         limits: Mapping[str, SupplyLimits] | None = None,
         timing: Timing = REAL_TIME,
@@ -145,6 +145,10 @@ class KeyRing:
         self._own_sae = own_sae
         self.groups = dict(groups)
         self.peers = dict(peers)
+        self._shared = {
+            name: [self.groups[group] for group in peer.groups if group in self.groups] for name, peer in peers.items()
+        }
+        """The groups that we share with each peer, most preferred first."""
         self._received = received
         self._limits = dict(limits or {})
         self._timing = timing
@@ -161,9 +165,8 @@ class KeyRing:
             for group in self.groups.values():
                 group.remember_in(issued)
         if trials is not None:
-            for group in self.groups.values():
-                for pool in group.pools:
-                    pool.undelivered.trials = trials
+            for pool in self._pools():
+                pool.undelivered.trials = trials
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -177,26 +180,23 @@ class KeyRing:
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""
         if self._maintaining is None:
-            for name in self.groups:
-                for pool in self.groups[name].pools:
-                    pool.undelivered.serve(self._own_sae)
-            for peer in self.peers.values():
-                for group in self._groups_of(peer):
+            for pool in self._pools():
+                pool.undelivered.serve(self._own_sae)
+            for name, peer in self.peers.items():
+                for group in self._shared[name]:
                     group.warm(peer.sae_id)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
-        for group in self.groups.values():
-            for member in group.members:
-                member.client.renew_certificates(anyway=anyway)
+        for pool in self._pools():
+            pool.client.renew_certificates(anyway=anyway)
 
     async def tell_of_certificates(self) -> None:
         """Says in the log which certificates end within 30 days, or have ended."""
-        for group in self.groups.values():
-            for client in (member.client for member in group.members):
-                for ending in await asyncio.to_thread(client.ending_certificates, datetime.now(UTC)):
-                    log.warning("kme_certificate_ends", kme=client.name, what=ending)
+        for pool in self._pools():
+            for ending in await asyncio.to_thread(pool.client.ending_certificates, datetime.now(UTC)):
+                log.warning("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def wait_no_more(self) -> None:
         """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
@@ -218,27 +218,26 @@ class KeyRing:
         It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
         """
         rules = self._peer(peer)
-        if level == "aes" and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
+        sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
+        if rotates and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
             return taken
-        sae_id = rules.sae_id
         member, key = await first_that_can(
-            self._candidates(rules, "aes", 256),
+            self._candidates(peer, "aes", 256),
             "key",
             lambda member, wait: member.key(sae_id, 256, wait=wait),
             allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
         )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
-        if level == "aes":
+        if rotates:
             self._in_use.begin(peer, rules.rotation, octets, taken)
         self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
-        rules = self._peer(peer)
-        sae_id = rules.sae_id
+        sae_id = self._peer(peer).sae_id
         _, pad = await first_that_can(
-            self._candidates(rules, "otp"),
+            self._candidates(peer, "otp"),
             "pad",
             lambda member, wait: member.pad(sae_id, hidden, wait=wait, master_sae=self._own_sae),
             allowed=partial(self._allow_low_priority, sae_id, hidden) if low_priority else None,
@@ -251,9 +250,9 @@ class KeyRing:
 
         With `low_priority` what is kept in reserve does not count.
         """
-        rules = self._peer(peer)
-        groups = self._groups_of(rules, "otp" if hidden else "aes")
-        answers = [await self._supply(group, rules.sae_id, hidden, low_priority=low_priority) for group in groups]
+        sae_id = self._peer(peer).sae_id
+        groups = self._groups_of(peer, "otp" if hidden else "aes")
+        answers = [await self._supply(group, sae_id, hidden, low_priority=low_priority) for group in groups]
         return Supply.best(answers, f"peer {peer} has no KME group")
 
     async def fetch(
@@ -293,10 +292,9 @@ class KeyRing:
         With `ask` the KMEs are asked first.
         """
         self.renew_certificates()
-        for group in self.groups.values():
-            for pool in group.pools:
-                pool.destroy_expired()
-                pool.keep_ready()
+        for pool in self._pools():
+            pool.destroy_expired()
+            pool.keep_ready()
         if ask:
             await self._ask_all()
         for row in self.pool_rows():
@@ -326,24 +324,25 @@ class KeyRing:
     async def _ask_all(self) -> None:
         questions = [
             pool.ask_status(peer.sae_id)
-            for peer in self.peers.values()
-            for group in self._groups_of(peer)
+            for name, peer in self.peers.items()
+            for group in self._shared[name]
             for pool in group.pools
             if pool.client.health > 0
         ]
         await asyncio.gather(*questions)
 
-    def _candidates(self, rules: PeerKeys, use: Use, size: int = 0) -> list[Member]:
+    def _candidates(self, peer: str, use: Use, size: int = 0) -> list[Member]:
         """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
 
         Raises KMEMisconfigured where no group serves the level.
         """
-        groups = self._groups_of(rules, use)
+        groups, sae_id = self._groups_of(peer, use), self.peers[peer].sae_id
         if not groups:
-            raise KMEMisconfigured(f"no KME group for SAE {rules.sae_id} serves level {use}")
-        if len(groups) > 1:
-            groups.sort(key=lambda group: -round(group.health, 1))
-        return [member for group in groups for member in group.candidates(rules.sae_id, size)]
+            raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}")
+        if len(groups) == 1:
+            return groups[0].candidates(sae_id, size)
+        groups = sorted(groups, key=lambda group: -round(group.health, 1))
+        return [member for group in groups for member in group.candidates(sae_id, size)]
 
     async def _supply(self, group: KMEGroup, sae_id: str, hidden: int, *, low_priority: bool) -> Supply:
         supply = await group.can_supply(sae_id, hidden)
@@ -386,10 +385,13 @@ class KeyRing:
             raise KMEMisconfigured(f"peer {name!r} is not configured")
         return self.peers[name]
 
-    def _groups_of(self, peer: PeerKeys, use: Use | None = None) -> list[KMEGroup]:
+    def _groups_of(self, peer: str, use: Use) -> list[KMEGroup]:
         """Those that we share with the peer, and that serve what the keys are for."""
-        groups = [self.groups[name] for name in peer.groups if name in self.groups]
-        return [group for group in groups if use is None or group.use in (use, "both")]
+        return [group for group in self._shared[peer] if group.use in (use, "both")]
+
+    def _pools(self) -> Iterator[KeyPool]:
+        for group in self.groups.values():
+            yield from group.pools
 
     def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
         place = (peer, level)
@@ -400,7 +402,7 @@ class KeyRing:
     def pool_rows(self) -> Iterable[PoolRow]:
         """One row for each KME and peer, from what is known now."""
         for name, peer in self.peers.items():
-            for group in self._groups_of(peer):
+            for group in self._shared[name]:
                 for pool in group.pools:
                     limits = self._limits.get(pool.client.name, SupplyLimits())
                     yield pool_row(group.group, name, peer.sae_id, pool, reserve=limits.reserve, alarm=limits.alarm)

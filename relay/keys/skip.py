@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply
+from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
-from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing
+from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import KeyStatus, json_body
 from relay.keys.types import Key
@@ -32,19 +32,12 @@ class SKIPClient(KMEClient):
     """A client of one key provider. Its settings are those of KMEClient; the quirks of ETSI do not apply."""
 
     usual_errors = (
-        ErrorRule(Fault.NOT_FOUND, 400, Call.DEC_KEYS),
-        ErrorRule(Fault.MISCONFIGURED, 404, Call.ENC_KEYS),
+        ErrorRule(KMEFault.NOT_FOUND, 400, Call.DEC_KEYS),
+        ErrorRule(KMEFault.MISCONFIGURED, 404, Call.ENC_KEYS),
     )
 
-    @property
-    def one_connection_per_request(self) -> bool:
-        """SKIP has only GET."""
-        return True
-
-    @property
-    def any_size(self) -> bool:
-        """Other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size."""
-        return False
+    one_by_one = True  # SKIP has only GET
+    any_size = False  # other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """The provider's capabilities as a status; SKIP says nothing about stored keys.
@@ -74,7 +67,7 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._calls.ask(Call.STATUS, HTTPRequest("GET", "/capabilities"), read, patient=patient)
+        return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
 
     async def request_enc_keys(
         self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
@@ -83,7 +76,7 @@ class SKIPClient(KMEClient):
         if number < 1 or size < 8 or size % 8:
             raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
         remote = str(slave_sae_id)
-        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))))
+        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))), sae=remote)
 
         def read(body: bytes) -> list[Key]:
             try:
@@ -92,19 +85,8 @@ class SKIPClient(KMEClient):
                 self._burn(remote, 1, "reply not believed")
                 raise
 
-        def unanswered() -> bool:
-            self._burn(remote, 1, "no answer")
-            return self._burn_budget.allows(1)
-
         async with self._drawing.setdefault(remote, asyncio.Lock()):
-            return await self._calls.ask(
-                Call.ENC_KEYS,
-                request,
-                read,
-                patient=patient,
-                unanswered=unanswered,
-                status=lambda: self.check_key_status(remote, patient=False),
-            )
+            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -113,37 +95,20 @@ class SKIPClient(KMEClient):
 
         Raises KeysMissing, with those that did come, or another KeyUnavailable when none did.
         """
-        wanted = self._several(key_IDs)
-        answers = await asyncio.gather(*(self._one(str(master_sae_id), key_ID, patient) for key_ID in wanted))
-        found = {answer.key_ID: answer for answer in answers if isinstance(answer, Key)}
-        missing = [key_ID for key_ID in wanted if key_ID not in found]
-        troubles = [a for a in answers if not isinstance(a, Key) and not isinstance(a, KeyNotFound)]
-        if troubles and not found:
-            raise troubles[0]
-        if missing:
-            text = f"{self.name}: {len(missing)} of {len(wanted)} keys did not come: {missing[0]}"
-            raise KeysMissing(text, list(found.values()), missing)
-        return [found[key_ID] for key_ID in key_IDs]
+        remote = str(master_sae_id)
 
-    async def _one(self, remote: str, key_ID: str, patient: bool) -> Key | KeyUnavailable:
-        if not _PLAIN.fullmatch(key_ID):
-            return KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
-        query = (("remoteSystemID", remote),)
-        request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
+        async def one(key_ID: str) -> dict[str, Key]:
+            if not _PLAIN.fullmatch(key_ID):
+                raise KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
+            query = (("remoteSystemID", remote),)
+            request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
 
-        def read(body: bytes) -> Key:
-            return key_asked_for(self.name, body, key_ID)
+            def read(body: bytes) -> dict[str, Key]:
+                return {key_ID: key_asked_for(self.name, body, key_ID)}
 
-        try:
-            return await self._calls.ask(
-                Call.DEC_KEYS,
-                request,
-                read,
-                patient=patient,
-                status=lambda: self.check_key_status(remote, patient=False),
-            )
-        except KeyUnavailable as error:
-            return error
+            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
+
+        return self._in_order(key_IDs, await self._each_by_itself(self._several(key_IDs), one))
 
 
 def key_asked_for(source: str, body: bytes, key_ID: str) -> Key:

@@ -13,11 +13,12 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
-from relay.keys.refill import BatchLimit, Peak, Rate, Refill
+from relay.keys.refill import BatchLimit, LinkRate, Peak, Rate
 from relay.keys.replies import KeyStatus
 from relay.keys.types import Key
 
@@ -67,13 +68,7 @@ class Stock:
     """Keys that are ready, oldest first; all of them in the accounts of `slave_sae` as in the pool."""
 
     def __init__(
-        self,
-        slave_sae: str,
-        *,
-        lifetime: float,
-        accounts: Accounts,
-        seen: SeenKeys,
-        clock: Callable[[], float],
+        self, slave_sae: str, lifetime: float, accounts: Accounts, seen: SeenKeys, clock: Callable[[], float]
     ) -> None:
         """`lifetime` is how many seconds a key may wait here before it is destroyed."""
         self._slave_sae = slave_sae
@@ -102,14 +97,15 @@ class Stock:
 
     def pop(self, number: int) -> list[Key] | None:
         """`number` keys that are still good, or None and nothing; with no await inside, so once and for one."""
-        self.destroy_expired()
+        if self._held and self._held[0].until <= self._clock():
+            self.destroy_expired()
         if len(self._held) < number:
             return None
         keys = []
         for _ in range(number):
             held = self._held.popleft()
             keys.append(Key(held.key_ID, bytes(held.octets)))
-            wipe(held.octets)
+            held.octets[:] = bytes(len(held.octets))
         self._accounts.used(self._slave_sae, number)
         return keys
 
@@ -136,6 +132,21 @@ class Stock:
         return burnt
 
 
+@dataclass(slots=True)
+class KMEStore:
+    """What is known of the KME's store for one slave SAE."""
+
+    link: LinkRate
+    use: Rate
+    batch: BatchLimit
+    status_fails: Complaint
+    status: KeyStatus | None = None
+    asked: float | None = None
+    asking: asyncio.Task[KeyStatus | None] | None = None
+    used_at: float = float("-inf")
+    """When a key for this slave SAE was last given out, in seconds of the clock."""
+
+
 @dataclass(slots=True, eq=False)
 class Waiter:
     """A message that waits for `number` keys: `turn` is set when it is first in the queue, or when `error` is."""
@@ -152,6 +163,7 @@ class PeerPool:
     slave_sae: str
     size: int
     stock: Stock
+    kme_store: KMEStore
     peak: Peak
     refill_fails: Complaint
     prefetched: bool = False
@@ -175,19 +187,10 @@ class PeerPool:
     @property
     def idle(self) -> bool:
         """Whether it is empty, and nobody uses it."""
-        return not (self.queue or self.drawing or self.refill or len(self.stock) or self.prefetched or self.unrecorded)
+        used = self.queue or self.prefetched or under_way(self.drawing) or under_way(self.refill)
+        return not (used or len(self.stock) or self.unrecorded)
 
 
-@dataclass(slots=True)
-class KMEStore:
-    """What is known of the KME's store for one slave SAE."""
-
-    refill: Refill
-    use: Rate
-    batch: BatchLimit
-    status_fails: Complaint
-    status: KeyStatus | None = None
-    asked: float | None = None
-    asking: asyncio.Task[KeyStatus | None] | None = None
-    used_at: float = float("-inf")
-    """When a key for this slave SAE was last given out, in seconds of the clock."""
+def under_way(task: asyncio.Task[Any] | None) -> bool:
+    """Whether there is such a task, and it goes on."""
+    return task is not None and not task.done()

@@ -24,14 +24,13 @@ NameFrom = Literal["san", "cn", "either"]
 
 @dataclass(frozen=True, slots=True)
 class TLSRules:
-    """How a KME's certificate is checked and which TLS is spoken.
+    """How a KME's certificate is checked; TLS 1.2 is the least that is spoken.
 
     `name_check`: which name the certificate must carry, the URL's host, the KME ID, or both. `name_from`:
     where that name may stand, in the subjectAltName, in the subject's CN, or in either. `ciphers` is an
     OpenSSL list for TLS 1.2; those without authentication or encryption are excluded whatever it says.
     """
 
-    minimum: Literal["1.2", "1.3"] = "1.2"
     ciphers: str | None = None
     kme_id: str | None = None
     name_check: NameCheck = "host"
@@ -58,7 +57,7 @@ def client_context(
         context.load_cert_chain(str(certificate), str(key), password=_no_passphrase)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_3 if rules.minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Python 3.13 began to ask for extensions that the certificates of real KMEs lack; the chain, the dates
     # and the name are checked all the same, and alike with every Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

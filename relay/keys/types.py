@@ -1,9 +1,8 @@
 """What a quantum key is, what names it in a message, and what a key ring needs from those around it.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-`KeySource` is one KME group. `ReceivedKeyStore` is the store that a delivered key goes into before anybody gets it,
-`IssuedKeys` remembers fresh keys before they may be used, and `TrialStore` what KMEs were found to do: all three are
-kept by whoever uses this package.
+`ReceivedKeyStore` is where a delivered key goes before anybody gets it, `IssuedKeyStore` remembers fresh keys before
+they may be used, and `TrialStore` what KMEs were found to do: all three are kept by whoever uses this package.
 """
 
 from __future__ import annotations
@@ -65,31 +64,6 @@ def by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[
     return dict(sorted_out)
 
 
-class KeySource(Protocol):
-    """One KME group seen from one site: a key leaves it once, whichever side takes it."""
-
-    @property
-    def group(self) -> str:
-        """The KME group's name, which travels with every key_ID it issued."""
-
-    async def take(self, slave_sae: str, size: int = 256) -> Key:
-        """A fresh key of `size` bits for sealing to `slave_sae`; never handed out again.
-
-        Raises KeyUnavailable.
-        """
-
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
-        """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good: store them.
-
-        `patient` False asks once and does not wait for the lag between the KMEs.
-        What the KME does not know is missing from the result; then others of them may be missing that were not asked
-        for. Raises KeyUnavailable when it cannot be asked.
-        """
-
-    async def close(self) -> None:
-        """Ends background work and connections; keys still held are burnt."""
-
-
 class ReceivedKeyStore(Protocol):
     """Where delivered keys are kept, sealed at rest, until they are no longer needed."""
 
@@ -121,7 +95,7 @@ class TrialStore(Protocol):
         """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
 
 
-class IssuedKeys(Protocol):
+class IssuedKeyStore(Protocol):
     """The memory of the keys that KMEs have issued to us, which outlives relays and KMEs: none is used twice."""
 
     async def ready(self) -> None:

@@ -65,8 +65,10 @@ class Undelivered:
             if self._clock() < self._try_at:
                 return
             kme = (self._client.url, self._own_sae, slave_sae)
+            found = None
             try:
-                found = await recalled(self.trials, kme, status) if self._try_at == float("-inf") else None
+                if self.trials is not None and self._try_at == float("-inf"):
+                    found = await self.trials.recall(kme, _described(status))
                 if found is None:
                     found = await remembered(self.trials, kme, status, await self._keeps(slave_sae, self._own_sae))
                     # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
@@ -84,26 +86,20 @@ class Undelivered:
         keeps = await self._client.keeps_undelivered(slave_sae, own_sae)
         return await self._client.keeps_undelivered(slave_sae, own_sae) if keeps is False else keeps
 
-    def wait(self, used_at: float) -> float:
-        """Seconds until the next batch may be drawn, when a key of the last one was used then; 0 or less: none."""
-        return max(used_at, self._began) + self.one_batch - self._clock() if self.one_batch else 0.0
-
     def raise_if_early(self, used_at: float) -> None:
-        """Raises KMEExhausted while the next batch may not be drawn."""
-        if (wait := self.wait(used_at)) > 0:
+        """Raises KMEExhausted while the next batch may not be drawn, when a key of the last one was used then."""
+        if (wait := max(used_at, self._began) + self.one_batch - self._clock()) > 0:
             text = f"{self._client.name}: drops undelivered keys, so the next are drawn in {wait:.0f} s"
             raise KMEExhausted(text)
-
-
-async def recalled(trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus) -> str | None:
-    """What was found of late about this KME (its URL, our SAE, the slave SAE). Raises StoreUnavailable."""
-    return await trials.recall(kme, _described(status)) if trials is not None else None
 
 
 async def remembered(
     trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None
 ) -> str:
-    """What `recalled` gives from now on; a store that cannot be written costs two keys at the next start, no more."""
+    """What is known from now on of a KME (its URL, our SAE, the slave SAE), as the store has it.
+
+    A store that cannot be written costs two keys at the next start, no more.
+    """
     try:
         if trials is not None:
             await trials.remember(kme, _described(status), _FOUND[keeps])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.config import Address, Config, Direction, Server
+from relay.config import Config, DirectionSettings, Server, TCPAddress
 from relay.postfix.settings import Service, Settings, split_list
 
 Protocol = Literal["smtp", "lmtp"]
@@ -44,9 +44,9 @@ class Side:
     """
 
     name: str
-    direction: Direction
+    direction: DirectionSettings
     ways: tuple[Way, ...]
-    handed_back: tuple[Address, ...]
+    handed_back: tuple[TCPAddress, ...]
     reinjections: tuple[Service, ...]
     by_milter: bool
 
@@ -108,13 +108,13 @@ def draw(settings: Settings, config: Config) -> Picture:
     return Picture(settings, config, tuple(sides))
 
 
-def entries(direction: Direction) -> dict[Address, Protocol]:
+def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
     """Where the relay listens in this direction, and what it speaks there."""
-    known: tuple[tuple[Address | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
+    known: tuple[tuple[TCPAddress | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
     return {address: protocol for address, protocol in known if address is not None}
 
 
-def listens(direction: Direction, address: Address) -> Protocol | None:
+def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | None:
     """What the relay speaks at this address, or None where it does not listen there."""
     for entry, protocol in entries(direction).items():
         if entry.port == address.port and _same_host(entry.host, address.host):
@@ -131,10 +131,10 @@ def milters(settings: Settings, service: Service) -> list[str]:
     return [re.split(r"[,\s]", item)[0] for item in items]
 
 
-def is_milter_of(settings: Settings, direction: Direction, milter: str) -> bool:
+def is_milter_of(settings: Settings, direction: DirectionSettings, milter: str) -> bool:
     """Whether this milter is the relay's, for this direction."""
     ours = direction.milter
-    if isinstance(ours, Address):
+    if isinstance(ours, TCPAddress):
         there = _address(milter)
         return there is not None and there.port == ours.port and _same_host(ours.host, there.host)
     kind, _, path = milter.partition(":")
@@ -158,14 +158,14 @@ def service_address(service: Service) -> tuple[str, int] | None:
     return (match["host"] or "", port) if port else None
 
 
-def destination(value: str) -> tuple[str, Address] | None:
+def destination(value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address of `transport:[host]:port`; None where it names no TCP address."""
     transport, _, rest = value.partition(":")
     target = _address(rest)
     return (transport, target) if target else None
 
 
-def _side(settings: Settings, name: str, direction: Direction) -> Side:
+def _side(settings: Settings, name: str, direction: DirectionSettings) -> Side:
     ways = tuple(_ways(settings, direction))
     back = tuple(_handed_back(settings, direction))
     services = [
@@ -180,17 +180,17 @@ def _side(settings: Settings, name: str, direction: Direction) -> Side:
     return Side(name, direction, ways, back, tuple(services), by_milter)
 
 
-def _handed_back(settings: Settings, direction: Direction) -> Iterator[Address]:
+def _handed_back(settings: Settings, direction: DirectionSettings) -> Iterator[TCPAddress]:
     """The next hops that are on this host: loopback, or an address that master.cf names."""
     named = {at for service in settings.services if (at := service_address(service))}
     for hop in direction.next_hop:
-        if not isinstance(hop, Server) or hop.protocol != "smtp" or not isinstance(hop.address, Address):
+        if not isinstance(hop, Server) or hop.protocol != "smtp" or not isinstance(hop.address, TCPAddress):
             continue
         if is_loopback(hop.address.host) or hop.address in named:
             yield hop.address
 
 
-def _ways(settings: Settings, direction: Direction) -> Iterator[Way]:
+def _ways(settings: Settings, direction: DirectionSettings) -> Iterator[Way]:
     """Every setting of main.cf, and of each service that takes mail, that leads here."""
     takers = [each for each in settings.services if each.command in ("smtpd", "pickup", "qmqpd")]
     for setting in ("content_filter", "smtpd_proxy_filter", *RELAYHOST_SETTINGS):
@@ -210,7 +210,7 @@ def _way(settings: Settings, setting: str, value: str, source: Service | None, t
     return Way(setting, value, source, transport_name, transport, protocol)
 
 
-def _target(setting: str, value: str) -> tuple[str, Address] | None:
+def _target(setting: str, value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address in the value of a setting; None where it is empty or names no TCP address."""
     if setting == "smtpd_proxy_filter":
         address = _address(value if ":" in value else f"127.0.0.1:{value}")
@@ -221,11 +221,11 @@ def _target(setting: str, value: str) -> tuple[str, Address] | None:
     return destination(value)
 
 
-def _address(text: str) -> Address | None:
+def _address(text: str) -> TCPAddress | None:
     """`[host]:port`, `host:port` or `inet:host:port`."""
     match = re.fullmatch(r"(?:inet:)?(?:\[([^\]]+)\]|([^:\[\]/]+)):([^:]+)", text.strip())
     port = _port(match[3]) if match else None
-    return Address(match[1] or match[2], port) if match and port else None
+    return TCPAddress(match[1] or match[2], port) if match and port else None
 
 
 def _port(text: str) -> int | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.config import OutgoingDirection
+from relay.config import OutgoingSettings
 from relay.postfix.fault import Fault
 from relay.postfix.picture import Picture, Side
 from relay.postfix.settings import Service
@@ -37,7 +37,7 @@ def sealed_not_taken(picture: Picture) -> Iterator[Fault]:
     incoming, outgoing = picture.side("incoming"), picture.side("outgoing")
     if incoming is None:
         return
-    usual: int = OutgoingDirection.model_fields["max_message_size"].default
+    usual: int = OutgoingSettings.model_fields["max_message_size"].default
     original = outgoing.direction.max_message_size if outgoing else usual  # peers are taken to be like us
     for source in picture.sources:
         if source.command != "smtpd" or "incoming" not in picture.leads_to(source):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.postfix.fault import Fault
 from relay.postfix.picture import Picture, Side, Way, destination, entries, is_loopback, listens
 from relay.postfix.settings import Service, Settings
@@ -133,7 +133,7 @@ def _leads_astray(picture: Picture) -> str:
     return ""
 
 
-def _is_ours(picture: Picture, address: Address) -> bool:
+def _is_ours(picture: Picture, address: TCPAddress) -> bool:
     return any(listens(side.direction, address) for side in picture.sides)
 
 

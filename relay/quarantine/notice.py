@@ -14,7 +14,7 @@ from email.utils import format_datetime, make_msgid
 
 import structlog
 
-from relay.config import Site
+from relay.config import SiteSettings
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.names import printable
@@ -58,7 +58,7 @@ message that asks you for anything because of this one.
 class Notices:
     """Sends notices for a site through the next hop of incoming mail."""
 
-    site: Site
+    site: SiteSettings
     next_hop: NextHop
     metrics: QuarantineMetrics
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_store.backends import Backend
 from tests.test_store.conftest import backend, postgresql, server, sqlite
@@ -39,8 +39,8 @@ class Scene:
 
     alice: Site
     bob: Site
-    outgoing: Address
-    incoming: tuple[Address, ...]
+    outgoing: TCPAddress
+    incoming: tuple[TCPAddress, ...]
     wire: Sink
     sink: Sink
     payloads: list[bytes] = field(default_factory=list)
@@ -98,7 +98,7 @@ async def scene(
     monkeypatch.setattr(mime, "wrap_payload", remembered)
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
-        policies=POLICIES, identities=identities, kme_settings="max_key_size = 256",
+        policies=POLICIES, identities=identities, kme_settings='size_unit = "ignored"',
     )  # fmt: skip
     relays = 2 if backend.name == "postgresql" else 1
     bobs = [

@@ -13,7 +13,7 @@ import pytest
 
 from relay import app, cms, mime
 from relay.cms.sealed_envelope import MAX_RECIPIENTS
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.levels import Parties
 from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
@@ -108,7 +108,7 @@ async def test_a_sealed_sender_that_is_no_address_gets_into_no_smtp_command(
 @asynccontextmanager
 async def _bob(
     directory: Path, kmes: DevelopmentKMEs, identities: Identities, sink: Sink, peer_settings: str
-) -> AsyncIterator[tuple[Site, Address]]:
+) -> AsyncIterator[tuple[Site, TCPAddress]]:
     site = make_site(
         directory / "strict", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
         identities=identities,

@@ -24,7 +24,7 @@ import click
 
 from relay import mime
 from relay.bench.simulated_kme import SimulatedPair
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import certificates
 from tests.crash.episodes import KINDS, Episode, Episodes
 from tests.crash.outcome import tell_and_exit
@@ -113,7 +113,7 @@ class Queue:
         self._chance = chance
         self._longest_pause = longest_pause
         self._at_once = asyncio.Semaphore(AT_ONCE)
-        self.address: Address = Address("127.0.0.1", 0)
+        self.address: TCPAddress = TCPAddress("127.0.0.1", 0)
         self.over = False
         """Nothing is tried any more; a client that was cancelled does not always end by that alone."""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from relay.budget import Budget
-from relay.config import Address, Direction
+from relay.config import DirectionSettings, TCPAddress
 from relay.entry.conversation import Conversation, Service
 from relay.entry.lmtp import LMTPConversation
 from relay.entry.smtp import SMTPEntry
@@ -93,9 +93,9 @@ def lmtp(data: bytes) -> None:
 
 async def _one_connection(kind: type[Conversation], data: bytes) -> None:
     recorder = Recorder()
-    settings = Direction.model_validate({"next_hop": "127.0.0.1:9", "max_message_size": LIMIT, "timeout": 30})
+    settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9", "max_message_size": LIMIT, "timeout": 30})
     service = Service.of(recorder, "relay.example", settings, Budget(2**24))
-    entry = SMTPEntry("fuzz", Address("127.0.0.1", 0), service, kind)
+    entry = SMTPEntry("fuzz", TCPAddress("127.0.0.1", 0), service, kind)
     address = await entry.start()
     try:
         answered, whole = await _say(*address, data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from relay.budget import Budget
-from relay.config import Listening
+from relay.config import ListenerSettings
 from relay.entry.milter import conversation
 from relay.entry.milter.wire import Packets
 from relay.errors import Refuse, TryLater
@@ -20,7 +20,7 @@ from tests.fuzz.target import Target, check
 
 LIMIT = 4096
 CAUSE = "a cause that no client hears"
-SETTINGS = Listening(max_message_size=LIMIT, max_recipients=5, timeout=5)
+SETTINGS = ListenerSettings(max_message_size=LIMIT, max_recipients=5, timeout=5)
 LAST_WORDS = b"acdyrt"
 """Accept, continue, discard, a reply, reject, tempfail."""
 KNOWN = LAST_WORDS + b"Opmhb-+"

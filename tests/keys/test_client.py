@@ -21,7 +21,7 @@ from relay.errors import (
     KMEUnreachable,
 )
 from relay.keys.client import Quirks
-from relay.keys.faults import Call, ErrorRule, Fault, KeysMissing, KMEBusy, KMERefusedRequest, NotAsked
+from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 
 
@@ -106,7 +106,7 @@ async def test_refusals_are_classified_by_call_code_and_message(
 
 
 async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
-    rule = ErrorRule(Fault.MISCONFIGURED, 415, Call.DEC_KEYS, "who")
+    rule = ErrorRule(KMEFault.MISCONFIGURED, 415, Call.DEC_KEYS, "who")
     kme.misbehave("dec_keys", "http", code=415, body='{"message": "key is gone"}')
     kme.misbehave("dec_keys", "http", code=415, body='{"message": "who are you"}')
     async with kme.client(quirks=Quirks(errors=(rule,))) as client:
@@ -211,7 +211,7 @@ async def test_quick_refusals_do_not_shorten_the_time_that_keys_may_take(kme: Fa
         for _ in range(50):
             with pytest.raises(KeyNotFound):
                 await client.request_dec_keys("alice", ["unknown"])
-        assert client._calls.limits[Call.DEC_KEYS].seconds == 10
+        assert client.time_limits[Call.DEC_KEYS].seconds == 10
 
 
 async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:
@@ -350,7 +350,7 @@ async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) ->
 
 async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates, kme: FakeKME) -> None:
     client = kme.client()
-    client._transport.url += "/client/carol/etsi"
+    client.transport.url += "/client/carol/etsi"
     async with client:
         await client.check_key_status("bob")
     assert kme.requests[0].path == "/client/carol/etsi/api/v1/keys/bob/status"
@@ -369,8 +369,9 @@ async def test_a_kme_that_dies_and_comes_back_is_used_again(kme: FakeKME, time: 
 
 
 async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_timeout(
-    certificates: Certificates,
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relay.keys.http.CONNECT_TIMEOUT_S", 0.1)
     gone = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -383,7 +384,7 @@ async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_time
     port = silent.sockets[0].getsockname()[1]
     kme = FakeKME(certificates)
     kme._port = port
-    async with kme.client(retry_attempts=0, timeout=5, connect_timeout=0.1) as client:
+    async with kme.client(retry_attempts=0, timeout=5) as client:
         with pytest.raises(KMEUnreachable):
             await client.request_enc_keys("bob")
         assert client.accounts.totals()["issued"] == 0

@@ -15,7 +15,6 @@ from relay.errors import KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.pool import KeyPool
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 
@@ -61,7 +60,7 @@ async def test_a_fault_that_nobody_foresaw_ends_the_waiting_and_is_not_met_again
         met += 1
         raise RuntimeError("nobody foresaw it")
 
-    monkeypatch.setattr(KeyPool, "limits", faulty)
+    monkeypatch.setattr(group.members[0].fetcher, "_limits", faulty)
     async with asyncio.timeout(10):
         with pytest.raises(KMEUnreachable):
             await group.fetch("alice", _drawn(kme, 1))
@@ -79,11 +78,10 @@ async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: Fake
     assert set(kme.pair.times_delivered.values()) == {1}
 
 
-async def test_gathering_can_be_turned_off(kme: FakeKME, time: FakeTime) -> None:
-    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), gather=False, timing=time.timing)
+async def test_a_kme_that_gives_one_key_a_request_is_asked_for_each_by_itself(kme: FakeKME, group: KMEGroup) -> None:
+    kme.limits["max_key_per_request"] = 1
     await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in _drawn(kme, 10)))
     assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1] * 10
-    await group.close()
 
 
 async def test_those_who_ask_for_the_same_key_share_one_fetch(kme: FakeKME, group: KMEGroup) -> None:

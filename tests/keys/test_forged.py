@@ -17,7 +17,7 @@ import pytest
 
 from relay import app
 from relay.bench.simulated_kme import Misbehaviour, SimulatedKME, SimulatedPair
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails
@@ -63,7 +63,7 @@ class World:
         kme = self.forger if forged else self.genuine
         site = make_site(
             self.directory / kme.url[-5:], "alice", state=self.directory, kme_url=kme.url, outgoing=self.sink.address,
-            policies={"default.toml": how}, kme_settings="cache_low = 0\ncache_high = 0",
+            policies={"default.toml": how}, kme_settings="prefetch = false",
         )  # fmt: skip
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         found = []
@@ -77,7 +77,7 @@ class World:
         return found
 
     @asynccontextmanager
-    async def relay(self, settings: str = "") -> AsyncIterator[Address]:
+    async def relay(self, settings: str = "") -> AsyncIterator[TCPAddress]:
         """Bob's relay as the defaults are; `settings` follow those of its KME."""
         bob = make_site(
             self.directory / "bob", "bob", state=self.directory, kme_url=self.bobs.url, incoming=self.sink.address,
@@ -102,7 +102,7 @@ async def world(tmp_path: Path, sink: Sink) -> AsyncIterator[World]:
 class MailServer:
     """Hands over what is in its queue, in order, over a few connections at once; remembers what was said, and when."""
 
-    def __init__(self, relay: Address, queue: Iterable[bytes], connections: int = CONNECTIONS) -> None:
+    def __init__(self, relay: TCPAddress, queue: Iterable[bytes], connections: int = CONNECTIONS) -> None:
         self._relay = relay
         self._queue = iter(queue)
         self.replies: dict[bytes, Reply] = {}
@@ -137,7 +137,7 @@ class MailServer:
 
 
 @asynccontextmanager
-async def mail_server(relay: Address, queue: Iterable[bytes]) -> AsyncIterator[MailServer]:
+async def mail_server(relay: TCPAddress, queue: Iterable[bytes]) -> AsyncIterator[MailServer]:
     """One that works until the end of the block."""
     server = MailServer(relay, queue)
     try:

@@ -168,5 +168,5 @@ def test_the_usual_time_of_a_kme_with_the_usual_settings_is_below_three_seconds(
 
 async def test_a_status_is_given_up_after_that_time(two_kmes: tuple[FakeKME, FakeKME]) -> None:
     [client, _] = _clients(two_kmes)
-    assert client._calls.limits[Call.STATUS].seconds == 0.4
-    assert client._calls.limits[Call.ENC_KEYS].seconds == 90
+    assert client.time_limits[Call.STATUS].seconds == 0.4
+    assert client.time_limits[Call.ENC_KEYS].seconds == 90

@@ -116,10 +116,10 @@ async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime
         for _ in range(4):
             await client.check_key_status(1)
         assert time.slept == [1, 2, 4]
-        assert {client._calls.limits[call].seconds for call in Call} == {10}
+        assert {client.time_limits[call].seconds for call in Call} == {10}
         with pytest.raises(TypeError):
             await client.request_dec_keys(1, "key")
-        connector: Any = client._transport._open().connector
+        connector: Any = client.transport._open().connector
         assert (connector.limit, connector.limit_per_host) == (50, 10)
 
 

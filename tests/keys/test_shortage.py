@@ -56,7 +56,7 @@ async def test_a_shortage_in_any_words_is_no_limit_and_batches_are_whole_again_a
     certificates: Certificates, time: FakeTime, answer: tuple[int, str]
 ) -> None:
     async with Strict(certificates, answer, stored=3) as kme:
-        group = _group(kme, time, Prefetch(16, 64, most=64))
+        group = _group(kme, time, Prefetch(16, 64, follows_use=False))
         await group.take("bob")
         await settled(group)
         kme.pair.bits = 240 * 256
@@ -77,7 +77,7 @@ async def test_a_limit_that_was_guessed_is_tried_again_step_by_step(
 ) -> None:
     async with Strict(certificates, answer) as kme:
         kme.most = 4
-        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, most=64))
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
         await group.take("bob")
         await settled(group)
         assert max(kme.numbers[5:]) == 4
@@ -95,7 +95,7 @@ async def test_a_limit_that_was_guessed_is_tried_again_step_by_step(
 async def test_a_limit_that_stays_costs_one_refusal_a_minute(certificates: Certificates, time: FakeTime) -> None:
     async with Strict(certificates, WORDS[1]) as kme:
         kme.most = 4
-        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, most=64))
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
         await group.take("bob")
         await settled(group)
         time.now += 61

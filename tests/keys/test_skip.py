@@ -1,4 +1,4 @@
-"""Cisco SKIP behind the same contracts: a fake provider, and the promises that every KeySource keeps.
+"""Cisco SKIP behind the same contracts: a fake provider, and the promises that every KME group keeps.
 Standard: draft-cisco-skip; the contract is that of relay/keys/types.py.
 """
 
@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys import KeySource
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.skip import SKIPClient
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
@@ -173,7 +172,7 @@ async def sources(
     providers: tuple[FakeProvider, FakeProvider],
     certificates: Certificates,
     time: FakeTime,
-) -> AsyncIterator[tuple[KeySource, KeySource]]:
+) -> AsyncIterator[tuple[KMEGroup, KMEGroup]]:
     """Alice's and Bob's source of keys, over each protocol."""
     clients = (
         [kme.client(timing=time.timing) for kme in two_kmes]
@@ -187,7 +186,7 @@ async def sources(
 
 
 async def test_a_key_taken_at_one_site_is_fetched_once_at_the_other(
-    sources: tuple[KeySource, KeySource],
+    sources: tuple[KMEGroup, KMEGroup],
 ) -> None:
     alice, bob = sources
     assert alice.group == "g"
@@ -199,7 +198,7 @@ async def test_a_key_taken_at_one_site_is_fetched_once_at_the_other(
 
 
 async def test_an_unknown_key_is_missing_and_does_not_cost_the_others(
-    sources: tuple[KeySource, KeySource],
+    sources: tuple[KMEGroup, KMEGroup],
 ) -> None:
     alice, bob = sources
     key = await alice.take("bob")
@@ -207,7 +206,7 @@ async def test_an_unknown_key_is_missing_and_does_not_cost_the_others(
     assert list(found) == [{}, {key.key_ID: key}]
 
 
-async def test_a_pad_can_be_made_of_it(sources: tuple[KeySource, KeySource]) -> None:
+async def test_a_pad_can_be_made_of_it(sources: tuple[KMEGroup, KMEGroup]) -> None:
     alice, bob = sources
     assert isinstance(alice, KMEGroup)
     pad = await alice.take_pad("bob", 100)
@@ -216,7 +215,7 @@ async def test_a_pad_can_be_made_of_it(sources: tuple[KeySource, KeySource]) -> 
     assert pad.hides == pad.cost - 16 * len(pad.keys) >= 100
 
 
-async def test_a_closed_source_gives_no_keys(sources: tuple[KeySource, KeySource]) -> None:
+async def test_a_closed_source_gives_no_keys(sources: tuple[KMEGroup, KMEGroup]) -> None:
     alice, _ = sources
     await alice.close()
     with pytest.raises(KeyUnavailable):

@@ -15,7 +15,7 @@ from relay import mime
 from relay.errors import KMEMisconfigured
 from relay.keys.accounts import Accounts
 from relay.keys.pads import pad_of, plan_pad
-from relay.keys.refill import Forecast, Peak, Prefetch, Rate, Refill, WaterMarks, marks
+from relay.keys.refill import LinkRate, Peak, Prefetch, Rate, WaterMarks, empty_in, marks
 from relay.keys.replies import KeyStatus, status_from_reply
 from relay.keys.ring import KeysInUse, Rotation
 from relay.keys.stock import SeenKeys, Stock
@@ -31,7 +31,7 @@ def _keys(number: int, size: int = 256) -> list[Key]:
 
 def _stock(time: FakeTime, lifetime: float = 100, seen: SeenKeys | None = None) -> tuple[Stock, Accounts]:
     accounts = Accounts()
-    stock = Stock("bob", lifetime=lifetime, accounts=accounts, seen=seen or SeenKeys(), clock=time.clock)
+    stock = Stock("bob", lifetime, accounts, seen or SeenKeys(), time.clock)
     return stock, accounts
 
 
@@ -200,7 +200,7 @@ def test_too_few_keys_are_no_pad(number: int, hidden: int) -> None:
 
 
 def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
-    rule = Prefetch(low=8, high=32, most=1000, outage=10)
+    rule = Prefetch(low=8, high=32)
     assert marks(rule, peak_rate=0, latency=0.2) == WaterMarks(8, 32)
     assert marks(rule, peak_rate=50, latency=0.2) == WaterMarks(127, 510)
     assert marks(rule, peak_rate=5000, latency=0.2).high == 1000
@@ -237,7 +237,7 @@ def test_a_peak_is_remembered_for_a_while(time: FakeTime) -> None:
 
 
 def test_the_refill_rate_counts_what_was_drawn_and_ignores_a_full_store(time: FakeTime) -> None:
-    refill = Refill(time.clock)
+    refill = LinkRate(time.clock)
     assert refill.per_second is None
     refill.stored(1000, full=True)
     time.now += 10
@@ -250,9 +250,9 @@ def test_the_refill_rate_counts_what_was_drawn_and_ignores_a_full_store(time: Fa
 
 
 def test_a_forecast_says_when_the_keys_are_gone() -> None:
-    assert Forecast(1000, 30, 10).empty_in == 50
-    assert Forecast(1000, 10, 10).empty_in is None
-    assert Forecast(1000, 10, None).empty_in == 100
+    assert empty_in(1000, 30, 10) == 50
+    assert empty_in(1000, 10, 10) is None
+    assert empty_in(1000, 10, None) == 100
 
 
 def test_a_key_wraps_as_many_messages_octets_and_seconds_as_set(time: FakeTime) -> None:

@@ -233,7 +233,7 @@ async def test_what_alice_was_told_250_for_can_be_opened_when_it_has_waited_in_a
     async with _kmes(tmp_path / "kme") as kmes:
         alice = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
-            kme_settings="cache_low = 2\ncache_high = 4",
+            kme_settings="cache_high = 8",
         )  # fmt: skip
         async with app.running(alice.config) as addresses:
             replies = [await submit(addresses["outgoing"], mails.plain(f"Number {n}")) for n in range(9)]

@@ -30,7 +30,7 @@ from relay.cli.identity import identity as identity_command
 from relay.cli.policy import policy as policy_command
 from relay.cli.policy_print import plain_console, print_explanation
 from relay.cms import FURTHER_KEMS, KEMS
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from relay.errors import (
     BadSignature,
     BadStructure,
@@ -528,7 +528,7 @@ def test_without_the_library_check_refuses_the_names_with_file_line_and_the_way_
 @pytest.fixture
 def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Site, Site]:
     first, second = kmes.urls
-    to = Address("127.0.0.1", 1)
+    to = TCPAddress("127.0.0.1", 1)
     state = kmes.state_dir
     alice = make_site(tmp_path / "alice", "alice", state=state, kme_url=first, outgoing=to, identities=people)
     bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=to, identities=people)
@@ -654,7 +654,7 @@ async def test_seal_and_open_give_the_file_back_through_all_kems(
 ) -> None:
     people = replace(identities, bob=with_kems(identities.bob, tmp_path / "bob-identity", "bob", "1"))
     first, second = kmes.urls
-    address = Address("127.0.0.1", 1)
+    address = TCPAddress("127.0.0.1", 1)
     policy = {"default.toml": f'levels = ["pqc"]\nquantum = "required"\nkem = {ALL_KEMS}\n'}
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=address, identities=people,

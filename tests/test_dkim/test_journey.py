@@ -12,7 +12,7 @@ import dkim
 import pytest
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_dkim.conftest import Keys, dkimpy_says, pem
 from tests.testlib import mails
@@ -39,7 +39,7 @@ def add_dkim(site: Site, zone: Zone, keys: dict[str, bytes], settings: str = "")
 class Two:
     """Alice seals and signs onto the wire; what a test takes from there it gives to Bob, whose mail ends in `sink`."""
 
-    def __init__(self, outgoing: Address, incoming: Address, wire: Sink, sink: Sink) -> None:
+    def __init__(self, outgoing: TCPAddress, incoming: TCPAddress, wire: Sink, sink: Sink) -> None:
         self.outgoing, self.incoming, self.wire, self.sink = outgoing, incoming, wire, sink
 
     async def carry(self, message: bytes) -> tuple[bytes, bytes]:

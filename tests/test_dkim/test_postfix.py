@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay import app
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from relay.kme import DevelopmentKMEs
 from tests.test_dkim.conftest import Keys, dkimpy_says, pem
 from tests.test_dkim.test_journey import add_dkim
@@ -31,7 +31,7 @@ pytestmark = requires_postfix
 
 
 @asynccontextmanager
-async def opendkim(directory: Path, key: Path, selector: str) -> AsyncIterator[Address]:
+async def opendkim(directory: Path, key: Path, selector: str) -> AsyncIterator[TCPAddress]:
     """OpenDKIM with deploy/dkim/opendkim.conf, but for key, selector and port."""
     [address] = postfix.free_addresses(1)
     text = (DEPLOY / "opendkim.conf").read_text()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.budget import Budget
-from relay.config import Address, Listening
+from relay.config import ListenerSettings, TCPAddress
 from relay.entry.conversation import Conversation, Service
 from relay.entry.lmtp import LMTPConversation
 from relay.entry.smtp import SMTPEntry
@@ -70,7 +70,7 @@ class Running:
     """An entry that serves, and what it works with."""
 
     entry: SMTPEntry
-    address: Address
+    address: TCPAddress
     recipe: Recorder
     budget: Budget
     service: Service
@@ -82,8 +82,8 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """An entry on a free port; `settings` are those of [outgoing] and [incoming]."""
     budget, recipe = budget or Budget(512 * 2**20), recipe or Recorder()
-    service = Service.of(recipe, "relay.alice.example", Listening(**settings), budget)
-    entry = SMTPEntry("outgoing.listen", Address("127.0.0.1", 0), service, CONVERSATIONS[protocol])
+    service = Service.of(recipe, "relay.alice.example", ListenerSettings(**settings), budget)
+    entry = SMTPEntry("outgoing.listen", TCPAddress("127.0.0.1", 0), service, CONVERSATIONS[protocol])
     address = await entry.start()
     try:
         yield Running(entry, address, recipe, budget, service)

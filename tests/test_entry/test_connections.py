@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from relay.config import Listening
+from relay.config import ListenerSettings
 from relay.entry.connections import Connections
 
 
@@ -38,7 +38,7 @@ class Connection:
     ],
 )
 def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, other: str, same: bool) -> None:
-    connections = Connections(Listening(connections_per_client=1))
+    connections = Connections(ListenerSettings(connections_per_client=1))
     first, second = Connection(), Connection()
     connections.add(first, one)
     connections.add(first, one)
@@ -58,4 +58,4 @@ def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, othe
     ],
 )  # fmt: skip
 def test_loopback_and_nobody_else_is_trusted_by_default(client: str, trusted: bool) -> None:
-    assert Connections(Listening()).trusts(client) == trusted
+    assert Connections(ListenerSettings()).trusts(client) == trusted

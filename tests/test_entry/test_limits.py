@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.entry import dialogue
 from relay.errors import TryLater
 from tests.test_entry.recipes import Recorder, serving
@@ -17,7 +17,7 @@ from tests.testlib import mails
 from tests.testlib.submit import Reply, Talk, submit, submit_lmtp, talking
 
 
-async def greeting(address: Address) -> Reply:
+async def greeting(address: TCPAddress) -> Reply:
     """What a new connection hears first."""
     reader, writer = await asyncio.open_connection(*address)
     try:

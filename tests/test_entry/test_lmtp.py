@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import MalformedMessage, NextHopRefused, PolicyHolds, TryLater
 from relay.kme import DevelopmentKMEs
 from tests.test_entry.recipes import serving
@@ -31,7 +31,7 @@ def with_lmtp(site: Site) -> Site:
 
 
 @pytest.fixture
-async def addresses(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncIterator[dict[str, Address]]:
+async def addresses(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncIterator[dict[str, TCPAddress]]:
     """Alice's relay: sealed for Bob, in clear for open.example."""
     site = with_lmtp(
         make_site(
@@ -43,7 +43,7 @@ async def addresses(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncI
         yield running
 
 
-async def test_both_directions_listen_for_both_protocols(addresses: dict[str, Address]) -> None:
+async def test_both_directions_listen_for_both_protocols(addresses: dict[str, TCPAddress]) -> None:
     assert set(addresses) == {"outgoing", "outgoing_lmtp", "incoming", "incoming_lmtp"}
     for name in ("outgoing_lmtp", "incoming_lmtp"):
         [reply] = await submit_lmtp(addresses[name], mails.plain())
@@ -52,7 +52,9 @@ async def test_both_directions_listen_for_both_protocols(addresses: dict[str, Ad
         assert (await submit(addresses[name], mails.plain(), recipients=["ann@bob.example"])).code == 250
 
 
-async def test_each_recipient_has_a_reply_of_its_own_in_their_order(addresses: dict[str, Address], wire: Sink) -> None:
+async def test_each_recipient_has_a_reply_of_its_own_in_their_order(
+    addresses: dict[str, TCPAddress], wire: Sink
+) -> None:
     recipients = ["press@open.example", "ben@bob.example", "bea@bob.example", "news@open.example"]
     wire.on_rcpt = {"ben@bob.example": "550 5.1.1 unknown", "news@open.example": "451 4.2.0 busy"}
     replies = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=recipients)
@@ -60,7 +62,7 @@ async def test_each_recipient_has_a_reply_of_its_own_in_their_order(addresses: d
     assert sorted(got.recipients for got in wire.got) == [("bea@bob.example",), ("press@open.example",)]
 
 
-async def test_the_retry_for_the_one_who_was_held_repeats_nothing(addresses: dict[str, Address], wire: Sink) -> None:
+async def test_the_retry_for_the_one_who_was_held_repeats_nothing(addresses: dict[str, TCPAddress], wire: Sink) -> None:
     wire.on_rcpt = {"ben@bob.example": "451 4.2.0 busy"}
     both = ["press@open.example", "ben@bob.example"]
     replies = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=both)
@@ -73,7 +75,7 @@ async def test_the_retry_for_the_one_who_was_held_repeats_nothing(addresses: dic
 
 
 async def test_a_recipient_that_policy_holds_is_answered_at_once_and_the_others_go_on(
-    addresses: dict[str, Address], wire: Sink
+    addresses: dict[str, TCPAddress], wire: Sink
 ) -> None:
     recipients = ["x@nowhere.example", "ben@bob.example"]
     replies = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=recipients)
@@ -81,14 +83,14 @@ async def test_a_recipient_that_policy_holds_is_answered_at_once_and_the_others_
     assert [got.recipients for got in wire.got] == [("ben@bob.example",)]
 
 
-async def test_what_holds_for_the_whole_mail_is_said_to_each(addresses: dict[str, Address], wire: Sink) -> None:
+async def test_what_holds_for_the_whole_mail_is_said_to_each(addresses: dict[str, TCPAddress], wire: Sink) -> None:
     bare = mails.plain(body="bare\nline feed\r\n")
     replies = await submit_lmtp(addresses["outgoing_lmtp"], bare, recipients=["a@bob.example", "b@bob.example"])
     assert [str(reply)[:9] for reply in replies] == ["554 5.6.0"] * 2
     assert not wire.got
 
 
-async def test_the_received_field_says_lmtp(addresses: dict[str, Address], wire: Sink) -> None:
+async def test_the_received_field_says_lmtp(addresses: dict[str, TCPAddress], wire: Sink) -> None:
     await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=["press@open.example"])
     assert b" with LMTP id " in wire.got[0].message
     await submit_lmtp(
@@ -145,7 +147,7 @@ async def test_content_that_is_too_large_is_refused_for_each() -> None:
         assert [str(reply)[:9] for reply in replies] == ["552 5.3.4"] * 2
 
 
-async def test_swaks_speaks_lmtp_with_it(addresses: dict[str, Address], wire: Sink) -> None:
+async def test_swaks_speaks_lmtp_with_it(addresses: dict[str, TCPAddress], wire: Sink) -> None:
     address = addresses["outgoing_lmtp"]
     process = await asyncio.create_subprocess_exec(
         "swaks", "--protocol", "LMTP", "--server", address.host, "--port", str(address.port), "--helo", "a.example",

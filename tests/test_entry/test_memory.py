@@ -225,13 +225,14 @@ async def test_a_mail_that_fails_gives_its_room_back(failure: Exception) -> None
 
 
 async def test_all_entries_of_a_relay_share_the_budget_that_relay_toml_sets(
-    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relay.budget.WAIT_FOR_ROOM_S", 0.05)
     site = with_lmtp(
         make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     )
     with site.config_file.open("a") as file:
-        file.write('\n[limits]\nmessages_in_flight = "512 KiB"\nwait_for_room = 0.05\n')
+        file.write('\n[limits]\nmessages_in_flight = "512 KiB"\n')
     wire.gate = asyncio.Event()
     async with app.running(site.config) as addresses, talking(addresses["outgoing"]) as talk:
         await talk.begin()

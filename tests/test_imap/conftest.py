@@ -15,7 +15,7 @@ import trustme
 
 from relay import app
 from relay.budget import Budget
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.entry.imap import Visited
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -25,7 +25,7 @@ from tests.testlib.identities import Identities
 from tests.testlib.imap_double import IMAPDouble
 from tests.testlib.sites import Site, make_site
 
-NOWHERE = Address("127.0.0.1", 1)
+NOWHERE = TCPAddress("127.0.0.1", 1)
 
 
 def original(subject: str, body: str = "The figures are 42 and 43.\r\n") -> bytes:
@@ -46,6 +46,11 @@ class Alice:
         return sealed.copies[0].message
 
 
+@pytest.fixture(autouse=True)
+def _tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.entry.imap.folder.RETRY_S", 0.2)
+
+
 @pytest.fixture
 async def alice(tmp_path: Path, kmes: DevelopmentKMEs) -> AsyncIterator[Alice]:
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
@@ -60,11 +65,11 @@ async def server() -> AsyncIterator[Dovecot]:
         yield running
 
 
-def imap_table(address: Address, ca: Path, more: str = "") -> str:
+def imap_table(address: TCPAddress, ca: Path, more: str = "") -> str:
     """[imap.ben] for a server; the password lies beside relay.toml."""
     return (
         f'\n[imap.ben]\nhost = "localhost"\nport = {address.port}\nca = "{ca}"\nuser = "ben"\n'
-        f'addresses = ["ben@bob.example"]\npassword_file = "ben.password"\nretry = 0.2\ntimeout = 10\n{more}\n'
+        f'addresses = ["ben@bob.example"]\npassword_file = "ben.password"\ntimeout = 10\n{more}\n'
     )
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from relay import app
 from relay.cli.check import check
 from relay.cli.check_mailboxes import mailbox_states
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.entry.imap import access
 from relay.entry.imap.credentials import Credential
 from relay.entry.imap.session import Session
@@ -141,7 +141,7 @@ async def test_where_logins_fail_for_another_reason_all_folders_share_one_growin
         clock += seconds
 
     @asynccontextmanager
-    async def failing(account: IMAPAccount, login: Credential) -> AsyncIterator[Session]:
+    async def failing(account: IMAPSettings, login: Credential) -> AsyncIterator[Session]:
         tries.append(clock)
         await asyncio.sleep(0)
         raise MailboxUnavailable("no connection")
@@ -153,7 +153,7 @@ async def test_where_logins_fail_for_another_reason_all_folders_share_one_growin
     password = tmp_path / "password"
     password.touch(mode=0o600)
     password.write_text("secret")
-    shared = access.Access(IMAPAccount(host="localhost", user="ben@bob.example", password_file=password))
+    shared = access.Access(IMAPSettings(host="localhost", user="ben@bob.example", password_file=password))
 
     async def folder() -> None:
         async with shared.session():

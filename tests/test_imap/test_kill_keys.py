@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_at, opened, original, visit
 from tests.test_key_receiver import runs, when_given
@@ -70,7 +70,7 @@ COMMANDS = {"once": ("imap", "once"), "watch": ("serve",)}
 @pytest.fixture
 async def to_kme(kmes: DevelopmentKMEs) -> Wire:
     """Between Bob's relay and his KME."""
-    return Wire(Address("127.0.0.1", urlsplit(kmes.urls[1]).port or 443))
+    return Wire(TCPAddress("127.0.0.1", urlsplit(kmes.urls[1]).port or 443))
 
 
 @pytest.fixture

@@ -37,10 +37,16 @@ async def with_lost_key(alice: Alice, kmes: DevelopmentKMEs, provider: IMAPDoubl
 
 @pytest.mark.parametrize("hold_for", [1, 14400])
 async def test_a_key_that_has_not_come_for_long_is_lost_and_not_asked_for_again(
-    hold_for: int, alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
+    hold_for: int,
+    alice: Alice,
+    provider: IMAPDouble,
+    tmp_path: Path,
+    kmes: DevelopmentKMEs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever date a message says it has, the time counts for which it was seen here."""
-    bob = bob_at(provider, tmp_path, kmes, f"retry_longest = 0.2\n[quarantine]\nhold_for = {hold_for}")
+    monkeypatch.setattr("relay.entry.imap.folder.RETRY_LONGEST_S", 0.2)
+    bob = bob_at(provider, tmp_path, kmes, f"[quarantine]\nhold_for = {hold_for}")
     await with_lost_key(alice, kmes, provider, IN_TEN_YEARS if hold_for == 1 else YEARS_AGO)
     async with app.running(bob.config):
         await provider.until(lambda: LOST in provider.folders["INBOX"][0].flags)
@@ -69,9 +75,10 @@ async def test_once_tells_lost_from_late_and_a_flag_that_is_taken_away_has_it_tr
 
 
 async def test_a_key_that_is_late_is_waited_for(
-    alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
+    alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bob = bob_at(provider, tmp_path, kmes, "retry_longest = 0.2")
+    monkeypatch.setattr("relay.entry.imap.folder.RETRY_LONGEST_S", 0.2)
+    bob = bob_at(provider, tmp_path, kmes)
     sealed = await alice.seal(original("late"))
     provider.put(sealed)
     keys = taken_away(kmes, sealed)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import miltertest
 from miltertest import MilterConnection
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 OFFERED = miltertest.SMFI_V6_PROT
 ACTIONS = miltertest.SMFI_V6_ACTS & ~miltertest.SMFIF_SETSYMLIST
@@ -53,7 +53,7 @@ class MTA:
 
     _open: ClassVar[list[MTA]] = []
 
-    def __init__(self, address: Address | Path, offered: int = OFFERED) -> None:
+    def __init__(self, address: TCPAddress | Path, offered: int = OFFERED) -> None:
         if isinstance(address, Path):
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.connect(str(address))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from relay import mime
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib import postfix
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
@@ -53,12 +53,12 @@ def policies(name: str, peer: str) -> dict[str, str]:
 async def postfix_of(
     name: str,
     *,
-    smtp: Address,
-    outgoing: Address,
-    incoming: Address,
-    again: Address,
+    smtp: TCPAddress,
+    outgoing: TCPAddress,
+    incoming: TCPAddress,
+    again: TCPAddress,
     mailboxes: Sink,
-    elsewhere: Mapping[str, Address] | None = None,
+    elsewhere: Mapping[str, TCPAddress] | None = None,
     settings: Mapping[str, str] | None = None,
     changes: str = "",
 ) -> AsyncIterator[Organisation]:

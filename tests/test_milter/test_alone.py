@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from relay import app
 from relay.cli import cli
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
@@ -38,7 +38,7 @@ class Alone:
 
     site: Site
     organisation: Organisation
-    milter: Address
+    milter: TCPAddress
 
     async def submit(self, message: bytes, *recipients: str, sender: str = "ann@alice.example") -> str:
         """The reply."""

@@ -13,7 +13,7 @@ import miltertest
 import pytest
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import QuarantineFull
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -31,7 +31,7 @@ OPENED = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain(
 class Place:
     """Bob's milter, and a sealed mail for Ben and Bea as his mail server has it."""
 
-    address: Address
+    address: TCPAddress
     fields: list[Field]
     body: str
     bob: app.Parts

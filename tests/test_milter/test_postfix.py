@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.test_milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
@@ -36,7 +36,7 @@ class Two:
     bob: Organisation
     wire: Wire
     back: Wire
-    sealing: Address
+    sealing: TCPAddress
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -52,7 +52,9 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
         wire = await stack.enter_async_context(Wire(bob_smtp))
         back = await stack.enter_async_context(Wire(alice_smtp))
 
-        async def organisation(name: str, smtp: Address, peer: str, there: Address) -> tuple[Organisation, Address]:
+        async def organisation(
+            name: str, smtp: TCPAddress, peer: str, there: TCPAddress
+        ) -> tuple[Organisation, TCPAddress]:
             mailboxes = await stack.enter_async_context(Sink())
             [again] = postfix.free_addresses(1)
             site = make_site(

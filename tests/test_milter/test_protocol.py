@@ -22,7 +22,7 @@ from kilter.protocol.core import FilterMessage
 
 from relay import mime
 from relay.budget import Budget
-from relay.config import Address, Listening
+from relay.config import ListenerSettings, TCPAddress
 from relay.entry.milter import MilterEntry, conversation
 from relay.entry.milter.edits import can_be_told, message_of
 from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
@@ -84,7 +84,7 @@ def failing(error: Exception) -> Callable[[Mail], InPlace]:
 @dataclass
 class Running:
     entry: MilterEntry
-    address: Address
+    address: TCPAddress
     recipe: Recipe
     budget: Budget
 
@@ -122,9 +122,11 @@ class Running:
 @asynccontextmanager
 async def milter(recipe: Recipe, budget: int = 2**30, **settings: object) -> AsyncIterator[Running]:
     room = Budget(budget, 0.05)
-    entry = MilterEntry("outgoing.milter", Address("127.0.0.1", 0), recipe, Listening.model_validate(settings), room)
+    entry = MilterEntry(
+        "outgoing.milter", TCPAddress("127.0.0.1", 0), recipe, ListenerSettings.model_validate(settings), room
+    )
     address = await entry.start()
-    assert isinstance(address, Address)
+    assert isinstance(address, TCPAddress)
     try:
         yield Running(entry, address, recipe, room)
     finally:
@@ -144,7 +146,7 @@ async def test_it_negotiates_only_what_it_needs() -> None:
 
 
 async def test_a_mail_server_that_would_change_header_fields_gets_no_answer() -> None:
-    def try_it(address: Address) -> bool:
+    def try_it(address: TCPAddress) -> bool:
         mta = MTA(address, OFFERED & ~miltertest.SMFIP_HDR_LEADSPC)
         with pytest.raises(miltertest.MilterError):
             mta.negotiate()
@@ -155,7 +157,7 @@ async def test_a_mail_server_that_would_change_header_fields_gets_no_answer() ->
 
 
 async def test_a_mail_server_that_waits_for_each_answer_gets_them() -> None:
-    def try_it(address: Address) -> Answer:
+    def try_it(address: TCPAddress) -> Answer:
         mta = MTA(address, miltertest.SMFIP_HDR_LEADSPC)
         mta.negotiate()
         send = mta.connection.send
@@ -254,7 +256,7 @@ async def test_a_recipient_that_policy_refuses_is_refused_at_once() -> None:
 
 
 async def test_a_connection_carries_many_mails_and_aborts_between_them() -> None:
-    def try_it(address: Address) -> list[str]:
+    def try_it(address: TCPAddress) -> list[str]:
         mta = MTA(address)
         mta.negotiate()
         words = []
@@ -295,7 +297,7 @@ def packet(command: bytes, data: bytes = b"") -> bytes:
     ],
 )
 async def test_packets_that_are_none_end_the_connection_and_only_that(octets: bytes) -> None:
-    def try_it(address: Address) -> bool:
+    def try_it(address: TCPAddress) -> bool:
         mta = MTA(address)
         mta.negotiate()
         mta.raw(octets)
@@ -311,7 +313,7 @@ async def test_packets_that_are_none_end_the_connection_and_only_that(octets: by
 
 
 async def test_macros_that_cannot_be_read_do_no_harm() -> None:
-    def try_it(address: Address) -> Answer:
+    def try_it(address: TCPAddress) -> Answer:
         mta = MTA(address)
         mta.negotiate()
         mta.raw(packet(b"D", b"M{mail_addr}\0\xff\xfe\0"))
@@ -488,10 +490,10 @@ async def test_it_listens_on_a_unix_socket_in_the_place_of_a_dead_one(tmp_path: 
     path = tmp_path / "milter.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    entry = MilterEntry("outgoing.milter", path, Recipe(), Listening(), Budget(2**20))
+    entry = MilterEntry("outgoing.milter", path, Recipe(), ListenerSettings(), Budget(2**20))
     assert await entry.start() == path
     assert path.stat().st_mode & 0o777 == 0o660
-    second = MilterEntry("incoming.milter", path, Recipe(), Listening(), Budget(2**20))
+    second = MilterEntry("incoming.milter", path, Recipe(), ListenerSettings(), Budget(2**20))
     with pytest.raises(ConfigError, match=r"incoming\.milter: cannot listen on .*: another process listens"):
         await second.start()
     assert await in_thread(lambda: MTA(path).negotiate())

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from relay.config import Address, Direction
+from relay.config import DirectionSettings, TCPAddress
 from relay.forward import NextHop
 from tests.testlib.hop import Hop
 
@@ -29,7 +29,7 @@ async def build() -> AsyncIterator[Build]:
         def make(*hops: Hop | str, resolver: dns.asyncresolver.Resolver | None = None, **settings: Any) -> NextHop:
             places = [hop if isinstance(hop, str) else hop.next_hop for hop in hops]
             values = {"listen": "127.0.0.1:0", "next_hop": places, "timeout": 60, **settings}
-            next_hop = NextHop(Direction.model_validate(values), "relay.example", resolver)
+            next_hop = NextHop(DirectionSettings.model_validate(values), "relay.example", resolver)
             stack.push_async_callback(next_hop.close)
             return next_hop
 
@@ -37,11 +37,11 @@ async def build() -> AsyncIterator[Build]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[Address]:
+def nobody() -> Iterator[TCPAddress]:
     """An address that refuses connections; it is taken, so that nobody else gets it meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        yield Address(*taken.getsockname())
+        yield TCPAddress(*taken.getsockname())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import LogCapture
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import NextHopUnavailable
 from tests.test_next_hop.conftest import Build
 from tests.test_next_hop.mails import mail
@@ -23,7 +23,7 @@ async def test_the_first_that_works_gets_every_mail(build: Build) -> None:
 
 
 async def test_one_that_cannot_be_reached_is_followed_by_the_next_and_logged(
-    build: Build, log: LogCapture, nobody: Address
+    build: Build, log: LogCapture, nobody: TCPAddress
 ) -> None:
     async with Hop() as hop:
         handed = await build(f"smtp://{nobody}", hop).deliver(mail())
@@ -58,7 +58,7 @@ async def test_a_lone_next_hop_that_failed_is_tried_again_for_each_mail(build: B
         assert (await next_hop.deliver(mail())).outcomes == (None,)
 
 
-async def test_when_all_fail_the_mail_is_held(build: Build, nobody: Address) -> None:
+async def test_when_all_fail_the_mail_is_held(build: Build, nobody: TCPAddress) -> None:
     async with Hop(instead={"greeting": "554 5.3.2 no service"}) as hop:
         with pytest.raises(NextHopUnavailable):
             await build(hop, f"smtp://{nobody}").deliver(mail())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from relay.config import Address, Direction, MailDomain, Server, parse_next_hop
+from relay.config import DirectionSettings, MailDomain, Server, TCPAddress, parse_next_hop
 from tests.test_next_hop.conftest import Build
 from tests.testlib.hop import HANG_UP, Hop
 
@@ -18,10 +18,10 @@ from tests.testlib.hop import HANG_UP, Hop
 @pytest.mark.parametrize(
     ("text", "meant", "shown"),
     [
-        ("127.0.0.1:10026", Server("smtp", Address("127.0.0.1", 10026)), "127.0.0.1:10026"),
-        ("smtp://mail:25", Server("smtp", Address("mail", 25)), "mail:25"),
-        ("[::1]:25", Server("smtp", Address("::1", 25)), "[::1]:25"),
-        ("lmtp://[::1]:24", Server("lmtp", Address("::1", 24)), "lmtp://[::1]:24"),
+        ("127.0.0.1:10026", Server("smtp", TCPAddress("127.0.0.1", 10026)), "127.0.0.1:10026"),
+        ("smtp://mail:25", Server("smtp", TCPAddress("mail", 25)), "mail:25"),
+        ("[::1]:25", Server("smtp", TCPAddress("::1", 25)), "[::1]:25"),
+        ("lmtp://[::1]:24", Server("lmtp", TCPAddress("::1", 24)), "lmtp://[::1]:24"),
         ("lmtp:/run/dovecot/lmtp", Server("lmtp", Path("/run/dovecot/lmtp")), "lmtp:/run/dovecot/lmtp"),
         ("mx:Example.org", MailDomain("example.org"), "mx:example.org"),
         ("mx:example.org:2525", MailDomain("example.org", 2525), "mx:example.org:2525"),
@@ -43,12 +43,12 @@ def test_what_is_no_next_hop_is_refused_with_how_to_write_it(text: object) -> No
         parse_next_hop(text)
 
 
-def direction(**settings: Any) -> Direction:
-    return Direction.model_validate({"listen": "127.0.0.1:0", "next_hop": "127.0.0.1:25", **settings})
+def direction(**settings: Any) -> DirectionSettings:
+    return DirectionSettings.model_validate({"listen": "127.0.0.1:0", "next_hop": "127.0.0.1:25", **settings})
 
 
 def test_one_next_hop_or_a_list_of_them() -> None:
-    one = Server("smtp", Address("127.0.0.1", 25))
+    one = Server("smtp", TCPAddress("127.0.0.1", 25))
     assert direction().next_hop == (one,)
     assert direction(next_hop=["127.0.0.1:25", "mx:example.org"]).next_hop == (one, MailDomain("example.org"))
     with pytest.raises(ValidationError, match="at least 1 item"):

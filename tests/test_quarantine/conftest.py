@@ -19,7 +19,7 @@ from structlog.testing import LogCapture
 
 from relay import app, mime
 from relay.cli.quarantine import quarantine
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.errors import RelayError
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -46,7 +46,7 @@ class Bob:
         self.site, self.sink = site, sink
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Address]:
+    async def running(self) -> AsyncIterator[TCPAddress]:
         """His relay in this process: its incoming address."""
         async with app.running(self.site.config) as addresses:
             yield addresses["incoming"]

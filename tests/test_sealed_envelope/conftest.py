@@ -18,7 +18,7 @@ from typing import Self
 import pytest
 
 from relay import app, opening, planner
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
@@ -38,7 +38,7 @@ from tests.testlib.submit import Reply
 
 ANN, BEN, BEA, EVE = "ann@alice.example", "ben@bob.example", "bea@bob.example", "eve@bob.example"
 OUTSIDER = "outsider@stranger.example"
-NOWHERE = Address("127.0.0.1", 1)
+NOWHERE = TCPAddress("127.0.0.1", 1)
 
 IMPATIENT = """
 from relay.store import claims
@@ -177,7 +177,7 @@ class Bob:
     _twins: list[Site] = field(default_factory=list)
 
     @asynccontextmanager
-    async def running(self, entry: str = "incoming") -> AsyncIterator[Address]:
+    async def running(self, entry: str = "incoming") -> AsyncIterator[TCPAddress]:
         """A relay in this process; with PostgreSQL there may be several."""
         async with app.running(self.site.config) as addresses:
             yield addresses[entry]

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import cms, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, at_every_level
 from tests.testlib import mails
 from tests.testlib.submit import Reply, submit, until_settled
@@ -68,7 +68,7 @@ async def test_two_relays_that_get_the_same_mail_at_once_deliver_it_once(alice: 
     assert sorted(recipient for _, recipients in bob.got for recipient in recipients) == [BEA] * 5 + [BEN] * 5
 
 
-async def until_250(relay: Address, sealed: bytes, *recipients: str) -> Reply:
+async def until_250(relay: TCPAddress, sealed: bytes, *recipients: str) -> Reply:
     """As a mail server does: held mail is tried again."""
     async with asyncio.timeout(60):
         while True:

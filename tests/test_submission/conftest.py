@@ -15,7 +15,7 @@ import trustme
 from argon2 import PasswordHasher
 
 from relay import app
-from relay.config import Address, load_config
+from relay.config import TCPAddress, load_config
 from tests.test_submission.program import MailProgram, connected
 from tests.testlib.sink import Sink
 
@@ -51,8 +51,8 @@ class Server:
     """A running relay and where it listens."""
 
     directory: Path
-    submission: Address
-    submission_tls: Address
+    submission: TCPAddress
+    submission_tls: TCPAddress
     trust: ssl.SSLContext
     ca: trustme.CA
 
@@ -110,20 +110,23 @@ def write_users(path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str) -> Start:
+def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a relay with further settings of [submission]."""
 
     @asynccontextmanager
     async def running(
-        settings: str = "", *, users_setting: str = 'users = "users"', next_hop: Address | None = None
+        settings: str = "",
+        *,
+        users_setting: str = 'users = "users"',
+        next_hop: TCPAddress | None = None,
+        failure_delay: float = 0.0,
     ) -> AsyncIterator[Server]:
         directory = tmp_path / "relay"
+        monkeypatch.setattr("relay.entry.auth.FAILURE_DELAY_S", failure_delay)
         (directory / "policies").mkdir(parents=True)
         (directory / "policies" / "default.toml").write_text('levels = ["plaintext"]\n')
         write_users(directory / "users", users)
         write_certificate(directory, ca)
-        if "failed_login_delay" not in settings:
-            settings += "\nfailed_login_delay = 0"
         text = RELAY_TOML.format(next_hop=next_hop or sink.address, users=users_setting, settings=settings)
         (directory / "relay.toml").write_text(text)
         trust = ssl.create_default_context()

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 
 class MailProgram:
@@ -78,7 +78,7 @@ class MailProgram:
 
 @asynccontextmanager
 async def connected(
-    address: Address, trust: ssl.SSLContext, *, tls: bool = False, local_host: str = "127.0.0.1"
+    address: TCPAddress, trust: ssl.SSLContext, *, tls: bool = False, local_host: str = "127.0.0.1"
 ) -> AsyncIterator[MailProgram]:
     """A program at `local_host` that has connected and heard the greeting; with `tls` the connection begins with TLS."""
     reader, writer = await asyncio.open_connection(

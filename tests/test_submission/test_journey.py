@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_submission.conftest import write_certificate, write_users
 from tests.test_submission.program import connected
@@ -111,7 +111,7 @@ async def test_injected_commands_are_discarded_also_by_the_event_loop_that_serve
         assert (await program.ask("EHLO program.example")).endswith("AUTH PLAIN LOGIN")
 
 
-async def _submit(address: Address, trust: ssl.SSLContext, message: bytes, *, tls: bool) -> None:
+async def _submit(address: TCPAddress, trust: ssl.SSLContext, message: bytes, *, tls: bool) -> None:
     """As another maker's client does it."""
     client = aiosmtplib.SMTP(
         hostname="127.0.0.1", port=address.port, use_tls=tls, start_tls=not tls, tls_context=trust,

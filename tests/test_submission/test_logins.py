@@ -182,7 +182,7 @@ async def test_few_passwords_are_checked_at_once_and_nobody_else_waits_for_them(
 
 
 async def test_a_failure_is_answered_only_after_a_while(start: Start) -> None:
-    async with start("failed_login_delay = 0.5") as server, server.program(tls=True) as program:
+    async with start(failure_delay=0.5) as server, server.program(tls=True) as program:
         await program.ask("EHLO program.example")
         begun = asyncio.get_running_loop().time()
         assert await program.log_in("ann", "wrong") == WRONG

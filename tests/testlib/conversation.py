@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 DEADLINE_S = 30
 """For a whole conversation; only a relay that hangs needs it."""
@@ -177,7 +177,7 @@ class Player:
         self._unsent = bytearray()
         self._last: list[str] = []
 
-    async def play(self, address: Address) -> None:
+    async def play(self, address: TCPAddress) -> None:
         """From connecting to the end; says QUIT where the script does not end the connection."""
         async with asyncio.timeout(DEADLINE_S):
             self._reader, self._writer = await asyncio.open_connection(*address)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib.postfix import DEADLINE_S, free_addresses, run
 
 PASSWORD = 'tr"ick\\y pass wörd'
@@ -92,9 +92,9 @@ class Dovecot:
     """One instance; `tls` is its IMAP over TLS, `starttls` its IMAP port, `ca` whose certificate it has."""
 
     directory: Path
-    tls: Address
-    starttls: Address
-    lmtp: Address
+    tls: TCPAddress
+    starttls: TCPAddress
+    lmtp: TCPAddress
     ca: Path
 
     @property

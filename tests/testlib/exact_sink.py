@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib import mails
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -53,13 +53,13 @@ class ExactSink:
 
     on_rcpt: Mapping[str, str] = field(default_factory=dict)
     arrived: list[Arrived] = field(default_factory=list)
-    address: Address = Address("127.0.0.1", 0)
+    address: TCPAddress = TCPAddress("127.0.0.1", 0)
     _server: asyncio.Server | None = None
     _open: set[_Connection] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), *self.address)
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
         return self
 
     async def __aexit__(

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib.sink import Got
 
 HANG_UP = b""
@@ -42,7 +42,7 @@ class Hop:
     instead: Instead = field(default_factory=dict)
     got: list[Got] = field(default_factory=list)
     connections: list[list[str]] = field(default_factory=list)
-    address: Address = Address("", 0)
+    address: TCPAddress = TCPAddress("", 0)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,7 +79,7 @@ class Hop:
         else:
             port = self.address.port
             self._server = await asyncio.start_server(self._connection, self.host, port)
-            self.address = Address(*self._server.sockets[0].getsockname()[:2])
+            self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
         return self
 
     async def __aexit__(

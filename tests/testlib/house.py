@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay import app, mime
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import Postfix, Queued
@@ -41,7 +41,7 @@ class House:
     way: str
     site: Site
     postfix: Postfix
-    entry: Address
+    entry: TCPAddress
     own: Sink
     bob: Sink
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import trustme
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 CAPABILITIES = "IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE IDLE"
 
@@ -47,7 +47,7 @@ class IMAPDouble:
     folders: dict[str, list[Stored]] = field(default_factory=lambda: {"INBOX": []})
     told: list[str] = field(default_factory=list)
     clear: list[str] = field(default_factory=list)
-    address: Address = Address("127.0.0.1", 0)
+    address: TCPAddress = TCPAddress("127.0.0.1", 0)
     connections: int = 0
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -58,7 +58,7 @@ class IMAPDouble:
         self.authority.issue_cert("localhost").configure_cert(self._tls)
         tls = None if self.starttls else self._tls
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=tls, limit=2**20)
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
         return self
 
     async def __aexit__(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib.dovecot import Dovecot
 
 _LITERAL = re.compile(rb"\{(\d+)\}\r\n$")
@@ -42,7 +42,7 @@ class IMAPWire:
     point: Point | None = None
     reached: Callable[[], None] = lambda: None
     commands: Counter[str] = field(default_factory=Counter)
-    address: Address = Address("127.0.0.1", 0)
+    address: TCPAddress = TCPAddress("127.0.0.1", 0)
     _listener: asyncio.Server | None = None
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _gate: asyncio.Event | None = None
@@ -53,7 +53,7 @@ class IMAPWire:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(self.server.directory / "certificate.pem", self.server.directory / "key.pem")
         self._listener = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=tls)
-        self.address = Address(*self._listener.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*self._listener.sockets[0].getsockname()[:2])
         return self
 
     async def __aexit__(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.store import SiteSecret
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
@@ -115,7 +115,7 @@ async def mail_site(
     *,
     state: Path,
     kme_url: str,
-    smtp: Address,
+    smtp: TCPAddress,
     inbound: Wire,
     peer_inbound: Wire,
     policies: Mapping[str, str],
@@ -123,7 +123,7 @@ async def mail_site(
     settings: str = "",
     postfix_settings: Mapping[str, str] | None = None,
     over: Literal["smtp", "lmtp"] = "smtp",
-    submission: Address | None = None,
+    submission: TCPAddress | None = None,
     tables: str = "",
     database: str = "relay.db",
     relays: int = 1,
@@ -141,7 +141,7 @@ async def mail_site(
         mailboxes = await stack.enter_async_context(Sink())
         sealed = await stack.enter_async_context(Wire(from_outgoing))
         opened = await stack.enter_async_context(Wire(from_incoming))
-        kme = await stack.enter_async_context(Wire(Address("127.0.0.1", real_kme.port or 443)))
+        kme = await stack.enter_async_context(Wire(TCPAddress("127.0.0.1", real_kme.port or 443)))
         site = make_site(
             directory,
             name,
@@ -152,7 +152,7 @@ async def mail_site(
             policies=policies,
             settings=f'{settings}\nlmtp = "127.0.0.1:0"',
             identities=identities,
-            kme_settings="cache_low = 0\ncache_high = 0\n",
+            kme_settings="prefetch = false\n",
         )
         text = site.config_file.read_text().replace('database = "relay.db"', f'database = "{database}"')
         site.config_file.write_text(text + tables)
@@ -195,7 +195,7 @@ def _copy(site: Site, number: int) -> Site:
     return Site(copy)
 
 
-async def _in_turn(stack: AsyncExitStack, relays: Sequence[RelayProcess]) -> Mapping[str, Address]:
+async def _in_turn(stack: AsyncExitStack, relays: Sequence[RelayProcess]) -> Mapping[str, TCPAddress]:
     """The addresses of one relay; of several, addresses that lead to one after the other."""
     if len(relays) == 1:
         return relays[0].addresses

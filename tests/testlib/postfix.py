@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import pytest
 
-from relay.config import Address
+from relay.config import TCPAddress
 from tests.testlib.submit import Reply, submit
 
 FRAGMENTS = Path(__file__).parents[2] / "deploy" / "postfix"
@@ -90,15 +90,15 @@ requires_postconf = pytest.mark.skipif(shutil.which("postconf") is None, reason=
 """For tests that only read and write its configuration, which needs no rights."""
 
 
-def free_addresses(number: int) -> list[Address]:
+def free_addresses(number: int) -> list[TCPAddress]:
     """Addresses on loopback on which nobody listens, and which were not given before.
 
     They are below the range that the kernel takes the ports of connections and of `:0` from, and each test process has
     a part of that for itself: else one could be gone by the time that somebody listens.
     """
-    found: list[Address] = []
+    found: list[TCPAddress] = []
     while len(found) < number:
-        address = Address("127.0.0.1", next(_ports))
+        address = TCPAddress("127.0.0.1", next(_ports))
         with socket.socket() as probe, suppress(OSError):
             probe.bind(address)
             found.append(address)
@@ -133,7 +133,7 @@ class Postfix:
     """One instance; `smtp` is where its port 25 is."""
 
     directory: Path
-    smtp: Address
+    smtp: TCPAddress
 
     @property
     def config(self) -> Path:
@@ -217,11 +217,11 @@ class Postfix:
 @asynccontextmanager
 async def made(
     *,
-    smtp: Address,
+    smtp: TCPAddress,
     fragments: Iterable[str],
-    ports: Mapping[int, Address],
+    ports: Mapping[int, TCPAddress],
     settings: Mapping[str, str],
-    submission: Address | None = None,
+    submission: TCPAddress | None = None,
     changes: str = "",
 ) -> AsyncIterator[Postfix]:
     """An instance that is configured but does not run.
@@ -280,11 +280,11 @@ async def configure(
 @asynccontextmanager
 async def running(
     *,
-    smtp: Address,
+    smtp: TCPAddress,
     fragments: Iterable[str],
-    ports: Mapping[int, Address],
+    ports: Mapping[int, TCPAddress],
     settings: Mapping[str, str],
-    submission: Address | None = None,
+    submission: TCPAddress | None = None,
     changes: str = "",
 ) -> AsyncIterator[Postfix]:
     """The same as `made`, running."""

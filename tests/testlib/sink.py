@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sink:
     before_content: asyncio.Event | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
-    address: Address = Address("127.0.0.1", 0)
+    address: TCPAddress = TCPAddress("127.0.0.1", 0)
     _server: asyncio.Server | None = None
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     _connections: list[_Server] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Sink:
         loop = asyncio.get_running_loop()
         host, port = self.address
         self._server = await loop.create_server(self._connection, host, port)
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
 
     async def stop(self) -> None:
         assert self._server is not None

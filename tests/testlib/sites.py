@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.config import Address, Config, load_config
+from relay.config import Config, TCPAddress, load_config
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import RelayCommand
@@ -78,8 +78,8 @@ def make_site(
     *,
     state: Path,
     kme_url: str,
-    outgoing: Address | None = None,
-    incoming: Address | None = None,
+    outgoing: TCPAddress | None = None,
+    incoming: TCPAddress | None = None,
     policies: Mapping[str, str] = POLICIES,
     settings: str = "",
     kme_settings: str = "",
@@ -133,7 +133,7 @@ class RelayProcess:
     """`qumail-relay serve` as its own process, which can be killed."""
 
     process: RelayCommand
-    addresses: dict[str, Address]
+    addresses: dict[str, TCPAddress]
     log_file: Path
 
     def kill(self) -> None:
@@ -153,7 +153,7 @@ class DidNotStart(AssertionError):
 async def relay_process(
     site: Site,
     *,
-    listen: Mapping[str, Address] | None = None,
+    listen: Mapping[str, TCPAddress] | None = None,
     group: int | None = None,
     before: str = "",
 ) -> AsyncIterator[RelayProcess]:
@@ -184,11 +184,11 @@ async def relay_process(
         await process.wait()
 
 
-async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dict[str, Address]:
+async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dict[str, TCPAddress]:
     async with asyncio.timeout(30):
         while not ready.exists():
             if process.returncode is not None:
                 raise DidNotStart(f"the relay did not start:\n{log.read_text()}")
             await asyncio.sleep(0.02)
     lines = (line.split() for line in ready.read_text().splitlines())
-    return {name: Address(host, int(port)) for name, host_port in lines for host, port in [host_port.rsplit(":", 1)]}
+    return {name: TCPAddress(host, int(port)) for name, host_port in lines for host, port in [host_port.rsplit(":", 1)]}

@@ -11,21 +11,21 @@ from itertools import count
 from types import TracebackType
 from typing import Self
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 
 class Spread:
     """Listens on a free port and forwards to `targets` in turn."""
 
-    def __init__(self, targets: Sequence[Address]) -> None:
+    def __init__(self, targets: Sequence[TCPAddress]) -> None:
         self.targets = list(targets)
-        self.address = Address("127.0.0.1", 0)
+        self.address = TCPAddress("127.0.0.1", 0)
         self._turn = count()
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connection, *self.address)
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
         return self
 
     async def __aexit__(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiosmtplib
 
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.forward import stuffed
 
 
@@ -27,7 +27,7 @@ class Reply:
 
 
 async def submit(
-    address: Address,
+    address: TCPAddress,
     message: bytes,
     *,
     sender: str = "ann@alice.example",
@@ -63,7 +63,7 @@ async def submit(
 
 
 async def until_settled(
-    address: Address,
+    address: TCPAddress,
     message: bytes,
     *,
     sender: str = "ann@alice.example",
@@ -79,7 +79,7 @@ async def until_settled(
 
 
 async def submit_lmtp(
-    address: Address,
+    address: TCPAddress,
     message: bytes,
     *,
     sender: str = "ann@alice.example",
@@ -150,7 +150,7 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(address: Address) -> AsyncIterator[Talk]:
+async def talking(address: TCPAddress) -> AsyncIterator[Talk]:
     """A connection whose greeting has been read; closed at the end without goodbye."""
     reader, writer = await asyncio.open_connection(*address)
     talk = Talk(reader, writer)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay import app
-from relay.config import Address
+from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings, api
 from relay.kme.certificates import SAES, common_name_of_sae
 from tests.testlib.identities import Identities
@@ -21,7 +21,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.wire import Wire
 
-NO_PREFETCH = "prefetch = false\ncache_low = 0\ncache_high = 0\n"
+NO_PREFETCH = "prefetch = false\n"
 
 _CAROL = """
 [kmes.to-carol]
@@ -31,9 +31,7 @@ ca = "{state}/ca.pem"
 certificate = "{state}/sae-2.pem"
 key = "{state}/sae-2.key"
 retry_attempts = 0
-retry_delay = 0.05
-breaker_delay = 0.05
-breaker_longest = 0.05
+retry_delay = 0.01
 {no_prefetch}
 [peers.carol]
 domains = ["carol.example"]
@@ -53,8 +51,8 @@ class ThreeSites:
     alice: Site
     network: Sink
     mailboxes: Sink
-    outgoing: Address
-    incoming: Mapping[str, Address]
+    outgoing: TCPAddress
+    incoming: Mapping[str, TCPAddress]
     to_carol: Wire
 
     def keys_issued(self) -> int:
@@ -79,7 +77,7 @@ async def three_sites(
         servers = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
         kmes = await stack.enter_async_context(servers)
         real = urlsplit(kmes.urls[0])
-        to_carol = await stack.enter_async_context(Wire(Address("127.0.0.1", real.port or 443)))
+        to_carol = await stack.enter_async_context(Wire(TCPAddress("127.0.0.1", real.port or 443)))
         incoming = {}
         for name in ("bob", "carol"):
             site = make_site(

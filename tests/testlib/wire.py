@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 
 class Wire:
@@ -20,10 +20,10 @@ class Wire:
     called for each connection, and what it gives sees the pieces that go to the target, in order.
     """
 
-    def __init__(self, target: Address | Path, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
+    def __init__(self, target: TCPAddress | Path, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
         self.target = target
         self.watch = watch
-        self.address = Address("127.0.0.1", 0)
+        self.address = TCPAddress("127.0.0.1", 0)
         self.sent = bytearray()
         self.answered = bytearray()
         self._stop_after: int | None = None
@@ -51,7 +51,7 @@ class Wire:
         self._stop_after = None
         if self._server is None:
             self._server = await asyncio.start_server(self._connection, *self.address)
-            self.address = Address(*self._server.sockets[0].getsockname()[:2])
+            self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
 
     async def cut(self) -> None:
         """Open connections break, new ones are refused."""

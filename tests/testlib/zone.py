@@ -16,7 +16,7 @@ import dns.rdatatype
 import dns.rrset
 from dns.rdtypes.ANY.TXT import TXT
 
-from relay.config import Address
+from relay.config import TCPAddress
 
 
 class Zone(asyncio.DatagramProtocol):
@@ -34,8 +34,8 @@ class Zone(asyncio.DatagramProtocol):
         self.transport: Any = None
 
     @property
-    def address(self) -> Address:
-        return Address(*self.transport.get_extra_info("sockname")[:2])
+    def address(self) -> TCPAddress:
+        return TCPAddress(*self.transport.get_extra_info("sockname")[:2])
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

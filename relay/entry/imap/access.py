@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.entry.imap.credentials import Credential, credential
 from relay.entry.imap.session import LoginRefused, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
@@ -38,7 +38,7 @@ def pause_after(failures: int) -> float:
 class Access:
     """The way into one account."""
 
-    def __init__(self, account: IMAPAccount) -> None:
+    def __init__(self, account: IMAPSettings) -> None:
         self._account = account
         self._turn = asyncio.Lock()
         self._failures = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.errors import ConfigError
 from relay.store.secret_file import read
 
@@ -37,7 +37,7 @@ class Credential:
         return base64.b64encode(text.encode())
 
 
-async def credential(account: IMAPAccount) -> Credential:
+async def credential(account: IMAPSettings) -> Credential:
     """The credential of an account as it is now. Raises ConfigError, in which no secret is seen."""
     if account.token_command:
         return Credential(account.user, _checked(await _said(account.token_command), "token_command"), "XOAUTH2")

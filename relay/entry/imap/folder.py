@@ -21,7 +21,7 @@ import structlog
 
 from relay import mime
 from relay.aio import Turns, off_loop
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
 from relay.entry.imap.original import Replacement, age_of, has_just_come, mark_in, open_original, sender_of
 from relay.entry.imap.proofs import FIELDS, copy_of
@@ -47,6 +47,10 @@ BATCH_OCTETS = 8 * 2**20
 """How many messages are fetched and opened together; a larger one goes alone."""
 MEMORY_FACTOR = 3
 """How many times its size a message takes while it is opened."""
+RETRY_S, RETRY_LONGEST_S = 30.0, 3600.0
+"""A message that may be opened later is tried again after the first, doubled each time up to the second."""
+RETRY_REFUSED_S = 86_400.0
+"""Waiting does not help, but a person may have mended what was wrong."""
 LINGER_S = 0.5
 """How long others wait for a message whose keys do not come."""
 MOST_BREAKS = 3
@@ -61,7 +65,7 @@ Progress = Callable[[int, int], None]
 class Folder:
     """One folder of an account, over any number of connections one after the other."""
 
-    def __init__(self, account: IMAPAccount, name: str, means: Means, progress: Progress) -> None:
+    def __init__(self, account: IMAPSettings, name: str, means: Means, progress: Progress) -> None:
         self.account = account
         self.name = name
         self.opened = 0
@@ -409,9 +413,9 @@ class Folder:
 
     def _postpone(self, uid: int, error: RelayError) -> None:
         """Sets the time of the next try."""
-        waiting, account = self._waiting[uid], self.account
-        pause = min(account.retry * 2 ** min(waiting.tries, 30), account.retry_longest)
-        pause = account.retry_refused if isinstance(error, Refuse) else pause
+        waiting = self._waiting[uid]
+        pause = min(RETRY_S * 2 ** min(waiting.tries, 30), RETRY_LONGEST_S)
+        pause = RETRY_REFUSED_S if isinstance(error, Refuse) else pause
         waiting.tries += 1
         waiting.due = asyncio.get_running_loop().time() + pause
         log.warning(

@@ -16,7 +16,7 @@ from typing import TypeVar
 from aioimaplib import aioimaplib
 
 from relay.aio import off_loop
-from relay.config import Address, IMAPAccount
+from relay.config import IMAPSettings, TCPAddress
 from relay.entry.imap import responses
 from relay.entry.imap.credentials import Credential
 from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
@@ -64,7 +64,7 @@ class Selected:
 
 
 @asynccontextmanager
-async def connected(account: IMAPAccount, login: Credential) -> AsyncIterator[Session]:
+async def connected(account: IMAPSettings, login: Credential) -> AsyncIterator[Session]:
     """A session that has logged in, over verified TLS; it is logged out of, or broken off, at the end.
 
     Raises MailboxUnavailable (LoginRefused where that is final), and ConfigError where the account's own settings are
@@ -82,16 +82,16 @@ async def connected(account: IMAPAccount, login: Credential) -> AsyncIterator[Se
     await session.log_out()
 
 
-def _tls(account: IMAPAccount) -> ssl.SSLContext:
+def _tls(account: IMAPSettings) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(account.ca) if account.ca else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{account.ca}: cannot be used as CA certificates: {error}") from error
 
 
-async def _connection(account: IMAPAccount, tls: ssl.SSLContext) -> Protocol:
+async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> Protocol:
     """A connection that is encrypted, verified and greeted. Raises MailboxUnavailable."""
-    server = str(Address(account.host, account.port))
+    server = str(TCPAddress(account.host, account.port))
     protocol = Protocol(server)
     implicit = account.tls == "implicit"
     loop = asyncio.get_running_loop()
@@ -132,10 +132,10 @@ async def _start_tls(protocol: Protocol, server: str, host: str, tls: ssl.SSLCon
 class Session:
     """Commands one at a time; each raises MailboxRefused where the server says no, else MailboxUnavailable."""
 
-    def __init__(self, account: IMAPAccount, protocol: Protocol) -> None:
+    def __init__(self, account: IMAPSettings, protocol: Protocol) -> None:
         self.account = account
         self.protocol = protocol
-        self.server = str(Address(account.host, account.port))
+        self.server = str(TCPAddress(account.host, account.port))
         self._answer = b""
         self._may_idle = account.idle
         self._namespaces = Namespaces()

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from relay.budget import Budget
-from relay.config import IMAPAccount
+from relay.config import IMAPSettings
 from relay.entry.imap.access import Access, pause_after
 from relay.entry.imap.credentials import credential
 from relay.entry.imap.folder import Folder
@@ -58,7 +58,7 @@ class Mailboxes:
     A key that no KME knows after `hold_for` seconds is lost.
     """
 
-    accounts: Mapping[str, IMAPAccount]
+    accounts: Mapping[str, IMAPSettings]
     originals: Originals
     secret: SiteSecret
     budget: Budget

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from relay.budget import Budget
-from relay.config import Address, Listening
+from relay.config import ListenerSettings, TCPAddress
 from relay.entry.listening import BACKLOG, address_of, bound
 from relay.entry.milter.conversation import Conversation
 from relay.entry.milter.wire import Packets
@@ -43,9 +43,9 @@ class MilterEntry:
     def __init__(
         self,
         setting: str,
-        listen: Address | Path,
+        listen: TCPAddress | Path,
         recipe: InPlaceRecipe,
-        settings: Listening,
+        settings: ListenerSettings,
         budget: Budget,
         sockets: Sequence[socket.socket] = (),
     ) -> None:
@@ -64,7 +64,7 @@ class MilterEntry:
         self._connections: dict[asyncio.Task[None], Conversation] = {}
         self._deliveries: set[asyncio.Task[InPlace]] = set()
 
-    async def start(self) -> Address | Path:
+    async def start(self) -> TCPAddress | Path:
         """Takes connections; gives the real address (port 0 became a free one). Raises ConfigError."""
         sockets = self._sockets or await bound(self._setting, self._listen)
         if isinstance(self._listen, Path):

@@ -33,7 +33,7 @@ from kilter.protocol.core import FilterMessage, MTAMessage
 from relay import mime
 from relay.aio import Turns, off_loop
 from relay.budget import Budget, Share
-from relay.config import Listening
+from relay.config import ListenerSettings
 from relay.entry.content import STEP_OCTETS, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
@@ -89,7 +89,7 @@ class Conversation:
         self,
         packets: Packets,
         recipe: InPlaceRecipe,
-        settings: Listening,
+        settings: ListenerSettings,
         budget: Budget,
         deliveries: set[asyncio.Task[InPlace]],
     ) -> None:

@@ -1,5 +1,5 @@
-"""Addresses in relay.toml: where the relay listens, whom it trusts, and the next hops that it connects to.
-Standard: each form has one spelling, and what is wrong is answered with an example of what is right.
+"""The kinds of values that settings have, each with its check: addresses, next hops, domains, sizes, paths, names.
+Each form has one spelling, and what is wrong is answered with an example of what is right (ValueError).
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 
-class Address(NamedTuple):
+class TCPAddress(NamedTuple):
     """A TCP address: host name or IP address, and port (0 to listen: any free one)."""
 
     host: str
@@ -21,16 +23,16 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: object) -> Address:
-    """`"127.0.0.1:10025"` or `"[::1]:10025"` as an Address; raises ValueError."""
+def parse_address(text: object) -> TCPAddress:
+    """`"127.0.0.1:10025"` or `"[::1]:10025"` as a TCPAddress; raises ValueError."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+)):(\d{1,5})", str(text))
     if not isinstance(text, str) or not match or int(match[3]) > 65535:
         raise ValueError('write it as "host:port", for instance "127.0.0.1:10025" or "[::1]:10025"')
-    return Address(match[1] or match[2], int(match[3]))
+    return TCPAddress(match[1] or match[2], int(match[3]))
 
 
-def parse_socket(text: object) -> Address | Path:
-    """`"127.0.0.1:8891"` as an Address, `"unix:/run/relay/milter.sock"` as a Path; raises ValueError."""
+def parse_socket(text: object) -> TCPAddress | Path:
+    """`"127.0.0.1:8891"` as a TCPAddress, `"unix:/run/relay/milter.sock"` as a Path; raises ValueError."""
     if isinstance(text, str) and re.fullmatch(r"unix:/[^\0]+", text):
         return Path(text.removeprefix("unix:"))
     try:
@@ -57,13 +59,13 @@ class Server:
     """
 
     protocol: Literal["smtp", "lmtp"]
-    address: Address | Path
+    address: TCPAddress | Path
     name: str = ""
 
     @property
     def host(self) -> str:
         """The name that its certificate must have; "" for a Unix socket."""
-        return self.name or (self.address.host if isinstance(self.address, Address) else "")
+        return self.name or (self.address.host if isinstance(self.address, TCPAddress) else "")
 
     def __str__(self) -> str:
         if self.protocol == "lmtp":
@@ -102,7 +104,7 @@ def parse_next_hop(text: object) -> Server | MailDomain:
     )
 
 
-def _to_connect(text: str) -> Address:
+def _to_connect(text: str) -> TCPAddress:
     address = parse_address(text)
     if not address.port:
         raise ValueError("port 0 is none to connect to")
@@ -127,3 +129,60 @@ def parse_mailbox(value: str) -> str:
     if not at or not local or len(value) > 320 or not value.isprintable():
         raise ValueError(f'{value[:80]!r} is not a mail address; write for instance "ben@example.org"')
     return f"{local}@{parse_domain(domain)}"
+
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_size(text: object) -> int:
+    """`"50 MiB"`, `"256KiB"` or a number of octets, as octets; raises ValueError."""
+    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+        return text
+    match = re.fullmatch(r"(\d{1,12})\s*([A-Za-z]*)", text.strip()) if isinstance(text, str) else None
+    if not match or match[2].upper() not in _UNITS or int(match[1]) == 0:
+        raise ValueError('write a size such as "50 MiB", or a number of octets above 0')
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("write a path in quotes")
+    base = (info.context or {}).get("base", Path())
+    try:
+        return Path(base) / Path(value).expanduser()
+    except RuntimeError:  # what the standard library raises
+        raise ValueError(f"{Path(value).parts[0]} has no home directory here; write the whole path") from None
+
+
+def _database(value: object, info: ValidationInfo) -> Path | str:
+    if isinstance(value, str) and value.startswith("postgresql://"):
+        return value
+    return _path(value, info)
+
+
+def _ca(value: object, info: ValidationInfo) -> Path | str:
+    return "system" if value == "system" else _path(value, info)
+
+
+def as_tuple(value: object) -> object:
+    """TOML has lists, and settings are immutable."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+SizeSetting = Annotated[int, BeforeValidator(parse_size)]
+AddressSetting = Annotated[TCPAddress, BeforeValidator(parse_address)]
+SocketSetting = Annotated[TCPAddress | Path, BeforeValidator(parse_socket)]
+NextHops = Annotated[tuple[Server | MailDomain, ...], BeforeValidator(parse_next_hops), Field(min_length=1)]
+PathSetting = Annotated[Path, BeforeValidator(_path)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
+CASetting = Annotated[Path | Literal["system"], BeforeValidator(_ca)]
+DatabaseSetting = Annotated[Path | str, BeforeValidator(_database)]
+Domains = Annotated[
+    tuple[Annotated[str, AfterValidator(parse_domain)], ...], BeforeValidator(as_tuple), Field(min_length=1)
+]
+MailboxSetting = Annotated[str, AfterValidator(parse_mailbox)]
+Mailboxes = Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=86400, strict=False)]
+Printable = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SAEID = Annotated[str, Field(min_length=1, max_length=128)]
