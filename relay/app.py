@@ -123,7 +123,7 @@ async def parts(
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         opener = Opener(
-            Layers(config, levels, keys, identity, certificates), store.received, store.openings, beat=store.beat
+            Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
         )
         signing_keys = dkim_keys(config)
         next_hops = _next_hops(stack, config)
@@ -257,7 +257,7 @@ async def running(
 async def take_over_sent(config: Config, store: Store) -> None:
     """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
     secret = SiteSecret.load(config.store.secret)
-    if number := await take_over(config.state_directory / SENT, secret, store.journal, store.openings):
+    if number := await take_over(config.state_directory / SENT, secret, store.deliveries):
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
 
@@ -278,7 +278,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.sealer,
         built.next_hops["outgoing"],
         built.ledger,
-        Deliveries("outgoing", built.store.journal, built.sent),
+        Deliveries("outgoing", built.store.deliveries, built.sent),
         _shadow(config, built),
         Signer(built.dkim_keys) if built.dkim_keys else None,
     )
@@ -292,7 +292,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         config.incoming,
         built.originals,
         built.next_hops["incoming"],
-        Deliveries("incoming", built.store.journal, built.sent),
+        Deliveries("incoming", built.store.deliveries, built.sent),
         built.triage,
     )
 
@@ -440,9 +440,8 @@ async def _sweep(store: Store, triage: Triage) -> None:
             await store.claims.end_claims()
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.journal.expire(store.beat.past):
+            if forgotten := await store.deliveries.expire(store.beat.past):
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.openings.expire(store.beat.past)
             await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
             await triage.look()

@@ -24,10 +24,10 @@ from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database, transport_problem
+from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
-from relay.store.journal import Begun, Journal, JournalForm, mail_key
-from relay.store.openings import Arrived, Bound, Openings
+from relay.store.mail_identity import OpenedMail, name_as_it_came, recipient_name
 from relay.store.quarantine import Put, Quarantine, Room, Total
 from relay.store.quarantine_table import Arrival, Kept
 from relay.store.received import (
@@ -39,8 +39,9 @@ from relay.store.received import (
     ReceivedKeys,
     State,
 )
+from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret
-from relay.store.sent import Sent, SentOpened
+from relay.store.sent import Sent
 from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
 from relay.store.trials import Trials
@@ -51,25 +52,22 @@ __all__ = [
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
     "Arrival",
-    "Arrived",
     "Beat",
     "Begun",
     "Bound",
     "Claims",
     "Counts",
+    "DeliveryRecords",
     "FirstSeen",
     "IssuedKeys",
-    "Journal",
-    "JournalForm",
     "Kept",
     "LeftBehind",
-    "Openings",
+    "OpenedMail",
     "Put",
     "Quarantine",
     "ReceivedKeys",
     "Room",
     "Sent",
-    "SentOpened",
     "SiteSecret",
     "Spending",
     "Spent",
@@ -79,10 +77,12 @@ __all__ = [
     "Total",
     "Trials",
     "Waiting",
+    "WaitingCopy",
     "each_left_behind",
     "left_behind",
-    "mail_key",
+    "name_as_it_came",
     "open_store",
+    "recipient_name",
     "transport_problem",
     "waiting",
 ]
@@ -100,10 +100,9 @@ class Store:
         self,
         database: Database,
         received: ReceivedKeys,
-        journal: Journal,
+        deliveries: DeliveryRecords,
         quarantine: Quarantine,
         first_seen: FirstSeen,
-        openings: Openings,
         beat: Beat,
         issued_keys: IssuedKeys,
         claims: Claims,
@@ -112,10 +111,9 @@ class Store:
     ) -> None:
         self._database = database
         self.received = received
-        self.journal = journal
+        self.deliveries = deliveries
         self.quarantine = quarantine
         self.first_seen = first_seen
-        self.openings = openings
         self.beat = beat
         self.issued_keys = issued_keys
         self.claims = claims
@@ -150,13 +148,12 @@ class Store:
 
     async def go_on(self) -> None:
         """Writes what could not be written when it should have been. Raises StoreUnavailable."""
-        await self.openings.go_on()
-        await self.journal.go_on()
+        await self.deliveries.go_on()
 
     @property
     def settled(self) -> bool:
         """Whether all is written that was told so far of who has which mail."""
-        return self.journal.settled and self.openings.settled
+        return self.deliveries.settled
 
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more.
@@ -165,8 +162,8 @@ class Store:
         """
         await self._database.quiet()
         with suppress(StoreUnavailable):
-            for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
-                await last_words()
+            await self.deliveries.go_on()
+            await self.claims.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
@@ -206,10 +203,9 @@ async def open_store(
             tombstone_keep_for=tombstone_keep_for,
             clock=clock,
         ),
-        Journal(database, claims, clock),
+        DeliveryRecords(database, claims, clock),
         Quarantine(database, secret, clock),
         FirstSeen(database, clock),
-        Openings(database, claims, clock),
         Beat(database, beat_file, clock),
         IssuedKeys(database, secret, clock),
         claims,
@@ -217,7 +213,7 @@ async def open_store(
         Trials(database, clock),
     )
     try:
-        await store.journal.load()
+        await store.deliveries.load()
         await store.beat.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)

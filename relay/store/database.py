@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Column, Integer, MetaData, Table, delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,11 +24,15 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.store import engines
 from relay.store.tls import exposed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
+ROWS_AT_ONCE = 500
+"""In one statement, well below either back end's limit on parameters."""
+
+Item = TypeVar("Item")
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -158,6 +163,60 @@ def to_its_end(
         return await self._database.to_its_end(method(self, *args, **kwargs))
 
     return run
+
+
+_Row = TypeVar("_Row")
+
+
+def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """The rows in order, ROWS_AT_ONCE at a time."""
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[start : start + ROWS_AT_ONCE]
+
+
+@dataclass(slots=True, eq=False)
+class _Turn(Generic[Item]):
+    item: Item
+    done: bool = False
+    error: StoreUnavailable | None = None
+
+
+class GroupCommit(Generic[Item]):
+    """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
+
+    Nobody is told "done" before the commit that holds their item has returned.
+    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+        self._commit = commit
+        self._turn = asyncio.Lock()
+        self._wait: list[_Turn[Item]] = []
+
+    async def __call__(self, item: Item) -> None:
+        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
+        mine = _Turn(item)
+        self._wait.append(mine)
+        try:
+            async with self._turn:
+                if not mine.done:
+                    await self._commit_all()
+        finally:
+            if not mine.done:
+                self._wait.remove(mine)
+        if mine.error:
+            raise StoreUnavailable(str(mine.error)) from mine.error
+
+    async def _commit_all(self) -> None:
+        together = list(self._wait)
+        error = None
+        try:
+            await self._commit([one.item for one in together])
+        except StoreUnavailable as trouble:
+            error = trouble
+        for one in together:
+            one.done, one.error = True, error
+        self._wait = [one for one in self._wait if not one.done]
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:

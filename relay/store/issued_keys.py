@@ -18,9 +18,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, Table, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.database import Database, metadata, to_its_end
+from relay.store.database import Database, batches, metadata, to_its_end
 from relay.store.key_name import KeyName
-from relay.store.received_table import batches
 from relay.store.secret import SiteSecret
 
 KEEP_FOR_S = 400 * 86_400.0

@@ -26,7 +26,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.mail import Mail
-from relay.store.group_commit import GroupCommit
+from relay.store.database import GroupCommit
 from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Recipient
-from relay.store.database import Database, to_its_end
+from relay.store.database import Database, batches, to_its_end
 from relay.store.quarantine_table import (
     ENTRY_OCTETS,
     Arrival,
@@ -32,7 +32,6 @@ from relay.store.quarantine_table import (
     recipients,
     sealed_message,
 )
-from relay.store.received_table import batches
 from relay.store.secret import SiteSecret
 
 CLAIM_S = 900.0

@@ -15,10 +15,9 @@ from sqlalchemy import func, select, update
 from relay.cms import KeyUse
 from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
 from relay.store import received_upkeep as upkeep
-from relay.store.database import Database, to_its_end
-from relay.store.group_commit import GroupCommit
+from relay.store.database import Database, GroupCommit, batches, to_its_end
 from relay.store.key_name import KeyName, from_column
-from relay.store.received_table import batches, find, held, keys, new_row, opened_key, place
+from relay.store.received_table import find, held, keys, new_row, opened_key, place
 from relay.store.secret import Sealed, SiteSecret
 
 OTP_KEEP_FOR_S = 900.0

@@ -4,21 +4,18 @@ Standard: the octets of a key leave this file only when its row is just as it wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, select
+from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.database import metadata
+from relay.cms import KeyUse
+from relay.errors import CannotOpen, KeyDestroyed, KeyUsed
+from relay.store.database import batches, metadata
 from relay.store.key_name import KeyName, as_column
 from relay.store.secret import Sealed, SiteSecret
-
-BATCH = 500
-"""Rows per statement, well below either back end's limit on parameters."""
-
-T = TypeVar("T")
 
 keys = Table(
     "received_keys",
@@ -98,7 +95,59 @@ async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[Ke
     return found
 
 
-def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in order, BATCH at a time."""
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Keys of one KME group that have opened a ciphertext: from now on they open nothing that `use` forbids."""
+
+    group: str
+    master_sae: str
+    key_IDs: tuple[str, ...]
+    use: KeyUse
+
+    @property
+    def places(self) -> dict[bytes, str]:
+        """The key_IDs by the primary keys of their rows."""
+        return {place(KeyName(self.group, self.master_sae, key_ID)): key_ID for key_ID in self.key_IDs}
+
+
+async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bound]]) -> list[CannotOpen | None]:
+    """Binds the keys of each message to what they have opened; what stands in the way of each, if anything does."""
+    wanted = sorted({at for each in messages for bound in each for at in bound.places})
+    known: dict[bytes, tuple[str | None, bytes | None]] = {}
+    columns = select(keys.c.place, keys.c.level, keys.c.bound_to)
+    for some in batches(wanted):
+        # Locked in one order, so that two relays with the same keys do not wait for each other.
+        rows = columns.where(held, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
+        known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
+    changed: set[bytes] = set()
+    troubles: list[CannotOpen | None] = []
+    for each in messages:
+        trouble = None
+        for bound in each:  # from the outermost layer inwards: an inner one may not use its keys once more
+            trouble = _trouble(bound, known)
+            if trouble is not None:
+                break
+            changed.update(_bound(bound, known))
+        troubles.append(trouble)
+    if changed:
+        change = update(keys).where(keys.c.place == bindparam("at"))
+        rows_changed = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
+        await connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
+    return troubles
+
+
+def _trouble(bound: Bound, known: Mapping[bytes, tuple[str | None, bytes | None]]) -> CannotOpen | None:
+    for at, key_ID in bound.places.items():
+        if at not in known:
+            return KeyDestroyed(f"key {key_ID} was destroyed while the message was opened")
+        if trouble := bound.use.trouble(*known[at]):
+            return KeyUsed(f"key {key_ID}: {trouble}")
+    return None
+
+
+def _bound(bound: Bound, known: dict[bytes, tuple[str | None, bytes | None]]) -> list[bytes]:
+    """Notes in `known` what these keys have opened now; the places of those for which that is news."""
+    news = [at for at in bound.places if not bound.use.opened_before(known[at][1])]
+    for at in news:
+        known[at] = (bound.use.level, (known[at][1] or b"") + bound.use.fingerprint)
+    return news

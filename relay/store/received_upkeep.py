@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import Row, bindparam, delete, func, select, update
 
 from relay.errors import StoreUnavailable
-from relay.store.database import Database
+from relay.store.database import ROWS_AT_ONCE, Database
 from relay.store.key_name import KeyName, from_column
-from relay.store.received_table import BATCH, held, keys, opened_key, sealed_key
+from relay.store.received_table import held, keys, opened_key, sealed_key
 from relay.store.secret import Sealed, SiteSecret
 
 
@@ -73,7 +73,7 @@ async def _overwrite(database: Database, now: float) -> list[bytes]:
         select(keys.c.place, func.length(keys.c.sealed))
         .where(held, keys.c.expires_at <= now)
         .order_by(keys.c.place)
-        .limit(BATCH)
+        .limit(ROWS_AT_ONCE)
         # A relay that does the same work now has locked its part; we take another.
         .with_for_update(skip_locked=True)
     )
@@ -94,7 +94,7 @@ async def _under_older_secrets(database: Database, secret: SiteSecret, after: by
         select(keys)
         .where(held, keys.c.secret_id != secret.ids[0], keys.c.place > after)
         .order_by(keys.c.place)
-        .limit(BATCH)
+        .limit(ROWS_AT_ONCE)
     )
     async with database.reading() as connection:
         return (await connection.execute(query)).all()

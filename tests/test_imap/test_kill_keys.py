@@ -28,9 +28,9 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.spool", "LeftBehind.remove", "after"),
 ]
 UNTIL_SETTLED = [
-    ("relay.store.openings", "Openings.admit", "before"),
-    ("relay.store.openings", "Openings.admit", "after"),
-    ("relay.store.openings", "Openings.settle", "after"),
+    ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),
+    ("relay.store.delivery_records", "DeliveryRecords.admit", "after"),
+    ("relay.store.delivery_records", "DeliveryRecords.settle_opened", "after"),
     ("relay.store.received", "ReceivedKeys.mark_used", "after"),
 ]
 KILLED = """

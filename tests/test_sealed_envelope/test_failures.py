@@ -21,7 +21,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
-from relay.store import Openings
+from relay.store import DeliveryRecords
 from relay.store.ledger import Ledger
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
@@ -72,7 +72,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
         (Arrivals, "told", RuntimeError("a fault of ours")),
-        (Openings, "_claim", StoreUnavailable("disk full")),
+        (DeliveryRecords, "_find", StoreUnavailable("disk full")),
     ],
 )
 async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once(

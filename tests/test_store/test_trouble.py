@@ -120,7 +120,7 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
     """Whoever stops has seconds; what could not be written is known beside the store (relay/store/sent.py)."""
     tries = []
     store = await open_store(backend.where, secret, busy_timeout=0.2)
-    begun = await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
+    begun = await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
     writing = Database.writing
 
     def counted(self: Database) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -131,7 +131,7 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
         lock = backend.lock if backend.name == "sqlite" else "LOCK TABLE deliveries, relays, claims"
         await connection.exec_driver_sql(lock)
         with pytest.raises(StoreUnavailable):
-            await store.journal.settle(bytes(32), begun, ["ben@bob.example"], ["ben@bob.example"])
+            await store.deliveries.settle(bytes(32), begun, ["ben@bob.example"], ["ben@bob.example"])
         monkeypatch.setattr(Database, "writing", counted)
         await store.close()
     assert len(tries) == 1
