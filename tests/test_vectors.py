@@ -51,8 +51,7 @@ from relay.levels.rsa import RSA
 from relay.opening import Opened, Opener
 from relay.opening.layers import Layers
 from relay.store import Bound, OpenedMail, SiteSecret, Store, open_store
-from relay.store.key_name import KeyName
-from relay.store.received_table import find
+from relay.store.received_table import KeyName, find
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person
 

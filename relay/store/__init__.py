@@ -1,5 +1,5 @@
-"""What must survive a crash: keys received and issued, the delivery journal, the quarantine, rates; a class for each.
-Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
+"""What must survive a crash: keys received and issued, deliveries, the quarantine, rates; a class for each.
+What a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
 
@@ -28,8 +28,8 @@ from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
 from relay.store.first_seen import FirstSeen
 from relay.store.issued_keys import IssuedKeys
 from relay.store.mail_identity import OpenedMail, name_as_it_came, recipient_name
-from relay.store.quarantine import Put, Quarantine, Room, Total
-from relay.store.quarantine_table import Arrival, Kept
+from relay.store.quarantine import PutAside, Quarantine, Room, Total
+from relay.store.quarantine_table import SEALED_MESSAGES, Arrival, Kept
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
@@ -37,9 +37,8 @@ from relay.store.received import (
     USED_KEEP_FOR_S,
     Counts,
     ReceivedKeys,
-    State,
 )
-from relay.store.received_table import Bound
+from relay.store.received_table import SEALED_KEYS, Bound
 from relay.store.secret import SiteSecret
 from relay.store.sent import Sent
 from relay.store.spent import Spending, Spent
@@ -63,7 +62,7 @@ __all__ = [
     "Kept",
     "LeftBehind",
     "OpenedMail",
-    "Put",
+    "PutAside",
     "Quarantine",
     "ReceivedKeys",
     "Room",
@@ -72,7 +71,6 @@ __all__ = [
     "Spending",
     "Spent",
     "Spool",
-    "State",
     "Store",
     "Total",
     "Trials",
@@ -87,6 +85,7 @@ __all__ = [
     "waiting",
 ]
 
+SEALED_ROWS = (SEALED_KEYS, SEALED_MESSAGES)
 BUSY_TIMEOUT_S = 5.0
 """Seconds to wait for another writer before the mail is held."""
 
@@ -99,35 +98,32 @@ class Store:
     def __init__(
         self,
         database: Database,
-        received: ReceivedKeys,
-        deliveries: DeliveryRecords,
-        quarantine: Quarantine,
-        first_seen: FirstSeen,
-        beat: Beat,
-        issued_keys: IssuedKeys,
-        claims: Claims,
-        spent: Spent,
-        trials: Trials,
+        secret: SiteSecret,
+        clock: Callable[[], float],
+        *,
+        unused_keep_for: float,
+        tombstone_keep_for: float,
+        beat_file: Path | None,
     ) -> None:
         self._database = database
-        self.received = received
-        self.deliveries = deliveries
-        self.quarantine = quarantine
-        self.first_seen = first_seen
-        self.beat = beat
-        self.issued_keys = issued_keys
-        self.claims = claims
-        self.spent = spent
-        self.trials = trials
+        self._secret = secret
+        self.received = ReceivedKeys(database, secret, unused_keep_for, tombstone_keep_for, clock)
+        self.issued_keys = IssuedKeys(database, secret, clock)
+        self.trials = Trials(database, clock)
+        self.claims = Claims(database)
+        self.deliveries = DeliveryRecords(database, self.claims, clock)
+        self.quarantine = Quarantine(database, secret, clock)
+        self.first_seen = FirstSeen(database, clock)
+        self.beat = Beat(database, beat_file, clock)
+        self.spent = Spent(database, clock)
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
 
         Raises StoreUnavailable.
         """
-        missing = Counter(await self.received.missing_secrets())
-        missing.update(await self.quarantine.missing_secrets())
-        return dict(missing)
+        missing = [await each.missing_secrets(self._database, self._secret) for each in SEALED_ROWS]
+        return dict(sum(missing, Counter[str]()))
 
     async def reseal(self) -> int:
         """Seals anew, under the newest secret, every row that is under an older one; returns how many.
@@ -137,9 +133,9 @@ class Store:
         """
         resealed = 0
         troubles = []
-        for part in (self.received, self.quarantine):
+        for each in SEALED_ROWS:
             try:
-                resealed += await part.reseal()
+                resealed += await each.reseal(self._database, self._secret)
             except StoreUnavailable as error:
                 troubles.append(str(error))
         if troubles:
@@ -193,24 +189,13 @@ async def open_store(
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
-    claims = Claims(database)
     store = Store(
         database,
-        ReceivedKeys(
-            database,
-            secret,
-            unused_keep_for=unused_keep_for,
-            tombstone_keep_for=tombstone_keep_for,
-            clock=clock,
-        ),
-        DeliveryRecords(database, claims, clock),
-        Quarantine(database, secret, clock),
-        FirstSeen(database, clock),
-        Beat(database, beat_file, clock),
-        IssuedKeys(database, secret, clock),
-        claims,
-        Spent(database, clock),
-        Trials(database, clock),
+        secret,
+        clock,
+        unused_keep_for=unused_keep_for,
+        tombstone_keep_for=tombstone_keep_for,
+        beat_file=beat_file,
     )
     try:
         await store.deliveries.load()

@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Column, Integer, MetaData, Table, delete, insert, select, text
+from sqlalchemy import Column, Executable, Integer, MetaData, Table, delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -87,6 +87,27 @@ class Database:
             self._written_at = float("-inf")
             raise
         self._written_at = time.monotonic()
+
+    async def rows(self, query: Executable) -> Sequence[Any]:
+        """What one query gives, whoever waits for it. Raises StoreUnavailable."""
+
+        async def read() -> Sequence[Any]:
+            async with self.reading() as connection:
+                return (await connection.execute(query)).all()
+
+        return await self.to_its_end(read())
+
+    async def write(self, *statements: Executable) -> int:
+        """Runs these in one transaction, whoever waits for it; how many rows they have changed together.
+
+        Raises StoreUnavailable.
+        """
+
+        async def run() -> int:
+            async with self.writing() as connection:
+                return sum([(await connection.execute(each)).rowcount for each in statements])
+
+        return await self.to_its_end(run())
 
     async def can_be_written(self, proof_s: float = 0.0) -> None:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""

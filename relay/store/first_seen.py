@@ -42,23 +42,17 @@ class FirstSeen:
         """Seconds since this mail (32 octets) was asked about first: 0 now. Raises StoreUnavailable."""
         now = self._clock()
         this = _waiting.c.mail == mail
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(_waiting).where(this))).first()
-        if row is None:
+        rows = await self._database.rows(select(_waiting).where(this))
+        if not rows:
             new = self._database.insert(_waiting).values(mail=mail, waited=0.0, last_seen=now)
-            async with self._database.writing() as connection:
-                await connection.execute(new.on_conflict_do_nothing())
+            await self._database.write(new.on_conflict_do_nothing())
             return 0.0
-        since = now - row.last_seen
-        waited = float(row.waited + min(max(since, 0.0), MOST_BETWEEN_S))
+        since = now - rows[0].last_seen
+        waited = float(rows[0].waited + min(max(since, 0.0), MOST_BETWEEN_S))
         if abs(since) >= NOTED_S:
-            async with self._database.writing() as connection:
-                await connection.execute(update(_waiting).where(this).values(waited=waited, last_seen=now))
+            await self._database.write(update(_waiting).where(this).values(waited=waited, last_seen=now))
         return waited
 
-    @to_its_end
     async def expire(self, keep_for: float = KEEP_FOR_S) -> int:
         """Forgets mails that came last more than `keep_for` seconds ago; returns how many."""
-        async with self._database.writing() as connection:
-            gone = await connection.execute(delete(_waiting).where(_waiting.c.last_seen < self._clock() - keep_for))
-        return int(gone.rowcount)
+        return await self._database.write(delete(_waiting).where(_waiting.c.last_seen < self._clock() - keep_for))

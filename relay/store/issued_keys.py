@@ -19,7 +19,7 @@ from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, Table, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store.database import Database, batches, metadata, to_its_end
-from relay.store.key_name import KeyName
+from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 
 KEEP_FOR_S = 400 * 86_400.0
@@ -86,9 +86,7 @@ class IssuedKeys:
         """
         forgotten = 0
         while gone := await self._too_old((self._clock() if now is None else now) - KEEP_FOR_S):
-            async with self._database.writing() as connection:
-                done = await connection.execute(delete(_issued).where(_issued.c.number <= gone[-1]))
-            forgotten += int(done.rowcount)
+            forgotten += await self._database.write(delete(_issued).where(_issued.c.number <= gone[-1]))
         return forgotten
 
     async def _too_old(self, before: float) -> list[int]:

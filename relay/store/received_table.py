@@ -1,21 +1,57 @@
-"""The table of received keys: its columns, and keys going into and coming out of rows, sealed in between.
-Standard: the octets of a key leave this file only when its row is just as it was stored.
+"""The table of received keys: what a key is called, its row, and what it has opened.
+Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only; different names never share a row, however hostile
+the strings are, and the octets of a key are only had from a row that is just as it was stored.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, bindparam, select, update
+from sqlalchemy import Column, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed
 from relay.store.database import batches, metadata
-from relay.store.key_name import KeyName, as_column
-from relay.store.secret import Sealed, SiteSecret
+from relay.store.resealing import SealedRows
+from relay.store.secret import SealedOctets, SiteSecret
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """The three names of one key, all opaque strings of any length.
+
+    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key: else a
+    key could be used once more under another spelling.
+    """
+
+    group: str
+    master_sae: str
+    key_ID: str
+
+    def context(self, table: str) -> bytes:
+        """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
+        names = (table, self.group, self.master_sae, self.key_ID.casefold())
+        parts = [part.encode("utf-8", "surrogatepass") for part in names]
+        return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+    def place(self, table: str) -> bytes:
+        """The primary key of the row: SHA-256 of the context, so 32 octets whatever the names are."""
+        return hashlib.sha256(self.context(table)).digest()
+
+
+def as_column(name: str) -> str:
+    """Any name as readable ASCII: PostgreSQL text takes neither NUL nor half a surrogate pair."""
+    return name.encode("unicode_escape").decode("ascii")
+
+
+def from_column(value: str) -> str:
+    """The name that as_column was given."""
+    return value.encode("ascii").decode("unicode_escape")
+
 
 keys = Table(
     "received_keys",
@@ -49,19 +85,14 @@ def place(name: KeyName) -> bytes:
     return name.place(keys.name)
 
 
-def sealed_key(secret: SiteSecret, name: KeyName, key: bytes) -> Sealed:
-    """The octets of a key, sealed for this row and no other."""
-    return secret.seal(key, name.context(keys.name))
-
-
-def opened_key(secret: SiteSecret, name: KeyName, sealed: Sealed) -> bytes:
+def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
     """The octets again; raises StoreUnavailable where they are not those that were sealed for this row."""
     return secret.open(sealed, name.context(keys.name))
 
 
 def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_at: float) -> dict[str, Any]:
     """A row for a key that was never used, by column name."""
-    sealed = sealed_key(secret, name, key)
+    sealed = secret.seal(key, name.context(keys.name))
     return {
         "place": place(name),
         "kme_group": as_column(name.group),
@@ -74,24 +105,31 @@ def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_a
     }
 
 
+def _context_of(row: Row[Any]) -> bytes:
+    return KeyName(*map(from_column, (row.kme_group, row.master_sae, row.key_id))).context(keys.name)
+
+
+SEALED_KEYS = SealedRows("stored keys", keys, keys.c.place, held, _context_of, at_once=500)
+
+
 @dataclass(frozen=True, slots=True)
-class Found:
+class ReceivedKeyRow:
     """A row: the key as it is sealed (None: destroyed), and what it has opened so far."""
 
-    sealed: Sealed | None
+    sealed: SealedOctets | None
     level: str | None
     bound_to: bytes | None
 
 
-async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, Found]:
+async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
     by_place = {place(name): name for name in names}
     columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
     found = {}
     for places in batches(list(by_place)):
         for row in await connection.execute(columns.where(keys.c.place.in_(places))):
-            sealed = Sealed(row.secret_id, row.sealed) if row.held else None
-            found[by_place[row.place]] = Found(sealed, row.level, row.bound_to)
+            sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
+            found[by_place[row.place]] = ReceivedKeyRow(sealed, row.level, row.bound_to)
     return found
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store.secret import Sealed, SiteSecret
+from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.secret_file import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
@@ -282,10 +282,10 @@ def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes]
     return records, at, torn
 
 
-def _rows(file: int) -> Iterator[tuple[Sealed, bool]]:
+def _rows(file: int) -> Iterator[tuple[SealedOctets, bool]]:
     """What stands where records should be, in order, and whether each is as long as it says."""
     with os.fdopen(os.dup(file), "rb") as stream:
         size = os.fstat(file).st_size
         while length := int.from_bytes(stream.read(_LENGTH_OCTETS), "big"):
             row = stream.read(min(length, size))
-            yield Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:]), len(row) == length
+            yield SealedOctets(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:]), len(row) == length

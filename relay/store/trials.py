@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Column, Double, LargeBinary, String, Table, select
 
-from relay.store.database import Database, metadata, to_its_end
+from relay.store.database import Database, metadata
 
 BELIEVED_S = 30 * 86400.0
 """Seconds."""
@@ -34,25 +34,23 @@ class Trials:
         self._database = database
         self._clock = clock
 
-    @to_its_end
     async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:
         """What was found about this KME (its URL and the SAEs) when it described itself so; None: try it.
 
         Raises StoreUnavailable.
         """
         query = select(_trials).where(_trials.c.kme == _digest(kme), _trials.c.described == _digest(described))
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        # A clock that was ahead at the trial must not have it believed for longer.
-        return str(row.found) if row is not None and 0 <= self._clock() - row.tried_at < BELIEVED_S else None
+        for row in await self._database.rows(query):
+            # A clock that was ahead at the trial must not have it believed for longer.
+            if 0 <= self._clock() - row.tried_at < BELIEVED_S:
+                return str(row.found)
+        return None
 
-    @to_its_end
     async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
         """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
         row = {"described": _digest(described), "found": found, "tried_at": self._clock()}
         put = self._database.insert(_trials).values(kme=_digest(kme), **row)
-        async with self._database.writing() as connection:
-            await connection.execute(put.on_conflict_do_update(index_elements=["kme"], set_=row))
+        await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
 
 
 def _digest(fields: tuple[object, ...]) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Envelope, Mail, Origin, Recipient
-from relay.store import Arrival, Kept, Put, Room, SiteSecret, Store, Total, open_store
+from relay.store import Arrival, Kept, PutAside, Room, SiteSecret, Store, Total, open_store
 from relay.store.first_seen import KEEP_FOR_S, MOST_BETWEEN_S
 from relay.store.quarantine import CLAIM_S
 from tests.test_store.backends import Backend, python
@@ -36,7 +36,7 @@ def arrival(*addresses: str, message: bytes = MESSAGE, reason: str = "tampered",
     return Arrival(mail, reason, "its tag\0does not match", party, message, "aes", "alice")
 
 
-async def find(store: Store, put: Put) -> Kept:
+async def find(store: Store, put: PutAside) -> Kept:
     found = await store.quarantine.find(put.id)
     assert found is not None
     return found

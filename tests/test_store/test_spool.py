@@ -22,7 +22,7 @@ from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over
 from relay.keys.receiver import Delivered
 from relay.store import SiteSecret, Spool, Store, left_behind, waiting
-from relay.store.secret import Sealed
+from relay.store.secret import SealedOctets
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]
@@ -108,7 +108,7 @@ async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
     looks, goes_on = threading.Event(), threading.Event()
     opened = SECRET.open
 
-    def slow(sealed: Sealed, context: bytes) -> bytes:
+    def slow(sealed: SealedOctets, context: bytes) -> bytes:
         looks.set()
         goes_on.wait(30)
         return opened(sealed, context)
