@@ -63,7 +63,7 @@ from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store import Sent, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
-from relay.store.sent import take_over
+from relay.store.sent import take_over_sent
 from relay.store.sole import sole_relay
 
 log = structlog.get_logger(__name__)
@@ -203,14 +203,17 @@ async def running(
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
-        await take_over_sent(config, built.store)
+        secret = SiteSecret.load(config.store.secret)
+        # Before a retry of it comes.
+        if number := await take_over_sent(config.state_directory / SENT, secret, built.store.deliveries):
+            log.warning("relay_was_killed", mails_sent_shortly_before=number)
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
-        secret_id = SiteSecret.load(config.store.secret).ids[0]
+        secret_id = secret.ids[0]
         _in_background(stack, "key report", _write_down_keys(built, secret_id))
         if stop is not None:
             _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
@@ -252,13 +255,6 @@ async def running(
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
-
-
-async def take_over_sent(config: Config, store: Store) -> None:
-    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
-    secret = SiteSecret.load(config.store.secret)
-    if number := await take_over(config.state_directory / SENT, secret, store.deliveries):
-        log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
 
 def mailboxes(built: Parts, budget: Budget) -> Mailboxes:

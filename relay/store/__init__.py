@@ -42,7 +42,7 @@ from relay.store.received_table import SEALED_KEYS, Bound
 from relay.store.secret import SiteSecret
 from relay.store.sent import Sent
 from relay.store.spent import Spending, Spent
-from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
+from relay.store.spool import LeftBehind, Spool, left_behind, spool_contents, take_over
 from relay.store.trials import Trials
 
 __all__ = [
@@ -74,15 +74,14 @@ __all__ = [
     "Store",
     "Total",
     "Trials",
-    "Waiting",
     "WaitingCopy",
-    "each_left_behind",
     "left_behind",
     "name_as_it_came",
     "open_store",
     "recipient_name",
+    "spool_contents",
+    "take_over",
     "transport_problem",
-    "waiting",
 ]
 
 SEALED_ROWS = (SEALED_KEYS, SEALED_MESSAGES)

@@ -11,23 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 
 import structlog
 
 from relay.errors import StoreUnavailable
+from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, each_left_behind
+from relay.store.spool import Spool, take_over
 
 log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
 """Seconds after which a client has heard its answer, or has a retry that the store knows of."""
-AT_ONCE = 500
-"""So many mails go into the store together."""
 
 
 class Sent:
@@ -99,26 +97,19 @@ class Sent:
                 spool.close()
 
 
-async def take_over(directory: Path, secret: SiteSecret, deliveries: DeliveryRecords) -> int:
+async def take_over_sent(directory: Path, secret: SiteSecret, deliveries: DeliveryRecords) -> int:
     """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable."""
-    number = 0
-    async with aclosing(each_left_behind(directory, secret)) as files:
-        async for file in files:
-            try:
-                records = [json.loads(record) for record in file.records]
-            except ValueError:
-                log.error("sent_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
-                continue
-            last = max((at for at, *_ in records), default=0.0)
-            recent = [each for each in records if each[0] > last - KEPT_S]
-            for start in range(0, len(recent), AT_ONCE):
-                together = recent[start : start + AT_ONCE]
-                await asyncio.gather(
-                    *(
-                        deliveries.remember(bytes.fromhex(mail), [bytes.fromhex(each) for each in names], opened=opened)
-                        for _, mail, names, opened in together
-                    )
-                )
-            number += len(recent)
-            await asyncio.to_thread(file.remove)
-    return number
+
+    async def put(found: Sequence[bytes]) -> int:
+        records = [json.loads(record) for record in found]
+        last = max((at for at, *_ in records), default=0.0)
+        recent = [each for each in records if each[0] > last - KEPT_S]
+        for together in batches(recent):
+            remembered = (
+                deliveries.remember(bytes.fromhex(mail), [bytes.fromhex(each) for each in names], opened=opened)
+                for _, mail, names, opened in together
+            )
+            await asyncio.gather(*remembered)
+        return len(recent)
+
+    return await take_over(directory, secret, put, "sent_not_read")

@@ -1,5 +1,5 @@
 """What must survive a killed process at once, before it is in the store: sealed records, written without an await.
-Standard: what write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
+What write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
 
 A record is 4 octets with the length of what follows, most significant first, then 8 octets with the id of the site
 secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,22 +182,36 @@ def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
             yield content
 
 
-async def each_left_behind(directory: Path, secret: SiteSecret) -> AsyncGenerator[LeftBehind]:
-    """The same off the event loop. To be closed (contextlib.aclosing), for it has a file's lock meanwhile."""
+async def take_over(
+    directory: Path, secret: SiteSecret, put: Callable[[Sequence[bytes]], Awaitable[int]], unreadable: str
+) -> int:
+    """Has `put` store the records of each file that was left behind, and removes it; the sum of what `put` returns.
+
+    Where it raises ValueError a newer relay has written them: the file stays, and the log has the event `unreadable`.
+    Raises StoreUnavailable: the rest is for the next time.
+    """
+    number = 0
     files = left_behind(directory, secret)
     looking = asyncio.create_task(asyncio.to_thread(next, files, None))
     try:
         while (file := await asyncio.shield(looking)) is not None:
-            yield file
+            try:
+                number += await put(file.records)
+            except ValueError:
+                log.error(unreadable, file=str(file.path), meaning="written by a newer relay: it stays")
+            else:
+                # Not before all of it is in the store: until then these octets are the only copy.
+                await asyncio.to_thread(file.remove)
             looking = asyncio.create_task(asyncio.to_thread(next, files, None))
     finally:
         # A generator that runs in a thread cannot be closed, and whoever is cancelled must not leave it its lock.
         await asyncio.wait([looking])
         files.close()
+    return number
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class SpoolContent:
     """A file as it stands, to which somebody may be appending: its records, and the ids of all secrets that they need.
 
     That of whoever appends is one of them, though there is no record yet.
@@ -208,7 +222,7 @@ class Waiting:
     secret_ids: frozenset[str]
 
 
-def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
+def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolContent]:
     """All files, those in use too, without getting in anybody's way; records are those that `secret` opens.
 
     Blocks, and raises OSError.
@@ -221,7 +235,7 @@ def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
                     ids.add(sealed.secret_id)
                     with suppress(StoreUnavailable):
                         records.append(secret.open(sealed, _context(directory)))
-            yield Waiting(path, records, frozenset(ids))
+            yield SpoolContent(path, records, frozenset(ids))
 
 
 def _context(directory: Path) -> bytes:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from relay import mime
 from relay.store import Sent, SiteSecret, Spool, Store, left_behind, recipient_name
-from relay.store.sent import KEPT_S, take_over
+from relay.store.sent import KEPT_S, take_over_sent
 
 SECRET = SiteSecret(bytes(range(32)))
 BEN = [recipient_name(bytes(32), "ben@bob.example")]
@@ -69,7 +69,7 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     sent.note(bytes(32), BEN)
     sent.close()
     with capture_logs() as logs:
-        assert await take_over(tmp_path, SECRET, store.deliveries) == 1
+        assert await take_over_sent(tmp_path, SECRET, store.deliveries) == 1
     assert [line["event"] for line in logs] == ["sent_not_read"]
     assert left(tmp_path) == 1
     assert (await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
@@ -88,7 +88,7 @@ async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_other
     path.write_bytes(content)
     with capture_logs() as logs:
         for taken_over in (1, 0):
-            assert await take_over(tmp_path, SECRET, store.deliveries) == taken_over
+            assert await take_over_sent(tmp_path, SECRET, store.deliveries) == taken_over
     assert [(line["event"], line["log_level"]) for line in logs] == [("spool_torn", "error")]
     assert (await store.deliveries.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
