@@ -61,10 +61,10 @@ from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import Sent, SiteSecret, Store, claims, open_store
+from relay.store import SentRecords, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
 from relay.store.sent import take_over_sent
-from relay.store.sole import sole_relay
+from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class Parts:
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
     receiving: Receiving
-    sent: Sent
+    sent: SentRecords
 
 
 @asynccontextmanager
@@ -112,7 +112,7 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
-        sent = Sent(config.state_directory / SENT, secret, lambda: store.settled)
+        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
@@ -445,7 +445,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 
 
-async def _write_what_is_late(store: Store, sent: Sent) -> None:
+async def _write_what_is_late(store: Store, sent: SentRecords) -> None:
     """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
     while True:
         await asyncio.sleep(claims.RENEW_S)

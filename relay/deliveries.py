@@ -31,7 +31,7 @@ from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
 from relay.opening import Opened
 from relay.sealing import SealedCopy
-from relay.store import Begun, DeliveryRecords, Sent, WaitingCopy, name_as_it_came, recipient_name
+from relay.store import Begun, DeliveryRecords, SentRecords, WaitingCopy, name_as_it_came, recipient_name
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,7 @@ _NOT_TRIED = TryLater("not tried")
 class Deliveries:
     """The deliveries of one direction."""
 
-    def __init__(self, direction: str, records: DeliveryRecords, sent: Sent | None = None) -> None:
+    def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
         """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
         self._direction = direction
         self._records = records

@@ -25,7 +25,7 @@ from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import SealedCopy
-from relay.store import Sent, SiteSecret, open_store
+from relay.store import SentRecords, SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.hop import SILENCE, Answer, Hop
@@ -448,15 +448,15 @@ async def test_what_could_not_be_noted_when_it_has_left_does_not_leave(
 async def test_a_disk_that_fills_while_a_mail_is_sealed_keeps_it_and_another_try_spends_no_second_key(
     site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, ready = [], Sent.ready
+    calls, ready = [], SentRecords.ready
 
-    def fills(sent: Sent) -> None:
+    def fills(sent: SentRecords) -> None:
         calls.append(sent)
         if len(calls) == 2:  # the last look before the mail leaves
             raise StoreUnavailable("disk full")
         ready(sent)
 
-    monkeypatch.setattr(Sent, "ready", fills)
+    monkeypatch.setattr(SentRecords, "ready", fills)
     async with running(site) as relay:
         assert (await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])).code == 451
         [form] = forms(site)

@@ -15,8 +15,8 @@ from relay.errors import RelayError, StoreUnavailable
 from relay.key_receiver import SPOOL
 from relay.keys.receiver import Delivered
 from relay.store import SiteSecret, Spool, spool_contents
-from relay.store.engines import no_room
 from relay.store.ledger import why_not_writable
+from relay.store.sqlite import no_room
 
 State = tuple[str, str, tuple[str, ...]]
 """What was looked at, where it is, and what is wrong with it."""

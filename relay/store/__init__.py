@@ -26,7 +26,7 @@ from relay.store.claims import Claims
 from relay.store.database import Database, open_database, transport_problem
 from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
 from relay.store.first_seen import FirstSeen
-from relay.store.issued_keys import IssuedKeys
+from relay.store.issued_keys import IssuedKeyMemory
 from relay.store.mail_identity import OpenedMail, name_as_it_came, recipient_name
 from relay.store.quarantine import PutAside, Quarantine, Room, Total
 from relay.store.quarantine_table import SEALED_MESSAGES, Arrival, Kept
@@ -40,7 +40,7 @@ from relay.store.received import (
 )
 from relay.store.received_table import SEALED_KEYS, Bound
 from relay.store.secret import SiteSecret
-from relay.store.sent import Sent
+from relay.store.sent import SentRecords
 from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, left_behind, spool_contents, take_over
 from relay.store.trials import Trials
@@ -58,7 +58,7 @@ __all__ = [
     "Counts",
     "DeliveryRecords",
     "FirstSeen",
-    "IssuedKeys",
+    "IssuedKeyMemory",
     "Kept",
     "LeftBehind",
     "OpenedMail",
@@ -66,7 +66,7 @@ __all__ = [
     "Quarantine",
     "ReceivedKeys",
     "Room",
-    "Sent",
+    "SentRecords",
     "SiteSecret",
     "Spending",
     "Spent",
@@ -107,7 +107,7 @@ class Store:
         self._database = database
         self._secret = secret
         self.received = ReceivedKeys(database, secret, unused_keep_for, tombstone_keep_for, clock)
-        self.issued_keys = IssuedKeys(database, secret, clock)
+        self.issued_keys = IssuedKeyMemory(database, secret, clock)
         self.trials = Trials(database, clock)
         self.claims = Claims(database)
         self.deliveries = DeliveryRecords(database, self.claims, clock)

@@ -21,11 +21,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store import engines
-from relay.store.tls import exposed
+from relay.store.postgresql import exposed, postgresql_engine, without_secrets
+from relay.store.sqlite import aiosqlite_connection, prepare_sqlite_file, said_by_sqlite, sqlite_engine
 
 SCHEMA_VERSION = 4
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
+POOL_TIMEOUT_S = 30.0
+"""Seconds to wait until one of our own connections is free."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
@@ -125,7 +127,7 @@ class Database:
             async with self._translated(), self._writer.connect() as connection:
                 raw = await connection.get_raw_connection()
                 # Not by way of `connection`, which would begin a transaction: there it is not permitted.
-                await engines.aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                await aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """What `work` gives; when the caller is cancelled it goes on, and ends before the database is closed.
@@ -163,7 +165,7 @@ class Database:
             yield
         except (SQLAlchemyError, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            said = engines.said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
+            said = said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
             raise StoreUnavailable(f"{self.name}: {said or type(cause).__name__}") from error
 
 
@@ -248,15 +250,17 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     url = _url(where)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
-        await asyncio.to_thread(engines.prepare_sqlite_file, path, busy_timeout)
+        await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
         database = Database(
             str(path),
-            reader=engines.sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout),
-            writer=engines.sqlite_engine(path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout),
+            reader=sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S),
+            writer=sqlite_engine(
+                path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S
+            ),
         )
     else:
-        engine = engines.postgresql_engine(url, busy_timeout=busy_timeout)
-        database = Database(engines.without_secrets(url), reader=engine, writer=engine)
+        engine = postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S)
+        database = Database(without_secrets(url), reader=engine, writer=engine)
     try:
         await _make_schema(database)
     except BaseException:
@@ -301,6 +305,6 @@ def _url(where: str | Path) -> URL:
     backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
     if backend not in ("sqlite", "postgresql") or not url.database:
         raise ConfigError(
-            f"{engines.without_secrets(url)}: the store is a path, or a URL such as postgresql://user@host/database"
+            f"{without_secrets(url)}: the store is a path, or a URL such as postgresql://user@host/database"
         )
     return url.set(drivername=backend)

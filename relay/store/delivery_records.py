@@ -116,7 +116,7 @@ class _Beginning:
 
 
 @dataclass(slots=True, eq=False)
-class _Outcome:
+class _Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
     `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
@@ -146,7 +146,7 @@ class DeliveryRecords:
         self._claims = claims
         self._clock = clock
         self._known: set[bytes] | None = None
-        self._unwritten: list[_Outcome] = []
+        self._unwritten: list[_Settlement] = []
         self._begin_together = GroupCommit(self._begin_all)
         self._write_together = GroupCommit(self._write_all)
 
@@ -282,7 +282,7 @@ class DeliveryRecords:
 
         Raises StoreUnavailable.
         """
-        await self._write(_Outcome(mail, list(recipients), opened=opened))
+        await self._write(_Settlement(mail, list(recipients), opened=opened))
 
     async def settle(
         self,
@@ -298,7 +298,7 @@ class DeliveryRecords:
         it is written later, without its copies where there are too many of them.
         """
         names = {mailbox: recipient_name(mail, mailbox) for mailbox in mailboxes}
-        outcome = _Outcome(mail, [names[mailbox] for mailbox in delivered])
+        outcome = _Settlement(mail, [names[mailbox] for mailbox in delivered])
         for copy in copies:
             name = copy.name or secrets.token_hex(16)
             outcome.waiting.update((names[mailbox], name) for mailbox in copy.recipients)
@@ -321,7 +321,7 @@ class DeliveryRecords:
         """
         has_it = [recipient_name(opened.name, mailbox) for mailbox in delivered]
         claimed = self._claims.held([*has_it, *(recipient_name(opened.name, each) for each in not_delivered)])
-        outcome = _Outcome(opened.name, has_it, claims=claimed, opened=True)
+        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True)
         await self._write(outcome)
         return {mailbox for mailbox in opened.mailboxes if recipient_name(opened.name, mailbox) in outcome.served}
 
@@ -337,7 +337,7 @@ class DeliveryRecords:
             await self.go_on()
 
     @to_its_end
-    async def _write(self, outcome: _Outcome) -> None:
+    async def _write(self, outcome: _Settlement) -> None:
         self._unwritten.append(outcome)
         try:
             await self._write_together(None)
@@ -390,7 +390,7 @@ class DeliveryRecords:
         newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
         return put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
-    async def _note_served(self, connection: AsyncConnection, outcomes: Sequence[_Outcome]) -> None:
+    async def _note_served(self, connection: AsyncConnection, outcomes: Sequence[_Settlement]) -> None:
         served: dict[bytes, set[bytes]] = {each.mail: set() for each in outcomes}
         for some in batches(list(served)):
             query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))

@@ -49,7 +49,7 @@ class _Row(NamedTuple):
     octets: bytes | None
 
 
-class IssuedKeys:
+class IssuedKeyMemory:
     """The memory of one store, for all relays of a site."""
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:

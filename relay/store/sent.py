@@ -28,7 +28,7 @@ KEPT_S = 30.0
 """Seconds after which a client has heard its answer, or has a retry that the store knows of."""
 
 
-class Sent:
+class SentRecords:
     """The records of this process."""
 
     def __init__(

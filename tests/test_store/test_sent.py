@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import mime
-from relay.store import Sent, SiteSecret, Spool, Store, left_behind, recipient_name
+from relay.store import SentRecords, SiteSecret, Spool, Store, left_behind, recipient_name
 from relay.store.sent import KEPT_S, take_over_sent
 
 SECRET = SiteSecret(bytes(range(32)))
@@ -32,7 +32,7 @@ class Clock:
 
 def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_path: Path) -> None:
     for number, settled in enumerate((True, False)):
-        sent = Sent(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
+        sent = SentRecords(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
         sent.note(bytes(32), BEN)
         sent.close()
         assert left(tmp_path / str(number)) == (0 if settled else 1)
@@ -40,7 +40,7 @@ def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_pat
 
 def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
     clock = Clock()
-    sent = Sent(tmp_path, SECRET, clock=clock)
+    sent = SentRecords(tmp_path, SECRET, clock=clock)
     sent.note(bytes(32), BEN)
     for _ in range(2):
         clock.now += KEPT_S + 1
@@ -52,7 +52,7 @@ def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
 
 def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> None:
     clock, known = Clock(), [False]
-    sent = Sent(tmp_path, SECRET, lambda: known[0], clock)
+    sent = SentRecords(tmp_path, SECRET, lambda: known[0], clock)
     sent.note(bytes(32), BEN)
     for _ in range(5):
         clock.now += KEPT_S + 1
@@ -65,7 +65,7 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     spool = Spool(tmp_path, SECRET)
     spool.append(b"something else")
     spool.close()
-    sent = Sent(tmp_path, SECRET, lambda: False)
+    sent = SentRecords(tmp_path, SECRET, lambda: False)
     sent.note(bytes(32), BEN)
     sent.close()
     with capture_logs() as logs:
@@ -78,7 +78,7 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
 async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_others_count(
     tmp_path: Path, store: Store
 ) -> None:
-    sent = Sent(tmp_path, SECRET, lambda: False)
+    sent = SentRecords(tmp_path, SECRET, lambda: False)
     for mail in (b"1" * 32, b"2" * 32):
         sent.note(mail, [recipient_name(mail, "ben@bob.example")])
     sent.close()
