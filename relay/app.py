@@ -112,7 +112,7 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
-        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.settled)
+        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
@@ -451,7 +451,7 @@ async def _write_what_is_late(store: Store, sent: SentRecords) -> None:
         await asyncio.sleep(claims.RENEW_S)
         try:
             sent.tidy()
-            await store.go_on()
+            await store.deliveries.go_on()
         except Exception as error:  # noqa: BLE001 - the next try may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 

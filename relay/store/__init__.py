@@ -25,10 +25,9 @@ from relay.store.beat import Beat
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database, transport_problem
 from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
-from relay.store.first_seen import FirstSeen
-from relay.store.issued_keys import IssuedKeyMemory
+from relay.store.kme_memory import IssuedKeyMemory, Trials
 from relay.store.mail_identity import OpenedMail, name_as_it_came, recipient_name
-from relay.store.quarantine import PutAside, Quarantine, Room, Total
+from relay.store.quarantine import FirstSeen, PutAside, Quarantine, Room, Total
 from relay.store.quarantine_table import SEALED_MESSAGES, Arrival, Kept
 from relay.store.received import (
     OTP_KEEP_FOR_S,
@@ -43,7 +42,6 @@ from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.spent import Spending, Spent
 from relay.store.spool import LeftBehind, Spool, left_behind, spool_contents, take_over
-from relay.store.trials import Trials
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -140,15 +138,6 @@ class Store:
         if troubles:
             raise StoreUnavailable("; ".join(troubles))
         return resealed
-
-    async def go_on(self) -> None:
-        """Writes what could not be written when it should have been. Raises StoreUnavailable."""
-        await self.deliveries.go_on()
-
-    @property
-    def settled(self) -> bool:
-        """Whether all is written that was told so far of who has which mail."""
-        return self.deliveries.settled
 
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Column, Double, LargeBinary, String, Table, Text, delete, func, select
+from sqlalchemy import Column, Double, LargeBinary, Row, String, Table, Text, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
@@ -213,7 +213,8 @@ class DeliveryRecords:
         """Nobody does anything with what was claimed, if it was."""
         await asyncio.wait([beginning])
         if beginning.exception() is None and this.trouble is None:
-            self._claims.drop(at for at, mailbox in this.mailboxes.items() if _is_claimed(this, mailbox))
+            others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
+            self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
 
     async def _begin_all(self, beginnings: Sequence[_Beginning]) -> None:
         """In one transaction, in the order in which they came; what was written by whoever had it before is seen."""
@@ -224,12 +225,11 @@ class DeliveryRecords:
             ):
                 each.trouble = trouble
             await self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-            known = await self._find(change.connection, beginnings)
+            known, copies = await self._find(change.connection, beginnings)
             free = set(change.taken)
             for each in beginnings:
                 if each.trouble is None:
-                    free -= _found(each, known, free, change.relay)
-            await self._add_copies(change.connection, beginnings, known)
+                    free -= _found(each, known, copies, free, change.relay)
             await change.give_back(free)
 
     async def _refuse_replays(self, connection: AsyncConnection, beginnings: Sequence[_Beginning]) -> None:
@@ -250,30 +250,21 @@ class DeliveryRecords:
             if each.opened and first[each.mail] != each.opened.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
 
-    async def _find(self, connection: AsyncConnection, beginnings: Sequence[_Beginning]) -> dict[bytes, str | None]:
-        """The rows that there are, as the copy of each recipient."""
-        asked = [at for each in beginnings if each.opened or self._may_know(each.mail) for at in each.mailboxes]
-        found: dict[bytes, str | None] = {}
-        for some in batches(asked):
+    async def _find(
+        self, connection: AsyncConnection, beginnings: Sequence[_Beginning]
+    ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
+        """The rows that there are, as the copy of each recipient, and these copies."""
+        known: dict[bytes, str | None] = {}
+        for some in batches(
+            [at for each in beginnings if each.opened or self._may_know(each.mail) for at in each.mailboxes]
+        ):
             query = select(_recipients.c.recipient, _recipients.c.copy).where(_recipients.c.recipient.in_(some))
-            found.update({row.recipient: row.copy for row in await connection.execute(query)})
-        return found
-
-    async def _add_copies(
-        self, connection: AsyncConnection, beginnings: Sequence[_Beginning], known: Mapping[bytes, str | None]
-    ) -> None:
-        for each in beginnings:
-            waiting: dict[str, list[str]] = {}
-            for at, mailbox in each.mailboxes.items():
-                if each.trouble is None and (copy := known.get(at)):
-                    waiting.setdefault(copy, []).append(mailbox)
-            copies = [
-                WaitingCopy(tuple(waiting[row.copy]), json.loads(row.facts), row.message, row.copy)
-                for some in batches(list(waiting))
-                for row in await connection.execute(select(_copies).where(_copies.c.copy.in_(some)))
-            ]
-            if copies:
-                each.begun = Begun(each.begun.delivered, tuple(copies), each.begun.busy, each.begun.relay)
+            known.update({row.recipient: row.copy for row in await connection.execute(query)})
+        copies: dict[str, Row[Any]] = {}
+        for names in batches(sorted({copy for copy in known.values() if copy})):
+            waiting = await connection.execute(select(_copies).where(_copies.c.copy.in_(names)))
+            copies.update({row.copy: row for row in waiting})
+        return known, copies
 
     # A try ends
 
@@ -424,25 +415,32 @@ class DeliveryRecords:
         return int(waited or 0)
 
 
-def _is_claimed(this: _Beginning, mailbox: str) -> bool:
-    return this.opened is None or this.begun.state(mailbox) == "due"
+def _found(
+    this: _Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
+) -> set[bytes]:
+    """Notes what was found for a try; the claims that it has. Unless it was opened, it has all recipients or none.
 
-
-def _found(this: _Beginning, known: Mapping[bytes, str | None], free: set[bytes], relay: str) -> set[bytes]:
-    """Notes what was found for a try, all whose recipients or none are to be had unless it was opened; its claims."""
+    `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
+    """
     served = {at for at in this.mailboxes if at in known and known[at] is None}
-    if this.opened is None:
-        claimed = set(this.mailboxes)
-        if not claimed <= free:
-            this.trouble = DeliveryUnderWay(
-                "another relay, or another try, has the same mail to the same recipient now"
-            )
-            return set()
-    else:
-        claimed = free & (this.mailboxes.keys() - served)
+    claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
+    if not claimed <= free:
+        this.trouble = DeliveryUnderWay("another relay, or another try, has the same mail to the same recipient now")
+        return set()
+    waiting: dict[str, list[str]] = {}
+    for at, mailbox in this.mailboxes.items():
+        if (copy := known.get(at)) and copy in copies:
+            waiting.setdefault(copy, []).append(mailbox)
     busy = this.mailboxes.keys() - served - claimed
-    delivered, elsewhere = (frozenset(this.mailboxes[at] for at in some) for some in (served, busy))
-    this.begun = Begun(delivered, busy=elsewhere, relay=relay)
+    this.begun = Begun(
+        frozenset(this.mailboxes[at] for at in served),
+        tuple(
+            WaitingCopy(tuple(mailboxes), json.loads(copies[name].facts), copies[name].message, name)
+            for name, mailboxes in waiting.items()
+        ),
+        frozenset(this.mailboxes[at] for at in busy),
+        relay,
+    )
     return claimed
 
 

@@ -2,7 +2,8 @@
 Standard: a message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
 
 A message is one entry, however often and for however many recipients it comes; `mail` (32 octets) says which
-message it is. Nothing expires here: `room` bounds how much there can be.
+message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it
+has waited for long, counted from try to try: a clock that is set meanwhile must not put mail aside whose key is late.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ from relay.store.quarantine_table import (
     recipient_octets,
     recipients,
     sealed_message,
+    waiting_for_keys,
 )
 from relay.store.secret import SiteSecret
 
 CLAIM_S = 900.0
 """Seconds that a release has for itself; a killed one is in nobody's way for longer."""
+WAITED_KEEP_FOR_S = 10 * 86400.0
+"""Seconds for which it is known how long a mail has waited for its key; no mail server tries for longer."""
+MOST_BETWEEN_S = 4000.0
+"""Seconds that count at most from one try to the next: Postfix's longest pause."""
+NOTED_S = 60.0
+"""Tries that come sooner are not written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +206,37 @@ class Quarantine:
             index_elements=[messages.c.mail], set_={"arrivals": messages.c.arrivals + 1}
         )
         return str(await connection.scalar(once.returning(messages.c.id)))
+
+
+class FirstSeen:
+    """How long mails have waited for their keys; a row for each, which its own queue outweighs by far."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._clock = clock
+
+    @to_its_end
+    async def waits_for(self, mail: bytes) -> float:
+        """Seconds since this mail (32 octets) was asked about first: 0 now. Raises StoreUnavailable."""
+        now = self._clock()
+        this = waiting_for_keys.c.mail == mail
+        rows = await self._database.rows(select(waiting_for_keys).where(this))
+        if not rows:
+            new = self._database.insert(waiting_for_keys).values(mail=mail, waited=0.0, last_seen=now)
+            await self._database.write(new.on_conflict_do_nothing())
+            return 0.0
+        since = now - rows[0].last_seen
+        waited = float(rows[0].waited + min(max(since, 0.0), MOST_BETWEEN_S))
+        if abs(since) >= NOTED_S:
+            await self._database.write(update(waiting_for_keys).where(this).values(waited=waited, last_seen=now))
+        return waited
+
+    async def expire(self, keep_for: float = WAITED_KEEP_FOR_S) -> int:
+        """Forgets mails that came last more than `keep_for` seconds ago; returns how many."""
+        return await self._database.write(
+            delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < self._clock() - keep_for)
+        )
 
 
 def _unclaimed(which: ColumnElement[bool]) -> Update:

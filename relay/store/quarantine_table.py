@@ -49,6 +49,14 @@ recipients = Table(
 )
 """Those who still wait for a message."""
 
+waiting_for_keys = Table(
+    "waiting_for_keys",
+    metadata,
+    Column("mail", LargeBinary(32), primary_key=True),
+    Column("waited", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),
+)
+
 described = [column for column in messages.c if column.name not in ("secret_id", "sealed")]
 """All columns but the message itself."""
 

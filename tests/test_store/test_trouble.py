@@ -135,7 +135,7 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
         monkeypatch.setattr(Database, "writing", counted)
         await store.close()
     assert len(tries) == 1
-    assert not store.settled
+    assert not store.deliveries.settled
 
 
 @pytest.mark.parametrize("stored", [False, True])
