@@ -370,7 +370,8 @@ class DeliveryRecords:
             await _destroy_copies(change.connection, replaced)
             left = await _mails_of(change.connection, replaced)
             await self._note_served(change.connection, [each for each in outcomes if each.opened])
-        self._unwritten = [each for each in self._unwritten if each not in outcomes]
+        written = set(outcomes)
+        self._unwritten = [each for each in self._unwritten if each not in written]
         if self._known is not None:
             self._known -= replaced - left
             self._known |= {row["mail"] for row in put if row["forget_at"] is not None}

@@ -211,10 +211,13 @@ async def test_killed_between_binding_and_handing_on_the_key_opens_nothing_else_
     assert await bob.reasons() == ["key-used"]
 
 
+@pytest.mark.parametrize("field", [b"", b"Message-ID: <1@alice.example>\r\n"], ids=["without Message-ID", "with it"])
 async def test_killed_before_the_store_knew_that_it_was_handed_on_a_mail_comes_to_no_copy_of_it(
-    alice: Alice, bob_on_sqlite: Bob, sink: Sink
+    alice: Alice, bob_on_sqlite: Bob, sink: Sink, field: bytes
 ) -> None:
-    bob, sealed, sink.gate = bob_on_sqlite, await alice.seal(), asyncio.Event()
+    """Its sealed envelope tells it from any other mail, whatever its header says."""
+    message = field + b"From: ann@alice.example\r\nSubject: a script's report\r\n\r\nall is well\r\n"
+    bob, sealed, sink.gate = bob_on_sqlite, await alice.seal(message=message), asyncio.Event()
     bob.configure(f'"{bob.hop.address}"', f'"{sink.address}"')
     async with bob.process() as relay:
         client = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
