@@ -41,7 +41,7 @@ from relay.store.received_table import SEALED_KEYS, Bound
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.spent import Spending, Spent
-from relay.store.spool import LeftBehind, Spool, left_behind, spool_contents, take_over
+from relay.store.spool import Spool, SpoolFile, left_behind, spool_contents, take_over
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -58,7 +58,6 @@ __all__ = [
     "FirstSeen",
     "IssuedKeyMemory",
     "Kept",
-    "LeftBehind",
     "OpenedMail",
     "PutAside",
     "Quarantine",
@@ -69,6 +68,7 @@ __all__ = [
     "Spending",
     "Spent",
     "Spool",
+    "SpoolFile",
     "Store",
     "Total",
     "Trials",

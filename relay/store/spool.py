@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -142,13 +142,17 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftBehind:
-    """A file that nobody appends to any more: its records, how many octets it has, and how many that are of no use."""
+class SpoolFile:
+    """A file as it stands: its records, how many octets it has, and how many of these are of no use.
+
+    `records` are those that our secrets open; `secret_ids` are the ids of all secrets that records are under.
+    """
 
     path: Path
     records: list[bytes] = field(repr=False)
     octets: int
-    torn: int = 0
+    torn: int
+    secret_ids: frozenset[str]
 
     def remove(self) -> None:
         """Overwrites the records, then deletes the file: they are in the store. Blocks.
@@ -165,19 +169,22 @@ class LeftBehind:
             self.path.unlink()
 
 
-def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
+def left_behind(directory: Path, secret: SiteSecret) -> Generator[SpoolFile]:
     """The files that nobody appends to, one after the other, each for this caller alone while it is looked at.
 
     A file whose secret we do not hold stays where it is, and is logged. Blocks.
     """
-    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+    for path in _paths(directory):
         with _alone(path) as file:
             if file is None:
                 continue
             try:
-                content = LeftBehind(path, *_records(file, secret, _context(directory)))
-            except (StoreUnavailable, OSError) as error:
+                content = _content(path, file, secret)
+            except OSError as error:
                 log.error("spool_not_read", file=str(path), cause=str(error))
+                continue
+            if missing := content.secret_ids.difference(secret.ids):
+                log.error("spool_not_read", file=str(path), cause=f"site secret {', '.join(missing)} is missing")
                 continue
             yield content
 
@@ -210,32 +217,20 @@ async def take_over(
     return number
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolContent:
-    """A file as it stands, to which somebody may be appending: its records, and the ids of all secrets that they need.
+def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolFile]:
+    """All files, those in use too, without getting in anybody's way.
 
-    That of whoever appends is one of them, though there is no record yet.
+    That of whoever appends is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
     """
-
-    path: Path
-    records: list[bytes] = field(repr=False)
-    secret_ids: frozenset[str]
-
-
-def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolContent]:
-    """All files, those in use too, without getting in anybody's way; records are those that `secret` opens.
-
-    Blocks, and raises OSError.
-    """
-    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+    for path in _paths(directory):
         with suppress(FileNotFoundError), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            records, ids = [], {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
-            for sealed, whole in _rows(file.fileno()):
-                if whole and _ID.fullmatch(sealed.secret_id):
-                    ids.add(sealed.secret_id)
-                    with suppress(StoreUnavailable):
-                        records.append(secret.open(sealed, _context(directory)))
-            yield SpoolContent(path, records, frozenset(ids))
+            content = _content(path, file.fileno(), secret)
+            writer = {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
+            yield replace(content, secret_ids=content.secret_ids | writer)
+
+
+def _paths(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.spool")) if directory.is_dir() else []
 
 
 def _context(directory: Path) -> bytes:
@@ -277,23 +272,22 @@ def _alone(path: Path) -> Iterator[int | None]:
         os.close(file)
 
 
-def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes], int, int]:
-    """The records in order, the octets of all, and those of such as were cut short or changed: they have no right tag.
-
-    Raises StoreUnavailable where a record is under a secret that we do not hold.
-    """
+def _content(path: Path, file: int, secret: SiteSecret) -> SpoolFile:
+    """What is in an open file. What was cut short or changed has no right tag."""
     records: list[bytes] = []
+    ids: set[str] = set()
     at = torn = 0
     for sealed, whole in _rows(file):
         octets = _LENGTH_OCTETS + len(sealed.secret_id) + len(sealed.data)
+        if whole and _ID.fullmatch(sealed.secret_id):
+            ids.add(sealed.secret_id)
         try:
-            records.append(secret.open(sealed, context))
+            records.append(secret.open(sealed, _context(path.parent)))
         except StoreUnavailable:
-            if whole and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
-                raise
-            torn += octets
+            if sealed.secret_id not in ids or sealed.secret_id in secret.ids:
+                torn += octets
         at += octets
-    return records, at, torn
+    return SpoolFile(path, records, at, torn, frozenset(ids))
 
 
 def _rows(file: int) -> Iterator[tuple[SealedOctets, bool]]:

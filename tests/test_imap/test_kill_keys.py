@@ -24,8 +24,8 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.spool", "Spool.append", "after"),
     ("relay.store.received", "ReceivedKeys.put", "before"),
     ("relay.store.received", "ReceivedKeys.put", "after"),
-    ("relay.store.spool", "LeftBehind.remove", "before"),
-    ("relay.store.spool", "LeftBehind.remove", "after"),
+    ("relay.store.spool", "SpoolFile.remove", "before"),
+    ("relay.store.spool", "SpoolFile.remove", "after"),
 ]
 UNTIL_SETTLED = [
     ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),
