@@ -97,14 +97,11 @@ class Store:
         database: Database,
         secret: SiteSecret,
         clock: Callable[[], float],
-        *,
-        unused_keep_for: float,
-        tombstone_keep_for: float,
         beat_file: Path | None,
     ) -> None:
         self._database = database
         self._secret = secret
-        self.received = ReceivedKeys(database, secret, unused_keep_for, tombstone_keep_for, clock)
+        self.received = ReceivedKeys(database, secret, clock)
         self.issued_keys = IssuedKeyMemory(database, secret, clock)
         self.trials = Trials(database, clock)
         self.claims = Claims(database)
@@ -163,28 +160,18 @@ async def open_store(
     where: str | Path,
     secret: SiteSecret,
     *,
-    unused_keep_for: float = UNUSED_KEEP_FOR_S,
-    tombstone_keep_for: float = TOMBSTONE_KEEP_FOR_S,
     busy_timeout: float = BUSY_TIMEOUT_S,
     beat_file: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
-    All times are seconds: how long a key that was never used is kept, how long the ID of a destroyed key is
-    remembered, how long to wait for another process that is writing. `beat_file` tells a restored
-    store. `clock` gives seconds since 1970.
+    `busy_timeout` is how many seconds to wait for another process that is writing. `beat_file` tells a restored store.
+    `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
-    store = Store(
-        database,
-        secret,
-        clock,
-        unused_keep_for=unused_keep_for,
-        tombstone_keep_for=tombstone_keep_for,
-        beat_file=beat_file,
-    )
+    store = Store(database, secret, clock, beat_file)
     try:
         await store.deliveries.load()
         await store.beat.load()

@@ -232,11 +232,10 @@ class FirstSeen:
             await self._database.write(update(waiting_for_keys).where(this).values(waited=waited, last_seen=now))
         return waited
 
-    async def expire(self, keep_for: float = WAITED_KEEP_FOR_S) -> int:
-        """Forgets mails that came last more than `keep_for` seconds ago; returns how many."""
-        return await self._database.write(
-            delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < self._clock() - keep_for)
-        )
+    async def expire(self) -> int:
+        """Forgets mails that have not come for WAITED_KEEP_FOR_S; returns how many. Raises StoreUnavailable."""
+        before = self._clock() - WAITED_KEEP_FOR_S
+        return await self._database.write(delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < before))
 
 
 def _unclaimed(which: ColumnElement[bool]) -> Update:

@@ -66,19 +66,10 @@ class ReceivedKeys:
     A key whose time is over is held until destroy_expired has run.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        secret: SiteSecret,
-        unused_keep_for: float,
-        tombstone_keep_for: float,
-        clock: Callable[[], float],
-    ) -> None:
-        """Times are seconds; `clock` gives seconds since 1970."""
+    def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
         self._database = database
         self._secret = secret
-        self._unused_keep_for = unused_keep_for
-        self._tombstone_keep_for = tombstone_keep_for
         self._clock = clock
         self._commit = GroupCommit(self._store)
         self._commit_uses = GroupCommit(self._mark)
@@ -145,7 +136,7 @@ class ReceivedKeys:
             destroyed += len(places)
         if destroyed:
             await self._database.scrub()
-        await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - self._tombstone_keep_for))
+        await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
         return destroyed
 
     async def _overwrite(self, now: float) -> list[bytes]:
@@ -182,7 +173,7 @@ class ReceivedKeys:
         """One transaction for all; a row that is there stays, and is compared with what came."""
         names = [(place(name), name, key) for put in puts for name, key in put.keys.items()]
         now = self._clock()
-        ends = now + self._unused_keep_for
+        ends = now + UNUSED_KEEP_FOR_S
         insert = self._database.insert(keys).on_conflict_do_nothing()
         async with self._database.writing() as connection:
             # In one order, so that two relays which put the same keys do not wait for each other.
