@@ -61,10 +61,10 @@ from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import Sent, SiteSecret, Store, claims, open_store
+from relay.store import SentRecords, SiteSecret, Store, claims, open_store
 from relay.store.ledger import AddressHash, Ledger
-from relay.store.sent import take_over
-from relay.store.sole import sole_relay
+from relay.store.sent import take_over_sent
+from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class Parts:
     next_hops: dict[str, NextHop]
     dkim_keys: list[SigningKey]
     receiving: Receiving
-    sent: Sent
+    sent: SentRecords
 
 
 @asynccontextmanager
@@ -112,7 +112,7 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
         store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
-        sent = Sent(config.state_directory / SENT, secret, lambda: store.settled)
+        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
@@ -123,7 +123,7 @@ async def parts(
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         opener = Opener(
-            Layers(config, levels, keys, identity, certificates), store.received, store.openings, beat=store.beat
+            Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
         )
         signing_keys = dkim_keys(config)
         next_hops = _next_hops(stack, config)
@@ -203,14 +203,17 @@ async def running(
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
-        await take_over_sent(config, built.store)
+        secret = SiteSecret.load(config.store.secret)
+        # Before a retry of it comes.
+        if number := await take_over_sent(config.state_directory / SENT, secret, built.store.deliveries):
+            log.warning("relay_was_killed", mails_sent_shortly_before=number)
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
-        secret_id = SiteSecret.load(config.store.secret).ids[0]
+        secret_id = secret.ids[0]
         _in_background(stack, "key report", _write_down_keys(built, secret_id))
         if stop is not None:
             _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
@@ -254,13 +257,6 @@ async def running(
         built.keys.wait_no_more()
 
 
-async def take_over_sent(config: Config, store: Store) -> None:
-    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
-    secret = SiteSecret.load(config.store.secret)
-    if number := await take_over(config.state_directory / SENT, secret, store.journal, store.openings):
-        log.warning("relay_was_killed", mails_sent_shortly_before=number)
-
-
 def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     config = built.config
@@ -278,7 +274,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.sealer,
         built.next_hops["outgoing"],
         built.ledger,
-        Deliveries("outgoing", built.store.journal, built.sent),
+        Deliveries("outgoing", built.store.deliveries, built.sent),
         _shadow(config, built),
         Signer(built.dkim_keys) if built.dkim_keys else None,
     )
@@ -292,7 +288,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         config.incoming,
         built.originals,
         built.next_hops["incoming"],
-        Deliveries("incoming", built.store.journal, built.sent),
+        Deliveries("incoming", built.store.deliveries, built.sent),
         built.triage,
     )
 
@@ -445,9 +441,8 @@ async def _sweep(store: Store, triage: Triage) -> None:
             await store.claims.end_claims()
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.journal.expire(store.beat.past):
+            if forgotten := await store.deliveries.expire(store.beat.past):
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.openings.expire(store.beat.past)
             await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
             await triage.look()
@@ -455,13 +450,13 @@ async def _sweep(store: Store, triage: Triage) -> None:
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 
 
-async def _write_what_is_late(store: Store, sent: Sent) -> None:
+async def _write_what_is_late(store: Store, sent: SentRecords) -> None:
     """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:
             sent.tidy()
-            await store.go_on()
+            await store.deliveries.go_on()
         except Exception as error:  # noqa: BLE001 - the next try may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 

@@ -37,7 +37,7 @@ class Budget:
         self.patience = WAIT_FOR_ROOM_S if patience is None else patience
         self.used = 0
         self.peak = 0
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_RoomWanted] = deque()
 
     def share(self) -> Share:
         """The share of one message, empty yet."""
@@ -50,7 +50,7 @@ class Budget:
             return
         if share.held and self._all_others_wait(share):
             raise Overloaded("all messages in flight wait for room; this one gives way")
-        waiting = _Waiting(share, more, asyncio.get_running_loop().create_future())
+        waiting = _RoomWanted(share, more, asyncio.get_running_loop().create_future())
         # Whoever has a part of his message already comes before those who have nothing.
         self._waiting.appendleft(waiting) if share.held else self._waiting.append(waiting)
         try:
@@ -118,7 +118,7 @@ class Share:
         self.release()
 
 
-class _Waiting(NamedTuple):
+class _RoomWanted(NamedTuple):
     """Who waits, for how many more octets, and what tells him that he has them."""
 
     share: Share

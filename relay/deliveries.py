@@ -1,16 +1,26 @@
-"""Brings every form of a mail to the next hop once, over as many tries as it takes.
-Standard: RFC 5321 6.1; what has left, and the sealed form of what has not, is remembered for the retry.
+"""Brings every copy of a mail to the next hop once, over as many tries as it takes: the rules.
+Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, repeats nothing and spends no second key.
+
+- A try begins before anything is spent on it. Where several recipients get one answer, or other relays share the store,
+  that it is under way is in the store first. Where one mail is tried twice at once, the second try is held.
+- Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
+  the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
+  store before others get it.
+- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for whom it waits. Whoever
+  was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
+  octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered.
+- What was opened is known by its sealed envelope, and whoever opens it has begun it and settles it (relay/opening): who
+  has that never gets it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -19,8 +29,9 @@ from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLate
 from relay.keys import KeyReference
 from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
+from relay.opening import Opened
 from relay.sealing import SealedCopy
-from relay.store import Begun, Journal, JournalForm, Sent, SentOpened, mail_key
+from relay.store import Begun, DeliveryRecords, SentRecords, WaitingCopy, name_as_it_came, recipient_name
 
 log = structlog.get_logger(__name__)
 
@@ -32,23 +43,25 @@ ANSWERED_AT_ONCE = 1000
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
-    `key` is its place in the journal. `copies` are those that were sealed before, or are being delivered now; whoever
-    delivers adds its own. `outcomes` are by mailbox, as everything in the journal. `check` is to be called last before
-    it leaves; it raises DeliveryUnderWay and StoreUnavailable. Of a mail that is `like_no_other` the same octets are a
-    retry.
+    `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
+    those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
+    `check` is to be called last before it leaves; it raises DeliveryUnderWay and StoreUnavailable. Of a mail that is
+    `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
     """
 
-    key: bytes
+    name: bytes
     mail: Mail
-    begun: Begun
+    like_no_other: bool = False
     check: Callable[[], None] = lambda: None
+    begun: Begun = field(default_factory=Begun)
+    is_begun: bool = False
     copies: list[SealedCopy] = field(default_factory=list)
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
-    like_no_other: bool = False
+    opened: Opened | None = None
 
     @property
     def rest(self) -> Mail:
-        """The mail to those recipients who neither have it nor have a sealed form waiting, each once."""
+        """The mail to those recipients who neither have it nor have a sealed copy waiting, each once."""
         known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
@@ -58,8 +71,8 @@ class Delivery:
         for recipient, outcome in zip(recipients, outcomes, strict=True):
             self.outcomes[recipient.mailbox] = outcome
 
-    def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError) -> None:
-        """The same failure for all of them."""
+    def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError | None) -> None:
+        """The same outcome for all of them."""
         for recipient in recipients:
             self.outcomes[recipient.mailbox] = outcome
 
@@ -79,6 +92,17 @@ class Delivery:
         """Whether nobody has to wait for another try."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
+    def names(self, mailboxes: Iterable[str]) -> list[bytes]:
+        """What the store calls these recipients."""
+        if self.opened is not None:
+            return self.opened.names_in_store(mailboxes)
+        return [recipient_name(self.name, mailbox) for mailbox in mailboxes]
+
+    def is_opened(self, opened: Opened) -> None:
+        """From here on it is known by its sealed envelope; whoever has opened it settles it."""
+        self.opened, self.name, self.like_no_other = opened, opened.mail, True
+        self.begun = Begun(frozenset(opened.served), relay=opened.relay)
+
     def _outcome(self, mailbox: str) -> RelayError | None:
         if mailbox in self.begun.delivered:
             return None
@@ -89,96 +113,87 @@ _NOT_TRIED = TryLater("not tried")
 
 
 class Deliveries:
-    """The deliveries of one direction; keeps sealed forms, so that a retry spends no second key."""
+    """The deliveries of one direction."""
 
-    def __init__(self, direction: str, journal: Journal, sent: Sent | None = None) -> None:
-        """`direction` keeps apart what passes one journal in both directions; `sent` knows at once what has left."""
+    def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
+        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
         self._direction = direction
-        self._journal = journal
+        self._records = records
         self._sent = sent
         self._under_way: set[tuple[bytes, str]] = set()
-        self._unfinished: dict[bytes, asyncio.Task[None]] = {}
-        self._all_is_well: dict[str, tuple[asyncio.Task[None], list[str]]] = {}
-        self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
+        self._names: OrderedDict[str, bytes] = OrderedDict()
 
     @asynccontextmanager
-    async def of(self, mail: Mail) -> AsyncIterator[Delivery]:
+    async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
         """One try; however it ends, what was delivered is remembered until the client needs to try no more.
 
-        Raises DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here
-        or by another relay, and StoreUnavailable where what is delivered could not be remembered.
+        Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
+        DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
+        another relay, and StoreUnavailable where what is delivered could not be remembered.
         """
-        key, like_no_other = await off_loop(len(mail.message), _identity, self._direction, mail)
-        await self._finished(key)
-        claims = {(key, mailbox) for mailbox in mail.envelope.mailboxes}
-        if claims & self._under_way:
+        name, like_no_other = await off_loop(len(mail.message), _described, self._direction, mail)
+        recipients = {(name, mailbox) for mailbox in mail.envelope.mailboxes}
+        if recipients & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
-        self._under_way |= claims
+        self._under_way |= recipients
+        delivery = Delivery(name, mail, like_no_other)
+        delivery.check = partial(self._check, delivery)
         try:
-            self._take_room(like_no_other)  # before a key is spent on it
-            begun = await self._begun(key, mail)
-            if begun.delivered or begun.forms:
-                log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.forms))
-            check = partial(self._check, begun.relay, like_no_other)
-            copies = [_copy(mail, each) for each in begun.forms]
-            delivery = Delivery(key, mail, begun, check, copies, like_no_other=like_no_other)
-            try:
-                yield delivery
-                if delivery.over:
-                    self._forget_soon(delivery)
-                else:
-                    await self._settled(key, delivery)
-            except BaseException:
-                # The client will not hear that anything was delivered.
-                await asyncio.shield(self._journal.later(self._settle(key, delivery, heard=False)))
-                raise
+            self._take_room(delivery)  # before a key is spent on it
+            if begin:
+                await self.begin(delivery)
+            yield delivery
+            if delivery.over:
+                self._forget_soon(delivery)
+            else:
+                await asyncio.shield(self._records.later(self._settle(delivery)))
+        except BaseException:
+            # The client will not hear that anything was delivered.
+            await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
+            raise
         finally:
-            self._under_way -= claims
-            self._note_key(mail, key)
+            self._under_way -= recipients
+            self._note_name(delivery)
 
-    def _check(self, relay: str, like_no_other: bool) -> None:
+    async def begin(self, delivery: Delivery) -> Mail:
+        """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
+
+        Where several recipients get one answer, that they are to get the mail is on the disk when this returns. Else a
+        disk that fills meanwhile has those repeated who were served, at each retry for the others.
+        """
+        mail, recipients = delivery.mail, delivery.mail.envelope.mailboxes
+        intent = not mail.each_answered and len(set(recipients)) > 1
+        begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
+        if begun.delivered or begun.copies:
+            log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
+        delivery.begun, delivery.is_begun = begun, True
+        delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
+        return delivery.rest
+
+    def _check(self, delivery: Delivery) -> None:
         """Whether the mail may leave: what becomes of it can be written down, and nobody else has it by now.
 
         Raises DeliveryUnderWay and StoreUnavailable.
         """
-        self._take_room(like_no_other)
-        self._journal.check(relay)
+        self._take_room(delivery)
+        self._records.check(delivery.begun.relay)
 
-    def _take_room(self, like_no_other: bool) -> None:
+    def _take_room(self, delivery: Delivery) -> None:
         """For the record of a mail that leaves. Raises StoreUnavailable."""
-        if self._sent is not None and like_no_other:
+        if self._sent is not None and delivery.like_no_other:
             self._sent.ready()
 
-    async def _begun(self, key: bytes, mail: Mail) -> Begun:
-        """Where several recipients get one answer, that they are to get the mail is on the disk when this returns.
-
-        Else a disk that fills meanwhile has those repeated who were served, at each retry for the others.
-        """
-        recipients = mail.envelope.mailboxes
-        intent = not mail.each_answered and len(set(recipients)) > 1
-        begin = self._journal.begin(self._direction, key, recipients, intent=intent)
-        beginning = self._journal.later(begin)
-        try:
-            return await asyncio.shield(beginning)
-        except BaseException:
-            if not beginning.done():  # nobody waits for it any more
-                self._first(key, self._break_off(beginning, key, recipients))
-            raise
-
-    async def _break_off(self, beginning: asyncio.Task[Begun], key: bytes, recipients: Sequence[str]) -> None:
-        await asyncio.wait([beginning])
-        if beginning.exception() is None:
-            self._journal.break_off(key, recipients)
-
-    def accepted(self, delivery: Delivery, recipients: Iterable[Recipient], opened: SentOpened | None = None) -> None:
-        """The next hop has the mail for these, as was read just now; `opened` says what it is to who has opened it."""
+    def accepted(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
+        """The next hop has the mail for these, as was read just now."""
         if self._sent is not None and delivery.like_no_other:
-            self._sent.note(delivery.key, [each.mailbox for each in recipients], opened)
+            self._sent.note(
+                delivery.name, delivery.names(each.mailbox for each in recipients), delivery.opened is not None
+            )
 
     async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
         """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
-        for recipient in recipients:
-            delivery.outcomes[recipient.mailbox] = None
+        delivery.note_for_all(recipients, None)
         await self.so_far(delivery)
 
     async def so_far(self, delivery: Delivery) -> None:
@@ -189,8 +204,9 @@ class Deliveries:
         delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
         if delivered:
             delivery.begun = replace(delivery.begun, delivered=delivery.begun.delivered.union(delivered))
+            names = delivery.names(delivered)
             try:
-                await self._journal.remember(delivery.key, delivered)
+                await self._records.remember(delivery.name, names, opened=delivery.opened is not None)
             except StoreUnavailable as error:
                 _not_remembered(error)
                 if not delivery.mail.each_answered:
@@ -199,47 +215,41 @@ class Deliveries:
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client has not heard these outcomes and will try again: what is delivered must be known then."""
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
-        if not delivered:
+        # Known from before where possible: no retry may come between the end of the delivery and what follows here.
+        name = self._names.pop(mail.id, None)
+        if not delivered or name == _OPENED:
             return
-        if mail.id in self._all_is_well:  # and nothing was written yet: nobody can begin in between
-            task, unheard = self._all_is_well[mail.id]
+        if name in self._being_forgotten:  # and nothing was written yet: nobody can begin in between
+            task, unheard = self._being_forgotten[name]
             unheard += delivered
             await asyncio.wait([task])
         else:
-            await self._remember_unheard(mail, delivered)
+            await self._remember_unheard(mail, name, delivered)
         log.info("delivered_unheard", recipients=len(delivered))
 
-    async def _remember_unheard(self, mail: Mail, delivered: list[str]) -> None:
-        # Known from before where possible: no retry may come between the end of the delivery and what follows here.
-        key = self._keys.pop(mail.id, b"") or await off_loop(len(mail.message), mail_key, self._direction, mail)
-        # A retry that comes meanwhile waits until it is written down.
-        claims = {(key, mailbox) for mailbox in delivered} - self._under_way
-        self._under_way |= claims
+    async def _remember_unheard(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
+        name = known if known is not None else await self._name(mail)
+        # A retry that comes meanwhile is held until it is written down.
+        recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
+        self._under_way |= recipients
         try:
-            await self._finished(key)
-            await self._journal.remember(key, delivered)
+            await self._records.remember(name, [recipient_name(name, mailbox) for mailbox in delivered])
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
         finally:
-            self._under_way -= claims
+            self._under_way -= recipients
 
-    def _note_key(self, mail: Mail, key: bytes) -> None:
+    async def _name(self, mail: Mail) -> bytes:
+        return await off_loop(len(mail.message), name_as_it_came, self._direction, mail)
+
+    def _note_name(self, delivery: Delivery) -> None:
         """For `unheard`, which may come next."""
-        if mail.id:
-            self._keys[mail.id] = key
-        while len(self._keys) > ANSWERED_AT_ONCE:
-            self._keys.popitem(last=False)
+        if delivery.mail.id:
+            self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
+        while len(self._names) > ANSWERED_AT_ONCE:
+            self._names.popitem(last=False)
 
-    async def _settled(self, key: bytes, delivery: Delivery) -> None:
-        """Settles; whoever is cancelled meanwhile waits for its end, lest it undo what he does then."""
-        settling = self._journal.later(self._settle(key, delivery))
-        try:
-            await asyncio.shield(settling)
-        except asyncio.CancelledError:
-            await asyncio.wait([settling])
-            raise
-
-    async def _settle(self, key: bytes, delivery: Delivery, *, heard: bool = True) -> None:
+    async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
         """Remembers what a retry has to know."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
@@ -249,60 +259,48 @@ class Deliveries:
             for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
-        forms = [entry for copy in delivery.copies if not copy.in_clear and (entry := _entry(copy, waiting)).recipients]
-        await self._over(key, delivery, [] if final else delivered, forms)
-
-    async def _over(
-        self, key: bytes, delivery: Delivery, delivered: Sequence[str] = (), forms: Sequence[JournalForm] = ()
-    ) -> None:
-        try:
-            await self._journal.settle(key, delivery.begun, delivery.mail.envelope.mailboxes, delivered, forms)
-        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
-            _not_remembered(error)
+        copies = [_waiting_copy(copy, waiting) for copy in delivery.copies if not copy.in_clear]
+        await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
         """While the client hears that all is well: a relay killed before he does must still know what has left."""
-        key, mail_id = delivery.key, delivery.mail.id
-        unheard: list[str] = []
-        if not delivery.begun.relay and not self._journal.knows(key):
+        name, begun = delivery.name, delivery.begun
+        if not (begun.relay or begun.delivered or begun.copies) or delivery.opened is not None:
             return
+        unheard: list[str] = []
 
-        async def work() -> None:
-            self._all_is_well.pop(mail_id, None)
-            await self._over(key, delivery, unheard)
+        async def forget() -> None:
+            self._being_forgotten.pop(name, None)
+            await self._write(delivery, unheard)
 
-        task = self._first(key, work())
-        if mail_id:
-            self._all_is_well[mail_id] = (task, unheard)
+        self._being_forgotten[name] = self._records.later(forget()), unheard
 
-    def _first(self, key: bytes, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begins work, behind earlier work, that the next try of the mail waits for."""
-        earlier = self._unfinished.get(key)
-
-        async def in_turn() -> None:
-            if earlier is not None:
-                await asyncio.wait([earlier])
-            await work
-
-        task = self._unfinished[key] = self._journal.later(in_turn())
-        task.add_done_callback(lambda done: self._unfinished.get(key) is not done or self._unfinished.pop(key))
-        return task
-
-    async def _finished(self, key: bytes) -> None:
-        """Waits until earlier tries of this mail have left nothing to do."""
-        if task := self._unfinished.get(key):
-            await asyncio.wait([task])
+    async def _write(
+        self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
+    ) -> None:
+        """The end of a try that was begun here."""
+        if not delivery.is_begun:
+            return
+        mailboxes = delivery.mail.envelope.mailboxes
+        try:
+            await self._records.settle(delivery.name, delivery.begun, mailboxes, delivered, copies)
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            _not_remembered(error)
 
 
-def _identity(direction: str, mail: Mail) -> tuple[bytes, bool]:
-    return mail_key(direction, mail), is_like_no_other(mail.message)
+_OPENED = b""
+"""Stands for the name of a mail that was opened: who has it is known whether anybody hears that or not."""
+
+
+def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:
+    return name_as_it_came(direction, mail), is_like_no_other(mail.message)
 
 
 def _not_remembered(error: Exception) -> None:
     log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
 
-def _entry(copy: SealedCopy, waiting: set[str]) -> JournalForm:
+def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
     facts = {
         "protection": copy.protection,
         "peer": copy.peer,
@@ -312,21 +310,21 @@ def _entry(copy: SealedCopy, waiting: set[str]) -> JournalForm:
         "quantum_bits": copy.quantum_bits,
     }
     recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
-    return JournalForm(recipients, facts, copy.message, copy.name)
+    return WaitingCopy(recipients, facts, copy.message, copy.name)
 
 
-def _copy(mail: Mail, entry: JournalForm) -> SealedCopy:
+def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
     """The copy again, for those recipients of this mail who wait for it."""
-    wanted = dict.fromkeys(entry.recipients)
+    wanted = dict.fromkeys(waiting.recipients)
     unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
     return SealedCopy(
-        protection=entry.facts["protection"],
-        peer=entry.facts["peer"],
-        message=entry.message,
-        policy=entry.facts["policy"],
-        policy_version=entry.facts["policy_version"],
-        keys=tuple(KeyReference(**reference) for reference in entry.facts["keys"]),
-        quantum_bits=entry.facts["quantum_bits"],
+        protection=waiting.facts["protection"],
+        peer=waiting.facts["peer"],
+        message=waiting.message,
+        policy=waiting.facts["policy"],
+        policy_version=waiting.facts["policy_version"],
+        keys=tuple(KeyReference(**reference) for reference in waiting.facts["keys"]),
+        quantum_bits=waiting.facts["quantum_bits"],
         recipients=list(unique.values()),
-        name=entry.name,
+        name=waiting.name,
     )

@@ -3,7 +3,7 @@ A key taken from the KME is stored before it is used; nothing is handed on that 
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else delivers it at this moment (`_delivered`)
+1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_delivered`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
    claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
 3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`)
@@ -17,7 +17,7 @@ in for the next hop, and says later whether it has it (`in_place`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,7 @@ from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
 from relay.forward import NextHop, Supervision
 from relay.forward.place import Place
-from relay.mail import InPlace, Mail, Outcomes, Recipient
+from relay.mail import InPlace, Mail, Outcomes
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
 from relay.policy import Content
@@ -66,12 +66,11 @@ class Incoming:
     async def _delivered(self, mail: Mail) -> Delivery:
         """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
-        async with self.deliveries.of(mail) as delivery:
-            if rest := delivery.rest.envelope.recipients:
-                try:
-                    await self._carry(delivery)
-                except RelayError as error:
-                    delivery.note_for_all(rest, error)
+        async with self.deliveries.of(mail, begin=False) as delivery:
+            try:
+                await self._carry(delivery)
+            except RelayError as error:
+                delivery.note_for_all(delivery.rest.envelope.recipients, error)
         return delivery
 
     async def _carry(self, delivery: Delivery) -> None:
@@ -81,12 +80,17 @@ class Incoming:
                 mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
             )
         except (CannotOpen, KeyNotFound) as error:
-            await self._put_aside(delivery, mail, self.triage.cannot_open(mail, error))
+            rest = await self.deliveries.begin(delivery)
+            if rest.envelope.recipients:
+                await self._put_aside(delivery, rest, self.triage.cannot_open(rest, error))
             return
         if original is None:
-            await self._pass_on(delivery, mail)
+            rest = await self.deliveries.begin(delivery)
+            if rest.envelope.recipients:
+                await self._pass_on(delivery, rest)
             return
         opened = original.opened
+        delivery.is_opened(opened)
         try:
             await self._share_out(delivery, mail, opened)
             if opened.due:
@@ -98,10 +102,8 @@ class Incoming:
     async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
         """What becomes of those recipients who do not get the mail now; nobody may learn from it whom it names."""
         by_mailbox = {each.mailbox: each for each in mail.envelope.recipients}
-        served = [by_mailbox[mailbox] for mailbox in opened.served]
-        delivery.note(served, (None,) * len(served))
-        if served:
-            log.warning("came_again", peer=opened.peer, recipients=len(served))
+        if opened.served:
+            log.warning("came_again", peer=opened.peer, recipients=len(opened.served))
         busy = [by_mailbox[mailbox] for mailbox in opened.busy]
         delivery.note_for_all(busy, DeliveryUnderWay("another relay delivers it, or was killed when it did"))
         if opened.strangers:
@@ -144,7 +146,8 @@ class Incoming:
 
     async def _deliver(self, delivery: Delivery, leaving: Mail, opened: Opened | None = None) -> None:
         """Hands it to the next hop, who says what becomes of each recipient."""
-        handed = await self.next_hop.deliver(leaving, self._supervision(delivery, opened))
+        noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
+        handed = await self.next_hop.deliver(leaving, Supervision(delivery.check, *noted))
         delivery.note(leaving.envelope.recipients, handed.outcomes)
         refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}
@@ -165,15 +168,6 @@ class Incoming:
             answer=handed.answer,
             **facts,
         )
-
-    def _supervision(self, delivery: Delivery, opened: Opened | None) -> Supervision:
-        """What the next hop asks for before the end of the content, and tells once it has the mail for some."""
-
-        def accepted(recipients: Sequence[Recipient]) -> None:
-            known = opened.in_store(recipients) if opened is not None else None
-            self.deliveries.accepted(delivery, recipients, known)
-
-        return Supervision(delivery.check, partial(self.deliveries.taken, delivery), accepted)
 
     async def _settle(self, delivery: Delivery, opened: Opened) -> None:
         """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.

@@ -12,7 +12,7 @@ import signal
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from relay.keys.receiver import (
     frame,
     read_frame,
 )
-from relay.store import ReceivedKeys, SiteSecret, Spool, each_left_behind
+from relay.store import ReceivedKeys, SiteSecret, Spool, take_over
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Receiving:
     async def take_over(self) -> None:
         """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""
         await self.receiver.hand_over()
-        if number := await take_over(self._directory, self._secret, self._received):
+        if number := await take_over_keys(self._directory, self._secret, self._received):
             log.debug("received_keys_taken_over", number=number)
 
     async def go_on(self) -> None:
@@ -93,28 +93,22 @@ class Receiving:
             log.error("received_keys_wait_in_spool", directory=str(self._directory), cause=str(error))
 
 
-async def take_over(directory: Path, secret: SiteSecret, received: ReceivedKeys) -> int:
+async def take_over_keys(directory: Path, secret: SiteSecret, received: ReceivedKeys) -> int:
     """Puts the keys of all replies into the store that nobody writes to any more; returns how many keys.
 
     A key that the store has, or had, stays as it is there. Raises StoreUnavailable: the rest is for the next time.
     """
-    number = 0
-    async with aclosing(each_left_behind(directory, secret)) as files:
-        async for file in files:
+
+    async def put(records: Sequence[bytes]) -> int:
+        found = await asyncio.to_thread(_keys, records)
+        for (group, master), keys in found.items():
             try:
-                found = await asyncio.to_thread(_keys, file.records)
-            except ValueError:
-                log.error("received_keys_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
-                continue
-            for (group, master), keys in found.items():
-                try:
-                    await received.put(group, master, keys)
-                except KMEBadReply as error:  # of one of them; the others are stored
-                    log.warning("received_key_not_taken_over", cause=str(error))
-                number += len(keys)
-            # Not before all of it is in the store: until then these octets are the only copy.
-            await asyncio.to_thread(file.remove)
-    return number
+                await received.put(group, master, keys)
+            except KMEBadReply as error:  # of one of them; the others are stored
+                log.warning("received_key_not_taken_over", cause=str(error))
+        return sum(map(len, found.values()))
+
+    return await take_over(directory, secret, put, "received_keys_not_read")
 
 
 def _keys(records: Sequence[bytes]) -> dict[tuple[str, str], dict[str, bytes]]:

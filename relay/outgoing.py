@@ -21,7 +21,7 @@ from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
 from relay.shadow import Shadow
-from relay.store.ledger import Entry, Ledger
+from relay.store.ledger import Ledger, LedgerEntry
 from relay.tripwire import check_sealed, shown_fields
 
 log = structlog.get_logger(__name__)
@@ -227,7 +227,7 @@ def _report(copy: SealedCopy, handed: Handed, octets: int) -> None:
     )
 
 
-def _entries(mail: Mail, copies: list[SealedCopy]) -> list[Entry]:
+def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
     """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
     alike: dict[tuple[int, str, str], list[Planned]] = {}
     for number, copy in enumerate(copies):
@@ -237,8 +237,8 @@ def _entries(mail: Mail, copies: list[SealedCopy]) -> list[Entry]:
     return [_entry(mail, copies[number], planned) for (number, _, _), planned in alike.items()]
 
 
-def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> Entry:
-    return Entry.of(
+def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> LedgerEntry:
+    return LedgerEntry.of(
         "plaintext" if copy.in_clear else "downgrade",
         mail,
         [each.recipient.address for each in planned],

@@ -36,7 +36,7 @@ class SealedCopy:
     `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
     `planned` says of each recipient what was passed over. A copy of an earlier try has none, and its `name` in the
-    journal.
+    store.
     """
 
     protection: str

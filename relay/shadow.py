@@ -18,7 +18,7 @@ from relay.errors import ConfigError, RelayError
 from relay.mail import Mail
 from relay.plan import Group, Outcome, Planned
 from relay.sealing import Sealer
-from relay.store.ledger import Entry
+from relay.store.ledger import LedgerEntry
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class Shadow:
     sealer: Sealer
     record: ShadowRecord | None = None
 
-    async def foresee(self, mail: Mail) -> list[Entry]:
+    async def foresee(self, mail: Mail) -> list[LedgerEntry]:
         """What the ledger has to know: one entry for all recipients whom one policy would treat alike."""
         try:
             plan = await self.sealer.foresee(mail)
@@ -52,13 +52,13 @@ class Shadow:
 _ADDRESSES = ("sender", "recipient")
 
 
-def _entries(mail: Mail, group: Group) -> Iterator[Entry]:
+def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
     alike: dict[str, list[Planned]] = {}
     for each in group.members:
         alike.setdefault(each.policy["policy"], []).append(each)
     what = f"{group.result} {group.protection}".rstrip()
     for members in alike.values():
-        yield Entry.of(
+        yield LedgerEntry.of(
             "plaintext" if group.result == "clear" else "shadow",
             mail,
             [each.recipient.address for each in members],

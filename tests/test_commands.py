@@ -22,7 +22,7 @@ from relay.cli import check
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import SiteSecret, engines, open_store
+from relay.store import SiteSecret, open_store, sqlite
 from tests.testlib import mails, relay_command
 from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.identities import Identities
@@ -276,7 +276,7 @@ async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkey
     """Nothing that a relay needs is smaller than what is free, and it does not get to be asked for."""
     found = await check._all(sites[0].config_file, trial_keys=False)
     assert not [finding for finding in found if finding.problems]
-    monkeypatch.setattr(engines, "ROOM_TO_START", 2**80)
+    monkeypatch.setattr(sqlite, "ROOM_TO_START", 2**80)
     wrong = [finding for finding in await check._all(sites[0].config_file, trial_keys=False) if finding.problems]
     assert [finding.what for finding in wrong] == ["state directory"]
     assert "make room" in wrong[0].problems[0]

@@ -25,7 +25,7 @@ from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import SealedCopy
-from relay.store import Sent, SiteSecret, open_store
+from relay.store import SentRecords, SiteSecret, open_store
 from tests.test_milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.hop import SILENCE, Answer, Hop
@@ -67,13 +67,13 @@ async def send(relay: TCPAddress, message: bytes = mails.plain()) -> Reply:
 def forms(site: Site) -> list[bytes]:
     """The sealed forms that wait in the journal."""
     with closing(sqlite3.connect(site.directory / "relay.db")) as database:
-        return [message for (message,) in database.execute("SELECT message FROM sealed_forms")]
+        return [message for (message,) in database.execute("SELECT message FROM sealed_copies")]
 
 
-def journal(site: Site) -> list[tuple[str, bool]]:
-    """Recipients that are remembered, and whether each has his mail."""
+def journal(site: Site) -> list[bool]:
+    """Of each recipient that is remembered, whether he has his mail."""
     with closing(sqlite3.connect(site.directory / "relay.db")) as database:
-        return database.execute("SELECT recipient, delivered FROM deliveries").fetchall()
+        return [bool(has_it) for (has_it,) in database.execute("SELECT copy IS NULL FROM deliveries")]
 
 
 def deliveries(wire: Sink) -> list[tuple[str, ...]]:
@@ -192,7 +192,7 @@ async def test_by_lmtp_who_has_heard_that_he_has_it_is_not_remembered(site: Site
         first = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=RECIPIENTS)
         assert [reply.code for reply in first] == [451, 250]
         wire.on_rcpt = {}
-        assert [recipient for recipient, _ in journal(site)] == ["ben@bob.example"]
+        assert journal(site) == [False]
 
 
 async def test_the_same_message_sent_again_after_success_is_a_new_mail(site: Site, wire: Sink) -> None:
@@ -338,15 +338,15 @@ async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outco
     secret = SiteSecret.load_or_create(tmp_path / "secret")
     writing, gate = asyncio.Event(), asyncio.Event()
     async with await open_store(tmp_path / "relay.db", secret) as store:
-        settle = store.journal.settle
+        settle = store.deliveries.settle
 
         async def slow(*arguments: Any) -> None:
             writing.set()
             await gate.wait()
             await settle(*arguments)
 
-        monkeypatch.setattr(store.journal, "settle", slow)
-        tries, mail = Deliveries("outgoing", store.journal), two_recipients(b"x\r\n", "1")
+        monkeypatch.setattr(store.deliveries, "settle", slow)
+        tries, mail = Deliveries("outgoing", store.deliveries), two_recipients(b"x\r\n", "1")
 
         async def work() -> None:
             async with tries.of(mail) as delivery:
@@ -363,7 +363,7 @@ async def test_who_has_the_mail_is_known_when_a_try_is_cancelled_while_its_outco
             await working
     async with (
         await open_store(tmp_path / "relay.db", secret) as store,
-        Deliveries("outgoing", store.journal).of(mail) as again,
+        Deliveries("outgoing", store.deliveries).of(mail) as again,
     ):
         assert again.begun.delivered == {"a@x"}
         assert again.rest.envelope.recipients == ()
@@ -373,7 +373,7 @@ async def test_a_retry_that_comes_as_its_client_is_found_gone_delivers_nothing_a
     """The message is so large that its digest takes longer than everything else."""
     octets = b"x" * 20_000_000
     async with await open_store(tmp_path / "relay.db", SiteSecret.load_or_create(tmp_path / "secret")) as store:
-        tries, mail = Deliveries("incoming", store.journal), two_recipients(octets, "1")
+        tries, mail = Deliveries("incoming", store.deliveries), two_recipients(octets, "1")
 
         async def again() -> tuple[Recipient, ...]:
             with suppress(DeliveryUnderWay):
@@ -448,15 +448,15 @@ async def test_what_could_not_be_noted_when_it_has_left_does_not_leave(
 async def test_a_disk_that_fills_while_a_mail_is_sealed_keeps_it_and_another_try_spends_no_second_key(
     site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, ready = [], Sent.ready
+    calls, ready = [], SentRecords.ready
 
-    def fills(sent: Sent) -> None:
+    def fills(sent: SentRecords) -> None:
         calls.append(sent)
         if len(calls) == 2:  # the last look before the mail leaves
             raise StoreUnavailable("disk full")
         ready(sent)
 
-    monkeypatch.setattr(Sent, "ready", fills)
+    monkeypatch.setattr(SentRecords, "ready", fills)
     async with running(site) as relay:
         assert (await submit(relay, mails.plain(), recipients=RECIPIENTS[:1])).code == 451
         [form] = forms(site)

@@ -177,7 +177,7 @@ async def _break_everywhere(journey: Journey, kind: str, each_answered: bool) ->
         if max(copies.values()) > 1:
             repeated.append(interruption.where)
         if not interruption.happened:
-            assert at > 4
+            assert at > 3
             return repeated
 
 

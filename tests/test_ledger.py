@@ -21,8 +21,7 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.store import SiteSecret
-from relay.store.ledger import AddressHash, Entry, Ledger
-from relay.store.ledger_reading import ledger_entries, verify_ledger
+from relay.store.ledger import AddressHash, Ledger, LedgerEntry, ledger_entries, verify_ledger
 from tests.test_refusals import closed_port
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -34,12 +33,12 @@ SECRET = SiteSecret(bytes(range(32)))
 MAIL = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), b"Subject: x\r\n\r\nsecret content\r\n")
 
 
-def entry(reason: str = "otp: no key", **what: Any) -> Entry:
+def entry(reason: str = "otp: no key", **what: Any) -> LedgerEntry:
     fields: dict[str, Any] = {
         "policy": "default.toml:1", "policy_version": "0123456789ab", "peer": "bob", "listed": ("otp", "aes"),
         "used": "aes", "reason": reason,
     }  # fmt: skip
-    return Entry.of("downgrade", MAIL, ["ben@bob.example"], **(fields | what))
+    return LedgerEntry.of("downgrade", MAIL, ["ben@bob.example"], **(fields | what))
 
 
 @pytest.fixture
@@ -125,7 +124,7 @@ async def test_many_at_once_and_several_writers_make_one_chain(path: Path) -> No
 async def test_a_long_ledger_with_long_lines_goes_on(path: Path) -> None:
     ledger = Ledger(path, AddressHash(None))
     await ledger.record(entry())
-    many = Entry.of(
+    many = LedgerEntry.of(
         "plaintext", MAIL, [f"{'x' * 60}{n}@bob.example" for n in range(1000)], policy="p", policy_version="v",
         peer=None, listed=("plaintext",), used="plaintext", reason="r" * 10_000,
     )  # fmt: skip

@@ -21,8 +21,8 @@ from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 SHORT_WAIT = """
-from relay.store import sole
-sole.WAIT_S = 0.5
+from relay.store import sqlite
+sqlite.WAIT_S = 0.5
 """
 
 

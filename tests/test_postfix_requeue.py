@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.kme import DevelopmentKMEs
-from relay.store.requeued import begin_before
+from relay.store.mail_identity import begin_before
 from tests.testlib.house import POLICIES, House, house
 from tests.testlib.postfix import requires_postfix
 

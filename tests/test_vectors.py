@@ -50,9 +50,8 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opened, Opener
 from relay.opening.layers import Layers
-from relay.store import Arrived, Bound, SiteSecret, Store, open_store
-from relay.store.key_name import KeyName
-from relay.store.received_table import find
+from relay.store import Bound, OpenedMail, SiteSecret, Store, open_store
+from relay.store.received_table import KeyName, find
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person
 
@@ -159,7 +158,7 @@ class Bob:
         pinned = {name: person(name).certificates for name in config.peers if (KEYS / f"{name}-ca.crt.pem").exists()}
         identity = replace(person("bob").identity, further_kems=tuple(_pair(*each) for each in case.secrets))
         layers = Layers(config, LEVELS, ring, identity, pinned)
-        self.opener = Opener(layers, store.received, store.openings, clock=lambda: case.now)
+        self.opener = Opener(layers, store.received, store.deliveries, clock=lambda: case.now)
 
     async def remember(self) -> None:
         """What came before the case."""
@@ -173,11 +172,11 @@ class Bob:
             await self.store.received.put(name.group, name.sae, {name.key_ID: octets})
             for fingerprint in fingerprints:
                 use = KeyUse(level, fingerprint, len(fingerprints))
-                await self.store.openings.admit([Bound(name.group, name.sae, (name.key_ID,), use)])
+                await self.store.deliveries.admit([Bound(name.group, name.sae, (name.key_ID,), use)])
         for sae, id_, fingerprint, mailboxes in self.case.seen:
-            arrived = Arrived(sae, id_, fingerprint, self.case.now.timestamp() + 1e9, mailboxes)
-            await self.store.openings.admit([], arrived)
-            await self.store.openings.settle(arrived, mailboxes)
+            arrived = OpenedMail(sae, id_, fingerprint, self.case.now.timestamp() + 1e9, mailboxes)
+            await self.store.deliveries.admit([], arrived)
+            await self.store.deliveries.settle_opened(arrived, mailboxes)
 
     async def opens(self) -> Opened | None:
         """What becomes of the message."""
@@ -186,7 +185,7 @@ class Bob:
     async def bindings(self) -> set[Binding]:
         """What each key of the case has opened by now."""
         names = {*self.case.keys, *(bound.name for bound in self.case.bound)}
-        async with self.store.openings._database.reading() as connection:
+        async with self.store.deliveries._database.reading() as connection:
             rows = await find(connection, [KeyName(*name) for name in names])
         return {
             Binding(Name(name.group, name.master_sae, name.key_ID), row.level, _cut(row.bound_to))

@@ -14,9 +14,9 @@ from relay.config import Config
 from relay.errors import RelayError, StoreUnavailable
 from relay.key_receiver import SPOOL
 from relay.keys.receiver import Delivered
-from relay.store import SiteSecret, Spool, waiting
-from relay.store.engines import no_room
+from relay.store import SiteSecret, Spool, spool_contents
 from relay.store.ledger import why_not_writable
+from relay.store.sqlite import no_room
 
 State = tuple[str, str, tuple[str, ...]]
 """What was looked at, where it is, and what is wrong with it."""
@@ -82,7 +82,7 @@ def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[li
     """The records in a spool, and what keeps a relay from taking any over."""
     records, problems = [], []
     try:
-        for file in waiting(directory, secret):
+        for file in spool_contents(directory, secret):
             records += file.records
             if missing := file.secret_ids.difference(secret.ids):
                 ids = ", ".join(sorted(missing))

@@ -24,7 +24,7 @@ from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings
 from relay.keys.build import key_ring
-from relay.store import SiteSecret, open_store, waiting
+from relay.store import SiteSecret, open_store, spool_contents
 
 FRESH_S = 60.0
 
@@ -95,7 +95,9 @@ async def _reseal(config: Config) -> tuple[int, int]:
             "the relay that serves still seals under an older secret: restart it, then run this again"
         )
     async with await open_store(config.store.database, secret) as store:
-        taken_over = await key_receiver.take_over(config.state_directory / key_receiver.SPOOL, secret, store.received)
+        taken_over = await key_receiver.take_over_keys(
+            config.state_directory / key_receiver.SPOOL, secret, store.received
+        )
         resealed = await store.reseal()
     spools = [config.state_directory / name for name in (key_receiver.SPOOL, app.SENT)]
     if older := await asyncio.to_thread(_under_older_secrets, spools, secret):
@@ -107,7 +109,9 @@ async def _reseal(config: Config) -> tuple[int, int]:
 
 
 def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Path]:
-    return [each.path for spool in spools for each in waiting(spool, secret) if each.secret_ids - {secret.ids[0]}]
+    return [
+        each.path for spool in spools for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}
+    ]
 
 
 async def _report(config: Config) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from relay.cli.options import config_option
 from relay.config import Config, load_config
 from relay.policy.names import printable
 from relay.store import SiteSecret
-from relay.store.ledger import AddressHash
-from relay.store.ledger_reading import ledger_entries, verify_ledger
+from relay.store.ledger import AddressHash, ledger_entries, verify_ledger
 
 EVENTS = ("downgrade", "plaintext", "shadow", "released", "dropped")
 

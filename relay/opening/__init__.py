@@ -33,7 +33,15 @@ from relay.opening.recipients import (
     read_envelope,
     told_apart,
 )
-from relay.store import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, Arrived, Beat, Openings, ReceivedKeys, SentOpened
+from relay.store import (
+    OTP_KEEP_FOR_S,
+    USED_KEEP_FOR_S,
+    Beat,
+    DeliveryRecords,
+    OpenedMail,
+    ReceivedKeys,
+    recipient_name,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +57,7 @@ class Opened:
 
     `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
     asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
-    are not named by the sealed envelope.
+    are not named by the sealed envelope. `relay` is the name under which those who are due are claimed.
     """
 
     original: bytes = field(repr=False)
@@ -57,22 +65,21 @@ class Opened:
     peer: str
     keys: tuple[KeyReference, ...]
     envelope: SealedEnvelope
-    arrived: Arrived | None = None
+    arrived: OpenedMail | None = None
     due: tuple[str, ...] = field(default=(), repr=False)
     served: tuple[str, ...] = field(default=(), repr=False)
     busy: tuple[str, ...] = field(default=(), repr=False)
     strangers: tuple[str, ...] = field(default=(), repr=False)
+    relay: str = ""
 
     @property
     def mail(self) -> bytes:
         """What all copies of it have in common."""
-        return self.arrived.mail if self.arrived is not None else b""
+        return self.arrived.name if self.arrived is not None else b""
 
-    def in_store(self, recipients: Iterable[Recipient]) -> SentOpened | None:
-        """What the store calls the mail and these recipients of it."""
-        if self.arrived is None:
-            return None
-        return self.mail, [self.arrived.recipient(folded_mailbox(each.mailbox)) for each in recipients]
+    def names_in_store(self, mailboxes: Iterable[str]) -> list[bytes]:
+        """What the store calls these recipients of it."""
+        return [recipient_name(self.mail, folded_mailbox(mailbox)) for mailbox in mailboxes]
 
     def to_the_due(self, mail: Mail) -> Mail:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
@@ -94,7 +101,7 @@ class Opener:
 
     layers: Layers
     received: ReceivedKeys
-    openings: Openings
+    deliveries: DeliveryRecords
     beat: Beat | None = field(default=None, kw_only=True)
     clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
@@ -133,22 +140,30 @@ class Opener:
         except RelayError:
             # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
             with silent():
-                await self.openings.admit(found.bound)
+                await self.deliveries.admit(found.bound)
             raise
         named, strangers = await off_loop(size, told_apart, self._config, envelope, mailboxes or ())
         arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
         # On the disk before anybody gets the original: else another relay, or this one killed and started again, would
         # hand it on once more, or open another message under the same keys.
         with silent():
-            states = await self.openings.admit(found.bound, arrived)
+            begun = await self.deliveries.admit(found.bound, arrived)
         # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
         of = {
-            state: tuple(box for box in named if states.get(folded_mailbox(box)) == state)
+            state: tuple(box for box in named if arrived and begun.state(folded_mailbox(box)) == state)
             for state in ("due", "served", "busy")
         }
         (peer,) = found.peers
         return Opened(
-            entity.content, found.names, peer, tuple(found.keys), envelope, arrived, **of, strangers=strangers
+            entity.content,
+            found.names,
+            peer,
+            tuple(found.keys),
+            envelope,
+            arrived,
+            **of,
+            strangers=strangers,
+            relay=begun.relay,
         )
 
     async def settle(self, opened: Opened, has_it: Collection[str]) -> None:
@@ -177,7 +192,7 @@ class Opener:
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
         named = await off_loop(size, all_named, self._config, opened.envelope)
         every = {name: None for names in named.values() for name in names}
-        served = await self.openings.settle(
+        served = await self.deliveries.settle_opened(
             replace(opened.arrived, mailboxes=tuple(every)),
             map(folded_mailbox, has_it),
             [folded_mailbox(box) for box in opened.due if box not in has_it],
@@ -205,11 +220,11 @@ class Opener:
             raise BadStructure(f"the original: {error}") from error
         return envelope
 
-    def _arrived(self, found: Found, envelope: SealedEnvelope, named: tuple[str, ...]) -> Arrived:
+    def _arrived(self, found: Found, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
         """What the store remembers, until no copy could be opened any more."""
         latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
         folded = tuple(dict.fromkeys(map(folded_mailbox, named)))
-        return Arrived(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), folded)
+        return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), folded)
 
 
 def _without_success(recipient: Recipient) -> Recipient:

@@ -18,7 +18,7 @@ from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
 from relay.store import Kept, Quarantine
-from relay.store.ledger import Entry, Event, Ledger
+from relay.store.ledger import Event, Ledger, LedgerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Release:
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
     async def _record(self, event: Event, kept: Kept, envelope: Envelope, used: str, peer: str) -> None:
-        entry = Entry(
+        entry = LedgerEntry(
             event=event,
             message=kept.digest,
             sender=envelope.sender,

@@ -1,5 +1,5 @@
-"""What must survive a crash: keys received and issued, the delivery journal, the quarantine, rates; a class for each.
-Standard: what a method stored is on the disk when it returns; what was sealed never comes back changed.
+"""What must survive a crash: keys received and issued, deliveries, the quarantine, rates; a class for each.
+What a method stored is on the disk when it returns; what was sealed never comes back changed.
 
 The contract, the same over SQLite and PostgreSQL:
 
@@ -24,12 +24,11 @@ from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database, transport_problem
-from relay.store.first_seen import FirstSeen
-from relay.store.issued_keys import IssuedKeys
-from relay.store.journal import Begun, Journal, JournalForm, mail_key
-from relay.store.openings import Arrived, Bound, Openings
-from relay.store.quarantine import Put, Quarantine, Room, Total
-from relay.store.quarantine_table import Arrival, Kept
+from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
+from relay.store.kme_memory import IssuedKeyMemory, Trials
+from relay.store.mail_identity import OpenedMail, name_as_it_came, recipient_name
+from relay.store.quarantine import FirstSeen, PutAside, Quarantine, Room, Total
+from relay.store.quarantine_table import SEALED_MESSAGES, Arrival, Kept
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
@@ -37,13 +36,12 @@ from relay.store.received import (
     USED_KEEP_FOR_S,
     Counts,
     ReceivedKeys,
-    State,
 )
+from relay.store.received_table import SEALED_KEYS, Bound
 from relay.store.secret import SiteSecret
-from relay.store.sent import Sent, SentOpened
+from relay.store.sent import SentRecords
 from relay.store.spent import Spending, Spent
-from relay.store.spool import LeftBehind, Spool, Waiting, each_left_behind, left_behind, waiting
-from relay.store.trials import Trials
+from relay.store.spool import Spool, SpoolFile, left_behind, spool_contents, take_over
 
 __all__ = [
     "OTP_KEEP_FOR_S",
@@ -51,42 +49,40 @@ __all__ = [
     "UNUSED_KEEP_FOR_S",
     "USED_KEEP_FOR_S",
     "Arrival",
-    "Arrived",
     "Beat",
     "Begun",
     "Bound",
     "Claims",
     "Counts",
+    "DeliveryRecords",
     "FirstSeen",
-    "IssuedKeys",
-    "Journal",
-    "JournalForm",
+    "IssuedKeyMemory",
     "Kept",
-    "LeftBehind",
-    "Openings",
-    "Put",
+    "OpenedMail",
+    "PutAside",
     "Quarantine",
     "ReceivedKeys",
     "Room",
-    "Sent",
-    "SentOpened",
+    "SentRecords",
     "SiteSecret",
     "Spending",
     "Spent",
     "Spool",
-    "State",
+    "SpoolFile",
     "Store",
     "Total",
     "Trials",
-    "Waiting",
-    "each_left_behind",
+    "WaitingCopy",
     "left_behind",
-    "mail_key",
+    "name_as_it_came",
     "open_store",
+    "recipient_name",
+    "spool_contents",
+    "take_over",
     "transport_problem",
-    "waiting",
 ]
 
+SEALED_ROWS = (SEALED_KEYS, SEALED_MESSAGES)
 BUSY_TIMEOUT_S = 5.0
 """Seconds to wait for another writer before the mail is held."""
 
@@ -99,37 +95,29 @@ class Store:
     def __init__(
         self,
         database: Database,
-        received: ReceivedKeys,
-        journal: Journal,
-        quarantine: Quarantine,
-        first_seen: FirstSeen,
-        openings: Openings,
-        beat: Beat,
-        issued_keys: IssuedKeys,
-        claims: Claims,
-        spent: Spent,
-        trials: Trials,
+        secret: SiteSecret,
+        clock: Callable[[], float],
+        beat_file: Path | None,
     ) -> None:
         self._database = database
-        self.received = received
-        self.journal = journal
-        self.quarantine = quarantine
-        self.first_seen = first_seen
-        self.openings = openings
-        self.beat = beat
-        self.issued_keys = issued_keys
-        self.claims = claims
-        self.spent = spent
-        self.trials = trials
+        self._secret = secret
+        self.received = ReceivedKeys(database, secret, clock)
+        self.issued_keys = IssuedKeyMemory(database, secret, clock)
+        self.trials = Trials(database, clock)
+        self.claims = Claims(database)
+        self.deliveries = DeliveryRecords(database, self.claims, clock)
+        self.quarantine = Quarantine(database, secret, clock)
+        self.first_seen = FirstSeen(database, clock)
+        self.beat = Beat(database, beat_file, clock)
+        self.spent = Spent(database, clock)
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
 
         Raises StoreUnavailable.
         """
-        missing = Counter(await self.received.missing_secrets())
-        missing.update(await self.quarantine.missing_secrets())
-        return dict(missing)
+        missing = [await each.missing_secrets(self._database, self._secret) for each in SEALED_ROWS]
+        return dict(sum(missing, Counter[str]()))
 
     async def reseal(self) -> int:
         """Seals anew, under the newest secret, every row that is under an older one; returns how many.
@@ -139,24 +127,14 @@ class Store:
         """
         resealed = 0
         troubles = []
-        for part in (self.received, self.quarantine):
+        for each in SEALED_ROWS:
             try:
-                resealed += await part.reseal()
+                resealed += await each.reseal(self._database, self._secret)
             except StoreUnavailable as error:
                 troubles.append(str(error))
         if troubles:
             raise StoreUnavailable("; ".join(troubles))
         return resealed
-
-    async def go_on(self) -> None:
-        """Writes what could not be written when it should have been. Raises StoreUnavailable."""
-        await self.openings.go_on()
-        await self.journal.go_on()
-
-    @property
-    def settled(self) -> bool:
-        """Whether all is written that was told so far of who has which mail."""
-        return self.journal.settled and self.openings.settled
 
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any more.
@@ -165,8 +143,8 @@ class Store:
         """
         await self._database.quiet()
         with suppress(StoreUnavailable):
-            for last_words in (self.openings.go_on, self.journal.go_on, self.claims.close):
-                await last_words()
+            await self.deliveries.go_on()
+            await self.claims.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
@@ -182,42 +160,20 @@ async def open_store(
     where: str | Path,
     secret: SiteSecret,
     *,
-    unused_keep_for: float = UNUSED_KEEP_FOR_S,
-    tombstone_keep_for: float = TOMBSTONE_KEEP_FOR_S,
     busy_timeout: float = BUSY_TIMEOUT_S,
     beat_file: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
-    All times are seconds: how long a key that was never used is kept, how long the ID of a destroyed key is
-    remembered, how long to wait for another process that is writing. `beat_file` tells a restored
-    store. `clock` gives seconds since 1970.
+    `busy_timeout` is how many seconds to wait for another process that is writing. `beat_file` tells a restored store.
+    `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=busy_timeout)
-    claims = Claims(database)
-    store = Store(
-        database,
-        ReceivedKeys(
-            database,
-            secret,
-            unused_keep_for=unused_keep_for,
-            tombstone_keep_for=tombstone_keep_for,
-            clock=clock,
-        ),
-        Journal(database, claims, clock),
-        Quarantine(database, secret, clock),
-        FirstSeen(database, clock),
-        Openings(database, claims, clock),
-        Beat(database, beat_file, clock),
-        IssuedKeys(database, secret, clock),
-        claims,
-        Spent(database, clock),
-        Trials(database, clock),
-    )
+    store = Store(database, secret, clock, beat_file)
     try:
-        await store.journal.load()
+        await store.deliveries.load()
         await store.beat.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)

@@ -45,7 +45,7 @@ _beats = Table(
 _select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
 
 
-class _Marks(NamedTuple):
+class _BeatRow(NamedTuple):
     """The row, where it says what it should."""
 
     beat: float
@@ -53,11 +53,11 @@ class _Marks(NamedTuple):
     past: float
 
 
-def _marks(row: Sequence[object]) -> _Marks | None:
+def _marks(row: Sequence[object]) -> _BeatRow | None:
     """None where one of its columns holds what is no moment."""
     moments = [_moment(each) for each in row]
     known = [each for each in moments if each is not None]
-    return _Marks(*known) if len(known) == len(moments) else None
+    return _BeatRow(*known) if len(known) == len(moments) else None
 
 
 def _moment(found: object) -> float | None:
@@ -108,7 +108,7 @@ class Beat:
             now = self._clock()
             restored = marks is None or marks.beat < last
             # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
-            marks = marks or _Marks(0.0, now, now)
+            marks = marks or _BeatRow(0.0, now, now)
             trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
             beat = max(now, max(marks.beat, last) + ONE_ON_S)
             past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
@@ -122,7 +122,7 @@ class Beat:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
             await asyncio.to_thread(self._write, beat)
 
-    async def _row(self, connection: AsyncConnection, last: float) -> tuple[_Marks | None, bool]:
+    async def _row(self, connection: AsyncConnection, last: float) -> tuple[_BeatRow | None, bool]:
         """What the row says, and whether it is locked for us; it need not be where another relay beats, who may be
         frozen. None: it was broken."""
         free = (await connection.execute(_select.with_for_update(skip_locked=True))).one_or_none()

@@ -37,8 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
-from relay.store.database import Database, metadata, to_its_end
-from relay.store.received_table import batches
+from relay.store.database import Database, batches, metadata, to_its_end
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +70,7 @@ _claims = Table(
 
 
 @dataclass(slots=True)
-class Change:
+class ClaimsTransaction:
     """One writing transaction, and what it does to claims, once it is committed."""
 
     connection: AsyncConnection
@@ -146,7 +145,7 @@ class Claims:
                 self._dropped[place] = relay
 
     @asynccontextmanager
-    async def change(self, wanted: Mapping[bytes, str] | None = None) -> AsyncIterator[Change]:
+    async def change(self, wanted: Mapping[bytes, str] | None = None) -> AsyncIterator[ClaimsTransaction]:
         """A writing transaction. `taken` of what it gives are those of the `wanted` places that are ours with it.
 
         `wanted` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
@@ -158,7 +157,7 @@ class Claims:
             self._dropped.pop(place, None)
         try:
             async with self._database.writing() as connection:
-                change = Change(connection, relay)
+                change = ClaimsTransaction(connection, relay)
                 await self._take(change, free)
                 yield change
         except BaseException:
@@ -197,7 +196,7 @@ class Claims:
         self._ending = dict(self._dropped)
         try:
             async with self._database.writing() as connection:
-                await Change(connection, relay).end(self._ending)
+                await ClaimsTransaction(connection, relay).end(self._ending)
                 await self._cut_short(connection)
                 until = self._now + LEASE_S
                 mine = update(_relays).where(_relays.c.relay == relay, self._alive)
@@ -274,7 +273,7 @@ class Claims:
             except StoreUnavailable as error:
                 log.warning("lease_not_renewed", cause=str(error))
 
-    async def _take(self, change: Change, wanted: Mapping[bytes, str]) -> None:
+    async def _take(self, change: ClaimsTransaction, wanted: Mapping[bytes, str]) -> None:
         """In one order, so that two relays with the same mail do not wait for each other."""
         alive = select(_relays.c.relay).where(self._alive)
         for some in batches(sorted(wanted)):

@@ -7,27 +7,34 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Column, Integer, MetaData, Table, delete, insert, select, text
+from sqlalchemy import Column, Executable, Integer, MetaData, Table, delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store import engines
-from relay.store.tls import exposed
+from relay.store.postgresql import exposed, postgresql_engine, without_secrets
+from relay.store.sqlite import aiosqlite_connection, prepare_sqlite_file, said_by_sqlite, sqlite_engine
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
+POOL_TIMEOUT_S = 30.0
+"""Seconds to wait until one of our own connections is free."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
+ROWS_AT_ONCE = 500
+"""In one statement, well below either back end's limit on parameters."""
+
+Item = TypeVar("Item")
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -83,6 +90,27 @@ class Database:
             raise
         self._written_at = time.monotonic()
 
+    async def rows(self, query: Executable) -> Sequence[Any]:
+        """What one query gives, whoever waits for it. Raises StoreUnavailable."""
+
+        async def read() -> Sequence[Any]:
+            async with self.reading() as connection:
+                return (await connection.execute(query)).all()
+
+        return await self.to_its_end(read())
+
+    async def write(self, *statements: Executable) -> int:
+        """Runs these in one transaction, whoever waits for it; how many rows they have changed together.
+
+        Raises StoreUnavailable.
+        """
+
+        async def run() -> int:
+            async with self.writing() as connection:
+                return sum([(await connection.execute(each)).rowcount for each in statements])
+
+        return await self.to_its_end(run())
+
     async def can_be_written(self, proof_s: float = 0.0) -> None:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
         if time.monotonic() - self._written_at < proof_s:
@@ -99,7 +127,7 @@ class Database:
             async with self._translated(), self._writer.connect() as connection:
                 raw = await connection.get_raw_connection()
                 # Not by way of `connection`, which would begin a transaction: there it is not permitted.
-                await engines.aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                await aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """What `work` gives; when the caller is cancelled it goes on, and ends before the database is closed.
@@ -137,7 +165,7 @@ class Database:
             yield
         except (SQLAlchemyError, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            said = engines.said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
+            said = said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
             raise StoreUnavailable(f"{self.name}: {said or type(cause).__name__}") from error
 
 
@@ -160,6 +188,60 @@ def to_its_end(
     return run
 
 
+_Row = TypeVar("_Row")
+
+
+def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """The rows in order, ROWS_AT_ONCE at a time."""
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[start : start + ROWS_AT_ONCE]
+
+
+@dataclass(slots=True, eq=False)
+class _Turn(Generic[Item]):
+    item: Item
+    done: bool = False
+    error: StoreUnavailable | None = None
+
+
+class GroupCommit(Generic[Item]):
+    """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
+
+    Nobody is told "done" before the commit that holds their item has returned.
+    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+        self._commit = commit
+        self._turn = asyncio.Lock()
+        self._wait: list[_Turn[Item]] = []
+
+    async def __call__(self, item: Item) -> None:
+        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
+        mine = _Turn(item)
+        self._wait.append(mine)
+        try:
+            async with self._turn:
+                if not mine.done:
+                    await self._commit_all()
+        finally:
+            if not mine.done:
+                self._wait.remove(mine)
+        if mine.error:
+            raise StoreUnavailable(str(mine.error)) from mine.error
+
+    async def _commit_all(self) -> None:
+        together = list(self._wait)
+        error = None
+        try:
+            await self._commit([one.item for one in together])
+        except StoreUnavailable as trouble:
+            error = trouble
+        for one in together:
+            one.done, one.error = True, error
+        self._wait = [one for one in self._wait if not one.done]
+
+
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     """The database at a path or URL, with its schema made or checked.
 
@@ -168,15 +250,17 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     url = _url(where)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
-        await asyncio.to_thread(engines.prepare_sqlite_file, path, busy_timeout)
+        await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
         database = Database(
             str(path),
-            reader=engines.sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout),
-            writer=engines.sqlite_engine(path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout),
+            reader=sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S),
+            writer=sqlite_engine(
+                path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S
+            ),
         )
     else:
-        engine = engines.postgresql_engine(url, busy_timeout=busy_timeout)
-        database = Database(engines.without_secrets(url), reader=engine, writer=engine)
+        engine = postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S)
+        database = Database(without_secrets(url), reader=engine, writer=engine)
     try:
         await _make_schema(database)
     except BaseException:
@@ -221,6 +305,6 @@ def _url(where: str | Path) -> URL:
     backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
     if backend not in ("sqlite", "postgresql") or not url.database:
         raise ConfigError(
-            f"{engines.without_secrets(url)}: the store is a path, or a URL such as postgresql://user@host/database"
+            f"{without_secrets(url)}: the store is a path, or a URL such as postgresql://user@host/database"
         )
     return url.set(drivername=backend)

@@ -15,7 +15,7 @@ import hmac
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 import structlog
 
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Mail
-from relay.store.group_commit import GroupCommit
+from relay.store.database import GroupCommit
 from relay.store.secret import SiteSecret
+from relay.store.secret_file import sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ _HASH_OCTETS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One mail, or those of its recipients that one policy treats alike.
 
     `policy` is `file:line`, `listed` what it lists, `used` what protected the mail instead; `message` is the
@@ -64,7 +65,7 @@ class Entry:
     by: str = ""
 
     @classmethod
-    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **what: Any) -> Entry:
+    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **what: Any) -> LedgerEntry:
         """About this mail, to these of its recipients."""
         return cls(event=event, message=mail.digest, sender=mail.envelope.sender, recipients=tuple(recipients), **what)
 
@@ -99,11 +100,11 @@ class Ledger:
         self._addresses = addresses
         self._commit: GroupCommit[dict[str, Any]] = GroupCommit(self._write_all)
 
-    async def record(self, *entries: Entry) -> None:
+    async def record(self, *entries: LedgerEntry) -> None:
         """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
         await asyncio.gather(*(self._commit(self._line(entry)) for entry in entries))
 
-    def _line(self, entry: Entry) -> dict[str, Any]:
+    def _line(self, entry: LedgerEntry) -> dict[str, Any]:
         fields = {
             "event": entry.event,
             "policy": entry.policy,
@@ -145,7 +146,7 @@ class Ledger:
         finally:
             os.close(descriptor)
         if new:
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         return number, head
 
 
@@ -174,14 +175,6 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _end(descriptor: int) -> tuple[int, str, bool]:
     """Number of the last whole line, hash of the last line whatever it is, and whether that was broken off."""
     size = os.fstat(descriptor).st_size
@@ -204,3 +197,73 @@ def _number(line: bytes) -> int:
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
     return number if isinstance(number, int) else 0
+
+
+# Reading: verifying needs no secret, so anybody can do it
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What verifying found: number of entries, hash of the last line, what is wrong, and what was broken off."""
+
+    entries: int
+    head: str
+    problems: tuple[str, ...]
+    broken_off: tuple[int, ...] = ()
+
+
+def verify_ledger(path: Path, expected_head: str | None = None) -> Verified:
+    """Follows the chain from the first line to the last. Raises ConfigError where the file cannot be read.
+
+    The chain alone does not show that lines are missing at the end: `expected_head`, a head that was kept
+    elsewhere, must be the hash of one of the lines.
+    """
+    head, number = GENESIS, 0
+    problems: list[str] = []
+    broken_off: list[int] = []
+    seen = expected_head in (None, GENESIS)
+    for place, line in _lines(path):
+        entry = _read(line)
+        if entry is None:
+            broken_off.append(place)  # confirmed to nobody; the line after it continues the chain over it
+        else:
+            number += 1
+            if entry.get("number") != number:
+                problems.append(f"{path}:{place}: number {entry.get('number')!r}, and {number} is expected")
+                number = entry["number"] if isinstance(entry.get("number"), int) else number
+            if entry.get("previous") != head:
+                problems.append(f"{path}:{place}: does not continue the line before it; one of them was changed")
+        head = hashlib.sha256(line).hexdigest()
+        seen = seen or head == expected_head
+    if not seen:
+        problems.append(f"{path}: no line has the hash {expected_head}; the file was cut off or replaced")
+    return Verified(number, head, tuple(problems), tuple(broken_off))
+
+
+def ledger_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """All entries, the oldest first; lines that were broken off are left out. Raises ConfigError."""
+    for _, line in _lines(path):
+        if (entry := _read(line)) is not None:
+            yield entry
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line without its end, and its number (1 is the first)."""
+    try:
+        with path.open("rb") as file:
+            place = 0
+            while line := file.readline(MAX_LINE_OCTETS + 1):
+                place += 1
+                if len(line) > MAX_LINE_OCTETS:
+                    raise ConfigError(f"{path}:{place}: longer than {MAX_LINE_OCTETS} octets; this is no ledger")
+                yield place, line.rstrip(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -2,7 +2,8 @@
 Standard: a message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
 
 A message is one entry, however often and for however many recipients it comes; `mail` (32 octets) says which
-message it is. Nothing expires here: `room` bounds how much there can be.
+message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it
+has waited for long, counted from try to try: a clock that is set meanwhile must not put mail aside whose key is late.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Update, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Update, delete, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Recipient
-from relay.store.database import Database, to_its_end
+from relay.store.database import Database, batches, to_its_end
 from relay.store.quarantine_table import (
     ENTRY_OCTETS,
     Arrival,
@@ -31,12 +32,18 @@ from relay.store.quarantine_table import (
     recipient_octets,
     recipients,
     sealed_message,
+    waiting_for_keys,
 )
-from relay.store.received_table import batches
 from relay.store.secret import SiteSecret
 
 CLAIM_S = 900.0
 """Seconds that a release has for itself; a killed one is in nobody's way for longer."""
+WAITED_KEEP_FOR_S = 10 * 86400.0
+"""Seconds for which it is known how long a mail has waited for its key; no mail server tries for longer."""
+MOST_BETWEEN_S = 4000.0
+"""Seconds that count at most from one try to the next: Postfix's longest pause."""
+NOTED_S = 60.0
+"""Tries that come sooner are not written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class PutAside:
     """Where a mail was put: the entry's id, whether it is a new one, and the recipients who are new in it."""
 
     id: str
@@ -73,15 +80,12 @@ class Quarantine:
         self._secret = secret
         self._clock = clock
 
-    @to_its_end
     async def has(self, mail: bytes) -> bool:
         """Whether this message is here. Raises StoreUnavailable."""
-        async with self._database.reading() as connection:
-            found = await connection.scalar(select(messages.c.id).where(messages.c.mail == mail))
-        return found is not None
+        return bool(await self._database.rows(select(messages.c.id).where(messages.c.mail == mail)))
 
     @to_its_end
-    async def put(self, mail: bytes, arrival: Arrival, room: Room) -> Put:
+    async def put(self, mail: bytes, arrival: Arrival, room: Room) -> PutAside:
         """Keeps the message, or adds its recipients where it is here already; on the disk when this returns.
 
         Raises QuarantineFull and StoreUnavailable, and then nothing was changed.
@@ -101,14 +105,19 @@ class Quarantine:
                 await connection.execute(recipients.insert(), [_recipient_row(name, each) for each in fresh])
                 counted = update(messages).where(messages.c.id == name)
                 await connection.execute(counted.values(octets=messages.c.octets + octets))
-        return Put(name, row is not None and name == row["id"], tuple(fresh))
+        return PutAside(name, row is not None and name == row["id"], tuple(fresh))
 
-    @to_its_end
     async def all(self, reason: str | None = None) -> list[Kept]:
         """Every message, or those with this reason, the oldest first. Raises StoreUnavailable."""
-        query = select(*described).order_by(messages.c.arrived_at, messages.c.id)
-        if reason is not None:
-            query = query.where(messages.c.reason == reason)
+        return await self._kept(true() if reason is None else messages.c.reason == reason)
+
+    async def find(self, name: str) -> Kept | None:
+        """The message with this id, or None. Raises StoreUnavailable."""
+        return next(iter(await self._kept(messages.c.id == name)), None)
+
+    @to_its_end
+    async def _kept(self, which: ColumnElement[bool]) -> list[Kept]:
+        query = select(*described).where(which).order_by(messages.c.arrived_at, messages.c.id)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             waiting: dict[str, list[Recipient]] = {row.id: [] for row in rows}
@@ -117,36 +126,23 @@ class Quarantine:
                     waiting[each.id].append(Recipient(each.address, each.notify, each.orcpt))
         return [kept_of(row, waiting[row.id]) for row in rows]
 
-    @to_its_end
-    async def find(self, name: str) -> Kept | None:
-        """The message with this id, or None. Raises StoreUnavailable."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(*described).where(messages.c.id == name))).first()
-            rows = await _recipients(connection, [name])
-        return kept_of(row, [Recipient(each.address, each.notify, each.orcpt) for each in rows]) if row else None
-
-    @to_its_end
     async def message(self, name: str) -> bytes:
         """The octets of a message that is here. Raises StoreUnavailable, also where its row was changed."""
-        row = await self._whole(name)
-        if row is None:
+        rows = await self._database.rows(select(messages).where(messages.c.id == name))
+        if not rows:
             raise StoreUnavailable(f"message {name} is not in quarantine any more")
-        return await asyncio.to_thread(opened_message, self._secret, row)
+        return await asyncio.to_thread(opened_message, self._secret, rows[0])
 
-    @to_its_end
     async def claim(self, name: str) -> bool:
         """Takes the message for a release; False where another one has it at this moment, or it is gone."""
         now = self._clock()
         free = or_(messages.c.claimed_until.is_(None), messages.c.claimed_until <= now)
         claim = update(messages).where(messages.c.id == name, free).values(claimed_until=now + CLAIM_S)
-        async with self._database.writing() as connection:
-            return bool((await connection.execute(claim)).rowcount)
+        return bool(await self._database.write(claim))
 
-    @to_its_end
     async def unclaim(self, name: str) -> None:
         """The release is over, and whoever still waits may be tried again."""
-        async with self._database.writing() as connection:
-            await connection.execute(_unclaimed(messages.c.id == name))
+        await self._database.write(_unclaimed(messages.c.id == name))
 
     @to_its_end
     async def delivered(self, name: str, addresses: Iterable[str]) -> bool:
@@ -166,58 +162,19 @@ class Quarantine:
     @to_its_end
     async def drop(self, name: str) -> None:
         """Destroys the message; nobody will get it. Raises StoreUnavailable."""
-        async with self._database.writing() as connection:
-            await connection.execute(delete(messages).where(messages.c.id == name))
-            await connection.execute(delete(recipients).where(recipients.c.id == name))
+        gone = (delete(messages).where(messages.c.id == name), delete(recipients).where(recipients.c.id == name))
+        await self._database.write(*gone)
         await self._database.scrub()
 
-    @to_its_end
     async def totals(self) -> dict[str, Total]:
         """How much there is, by reason. Raises StoreUnavailable."""
         query = select(messages.c.reason, func.count(), func.sum(messages.c.octets)).group_by(messages.c.reason)
-        async with self._database.reading() as connection:
-            return {
-                reason: Total(int(number), int(octets)) for reason, number, octets in await connection.execute(query)
-            }
+        return {reason: Total(int(number), int(octets)) for reason, number, octets in await self._database.rows(query)}
 
-    @to_its_end
     async def parties(self) -> dict[str, int]:
         """How many octets each party has here. Raises StoreUnavailable."""
         query = select(messages.c.party, func.sum(messages.c.octets)).group_by(messages.c.party)
-        async with self._database.reading() as connection:
-            return {party: int(octets) for party, octets in await connection.execute(query)}
-
-    @to_its_end
-    async def missing_secrets(self) -> dict[str, int]:
-        """How many messages are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
-        query = (
-            select(messages.c.secret_id, func.count())
-            .where(messages.c.secret_id.not_in(self._secret.ids))
-            .group_by(messages.c.secret_id)
-        )
-        async with self._database.reading() as connection:
-            return {str(secret_id): int(number) for secret_id, number in await connection.execute(query)}
-
-    @to_its_end
-    async def reseal(self) -> int:
-        """Moves all messages under the newest secret, one by one; returns how many were not.
-
-        Raises StoreUnavailable, at the end, where some could not be opened.
-        """
-        older = select(messages.c.id).where(messages.c.secret_id != self._secret.ids[0])
-        async with self._database.reading() as connection:
-            names = (await connection.scalars(older)).all()
-        resealed = failed = 0
-        for name in names:
-            try:
-                resealed += await self._reseal(name)
-            except StoreUnavailable:
-                failed += 1
-        if resealed:
-            await self._database.scrub()
-        if failed:
-            raise StoreUnavailable(f"{resealed} quarantined messages were resealed, but {failed} cannot be opened")
-        return resealed
+        return {party: int(octets) for party, octets in await self._database.rows(query)}
 
     def _row(self, mail: bytes, arrival: Arrival) -> dict[str, Any]:
         name, facts = secrets.token_hex(6), facts_of(arrival)
@@ -250,24 +207,35 @@ class Quarantine:
         )
         return str(await connection.scalar(once.returning(messages.c.id)))
 
-    @to_its_end
-    async def _whole(self, name: str) -> Row[Any] | None:
-        async with self._database.reading() as connection:
-            return (await connection.execute(select(messages).where(messages.c.id == name))).first()
+
+class FirstSeen:
+    """How long mails have waited for their keys; a row for each, which its own queue outweighs by far."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._clock = clock
 
     @to_its_end
-    async def _reseal(self, name: str) -> int:
-        row = await self._whole(name)
-        if row is None:
-            return 0
-        message = await asyncio.to_thread(opened_message, self._secret, row)
-        new = await asyncio.to_thread(
-            sealed_message, self._secret, row.id, row.mail, row.reason, row.facts, message
-        )  # fmt: skip
-        change = update(messages).where(messages.c.id == name, messages.c.secret_id == row.secret_id)
-        async with self._database.writing() as connection:
-            done = await connection.execute(change.values(sealed=new.data, secret_id=new.secret_id))
-        return int(done.rowcount)
+    async def waits_for(self, mail: bytes) -> float:
+        """Seconds since this mail (32 octets) was asked about first: 0 now. Raises StoreUnavailable."""
+        now = self._clock()
+        this = waiting_for_keys.c.mail == mail
+        rows = await self._database.rows(select(waiting_for_keys).where(this))
+        if not rows:
+            new = self._database.insert(waiting_for_keys).values(mail=mail, waited=0.0, last_seen=now)
+            await self._database.write(new.on_conflict_do_nothing())
+            return 0.0
+        since = now - rows[0].last_seen
+        waited = float(rows[0].waited + min(max(since, 0.0), MOST_BETWEEN_S))
+        if abs(since) >= NOTED_S:
+            await self._database.write(update(waiting_for_keys).where(this).values(waited=waited, last_seen=now))
+        return waited
+
+    async def expire(self) -> int:
+        """Forgets mails that have not come for WAITED_KEEP_FOR_S; returns how many. Raises StoreUnavailable."""
+        before = self._clock() - WAITED_KEEP_FOR_S
+        return await self._database.write(delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < before))
 
 
 def _unclaimed(which: ColumnElement[bool]) -> Update:

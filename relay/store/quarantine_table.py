@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Row, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Row, String, Table, Text, true
 
 from relay.mail import Envelope, Mail, Origin, Recipient
 from relay.store.database import metadata
-from relay.store.secret import Sealed, SiteSecret
+from relay.store.resealing import SealedRows
+from relay.store.secret import SealedOctets, SiteSecret
 
 messages = Table(
     "quarantine",
@@ -47,6 +48,14 @@ recipients = Table(
     Column("orcpt", Text),
 )
 """Those who still wait for a message."""
+
+waiting_for_keys = Table(
+    "waiting_for_keys",
+    metadata,
+    Column("mail", LargeBinary(32), primary_key=True),
+    Column("waited", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),
+)
 
 described = [column for column in messages.c if column.name not in ("secret_id", "sealed")]
 """All columns but the message itself."""
@@ -142,14 +151,18 @@ def kept_of(row: Row[Any], waiting: Sequence[Recipient]) -> Kept:
     )
 
 
-def sealed_message(secret: SiteSecret, name: str, mail: bytes, reason: str, facts: str, message: bytes) -> Sealed:
+def sealed_message(secret: SiteSecret, name: str, mail: bytes, reason: str, facts: str, message: bytes) -> SealedOctets:
     """The message, sealed for this row and no other."""
     return secret.seal(message, _context(name, mail, reason, facts))
 
 
 def opened_message(secret: SiteSecret, row: Row[Any]) -> bytes:
     """The message again; raises StoreUnavailable where anything that the row says of it was changed."""
-    return secret.open(Sealed(row.secret_id, row.sealed), _context(row.id, row.mail, row.reason, row.facts))
+    return secret.open(SealedOctets(row.secret_id, row.sealed), _context_of(row))
+
+
+def _context_of(row: Row[Any]) -> bytes:
+    return _context(row.id, row.mail, row.reason, row.facts)
 
 
 def _context(name: str, mail: bytes, reason: str, facts: str) -> bytes:
@@ -160,3 +173,6 @@ def _context(name: str, mail: bytes, reason: str, facts: str) -> bytes:
 def recipient_octets(recipient: Recipient) -> int:
     """What a recipient counts."""
     return RECIPIENT_OCTETS + len(recipient.address.encode()) + len(recipient.orcpt or "")
+
+
+SEALED_MESSAGES = SealedRows("quarantined messages", messages, messages.c.id, true(), _context_of, at_once=1)

@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from relay.cms import KeyUse
 from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
-from relay.store import received_upkeep as upkeep
-from relay.store.database import Database, to_its_end
-from relay.store.group_commit import GroupCommit
-from relay.store.key_name import KeyName, from_column
-from relay.store.received_table import batches, find, held, keys, new_row, opened_key, place
-from relay.store.secret import Sealed, SiteSecret
+from relay.store.database import ROWS_AT_ONCE, Database, GroupCommit, batches, to_its_end
+from relay.store.received_table import KeyName, find, from_column, held, keys, new_row, opened_key, place
+from relay.store.secret import SealedOctets, SiteSecret
 
 OTP_KEEP_FOR_S = 900.0
 """Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
@@ -32,8 +30,6 @@ TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 
 PROOF_S = 1.0
 """Seconds for which a store is taken to be one that can be written after something was written."""
-
-State = Literal["held", "destroyed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +45,19 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Put:
+class _Storing:
     """Keys to be stored, and what turned out to be wrong with some of them."""
 
     keys: dict[KeyName, bytes] = field(repr=False)
     troubles: list[TryLater] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Use:
-    """Keys that were used now, how many seconds they are kept from then on, and how many were used first."""
+    """Keys that were used now, and how many seconds they are kept from then on."""
 
     places: set[bytes]
     keep_for: float
-    first: int = 0
 
 
 class ReceivedKeys:
@@ -71,20 +66,10 @@ class ReceivedKeys:
     A key whose time is over is held until destroy_expired has run.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        secret: SiteSecret,
-        *,
-        unused_keep_for: float,
-        tombstone_keep_for: float,
-        clock: Callable[[], float],
-    ) -> None:
-        """Times are seconds; `clock` gives seconds since 1970."""
+    def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
         self._database = database
         self._secret = secret
-        self._unused_keep_for = unused_keep_for
-        self._tombstone_keep_for = tombstone_keep_for
         self._clock = clock
         self._commit = GroupCommit(self._store)
         self._commit_uses = GroupCommit(self._mark)
@@ -104,7 +89,7 @@ class ReceivedKeys:
         A key that is already there with the same octets is fine. Raises StoreUnavailable, and KMEBadReply
         where a key_ID came with other octets or after its key was destroyed; the other keys are then stored.
         """
-        put = _Put({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()})
+        put = _Storing({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()})
         await self._commit(put)
         if put.troubles:
             raise put.troubles[0]
@@ -129,24 +114,12 @@ class ReceivedKeys:
         return held, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
 
     @to_its_end
-    async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> int:
+    async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> None:
         """Notes that these keys were used now; a first use sets a key's end to `keep_for` seconds from now.
 
-        Later uses change nothing. Returns how many were used for the first time. Raises StoreUnavailable.
+        Later uses change nothing. Raises StoreUnavailable.
         """
-        use = _Use({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs}, keep_for)
-        await self._commit_uses(use)
-        return use.first
-
-    @to_its_end
-    async def state(self, group: str, master_sae: str, key_ID: str) -> State:
-        """Whether a key is held, is known to have been destroyed, or is unknown. Raises StoreUnavailable."""
-        name = KeyName(group, master_sae, key_ID)
-        async with self._database.reading() as connection:
-            found = await find(connection, [name])
-        if name not in found:
-            return "unknown"
-        return "held" if found[name].sealed else "destroyed"
+        await self._commit_uses(_Use({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs}, keep_for))
 
     @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
@@ -156,11 +129,33 @@ class ReceivedKeys:
         of old blocks is out of reach, but was sealed. Raises StoreUnavailable; the next call goes on with it.
         """
         now = self._clock() if now is None else now
-        destroyed = await upkeep.destroy_expired(self._database, now)
-        await upkeep.forget_destroyed(self._database, now - self._tombstone_keep_for)
+        destroyed = 0
+        while places := await self._overwrite(now):
+            deleted = update(keys).where(keys.c.place.in_(places)).values(sealed=None, secret_id=None)
+            await self._database.write(deleted)
+            destroyed += len(places)
+        if destroyed:
+            await self._database.scrub()
+        await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
         return destroyed
 
-    @to_its_end
+    async def _overwrite(self, now: float) -> list[bytes]:
+        """Puts noise over some expired keys, which count as destroyed from then on; returns their places."""
+        due = (
+            select(keys.c.place, func.length(keys.c.sealed))
+            .where(held, keys.c.expires_at <= now)
+            .order_by(keys.c.place)
+            .limit(ROWS_AT_ONCE)
+            # A relay that does the same work now has locked its part; we take another.
+            .with_for_update(skip_locked=True)
+        )
+        noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)
+        async with self._database.writing() as connection:
+            rows = (await connection.execute(due)).all()
+            if rows:
+                await connection.execute(noise, [{"at": at, "noise": os.urandom(length)} for at, length in rows])
+        return [at for at, _ in rows]
+
     async def counts(self) -> dict[tuple[str, str], Counts]:
         """Counts by (KME group, master SAE). Raises StoreUnavailable."""
         names = (keys.c.kme_group, keys.c.master_sae)
@@ -170,26 +165,15 @@ class ReceivedKeys:
             func.count().filter(held, keys.c.first_used_at.is_not(None)),
             func.count().filter(~held),
         )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query.group_by(*names))).all()
+        rows = await self._database.rows(query.group_by(*names))
         return {(from_column(group), from_column(sae)): Counts(*numbers) for group, sae, *numbers in rows}
 
     @to_its_end
-    async def missing_secrets(self) -> dict[str, int]:
-        """How many keys are under each secret that we do not hold, by its id. Raises StoreUnavailable."""
-        return await upkeep.missing_secrets(self._database, self._secret)
-
-    @to_its_end
-    async def reseal(self) -> int:
-        """Moves all keys under the newest secret; returns how many were not. Raises StoreUnavailable."""
-        return await upkeep.reseal(self._database, self._secret)
-
-    @to_its_end
-    async def _store(self, puts: Sequence[_Put]) -> None:
+    async def _store(self, puts: Sequence[_Storing]) -> None:
         """One transaction for all; a row that is there stays, and is compared with what came."""
         names = [(place(name), name, key) for put in puts for name, key in put.keys.items()]
         now = self._clock()
-        ends = now + self._unused_keep_for
+        ends = now + UNUSED_KEEP_FOR_S
         insert = self._database.insert(keys).on_conflict_do_nothing()
         async with self._database.writing() as connection:
             # In one order, so that two relays which put the same keys do not wait for each other.
@@ -205,21 +189,17 @@ class ReceivedKeys:
         """One transaction for all."""
         now = self._clock()
         fresh = held & keys.c.first_used_at.is_(None)
-        ours: set[bytes] = set()
         async with self._database.writing() as connection:
             # Locked in one order, so that two relays with the same keys do not wait for each other.
             for some in batches(sorted(set().union(*(use.places for use in uses)))):
                 rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
-                ours.update(await connection.scalars(rows.with_for_update()))
+                await connection.execute(rows.with_for_update())
             for use in uses:
-                first = ours & use.places
-                ours -= first
-                for some in batches(list(first)):
-                    used = update(keys).values(first_used_at=now, expires_at=now + use.keep_for)
-                    await connection.execute(used.where(keys.c.place.in_(some)))
-                use.first = len(first)
+                used = update(keys).values(first_used_at=now, expires_at=now + use.keep_for)
+                for some in batches(list(use.places)):
+                    await connection.execute(used.where(fresh, keys.c.place.in_(some)))
 
-    def _unlike(self, name: KeyName, key: bytes, row: Sealed | None) -> TryLater | None:
+    def _unlike(self, name: KeyName, key: bytes, row: SealedOctets | None) -> TryLater | None:
         """What is wrong with the stored key, seen from the one that came; None where they are the same."""
         if row is None:
             return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came again after it was destroyed")

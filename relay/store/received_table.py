@@ -1,24 +1,57 @@
-"""The table of received keys: its columns, and keys going into and coming out of rows, sealed in between.
-Standard: the octets of a key leave this file only when its row is just as it was stored.
+"""The table of received keys: what a key is called, its row, and what it has opened.
+Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only; different names never share a row, however hostile
+the strings are, and the octets of a key are only had from a row that is just as it was stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Column, Double, Index, LargeBinary, Table, Text, select
+from sqlalchemy import Column, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.database import metadata
-from relay.store.key_name import KeyName, as_column
-from relay.store.secret import Sealed, SiteSecret
+from relay.cms import KeyUse
+from relay.errors import CannotOpen, KeyDestroyed, KeyUsed
+from relay.store.database import batches, metadata
+from relay.store.resealing import SealedRows
+from relay.store.secret import SealedOctets, SiteSecret
 
-BATCH = 500
-"""Rows per statement, well below either back end's limit on parameters."""
 
-T = TypeVar("T")
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """The three names of one key, all opaque strings of any length.
+
+    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key: else a
+    key could be used once more under another spelling.
+    """
+
+    group: str
+    master_sae: str
+    key_ID: str
+
+    def context(self, table: str) -> bytes:
+        """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
+        names = (table, self.group, self.master_sae, self.key_ID.casefold())
+        parts = [part.encode("utf-8", "surrogatepass") for part in names]
+        return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+    def place(self, table: str) -> bytes:
+        """The primary key of the row: SHA-256 of the context, so 32 octets whatever the names are."""
+        return hashlib.sha256(self.context(table)).digest()
+
+
+def as_column(name: str) -> str:
+    """Any name as readable ASCII: PostgreSQL text takes neither NUL nor half a surrogate pair."""
+    return name.encode("unicode_escape").decode("ascii")
+
+
+def from_column(value: str) -> str:
+    """The name that as_column was given."""
+    return value.encode("ascii").decode("unicode_escape")
+
 
 keys = Table(
     "received_keys",
@@ -52,19 +85,14 @@ def place(name: KeyName) -> bytes:
     return name.place(keys.name)
 
 
-def sealed_key(secret: SiteSecret, name: KeyName, key: bytes) -> Sealed:
-    """The octets of a key, sealed for this row and no other."""
-    return secret.seal(key, name.context(keys.name))
-
-
-def opened_key(secret: SiteSecret, name: KeyName, sealed: Sealed) -> bytes:
+def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
     """The octets again; raises StoreUnavailable where they are not those that were sealed for this row."""
     return secret.open(sealed, name.context(keys.name))
 
 
 def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_at: float) -> dict[str, Any]:
     """A row for a key that was never used, by column name."""
-    sealed = sealed_key(secret, name, key)
+    sealed = secret.seal(key, name.context(keys.name))
     return {
         "place": place(name),
         "kme_group": as_column(name.group),
@@ -77,28 +105,87 @@ def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_a
     }
 
 
+def _context_of(row: Row[Any]) -> bytes:
+    return KeyName(*map(from_column, (row.kme_group, row.master_sae, row.key_id))).context(keys.name)
+
+
+SEALED_KEYS = SealedRows("stored keys", keys, keys.c.place, held, _context_of, at_once=500)
+
+
 @dataclass(frozen=True, slots=True)
-class Found:
+class ReceivedKeyRow:
     """A row: the key as it is sealed (None: destroyed), and what it has opened so far."""
 
-    sealed: Sealed | None
+    sealed: SealedOctets | None
     level: str | None
     bound_to: bytes | None
 
 
-async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, Found]:
+async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
     by_place = {place(name): name for name in names}
     columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
     found = {}
     for places in batches(list(by_place)):
         for row in await connection.execute(columns.where(keys.c.place.in_(places))):
-            sealed = Sealed(row.secret_id, row.sealed) if row.held else None
-            found[by_place[row.place]] = Found(sealed, row.level, row.bound_to)
+            sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
+            found[by_place[row.place]] = ReceivedKeyRow(sealed, row.level, row.bound_to)
     return found
 
 
-def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The items in order, BATCH at a time."""
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Keys of one KME group that have opened a ciphertext: from now on they open nothing that `use` forbids."""
+
+    group: str
+    master_sae: str
+    key_IDs: tuple[str, ...]
+    use: KeyUse
+
+    @property
+    def places(self) -> dict[bytes, str]:
+        """The key_IDs by the primary keys of their rows."""
+        return {place(KeyName(self.group, self.master_sae, key_ID)): key_ID for key_ID in self.key_IDs}
+
+
+async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bound]]) -> list[CannotOpen | None]:
+    """Binds the keys of each message to what they have opened; what stands in the way of each, if anything does."""
+    wanted = sorted({at for each in messages for bound in each for at in bound.places})
+    known: dict[bytes, tuple[str | None, bytes | None]] = {}
+    columns = select(keys.c.place, keys.c.level, keys.c.bound_to)
+    for some in batches(wanted):
+        # Locked in one order, so that two relays with the same keys do not wait for each other.
+        rows = columns.where(held, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
+        known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
+    changed: set[bytes] = set()
+    troubles: list[CannotOpen | None] = []
+    for each in messages:
+        trouble = None
+        for bound in each:  # from the outermost layer inwards: an inner one may not use its keys once more
+            trouble = _trouble(bound, known)
+            if trouble is not None:
+                break
+            changed.update(_bound(bound, known))
+        troubles.append(trouble)
+    if changed:
+        change = update(keys).where(keys.c.place == bindparam("at"))
+        rows_changed = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
+        await connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
+    return troubles
+
+
+def _trouble(bound: Bound, known: Mapping[bytes, tuple[str | None, bytes | None]]) -> CannotOpen | None:
+    for at, key_ID in bound.places.items():
+        if at not in known:
+            return KeyDestroyed(f"key {key_ID} was destroyed while the message was opened")
+        if trouble := bound.use.trouble(*known[at]):
+            return KeyUsed(f"key {key_ID}: {trouble}")
+    return None
+
+
+def _bound(bound: Bound, known: dict[bytes, tuple[str | None, bytes | None]]) -> list[bytes]:
+    """Notes in `known` what these keys have opened now; the places of those for which that is news."""
+    news = [at for at in bound.places if not bound.use.opened_before(known[at][1])]
+    for at in news:
+        known[at] = (bound.use.level, (known[at][1] or b"") + bound.use.fingerprint)
+    return news

@@ -28,7 +28,7 @@ NONCE_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedOctets:
     """What a table row keeps: which secret it is under; nonce, ciphertext and 16-octet tag in one piece."""
 
     secret_id: str
@@ -78,13 +78,13 @@ class SiteSecret:
         """The ids of all secrets, newest first; they tell nothing about the secrets."""
         return tuple(self._secrets)
 
-    def seal(self, plaintext: bytes, context: bytes) -> Sealed:
+    def seal(self, plaintext: bytes, context: bytes) -> SealedOctets:
         """`plaintext` under the newest secret, bound to `context`, which opening must repeat."""
         nonce = os.urandom(NONCE_LENGTH)
         newest = self.ids[0]
-        return Sealed(newest, nonce + self._ciphers[newest].encrypt(nonce, plaintext, context))
+        return SealedOctets(newest, nonce + self._ciphers[newest].encrypt(nonce, plaintext, context))
 
-    def open(self, sealed: Sealed, context: bytes) -> bytes:
+    def open(self, sealed: SealedOctets, context: bytes) -> bytes:
         """What was sealed with the same context; raises StoreUnavailable, and never gives other octets."""
         cipher = self._ciphers.get(sealed.secret_id)
         if cipher is None:

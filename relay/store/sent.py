@@ -1,7 +1,7 @@
 """What next hops have accepted in the last moments: written in the step that reads their answer, for the retry.
 Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. No await is between.
 
-The journal would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
+The store would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
 not at all for mail whose client hears at once that all is well. Here a record costs one write. It is of use only to a
 relay that starts after a kill, so the file is thrown away when its last client must have heard.
 """
@@ -11,29 +11,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store.journal import Journal
-from relay.store.openings import Openings
+from relay.store.database import batches
+from relay.store.delivery_records import DeliveryRecords
 from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, each_left_behind
+from relay.store.spool import Spool, take_over
 
 log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
-"""Seconds after which a client has heard its answer, or has a retry that the journal knows of."""
-SentOpened = tuple[bytes, Sequence[bytes]]
-"""A mail and its recipients as relay.store.Arrived calls them, 32 octets each."""
-AT_ONCE = 500
-"""So many mails go into the journal together."""
+"""Seconds after which a client has heard its answer, or has a retry that the store knows of."""
 
 
-class Sent:
+class SentRecords:
     """The records of this process."""
 
     def __init__(
@@ -61,15 +56,16 @@ class Sent:
         self.tidy()
         self._now.ready()
 
-    def note(self, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None = None) -> None:
-        """These have the mail, by its journal key (32 octets); `opened` is it by its sealed envelope, if it had one.
+    def note(self, mail: bytes, recipients: Sequence[bytes], opened: bool = False) -> None:
+        """These have the mail, by the names of mail_identity.py; `opened`: its name is that of its sealed envelope.
 
         Never raises; there is no await in here.
         """
-        if not mailboxes:
+        if not recipients:
             return
         try:
-            self._now.append(_record(self._clock(), mail, mailboxes, opened))
+            names = [each.hex() for each in recipients]
+            self._now.append(json.dumps([self._clock(), mail.hex(), names, opened]).encode())
         except StoreUnavailable as error:  # the mail has left, whatever fails now
             if not self._failed:
                 log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
@@ -101,33 +97,19 @@ class Sent:
                 spool.close()
 
 
-def _record(now: float, mail: bytes, mailboxes: Sequence[str], opened: SentOpened | None) -> bytes:
-    ids = [opened[0].hex(), [each.hex() for each in opened[1]]] if opened is not None else None
-    return json.dumps([now, mail.hex(), list(mailboxes), ids]).encode()
-
-
-async def take_over(directory: Path, secret: SiteSecret, journal: Journal, openings: Openings) -> int:
+async def take_over_sent(directory: Path, secret: SiteSecret, deliveries: DeliveryRecords) -> int:
     """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable."""
-    number = 0
-    async with aclosing(each_left_behind(directory, secret)) as files:
-        async for file in files:
-            try:
-                records = [json.loads(record) for record in file.records]
-            except ValueError:
-                log.error("sent_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
-                continue
-            last = max((at for at, *_ in records), default=0.0)
-            recent = [each for each in records if each[0] > last - KEPT_S]
-            for start in range(0, len(recent), AT_ONCE):
-                together = recent[start : start + AT_ONCE]
-                await asyncio.gather(
-                    *(journal.remember(bytes.fromhex(mail), mailboxes) for _, mail, mailboxes, _ in together),
-                    *(
-                        openings.served(bytes.fromhex(ids[0]), [bytes.fromhex(each) for each in ids[1]])
-                        for *_, ids in together
-                        if ids
-                    ),
-                )
-            number += len(recent)
-            await asyncio.to_thread(file.remove)
-    return number
+
+    async def put(found: Sequence[bytes]) -> int:
+        records = [json.loads(record) for record in found]
+        last = max((at for at, *_ in records), default=0.0)
+        recent = [each for each in records if each[0] > last - KEPT_S]
+        for together in batches(recent):
+            remembered = (
+                deliveries.remember(bytes.fromhex(mail), [bytes.fromhex(each) for each in names], opened=opened)
+                for _, mail, names, opened in together
+            )
+            await asyncio.gather(*remembered)
+        return len(recent)
+
+    return await take_over(directory, secret, put, "sent_not_read")

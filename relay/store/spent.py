@@ -93,7 +93,6 @@ class Spent:
             self._seen = max(self._seen, after[0])
             yield [spending for spending, _ in rows]
 
-    @to_its_end
     async def _page(self, after: tuple[float, bytes], now: float) -> list[tuple[Spending, float]]:
         place = tuple_(_spent.c.changed, _spent.c.name)
         later = place > tuple_(bindparam("at", after[0], Double), bindparam("of", after[1], LargeBinary))
@@ -103,8 +102,7 @@ class Spent:
             .order_by(_spent.c.changed, _spent.c.name)
             .limit(ROWS_AT_ONCE)
         )
-        async with self._database.reading() as connection:
-            found = (await connection.execute(query)).all()
+        found = await self._database.rows(query)
         return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in found]
 
     @to_its_end

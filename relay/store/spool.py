@@ -1,5 +1,5 @@
 """What must survive a killed process at once, before it is in the store: sealed records, written without an await.
-Standard: what write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
+What write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
 
 A record is 4 octets with the length of what follows, most significant first, then 8 octets with the id of the site
 secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
@@ -14,15 +14,15 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.store.secret import Sealed, SiteSecret
+from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.secret_file import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
@@ -142,13 +142,17 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftBehind:
-    """A file that nobody appends to any more: its records, how many octets it has, and how many that are of no use."""
+class SpoolFile:
+    """A file as it stands: its records, how many octets it has, and how many of these are of no use.
+
+    `records` are those that our secrets open; `secret_ids` are the ids of all secrets that records are under.
+    """
 
     path: Path
     records: list[bytes] = field(repr=False)
     octets: int
-    torn: int = 0
+    torn: int
+    secret_ids: frozenset[str]
 
     def remove(self) -> None:
         """Overwrites the records, then deletes the file: they are in the store. Blocks.
@@ -165,63 +169,68 @@ class LeftBehind:
             self.path.unlink()
 
 
-def left_behind(directory: Path, secret: SiteSecret) -> Generator[LeftBehind]:
+def left_behind(directory: Path, secret: SiteSecret) -> Generator[SpoolFile]:
     """The files that nobody appends to, one after the other, each for this caller alone while it is looked at.
 
     A file whose secret we do not hold stays where it is, and is logged. Blocks.
     """
-    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+    for path in _paths(directory):
         with _alone(path) as file:
             if file is None:
                 continue
             try:
-                content = LeftBehind(path, *_records(file, secret, _context(directory)))
-            except (StoreUnavailable, OSError) as error:
+                content = _content(path, file, secret)
+            except OSError as error:
                 log.error("spool_not_read", file=str(path), cause=str(error))
+                continue
+            if missing := content.secret_ids.difference(secret.ids):
+                log.error("spool_not_read", file=str(path), cause=f"site secret {', '.join(missing)} is missing")
                 continue
             yield content
 
 
-async def each_left_behind(directory: Path, secret: SiteSecret) -> AsyncGenerator[LeftBehind]:
-    """The same off the event loop. To be closed (contextlib.aclosing), for it has a file's lock meanwhile."""
+async def take_over(
+    directory: Path, secret: SiteSecret, put: Callable[[Sequence[bytes]], Awaitable[int]], unreadable: str
+) -> int:
+    """Has `put` store the records of each file that was left behind, and removes it; the sum of what `put` returns.
+
+    Where it raises ValueError a newer relay has written them: the file stays, and the log has the event `unreadable`.
+    Raises StoreUnavailable: the rest is for the next time.
+    """
+    number = 0
     files = left_behind(directory, secret)
     looking = asyncio.create_task(asyncio.to_thread(next, files, None))
     try:
         while (file := await asyncio.shield(looking)) is not None:
-            yield file
+            try:
+                number += await put(file.records)
+            except ValueError:
+                log.error(unreadable, file=str(file.path), meaning="written by a newer relay: it stays")
+            else:
+                # Not before all of it is in the store: until then these octets are the only copy.
+                await asyncio.to_thread(file.remove)
             looking = asyncio.create_task(asyncio.to_thread(next, files, None))
     finally:
         # A generator that runs in a thread cannot be closed, and whoever is cancelled must not leave it its lock.
         await asyncio.wait([looking])
         files.close()
+    return number
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A file as it stands, to which somebody may be appending: its records, and the ids of all secrets that they need.
+def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolFile]:
+    """All files, those in use too, without getting in anybody's way.
 
-    That of whoever appends is one of them, though there is no record yet.
+    That of whoever appends is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
     """
-
-    path: Path
-    records: list[bytes] = field(repr=False)
-    secret_ids: frozenset[str]
-
-
-def waiting(directory: Path, secret: SiteSecret) -> Iterator[Waiting]:
-    """All files, those in use too, without getting in anybody's way; records are those that `secret` opens.
-
-    Blocks, and raises OSError.
-    """
-    for path in sorted(directory.glob("*.spool")) if directory.is_dir() else ():
+    for path in _paths(directory):
         with suppress(FileNotFoundError), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            records, ids = [], {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
-            for sealed, whole in _rows(file.fileno()):
-                if whole and _ID.fullmatch(sealed.secret_id):
-                    ids.add(sealed.secret_id)
-                    with suppress(StoreUnavailable):
-                        records.append(secret.open(sealed, _context(directory)))
-            yield Waiting(path, records, frozenset(ids))
+            content = _content(path, file.fileno(), secret)
+            writer = {path.name[:_ID_OCTETS]} if _ID.fullmatch(path.name[:_ID_OCTETS]) else set()
+            yield replace(content, secret_ids=content.secret_ids | writer)
+
+
+def _paths(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.spool")) if directory.is_dir() else []
 
 
 def _context(directory: Path) -> bytes:
@@ -263,29 +272,28 @@ def _alone(path: Path) -> Iterator[int | None]:
         os.close(file)
 
 
-def _records(file: int, secret: SiteSecret, context: bytes) -> tuple[list[bytes], int, int]:
-    """The records in order, the octets of all, and those of such as were cut short or changed: they have no right tag.
-
-    Raises StoreUnavailable where a record is under a secret that we do not hold.
-    """
+def _content(path: Path, file: int, secret: SiteSecret) -> SpoolFile:
+    """What is in an open file. What was cut short or changed has no right tag."""
     records: list[bytes] = []
+    ids: set[str] = set()
     at = torn = 0
     for sealed, whole in _rows(file):
         octets = _LENGTH_OCTETS + len(sealed.secret_id) + len(sealed.data)
+        if whole and _ID.fullmatch(sealed.secret_id):
+            ids.add(sealed.secret_id)
         try:
-            records.append(secret.open(sealed, context))
+            records.append(secret.open(sealed, _context(path.parent)))
         except StoreUnavailable:
-            if whole and _ID.fullmatch(sealed.secret_id) and sealed.secret_id not in secret.ids:
-                raise
-            torn += octets
+            if sealed.secret_id not in ids or sealed.secret_id in secret.ids:
+                torn += octets
         at += octets
-    return records, at, torn
+    return SpoolFile(path, records, at, torn, frozenset(ids))
 
 
-def _rows(file: int) -> Iterator[tuple[Sealed, bool]]:
+def _rows(file: int) -> Iterator[tuple[SealedOctets, bool]]:
     """What stands where records should be, in order, and whether each is as long as it says."""
     with os.fdopen(os.dup(file), "rb") as stream:
         size = os.fstat(file).st_size
         while length := int.from_bytes(stream.read(_LENGTH_OCTETS), "big"):
             row = stream.read(min(length, size))
-            yield Sealed(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:]), len(row) == length
+            yield SealedOctets(row[:_ID_OCTETS].decode("latin-1"), row[_ID_OCTETS:]), len(row) == length

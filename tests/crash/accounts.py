@@ -15,8 +15,8 @@ from sqlalchemy import Row, text
 from relay.keys import Key
 from relay.kme import DevelopmentKMEs
 from relay.store.database import open_database
-from relay.store.issued_keys import DIGEST_OCTETS
-from relay.store.key_name import KeyName, from_column
+from relay.store.kme_memory import DIGEST_OCTETS
+from relay.store.received_table import KeyName, from_column
 from tests.testlib.sites import Site
 
 REPLY_S = 1.0

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.opening.layers import Layers
-from relay.store import Arrived, Bound, Openings, ReceivedKeys
+from relay.store import Begun, Bound, DeliveryRecords, OpenedMail, ReceivedKeys
 from tests.fuzz.target import Target, check
 from tests.test_vectors import CONFIG
 from tests.testlib import hostile
@@ -82,8 +82,8 @@ class _Keys:
     ) -> dict[KeyReference, Key]:
         return {each: Key(each.key_ID, key) for each in references if (key := self._keys.get(each.key_ID)) is not None}
 
-    async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, str]:
-        return dict.fromkeys(arrived.mailboxes, "due") if arrived is not None else {}
+    async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
+        return Begun()
 
 
 @functools.cache
@@ -96,7 +96,7 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     levels = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
     keys = _Keys(cases)
     certificates = {"alice": person("alice").certificates}
-    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
+    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
     identity = person("bob").identity
     opener = Opener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
 

@@ -33,7 +33,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
 from relay.opening.layers import ASKED_FIRST, Layers
-from relay.store import Arrived, Bound, Openings, ReceivedKeys
+from relay.store import Begun, Bound, DeliveryRecords, OpenedMail, ReceivedKeys
 from tests.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
 from tests.vectors import parts, trees
@@ -59,8 +59,8 @@ class Keys:
         found = {each: self._keys.get(each.key_ID) for each in references}
         return {each: Key(each.key_ID, octets) for each, octets in found.items() if octets is not None}
 
-    async def admit(self, bound: Sequence[Bound], arrived: Arrived | None = None) -> Mapping[str, str]:
-        return dict.fromkeys(arrived.mailboxes, "due") if arrived is not None else {}
+    async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
+        return Begun()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
     """Bob's, with the store of `keys` and the time of the vectors."""
-    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
+    ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
     return Opener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 

@@ -24,13 +24,13 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.spool", "Spool.append", "after"),
     ("relay.store.received", "ReceivedKeys.put", "before"),
     ("relay.store.received", "ReceivedKeys.put", "after"),
-    ("relay.store.spool", "LeftBehind.remove", "before"),
-    ("relay.store.spool", "LeftBehind.remove", "after"),
+    ("relay.store.spool", "SpoolFile.remove", "before"),
+    ("relay.store.spool", "SpoolFile.remove", "after"),
 ]
 UNTIL_SETTLED = [
-    ("relay.store.openings", "Openings.admit", "before"),
-    ("relay.store.openings", "Openings.admit", "after"),
-    ("relay.store.openings", "Openings.settle", "after"),
+    ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),
+    ("relay.store.delivery_records", "DeliveryRecords.admit", "after"),
+    ("relay.store.delivery_records", "DeliveryRecords.settle_opened", "after"),
     ("relay.store.received", "ReceivedKeys.mark_used", "after"),
 ]
 KILLED = """

@@ -16,7 +16,7 @@ from relay import app
 from relay.errors import StoreUnavailable
 from relay.quarantine.release import Release
 from relay.stopping import Stop
-from relay.store import Openings, Quarantine
+from relay.store import DeliveryRecords, Quarantine
 from tests.test_quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
 from tests.testlib.hop import Hop
@@ -256,7 +256,7 @@ async def test_what_cannot_be_noted_after_the_next_hop_has_it_does_not_make_a_de
     async def fails(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(Openings, "settle", fails)
+    monkeypatch.setattr(DeliveryRecords, "settle_opened", fails)
     status, err, out = await bob.command("release", waiting)
     assert (status, err) == (0, "")
     assert out.splitlines() == [f"{waiting}: {each}: delivered" for each in (BEN, CARL)]

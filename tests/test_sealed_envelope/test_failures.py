@@ -21,7 +21,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
-from relay.store import Openings
+from relay.store import DeliveryRecords
 from relay.store.ledger import Ledger
 from tests.test_sealed_envelope.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
@@ -72,7 +72,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
         (Arrivals, "told", RuntimeError("a fault of ours")),
-        (Openings, "_claim", StoreUnavailable("disk full")),
+        (DeliveryRecords, "_find", StoreUnavailable("disk full")),
     ],
 )
 async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once(
@@ -211,10 +211,13 @@ async def test_killed_between_binding_and_handing_on_the_key_opens_nothing_else_
     assert await bob.reasons() == ["key-used"]
 
 
+@pytest.mark.parametrize("field", [b"", b"Message-ID: <1@alice.example>\r\n"], ids=["without Message-ID", "with it"])
 async def test_killed_before_the_store_knew_that_it_was_handed_on_a_mail_comes_to_no_copy_of_it(
-    alice: Alice, bob_on_sqlite: Bob, sink: Sink
+    alice: Alice, bob_on_sqlite: Bob, sink: Sink, field: bytes
 ) -> None:
-    bob, sealed, sink.gate = bob_on_sqlite, await alice.seal(), asyncio.Event()
+    """Its sealed envelope tells it from any other mail, whatever its header says."""
+    message = field + b"From: ann@alice.example\r\nSubject: a script's report\r\n\r\nall is well\r\n"
+    bob, sealed, sink.gate = bob_on_sqlite, await alice.seal(message=message), asyncio.Event()
     bob.configure(f'"{bob.hop.address}"', f'"{sink.address}"')
     async with bob.process() as relay:
         client = asyncio.create_task(submit(relay.addresses["incoming"], sealed))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, Store, issued_keys, open_store
+from relay.store import SiteSecret, Store, kme_memory, open_store
 from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
 from tests.test_store.test_trouble import OPEN
@@ -148,7 +148,7 @@ def test_on_a_full_disk_nothing_is_ready_and_it_passes(sqlite: Backend, secret_p
 
 async def test_after_400_days_a_key_is_forgotten(store: Store, clock: Clock) -> None:
     await store.issued_keys.remember("g", {"one": ONE})
-    clock.now += issued_keys.KEEP_FOR_S - 1
+    clock.now += kme_memory.KEEP_FOR_S - 1
     await store.issued_keys.remember("g", {"two": TWO})
     assert await store.issued_keys.expire() == 0
     clock.now += 1
@@ -160,11 +160,11 @@ async def test_a_key_that_came_by_a_clock_that_was_behind_takes_no_older_one_wit
     store: Store, clock: Clock
 ) -> None:
     await store.issued_keys.remember("g", {"zero": bytes(32)})
-    clock.now += issued_keys.KEEP_FOR_S
+    clock.now += kme_memory.KEEP_FOR_S
     await store.issued_keys.remember("g", {"one": ONE})
     clock.now = 0.0
     await store.issued_keys.remember("g", {"two": TWO})
-    clock.now = 1_700_000_000.0 + issued_keys.KEEP_FOR_S
+    clock.now = 1_700_000_000.0 + kme_memory.KEEP_FOR_S
     assert await store.issued_keys.expire() == 1
     assert await store.issued_keys.remember("g", {"one": ONE}) == {"one"}
 
@@ -172,8 +172,8 @@ async def test_a_key_that_came_by_a_clock_that_was_behind_takes_no_older_one_wit
 async def test_of_too_many_keys_the_oldest_are_forgotten(
     backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issued_keys, "MOST", 10)
-    monkeypatch.setattr(issued_keys, "AT_ONCE", 7)
+    monkeypatch.setattr(kme_memory, "MOST", 10)
+    monkeypatch.setattr(kme_memory, "AT_ONCE", 7)
     keys = {f"k{number:02}": secrets.token_bytes(32) for number in range(30)}
     for key_ID, octets in keys.items():
         await store.issued_keys.remember("g", {key_ID: octets})

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Envelope, Mail, Origin, Recipient
-from relay.store import Arrival, Kept, Put, Room, SiteSecret, Store, Total, open_store
-from relay.store.first_seen import KEEP_FOR_S, MOST_BETWEEN_S
-from relay.store.quarantine import CLAIM_S
+from relay.store import Arrival, Kept, PutAside, Room, SiteSecret, Store, Total, open_store
+from relay.store.quarantine import CLAIM_S, MOST_BETWEEN_S, WAITED_KEEP_FOR_S
 from tests.test_store.backends import Backend, python
 from tests.test_store.conftest import Clock
 from tests.test_store.test_at_rest import keep_only_newest, on_disk
@@ -36,7 +35,7 @@ def arrival(*addresses: str, message: bytes = MESSAGE, reason: str = "tampered",
     return Arrival(mail, reason, "its tag\0does not match", party, message, "aes", "alice")
 
 
-async def find(store: Store, put: Put) -> Kept:
+async def find(store: Store, put: PutAside) -> Kept:
     found = await store.quarantine.find(put.id)
     assert found is not None
     return found
@@ -248,7 +247,7 @@ async def test_a_mail_waits_from_its_first_arrival_on_and_is_forgotten_in_time(s
     assert await store.first_seen.waits_for(KEY) == 0
     clock.now += 100
     assert (await store.first_seen.waits_for(KEY), await store.first_seen.waits_for(OTHER)) == (100, 0)
-    clock.now += KEEP_FOR_S + 1
+    clock.now += WAITED_KEEP_FOR_S + 1
     assert await store.first_seen.expire() == 2
     assert await store.first_seen.waits_for(KEY) == 0
     clock.now -= 1000

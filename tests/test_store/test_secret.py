@@ -13,7 +13,7 @@ import pytest
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import SiteSecret
-from relay.store.secret import Sealed
+from relay.store.secret import SealedOctets
 
 FIXED = bytes(range(32))
 FIXED_LINE = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -142,7 +142,7 @@ def test_a_line_may_leave_the_id_and_the_line_end_out(tmp_path: Path, content: s
 def test_what_an_earlier_relay_sealed_is_opened_for_ever() -> None:
     """Fixed values: if this fails, an upgrade would make every stored key unreadable."""
     assert SiteSecret(FIXED).ids == ("1b876227",)
-    sealed = Sealed("1b876227", bytes.fromhex("070707070707070707070707586699e67c85302f1eed52835f6c5207309551"))
+    sealed = SealedOctets("1b876227", bytes.fromhex("070707070707070707070707586699e67c85302f1eed52835f6c5207309551"))
     assert SiteSecret(FIXED).open(sealed, b"context") == b"key"
 
 
@@ -172,7 +172,7 @@ def test_one_changed_bit_or_missing_octet_is_noticed() -> None:
         changed[position] ^= 1
         for data in (bytes(changed), sealed.data[:position]):
             with pytest.raises(StoreUnavailable):
-                secret.open(Sealed(sealed.secret_id, data), b"")
+                secret.open(SealedOctets(sealed.secret_id, data), b"")
 
 
 def test_another_secret_opens_nothing() -> None:
@@ -181,13 +181,13 @@ def test_another_secret_opens_nothing() -> None:
     with pytest.raises(StoreUnavailable, match="secret 1b876227, which is missing"):
         other.open(sealed, b"")
     with pytest.raises(StoreUnavailable, match="changed"):
-        other.open(Sealed(other.ids[0], sealed.data), b"")
+        other.open(SealedOctets(other.ids[0], sealed.data), b"")
 
 
 def test_secrets_and_what_they_seal_are_not_shown() -> None:
     secret = SiteSecret(FIXED)
     assert repr(secret) == str(secret) == "SiteSecret(1b876227)"
-    assert repr(secret.seal(b"key", b"")) == "Sealed(secret_id='1b876227')"
+    assert repr(secret.seal(b"key", b"")) == "SealedOctets(secret_id='1b876227')"
 
 
 def test_a_rotated_file_seals_under_the_new_secret_and_opens_under_both(secret_path: Path) -> None:

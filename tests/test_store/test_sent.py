@@ -10,10 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import mime
-from relay.store import Sent, SiteSecret, Spool, Store, left_behind
-from relay.store.sent import KEPT_S, take_over
+from relay.store import SentRecords, SiteSecret, Spool, Store, left_behind, recipient_name
+from relay.store.sent import KEPT_S, take_over_sent
 
 SECRET = SiteSecret(bytes(range(32)))
+BEN = [recipient_name(bytes(32), "ben@bob.example")]
+BEA = [recipient_name(bytes(32), "bea@bob.example")]
 
 
 def left(directory: Path) -> int:
@@ -30,16 +32,16 @@ class Clock:
 
 def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_path: Path) -> None:
     for number, settled in enumerate((True, False)):
-        sent = Sent(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
-        sent.note(bytes(32), ["ben@bob.example"])
+        sent = SentRecords(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
+        sent.note(bytes(32), BEN)
         sent.close()
         assert left(tmp_path / str(number)) == (0 if settled else 1)
 
 
 def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
     clock = Clock()
-    sent = Sent(tmp_path, SECRET, clock=clock)
-    sent.note(bytes(32), ["ben@bob.example"])
+    sent = SentRecords(tmp_path, SECRET, clock=clock)
+    sent.note(bytes(32), BEN)
     for _ in range(2):
         clock.now += KEPT_S + 1
         sent.tidy()
@@ -50,11 +52,11 @@ def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
 
 def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> None:
     clock, known = Clock(), [False]
-    sent = Sent(tmp_path, SECRET, lambda: known[0], clock)
-    sent.note(bytes(32), ["ben@bob.example"])
+    sent = SentRecords(tmp_path, SECRET, lambda: known[0], clock)
+    sent.note(bytes(32), BEN)
     for _ in range(5):
         clock.now += KEPT_S + 1
-        sent.note(bytes(32), ["bea@bob.example"])
+        sent.note(bytes(32), BEA)
     sent._now.close()
     assert left(tmp_path) == 6
 
@@ -63,22 +65,22 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     spool = Spool(tmp_path, SECRET)
     spool.append(b"something else")
     spool.close()
-    sent = Sent(tmp_path, SECRET, lambda: False)
-    sent.note(bytes(32), ["ben@bob.example"])
+    sent = SentRecords(tmp_path, SECRET, lambda: False)
+    sent.note(bytes(32), BEN)
     sent.close()
     with capture_logs() as logs:
-        assert await take_over(tmp_path, SECRET, store.journal, store.openings) == 1
+        assert await take_over_sent(tmp_path, SECRET, store.deliveries) == 1
     assert [line["event"] for line in logs] == ["sent_not_read"]
     assert left(tmp_path) == 1
-    assert (await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
+    assert (await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 
 async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_others_count(
     tmp_path: Path, store: Store
 ) -> None:
-    sent = Sent(tmp_path, SECRET, lambda: False)
+    sent = SentRecords(tmp_path, SECRET, lambda: False)
     for mail in (b"1" * 32, b"2" * 32):
-        sent.note(mail, ["ben@bob.example"])
+        sent.note(mail, [recipient_name(mail, "ben@bob.example")])
     sent.close()
     [path] = tmp_path.glob("*.spool")
     content = bytearray(path.read_bytes())
@@ -86,9 +88,9 @@ async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_other
     path.write_bytes(content)
     with capture_logs() as logs:
         for taken_over in (1, 0):
-            assert await take_over(tmp_path, SECRET, store.journal, store.openings) == taken_over
+            assert await take_over_sent(tmp_path, SECRET, store.deliveries) == taken_over
     assert [(line["event"], line["log_level"]) for line in logs] == [("spool_torn", "error")]
-    assert (await store.journal.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
+    assert (await store.deliveries.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.errors import StoreUnavailable
-from relay.key_receiver import take_over
+from relay.key_receiver import take_over_keys
 from relay.keys.receiver import Delivered
-from relay.store import SiteSecret, Spool, Store, left_behind, waiting
-from relay.store.secret import Sealed
+from relay.store import SiteSecret, Spool, Store, left_behind, spool_contents
+from relay.store.secret import SealedOctets
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]
@@ -108,14 +108,14 @@ async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
     looks, goes_on = threading.Event(), threading.Event()
     opened = SECRET.open
 
-    def slow(sealed: Sealed, context: bytes) -> bytes:
+    def slow(sealed: SealedOctets, context: bytes) -> bytes:
         looks.set()
         goes_on.wait(30)
         return opened(sealed, context)
 
     secret = SiteSecret(bytes(range(32)))
     monkeypatch.setattr(secret, "open", slow)
-    looking = asyncio.create_task(take_over(tmp_path, secret, None))  # type: ignore[arg-type]
+    looking = asyncio.create_task(take_over_keys(tmp_path, secret, None))  # type: ignore[arg-type]
     await asyncio.to_thread(looks.wait, 30)
     looking.cancel()
     asyncio.get_running_loop().call_soon(goes_on.set)
@@ -207,7 +207,7 @@ def test_what_is_no_file_of_its_own_stops_nobody(tmp_path: Path, odd: str) -> No
         assert found(spool) == [RECORDS]
     assert [line["event"] for line in logs] == ["spool_not_read"]
     with pytest.raises(OSError, match=r"0\.spool"):
-        list(waiting(spool, SECRET))
+        list(spool_contents(spool, SECRET))
 
 
 def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ async def test_what_was_left_behind_goes_into_the_store_and_no_copy_stays(tmp_pa
     written(tmp_path, [delivered("one", "two").encoded()])
     written_again = Spool(tmp_path, SECRET)
     written_again.append(delivered("three").encoded())
-    assert await take_over(tmp_path, SECRET, store.received) == 2
+    assert await take_over_keys(tmp_path, SECRET, store.received) == 2
     written_again.hand_over()
-    assert await take_over(tmp_path, SECRET, store.received) == 1
+    assert await take_over_keys(tmp_path, SECRET, store.received) == 1
     held, _ = await store.received.look("backbone", "2", ["one", "two", "three"])
     assert held == dict.fromkeys(["one", "two", "three"], b"\x07" * 32)
     written_again.close()
@@ -241,7 +241,7 @@ async def test_a_key_that_was_used_and_destroyed_does_not_come_back(tmp_path: Pa
     await store.received.mark_used("backbone", "2", ["one"], keep_for=0)
     await store.received.destroy_expired(1e12)
     written(tmp_path, [delivered("one", "two").encoded()])
-    await take_over(tmp_path, SECRET, store.received)
+    await take_over_keys(tmp_path, SECRET, store.received)
     held, destroyed = await store.received.look("backbone", "2", ["one", "two"])
     assert (set(held), set(destroyed)) == ({"two"}, {"one"})
 
@@ -254,8 +254,8 @@ async def test_what_the_store_does_not_take_stays_until_it_does(tmp_path: Path, 
             raise StoreUnavailable("full")
 
     with pytest.raises(StoreUnavailable):
-        await take_over(tmp_path, SECRET, Full())  # type: ignore[arg-type]
-    assert await take_over(tmp_path, SECRET, store.received) == 1
+        await take_over_keys(tmp_path, SECRET, Full())  # type: ignore[arg-type]
+    assert await take_over_keys(tmp_path, SECRET, store.received) == 1
 
 
 async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: Path, store: Store) -> None:
@@ -264,6 +264,6 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     other.append(delivered("one").encoded())
     other.close()
     with capture_logs() as logs:
-        assert await take_over(tmp_path, SECRET, store.received) == 1
+        assert await take_over_keys(tmp_path, SECRET, store.received) == 1
     assert [line["event"] for line in logs] == ["received_keys_not_read"]
     assert list(tmp_path.glob("*.spool")) == [path]

@@ -5,7 +5,7 @@ Standard: both back ends.
 from __future__ import annotations
 
 from relay.store import Store
-from relay.store.trials import BELIEVED_S
+from relay.store.kme_memory import BELIEVED_S
 from tests.test_store.conftest import Clock
 
 KME = ("https://kme.alice.example", "2", "1")

@@ -19,7 +19,7 @@ from relay.store import SiteSecret, Store, open_store
 from relay.store.database import Database
 from tests.test_store.backends import Backend, PostgreSQLServer, python
 from tests.test_store.test_spool import no_room
-from tests.testlib.received import held
+from tests.testlib.received import held, state
 
 KEY = bytes(range(32))
 
@@ -77,7 +77,7 @@ async def main():
             print(error, flush=True)
         keys = [f"k{n}" for n in range(number)]
         assert len((await store.received.look("g", "alice", keys))[0]) == number > 0
-        assert await store.received.state("g", "alice", f"k{number}") == "unknown"
+        assert await store.received.look("g", "alice", [f"k{number}"]) == ({}, frozenset())
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await store.received.put("g", "alice", {"after": b"key"})
         assert len((await store.received.look("g", "alice", ["before", "after"]))[0]) == 2
@@ -120,7 +120,7 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
     """Whoever stops has seconds; what could not be written is known beside the store (relay/store/sent.py)."""
     tries = []
     store = await open_store(backend.where, secret, busy_timeout=0.2)
-    begun = await store.journal.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
+    begun = await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
     writing = Database.writing
 
     def counted(self: Database) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -131,11 +131,11 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
         lock = backend.lock if backend.name == "sqlite" else "LOCK TABLE deliveries, relays, claims"
         await connection.exec_driver_sql(lock)
         with pytest.raises(StoreUnavailable):
-            await store.journal.settle(bytes(32), begun, ["ben@bob.example"], ["ben@bob.example"])
+            await store.deliveries.settle(bytes(32), begun, ["ben@bob.example"], ["ben@bob.example"])
         monkeypatch.setattr(Database, "writing", counted)
         await store.close()
     assert len(tries) == 1
-    assert not store.settled
+    assert not store.deliveries.settled
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -175,7 +175,9 @@ async def test_a_locked_database_is_waited_for_no_longer_than_asked(backend: Bac
             assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
             assert await held(store, "g", "alice", ["k", "l"]) == {"k": KEY}, "reading needs no lock"
         await store.received.put("g", "alice", {"l": KEY})
-        assert await store.received.mark_used("g", "alice", ["k", "l"], 900) == 2
+        await store.received.mark_used("g", "alice", ["k", "l"], 900)
+        [counts] = (await store.received.counts()).values()
+        assert counts.used == 2
 
 
 async def test_a_lock_that_ends_in_time_is_not_noticed(backend: Backend, secret: SiteSecret) -> None:
@@ -185,7 +187,7 @@ async def test_a_lock_that_ends_in_time_is_not_noticed(backend: Backend, secret:
             await held(store, "g", "alice", ["k"])
             assert not put.done()
         await put
-        assert await store.received.state("g", "alice", "k") == "held"
+        assert await state(store, "g", "alice", "k") == "held"
 
 
 async def test_a_damaged_file_is_reported(sqlite: Backend, secret: SiteSecret) -> None:
@@ -203,7 +205,6 @@ async def test_a_database_that_was_taken_away_is_reported(backend: Backend, stor
         store.received.put("g", "alice", {"k": KEY}),
         held(store, "g", "alice", ["k"]),
         store.received.mark_used("g", "alice", ["k"], 1),
-        store.received.state("g", "alice", "k"),
         store.received.destroy_expired(),
         store.received.counts(),
         store.missing_secrets(),
@@ -229,7 +230,7 @@ async def test_a_connection_lost_in_the_middle_holds_the_mail(postgresql: Backen
                     continue
             with pytest.raises(StoreUnavailable):
                 await put
-        assert await store.received.state("g", "alice", "k") == "unknown"
+        assert await state(store, "g", "alice", "k") == "unknown"
         await store.received.put("g", "alice", {"k": KEY})
 
 

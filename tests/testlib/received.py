@@ -13,3 +13,9 @@ async def held(store: Store, group: str, master_sae: str, key_IDs: Iterable[str]
     """The octets of those keys that are held, by key_ID. Raises StoreUnavailable."""
     octets, _ = await store.received.look(group, master_sae, key_IDs)
     return octets
+
+
+async def state(store: Store, group: str, master_sae: str, key_ID: str) -> str:
+    """Whether a key is held, was destroyed, or is unknown. Raises StoreUnavailable."""
+    octets, destroyed = await store.received.look(group, master_sae, [key_ID])
+    return "held" if octets else "destroyed" if destroyed else "unknown"

@@ -172,7 +172,7 @@ async def by_relay(
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
         layers = Layers(config, LEVELS, ring, bob.identity, certificates)
-        opener = Opener(layers, store.received, store.openings)
+        opener = Opener(layers, store.received, store.deliveries)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:

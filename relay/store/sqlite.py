@@ -1,37 +1,38 @@
-"""How each back end is connected to: SQLite's file and pragmas, PostgreSQL's session settings.
-Standard: what SQLite and PostgreSQL document as durable; a database URL means what it means to libpq.
+"""The embedded database: its file, its settings, and that one relay alone serves from it.
+Standard: what SQLite documents as durable; flock(2) on the file itself, whatever name leads to it, which the kernel
+ends with its process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 from sqlalchemy import Connection, PoolProxiedConnection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
-from relay.store.tls import check_tls
 
 if TYPE_CHECKING:
     import aiosqlite
 
-CONNECT_TIMEOUT_S = 10.0
-"""Seconds for a connection to PostgreSQL."""
-COMMAND_TIMEOUT_S = 30.0
-"""Seconds for one statement on PostgreSQL."""
-FROZEN_S = 20.0
-"""Seconds after which the server ends a transaction in which nothing is said any more."""
-POOL_TIMEOUT_S = 30.0
-"""Seconds to wait until one of our own connections is free."""
+log = structlog.get_logger(__name__)
 
 ROOM_TO_START = 16 * 2**20
 """Octets that a relay takes of its store's disk when it starts; nearly all of them for what must not wait for room."""
+WAIT_S = 5.0
+"""So long one that starts waits for another that ends."""
+LOOK_S = 0.05
+_LOCKS = Path("/proc/locks")
 
 # In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
@@ -89,13 +90,13 @@ def no_room(directory: Path) -> str:
     )
 
 
-def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float) -> AsyncEngine:
-    """Connections that open every transaction with the statement `begin`; `busy_timeout` is seconds."""
+def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
+    """Connections that open every transaction with the statement `begin`; times are seconds."""
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
         pool_size=connections,
         max_overflow=0,
-        pool_timeout=POOL_TIMEOUT_S,
+        pool_timeout=pool_timeout,
         hide_parameters=True,
         # Otherwise the driver begins transactions by itself, and never IMMEDIATE ones.
         connect_args={"timeout": busy_timeout, "isolation_level": None},
@@ -120,50 +121,60 @@ def aiosqlite_connection(raw: PoolProxiedConnection) -> aiosqlite.Connection:
     return cast("aiosqlite.Connection", raw.driver_connection)
 
 
-def postgresql_engine(url: URL, *, busy_timeout: float) -> AsyncEngine:
-    """A pool of connections; a lock that is not had within `busy_timeout` seconds is an error.
+@asynccontextmanager
+async def sole_relay(database: Path) -> AsyncIterator[None]:
+    """From here to the end of the block no other process serves from this file, which is made if missing.
 
-    Raises ConfigError.
+    The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
+    meanwhile would keep the lock. Raises ConfigError.
     """
-    try:
-        import asyncpg
-    except ImportError as error:
-        raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
-    check_tls(url)
-    settings = {
-        "application_name": "qumail-relay",
-        "lock_timeout": f"{busy_timeout * 1000:.0f}",
-        # A relay that is frozen, or whose host is gone, in the middle of a transaction keeps nobody waiting for long.
-        "idle_in_transaction_session_timeout": f"{FROZEN_S * 1000:.0f}",
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "4",
-    }
-    # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
-    durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-
-    async def connect() -> Any:
-        try:
-            connection = await asyncpg.connect(
-                url.render_as_string(hide_password=False),
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=COMMAND_TIMEOUT_S,
-                server_settings=settings,
+    loop = asyncio.get_running_loop()
+    until = loop.time() + WAIT_S
+    waits = False
+    while (file := _locked(database)) is None:
+        other = await asyncio.to_thread(_holder, database)
+        if loop.time() >= until:
+            raise ConfigError(
+                f"{database}: another relay (process {other}) serves from this database, and two send mail twice: "
+                "stop that one, give this one a database of its own, or let both share PostgreSQL"
             )
-            await connection.execute(durable)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            raise StoreUnavailable(f"{without_secrets(url)}: {error}") from error
-        return connection
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        pool_pre_ping=True,
-        pool_timeout=POOL_TIMEOUT_S,
-        hide_parameters=True,
-    )
+        if not waits:
+            log.warning("relay_waits", database=str(database), for_process=other, at_most_s=WAIT_S)
+            waits = True
+        await asyncio.sleep(LOOK_S)
+    try:
+        yield
+    finally:
+        # After the store: to close any descriptor of this file takes SQLite's own locks (fcntl) from the whole process.
+        os.close(file)
 
 
-def without_secrets(url: URL) -> str:
-    """The URL as text for messages: no password, and no options, which might hold one too."""
-    return url.set(query={}).render_as_string(hide_password=True)
+def _locked(database: Path) -> int | None:
+    """The file under its lock, as a descriptor; None where another process has it."""
+    try:
+        make_sqlite_file(database)
+        file = os.open(database, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        held = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # What was moved away while we looked is not what SQLite will open.
+            held = os.path.samestat(os.fstat(file), database.stat())
+        except BlockingIOError:
+            pass
+        finally:
+            if not held:
+                os.close(file)
+    except OSError as error:
+        raise ConfigError(f"{database}: cannot be made or opened: {error.strerror}") from error
+    return file if held else None
+
+
+def _holder(database: Path) -> str:
+    """The number of the process that serves, for people; "unknown" where the system does not tell."""
+    try:
+        inode = database.stat().st_ino
+        locks = [line.split() for line in _LOCKS.read_text().splitlines()]
+    except OSError:
+        return "unknown"
+    found = [lock[4] for lock in locks if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{inode}")]
+    return found[0] if found else "unknown"

@@ -1,4 +1,4 @@
-"""Which keys KMEs have issued to this site, so that none is used twice, whatever becomes of relays and KMEs.
+"""What is remembered of KMEs: which keys they have issued to this site, so that none is used twice, and trials of them.
 Standard: ETSI GS QKD 014 V1.1.1; a key is remembered, on the disk, before it can be used, and only by digests.
 
 A KME that was rolled back gives keys again. A key is known again by its key_ID, compared in any case, within its KME
@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, Table, delete, func, select
+from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, String, Table, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.store.database import Database, metadata, to_its_end
-from relay.store.key_name import KeyName
-from relay.store.received_table import batches
+from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 
 KEEP_FOR_S = 400 * 86_400.0
@@ -32,6 +32,8 @@ AT_ONCE: int = 5_000
 TELLING_OCTETS: Final = 16
 """Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
 DIGEST_OCTETS: Final = 16
+BELIEVED_S = 30 * 86400.0
+"""Seconds for which what was found out about a KME is believed."""
 
 _issued = Table(
     "issued_keys",
@@ -43,6 +45,16 @@ _issued = Table(
 )
 """Numbers ascend, and may have gaps; `name` is a digest of group and key_ID; `octets` is NULL for short keys."""
 
+_trials = Table(
+    "kme_trials",
+    metadata,
+    Column("kme", LargeBinary(32), primary_key=True),
+    Column("described", LargeBinary(32), nullable=False),
+    Column("found", String(16), nullable=False),
+    Column("tried_at", Double, nullable=False),
+)
+"""SHA-256 over the KME's URL and the SAEs, and over what it says of itself; when, in seconds since 1970."""
+
 
 class _Row(NamedTuple):
     name: bytes
@@ -50,7 +62,7 @@ class _Row(NamedTuple):
     octets: bytes | None
 
 
-class IssuedKeys:
+class IssuedKeyMemory:
     """The memory of one store, for all relays of a site."""
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
@@ -87,9 +99,7 @@ class IssuedKeys:
         """
         forgotten = 0
         while gone := await self._too_old((self._clock() if now is None else now) - KEEP_FOR_S):
-            async with self._database.writing() as connection:
-                done = await connection.execute(delete(_issued).where(_issued.c.number <= gone[-1]))
-            forgotten += int(done.rowcount)
+            forgotten += await self._database.write(delete(_issued).where(_issued.c.number <= gone[-1]))
         return forgotten
 
     async def _too_old(self, before: float) -> list[int]:
@@ -131,6 +141,38 @@ class IssuedKeys:
         return {key_ID for key_ID, mine in digests.items() if mine & found}
 
 
+class Trials:
+    """What was found out about KMEs at the price of keys, so that a relay that starts again need not pay once more.
+
+    It is believed for BELIEVED_S, and only while the KME describes itself as it did then.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._clock = clock
+
+    async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:
+        """What was found about this KME (its URL and the SAEs) when it described itself so; None: try it.
+
+        Raises StoreUnavailable.
+        """
+        query = select(_trials).where(
+            _trials.c.kme == _trial_digest(kme), _trials.c.described == _trial_digest(described)
+        )
+        for row in await self._database.rows(query):
+            # A clock that was ahead at the trial must not have it believed for longer.
+            if 0 <= self._clock() - row.tried_at < BELIEVED_S:
+                return str(row.found)
+        return None
+
+    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
+        """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
+        row = {"described": _trial_digest(described), "found": found, "tried_at": self._clock()}
+        put = self._database.insert(_trials).values(kme=_trial_digest(kme), **row)
+        await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
+
+
 def _name(group: str, key_ID: str) -> bytes:
     return KeyName(group, "", key_ID).place(_issued.name)[:DIGEST_OCTETS]
 
@@ -139,3 +181,7 @@ def _octets(digest_key: bytes, octets: bytes) -> bytes | None:
     if len(octets) < TELLING_OCTETS:
         return None
     return hmac.digest(digest_key, octets, hashlib.sha256)[:DIGEST_OCTETS]
+
+
+def _trial_digest(fields: tuple[object, ...]) -> bytes:
+    return hashlib.sha256(json.dumps(fields).encode()).digest()

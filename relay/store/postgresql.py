@@ -1,5 +1,6 @@
-"""How a store in PostgreSQL is reached: whether its URL asks for TLS with a verified certificate, and can get it.
-Standard: libpq's sslmode, sslrootcert, sslcert and sslkey, as asyncpg reads them in a URL and in the environment.
+"""PostgreSQL: how it is connected to, and whether its URL asks for TLS with a verified certificate, and can get it.
+Standard: what PostgreSQL documents as durable; libpq's URLs, with sslmode, sslrootcert, sslcert and sslkey, as asyncpg
+reads them there and in the environment.
 """
 
 from __future__ import annotations
@@ -9,14 +10,71 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreUnavailable
 
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds for a connection to PostgreSQL."""
+COMMAND_TIMEOUT_S = 30.0
+"""Seconds for one statement on PostgreSQL."""
+FROZEN_S = 20.0
+"""Seconds after which the server ends a transaction in which nothing is said any more."""
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, weakest first; only the last two verify whom they speak to, and only the last one by its name."""
 _VERIFYING = ("verify-ca", "verify-full")
+
+
+def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
+    """A pool of connections; a lock that is not had within `busy_timeout` is an error.
+
+    One of our own connections is waited for `pool_timeout`; times are seconds. Raises ConfigError.
+    """
+    try:
+        import asyncpg
+    except ImportError as error:
+        raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
+    check_tls(url)
+    settings = {
+        "application_name": "qumail-relay",
+        "lock_timeout": f"{busy_timeout * 1000:.0f}",
+        # A relay that is frozen, or whose host is gone, in the middle of a transaction keeps nobody waiting for long.
+        "idle_in_transaction_session_timeout": f"{FROZEN_S * 1000:.0f}",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "4",
+    }
+    # Whatever the server's default, what we stored must be on its disk; stricter settings are left alone.
+    durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+    async def connect() -> Any:
+        try:
+            connection = await asyncpg.connect(
+                url.render_as_string(hide_password=False),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,
+                server_settings=settings,
+            )
+            await connection.execute(durable)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise StoreUnavailable(f"{without_secrets(url)}: {error}") from error
+        return connection
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_pre_ping=True,
+        pool_timeout=pool_timeout,
+        hide_parameters=True,
+    )
+
+
+def without_secrets(url: URL) -> str:
+    """The URL as text for messages: no password, and no options, which might hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def check_tls(url: URL) -> None:
