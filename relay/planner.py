@@ -200,7 +200,7 @@ class Planner:
         for level in decision.levels:
             if level != "plaintext" and level in self.levels:
                 found |= {copy.protection for copy in _copies(decision, level)}
-                found |= {"sealed before", "+".join((*decision.layers(level), "aes"))}
+                found.add("+".join((*decision.layers(level), "aes")))
         return found
 
     def _best(
