@@ -113,7 +113,7 @@ class Sealer:
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
         decided, original, seconds = await self._to_plan(mail)
-        return await self.planner.foresee(decided, len(original), seconds, self.keys)
+        return await self.planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def _to_plan(self, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
         """What policy says, what would be sealed, and how long the mail has waited (seconds)."""

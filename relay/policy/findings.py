@@ -16,10 +16,10 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
 from relay.policy.names import SUFFIX, Address, may_be_route, printable
+from relay.policy.patterns import Glob
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, Settings
 from relay.policy.strength import LevelName
-from relay.policy.units import Glob
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,10 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
     if peer is None:
         return
     own: tuple[toml.Location, Settings, Chosen] = ((), file.policy, file.own)
-    rules = [(("when", number), rule, _by_rule(file, number)) for number, rule in enumerate(file.policy.when)]
+    rules = [
+        (("when", number), rule, file.own.instead(rule, file.rule_lines[number], number + 1))
+        for number, rule in enumerate(file.policy.when)
+    ]
     for place, settings, chosen in (own, *rules):
         if settings.levels is None:
             continue
@@ -163,22 +166,6 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
             setting = "max_size" if settings.max_size is not None else "levels"
             what = f"otp: the pad for {largest} octets is longer than all that the KMEs for peer {peer!r} can ever hold"
             yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
-
-
-def _by_rule(file: PolicyFile, number: int) -> Chosen:
-    rule = file.policy.when[number]
-    return Chosen(
-        rule.levels or file.own.levels,
-        rule.quantum or file.own.quantum,
-        rule.kem or file.own.kem,
-        file.own.sign,
-        file.own.max_size if rule.max_size is None else rule.limits,
-        rule.otherwise or file.own.otherwise,
-        rule.hold_for or file.own.hold_for,
-        rule.priority or file.own.priority,
-        file.rule_lines[number],
-        number + 1,
-    )
 
 
 def _then(chosen: Chosen, level: LevelName) -> str:

@@ -5,6 +5,7 @@ Standard: the order is that of their numbers, otp (1) the strongest; a trigger i
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -67,13 +68,17 @@ def strength_of(protection: str) -> int:
     return max((strength(name) for name in NAMES if name in protection.split("+")), default=0)
 
 
-def raised(levels: tuple[LevelName, ...], wanted: tuple[LevelName, ...]) -> tuple[LevelName, ...]:
-    """Those of `wanted` that are at least as strong as every one of `levels`; empty where none is.
+def strongest(lists: Sequence[tuple[LevelName, ...]]) -> tuple[LevelName, ...]:
+    """What comes of several lists of levels that all count: their levels, the strongest first.
 
-    Whatever can be had, the first of these that can be is then never weaker than that of `levels`.
+    Those are left out that are weaker than the weakest of any one list. So whatever can be had, the first of the
+    result that can be is never weaker than that of any list. A list that stands alone then keeps its order.
     """
-    strongest = max(map(strength, levels))
-    return tuple(level for level in wanted if strength(level) >= strongest)
+    least = max(min(map(strength, levels)) for levels in lists)
+    left = {kept for levels in lists if (kept := tuple(level for level in levels if strength(level) >= least))}
+    if len(left) == 1:
+        return left.pop()
+    return tuple(level for level in NAMES if any(level in levels for levels in left))
 
 
 def raised_quantum(quantum: Quantum, wanted: Quantum) -> Quantum:
