@@ -17,7 +17,7 @@ from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.padding import Padding, decompress, pad, padded_size, unpad
+from relay.levels.padding import Padding, decompress, pack, pad, padded_size, unpad
 
 PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
