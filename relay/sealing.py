@@ -60,10 +60,14 @@ class SealedCopy:
 
 @dataclass(frozen=True, slots=True)
 class SealedMail:
-    """The copies of a mail, and why there is none for the rest of its recipients, by address."""
+    """The copies of a mail, and why there is none for the rest of its recipients, by address.
+
+    `policy_version` is that of the policies that said so.
+    """
 
     copies: list[SealedCopy]
     failures: dict[str, RelayError]
+    policy_version: str = ""
 
 
 class Made(NamedTuple):
@@ -89,11 +93,13 @@ class Sealer:
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
-        decision = self.policies().decide(sender, recipient)
-        if decision.looks_inside or decision.hold_for is not None:
+        policies = self.policies()
+        [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
+        if isinstance(decision, Decision) and (decision.looks_inside or decision.hold_for is not None):
             return  # the message may raise the level, or tell how long it has waited
-        [group] = self.planner.plan([(Recipient(recipient), decision)], 0)
+        [group] = self.planner.plan(decided, 0)
         if group.error is not None:
+            log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
             raise group.error
 
     async def seal(self, mail: Mail) -> SealedMail:
@@ -101,26 +107,20 @@ class Sealer:
 
         A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
         """
-        decided, original, seconds = await self._to_plan(mail)
+        policies = self.policies()
+        decided, original, seconds = await _to_plan(policies, mail)
 
         async def attempt(group: Group, copy: Copy) -> SealedCopy:
             return await self._copy(original, mail.envelope.sender, group, copy)
 
         had, without = await self.planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
-        return SealedMail([copy for _, copy in had], failures)
+        return SealedMail([copy for _, copy in had], failures, policies.version)
 
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
-        decided, original, seconds = await self._to_plan(mail)
+        decided, original, seconds = await _to_plan(self.policies(), mail)
         return await self.planner.foresee(decided, len(original), seconds, self.keys, original)
-
-    async def _to_plan(self, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
-        """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
-        content = Content(mail.message)
-        decided = await _decided(self.policies(), mail, mail.envelope.recipients, content)
-        original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        return decided, original, seconds_waited(content, decided)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
@@ -200,6 +200,14 @@ class Sealer:
             made.protection in self.planner.acceptable(each.decision) for each in group.members if each.decision
         )
         return (made.protection, mime.sealed_message(message, der)) if enough else None
+
+
+async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
+    """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
+    content = Content(mail.message)
+    decided = await _decided(policies, mail, mail.envelope.recipients, content)
+    original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
+    return decided, original, seconds_waited(content, decided)
 
 
 async def _decided(policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content) -> list[Decided]:

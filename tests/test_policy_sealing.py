@@ -19,6 +19,7 @@ from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
+from relay.policy import load_policies
 from relay.sealing import Made
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -136,6 +137,26 @@ async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_
     assert protections(log) == ["aes", "aes", "otp"]
     contents = [mime.sealed_content(got.message) for got in wire.got]
     assert contents[0] == contents[1] != contents[2]
+
+
+async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    soon = datetime.now(UTC).date() + timedelta(days=5)
+    policy = f'levels = ["otp"]\nmax_size = 10\nuntil = {soon}\n'
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"bob.example.toml": policy},
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
+    version = load_policies(site.directory / "policies", {"bob": ["bob.example"]}).version
+    held = [each for each in log.entries if each["event"] == "not_sealed"]
+    assert [each["policy_version"] for each in held] == [version] * 2
+    assert ["max_size is 10" in held[0]["cause"], "no policy covers" in held[1]["cause"]] == [True, True]
+    [ends] = [each["cause"] for each in log.entries if each["event"] == "policy_ends"]
+    assert ends.endswith(f"bob.example.toml:3:1: this file ends in 5 days, after {soon}; the rest counts then")
 
 
 async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
