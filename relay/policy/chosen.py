@@ -68,7 +68,7 @@ def _raised(base: Chosen, rules: Sequence[PlacedRule]) -> Chosen:
     Of a rule whose levels all turn out too weak nothing else counts that is about levels: sizes, and what happens where
     they cannot be had.
     """
-    levels = strongest([base.levels, *(rule.when.levels for rule in rules if rule.when.levels)])
+    levels = strongest((base.levels, *(rule.when.levels for rule in rules if rule.when.levels)))
     counting = [rule for rule in rules if not rule.when.levels or set(rule.when.levels) & set(levels)]
     result = replace(
         base,
@@ -87,9 +87,9 @@ def _raised(base: Chosen, rules: Sequence[PlacedRule]) -> Chosen:
         )
     if result == base:
         return base
-    raised = levels != base.levels
-    decides = next((rule for rule in counting if not raised or levels[0] in (rule.when.levels or ())), None)
-    return replace(result, source=decides.source, line=decides.line, rule=decides.number) if decides else result
+    deciding = [rule for rule in counting if rule.when.levels or levels == base.levels] or list(rules)
+    decides = min(deciding, key=lambda rule: levels[0] not in (rule.when.levels or ()))
+    return replace(result, source=decides.source, line=decides.line, rule=decides.number)
 
 
 def _sizes(levels: Sequence[LevelName], base: Chosen, rules: Sequence[PlacedRule]) -> MaxSize:

@@ -216,12 +216,10 @@ def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
 
 def _lowered(policy: Policy, rule: When) -> Iterator[tuple[str, str]]:
     may = "a rule that looks into the message may only raise the level, and"
+    raised = strongest((policy.levels, rule.levels or policy.levels))
     for level in rule.levels or ():
-        if level not in strongest([policy.levels, rule.levels or ()]):
-            yield (
-                "levels",
-                f"{may} {level!r} is weaker than what it would be without; leave it out",
-            )
+        if level not in raised or raised == policy.levels != rule.levels:
+            yield "levels", f"{may} {level!r} is weaker than what it would be without; leave it out"
     if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
         yield "quantum", f"{may} {rule.quantum!r} is less than the file's own {policy.quantum!r}; leave it out"
     if rule.kem is not None and (dropped := set(policy.kem) - set(rule.kem)):

@@ -148,13 +148,13 @@ def _hides(file: PolicyFile, first: tuple[When, int], second: tuple[When, int], 
     covers = all(_condition_covers(name, other, rule, groups) for name in other.conditions)
     if rule.looks_inside:
         only_levels = rule.model_fields_set <= {*rule.conditions, "levels"}
-        same = bool(rule.levels and other.levels) and strongest([rule.levels or (), other.levels or ()]) == other.levels
+        same = rule.levels and other.levels and strongest((other.levels, rule.levels)) == other.levels
         idle = covers and only_levels and same
         return "changes nothing: {} raises as much wherever it applies; leave it out" if idle else ""
     if covers:
         return "never applies: {} applies first; move it up"
     mine, others = (file.own.instead(*each).levels for each in (second, first))
-    stronger = strongest([others, mine]) != others and _meet(other, rule, groups)
+    stronger = strongest((others, mine)) != others and _meet(other, rule, groups)
     return "stronger than {}, which applies first where both would; move it up" if stronger else ""
 
 
