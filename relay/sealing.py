@@ -95,8 +95,8 @@ class Sealer:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
-        if isinstance(decision, Decision) and (decision.looks_inside or decision.hold_for is not None):
-            return  # the message may raise the level, or tell how long it has waited
+        if isinstance(decision, Decision) and _depends_on_message(decision):
+            return
         [group] = self.planner.plan(decided, 0)
         if group.error is not None:
             log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
@@ -200,6 +200,12 @@ class Sealer:
             made.protection in self.planner.acceptable(each.decision) for each in group.members if each.decision
         )
         return (made.protection, mime.sealed_message(message, der)) if enough else None
+
+
+def _depends_on_message(decision: Decision) -> bool:
+    """Whether a message may raise its level, tell how long it has waited, or be too large for ever."""
+    for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
+    return decision.looks_inside or decision.hold_for is not None or for_ever
 
 
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:

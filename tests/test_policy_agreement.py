@@ -231,13 +231,10 @@ def check_decisions(policies: PolicySet, facts: Facts, message: bytes, said: Map
             "priority": decision.priority,
             "kem": set(decision.kem),
         }
-        wanted = dict(expected.settings)
-        wanted["max_size"] = {level: each for level, each in wanted["max_size"].items() if level in wanted["levels"]}
-        assert got == wanted
+        assert got == expected.settings
         assert decision.peer == expected.peer
-        name = decision.source.removeprefix(f"{policies.directory}/")
-        assert name == "floors.toml" if expected.by_floor else name in (expected.file, "floors.toml")
-        assert bool(explanation.raised) or not expected.by_floor
+        assert decision.source.removeprefix(f"{policies.directory}/") in (expected.file, "floors.toml")
+        assert bool(explanation.raised) == expected.raised
 
 
 def became(outcomes: Sequence[Outcome]) -> dict[str, str]:
@@ -312,7 +309,9 @@ async def check_mail(
     left = {each.address: copy.protection for copy in one_try.copies for each in copy.recipients}
     stayed = {who: "held" if isinstance(error, TryLater) else "refused" for who, error in one_try.outcomes.items()}
     assert {who: "in clear" if word == "plaintext" else word for who, word in (left | stayed).items()} == now
-    assert sum(copy.quantum_bits for copy in one_try.copies) == foreseen
+    spent = sum(copy.quantum_bits for copy in one_try.copies)
+    # Compressed, the random id in the sealed envelope makes it a few octets longer or shorter, and padding a step of it.
+    assert abs(spent - foreseen) <= (foreseen / 8 + 512 if planner.config.otp.compression else 0)
     for copy in one_try.copies:
         assert (copy.message == mime.without_hidden_fields(mail.message)) == copy.in_clear
         if copy.protection.rpartition("+")[2] in ("otp", "aes"):

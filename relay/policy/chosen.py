@@ -107,7 +107,8 @@ def _sizes(levels: Sequence[LevelName], base: Chosen, rules: Sequence[PlacedRule
         known = [size for size in sizes if size is not None]
         if len(known) == len(sizes):
             found.append((level, max(known)))
-    return tuple(found)
+    unchanged = dict(found) == {level: size for level, size in base.max_size if level in levels}
+    return base.max_size if unchanged else tuple(found)
 
 
 def _first(said: Sequence[T | None], otherwise: T) -> T:

@@ -30,7 +30,7 @@ from relay.policy.names import (
 from relay.policy.patterns import Groups, spellings
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import Chosen
+from relay.policy.settings import Chosen, MaxSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +274,20 @@ def _reverse_path(sender: str) -> tuple[Address, ...] | None:
 
 def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
     """What the floors have changed."""
+    before, after = (replace(each, max_size=_limits(each)) for each in (before, after))
     names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
     values = ((name, getattr(before, name), getattr(after, name)) for name in names)
     return tuple(f"{name}: {_said(new)} instead of {_said(old)}" for name, old, new in values if old != new)
 
 
+def _limits(decision: Decision) -> MaxSize:
+    return tuple(sorted(each for each in decision.max_size if each[0] in decision.levels))
+
+
 def _said(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(f"{each[0]} {each[1]}" if isinstance(each, tuple) else str(each) for each in value) or "none"
+    return str(value)
 
 
 def _because(file: PolicyFile, address: Address, peer: str | None) -> str:
