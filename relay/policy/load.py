@@ -4,18 +4,26 @@ Standard: all files or none; what is read again is only what changed, and the re
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from relay import toml
 from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
-from relay.policy.names import fold_domain, printable
+from relay.policy.floors import read_floors, unknown_groups
+from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
+from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
+from relay.policy.rules import PlacedRule
 from relay.policy.walk import MAX_FILES, policy_names
+
+BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
+"""Files that are for no domain and belong to the set all the same."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
@@ -45,12 +53,16 @@ class PolicyFolder:
         self._total = 0
         self._patterns = 0
         self._demands: Counter[Demand] = Counter()
+        self._beside: dict[str, int] = {}
+        self._floors: tuple[PlacedRule, ...] = ()
+        self._groups: Groups = {}
+        self._naming_groups: dict[str, frozenset[str]] = {}
 
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
         self._walk_faults = []
         names = policy_names(self.directory, self._walk_faults)
-        for gone in (self._files.keys() | self._faulty.keys()) - set(names):
+        for gone in (self._files.keys() | self._faulty.keys() | self._beside.keys()) - set(names):
             self._forget(gone)
         for name in names:
             file = self._files.get(name)
@@ -71,6 +83,9 @@ class PolicyFolder:
     def _read(self, name: str) -> None:
         self._forget(name)
         try:
+            if name in BESIDE:
+                self._read_beside(name)
+                return
             file = read_policy(self.directory, name, self._peers.keys(), self._known)
         except ConfigError as error:
             self._faulty[name] = error.problems
@@ -79,9 +94,27 @@ class PolicyFolder:
             self._total += file.digest
             self._patterns += file.policy.patterns
             self._count_demand(file, 1)
+            if file.policy.groups:
+                self._naming_groups[name] = file.policy.groups
+
+    def _read_beside(self, name: str) -> None:
+        path = self.directory / name
+        source, text = printable(str(path)), toml.read(path)
+        if name == FLOORS_FILE:
+            self._floors = read_floors(text, source)
+            self._naming_groups[name] = frozenset(group for floor in self._floors for group in floor.when.groups)
+        elif name == GROUPS_FILE:
+            self._groups = read_groups(text, source)
+        self._beside[name] = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
+        self._total += self._beside[name]
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
+        self._naming_groups.pop(name, None)
+        if name in self._beside:
+            self._total -= self._beside.pop(name)
+            self._floors = () if name == FLOORS_FILE else self._floors
+            self._groups = {} if name == GROUPS_FILE else self._groups
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
             self._patterns -= file.policy.patterns
@@ -97,6 +130,8 @@ class PolicyFolder:
         faults = [*self._owner_faults, *self._walk_faults]
         for name in sorted(self._faulty):
             faults += self._faulty[name]
+        if GROUPS_FILE not in self._faulty:
+            faults += unknown_groups(self.directory, self._naming_groups, self._groups)
         if len(self._files) + len(self._faulty) > MAX_FILES:
             faults.append(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
         if not faults and not self._files:
@@ -108,9 +143,11 @@ class PolicyFolder:
             MappingProxyType(self._files.copy()),
             self._owners,
             _version(self._total),
-            self._patterns,
+            self._patterns + sum(floor.when.patterns for floor in self._floors),
             tuple(demand for demand, number in self._demands.items() if number),
             self._max_bounce,
+            self._floors,
+            self._groups,
         )
 
 

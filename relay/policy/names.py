@@ -12,6 +12,11 @@ from urllib.parse import unquote
 
 SUFFIX = ".toml"
 DEFAULT_FILE = "default.toml"
+FLOORS_FILE = "floors.toml"
+GROUPS_FILE = "groups.toml"
+TESTS_FILE = "tests.toml"
+NO_DOMAIN = frozenset({DEFAULT_FILE, FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
+"""What these say is for everybody, or for nobody, and never for a domain called so."""
 MAX_ADDRESS = 1000
 """An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
 
@@ -55,11 +60,16 @@ def parse_address(text: str) -> Address:
     local, at, domain = text.rpartition("@")
     if not at:
         raise ValueError("it has no domain")
+    if not _QUOTED_STRING.fullmatch(local) and not _DOT_STRING.fullmatch(local):
+        raise ValueError("what stands before the @ is not a local part")
+    return Address(fold_local(local), fold_domain(domain))
+
+
+def fold_local(local: str) -> str:
+    """A local part as SMTP has it, or a pattern for one: without quotes, in lower case and NFC."""
     if quoted := _QUOTED_STRING.fullmatch(local):
         local = re.sub(r"\\(.)", r"\1", quoted[1])
-    elif not _DOT_STRING.fullmatch(local):
-        raise ValueError("what stands before the @ is not a local part")
-    return Address(_lower(local), fold_domain(domain))
+    return _lower(local)
 
 
 def fold_address(local: str, domain: str) -> Address:
@@ -134,7 +144,7 @@ def candidates(address: Address) -> Iterator[tuple[str, Step]]:
         yield f"{domain}/{encode_local(untagged)}{SUFFIX}", "person without tag"
     step: Step = "domain"
     while domain:
-        if (name := domain + SUFFIX) != DEFAULT_FILE:
+        if (name := domain + SUFFIX) not in NO_DOMAIN:
             yield name, step
         step = "parent domain"
         domain = domain.partition(".")[2]
