@@ -266,7 +266,7 @@ def _line_at(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def stamp_of(path: Path | os.DirEntry[str]) -> Stamp | None:
     """What differs after a file was written to or replaced; None where there is no file."""
     try:
         return _stamp(path.stat())

@@ -12,6 +12,11 @@ from urllib.parse import unquote
 
 SUFFIX = ".toml"
 DEFAULT_FILE = "default.toml"
+FLOORS_FILE = "floors.toml"
+GROUPS_FILE = "groups.toml"
+TESTS_FILE = "tests.toml"
+NO_DOMAIN = frozenset({DEFAULT_FILE, FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
+"""What these say is for everybody, or for nobody, and never for a domain called so."""
 MAX_ADDRESS = 1000
 """An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
 
@@ -134,7 +139,7 @@ def candidates(address: Address) -> Iterator[tuple[str, Step]]:
         yield f"{domain}/{encode_local(untagged)}{SUFFIX}", "person without tag"
     step: Step = "domain"
     while domain:
-        if (name := domain + SUFFIX) != DEFAULT_FILE:
+        if (name := domain + SUFFIX) not in NO_DOMAIN:
             yield name, step
         step = "parent domain"
         domain = domain.partition(".")[2]
