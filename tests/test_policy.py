@@ -468,10 +468,10 @@ def test_a_pipe_is_an_error_and_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"default.toml": AES})
 
-    def no_permission(self: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def no_permission(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "open", no_permission)
+    monkeypatch.setattr(os, "open", no_permission)
     assert faults(tmp_path) == ["default.toml: cannot be read: Permission denied"]
 
 

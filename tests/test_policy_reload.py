@@ -23,13 +23,13 @@ from relay import app
 from relay.config import Address
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from relay.policy import PolicyFile, PolicySet, load_policies
+from relay.policy import PolicySet, load_policies
 from relay.policy import reload as policy_reload
-from relay.policy.file import read_policy
 from relay.policy.inotify import Inotify
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
+from relay.policy.walk import FileText, read_file
 from relay.policy.watch import EVERYTHING, Changes, Watch
 from tests.test_policy import AES, PEERS, write
 from tests.test_refusals import log as log  # a fixture
@@ -318,10 +318,10 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
     read: list[str] = []
     threads = set()
 
-    def counted(directory: Path, name: str, *rest: Any) -> PolicyFile:
+    def counted(directory: str, name: str) -> FileText:
         read.append(name)
         threads.add(threading.current_thread())
-        return read_policy(directory, name, *rest)
+        return read_file(directory, name)
 
     def looked(self: Watch, *rest: Any, **named: Any) -> Changes:
         threads.add(threading.current_thread())
@@ -330,7 +330,9 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
     look = Watch.look
     monkeypatch.setattr(Watch, "look", looked)
     async with watched(tmp_path) as policies:
-        monkeypatch.setattr("relay.policy.load.read_policy", counted)
+        write(tmp_path, {"carol.example.toml": AES})
+        await until(lambda: count(policies, "loaded") == 1)
+        monkeypatch.setattr("relay.policy.load.read_file", counted)
         edited = sorted(files)[:200]
         for name in edited:
             (tmp_path / "bob.example" / "sedAbCdEf").write_text(PQC)

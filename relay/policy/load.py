@@ -5,26 +5,20 @@ All files or none: what is read again is only what changed, and the result is as
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
-import stat
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
-from relay import toml
 from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, read_tests
-from relay.policy.file import DOUBTFUL_NS, Known, PolicyFile, Stamp, read_policy, stamp_of
+from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
 from relay.policy.require import Demand
-from relay.policy.walk import MAX_FILES, Listing
+from relay.policy.walk import MAX_FILES, FileText, Listing, Stamp, read_file, stamp_of
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files at the top that are for no domain and belong to the set all the same."""
@@ -46,15 +40,6 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bo
     return PolicyFolder(directory, peers, max_bounce=max_bounce).read()
 
 
-class FileBeside(NamedTuple):
-    """One of BESIDE as it was read; `digest` is SHA-256 of name and text."""
-
-    text: str
-    digest: int
-    stamp: Stamp
-    settled: bool
-
-
 class PolicyFolder:
     """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
 
@@ -66,7 +51,8 @@ class PolicyFolder:
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
         self._files: dict[str, PolicyFile] = {}
-        self._beside: dict[str, FileBeside] = {}
+        self._beside: dict[str, int] = {}
+        self._stamps: dict[str, tuple[Stamp, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
         self._listing_faults: dict[str, list[str]] = {}
         self._links: dict[str, Stamp | None] = {}
@@ -94,19 +80,29 @@ class PolicyFolder:
 
     def read_again(self, names: Iterable[str]) -> PolicySet:
         """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
+        directory = str(self.directory)
         for name in names:
             try:
-                link = stat.S_ISLNK(os.lstat(self.directory / name).st_mode)
-            except OSError:
+                read = read_file(directory, name)
+            except ConfigError as error:
                 self._forget(name)
-                self._links.pop(name, None)
+                if os.path.lexists(f"{directory}/{name}"):
+                    self._faulty[name] = error.problems
                 continue
-            self._read(name)
-            if link:
-                self._links[name] = self.stamp(name) or stamp_of(self.directory / name)
-            else:
-                self._links.pop(name, None)
+            try:
+                self._take(name, read)
+            except ConfigError as error:
+                self._faulty[name] = error.problems
         return self._set()
+
+    def look_at(self, names: Iterable[str]) -> dict[str, Stamp | None]:
+        """The stamps now of files that may have changed, None for one that is not there."""
+        found = {name: stamp_of(self.directory / name) for name in names}
+        for name, stamp in found.items():
+            self._links.pop(name, None)
+            if (self.directory / name).is_symlink():
+                self._links[name] = stamp
+        return found
 
     def outdated(self, directory: str = "") -> dict[str, Stamp | None]:
         """Looks at one domain's directory, or at all: the files that are not as they were read, with their stamps now.
@@ -141,9 +137,8 @@ class PolicyFolder:
         return {name for name, stamp in self._links.items() if stamp_of(self.directory / name) != stamp}
 
     def stamp(self, name: str) -> Stamp | None:
-        """That of the file when it was read; None where it is not in force."""
-        file = self._files.get(name) or self._beside.get(name)
-        return file.stamp if file is not None else None
+        """That of the file when it was read, faulty or not; None where it was not there."""
+        return self._stamps[name][0] if name in self._stamps else None
 
     def release(self) -> bool:
         """Lets go some of the files that were replaced; False when there are none left.
@@ -154,30 +149,28 @@ class PolicyFolder:
         return bool(self._let_go)
 
     def _is_as_read(self, name: str, stamp: Stamp | None) -> bool:
-        file = self._files.get(name) or self._beside.get(name)
-        return file is not None and file.settled and file.stamp == stamp
+        return stamp is not None and self._stamps.get(name) == (stamp, True)
 
     def _names_in(self, directory: str) -> list[str]:
         """The files known in a domain's directory, or all."""
-        names = [*self._files, *self._beside, *self._faulty]
+        names = list(self._files) + [name for each in (self._beside, self._faulty) for name in each]
         return [name for name in names if name.startswith(f"{directory}/")] if directory else names
 
-    def _read(self, name: str) -> None:
+    def _take(self, name: str, read: FileText) -> None:
+        """Takes in what a file holds. Raises ConfigError."""
         before = self._files.get(name)
-        if before is not None and (same := self._if_same(before)):
-            self._files[name] = same
-            self._let_go.append(before)
-            return
-        self._forget(name)
-        try:
+        if before is None or before.digest != read.digest:
+            self._forget(name)
+            self._stamps[name] = (read.stamp, read.settled)
             if name in BESIDE:
-                self._take_beside(name)
-                return
-            file = read_policy(self.directory, name, self._peers.keys(), self._known)
-        except ConfigError as error:
-            self._faulty[name] = error.problems
-            return
-        self._files[name] = file
+                self._take_beside(name, read)
+            else:
+                source = printable(f"{self.directory}/{name}")
+                self._add(parse_policy(name, source, read.text, read.digest, self._peers.keys(), self._known))
+        self._stamps[name] = (read.stamp, read.settled)
+
+    def _add(self, file: PolicyFile) -> None:
+        self._files[file.name] = file
         self._total += file.digest
         self._patterns += file.policy.patterns
         self._count_demand(file, 1)
@@ -188,47 +181,23 @@ class PolicyFolder:
             gc.collect(1)
             gc.freeze()
 
-    def _if_same(self, before: PolicyFile) -> PolicyFile | None:
-        """The file with its new stamp, where its text is the one that was read before."""
-        path = self.directory / before.name
-        try:
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode) or found.st_size > toml.MAX_FILE_BYTES:
-                return None
-            now = time.time_ns()
-            stamp = stamp_of(path)
-            raw = path.read_bytes()
-        except OSError:
-            return None
-        if stamp is None or _digest(before.name, raw) != before.digest:
-            return None
-        return replace(before, stamp=stamp, settled=now - stamp[1] > DOUBTFUL_NS)
-
-    def _take_beside(self, name: str) -> None:
-        path = self.directory / name
-        source = printable(str(path))
-        now = time.time_ns()
-        stamp = stamp_of(path)
-        if stamp is None or not path.is_file():
-            raise ConfigError(f"{source}: not a regular file; it is a file (or a link to one)")
-        text = toml.read(path)
-        if not text:
+    def _take_beside(self, name: str, read: FileText) -> None:
+        source = printable(f"{self.directory}/{name}")
+        if not read.text:
             # Truncated and not yet written, it would take back what it says.
             raise ConfigError(f"{source}: there is nothing in it; delete it, or write a comment into it")
-        if name == TESTS_FILE:
-            self._tests = read_tests(text, source)
-        else:
+        if name != TESTS_FILE:
             raise ConfigError(f"{source}: this relay does not know such a file")
-        digest = _digest(name, text.encode())
-        self._total += digest
-        self._beside[name] = FileBeside(text, digest, stamp, now - stamp[1] > DOUBTFUL_NS)
+        self._tests = read_tests(read.text, source)
+        self._beside[name] = read.digest
+        self._total += read.digest
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
-        if (beside := self._beside.pop(name, None)) is not None:
-            self._total -= beside.digest
-            if name == TESTS_FILE:
-                self._tests = ()
+        self._stamps.pop(name, None)
+        self._total -= self._beside.pop(name, 0)
+        if name == TESTS_FILE:
+            self._tests = ()
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
             self._patterns -= file.policy.patterns
@@ -263,11 +232,6 @@ class PolicyFolder:
         for each in (self._listing_faults, self._faulty):
             for name in sorted(each):
                 yield from each[name]
-
-
-def _digest(name: str, raw: bytes) -> int:
-    """That of read_policy."""
-    return int.from_bytes(hashlib.sha256(f"{name}\0".encode() + raw).digest(), "big")
 
 
 def _version(total: int) -> str:

@@ -23,10 +23,10 @@ from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
-from relay.policy.file import Stamp, stamp_of
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.names import SUFFIX
+from relay.policy.walk import Stamp
 from relay.policy.watch import EVERYTHING, Changes, Watch
 
 log = structlog.get_logger(__name__)
@@ -126,7 +126,7 @@ class PoliciesInForce:
             found = self._folder.outdated()
             self._unsettle()
         else:
-            found = {name: stamp_of(self._folder.directory / name) for name in changes.names}
+            found = self._folder.look_at(changes.names)
             for directory in changes.directories:
                 found |= self._folder.outdated(directory)
                 self._unsettle()
@@ -157,10 +157,6 @@ class PoliciesInForce:
         """Whether files still change or are open for writing; where that goes on and on, the log says so."""
         written = sorted(watch.written) if watch is not None else []
         busy = bool(written) or not self._quiet(quiet_s)
-        if not busy and quiet_s:
-            now = {name: stamp_of(self._folder.directory / name) for name in self._pending}
-            busy = now != self._pending
-            self._take_down(now)
         if busy and not self._loud and self._clock() - self._began_at >= LOUD_S:
             self._loud = True
             names = sorted(self._pending)
@@ -186,7 +182,7 @@ class PoliciesInForce:
                 problems = failures(self._folder.tests, policies)
         except ConfigError as error:
             problems = error.problems
-        if watch is not None and self._has_changed_meanwhile(watch):
+        if self._has_changed_meanwhile(watch):
             return
         read, self._pending, self._unsettled = sorted(names)[:MAX_LOGGED], {}, False
         if problems:
@@ -216,11 +212,19 @@ class PoliciesInForce:
             seconds=round(time.perf_counter() - began, 4),
         )
 
-    def _has_changed_meanwhile(self, watch: Watch) -> bool:
-        """Whether files changed while they were read: what was read may be half of the old and half of the new."""
-        changed_at = self._changed_at
-        self.note(watch.look())
-        return self._changed_at != changed_at
+    def _has_changed_meanwhile(self, watch: Watch | None) -> bool:
+        """Whether files have changed since the quiet began: what was read may be half old and half new."""
+        changed = False
+        for name, stamp in self._pending.items():
+            if stamp != (now := self._folder.stamp(name)):
+                self._pending[name], changed = now, True
+        if changed:
+            self._changed_at = self._clock()
+        if watch is not None:
+            changed_at = self._changed_at
+            self.note(watch.look())
+            changed |= self._changed_at != changed_at
+        return changed
 
     def _keep(self, before: PolicySet, problems: list[str]) -> None:
         if tuple(problems) != self._problems:

@@ -1,16 +1,26 @@
-"""Finds the policy files in a directory by their names, without reading them.
+"""Finds the policy files in a directory by their names, tells files from changed ones, and reads one.
 What is not plainly a policy file is an error or ignored by rule, never half understood.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from relay import toml
 from relay.errors import ConfigError
-from relay.policy.file import Stamp, stamp_of
 from relay.policy.names import SUFFIX, printable
+
+Stamp = tuple[int, int, int, int, int]
+"""Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
+
+DOUBTFUL_NS = 2_000_000_000
+"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
 
 MAX_FILES = 200_000
 """A directory with more policy files than this is not read."""
@@ -77,3 +87,48 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself; reading it will say so
         return False
+
+
+class FileText(NamedTuple):
+    """What a file holds; `digest` is SHA-256 of name and text, `stamp` tells from a changed one if it is `settled`."""
+
+    text: str
+    digest: int
+    stamp: Stamp
+    settled: bool
+
+
+def read_file(directory: str, name: str) -> FileText:
+    """Reads one file of the directory. Raises ConfigError, also for a pipe or device, which would never end."""
+    path = f"{directory}/{name}"
+    now = time.time_ns()
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(number)
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{printable(path)}: not a regular file; a policy is a file (or a link to one)")
+            raw = os.read(number, min(found.st_size, toml.MAX_FILE_BYTES) + 1)
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+    plain = raw.isascii() and len(raw) == found.st_size
+    text = raw.decode("ascii") if plain else toml.read(Path(path))
+    octets = raw if plain else text.encode()
+    digest = int.from_bytes(
+        hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big"
+    )
+    return FileText(text, digest, _stamp(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+
+
+def stamp_of(path: Path | os.DirEntry[str]) -> Stamp | None:
+    """What differs after a file was written to or replaced; None where there is no file."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
