@@ -53,7 +53,7 @@ from relay.opening.layers import Layers
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.planner import Planner
-from relay.policy.findings import kems_not_here
+from relay.policy.findings import endings, kems_not_here
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.metrics import QuarantineMetrics
 from relay.quarantine.notice import Notices
@@ -72,6 +72,9 @@ SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
 SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
+DAY_S = 86_400.0
+MAX_ENDINGS = 20
+"""No more files and rules that end are named in the log at once."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
@@ -215,6 +218,7 @@ async def running(
         if stop is not None:
             _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
         _in_background(stack, "policy watch", built.policies.watch())
+        _in_background(stack, "policy ends", _tell_of_endings(built.policies))
         submission = _submission(config)
         if submission:
             stack.callback(submission.logins.back_end.close)
@@ -459,6 +463,16 @@ async def _write_what_is_late(store: Store, sent: Sent) -> None:
             await store.go_on()
         except Exception as error:  # noqa: BLE001 - the next try may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
+
+
+async def _tell_of_endings(policies: PoliciesInForce) -> None:
+    """Once a day: which files and rules end soon."""
+    while True:
+        found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
+        policies.metrics.ends_soon.set(len(found))
+        for cause in found[:MAX_ENDINGS]:
+            log.warning("policy_ends", cause=cause, number=len(found))
+        await asyncio.sleep(DAY_S)
 
 
 async def _write_down_keys(built: Parts, secret_id: str) -> None:

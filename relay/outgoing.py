@@ -5,7 +5,7 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -26,13 +26,19 @@ from relay.tripwire import check_sealed, shown_fields
 
 log = structlog.get_logger(__name__)
 
+MAX_ENTERED = 1000
+"""Of so many mails that wait it is known what stands in the ledger; for others it may stand there twice."""
+
 SHADOW = "shadow mode"
 """Stands in place of the policy file that let a mail out in clear."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What the recipe works with; one value for the life of the relay."""
+    """What the recipe works with; one value for the life of the relay.
+
+    `entered` has what stands in the ledger of mails of which nothing has left yet.
+    """
 
     direction: OutgoingDirection
     sealer: Sealer
@@ -41,6 +47,7 @@ class Outgoing:
     deliveries: Deliveries
     shadow: Shadow | None = None
     signer: Signer | None = None
+    entered: dict[bytes, frozenset[Entry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """The answer to RCPT TO: raises PolicyHolds or PolicyRefuses where policy can already say so."""
@@ -99,10 +106,13 @@ class Outgoing:
         if not rest.envelope.recipients:
             return
         try:
-            sealed = await self._in_clear(rest, self.shadow) if self.shadow else await self._sealed(rest)
+            if self.shadow:
+                entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
+            else:
+                sealed = await self._sealed(rest)
+                entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
-            entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
-            await self.ledger.record(*entries)
+            await self._enter(delivery, entries)
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
@@ -114,19 +124,27 @@ class Outgoing:
             if failure := sealed.failures.get(recipient.address):
                 delivery.note_for_all([recipient], failure)
         for cause in set(map(str, sealed.failures.values())):
-            log.warning("not_sealed", cause=cause)
+            log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
+
+    async def _enter(self, delivery: Delivery, entries: Sequence[Entry]) -> None:
+        """Into the ledger, but not once more at each retry of mail in clear, of which nothing has left."""
+        known = self.entered.pop(delivery.key, frozenset())
+        await self.ledger.record(*(entry for entry in entries if entry not in known))
+        if entries:
+            self.entered[delivery.key] = frozenset(entries)
+        if len(self.entered) > MAX_ENTERED:
+            del self.entered[next(iter(self.entered))]
 
     async def _sealed(self, mail: Mail) -> SealedMail:
         # Before keys are drawn: what the tripwire holds because of what the sender has written, it holds for ever.
         await off_loop(len(mail.message), _check_shown, mail.message)
         return await self.sealer.seal(mail)
 
-    async def _in_clear(self, mail: Mail, shadow: Shadow) -> SealedMail:
-        """Shadow mode: says what would have become of the mail, which leaves as it came."""
-        await self.ledger.record(*await shadow.foresee(mail))
+    def _in_clear(self, mail: Mail) -> SealedMail:
+        """Shadow mode: the mail leaves as it came."""
         version = self.sealer.policies().version
         copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
-        return SealedMail([copy], {})
+        return SealedMail([copy], {}, version)
 
     def _check_one_copy(self, delivery: Delivery) -> None:
         """Raises TryLater where one message cannot do for all recipients and nothing may be split."""
@@ -146,6 +164,7 @@ class Outgoing:
             return None
         delivery.check()
         delivery.note(copy.recipients, (None,) * len(copy.recipients))
+        self.entered.pop(delivery.key, None)
         _report(copy, Handed((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
 
@@ -185,6 +204,8 @@ class Outgoing:
             delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
             return
         delivery.note(copy.recipients, handed.outcomes)
+        if None in handed.outcomes:
+            self.entered.pop(delivery.key, None)
         try:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
                 await self.deliveries.so_far(delivery)

@@ -75,8 +75,10 @@ class Planned:
     @property
     def downgrade(self) -> str:
         """What the ledger has to know: why they get less than the first protection listed, or "" where they do not."""
-        in_clear = self.decision is not None and self.decision.in_clear
-        return "; ".join([*self.causes, *(["policy lets this mail out in clear"] if in_clear else [])])
+        if self.decision is None or not self.decision.in_clear:
+            return "; ".join(self.causes)
+        reason = f": {self.decision.reason}" if self.decision.reason else ""
+        return f"policy lets this mail out in clear{reason}"
 
 
 @dataclass(frozen=True, slots=True)

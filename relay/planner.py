@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from relay import cms, mime
+from relay.aio import off_loop
 from relay.config import Config
 from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
 from relay.keys.pads import plan_pad
 from relay.levels import Level, Parties
-from relay.levels.padding import padded_size
+from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient
 from relay.plan import QUANTUM, Copy, Group, Planned
 from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySet
@@ -78,7 +79,7 @@ class Planner:
             else:
                 copy, causes = self._best(decision, octets, missing or {})
                 planned = Planned(recipient, decision, causes)
-                error = None if copy else _otherwise(decision, causes, waited)
+                error = None if copy else _otherwise(decision, octets, causes, waited)
             if error is not None:
                 errors[str(error)] = error
             groups.setdefault(copy or str(error), []).append(planned)
@@ -131,13 +132,17 @@ class Planner:
         octets: int,
         waited: float | None = None,
         keys: KeysWithReserve | None = None,
+        original: bytes | None = None,
     ) -> tuple[Group, ...]:
-        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there."""
+        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there.
+
+        Without the `original`, of which `octets` is the size, nothing is known of what compressing it would save.
+        """
 
         async def bits(group: Group, copy: Copy) -> int:
             if not copy.takes_key:
                 return 0
-            hidden = 0 if "otp" not in copy.layers else self.hidden(group, copy, octets)
+            hidden = await self._hidden(group, copy, octets, original) if "otp" in copy.layers else 0
             cost = plan_pad(hidden, None, any_size=False).octets if hidden else KEY_OCTETS
             if keys is not None:
                 supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
@@ -149,11 +154,14 @@ class Planner:
         had, without = await self.carry_out(decided, octets, waited, bits)
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
-    def hidden(self, group: Group, copy: Copy, octets: int) -> int:
-        """How many octets a one-time pad for this copy hides, without compression. Raises MalformedMessage."""
+    async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
+        """How many octets a one-time pad for this copy hides. Raises MalformedMessage."""
         sender = group.decision.sender if group.decision else ""
-        header = mime.payload_header(self.sealed_envelope(copy, sender, group.recipients))
-        return padded_size(len(header) + octets, self.config.otp.padding)
+        envelope = self.sealed_envelope(copy, sender, group.recipients)
+        if self.config.otp.compression and original is not None:
+            payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
+            return padded_size(len(payload), self.config.otp.padding)
+        return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
 
     def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> bytes:
         """The DER of what the payload says of itself. Raises MalformedMessage where an address cannot be written."""
@@ -200,7 +208,7 @@ class Planner:
         for level in decision.levels:
             if level != "plaintext" and level in self.levels:
                 found |= {copy.protection for copy in _copies(decision, level)}
-                found |= {"sealed before", "+".join((*decision.layers(level), "aes"))}
+                found.add("+".join((*decision.layers(level), "aes")))
         return found
 
     def _best(
@@ -242,10 +250,13 @@ def _decided(group: Group) -> list[Decided]:
     return [(each.recipient, each.decision) for each in group.members if each.decision is not None]
 
 
-def _otherwise(decision: Decision, causes: Sequence[str], waited: float | None) -> PolicyHolds | PolicyRefuses:
+def _otherwise(
+    decision: Decision, octets: int, causes: Sequence[str], waited: float | None
+) -> PolicyHolds | PolicyRefuses:
     """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused."""
-    cause = f"{decision.where}: otherwise = {decision.otherwise!r}: {'; '.join(causes)}"
-    if decision.otherwise == "refuse":
+    setting, action = decision.without_level(octets)
+    cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"
+    if action == "refuse":
         return PolicyRefuses(cause)
     if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
         return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")

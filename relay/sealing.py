@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
@@ -19,6 +20,7 @@ from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
 from relay.policy import Content, CopyKeys, Decision, KeysWithReserve, PolicySet
+from relay.policy.strength import strength_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,32 +60,46 @@ class SealedCopy:
 
 @dataclass(frozen=True, slots=True)
 class SealedMail:
-    """The copies of a mail, and why there is none for the rest of its recipients, by address."""
+    """The copies of a mail, and why there is none for the rest of its recipients, by address.
+
+    `policy_version` is that of the policies that said so.
+    """
 
     copies: list[SealedCopy]
     failures: dict[str, RelayError]
+    policy_version: str = ""
+
+
+class Made(NamedTuple):
+    """What is known of a message that was sealed here: the peer and the mailboxes that it is for, and its layers."""
+
+    peer: str
+    mailboxes: frozenset[str]
+    protection: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
     """Seals mails; one value for the life of the relay.
 
-    `policies` gives the policy set in force, asked once for each mail. `made` has the SHA-256 of what was sealed of
-    late, with the peer and the mailboxes that it is for.
+    `policies` gives the policy set in force, asked once for each mail. `made` has what was sealed of late, by its
+    SHA-256.
     """
 
     planner: Planner
     policies: Callable[[], PolicySet]
     keys: KeysWithReserve
-    made: dict[bytes, tuple[str, frozenset[str]]] = field(default_factory=dict, repr=False)
+    made: dict[bytes, Made] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
-        decision = self.policies().decide(sender, recipient)
-        if decision.looks_inside or decision.hold_for is not None:
+        policies = self.policies()
+        [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
+        if isinstance(decision, Decision) and (decision.looks_inside or decision.hold_for is not None):
             return  # the message may raise the level, or tell how long it has waited
-        [group] = self.planner.plan([(Recipient(recipient), decision)], 0)
+        [group] = self.planner.plan(decided, 0)
         if group.error is not None:
+            log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
             raise group.error
 
     async def seal(self, mail: Mail) -> SealedMail:
@@ -91,35 +107,28 @@ class Sealer:
 
         A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
         """
-        decided, original, seconds = await self._to_plan(mail)
+        policies = self.policies()
+        decided, original, seconds = await _to_plan(policies, mail)
 
         async def attempt(group: Group, copy: Copy) -> SealedCopy:
             return await self._copy(original, mail.envelope.sender, group, copy)
 
         had, without = await self.planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
-        return SealedMail([copy for _, copy in had], failures)
+        return SealedMail([copy for _, copy in had], failures, policies.version)
 
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
-        decided, original, seconds = await self._to_plan(mail)
-        return await self.planner.foresee(decided, len(original), seconds, self.keys)
-
-    async def _to_plan(self, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
-        """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
-        content = Content(mail.message)
-        decided = await _decided(self.policies(), mail, mail.envelope.recipients, content)
-        original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
-        return decided, original, seconds_waited(content, decided)
+        decided, original, seconds = await _to_plan(self.policies(), mail)
+        return await self.planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
         policies = self.policies()
         content = Content(mail.message)
         for copy in copies:
-            if copy.policy_version != policies.version:
-                decided = await _decided(policies, mail, copy.recipients, content)
-                copy.recipients = [each for each, decision in decided if self._permits(decision, copy)]
+            decided = await _decided(policies, mail, copy.recipients, content)
+            copy.recipients = [each for each, decision in decided if self._permits(decision, copy)]
         return [copy for copy in copies if copy.recipients]
 
     def _permits(self, decision: Decision | RelayError, copy: SealedCopy) -> bool:
@@ -138,8 +147,8 @@ class Sealer:
         if copy.in_clear:
             return made
         peer = copy.peer or ""
-        if before := await off_loop(len(original), self._sealed_before, original, peer, made.recipients):
-            made.protection, made.message = "sealed before", before
+        if before := await off_loop(len(original), self._sealed_before, original, group, copy):
+            made.protection, made.message = before
             return made
         try:
             sealed = await self._sealed(original, sender, group, copy)
@@ -147,7 +156,7 @@ class Sealer:
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
-        self._note_made(digest, peer, made.recipients)
+        self._note_made(digest, Made(peer, frozenset(each.mailbox for each in made.recipients), made.protection))
         return made
 
     async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> Sealed:
@@ -166,26 +175,39 @@ class Sealer:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
         return sealed
 
-    def _note_made(self, digest: bytes, peer: str, recipients: Sequence[Recipient]) -> None:
+    def _note_made(self, digest: bytes, made: Made) -> None:
         """What is in this message will be known again. Only the event loop's thread changes what is known."""
-        self.made[digest] = peer, frozenset(each.mailbox for each in recipients)
+        self.made[digest] = made
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
 
-    def _sealed_before(self, message: bytes, peer: str, recipients: Sequence[Recipient]) -> bytes:
-        """The outer message again where this is what we sealed for the same people of late, b"" for everything else.
+    def _sealed_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
+        """Protection and outer message again where this is what we sealed for the same people of late.
 
+        None for everything else, and for layers that are less than this copy would have, or not what policy wants.
         What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
         """
         if not mime.is_sealed(message):
-            return b""
+            return None
         try:
             der = mime.sealed_content(message)
         except BadStructure:
-            return b""
-        for_peer, mailboxes = self.made.get(hashlib.sha256(der).digest(), ("", frozenset()))
-        ours = for_peer == peer and mailboxes.issuperset(each.mailbox for each in recipients)
-        return mime.sealed_message(message, der) if ours else b""
+            return None
+        made = self.made.get(hashlib.sha256(der).digest())
+        if made is None or made.peer != copy.peer or not made.mailboxes.issuperset(m.mailbox for m in group.recipients):
+            return None
+        enough = strength_of(made.protection) >= strength_of(copy.protection) and all(
+            made.protection in self.planner.acceptable(each.decision) for each in group.members if each.decision
+        )
+        return (made.protection, mime.sealed_message(message, der)) if enough else None
+
+
+async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
+    """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
+    content = Content(mail.message)
+    decided = await _decided(policies, mail, mail.envelope.recipients, content)
+    original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
+    return decided, original, seconds_waited(content, decided)
 
 
 async def _decided(policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content) -> list[Decided]:

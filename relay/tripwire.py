@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import pybase64
 
@@ -48,7 +48,7 @@ def check_sealed(message: bytes, protection: str) -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
     `protection` names the layers from the inside out, `pqc+aes` for instance, of which the last can be seen; a name
-    that is not here is that of a further KEM. Of what was "sealed before" any layer may be the last.
+    that is not here is that of a further KEM.
     """
     header, empty_line, body = message.partition(b"\r\n\r\n")
     if not empty_line:
@@ -61,8 +61,7 @@ def check_sealed(message: bytes, protection: str) -> None:
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
     last = protection.rpartition("+")[2]
-    forms = set(_FORMS.values()) if protection == "sealed before" else {_FORMS.get(last, _KEM_FORM)}
-    _check_body(body, forms)
+    _check_body(body, _FORMS.get(last, _KEM_FORM))
 
 
 def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
@@ -88,8 +87,8 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
     return {name: [b" ".join(each) for each in values] for name, values in found.items()}
 
 
-def _check_body(body: bytes, forms: Collection[_Form]) -> None:
-    """The body is base64, all of it, of one DER element: AuthEnvelopedData of one of these forms (RFC 5083, 2.1)."""
+def _check_body(body: bytes, form: _Form) -> None:
+    """The body is base64, all of it, of one DER element: AuthEnvelopedData of this form (RFC 5083, 2.1)."""
     try:
         der = pybase64.b64decode(body.translate(None, b"\r\n"), validate=True)
     except (ValueError, binascii.Error) as error:
@@ -104,7 +103,7 @@ def _check_body(body: bytes, forms: Collection[_Form]) -> None:
     if bytes(version) != b"\0" or inner_type != _DATA or not ciphertext or len(tag) != 16:
         raise TrippedWire("version, content or tag are not those of a sealed message")
     found = list(_elements(recipients, _MAX_RECIPIENTS))
-    if not found or not any(_has_form(form, found, algorithm) for form in forms):
+    if not found or not _has_form(form, found, algorithm):
         raise TrippedWire("it is not sealed at the level that policy wants")
     if _READABLE in der:
         raise TrippedWire("the sealed content can be read")

@@ -206,6 +206,22 @@ async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_writte
     assert (found["event"], found["used"]) == ("plaintext", "plaintext")
 
 
+@pytest.mark.parametrize("shadow", ["", "shadow = true\n"])
+async def test_retries_of_mail_in_clear_leave_one_line_until_it_has_left(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, shadow: str
+) -> None:
+    site = alice(tmp_path, kmes, sink, 'levels = ["plaintext"]\nreason = "public"\n', more=shadow)
+    sink.on_data = ["451 4.2.0 busy"] * 3
+    async with app.running(site.config) as addresses:
+        for _ in range(4):
+            reply = await submit(addresses["outgoing"], mails.plain())
+        assert reply.code == 250
+        assert len(list(ledger_entries(site.config.ledger_file))) == 1
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    found = ledger_entries(site.config.ledger_file)
+    assert [each["reason"] for each in found] == ["policy lets this mail out in clear: public"] * 2
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 

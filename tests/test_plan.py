@@ -163,7 +163,7 @@ class Keys:
 
     def _keys(self, number: int) -> list[Key]:
         self.taken += number
-        return [Key(f"{self.taken:06}-{count:06}", bytes(32)) for count in range(number)]
+        return [Key(f"{self.taken:06}-{count:06}", os.urandom(32)) for count in range(number)]
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         self._check(peer, "aes", low_priority)

@@ -186,7 +186,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
         "version": without_default.version,
         "directory": str(without_default.directory),
         "looked_for": [
-            {"file": "bob.example/alice.toml", "step": "person", "exists": True, "decides": True},
+            {"file": "bob.example/alice.toml", "step": "person", "exists": True, "decides": True, "ended": False},
         ],
         "decision": {
             "sender": "a@b",
@@ -203,13 +203,17 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "kem": ["ml-kem-1024"],
             "sign": "ML-DSA-87",
             "max_size": {},
+            "impossible": None,
             "hold_for": None,
             "priority": "normal",
+            "reason": "",
             "rule": 0,
             "looks_inside": False,
             "max_bounce": None,
         },
         "rules": [],
+        "floors": [],
+        "raised_by_floors": [],
         "held": None,
     }
 
@@ -558,7 +562,7 @@ def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: hold_for, kem, levels, max_size, otherwise, peer, priority, quantum, require, sign, subdomains, unprotected, when",
+            ":2: rules: unknown setting; known here: hold_for, impossible, kem, levels, max_size, otherwise, peer, priority, quantum, reason, require, sign, subdomains, unprotected, until, when",
         ),
         (AES + 'otherwise = "bounce"', ":2: otherwise: input should be 'hold' or 'refuse'"),
         (AES + 'quantum = "on"', ":2: quantum: input should be 'off', 'preferred' or 'required'"),
@@ -628,6 +632,7 @@ def test_peers_that_share_a_domain_or_have_none_are_errors(tmp_path: Path) -> No
 
 README = (POLICIES / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```toml\n# (\S+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+ORGANISATIONS = re.findall(r"^```toml\n# (\w+): (\S+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ROWS = re.findall(r"^\| `(\S+@\S+)` \| `(\S+\.toml)`", README, re.MULTILINE)
 
 
@@ -642,8 +647,11 @@ def test_the_working_set_seals_for_the_other_site_at_both(site: str, other: str)
 
 
 def test_every_example_of_the_readme_loads(tmp_path: Path) -> None:
-    assert README.count("```toml") == len(EXAMPLES) >= 5
-    assert set(load_policies(write(tmp_path, EXAMPLES), PEERS).files) == set(EXAMPLES)
+    assert README.count("```toml") == len(EXAMPLES) + len(ORGANISATIONS)
+    policies = load_policies(write(tmp_path, EXAMPLES), PEERS)
+    assert set(policies.files) == set(EXAMPLES) - {"floors.toml", "groups.toml"}
+    assert policies.floors
+    assert policies.groups
 
 
 @pytest.mark.parametrize(("recipient", "file"), ROWS)

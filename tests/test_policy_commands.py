@@ -141,10 +141,10 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('# x\n  levels = ["plaintext"]', ":2:3: PLAINTEXT: this mail leaves in clear; list a level to have it sealed"),
+        ('# x\n  levels = ["plaintext"]', ":2:3: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`"),
         (
             'levels = ["aes"]\n[[when]]\nsender = "*@x"\nlevels = ["plaintext"]',
-            ":4:1: PLAINTEXT: this mail leaves in clear; list a level to have it sealed",
+            ":4:1: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`",
         ),
         (
             'levels = ["aes"]\notherwise = "refuse"\nhold_for = "1 h"',
@@ -156,11 +156,23 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
         ),
         (
             'levels = ["aes"]\n[[when]]\nlarger_than = 5\nlevels = [2]\n[[when]]\nlarger_than = 6\nsubject_tag = "x"\nlevels = [2]',
-            ":5:1: never applies: rule 1 (line 4) applies first; move it up",
+            ":5:1: changes nothing: rule 1 (line 4) raises as much wherever it applies; leave it out",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nsender = "*@b.x"\nlevels = [2]\n[[when]]\nsender = "ceo@*.x"\nlevels = [1]\nmax_size = 5',
+            ":5:1: stronger than rule 1 (line 4), which applies first where both would; move it up",
+        ),
+        (
+            'levels = ["plaintext"]\nreason = "public"\n[[when]]\nsender = "*@x"\nlevels = [2]\nuntil = 2020-01-31',
+            ":6:1: this rule ended on 2020-01-31; delete it",
         ),
         (
             'levels = ["aes"]\nrequire = ["otp", "pqc"]',
             ":2:1: no relay signs beneath a one-time pad, so this is never met; leave one of them out",
+        ),
+        (
+            'levels = ["aes"]\nrequire = "none"',
+            ":2:1: what the files of the domains above it require does not count for this mail",
         ),
         ('levels = ["pqc"]', ":1:1: pqc: this site has no certificates; make them with `qumail-relay identity new`; until then this mail is held"),
     ],

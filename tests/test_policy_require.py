@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
@@ -34,39 +35,70 @@ def required(directory: Path, files: dict[str, str], sender: str, message: bytes
     return load_policies(write(directory, files), PEERS).require(sender, Content(message))
 
 
+VIP = ["bob.example/vip.toml", "bob.example.toml"]
+"""What the domain's file requires holds for its persons, too."""
+
+
 @pytest.mark.parametrize(
     ("sender", "header", "sources"),
     [
         ("x@bob.example", "", ["bob.example.toml"]),
         ("X+tag@BOB.example", "", ["bob.example.toml"]),
-        ("vip@bob.example", "", ["bob.example/vip.toml"]),
-        ('"vip"@bob.example', "", ["bob.example/vip.toml"]),
+        ("vip@bob.example", "", VIP),
+        ('"vip"@bob.example', "", VIP),
         ("x@stranger.example", "", []),
         ("x@[192.0.2.1]", "", []),
         ("", "", []),
-        ("x@stranger.example", "From: Boss <vip@bob.example>\r\n", ["bob.example/vip.toml"]),
+        ("x@stranger.example", "From: Boss <vip@bob.example>\r\n", VIP),
         ("", "From: x@bob.example\r\n", ["bob.example.toml"]),
         ("", "From: x@stranger.example\r\nSender: x@bob.example\r\n", ["bob.example.toml"]),
         ("x@bob.example", "From: vip@bob.example\r\n", ["bob.example.toml", "bob.example/vip.toml"]),
-        ("vip@bob.example", "From: x@bob.example\r\n", ["bob.example/vip.toml", "bob.example.toml"]),
+        ("vip@bob.example", "From: x@bob.example\r\n", VIP),
         ("x@stranger.example", 'From: "x@bob.example" <x@stranger.example>\r\n', []),
         ("x@stranger.example", "From: x@stranger.example\r\nFrom: x@bob.example\r\n", ["bob.example.toml"]),
         ("x@stranger.example", "From: x@stranger.example, x@bob.example\r\n", ["bob.example.toml"]),
         ("free@bob.example", "", []),
         ("", 'From: <"quoted"@bob.example>\r\n', ["bob.example.toml"]),
-        ("", 'From: "Boss \\\\" <vip@bob.example>, "b" <x@evil.example>\r\n', ["bob.example/vip.toml"]),
-        ("", 'From: (a (b) ") <vip@bob.example>, "x" <x@evil.example>\r\n', ["bob.example/vip.toml"]),
-        ("", "From: <vip@ bob.example>\r\n", ["bob.example/vip.toml"]),
-        ("", "From: vip@(c)bob.example\r\n", ["bob.example/vip.toml"]),
-        ("", "From: (\\\\) vip@bob.example (x)\r\n", ["bob.example/vip.toml"]),
+        ("", 'From: "Boss \\\\" <vip@bob.example>, "b" <x@evil.example>\r\n', VIP),
+        ("", 'From: (a (b) ") <vip@bob.example>, "x" <x@evil.example>\r\n', VIP),
+        ("", "From: <vip@ bob.example>\r\n", VIP),
+        ("", "From: vip@(c)bob.example\r\n", VIP),
+        ("", "From: (\\\\) vip@bob.example (x)\r\n", VIP),
     ],
 )
 def test_sender_and_everybody_named_as_author_count(
     tmp_path: Path, sender: str, header: str, sources: list[str]
 ) -> None:
-    files = {"bob.example.toml": MARK, "bob.example/vip.toml": AES + 'require = "otp"\n', "bob.example/free.toml": AES}
+    files = {
+        "bob.example.toml": MARK,
+        "bob.example/vip.toml": AES + 'require = "otp"\n',
+        "bob.example/free.toml": AES + 'require = "none"\n',
+    }
     found = required(tmp_path, files, sender, header.encode() + b"\r\n")
-    assert [each.because.partition(": ")[0] for each in found.each] == [f"{tmp_path}/{source}" for source in sources]
+    seen = dict.fromkeys(each.because.partition(": ")[0] for each in found.each)
+    assert list(seen) == [f"{tmp_path}/{source}" for source in sources]
+
+
+def test_what_a_domain_requires_holds_for_all_below_it_until_a_file_says_none(tmp_path: Path) -> None:
+    files = {
+        "default.toml": AES + 'require = "rsa"\n',
+        "bob.example.toml": BOTH + 'subdomains = true\nunprotected = "mark"\n',
+        "lab.bob.example.toml": AES + 'peer = "carol"\n',
+        "lab.bob.example/vip.toml": AES + 'require = "otp"\nunprotected = "quarantine"\n',
+        "open.bob.example.toml": AES + 'subdomains = true\nrequire = "none"\n',
+        "shut.open.bob.example.toml": AES + 'require = "sealed"\n',
+    }
+
+    def of(sender: str) -> list[tuple[Any, ...]]:
+        return [tuple(each.demand) for each in required(tmp_path, files, sender).each]
+
+    both = ("pqc", "aes")
+    assert of("x@bob.example") == [(both, "mark", "bob")]
+    assert of("x@lab.bob.example") == [(both, "mark", "carol")]
+    assert of("vip@lab.bob.example") == [(("otp",), "quarantine", None), (both, "mark", None)]
+    assert of("x@open.bob.example") == of("x@deep.open.bob.example") == []
+    assert of("x@shut.open.bob.example") == [(("sealed",), "refuse", None)]
+    assert of("x@elsewhere.example") == [(("rsa",), "refuse", None)]
 
 
 @pytest.mark.parametrize(

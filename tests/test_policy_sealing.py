@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
+from relay import app, mime
 from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
+from relay.policy import load_policies
+from relay.sealing import Made
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -119,6 +121,44 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
     assert (answer.outcomes, answer.message is not None) == ((None, None, None), True)
 
 
+async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_what_policy_wants(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, log: LogCapture
+) -> None:
+    policy = 'levels = ["aes"]\n[[when]]\nsender = "*@board.alice.example"\nlevels = ["otp"]\n'
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"bob.example.toml": policy},
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+        again = wire.got[0].message
+        assert (await submit(addresses["outgoing"], again)).code == 250
+        assert (await submit(addresses["outgoing"], again, sender="chair@board.alice.example")).code == 250
+    assert protections(log) == ["aes", "aes", "otp"]
+    contents = [mime.sealed_content(got.message) for got in wire.got]
+    assert contents[0] == contents[1] != contents[2]
+
+
+async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    soon = datetime.now(UTC).date() + timedelta(days=5)
+    policy = f'levels = ["otp"]\nmax_size = 10\nuntil = {soon}\n'
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"bob.example.toml": policy},
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
+    version = load_policies(site.directory / "policies", {"bob": ["bob.example"]}).version
+    held = [each for each in log.entries if each["event"] == "not_sealed"]
+    assert [each["policy_version"] for each in held] == [version] * 2
+    assert ["max_size is 10" in held[0]["cause"], "no policy covers" in held[1]["cause"]] == [True, True]
+    [ends] = [each["cause"] for each in log.entries if each["event"] == "policy_ends"]
+    assert ends.endswith(f"bob.example.toml:3:1: this file ends in 5 days, after {soon}; the rest counts then")
+
+
 async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -176,13 +216,13 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     assert not walks
 
 
-class Noted(dict[bytes, tuple[str, frozenset[str]]]):
+class Noted(dict[bytes, Made]):
     """Knows which threads have changed it."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
 
-    def __setitem__(self, key: bytes, value: tuple[str, frozenset[str]]) -> None:
+    def __setitem__(self, key: bytes, value: Made) -> None:
         self.threads.add(threading.get_ident())
         super().__setitem__(key, value)
 

@@ -19,7 +19,7 @@ from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import diff, simulate
 from relay.errors import ConfigError
 from relay.policy import Content, Decision
-from relay.policy.findings import Finding, doubtful
+from relay.policy.findings import Doubt, doubtful
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
 _offline = click.option("--offline", is_flag=True, help="Ask no KME.")
@@ -63,14 +63,14 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
         sys.exit(1)
 
 
-async def _doubtful(site: PolicySite, *, offline: bool) -> list[Finding]:
+async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
     try:
         if offline:
             return list(doubtful(site.policies, await site.capabilities(None)))
         async with site.keys() as keys:
             return list(doubtful(site.policies, await site.capabilities(keys)))
     except ConfigError as error:
-        return [Finding(str(site.policies.directory), 1, 1, problem) for problem in error.problems]
+        return [Doubt(str(site.policies.directory), 1, 1, problem) for problem in error.problems]
 
 
 @policy.command()

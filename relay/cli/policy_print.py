@@ -63,6 +63,10 @@ def print_explanation(console: Console, explanation: Explanation, now: Now | Non
         table.add_row("" if place else "Looked for", f"{lookup.file} ({lookup.step}): {_found(lookup)}")
     for place, look in enumerate(explanation.rules):
         table.add_row("" if place else "Rules", _rule(look))
+    for place, look in enumerate(explanation.floors):
+        table.add_row("" if place else "Floors", _rule(look))
+    for place, change in enumerate(explanation.raised):
+        table.add_row("" if place else "Raised to", printable(change))
     if decision is None:
         table.add_row("Result", Text(f"held: {printable(explanation.held)}", style="bold red"))
     else:
@@ -76,6 +80,8 @@ def print_explanation(console: Console, explanation: Explanation, now: Now | Non
 def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
     if decision.in_clear:
         table.add_row("Level", CLEAR)
+        if decision.reason:
+            table.add_row("Reason", printable(decision.reason))
         return
     peer = decision.peer or Text("none", style="bold red")
     table.add_row("Peer", Text.assemble(peer, f": {peer_because}"))
@@ -90,6 +96,8 @@ def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
     if decision.priority == "low":
         table.add_row("Priority", "low: leaves alone what is kept in reserve at the KME")
     table.add_row("Otherwise", _OTHERWISE[decision.otherwise])
+    if decision.impossible not in (None, decision.otherwise):
+        table.add_row("Impossible", _OTHERWISE[decision.impossible or decision.otherwise])
     if decision.hold_for is not None and decision.otherwise == "hold":
         table.add_row("", f"for {decision.hold_for:.0f} s at most, then refused")
 
@@ -128,6 +136,8 @@ def _rule(look: RuleLook) -> Text:
 def _found(lookup: Lookup) -> str:
     if lookup.decides:
         return "decides"
+    if lookup.ended:
+        return "is there, but its time is over"
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
 
 

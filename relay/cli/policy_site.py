@@ -67,15 +67,16 @@ class PolicySite:
         """What would become of a message for these recipients; without `keys`, as if all were there."""
         everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
         decided: list[Decided] = []
-        seconds = None
+        seconds, original = None, None
         try:
             decided = decide(self.policies, sample.sender, everybody, content)
             if content is not None:
-                octets -= content.size - len(mime.without_hidden_fields(content.message))
+                original = mime.without_hidden_fields(content.message)
+                octets -= content.size - len(original)
                 seconds = seconds_waited(content, decided)
         except MalformedMessage as error:
             decided = [(each, error) for each in everybody]
-        plan = await planner.foresee(decided, octets, seconds, keys)
+        plan = await planner.foresee(decided, octets, seconds, keys, original)
         return [each for group in plan for each in group.outcomes(sample.sender, sample.octets)]
 
     async def capabilities(self, keys: KeyRing | None) -> Capabilities:

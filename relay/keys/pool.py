@@ -108,10 +108,12 @@ class KeyPool:
         return self._kme_store(slave_sae).use.per_second
 
     def bits_at_hand(self, slave_sae: str) -> int:
-        """Bits in the pool and, as it said last, in the KME's store."""
-        status = self._kme_store(slave_sae).status
-        stored = (status.stored_bits or 0) if status else 0
-        return stored + sum(size * number for (_, size), number in self.held(slave_sae).items())
+        """Bits in the pool and, as it said last, in the KME's store, without those drawn since and those waited for."""
+        kme_store = self._kme_store(slave_sae)
+        stored = (kme_store.status.stored_bits or 0) if kme_store.status else 0
+        mine = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
+        left = sum(each.size * (len(each.stock) - each.wanted) for each in mine)
+        return max(0, stored - (kme_store.drawn - kme_store.drawn_before_status)) + left
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
         """What the KME said last of its store for this slave SAE."""
@@ -209,6 +211,7 @@ class KeyPool:
         """Asks the KME for its status now and learns from it; None where it does not say."""
         kme_store = self._kme_store(slave_sae)
         kme_store.asked = self._timing.clock()
+        drawn = kme_store.drawn
         try:
             status = await self.client.check_key_status(slave_sae, patient=False)
         except KeyUnavailable as error:
@@ -217,6 +220,7 @@ class KeyPool:
         kme_store.status_fails.over()
         self._answered()
         kme_store.status = status
+        kme_store.drawn_before_status = drawn
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
             kme_store.refill.stored(status.stored_key_count * status.key_size, full=full)
@@ -299,6 +303,7 @@ class KeyPool:
                 most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
                 number = max(1, min(missing, most))
                 peer_pool.unrecorded = await self._request(peer_pool, kme_store, number, patient)
+                kme_store.drawn += sum(len(key.key) * 8 for key in peer_pool.unrecorded)
                 peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
             before = await self._issued_before(peer_pool)
             # Out of there only now: a store that cannot be written for a moment burns none.

@@ -187,6 +187,9 @@ class KMEStore:
     batch: BatchLimit
     status_fails: Complaint
     status: KeyStatus | None = None
+    drawn: int = 0
+    """Bits that have come so far, and had come when that status was asked for: what came later it may not know of."""
+    drawn_before_status: int = 0
     asked: float | None = None
     asking: asyncio.Task[KeyStatus | None] | None = None
     used_at: float = float("-inf")

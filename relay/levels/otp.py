@@ -17,7 +17,7 @@ from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
 from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.padding import Padding, bound, compress, decompress, pad, padded_size, unpad
+from relay.levels.padding import Padding, decompress, pack, pad, padded_size, unpad
 
 PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
@@ -42,7 +42,7 @@ class OTP:
         """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
         packed, compressed = payload, False
         if self._compression:
-            packed, compressed = await off_loop(len(payload), _packed, payload)
+            packed, compressed = await off_loop(len(payload), pack, payload)
         needed = padded_size(len(packed), self._padding)
         with await keys.take_pad(parties.peer, needed) as one_time_pad:
             content = cms.PadContent(
@@ -93,12 +93,6 @@ def _check(key_IDs: Sequence[str], keys: Sequence[bytes | bytearray], hidden: in
         raise BadStructure("the pad's keys hide less than the ciphertext has")
     if len(keys) > MIN_KEYS and hides - (len(keys[-1]) - TAG_OCTETS) >= hidden:
         raise BadStructure("the pad has more keys than tag and ciphertext need")
-
-
-def _packed(payload: bytes) -> tuple[bytes, bool]:
-    """The payload compressed, unless the receiver would have to take it for a bomb, and whether it is."""
-    packed = compress(payload)
-    return (packed, True) if len(payload) <= bound(len(packed)) else (payload, False)
 
 
 def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:

@@ -55,6 +55,12 @@ def unpad(padded: bytes) -> bytes:
     return payload
 
 
+def pack(payload: bytes) -> tuple[bytes, bool]:
+    """The payload compressed, unless the receiver would have to take it for a bomb, and whether it is."""
+    small = compress(payload)
+    return (small, True) if len(payload) <= bound(len(small)) else (payload, False)
+
+
 def bound(size: int) -> int:
     """How many octets at most may come of `size` compressed ones; a sender must not compress what has more."""
     return min(max(MIN_BOUND_OCTETS, MAX_EXPANSION * size), MAX_BOUND_OCTETS)

@@ -1,24 +1,29 @@
-"""Chooses, within the file that covers a recipient, the first rule that applies, or else the file's own settings.
-Standard: a rule that looks into the message raises what would hold without it, and never lowers it.
+"""Chooses what the file that covers a recipient says for one mail, and raises it by the rules that only raise.
+The first rule by sender that applies takes the place of the file's settings; then the strongest of all counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from relay.policy.content import Content
 from relay.policy.file import PolicyFile
 from relay.policy.kems import with_kems
-from relay.policy.rules import Sender, When
-from relay.policy.settings import Chosen
-from relay.policy.strength import raised, raised_quantum
+from relay.policy.patterns import Groups, spellings
+from relay.policy.rules import PlacedRule, When
+from relay.policy.settings import Chosen, MaxSize
+from relay.policy.strength import LevelName, raised_quantum, strongest
+
+T = TypeVar("T")
 
 
 class RuleLook(NamedTuple):
     """One rule that was looked at: its number (1 is the first), its line, and what came of it.
 
-    `applies` is True for the rule that decides, and for the one by sender that it raises; else `because` says why not.
+    `applies` is True for the rule by sender that takes the file's place, and for all that raise; `because` says what it
+    does, or why it does not.
     """
 
     rule: int
@@ -27,68 +32,83 @@ class RuleLook(NamedTuple):
     because: str
 
 
-def choose(file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None = None) -> Chosen:
-    """What the file says for this mail; every rule looked at is put into `looks`."""
-    if not file.policy.when:
-        return file.own
-    if content is None or looks is not None:
-        return _by_rules(file, sender, content, looks)
-    return content.once((file.digest, sender), lambda: _by_rules(file, sender, content, None))
-
-
-def _by_rules(file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None) -> Chosen:
-    by_envelope = Sender.of(sender)
-    trigger = 0
-    base = file.own
+def choose(
+    file: PolicyFile,
+    floors: Sequence[PlacedRule],
+    sender: str,
+    content: Content | None,
+    groups: Groups,
+    looks: list[RuleLook] | None = None,
+) -> Chosen:
+    """What holds for this mail, raised by `floors`; every rule of the file that was looked at is put into `looks`."""
+    chosen, instead = file.own, False
+    raising = list(floors)
+    spelled = spellings(sender) if file.policy.when else ()
     for number, (rule, line) in enumerate(zip(file.policy.when, file.rule_lines, strict=True), 1):
-        second = bool(trigger) and rule.looks_inside
-        mismatch = "a rule before it applies" if second else rule.mismatch(by_envelope, content)
+        mismatch = rule.mismatch(spelled, content, groups)
+        if not mismatch and rule.only_raises:
+            raising.append(PlacedRule(rule, file.source, line, number))
+        elif not mismatch and instead:
+            mismatch = "a rule by sender before it applies"
+        elif not mismatch:
+            chosen, instead = chosen.instead(rule, line, number), True
         if looks is not None:
-            looks.append(RuleLook(number, line, not mismatch, mismatch or _meaning(rule)))
-        if mismatch:
-            continue
-        if rule.looks_inside:
-            trigger = number
-            continue
-        base = _instead(base, rule, number, line)
-        break
-    return _raised(base, file.policy.when[trigger - 1], trigger, file.rule_lines[trigger - 1]) if trigger else base
+            looks.append(RuleLook(number, line, not mismatch, mismatch or meaning(rule)))
+    return _raised(chosen, raising) if raising else chosen
 
 
-def _meaning(rule: When) -> str:
-    return "raises what holds without it" if rule.looks_inside else "its settings hold instead of the file's"
+def meaning(rule: When) -> str:
+    """What a rule that applies does."""
+    return "raises what holds without it" if rule.only_raises else "its settings hold instead of the file's"
 
 
-def _instead(base: Chosen, rule: When, number: int, line: int) -> Chosen:
-    """The rule's settings in place of those of the file."""
-    return Chosen(
-        rule.levels or base.levels,
-        rule.quantum or base.quantum,
-        rule.kem or base.kem,
-        rule.sign or base.sign,
-        base.max_size if rule.max_size is None else rule.limits,
-        rule.otherwise or base.otherwise,
-        rule.hold_for or base.hold_for,
-        rule.priority or base.priority,
-        line,
-        number,
-    )
+def _raised(base: Chosen, rules: Sequence[PlacedRule]) -> Chosen:
+    """What holds without these rules, raised by all of them.
 
-
-def _raised(base: Chosen, rule: When, number: int, line: int) -> Chosen:
-    """The rule's settings as far as they are not less than what holds without it.
-
-    Its sizes count only with levels of its own: those are no weaker than any that the base could give, so that
-    passing over one of them cannot lead to less.
+    Of a rule whose levels all turn out too weak nothing else counts that is about levels: sizes, and what happens where
+    they cannot be had.
     """
-    result = _instead(base, rule, number, line)
-    levels = raised(base.levels, rule.levels) if rule.levels else ()
-    return replace(
-        result,
-        levels=levels or base.levels,
-        quantum=raised_quantum(base.quantum, result.quantum),
-        kem=with_kems(base.kem, result.kem),
-        max_size=result.max_size if levels else base.max_size,
-        priority="normal" if "normal" in (base.priority, result.priority) else "low",
-        line=line if levels or not rule.levels else base.line,
+    levels = strongest((base.levels, *(rule.when.levels for rule in rules if rule.when.levels)))
+    counting = [rule for rule in rules if not rule.when.levels or set(rule.when.levels) & set(levels)]
+    result = replace(
+        base,
+        levels=levels,
+        max_size=_sizes(levels, base, counting),
+        otherwise=_first([rule.when.otherwise for rule in counting], base.otherwise),
+        impossible=_first([rule.when.impossible for rule in counting], base.impossible),
+        hold_for=_first([rule.when.hold_for for rule in counting], base.hold_for),
     )
+    for rule in rules:
+        result = replace(
+            result,
+            quantum=raised_quantum(result.quantum, rule.when.quantum or result.quantum),
+            kem=with_kems(result.kem, rule.when.kem or ()),
+            priority="normal" if rule.when.priority == "normal" else result.priority,
+        )
+    if result == base:
+        return base
+    deciding = [rule for rule in counting if rule.when.levels or levels == base.levels] or list(rules)
+    decides = min(deciding, key=lambda rule: levels[0] not in (rule.when.levels or ()))
+    return replace(result, source=decides.source, line=decides.line, rule=decides.number)
+
+
+def _sizes(levels: Sequence[LevelName], base: Chosen, rules: Sequence[PlacedRule]) -> MaxSize:
+    """The largest message for each level that has a limit: the most that anybody who lists it allows."""
+    lists = [
+        (rule.when.levels, rule.when.limits if rule.when.max_size else base.max_size)
+        for rule in rules
+        if rule.when.levels
+    ]
+    if not lists:
+        return base.max_size
+    found: list[tuple[LevelName, int]] = []
+    for level in levels:
+        sizes = [dict(limits).get(level) for named, limits in [(base.levels, base.max_size), *lists] if level in named]
+        known = [size for size in sizes if size is not None]
+        if len(known) == len(sizes):
+            found.append((level, max(known)))
+    return tuple(found)
+
+
+def _first(said: Sequence[T | None], otherwise: T) -> T:
+    return next((each for each in said if each is not None), otherwise)

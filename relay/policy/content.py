@@ -22,7 +22,7 @@ from relay.errors import MalformedMessage
 from relay.policy.names import Address, fold_address
 
 MAX_FIELD_OCTETS = 16 * 1024
-"""A header field is looked at up to here."""
+"""A longer header field counts as having any text: decoding it takes too long."""
 MAX_VALUES = 20
 MAX_DATE_OCTETS = 200
 MAX_DEPTH = 8
@@ -80,11 +80,11 @@ class Content:
     def values(self, name: str) -> list[str] | None:
         """All values of a field (its name in lower case), unfolded, decoded, in lower case; [] where it is not there.
 
-        None where there are so many that not all are looked at.
+        None where there are so many, or one that is so long, that not all is looked at.
         """
         if name not in self._values:
             raw = self._fields.get(name.encode("ascii", "replace"), [])
-            many = len(raw) > MAX_VALUES
+            many = len(raw) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in raw)
             self._values[name] = None if many else [decoded(each.partition(b":")[2]) for each in raw]
         return self._values[name]
 
@@ -147,7 +147,7 @@ class Content:
 
 def decoded(value: bytes) -> str:
     """A field's value unfolded, with encoded words read (RFC 2047), in lower case, blanks made single."""
-    text = value[:MAX_FIELD_OCTETS].replace(b"\r\n", b"").decode("utf-8", "replace")
+    text = value.replace(b"\r\n", b"").decode("utf-8", "replace")
     if "=?" in text:
         text = _words(text)
     return " ".join(text.casefold().split())

@@ -4,15 +4,15 @@ Standard: the most specific file wins whole; a look-up is in memory and never to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from relay.addresses import read_addresses
 from relay.config import MAX_BOUNCE
 from relay.errors import PolicyHolds
-from relay.policy.chosen import RuleLook, choose
+from relay.policy.chosen import RuleLook, choose, meaning
 from relay.policy.content import Content
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
@@ -27,7 +27,9 @@ from relay.policy.names import (
     parse_address,
     printable,
 )
+from relay.policy.patterns import Groups, spellings
 from relay.policy.require import Demand, Requirement, Requirements
+from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen
 
 
@@ -39,7 +41,7 @@ class PolicySet:
     `version` is 12 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
     the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
     `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad: such mail is what
-    outsiders can have us send.
+    outsiders can have us send. `floors` raise what any file says, `groups` are the patterns that stand for a name.
     """
 
     directory: Path
@@ -49,10 +51,12 @@ class PolicySet:
     patterns: int = 0
     demands: tuple[Demand, ...] = ()
     max_bounce: int = MAX_BOUNCE
+    floors: tuple[PlacedRule, ...] = ()
+    groups: Groups = field(default_factory=dict)
 
     @property
     def looks_inside(self) -> bool:
-        """Whether a file has rules which need the message."""
+        """Whether there are rules which need the message."""
         return self.patterns > 0
 
     def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
@@ -64,7 +68,7 @@ class PolicySet:
         mail nor let it out in clear.
         """
         address, file = self._covering(sender, recipient)
-        chosen = self._choose(file, sender, content)
+        chosen = self._choose(file, sender, recipient, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
     def explain(self, sender: str, recipient: str, content: Content | None = None) -> Explanation:
@@ -76,16 +80,22 @@ class PolicySet:
         except PolicyHolds as error:
             return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
-        chosen = self._choose(file, sender, content, rules)
+        floors: list[RuleLook] = []
+        chosen = self._choose(file, sender, recipient, content, rules, floors)
         peer = self._peer(file, address)
+        decision = self._decision(sender, recipient, file, chosen, peer)
+        without = replace(self, floors=())._choose(file, sender, recipient, content)
+        bare = self._decision(sender, recipient, file, without, peer)
         return Explanation(
             sender,
             recipient,
             directory,
             self.version,
             tuple(lookups),
-            self._decision(sender, recipient, file, chosen, peer),
+            decision,
             rules=tuple(rules),
+            floors=tuple(floors),
+            raised=_differences(bare, decision),
             peer_because=_because(file, address, peer),
         )
 
@@ -103,16 +113,24 @@ class PolicySet:
         if content is not None:
             named += [content.authors, content.senders]
         people = dict.fromkeys(address for addresses in named for address in addresses or ())
-        found = dict.fromkeys(each for address in people if (each := self._required_from(address)) is not None)
+        found = dict.fromkeys(each for address in people for each in self._required_from(address))
         doubt = [Requirement(each, _DOUBT) for each in self.demands] if None in named else []
         return Requirements((*found, *doubt), self.version)
 
-    def _required_from(self, address: Address) -> Requirement | None:
-        file = self._find(candidates(address))
-        if file is None or not file.policy.require:
-            return None
-        because = f"{file.source}: mail from {printable(f'{address.local}@{address.domain}')}"
-        return Requirement(Demand(file.policy.require, file.policy.unprotected, self._peer(file, address)), because)
+    def _required_from(self, address: Address) -> Iterator[Requirement]:
+        """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
+        deciding: PolicyFile | None = None
+        for name, step in candidates(address):
+            file = self._find([(name, step)])
+            if file is None or (deciding is not None and file.scope != "domain"):
+                continue
+            deciding = deciding or file
+            if file.policy.require:
+                because = f"{file.source}: mail from {printable(f'{address.local}@{address.domain}')}"
+                peer = self._peer(deciding, address)
+                yield Requirement(Demand(file.policy.require, file.policy.unprotected, peer), because)
+            if file.policy.drops_require:
+                return
 
     def _covering(self, sender: str, recipient: str, lookups: list[Lookup] | None = None) -> tuple[Address, PolicyFile]:
         """The recipient as policies compare it, and the file that covers it. Raises PolicyHolds where none may."""
@@ -124,7 +142,7 @@ class PolicySet:
         file = self._find(islice(candidates(address), 1 if routed else None), lookups)
         if file is None:
             raise PolicyHolds(self._may_be_routed(address) if routed else self._nobody_covers(address))
-        if held := self._held_in_clear(file, address, sender):
+        if held := self._held_in_clear(file, address, sender, recipient):
             raise PolicyHolds(held)
         return address, file
 
@@ -132,26 +150,58 @@ class PolicySet:
         """The first of these files that covers its address; every one looked for is put into `lookups`."""
         for name, step in names:
             file = self.files.get(name)
-            decides = file is not None and (step != "parent domain" or file.policy.subdomains)
+            ended = file is not None and file.policy.ended
+            decides = file is not None and not ended and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
-                lookups.append(Lookup(name, step, file is not None, decides))
+                lookups.append(Lookup(name, step, file is not None, decides, ended))
             if decides:
                 return file
         return None
 
     def _choose(
-        self, file: PolicyFile, sender: str, content: Content | None, looks: list[RuleLook] | None = None
+        self,
+        file: PolicyFile,
+        sender: str,
+        recipient: str,
+        content: Content | None,
+        looks: list[RuleLook] | None = None,
+        floor_looks: list[RuleLook] | None = None,
     ) -> Chosen:
-        """What the file says, but the null sender spends little: an outsider can have us bounce what they like.
+        """What the file says, raised by the floors, but the null sender spends little: anybody can have us bounce.
 
         Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
         for nothing.
         """
-        chosen = choose(file, sender, content, looks)
-        if sender:
-            return chosen
-        hopeless = chosen.levels == ("otp",) and content is not None and content.size > self.max_bounce
-        return replace(chosen, priority="low", otherwise="refuse" if hopeless else chosen.otherwise)
+        floors = self._floors(sender, recipient, content, floor_looks) if self.floors else ()
+        if not file.policy.when and not floors:
+            chosen = file.own
+        elif content is None or looks is not None:
+            chosen = choose(file, floors, sender, content, self.groups, looks)
+        else:
+            what = (file.digest, sender, tuple(floor.number for floor in floors))
+            chosen = content.once(what, lambda: choose(file, floors, sender, content, self.groups))
+        return chosen if sender else replace(chosen, priority="low", impossible="refuse")
+
+    def _floors(
+        self, sender: str, recipient: str, content: Content | None, looks: list[RuleLook] | None
+    ) -> tuple[PlacedRule, ...]:
+        """The floors that are for this mail; each is put into `looks`."""
+
+        def mismatches() -> list[str]:
+            spelled = spellings(sender)
+            return [floor.when.mismatch(spelled, content, self.groups) for floor in self.floors]
+
+        found = mismatches() if content is None else content.once(("floors", sender), mismatches)
+        to = spellings(recipient)
+        applying: list[PlacedRule] = []
+        for floor, mismatch in zip(self.floors, found, strict=True):
+            if not mismatch and not floor.when.is_for(to, self.groups):
+                mismatch = "the recipient is another one"
+            if not mismatch:
+                applying.append(floor)
+            if looks is not None:
+                looks.append(RuleLook(floor.number, floor.line, not mismatch, mismatch or meaning(floor.when)))
+        return tuple(applying)
 
     def _peer(self, file: PolicyFile, address: Address) -> str | None:
         """The peer whose keys seal for this recipient."""
@@ -165,16 +215,18 @@ class PolicySet:
             peer,
             chosen.quantum,
             chosen.otherwise,
-            file.source,
+            chosen.source,
             chosen.line,
             self.version,
             chosen.kem,
             chosen.sign,
             chosen.max_size,
+            chosen.impossible,
             chosen.hold_for,
             chosen.priority,
+            chosen.reason,
             chosen.rule,
-            file.policy.looks_inside,
+            file.policy.looks_inside or any(floor.when.looks_inside for floor in self.floors),
             None if sender else self.max_bounce,
         )
 
@@ -185,7 +237,7 @@ class PolicySet:
             f"its own can cover it: {self.directory / own}"
         )
 
-    def _held_in_clear(self, file: PolicyFile, address: Address, sender: str) -> str:
+    def _held_in_clear(self, file: PolicyFile, address: Address, sender: str, recipient: str) -> str:
         """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
 
         The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
@@ -194,7 +246,7 @@ class PolicySet:
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
             return ""
-        if not file.policy.in_clear or choose(file, sender, None).levels != ("plaintext",):
+        if not file.policy.in_clear or self._choose(file, sender, recipient, None).levels != ("plaintext",):
             return ""
         return (
             f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "
@@ -218,6 +270,17 @@ def _reverse_path(sender: str) -> tuple[Address, ...] | None:
         return tuple(fold_address(*each) for each in read_addresses(f"<{sender}>".encode("utf-8", "surrogateescape")))
     except ValueError:
         return None
+
+
+def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
+    """What the floors have changed."""
+    names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
+    values = ((name, getattr(before, name), getattr(after, name)) for name in names)
+    return tuple(f"{name}: {_said(new)} instead of {_said(old)}" for name, old, new in values if old != new)
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _because(file: PolicyFile, address: Address, peer: str | None) -> str:

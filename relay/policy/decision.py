@@ -21,9 +21,11 @@ class Decision:
     `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient.
     `source` and `line` say where the deciding `levels` stand; `version` is that of the whole policy set.
     `max_size` has the largest message (octets) for levels that have a limit, `hold_for` the seconds after
-    which mail is refused and held no longer. `rule` is the number of the rule that decided, 0 for none;
-    `looks_inside` tells that the file has rules which need the message. `max_bounce` is the largest message in octets
-    that gets a one-time pad, for the null sender; None for everybody else.
+    which mail is refused and held no longer. `otherwise` is for mail that can have none of the levels now, `impossible`
+    for mail that never can; None: the same. `rule` is the number of the rule that decided, 0 for none; `looks_inside`
+    tells that there are rules which need the message. `reason` is why mail leaves in clear, as far as the file says.
+    `max_bounce` is the largest message in octets that gets a one-time pad, for the null sender; None for everybody
+    else.
     """
 
     sender: str
@@ -38,8 +40,10 @@ class Decision:
     kem: KEMNames = DEFAULT_KEMS
     sign: Sign = "ML-DSA-87"
     max_size: MaxSize = ()
+    impossible: Otherwise | None = None
     hold_for: float | None = None
     priority: Priority = "normal"
+    reason: str = ""
     rule: int = 0
     looks_inside: bool = False
     max_bounce: int | None = None
@@ -52,6 +56,16 @@ class Decision:
     def layers(self, level: LevelName) -> tuple[str, ...]:
         """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
         return (level, *self.kem[1:]) if level == "pqc" else (level,)
+
+    def hopeless(self, octets: int) -> bool:
+        """Whether a message of so many octets can never have any of the levels, whatever keys come."""
+        return not self.in_clear and (self.peer is None or all(self.too_big(level, octets) for level in self.levels))
+
+    def without_level(self, octets: int) -> tuple[str, Otherwise]:
+        """What happens to a message of so many octets that gets none of the levels, and the setting that says so."""
+        if self.impossible and self.hopeless(octets):
+            return "impossible", self.impossible
+        return "otherwise", self.otherwise
 
     @property
     def where(self) -> str:
@@ -69,20 +83,22 @@ class Decision:
 
 
 class Lookup(NamedTuple):
-    """One file that was looked for: its name, why, whether it is there, and whether it decides."""
+    """One file that was looked for: its name, why, whether it is there, has ended, decides."""
 
     file: str
     step: Step
     exists: bool
     decides: bool
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a decision came about: the files looked for in order, down to the one that decided, and its rules.
+    """How a decision came about: the files looked for in order, down to the one that decided, its rules, the floors.
 
-    `decision` is None where the mail is held because no file covers the recipient, and `held` then says
-    why and what to do; otherwise `held` is "". `peer_because` says where the peer comes from.
+    `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None where the mail is
+    held because no file covers the recipient, and `held` then says why and what to do; otherwise `held` is "".
+    `peer_because` says where the peer comes from.
     """
 
     sender: str
@@ -92,6 +108,8 @@ class Explanation:
     lookups: tuple[Lookup, ...] = ()
     decision: Decision | None = None
     rules: tuple[RuleLook, ...] = ()
+    floors: tuple[RuleLook, ...] = ()
+    raised: tuple[str, ...] = ()
     peer_because: str = ""
     held: str = ""
 
@@ -113,6 +131,8 @@ class Explanation:
             "directory": self.directory,
             "looked_for": [lookup._asdict() for lookup in self.lookups],
             "rules": [look._asdict() for look in self.rules],
+            "floors": [look._asdict() for look in self.floors],
+            "raised_by_floors": list(self.raised),
             "decision": decision,
             "held": self.held or None,
         }

@@ -19,7 +19,7 @@ from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
-from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised, raised_quantum
+from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
@@ -30,7 +30,9 @@ _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", 
 
 
 def _required(value: object) -> tuple[Required, ...]:
-    """`"aes"` means `["aes"]`; raises ValueError saying what is wrong."""
+    """`"aes"` means `["aes"]`, `"none"` nothing; raises ValueError saying what is wrong."""
+    if value == "none":
+        return ()
     words = tuple(map(_required_word, value if isinstance(value, list) else [value]))
     if not words:
         raise ValueError('write what must all be there, for instance ["pqc", "aes"], or leave the setting out')
@@ -64,6 +66,11 @@ class Policy(Settings):
     when: Rules = ()
 
     @property
+    def drops_require(self) -> bool:
+        """Whether it says that what the files of domains above it require does not count."""
+        return "require" in self.model_fields_set and not self.require
+
+    @property
     def in_clear(self) -> bool:
         """True where these settings let mail out unsealed, by themselves or by a rule."""
         return any(each.levels == ("plaintext",) for each in (self, *self.when))
@@ -72,6 +79,11 @@ class Policy(Settings):
     def looks_inside(self) -> bool:
         """True where a rule asks about the message, so that the envelope alone does not decide."""
         return self.patterns > 0
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The groups that its rules name."""
+        return frozenset(group for rule in self.when for group in rule.groups)
 
     @cached_property
     def patterns(self) -> int:
@@ -91,7 +103,7 @@ class Policy(Settings):
     @field_validator("unprotected")
     @classmethod
     def _only_with_require(cls, value: Unprotected, info: ValidationInfo) -> Unprotected:
-        if not info.data.get("require", True):
+        if "require" in info.data and not info.data["require"]:
             raise ValueError("without `require` nothing is unprotected; add it, or leave this out")
         return value
 
@@ -148,7 +160,8 @@ def parse_policy(name: str, source: str, text: str, digest: int, peers: Collecti
         if len(known) < MAX_KNOWN:
             known[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, _own(policy, line), digest)
+    own = Chosen(policy.levels, source=source).instead(policy, line)
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest)
 
 
 def _without_comments(text: str) -> str:
@@ -156,21 +169,6 @@ def _without_comments(text: str) -> str:
     if '"""' in text or "'''" in text:
         return text
     return _EMPTY_LINE.sub("", text)
-
-
-def _own(policy: Policy, line: int) -> Chosen:
-    """The settings of the file where no rule applies."""
-    return Chosen(
-        policy.levels,
-        policy.quantum,
-        policy.kem,
-        policy.sign,
-        policy.limits,
-        policy.otherwise,
-        policy.hold_for,
-        policy.priority,
-        line,
-    )
 
 
 def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
@@ -183,9 +181,10 @@ def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
 
 def _lowered(policy: Policy, rule: When) -> Iterator[tuple[str, str]]:
     may = "a rule that looks into the message may only raise the level, and"
+    raised = strongest((policy.levels, rule.levels or policy.levels))
     for level in rule.levels or ():
-        if not raised(policy.levels, (level,)):
-            yield "levels", f"{may} {level!r} is weaker than the strongest that the file itself lists; leave it out"
+        if level not in raised or raised == policy.levels != rule.levels:
+            yield "levels", f"{may} {level!r} is weaker than what it would be without; leave it out"
     if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
         yield "quantum", f"{may} {rule.quantum!r} is less than the file's own {policy.quantum!r}; leave it out"
     if rule.kem is not None and (dropped := set(policy.kem) - set(rule.kem)):

@@ -1,5 +1,5 @@
-"""What is doubtful in policy files that load: rules that never apply, levels that cannot be had, mail in clear.
-Standard: each finding names file, line and column, and how to mend it; nothing here stops the relay.
+"""What is doubtful in policy files that load: rules that never apply, levels that cannot be had, mail in clear, ends.
+Each doubt names file, line and column, and how to mend it; nothing here stops the relay.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
 from relay.policy.names import SUFFIX, Address, may_be_route, printable
+from relay.policy.patterns import Glob, Groups
 from relay.policy.rules import When
-from relay.policy.settings import Chosen, Settings
-from relay.policy.strength import LevelName
-from relay.policy.units import Glob
+from relay.policy.settings import Chosen, Settings, today
+from relay.policy.strength import LevelName, strongest
+
+ENDS_SOON_DAYS = 14
+"""From so many days before the end of a file or rule it is told."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Doubt:
     """One doubtful place; line and column begin at 1, and are 1 where nothing more exact is known."""
 
     source: str
@@ -49,24 +52,37 @@ class Capabilities:
     largest: int
 
 
-def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Finding]:
+def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
     """Peers whose mail is held, then every doubtful place of every file, in the order of their names."""
     yield from peers_held(policies)
     for _, file in sorted(policies.files.items()):
         peer = file.policy.peer or policies.owners.get(file.domain)
         levels = _levels(file, peer, can, policies.version)
-        for location, what in (*_of_file(file, peer), *_unreachable(file), *_kems_not_here(file), *levels):
-            yield _finding(policies.directory, file, location, what)
+        rules = _hidden_rules(file, policies.groups)
+        for location, what in (*_of_file(file, peer), *rules, *_kems_not_here(file), *levels):
+            yield _doubt(policies.directory, file, location, what)
+    yield from endings(policies)
 
 
-def kems_not_here(policies: PolicySet) -> Iterator[Finding]:
+def endings(policies: PolicySet) -> Iterator[Doubt]:
+    """Files and rules that end within two weeks, or have ended, and should be mended or deleted."""
+    for _, file in sorted(policies.files.items()):
+        for place, settings in _settings(file):
+            if settings.until is not None and (days := (settings.until - today()).days) <= ENDS_SOON_DAYS:
+                what = "rule" if place else "file"
+                when = f"ends in {days} days, after {settings.until}" if days >= 0 else f"ended on {settings.until}"
+                remedy = "the rest counts then" if days >= 0 else "delete it"
+                yield _doubt(policies.directory, file, (*place, "until"), f"this {what} {when}; {remedy}")
+
+
+def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
     """Where policies name a further KEM that this machine cannot do, with the way to install it."""
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
-            yield _finding(policies.directory, file, location, what)
+            yield _doubt(policies.directory, file, location, what)
 
 
-def peers_held(policies: PolicySet) -> Iterator[Finding]:
+def peers_held(policies: PolicySet) -> Iterator[Doubt]:
     """Where plaintext is said for everybody, and a peer's domain has no file of its own: its mail is held."""
     for domain, peer in sorted(policies.owners.items()):
         file = policies.covering(domain)
@@ -76,7 +92,7 @@ def peers_held(policies: PolicySet) -> Iterator[Finding]:
         what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
         for place, settings in _settings(file):
             if settings.levels == ("plaintext",):
-                yield _finding(policies.directory, file, (*place, "levels"), what)
+                yield _doubt(policies.directory, file, (*place, "levels"), what)
 
 
 def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
@@ -96,8 +112,9 @@ def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, Settings]]:
 def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
     policy = file.policy
     for place, settings in _settings(file):
-        if settings.levels == ("plaintext",):
-            yield (*place, "levels"), "PLAINTEXT: this mail leaves in clear; list a level to have it sealed"
+        if settings.levels == ("plaintext",) and not (settings.reason or settings.until or policy.until):
+            remedy = "list a level to have it sealed, or say `until` when or for what `reason`"
+            yield (*place, "levels"), f"PLAINTEXT: this mail leaves in clear; {remedy}"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
             yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
     if file.scope == "person" and may_be_route(Address(unquote(file.name.rpartition("/")[2]), file.domain)):
@@ -107,26 +124,42 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
     if policy.require and peer is None and not by_domain:
         yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"
+    if policy.drops_require:
+        yield ("require",), "what the files of the domains above it require does not count for this mail"
     if "otp" in policy.require and {"pqc", "rsa"} & set(policy.require):
         yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
-def _unreachable(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
-    rules = file.policy.when
-    for number, rule in enumerate(rules):
-        for earlier, other in enumerate(rules[:number]):
-            if _covers(other, rule):
-                line = file.rule_lines[earlier]
-                yield ("when", number), f"never applies: rule {earlier + 1} (line {line}) applies first; move it up"
+def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
+    """Rules that change nothing for any mail, or by sender behind weaker ones that are looked at first."""
+    rules = list(enumerate(zip(file.policy.when, file.rule_lines, strict=True)))
+    for number, (rule, line) in rules:
+        for earlier, (other, other_line) in rules[:number]:
+            if hidden := _hides(file, (other, other_line), (rule, line), groups):
+                yield ("when", number), hidden.format(f"rule {earlier + 1} (line {other_line})")
                 break
 
 
-def _covers(first: When, second: When) -> bool:
-    """Whether wherever the second rule would apply, the first does."""
-    return all(_condition_covers(name, first, second) for name in first.conditions)
+def _hides(file: PolicyFile, first: tuple[When, int], second: tuple[When, int], groups: Groups) -> str:
+    """What is doubtful about the second of two rules because of the first, with {} for that one; or ""."""
+    (rule, _), (other, _) = second, first
+    if rule.looks_inside != other.looks_inside:
+        return ""
+    covers = all(_condition_covers(name, other, rule, groups) for name in other.conditions)
+    if rule.looks_inside:
+        only_levels = rule.model_fields_set <= {*rule.conditions, "levels"}
+        same = rule.levels and other.levels and strongest((other.levels, rule.levels)) == other.levels
+        idle = covers and only_levels and same
+        return "changes nothing: {} raises as much wherever it applies; leave it out" if idle else ""
+    if covers:
+        return "never applies: {} applies first; move it up"
+    mine, others = (file.own.instead(*each).levels for each in (second, first))
+    stronger = strongest((others, mine)) != others and _meet(other, rule, groups)
+    return "stronger than {}, which applies first where both would; move it up" if stronger else ""
 
 
-def _condition_covers(name: str, first: When, second: When) -> bool:
+def _condition_covers(name: str, first: When, second: When, groups: Groups) -> bool:
+    """Whether wherever this condition of the second rule holds, that of the first does."""
     mine, other = getattr(first, name), getattr(second, name)
     if other is None:
         return False
@@ -135,10 +168,19 @@ def _condition_covers(name: str, first: When, second: When) -> bool:
     if name == "smaller_than":
         return bool(mine >= other)
     # A pattern covers another one if it matches that one's own text, stars and all.
-    wide = [Glob.of(text.casefold()) for text in mine]
+    if name == "sender":
+        wide, texts = tuple(first.senders.all(groups)), map(str, second.senders.all(groups))
+    else:
+        wide, texts = tuple(Glob.of(text.casefold()) for text in mine), map(str.casefold, other)
     if name == "subject_tag":
-        return all(any(tag.casefold() in text.casefold() for tag in mine) for text in other)
-    return all(any(glob.matches(text.casefold()) for glob in wide) for text in other)
+        return all(any(tag.casefold() in text for tag in mine) for text in texts)
+    return all(any(glob.matches(text) for glob in wide) for text in texts)
+
+
+def _meet(first: When, second: When, groups: Groups) -> bool:
+    """Whether mail of some sender is for both rules."""
+    others = list(second.senders.all(groups))
+    return any(glob.meets(other) for glob in first.senders.all(groups) for other in others)
 
 
 def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
@@ -146,7 +188,10 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
     if peer is None:
         return
     own: tuple[toml.Location, Settings, Chosen] = ((), file.policy, file.own)
-    rules = [(("when", number), rule, _by_rule(file, number)) for number, rule in enumerate(file.policy.when)]
+    rules = [
+        (("when", number), rule, file.own.instead(rule, file.rule_lines[number], number + 1))
+        for number, rule in enumerate(file.policy.when)
+    ]
     for place, settings, chosen in (own, *rules):
         if settings.levels is None:
             continue
@@ -165,35 +210,19 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
             yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
-def _by_rule(file: PolicyFile, number: int) -> Chosen:
-    rule = file.policy.when[number]
-    return Chosen(
-        rule.levels or file.own.levels,
-        rule.quantum or file.own.quantum,
-        rule.kem or file.own.kem,
-        file.own.sign,
-        file.own.max_size if rule.max_size is None else rule.limits,
-        rule.otherwise or file.own.otherwise,
-        rule.hold_for or file.own.hold_for,
-        rule.priority or file.own.priority,
-        file.rule_lines[number],
-        number + 1,
-    )
-
-
 def _then(chosen: Chosen, level: LevelName) -> str:
     if len(chosen.levels) > 1:
         return "it is passed over"
     return "this mail is refused" if chosen.otherwise == "refuse" else "this mail is held"
 
 
-def _finding(directory: Path, file: PolicyFile, location: toml.Location, what: str) -> Finding:
+def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str) -> Doubt:
     try:
         text = toml.read(directory / file.name)
     except ConfigError:
-        return Finding(file.source, 1, 1, what)
+        return Doubt(file.source, 1, 1, what)
     line = toml.line_of(text, location) or 1
-    return Finding(file.source, line, column_of(text, line, str(location[-1])), what)
+    return Doubt(file.source, line, column_of(text, line, str(location[-1])), what)
 
 
 def column_of(text: str, line: int, name: str) -> int:

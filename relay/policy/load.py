@@ -16,17 +16,20 @@ from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, read_tests
 from relay.policy.file import Known, PolicyFile, parse_policy
+from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
+from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
+from relay.policy.rules import PlacedRule
 from relay.policy.walk import MAX_FILES, FileText, Listing, Stamp, read_file, stamp_of
-
-BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
-"""Files at the top that are for no domain and belong to the set all the same."""
 
 FREEZE_FILES = 1000
 """After so many files were read, they are put where the garbage collector does not look."""
 RELEASE_FILES = 1000
 """So many files are let go at once: longer, and all other threads would wait."""
+
+BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
+"""Files that are for no domain and belong to the set all the same."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
@@ -63,6 +66,9 @@ class PolicyFolder:
         self._total = 0
         self._patterns = 0
         self._demands: Counter[Demand] = Counter()
+        self._floors: tuple[PlacedRule, ...] = ()
+        self._groups: Groups = {}
+        self._naming_groups: dict[str, frozenset[str]] = {}
 
     @property
     def tests(self) -> tuple[Expected, ...]:
@@ -174,6 +180,8 @@ class PolicyFolder:
         self._total += file.digest
         self._patterns += file.policy.patterns
         self._count_demand(file, 1)
+        if file.policy.groups:
+            self._naming_groups[file.name] = file.policy.groups
         self._unfrozen += 1
         if self._unfrozen >= FREEZE_FILES:
             # A full collection over all files would hold every thread for longer than mail may wait.
@@ -186,18 +194,25 @@ class PolicyFolder:
         if not read.text:
             # Truncated and not yet written, it would take back what it says.
             raise ConfigError(f"{source}: there is nothing in it; delete it, or write a comment into it")
-        if name != TESTS_FILE:
-            raise ConfigError(f"{source}: this relay does not know such a file")
-        self._tests = read_tests(read.text, source)
+        if name == FLOORS_FILE:
+            self._floors = read_floors(read.text, source)
+            self._naming_groups[name] = frozenset(group for floor in self._floors for group in floor.when.groups)
+        elif name == GROUPS_FILE:
+            self._groups = read_groups(read.text, source)
+        else:
+            self._tests = read_tests(read.text, source)
         self._beside[name] = read.digest
         self._total += read.digest
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
         self._stamps.pop(name, None)
-        self._total -= self._beside.pop(name, 0)
-        if name == TESTS_FILE:
-            self._tests = ()
+        self._naming_groups.pop(name, None)
+        if name in BESIDE:
+            self._total -= self._beside.pop(name, 0)
+            self._floors = () if name == FLOORS_FILE else self._floors
+            self._groups = {} if name == GROUPS_FILE else self._groups
+            self._tests = () if name == TESTS_FILE else self._tests
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
             self._patterns -= file.policy.patterns
@@ -212,6 +227,9 @@ class PolicyFolder:
 
     def _set(self) -> PolicySet:
         faults = [*self._owner_faults, *self._faults_of_files()]
+        if GROUPS_FILE not in self._faulty:
+            unknown = {name: each for name, each in self._naming_groups.items() if not each <= self._groups.keys()}
+            faults += unknown_groups(self.directory, unknown, self._groups)
         if len(self._files) + len(self._faulty) > MAX_FILES:
             faults.append(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
         if not faults and not self._files:
@@ -223,9 +241,11 @@ class PolicyFolder:
             MappingProxyType(self._files.copy()),
             self._owners,
             _version(self._total),
-            self._patterns,
+            self._patterns + sum(floor.when.patterns for floor in self._floors),
             tuple(demand for demand, number in self._demands.items() if number),
             self._max_bounce,
+            self._floors,
+            self._groups,
         )
 
     def _faults_of_files(self) -> Iterator[str]:

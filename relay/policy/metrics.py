@@ -24,3 +24,8 @@ class PolicyMetrics:
             registry=self.registry,
         )
         self.files = Gauge("qumail_policy_files", "Policy files in force", registry=self.registry)
+        self.ends_soon = Gauge(
+            "qumail_policy_ends_soon",
+            "Policy files and rules that end within two weeks, or have ended, as was seen last",
+            registry=self.registry,
+        )

@@ -60,11 +60,16 @@ def parse_address(text: str) -> Address:
     local, at, domain = text.rpartition("@")
     if not at:
         raise ValueError("it has no domain")
+    if not _QUOTED_STRING.fullmatch(local) and not _DOT_STRING.fullmatch(local):
+        raise ValueError("what stands before the @ is not a local part")
+    return Address(fold_local(local), fold_domain(domain))
+
+
+def fold_local(local: str) -> str:
+    """A local part as SMTP has it, or a pattern for one: without quotes, in lower case and NFC."""
     if quoted := _QUOTED_STRING.fullmatch(local):
         local = re.sub(r"\\(.)", r"\1", quoted[1])
-    elif not _DOT_STRING.fullmatch(local):
-        raise ValueError("what stands before the @ is not a local part")
-    return Address(_lower(local), fold_domain(domain))
+    return _lower(local)
 
 
 def fold_address(local: str, domain: str) -> Address:

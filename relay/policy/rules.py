@@ -6,52 +6,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
 from relay.policy.content import Content, Part
-from relay.policy.names import fold_domain, parse_address
+from relay.policy.patterns import AddressPatterns, Glob, Groups
 from relay.policy.settings import Settings
-from relay.policy.units import Glob, Texts
+from relay.policy.units import Texts
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
-NULL_SENDER = "<>"
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """An envelope sender as rules compare it: folded, with and without its tag; "<>" for the null sender."""
-
-    spellings: tuple[str, ...]
-
-    @classmethod
-    def of(cls, address: str) -> Sender:
-        """Of the address as SMTP gave it, whatever that is."""
-        if not address:
-            return cls((NULL_SENDER,))
-        try:
-            local, domain = parse_address(address)
-        except ValueError:
-            return cls((address.lower(),))
-        untagged, tag, _ = local.partition("+")
-        whole = f"{local}@{domain}"
-        return cls((whole, f"{untagged}@{domain}") if tag and untagged else (whole,))
-
-
-def _sender_pattern(text: str) -> Glob:
-    if text == NULL_SENDER:
-        return Glob.of(text)
-    local, at, domain = text.rpartition("@")
-    if not at or not local:
-        raise ValueError(f'{text!r}: write an address, "*@example.org", or "<>" for the null sender')
-    if "*" not in domain:
-        domain = fold_domain(domain)
-    elif not domain.isascii():
-        raise ValueError(f"{text!r}: write a domain with * in A-labels (xn--...)")
-    return Glob.of(f"{local.lower()}@{domain.lower()}")
 
 
 def _type_pattern(text: str) -> Glob:
@@ -83,7 +48,7 @@ class When(Settings):
     attachment_type: Texts | None = None
     attachment_name: Texts | None = None
 
-    _senders: tuple[Glob, ...] = PrivateAttr(())
+    _senders: AddressPatterns = PrivateAttr(AddressPatterns())
     _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
     _tags: tuple[str, ...] = PrivateAttr(())
     _types: tuple[Glob, ...] = PrivateAttr(())
@@ -92,8 +57,7 @@ class When(Settings):
     @field_validator("sender")
     @classmethod
     def _sender_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            _sender_pattern(text)
+        AddressPatterns.of(texts)
         return texts
 
     @field_validator("header")
@@ -114,7 +78,7 @@ class When(Settings):
     def _says_something(self) -> When:
         if not self.conditions:
             raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
-        if not self.model_fields_set - set(CONDITIONS):
+        if not self.model_fields_set - {*self.conditions, "until", "reason"}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
         if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
             raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
@@ -123,7 +87,7 @@ class When(Settings):
                 'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
                 "decide by sender, or in the file of the recipient"
             )
-        self._senders = tuple(map(_sender_pattern, self.sender or ()))
+        self._senders = AddressPatterns.of(self.sender or ())
         self._fields = tuple(map(_field_pattern, self.header or ()))
         self._tags = tuple(map(_plain, self.subject_tag or ()))
         self._types = tuple(map(_type_pattern, self.attachment_type or ()))
@@ -138,7 +102,12 @@ class When(Settings):
     @property
     def looks_inside(self) -> bool:
         """Whether it asks about the message and not only about the envelope: then it may only raise."""
-        return self.conditions != ("sender",)
+        return not set(self.conditions) <= {"sender", "recipient"}
+
+    @property
+    def only_raises(self) -> bool:
+        """Whether it raises what holds without it, and does not take its place."""
+        return self.looks_inside
 
     @property
     def patterns(self) -> int:
@@ -150,9 +119,28 @@ class When(Settings):
     def _looks_at_parts(self) -> bool:
         return bool(self._types or self._names)
 
-    def mismatch(self, sender: Sender, content: Content | None) -> str:
-        """Why the rule does not apply, or "" where it does. Without content no rule that looks inside applies."""
-        if self._senders and not any(glob.matches(one) for glob in self._senders for one in sender.spellings):
+    @property
+    def senders(self) -> AddressPatterns:
+        """What the envelope sender has to fit; nothing where any does."""
+        return self._senders
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that its patterns name."""
+        return self._senders.groups
+
+    def is_for(self, recipient: tuple[str, ...], groups: Groups) -> bool:
+        """Whether it is for this recipient (`spellings`), as all rules are in the file that covers them."""
+        return True
+
+    def mismatch(self, sender: tuple[str, ...], content: Content | None, groups: Groups) -> str:
+        """Why the rule does not apply to mail from this sender (`spellings`), or "" where it does.
+
+        Without content no rule that looks inside applies.
+        """
+        if self.ended:
+            return f"it ended on {self.until}"
+        if self.sender and not self._senders.match(sender, groups):
             return f"the sender is not {_listed(self.sender)}"
         if content is None:
             return "it looks into the message, and there is none" if self.looks_inside else ""
@@ -193,8 +181,18 @@ def _listed(texts: tuple[str, ...] | None) -> str:
     return " or ".join(repr(text) for text in (texts or ())[:5]) + (" or ..." if len(texts or ()) > 5 else "")
 
 
-def _list_as_tuple(value: object) -> object:
+class PlacedRule(NamedTuple):
+    """A rule, where it stands, and its number there; 1 is the first."""
+
+    when: When
+    source: str
+    line: int
+    number: int
+
+
+def list_as_tuple(value: object) -> object:
+    """TOML's lists for a model whose values do not change."""
     return tuple(value) if isinstance(value, list) else value
 
 
-Rules = Annotated[tuple[When, ...], BeforeValidator(_list_as_tuple), Field(max_length=1000)]
+Rules = Annotated[tuple[When, ...], BeforeValidator(list_as_tuple), Field(max_length=1000)]

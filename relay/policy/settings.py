@@ -4,19 +4,20 @@ Standard: policies/README.md is the reference and has every setting that stands 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay import toml
 from relay.config import parse_size
-from relay.policy.kems import KEMNames, parse_kems
+from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.strength import SEALING, LevelName, Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
 Otherwise = Literal["hold", "refuse"]
-"""What happens when none of the listed levels can be had."""
+"""What happens when none of the listed levels can be had, or can ever be had (`impossible`)."""
 
 Priority = Literal["low", "normal"]
 """Mail of low priority leaves alone what the KME keeps in reserve."""
@@ -63,8 +64,11 @@ class Settings(toml.Table):
     sign: Sign | None = None
     max_size: Annotated[MaxSize | int, BeforeValidator(parse_max_size)] | None = None
     otherwise: Otherwise | None = None
+    impossible: Otherwise | None = None
     hold_for: Duration | None = None
     priority: Priority | None = None
+    until: date | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
     @field_validator("quantum")
     @classmethod
@@ -84,6 +88,11 @@ class Settings(toml.Table):
         return kem
 
     @property
+    def ended(self) -> bool:
+        """Whether the last day on which this counts is over."""
+        return self.until is not None and self.until < today()
+
+    @property
     def limits(self) -> MaxSize:
         """The largest message in octets for each level that has a limit; one size is for all levels."""
         if isinstance(self.max_size, int):
@@ -91,20 +100,37 @@ class Settings(toml.Table):
         return self.max_size or ()
 
 
+def today() -> date:
+    """The day in UTC."""
+    return datetime.now(UTC).date()
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The settings that hold for one mail to one recipient, whether a file's own or those of a rule.
+    """The settings that hold for one mail to one recipient, whether a file's own, those of a rule, or raised ones.
 
-    `line` is where its `levels` stand; `rule` is the number of the rule, 0 for none.
+    `source` and `line` are where its `levels` stand; `rule` is the number of the rule there, 0 for none.
     """
 
     levels: tuple[LevelName, ...]
-    quantum: Quantum
-    kem: KEMNames
-    sign: Sign
-    max_size: MaxSize
-    otherwise: Otherwise
-    hold_for: float | None
-    priority: Priority
-    line: int
+    quantum: Quantum = "preferred"
+    kem: KEMNames = DEFAULT_KEMS
+    sign: Sign = "ML-DSA-87"
+    max_size: MaxSize = ()
+    otherwise: Otherwise = "hold"
+    impossible: Otherwise | None = None
+    hold_for: float | None = None
+    priority: Priority = "normal"
+    reason: str = ""
+    source: str = ""
+    line: int = 0
     rule: int = 0
+
+    def instead(self, settings: Settings, line: int, rule: int = 0) -> Chosen:
+        """These settings, as far as they are said, in place of those here."""
+        said = {name: value for name in _REPLACED if (value := getattr(settings, name)) is not None}
+        max_size = self.max_size if settings.max_size is None else settings.limits
+        return replace(self, **said, max_size=max_size, line=line, rule=rule)
+
+
+_REPLACED = ("levels", "quantum", "kem", "sign", "otherwise", "impossible", "hold_for", "priority", "reason")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 from functools import lru_cache
+from itertools import combinations
 from typing import Literal, get_args
 
 LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
@@ -20,6 +21,10 @@ Quantum = Literal["off", "preferred", "required"]
 NAMES: tuple[LevelName, ...] = get_args(LevelName)
 SEALING = NAMES[:4]
 """Those that seal; their numbers are 1 to 4."""
+_SUPPLIES = tuple(
+    frozenset(("plaintext", *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
+)
+"""All that may be to be had at once."""
 _QUANTA: tuple[Quantum, ...] = get_args(Quantum)
 
 
@@ -67,13 +72,31 @@ def strength_of(protection: str) -> int:
     return max((strength(name) for name in NAMES if name in protection.split("+")), default=0)
 
 
-def raised(levels: tuple[LevelName, ...], wanted: tuple[LevelName, ...]) -> tuple[LevelName, ...]:
-    """Those of `wanted` that are at least as strong as every one of `levels`; empty where none is.
+@lru_cache(maxsize=10_000)
+def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
+    """What comes of several lists of levels that all count; whatever can be had, it is never weaker than any of them.
 
-    Whatever can be had, the first of these that can be is then never weaker than that of `levels`.
+    That is one of them where it does; else the levels of all, the strongest first, without those that are weaker than
+    the weakest of any one list.
     """
-    strongest = max(map(strength, levels))
-    return tuple(level for level in wanted if strength(level) >= strongest)
+    for levels in lists:
+        if all(_never_weaker(levels, other) for other in lists):
+            return levels
+    least = max(min(map(strength, levels)) for levels in lists)
+    return tuple(level for level in NAMES if strength(level) >= least and any(level in levels for levels in lists))
+
+
+def _never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
+    """Whether, whatever can be had, the first of `levels` that can be is as strong as that of the other list.
+
+    Where nothing of the other can be had, it has to be as strong as the weakest there.
+    """
+    for can in _SUPPLIES:
+        first, others = (next((each for each in tried if each in can), None) for tried in (levels, other))
+        least = strength(others) if others else min(map(strength, other))
+        if first and strength(first) < least:
+            return False
+    return True
 
 
 def raised_quantum(quantum: Quantum, wanted: Quantum) -> Quantum:

@@ -1,11 +1,8 @@
-"""Times, lists and patterns as policy files write them.
-Standard: what is doubtful is refused with the way to write it; matching a pattern takes time linear in the text.
-"""
+"""Times and lists of texts as policy files write them; what is doubtful is refused with the way to write it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -42,34 +39,3 @@ def parse_texts(value: object) -> tuple[str, ...]:
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts), Field(min_length=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Glob:
-    """A pattern in which `*` stands for any number of characters, and nothing else is special."""
-
-    parts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, pattern: str) -> Glob:
-        """The pattern as it is written, case included."""
-        return cls(tuple(pattern.split("*")))
-
-    def matches(self, text: str) -> bool:
-        """Whether the whole text is covered; never more than one pass over it for each part."""
-        first, *rest = self.parts
-        if not rest:
-            return text == first
-        *middle, last = rest
-        if not text.startswith(first) or len(text) < len(first) + len(last) or not text.endswith(last):
-            return False
-        place, end = len(first), len(text) - len(last)
-        for part in middle:
-            found = text.find(part, place, end)
-            if found < 0:
-                return False
-            place = found + len(part)
-        return True
-
-    def __str__(self) -> str:
-        return "*".join(self.parts)

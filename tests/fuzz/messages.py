@@ -34,7 +34,7 @@ WORDS = (
 )  # fmt: skip
 
 
-PROTECTIONS = ("sealed before", "aes", "otp", "pqc", "rsa+aes", "pqc+hqc-256")
+PROTECTIONS = ("aes", "otp", "pqc", "rsa+aes", "pqc+hqc-256")
 
 
 def seeds() -> list[bytes]:

@@ -7,18 +7,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from relay.cms import KeyUse
-from relay.errors import KeyDestroyed, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable
+from relay.config import Address, load_config
+from relay.errors import KeyDestroyed, KeyUnavailable, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable
 from relay.keys.accounts import KeyMetrics
+from relay.keys.build import km_client
+from relay.keys.client import KMEClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import KeyCollector
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
-from relay.keys.types import KeyReference
+from relay.keys.types import KeyReference, SealingKey
+from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.sites import make_site
 
 
 class MemoryStore:
@@ -238,6 +246,59 @@ async def test_mail_of_low_priority_leaves_the_reserve_alone(
         await ring.take_pad("bob", 32, low_priority=True)
     time.now += 10
     await ring.take("bob")
+
+
+@asynccontextmanager
+async def simulated(certificates: Certificates, _: Path) -> AsyncIterator[KMEClient]:
+    """60 keys at a simulated KME."""
+    async with FakeKME(certificates) as kme:
+        kme.pair.bits = 60 * 256
+        yield kme.client(name="kme", retry_attempts=0)
+
+
+@asynccontextmanager
+async def development(_: Certificates, directory: Path) -> AsyncIterator[KMEClient]:
+    """The same at the development KMEs."""
+    link = LinkSettings(key_rate=1e-6, stored_key_limit=60)
+    async with DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link) as kmes:
+        site = make_site(
+            directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=Address("::1", 1),
+        )  # fmt: skip
+        yield km_client("kme", load_config(site.config_file).kmes["kme"])
+
+
+KEPT = {"kme": SupplyLimits(reserve=20)}
+
+
+@pytest.mark.parametrize("kme", [simulated, development])
+@pytest.mark.parametrize("prefetch", [Prefetch(0, 0), Prefetch(2, 8)])
+@pytest.mark.parametrize("together", [False, True])
+async def test_no_number_of_low_priority_mails_touches_the_reserve(
+    certificates: Certificates, tmp_path: Path, kme: Any, prefetch: Prefetch, together: bool
+) -> None:
+    """Nobody asks the KME for its status in between: what the relay itself draws counts at once."""
+    async with kme(certificates, tmp_path) as client:
+        peers = {"bob": PeerKeys("1", ("one",))}
+        ring = KeyRing("2", {"one": KMEGroup("one", [client], prefetch)}, peers, limits=KEPT)
+
+        async def had(number: int, *, low_priority: bool) -> int:
+            takes = [ring.take("bob", low_priority=low_priority) for _ in range(number)]
+            if together:
+                got = await asyncio.gather(*takes, return_exceptions=True)
+                return sum(isinstance(each, SealingKey) for each in got)
+            count = 0
+            for take in takes:
+                with suppress(KeyUnavailable):
+                    await take
+                    count += 1
+            return count
+
+        low = await had(70, low_priority=True)
+        assert low <= 40
+        assert low + await had(20, low_priority=False) == low + 20
+        if not prefetch.on:
+            assert low == 40
+        await ring.close()
 
 
 async def test_the_report_says_how_long_the_keys_will_last(

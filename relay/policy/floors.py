@@ -1,0 +1,97 @@
+"""floors.toml: rules for all mail that raise what the file of a recipient says, and never lower it.
+Each is a rule as files have them, which may also ask about the recipient; policies/README.md is the reference.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+
+from relay import toml
+from relay.errors import ConfigError
+from relay.policy.names import GROUPS_FILE, printable
+from relay.policy.patterns import GROUP, AddressPatterns, Groups
+from relay.policy.rules import PlacedRule, When, list_as_tuple
+from relay.policy.units import Texts
+
+
+class Floor(When):
+    """One rule of floors.toml."""
+
+    recipient: Texts | None = None
+
+    _recipients: AddressPatterns = PrivateAttr(AddressPatterns())
+
+    @field_validator("recipient")
+    @classmethod
+    def _recipient_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        AddressPatterns.of(texts)
+        return texts
+
+    @model_validator(mode="after")
+    def _lowers_nothing(self) -> Floor:
+        if self.levels == ("plaintext",):
+            raise ValueError('a floor may only raise the level, and "plaintext" is the lowest')
+        if self.quantum == "off" or self.priority == "low":
+            raise ValueError('a floor may only raise, and quantum = "off" or priority = "low" raises nothing')
+        if self.max_size is not None and self.levels is None:
+            raise ValueError("a size counts only together with levels; add them")
+        if self.until is not None:
+            raise ValueError("a floor is no exception that ends; leave `until` out")
+        self._recipients = AddressPatterns.of(self.recipient or ())
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions that this rule has."""
+        return (*(("recipient",) if self.recipient else ()), *super().conditions)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that its patterns name."""
+        return (*super().groups, *self._recipients.groups)
+
+    @property
+    def only_raises(self) -> bool:
+        """Always."""
+        return True
+
+    def is_for(self, recipient: tuple[str, ...], groups: Groups) -> bool:
+        """Whether it is for this recipient (`spellings`)."""
+        return not self.recipient or self._recipients.match(recipient, groups)
+
+
+class _FloorsFile(toml.Table):
+    floor: Annotated[tuple[Floor, ...], BeforeValidator(list_as_tuple), Field(max_length=1000)] = ()
+
+
+def read_floors(text: str, source: str) -> tuple[PlacedRule, ...]:
+    """The rules in the text of floors.toml; `source` is its name for messages. Raises ConfigError."""
+    floors = toml.parse(text, _FloorsFile, source=source).floor
+    lines = (toml.line_of(text, ("floor", number, "levels")) or 1 for number in range(len(floors)))
+    return tuple(
+        PlacedRule(rule, source, line, number) for number, (rule, line) in enumerate(zip(floors, lines, strict=True), 1)
+    )
+
+
+def unknown_groups(directory: Path, named: Mapping[str, frozenset[str]], groups: Groups) -> Iterator[str]:
+    """One line for each group that is named in a file, by the file's name, and is not in groups.toml."""
+    for name in sorted(named):
+        for group in sorted(named[name] - groups.keys()):
+            path = directory / name
+            close = difflib.get_close_matches(group, groups, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"write it into {GROUPS_FILE}"
+            yield f"{printable(str(path))}:{_line_naming(path, GROUP + group)}: no group {group!r}; {hint}"
+
+
+def _line_naming(path: Path, text: str) -> int:
+    """The first line that has the text; 1 where none has."""
+    try:
+        lines = toml.read(path).splitlines()
+    except ConfigError:
+        return 1
+    return next((number for number, line in enumerate(lines, 1) if text in line), 1)
