@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -17,7 +18,7 @@ from relay.policy.content import Content
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.names import parse_address, printable
-from relay.policy.settings import Otherwise, Priority
+from relay.policy.settings import Otherwise, Priority, today
 from relay.policy.strength import LevelName, Quantum, parse_levels
 from relay.policy.units import Texts
 
@@ -58,6 +59,7 @@ class Test(toml.Table):
     quantum: Quantum | None = None
     otherwise: Otherwise | None = None
     priority: Priority | None = None
+    until: date | None = None
 
     @field_validator("sender")
     @classmethod
@@ -125,6 +127,8 @@ class Expected:
     def failure(self, policies: PolicySet) -> str:
         """What is otherwise than expected, as a line with file and line number, or ""."""
         test = self.test
+        if test.until is not None and test.until < today():
+            return ""
         found, decision, because = becomes(policies, test.sender, test.recipient, test.content)
         wrong = [] if found == test.expect else [f"expected {shown(test.expect)}, and it is {shown(found)}"]
         for what, wanted in (("peer", test.peer), ("file", test.file), *_settings(test)):
@@ -145,7 +149,10 @@ def becomes(
     except RelayError as error:
         return "held" if isinstance(error, TryLater) else "refused", None, str(error)
     levels = tuple(level for level in decision.levels if not decision.too_big(level, content.size))
-    return levels or ("held" if decision.otherwise == "hold" else "refused"), decision, f"decided by {decision.where}"
+    if not levels or decision.hopeless(content.size):
+        _, action = decision.without_level(content.size)
+        return "held" if action == "hold" else "refused", decision, f"decided by {decision.where}"
+    return levels, decision, f"decided by {decision.where}"
 
 
 def read_tests(text: str, source: str) -> tuple[Expected, ...]:

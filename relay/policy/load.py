@@ -14,7 +14,7 @@ from types import MappingProxyType
 from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
-from relay.policy.expected import Expected, read_tests
+from relay.policy.expected import Expected, failures, read_tests
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
@@ -83,6 +83,13 @@ class PolicyFolder:
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
         return self.read_again(self.outdated())
+
+    def read_tested(self) -> PolicySet:
+        """All files, and no test of tests.toml fails. Raises ConfigError."""
+        policies = self.read()
+        if failed := failures(self._tests, policies):
+            raise ConfigError(failed)
+        return policies
 
     def read_again(self, names: Iterable[str]) -> PolicySet:
         """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""

@@ -76,9 +76,7 @@ class PoliciesInForce:
         self.metrics = metrics or PolicyMetrics()
         self._clock = clock
         self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
-        self._current = self._folder.read()
-        if failed := failures(self._folder.tests, self._current):
-            raise ConfigError(failed)
+        self._current = self._folder.read_tested()
         self._beside = self._folder.beside
         self._problems: tuple[str, ...] = ()
         self._pending: dict[str, Stamp | None] = {}
