@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.policy_now import Now
-from relay.cli.policy_tally import Differences, Tally
+from relay.cli.policy_site import Now
 from relay.keys.report import PoolRow
 from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
 from relay.policy.names import printable
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
-MAX_CHANGES = 50
 
 _OTHERWISE = {
     "hold": "held: the sending server keeps the mail and tries again",
@@ -42,7 +40,7 @@ def print_policies(console: Console, policies: PolicySet) -> None:
         table.add_column(column, overflow="fold")
     for _, file in sorted(policies.files.items()):
         otherwise = "" if _only_clear(file) else file.policy.otherwise
-        table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
+        table.add_row(file.name, covered(file), levels_of(file), peer_of(file, policies), otherwise)
     console.print(table)
     in_clear = sum(file.policy.in_clear for file in policies.files.values())
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
@@ -141,7 +139,7 @@ def _found(lookup: Lookup) -> str:
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
 
 
-def _covered(file: PolicyFile) -> str:
+def covered(file: PolicyFile) -> str:
     if file.scope == "default":
         return "everybody else"
     if file.scope == "person":
@@ -153,7 +151,7 @@ def _only_clear(file: PolicyFile) -> bool:
     return file.policy.levels == ("plaintext",) and not file.policy.when
 
 
-def _levels_of(file: PolicyFile) -> Text:
+def levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
         return CLEAR
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
@@ -168,7 +166,7 @@ def _takes_quantum_layer(levels: Sequence[LevelName]) -> bool:
     return "pqc" in levels or "rsa" in levels
 
 
-def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
+def peer_of(file: PolicyFile, policies: PolicySet) -> Text:
     """The peer that the file names or its domain belongs to; where there is none, mail cannot be sealed."""
     if _only_clear(file):
         return Text()
@@ -177,41 +175,3 @@ def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
     if file.scope == "default" or file.policy.subdomains:
         return Text("by domain")
     return Text("none", style="bold yellow")
-
-
-def print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
-    """The sums as tables, and the odd ones out."""
-    table = Table("Result", "Protection", "Recipients", "Octets")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for row, number in sorted(tally.recipients.items()):
-        result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
-        table.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
-    console.print(table)
-    for peer, bits in sorted(tally.quantum_bits.items()):
-        console.print(f"Quantum key for peer {peer}: {bits:,} bits")
-    console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
-    if odd := tally.odd():
-        console.print(f"The {len(odd)} that were treated as the fewest others:")
-    for name, outcome in odd:
-        what = f"{outcome.result} {outcome.protection}".rstrip()
-        console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
-        for cause in outcome.causes:
-            console.print(printable(f"      {cause}"))
-
-
-def print_differences(console: Console, differences: Differences) -> None:
-    """Whose mail is treated differently, what goes down first."""
-    table = Table("", "Recipient", "Before", "After", "Mails")
-    shown = list(differences.most_important())
-    for change, number in shown[:MAX_CHANGES]:
-        style = "bold red" if change.direction in ("down", "let go") else ""
-        table.add_row(
-            Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
-        )
-    if shown:
-        console.print(table)
-    if len(shown) > MAX_CHANGES:
-        console.print(f"... and {len(shown) - MAX_CHANGES} more")
-    sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
-    console.print(f"Changed: {sums}; unchanged: {differences.same}.")

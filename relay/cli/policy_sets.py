@@ -1,0 +1,231 @@
+"""`qumail-relay policy diff`, `install` and `list`: what an edit changes, how it comes into force, what files say.
+Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before; codes in JSON are stable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from relay.cli.options import config_option
+from relay.cli.policy_print import covered, levels_of, peer_of, plain_console
+from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.policy_traffic import (
+    MAX_CHANGES,
+    compared_by_traffic,
+    json_option,
+    messages_argument,
+    print_traffic_differences,
+    shadow_option,
+    since_option,
+)
+from relay.policy import LevelName, PolicyFile
+from relay.policy.compare import Comparison, compare
+from relay.policy.names import printable
+from relay.policy.strength import NAMES
+
+_directory = click.Path(path_type=Path, exists=True, file_okay=False)
+_strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
+
+
+@click.command()
+@config_option
+@shadow_option
+@since_option
+@_strict
+@json_option
+@click.argument("old", type=_directory)
+@click.argument("new", type=_directory)
+@messages_argument
+def diff(
+    config_file: Path,
+    shadow: bool,
+    since: float,
+    strict: bool,
+    as_json: bool,
+    old: Path,
+    new: Path,
+    messages: tuple[Path, ...],
+) -> None:
+    """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
+
+    Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
+    sealed. With MESSAGES, or what shadow mode has recorded, by these alone; a record holds no content, so rules that
+    look into messages do not apply to it.
+    """
+    if shadow and messages:
+        raise click.UsageError("give messages, or --shadow, and not both")
+    before, after = load_site(config_file, old), load_site(config_file, new)
+    if not shadow and not messages:
+        comparison = compare(before.policies, after.policies)
+        weaker = comparison.weaker
+        _show(comparison, as_json=as_json)
+    else:
+        differences = compared_by_traffic(before, after, messages, since if shadow else None)
+        weaker = bool(differences.directions["down"] or differences.directions["let go"])
+        if as_json:
+            _print_json(differences.as_dict())
+        else:
+            print_traffic_differences(plain_console(), differences)
+    if strict and weaker:
+        sys.exit(1)
+
+
+@click.command()
+@config_option
+@_strict
+@json_option
+@click.argument("directory", type=_directory)
+def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
+    """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.
+
+    The directory that relay.toml names has to be a link: it is swapped for one to DIRECTORY, which must stay as it is
+    from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
+    installed again in the same way.
+    """
+    link = load_site(config_file, directory).config.policies.directory
+    if not link.is_symlink() and os.path.lexists(link):
+        moved = link.with_name(link.name + ".1")
+        click.echo(
+            f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}",
+            err=True,
+        )
+        sys.exit(1)
+    after = load_site(config_file, directory, tested=True)
+    comparison = Comparison((), ())
+    before = str(link.resolve()) if link.exists() else None
+    if before is not None:
+        comparison = compare(load_site(config_file).policies, after.policies)
+    weaker = strict and comparison.weaker
+    if not weaker:
+        _swap(link, directory.resolve())
+    installed = {"installed": not weaker, "directory": str(directory.resolve()), "before": before}
+    if as_json:
+        _print_json(installed | {"version": after.policies.version, "tests": len(after.tests)} | _as_dict(comparison))
+    else:
+        _show(comparison, as_json=False)
+        if weaker:
+            click.echo("Not installed: something would be weaker.", err=True)
+        else:
+            click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
+            if before is not None:
+                click.echo(f"Undo with: qumail-relay policy install {before}")
+    if weaker:
+        sys.exit(1)
+
+
+def _swap(link: Path, directory: Path) -> None:
+    """The link leads to the directory from one moment to the next, also after a loss of power."""
+    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    os.sync()  # the files themselves, before anything leads to them
+    beside.symlink_to(directory)
+    try:
+        beside.replace(link)
+    except OSError:
+        beside.unlink()
+        raise
+    parent = os.open(link.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+@click.command(name="list")
+@config_option
+@click.option("--clear", is_flag=True, help="Only what lets mail out in clear.")
+@click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
+@click.option("--peer", help="Only what seals for this peer.")
+@click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
+@json_option
+def list_files(
+    config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
+) -> None:
+    """List the policy files, or those of which all that is asked for is true."""
+    site = load_site(config_file)
+    rows = [
+        (file, codes)
+        for file in site.policies.files.values()
+        if (codes := _codes(site, file)) is not None
+        and (not clear or {"clear", "clear_by_rule"} & set(codes))
+        and (level is None or any(level in (each.levels or ()) for each in (file.policy, *file.policy.when)))
+        and (peer is None or _peer(site, file) == peer)
+        and (not expired or {"expired", "rule_expired"} & set(codes))
+    ]
+    rows.sort(key=lambda row: row[0].name)
+    if as_json:
+        _print_json([_row(site, file, codes) for file, codes in rows])
+        return
+    table = Table("File", "Covers", "Levels", "Peer", "Codes")
+    for file, codes in rows:
+        table.add_row(file.name, covered(file), levels_of(file), peer_of(file, site.policies), ", ".join(codes))
+    console = plain_console()
+    console.print(table)
+    console.print(f"{len(rows)} of {len(site.policies.files)} files, version {site.policies.version}.")
+
+
+def _peer(site: PolicySite, file: PolicyFile) -> str | None:
+    return file.policy.peer or site.policies.owners.get(file.domain)
+
+
+def _codes(site: PolicySite, file: PolicyFile) -> list[str]:
+    """What is worth knowing about a file, in words that programs may count on."""
+    policy = file.policy
+    found = {
+        "clear": policy.levels == ("plaintext",),
+        "clear_by_rule": any(rule.levels == ("plaintext",) for rule in policy.when),
+        "expired": policy.ended,
+        "rule_expired": any(rule.ended for rule in policy.when),
+        "ends": policy.until is not None and not policy.ended,
+        "no_peer": _peer(site, file) is None and file.scope != "default" and policy.levels != ("plaintext",),
+    }
+    return [code for code, is_so in found.items() if is_so]
+
+
+def _row(site: PolicySite, file: PolicyFile, codes: list[str]) -> dict[str, Any]:
+    return {
+        "file": file.name,
+        "scope": file.scope,
+        "domain": file.domain or None,
+        "levels": list(file.policy.levels),
+        "rules": len(file.policy.when),
+        "peer": _peer(site, file),
+        "until": file.policy.until.isoformat() if file.policy.until else None,
+        "codes": codes,
+    }
+
+
+def _show(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_as_dict(comparison))
+        return
+    console = plain_console()
+    table = Table("", "Mail to", "From", "Message", "What changes")
+    for each in comparison.differences[:MAX_CHANGES]:
+        style = "bold red" if each.direction in ("down", "let go") else ""
+        shown = (printable(each.recipients), printable(each.sender), printable(each.message))
+        table.add_row(Text(each.direction, style=style), *shown, printable("; ".join(each.changed)))
+    if comparison.differences:
+        console.print(table)
+    if len(comparison.differences) > MAX_CHANGES:
+        console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
+    for who in comparison.coarse[:MAX_CHANGES]:
+        console.print(printable(f"So many rules are for {who} that they were tried one by one, and not together."))
+    number = len(comparison.differences)
+    console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
+
+
+def _as_dict(comparison: Comparison) -> dict[str, Any]:
+    differences = [each.as_dict() for each in comparison.differences]
+    return {"differences": differences, "weaker": comparison.weaker, "coarse": list(comparison.coarse)}
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
