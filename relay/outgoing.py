@@ -16,7 +16,7 @@ from relay.config import OutgoingDirection
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
-from relay.forward import Handed, NextHop, Supervision
+from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
@@ -146,7 +146,7 @@ class Outgoing:
             return None
         delivery.check()
         delivery.note(copy.recipients, (None,) * len(copy.recipients))
-        _report(copy, Handed((None,) * len(copy.recipients), "put in place", "milter"), len(message))
+        _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
 
     async def _signed(self, copy: SealedCopy) -> bytes:
@@ -204,7 +204,7 @@ def _has_message_id(message: bytes) -> bool:
     return any(name == b"message-id" for name, _ in mime.fields(mime.header_of(message)))
 
 
-def _report(copy: SealedCopy, handed: Handed, octets: int) -> None:
+def _report(copy: SealedCopy, handed: NextHopResult, octets: int) -> None:
     """What left, for whom not, and how it was protected."""
     refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
     in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"

@@ -23,7 +23,7 @@ from relay.entry.listening import address_of, all_bound
 from relay.entry.milter import MilterEntry
 from relay.entry.smtp import SMTPEntry
 from relay.errors import StoreUnavailable
-from relay.forward.connections import GOODBYE_S
+from relay.forward.pool import GOODBYE_S
 from relay.keys import fetch, receiver
 from relay.kme import DevelopmentKMEs
 from relay.store import BUSY_TIMEOUT_S, Store, open_store

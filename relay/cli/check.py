@@ -253,7 +253,7 @@ async def _next_hops(name: str, direction: Direction, hostname: str) -> AsyncIte
     except ConfigError as error:
         yield Finding(what, "", tuple(error.problems))
         return
-    for place, problem in await next_hop.look():
+    for place, problem in await next_hop.states():
         yield Finding(what, place, (problem,) if problem else ())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relay.aio import off_loop
-from relay.forward import UNSUPERVISED, Handed, NextHop, Supervision
+from relay.forward import UNSUPERVISED, NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, Mail
 from relay.opening import Opened
 
@@ -27,14 +27,14 @@ class Place:
         self.claimed: Opened | None = None
         self.handed_on = False
 
-    async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> Handed:
+    async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> NextHopResult:
         """Accepts what fits; for the rest it is as the next hop says."""
         if self._is_other(mail) or not await off_loop(len(mail.message), self._fits, mail.message):
             self.handed_on = True
             return await self._next_hop.deliver(mail, supervision)
         supervision.check()
         self.mail = mail
-        return Handed((None,) * len(mail.envelope.recipients), "put in place", "milter")
+        return NextHopResult((None,) * len(mail.envelope.recipients), "put in place", "milter")
 
     def _is_other(self, mail: Mail) -> bool:
         """Whether the mail server would send it from somebody else, or tell more of it than it may."""
