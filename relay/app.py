@@ -12,30 +12,20 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
 from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
-from relay.config import Address, Config, Direction, Peer
+from relay.config import Address, Config, Peer
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
-from relay.entry import Entry, Recipe
-from relay.entry.auth import BackEnd, FileBackEnd, Logins
-from relay.entry.auth_dovecot import DovecotBackEnd
-from relay.entry.completion import Completion
-from relay.entry.conversation import Conversation, Service
-from relay.entry.imap import Mailboxes
-from relay.entry.listening import Sockets, all_bound, close_all
-from relay.entry.lmtp import LMTPConversation
-from relay.entry.milter import InPlaceRecipe, MilterEntry
-from relay.entry.shared_rates import SharedRates
-from relay.entry.smtp import SMTPEntry
-from relay.entry.submission import Rates, Submission
-from relay.entry.tls import ServerTLS
-from relay.entry.users import UserFile
+from relay.entry import Door, DoorFolder, Inside
+from relay.entry.listening import Where, all_bound, close_all
+from relay.errors import ConfigError
 from relay.forward import NextHop
 from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.incoming import Incoming
@@ -74,6 +64,12 @@ SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures."""
+DOORS = {
+    "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
+    "milter": ("outgoing.milter", "incoming.milter"),
+    "imap": ("imap",),
+}
+"""Where mail can come in: each folder of relay/entry, and the settings that need it."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
 """Why a relay stops that nobody has told to."""
 
@@ -143,6 +139,32 @@ async def parts(
         )
 
 
+def doors(config: Config) -> dict[str, DoorFolder]:
+    """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
+    found: dict[str, DoorFolder] = {}
+    for name, settings in DOORS.items():
+        wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
+        if not wanted:
+            continue
+        module = f"relay.entry.{name}"
+        try:
+            found[name] = cast(DoorFolder, import_module(module))
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise ConfigError(f"{wanted[0]} is set, and this relay has no {module}, which it needs") from error
+    return found
+
+
+def _is_set(config: Config, table: str, name: str = "") -> bool:
+    value = getattr(config, table)
+    return bool(getattr(value, name) if name and value is not None else value)
+
+
+def _addresses(folders: Mapping[str, DoorFolder], config: Config) -> dict[str, Where]:
+    return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
+
+
 def all_levels(config: Config) -> dict[str, Level]:
     """The levels that this relay can do, by name."""
     otp = OTP(config.otp.padding, compression=config.otp.compression)
@@ -195,7 +217,8 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
-        sockets = await all_bound(config)
+        folders = doors(config)
+        sockets = await all_bound(_addresses(folders, config))
         stack.callback(close_all, sockets)
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
@@ -210,39 +233,32 @@ async def running(
         _in_background(stack, "key intake", built.receiving.go_on())
         _in_background(stack, "sweep", _sweep(built.store, built.triage))
         _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
-        secret_id = SiteSecret.load(config.store.secret).ids[0]
+        secret = SiteSecret.load(config.store.secret)
+        secret_id = secret.ids[0]
         _in_background(stack, "key report", _write_down_keys(built, secret_id))
         if stop is not None:
             _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
         _in_background(stack, "policy watch", built.policies.watch())
-        submission = _submission(config)
-        if submission:
-            stack.callback(submission.logins.back_end.close)
-            shared = SharedRates(built.store.spent, (*submission.logins.rates, *submission.rates.rates))
-            await shared.exchange()
-            stack.push_async_callback(shared.close)
-            _in_background(stack, "shared rates", shared.keep_up())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, submission)
-        addresses: dict[str, Address] = {}
-        budget = Budget(config.limits.messages_in_flight, config.limits.wait_for_room)
-        entries: list[Entry] = []
-        stack.push_async_callback(_stopped, entries)
+        inside = Inside(
+            config,
+            outgoing_recipe(built) if config.outgoing else None,
+            incoming_recipe(built) if config.incoming else None,
+            built.originals,
+            built.store.spent,
+            secret,
+            Budget(config.limits.messages_in_flight, config.limits.wait_for_room),
+            sockets,
+        )
+        ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, ready)
+        stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
             raise Stopped(ALONE)
         built.keys.start()
-        if config.outgoing:
-            outgoing = outgoing_recipe(built)
-            addresses |= await _serve(entries, sockets, config, budget, "outgoing", config.outgoing, outgoing)
-            addresses |= await _serve_milter(entries, sockets, budget, "outgoing", config.outgoing, outgoing)
-            if submission:
-                addresses |= await _serve_submission(entries, sockets, config, budget, submission, outgoing)
-        if config.incoming:
-            incoming = incoming_recipe(built)
-            addresses |= await _serve(entries, sockets, config, budget, "incoming", config.incoming, incoming)
-            addresses |= await _serve_milter(entries, sockets, budget, "incoming", config.incoming, incoming)
-        if config.imap:
-            _in_background(stack, "mailboxes", mailboxes(built, budget).watch())
+        addresses: dict[str, Address] = {}
+        for each in ready:
+            addresses |= await each.start()
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -259,14 +275,6 @@ async def take_over_sent(config: Config, store: Store) -> None:
     secret = SiteSecret.load(config.store.secret)
     if number := await take_over(config.state_directory / SENT, secret, store.journal, store.openings):
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
-
-
-def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
-    """What opens sealed messages in the mailboxes of [imap.*]."""
-    config = built.config
-    secret = SiteSecret.load(config.store.secret)
-    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, built.originals, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -311,97 +319,17 @@ async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Ma
             raise Stopped(stop.cause)
 
 
-async def _serve(
-    entries: list[Entry],
-    sockets: Sockets,
-    config: Config,
-    budget: Budget,
-    name: str,
-    direction: Direction,
-    recipe: Recipe,
-) -> dict[str, Address]:
-    """The real addresses, by the names `outgoing` and `outgoing_lmtp`, of those that the direction sets."""
-    wanted: dict[str, tuple[str, Address | None, type[Conversation]]] = {
-        name: (f"{name}.listen", direction.listen, Conversation),
-        f"{name}_lmtp": (f"{name}.lmtp", direction.lmtp, LMTPConversation),
-    }
-    addresses: dict[str, Address] = {}
-    for key, (setting, listen, conversation) in wanted.items():
-        if listen is not None:
-            service = Service.of(recipe, config.site.hostname, direction, budget)
-            entry = SMTPEntry(setting, listen, service, conversation, sockets=sockets[setting])
-            addresses[key] = await entry.start()
-            entries.append(entry)
-    return addresses
-
-
-async def _serve_milter(
-    entries: list[Entry], sockets: Sockets, budget: Budget, name: str, direction: Direction, recipe: InPlaceRecipe
-) -> dict[str, Address]:
-    """The real address, as `outgoing_milter`; none where the direction has no milter, or it is a Unix socket."""
-    if direction.milter is None:
-        return {}
-    setting = f"{name}.milter"
-    entry = MilterEntry(setting, direction.milter, recipe, direction, budget, sockets[setting])
-    address = await entry.start()
-    entries.append(entry)
-    return {f"{name}_milter": address} if isinstance(address, Address) else {}
-
-
-def _submission(config: Config) -> Submission | None:
-    """What the submission server checks users with. Raises ConfigError where a file of it cannot be used."""
-    table = config.submission
-    if table is None:
-        return None
-    users = UserFile(table.users) if table.users else None
-    back_end: BackEnd
-    if table.dovecot_auth:
-        back_end = DovecotBackEnd(table.dovecot_auth, config.site.domains, users)
-    else:
-        assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
-        back_end = FileBackEnd(users)
-    key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
-    logins = Logins(back_end, table.failed_logins, table.failed_login_delay, key)
-    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
-
-
-async def _serve_submission(
-    entries: list[Entry],
-    sockets: Sockets,
-    config: Config,
-    budget: Budget,
-    submission: Submission,
-    outgoing: Outgoing,
-) -> dict[str, Address]:
-    """The real addresses, as `submission` and `submission_tls`, of those that are set; limits count for both."""
-    table = submission.settings
-    recipe = Completion(outgoing, submission.logins.back_end, config.site.hostname, check_from=table.check_from)
-    service = Service.of(recipe, config.site.hostname, table, budget)
-    wanted = (
-        ("submission", "listen", table.listen, None),
-        ("submission_tls", "listen_tls", table.listen_tls, submission.tls),
-    )
-    addresses: dict[str, Address] = {}
-    for key, setting, listen, tls in wanted:
-        if listen is not None:
-            name = f"submission.{setting}"
-            entry = SMTPEntry(name, listen, service, submission.conversation, tls, sockets[name])
-            addresses[key] = await entry.start()
-            entries.append(entry)
-    return addresses
-
-
-def _reload(built: Parts, submission: Submission | None) -> None:
+def _reload(built: Parts, ready: list[Door]) -> None:
     """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
     built.policies.reload()
     built.keys.renew_certificates(anyway=True)
-    if submission:
-        submission.tls.reload()
+    for each in ready:
+        each.reload()
 
 
-async def _stopped(entries: list[Entry]) -> None:
+async def _stopped(ready: list[Door]) -> None:
     """All at once, so that they share the time that mails in flight are given."""
-    await asyncio.gather(*(entry.stop() for entry in entries))
+    await asyncio.gather(*(each.stop() for each in ready))
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:

@@ -17,6 +17,7 @@ from relay import app
 from relay.budget import Budget
 from relay.config import Address
 from relay.entry.imap import Visited
+from relay.entry.imap import mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails
@@ -111,7 +112,7 @@ def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: s
 async def visit(site: Site) -> list[Visited]:
     """Opens what is in Ben's mailbox now, as `imap once` does."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
         return await mailboxes.once("ben", lambda *_: None)
 
 
@@ -127,7 +128,7 @@ def opened(messages: list[bytes]) -> list[bytes]:
 async def watching(site: Site) -> AsyncIterator[None]:
     """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
         task = asyncio.create_task(mailboxes.watch())
         try:
             yield

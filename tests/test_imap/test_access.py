@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from relay.cli.check_mailboxes import mailbox_states
 
 from relay import app
 from relay.cli.check import check
-from relay.cli.check_mailboxes import mailbox_states
 from relay.config import IMAPAccount
-from relay.entry.imap import access
-from relay.entry.imap.credentials import Credential
-from relay.entry.imap.session import Session
+from relay.entry.imap import login as access
+from relay.entry.imap.session import Credential, Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_at, opened, original, visit
