@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from relay.cli.check_mailboxes import mailbox_states
 
 from relay import app
 from relay.cli.check import check
 from relay.config import IMAPAccount
 from relay.entry.imap import login as access
+from relay.entry.imap.check import states as mailbox_states
 from relay.entry.imap.session import Credential, Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
