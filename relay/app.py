@@ -5,19 +5,18 @@ Standard: whatever is started is stopped, in the opposite order, also when start
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import structlog
 
+from relay.aio import in_background
 from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
 from relay.config import Address, Config, Peer
@@ -51,27 +50,19 @@ from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import Sent, SiteSecret, Store, claims, open_store
+from relay.store import Sent, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
-from relay.store.sent import take_over
 from relay.store.sole import sole_relay
+from relay.upkeep import ALONE, SENT, KeyReport, keys_file, sweep, take_over_sent, write_what_is_late
 
 log = structlog.get_logger(__name__)
 
-SWEEP_S = 60.0
-"""How often expired received keys are destroyed."""
-SENT = "sent.spool"
-"""Where it is written at once what has left: the directory's name."""
-WRITE_DOWN_S = 10.0
-"""How often `keys status` gets new figures."""
 DOORS = {
     "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
     "milter": ("outgoing.milter", "incoming.milter"),
     "imap": ("imap",),
 }
 """Where mail can come in: each folder of relay/entry, and the settings that need it."""
-ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
-"""Why a relay stops that nobody has told to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,15 +221,19 @@ async def running(
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        _in_background(stack, "key intake", built.receiving.go_on())
-        _in_background(stack, "sweep", _sweep(built.store, built.triage))
-        _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
         secret = SiteSecret.load(config.store.secret)
-        secret_id = secret.ids[0]
-        _in_background(stack, "key report", _write_down_keys(built, secret_id))
+        report = KeyReport(keys_file(config), secret.ids[0], built.keys, built.receiving)
+        work = {
+            "key intake": built.receiving.go_on(),
+            "sweep": sweep(built.store, built.triage),
+            "late words": write_what_is_late(built.store, built.sent),
+            "key report": report.keep_up(),
+            "policy watch": built.policies.watch(),
+        }
         if stop is not None:
-            _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
-        _in_background(stack, "policy watch", built.policies.watch())
+            work["second process"] = report.stop_without_receiver(stop)
+        for name, doing in work.items():
+            await stack.enter_async_context(in_background(name, doing))
         inside = Inside(
             config,
             outgoing_recipe(built) if config.outgoing else None,
@@ -268,13 +263,6 @@ async def running(
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
-
-
-async def take_over_sent(config: Config, store: Store) -> None:
-    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
-    secret = SiteSecret.load(config.store.secret)
-    if number := await take_over(config.state_directory / SENT, secret, store.journal, store.openings):
-        log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -358,87 +346,3 @@ def _triage(config: Config, store: Store, next_hops: dict[str, NextHop]) -> Tria
     if config.incoming is not None and config.quarantine.notice:
         notices = Notices(config.site, next_hops["incoming"], metrics)
     return Triage(config, store, metrics, notices)
-
-
-async def _sweep(store: Store, triage: Triage) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_S)
-        try:
-            await store.beat.go_on()
-            await store.claims.end_claims()
-            if destroyed := await store.received.destroy_expired(store.beat.past):
-                log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.journal.expire(store.beat.past):
-                log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.openings.expire(store.beat.past)
-            await store.issued_keys.expire(store.beat.past)
-            await store.spent.expire()
-            await triage.look()
-        except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
-            log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
-
-
-async def _write_what_is_late(store: Store, sent: Sent) -> None:
-    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
-    while True:
-        await asyncio.sleep(claims.RENEW_S)
-        try:
-            sent.tidy()
-            await store.go_on()
-        except Exception as error:  # noqa: BLE001 - the next try may succeed
-            log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
-
-
-async def _write_down_keys(built: Parts, secret_id: str) -> None:
-    """For `keys` and `check`, which are other processes: what is known here, every few seconds."""
-    while True:
-        await _write_down(built, secret_id)
-        await asyncio.sleep(WRITE_DOWN_S)
-
-
-async def _write_down(built: Parts, secret_id: str) -> None:
-    path = keys_file(built.config)
-    try:
-        report = (await built.keys.report(ask=False)).as_json()
-        report |= {"site_secret": secret_id, "key_receiver_ended": built.receiving.process_has_ended}
-        write_whole(path, json.dumps(report))
-    except Exception as error:  # noqa: BLE001 - the next one may succeed
-        log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
-
-
-async def _stop_without_receiver(built: Parts, secret_id: str, stop: Stop) -> None:
-    """A kill of this process would cost keys from then on; only a new start has the second process again."""
-    await built.receiving.process_ended()
-    if not stop.told:
-        log.error("relay_has_to_start_anew", cause=ALONE)
-    stop.tell(ALONE)
-    await _write_down(built, secret_id)
-
-
-def keys_file(config: Config) -> Path:
-    """Where the serving relay writes down how its keys stand; it holds no key."""
-    return config.store.secret.with_name("keys.json")
-
-
-def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until the stack is closed; should it end by itself, the log says so."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_ended)
-    stack.push_async_callback(_cancelled, task)
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file so that a reader sees all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)

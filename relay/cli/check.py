@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app, postfix
+from relay import app, postfix, upkeep
 from relay.cli.check_files import file_states
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
@@ -124,7 +124,7 @@ async def _findings(config: Config, folders: Collection[DoorFolder], trial_keys:
     async for finding in _kmes(config, trial_keys):
         yield finding
     if key_receiver_ended(config):
-        yield Finding("serving relay", "", (f"{app.ALONE}: a service manager does so, else `qumail-relay serve`",))
+        yield Finding("serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",))
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
