@@ -108,12 +108,11 @@ def printable(text: str) -> str:
 
 def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     """Address and parameters (names in upper case, None for those without a value)."""
-    syntax = BadParameter(501, "5.5.4", f"Syntax: {keyword}<address> [parameters]")
     if not arg or arg[: len(keyword)].upper() != keyword:
-        raise syntax
+        raise _bad_syntax(keyword)
     match = _PATH.match(arg[len(keyword) :].strip())
     if match is None:
-        raise syntax
+        raise _bad_syntax(keyword)
     if len(match[1]) > MAX_PATH:
         raise BadParameter(501, "5.1.3", "Path too long")
     address = _SOURCE_ROUTE.sub("", match[1])
@@ -123,9 +122,13 @@ def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     for word in (match[2] or "").split():
         name, equals, value = word.partition("=")
         if (equals and not value) or name.upper() in parameters:
-            raise syntax
+            raise _bad_syntax(keyword)
         parameters[name.upper()] = value if equals else None
     return address, parameters
+
+
+def _bad_syntax(keyword: str) -> BadParameter:
+    return BadParameter(501, "5.5.4", f"Syntax: {keyword}<address> [parameters]")
 
 
 def _check_encoding(address: str, *, utf8: bool) -> None:

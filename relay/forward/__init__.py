@@ -139,6 +139,8 @@ class _Attempt:
     @property
     def rest(self) -> Mail:
         """The mail to those who are pending."""
+        if len(self.pending) == len(self._outcomes):
+            return self._mail
         recipients = self._mail.envelope.recipients
         return self._mail.to([recipients[place] for place in self.pending])
 
@@ -147,21 +149,18 @@ class _Attempt:
         for place in self.pending:
             if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
                 self._outcomes[place] = error
-        self._count_pending()
+        self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
     def note(self, result: NextHopResult) -> bool:
         """What a server has said to those who were pending; whether it would take more of them."""
         for place, outcome in zip(self.pending, result.outcomes, strict=True):
             self._outcomes[place] = outcome
-        self._count_pending()
+        self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
         if None not in result.outcomes:
             self._next_hop = self._next_hop or result.next_hop
             return False
         self._answer, self._next_hop = result.answer, result.next_hop
-        return any(isinstance(self._outcomes[place], TooManyRecipients) for place in self.pending)
-
-    def _count_pending(self) -> None:
-        self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
+        return bool(self.pending) and TooManyRecipients in map(type, result.outcomes)
 
     def result(self) -> NextHopResult:
         """Raises what is the one failure of all recipients."""

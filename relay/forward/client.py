@@ -172,20 +172,20 @@ class Client(asyncio.Protocol):
         """So many more replies are owed to us."""
         self._outstanding += replies
 
-    async def reply(self, name: str, seconds: float = 0.0) -> Reply:
-        """The next reply, in `seconds` or the usual time. Raises Gone, for 421 too (RFC 5321, 3.8)."""
+    async def reply(self, name: str, seconds: float = 0.0, *, verdict: bool = False) -> Reply:
+        """The next reply, in `seconds` or the usual time. Raises Gone where there is none.
+
+        Also for 421 (RFC 5321, 3.8), but not where it is the `verdict` on a content: that may have been taken.
+        """
+        if not self._replies and self.usable:
+            self._news.clear()
+            await self._wait(self._news, seconds or self.timeouts.reply, "no reply")
         if not self._replies:
-            await self._wait_for_reply(name, seconds or self.timeouts.reply)
+            self._raise(name)
         reply = self._replies.popleft()
-        if reply.code == 421:
+        if reply.code == 421 and not verdict:
             raise fault(self.server, name, reply, Gone)
         return reply
-
-    async def verdict(self) -> Reply:
-        """The reply to the content, whichever it is. Raises Gone where there is none: it may have been taken."""
-        if not self._replies:
-            await self._wait_for_reply("content", self.timeouts.content_reply)
-        return self._replies.popleft()
 
     async def write(self, piece: memoryview) -> None:
         """Writes a piece of content; returns when there is room for more. Raises Gone."""
@@ -237,10 +237,19 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Collects lines into replies."""
         *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
+        for each in lines:
             if not self.usable:
                 return
-            self._line(line.removesuffix(b"\r"))
+            line = each.removesuffix(b"\r")
+            match = _LINE.fullmatch(line)
+            if match is None or (self._lines and not line.startswith(self._code)):
+                self._fail(f"not an SMTP reply: {_printable(line[:80])}")
+                return
+            self._code = match[1]
+            self._lines.append(match[3] or b"")
+            self._octets += len(line)
+            if match[2] != b"-":
+                self._replied(Reply(int(match[1]), tuple(self._lines)))
         if self._octets + len(self._unread) > REPLY_OCTETS:
             self._fail(f"a reply is longer than {REPLY_OCTETS} octets")
 
@@ -257,17 +266,7 @@ class Client(asyncio.Protocol):
         """The other side keeps up again."""
         self._writable.set()
 
-    def _line(self, line: bytes) -> None:
-        match = _LINE.fullmatch(line)
-        if match is None or (self._lines and not line.startswith(self._code)):
-            self._fail(f"not an SMTP reply: {_printable(line[:80])}")
-            return
-        self._code = match[1]
-        self._lines.append(match[3] or b"")
-        self._octets += len(line)
-        if match[2] == b"-":
-            return
-        reply = Reply(int(match[1]), tuple(self._lines))
+    def _replied(self, reply: Reply) -> None:
         self._lines.clear()
         self._octets = 0
         if not self._outstanding:
@@ -276,14 +275,6 @@ class Client(asyncio.Protocol):
         self._outstanding -= 1
         self._replies.append(reply)
         self._news.set()
-
-    async def _wait_for_reply(self, name: str, seconds: float) -> None:
-        """Returns once there is a reply to read. Raises Gone."""
-        if self.usable:
-            self._news.clear()
-            await self._wait(self._news, seconds, "no reply")
-        if not self._replies:
-            self._raise(name)
 
     async def _wait(self, event: asyncio.Event, seconds: float, what: str) -> None:
         seconds = max(0.0, min(seconds, self.deadline - asyncio.get_running_loop().time()))

@@ -156,7 +156,7 @@ class _Transaction:
         """What is said of these recipients."""
         server = self._client.server
         try:
-            reply = await self._client.verdict()
+            reply = await self._client.reply("content", self._client.timeouts.content_reply, verdict=True)
         except Gone as lost:
             return NextHopUnavailable(f"{lost}; whether it was taken is not known")
         if not reply.positive:

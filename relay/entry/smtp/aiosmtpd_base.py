@@ -250,7 +250,7 @@ class CommandStream(SMTP):
         if method is None:
             await self._unknown(line, verb)
             return
-        self.start_timer()
+        self._reset_timeout()
         try:
             await method(rest.strip().decode("utf-8", "surrogateescape") or None)
         except ConnectionError:

@@ -44,8 +44,9 @@ async def receive(stream: CommandStream, limit: int, share: Share, got: Callable
         stream.put_back(pipelined)
     if failed is not None:
         raise failed
-    await share.hold(room_for(end))
-    share.reduce(room_for(end))
+    room = room_for(end)
+    await share.hold(room)
+    share.reduce(room)
     content = await off_loop(end, unstuffed, data, end + 2)
     if len(content) > limit:
         raise MessageTooBig(f"the content has {len(content)} octets, the limit is {limit}")

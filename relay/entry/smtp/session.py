@@ -248,7 +248,7 @@ class SMTPSession(CommandStream):
             left = begun + usual + octets / LEAST_RATE - self.loop.time()
             self.start_timer(max(0.001, min(usual, left)))
 
-        keep_pace(0)
+        self.start_timer()
         return await receive(self, self.settings.max_message_size, share, keep_pace)
 
     async def _deliver(self, mail: Mail) -> None:
