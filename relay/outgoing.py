@@ -226,7 +226,7 @@ def _has_message_id(message: bytes) -> bool:
 
 def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
     """What left, for whom not, and how it was protected."""
-    refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
+    refused = [str(outcome) for outcome in filter(None, result.outcomes)]
     in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"
     report, event = (log.warning, in_clear) if copy.in_clear else (log.info, "sealed_and_sent")
     if len(refused) == len(copy.recipients):

@@ -72,7 +72,8 @@ def parse_mail(arg: str | None, size_limit: int, ignored: frozenset[str] = froze
                 pass
             case _:
                 raise BadParameter(555, "5.5.4", f"MAIL parameter not understood: {printable(name)}")
-    _check_encoding(sender, utf8=smtputf8)
+    if not sender.isascii():
+        _check_encoding(sender, utf8=smtputf8)
     return Envelope(sender, (), smtputf8=smtputf8, ret=ret, envid=envid), size
 
 
@@ -93,7 +94,8 @@ def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:
                 orcpt = value
             case _:
                 raise BadParameter(555, "5.5.4", f"RCPT parameter not understood: {printable(name)}")
-    _check_encoding(address, utf8=utf8)
+    if not address.isascii():
+        _check_encoding(address, utf8=utf8)
     return Recipient(address, notify=notify, orcpt=orcpt)
 
 

@@ -45,7 +45,7 @@ class ClientConnection(Protocol):
         """Close at once, whatever is unsent."""
 
 
-class Server(Protocol):
+class ListeningServer(Protocol):
     """An asyncio.Server, or what can be stopped like one."""
 
     def close(self) -> None:
@@ -65,9 +65,10 @@ class Listener:
         self.settings = settings
         self.budget = budget
         self.connections: dict[ClientConnection, str] = {}
-        self.servers: list[Server] = []
+        self.servers: list[ListeningServer] = []
         self._by_client: Counter[str] = Counter()
         self._deliveries: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         """Takes the connections that come to these sockets, each with a new `protocol`."""
@@ -78,6 +79,7 @@ class Listener:
 
     async def stop(self, grace: float = GRACE_S) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""
+        self._stopping = True
         for server in self.servers:
             server.close()
         busy = [asyncio.create_task(each.idle.wait()) for each in self.connections if not each.idle.is_set()]
@@ -112,6 +114,8 @@ class Listener:
         self.connections[connection] = network
         self._by_client[network] += 1
         limits = self.settings
+        if self._stopping:
+            return "it came while the relay stops"
         if len(self.connections) > limits.connections:
             return f"more than {limits.connections} connections"
         if client and self._by_client[network] > limits.connections_per_client and not self.trusts(client):

@@ -51,14 +51,25 @@ class ConnectionPool:
 
         Raises NotTaken or NextHopRefused, for all recipients.
         """
-        if (idle := self._take(server)) is not None:
+        idle = self._take(server)
+        while True:
+            client = idle or await self.open(server)
             try:
-                return await self._over(idle, mail, supervision)
-            except Silent:
-                raise
-            except Gone as error:
+                result = await transact(client, mail, supervision)
+            except BaseException as error:
+                client.close()
+                if idle is None or isinstance(error, Silent) or not isinstance(error, Gone):
+                    raise
                 log.debug("idle_connection_was_gone", next_hop=str(server), cause=str(error))
-        return await self._over(await self.open(server), mail, supervision)
+                idle = None
+            else:
+                break
+        client.mails += 1
+        if any(result.outcomes):
+            client.close()  # after a refusal it may not be as good as new
+        else:
+            self._keep(client)
+        return result
 
     async def open(self, server: Server) -> Client:
         """A new connection, greeted and, as the settings want it, encrypted. Raises Gone."""
@@ -114,19 +125,6 @@ class ConnectionPool:
         elif self._tls_mode == "required":
             said = reply or "it offers none"
             raise Gone(f"next hop {client.server}: next_hop_tls requires TLS: {said}")
-
-    async def _over(self, client: Client, mail: Mail, supervision: Supervision) -> NextHopResult:
-        try:
-            result = await transact(client, mail, supervision)
-        except BaseException:
-            client.close()
-            raise
-        client.mails += 1
-        if any(result.outcomes):
-            client.close()  # after a refusal it may not be as good as new
-        else:
-            self._keep(client)
-        return result
 
     # Those that are idle.
 

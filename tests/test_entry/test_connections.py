@@ -50,6 +50,12 @@ def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, othe
     assert list(listener.connections) == [second]
 
 
+async def test_who_comes_while_the_relay_stops_is_not_taken() -> None:
+    listener = Listener(Listening(), Budget(1))
+    await listener.stop()
+    assert listener.add(Connection(), "192.0.2.1") == "it came while the relay stops"
+
+
 @pytest.mark.parametrize(
     ("client", "trusted"),
     [

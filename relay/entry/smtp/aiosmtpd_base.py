@@ -4,17 +4,17 @@ Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 
 Sessions stand on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
 The exceptions, each of which a new version may break, are here:
 
-- `_handle_client`: its own loop reads a command up to a bare LF, closes on a line that is too long, tells the client of
-  exceptions, and knows no limit of connections, of wrong commands, or of time that one client may take;
+- `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it, tells
+  the client of exceptions, goes on as long as commands come while all other connections wait, and greets everybody;
 - `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, and stands still while a mail is
   delivered;
 - `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away;
-- `_reader._transport`, `_writer.start_tls`: its own STARTTLS makes a second protocol and keeps what came before;
+- `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
 - `_smtp_methods`, `command_size_limits`: no documented way asks which commands there are, or keeps the limits of one
   connection from another's;
 - `mail.log`, its log, which has addresses and content, is silenced;
 - `__dir__` of session and handler: it looks through both for each connection, which takes as long as all the rest;
-- `eof_received`: it ends a connection whose client only sends no more, and waits for its answer.
+- `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
 """
 
 from __future__ import annotations
