@@ -22,7 +22,7 @@ from relay.cms import FURTHER_KEMS
 from relay.config import Address, Config, Peer
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
-from relay.entry import Door, DoorFolder, Inside
+from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.forward import NextHop
@@ -130,20 +130,20 @@ async def parts(
         )
 
 
-def doors(config: Config) -> dict[str, DoorFolder]:
+def doors(config: Config) -> dict[str, DoorModule]:
     """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
-    found: dict[str, DoorFolder] = {}
+    found: dict[str, DoorModule] = {}
     for name, settings in DOORS.items():
         wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
         if not wanted:
             continue
-        module = f"relay.entry.{name}"
+        folder = f"relay.entry.{name}"
         try:
-            found[name] = cast(DoorFolder, import_module(module))
+            found[name] = cast(DoorModule, import_module(f"{folder}.door"))
         except ModuleNotFoundError as error:
-            if error.name != module:
+            if error.name != folder:
                 raise
-            raise ConfigError(f"{wanted[0]} is set, and this relay has no {module}, which it needs") from error
+            raise ConfigError(f"{wanted[0]} is set, and this relay has no {folder}, which it needs") from error
     return found
 
 
@@ -152,7 +152,7 @@ def _is_set(config: Config, table: str, name: str = "") -> bool:
     return bool(getattr(value, name) if name and value is not None else value)
 
 
-def _addresses(folders: Mapping[str, DoorFolder], config: Config) -> dict[str, Where]:
+def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, Where]:
     return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
 
 

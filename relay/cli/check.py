@@ -25,7 +25,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import KME, Config, Direction, Log, load_config
-from relay.entry import DoorFolder
+from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import identity_findings
@@ -106,7 +106,7 @@ async def _all(config_file: Path, trial_keys: bool) -> list[Finding]:
     return found + [each async for each in _findings(config, folders, trial_keys)]
 
 
-async def _findings(config: Config, folders: Collection[DoorFolder], trial_keys: bool) -> AsyncIterator[Finding]:
+async def _findings(config: Config, folders: Collection[DoorModule], trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)

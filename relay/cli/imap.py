@@ -20,7 +20,7 @@ from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, Log, load_config
-from relay.entry.imap import Report, Visited, mailboxes
+from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
 from relay.stopping import told_to_stop
 

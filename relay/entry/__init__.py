@@ -79,8 +79,8 @@ class Door(Protocol):
         """Reads again what may change while the relay serves; what is broken stays as it was."""
 
 
-class DoorFolder(Protocol):
-    """What the module of each door has."""
+class DoorModule(Protocol):
+    """What `door.py` of each folder has."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The addresses that its settings name, by setting (`outgoing.listen`)."""

@@ -16,8 +16,8 @@ import trustme
 from relay import app
 from relay.budget import Budget
 from relay.config import Address
-from relay.entry.imap import Visited
-from relay.entry.imap import mailboxes as all_mailboxes
+from relay.entry.imap.watch import Visited
+from relay.entry.imap.watch import mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from relay.budget import Budget
-from relay.config import IMAPAccount
+from relay.config import Config, IMAPAccount
 from relay.entry.imap.folder import Folder
 from relay.entry.imap.login import Access, credential, pause_after
 from relay.entry.imap.marks import OriginalMarks
@@ -138,6 +138,13 @@ class Mailboxes:
             yield True
         finally:
             os.close(descriptor)
+
+
+def mailboxes(config: Config, originals: Originals, budget: Budget) -> Mailboxes:
+    """What opens sealed messages in the mailboxes of [imap.*]."""
+    secret = SiteSecret.load(config.store.secret)
+    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
+    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for)
 
 
 async def _visit(folder: Folder) -> None:
