@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pybase64
 import structlog
@@ -61,41 +61,35 @@ class TooMuchMail(TryLater):
 
 
 class SubmissionRates:
-    """What users and client addresses may send in an hour."""
+    """What users and client addresses may send in an hour: mails and recipients."""
 
     def __init__(self, limits: config.Submission, key: bytes = b"") -> None:
         """`key` is that of the names in the store."""
-        self._mails = (
-            HourlyRate(limits.mails_per_user, "mails user", key=key),
-            HourlyRate(limits.mails_per_client, "mails client", key=key),
-        )
-        self._recipients = (
-            HourlyRate(limits.recipients_per_user, "rcpts user", key=key),
-            HourlyRate(limits.recipients_per_client, "rcpts client", key=key),
-        )
+        self._rates = {
+            "mails": (
+                HourlyRate(limits.mails_per_user, "mails user", key=key),
+                HourlyRate(limits.mails_per_client, "mails client", key=key),
+            ),
+            "recipients": (
+                HourlyRate(limits.recipients_per_user, "rcpts user", key=key),
+                HourlyRate(limits.recipients_per_client, "rcpts client", key=key),
+            ),
+        }
 
     @property
     def rates(self) -> tuple[HourlyRate, ...]:
         """To be shared with other processes."""
-        return (*self._mails, *self._recipients)
+        return tuple(rate for pair in self._rates.values() for rate in pair)
 
-    def take_mail(self, user: str, client: str) -> None:
-        """Raises TooMuchMail."""
-        _take("mails", self._mails, user, client)
-
-    def take_recipient(self, user: str, client: str) -> None:
-        """Raises TooMuchMail."""
-        _take("recipients", self._recipients, user, client)
-
-
-def _take(what: str, rates: tuple[HourlyRate, HourlyRate], user: str, client: str) -> None:
-    of_user, of_client = rates
-    network = network_of(client)
-    if not of_user.take(user):
-        raise TooMuchMail(f"{what} of user {user}")
-    if not of_client.take(network):
-        of_user.give_back(user)
-        raise TooMuchMail(f"{what} of client {network}")
+    def take(self, what: Literal["mails", "recipients"], user: str, client: str) -> None:
+        """One more. Raises TooMuchMail."""
+        of_user, of_client = self._rates[what]
+        network = network_of(client)
+        if not of_user.take(user):
+            raise TooMuchMail(f"{what} of user {user}")
+        if not of_client.take(network):
+            of_user.give_back(user)
+            raise TooMuchMail(f"{what} of client {network}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +154,13 @@ class SubmissionSession(SMTPSession):
         if rights is None:
             raise NoUser(f"user {self._user}, who is none any more" if self._user else "nobody has logged in")
         rights.check_sender(sender)
-        self._service.rates.take_mail(self._user, self.client)
+        self._service.rates.take("mails", self._user, self.client)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """Every recipient counts, also one who is refused: addresses are not to be tried out here."""
         if self.begun is not None:
             try:
-                self._service.rates.take_recipient(self._user, self.client)
+                self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
                 log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
                 await self.push(error.reply)
