@@ -53,7 +53,7 @@ from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store import Sent, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
 from relay.store.sole import sole_relay
-from relay.upkeep import ALONE, SENT, KeyReport, keys_file, sweep, take_over_sent, write_what_is_late
+from relay.upkeep import ALONE, SENT, KeysFile, keys_file, sweep, take_over_sent, write_what_is_late
 
 log = structlog.get_logger(__name__)
 
@@ -222,7 +222,7 @@ async def running(
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         secret = SiteSecret.load(config.store.secret)
-        report = KeyReport(keys_file(config), secret.ids[0], built.keys, built.receiving)
+        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)
         work = {
             "key intake": built.receiving.go_on(),
             "sweep": sweep(built.store, built.triage),

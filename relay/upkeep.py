@@ -70,7 +70,7 @@ async def write_what_is_late(store: Store, sent: Sent) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyReport:
+class KeysFile:
     """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key."""
 
     path: Path
