@@ -6,8 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 SMALL_OCTETS = 256 * 1024
 """Up to this size work takes less time than handing it to a thread."""
@@ -42,3 +47,20 @@ class Turns:
 def boot_time() -> float:
     """Seconds since this host was started, those that it slept included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@asynccontextmanager
+async def in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `work` until the block ends; should it end by itself, the log says so."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)

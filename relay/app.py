@@ -5,37 +5,26 @@ Standard: whatever is started is stopped, in the opposite order, also when start
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import structlog
 
+from relay.aio import in_background
 from relay.budget import Budget
 from relay.cms import FURTHER_KEMS
-from relay.config import Config, DirectionSettings, PeerSettings, TCPAddress
+from relay.config import Config, PeerSettings, TCPAddress
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
-from relay.entry import Entry, Recipe
-from relay.entry.auth import BackEnd, FileBackEnd, Logins
-from relay.entry.auth_dovecot import DovecotBackEnd
-from relay.entry.completion import Completion
-from relay.entry.conversation import Conversation, Service
-from relay.entry.imap import Mailboxes
-from relay.entry.listening import Sockets, all_bound, close_all
-from relay.entry.lmtp import LMTPConversation
-from relay.entry.milter import InPlaceRecipe, MilterEntry
-from relay.entry.shared_rates import SharedRates
-from relay.entry.smtp import SMTPEntry
-from relay.entry.submission import Rates, Submission
-from relay.entry.tls import ServerTLS
-from relay.entry.users import UserFile
+from relay.entry import Door, DoorModule, Inside
+from relay.entry.listening import Where, all_bound, close_all
+from relay.errors import ConfigError
 from relay.forward import NextHop
 from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
 from relay.incoming import Incoming
@@ -53,7 +42,7 @@ from relay.opening.layers import Layers
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.planner import Planner
-from relay.policy.findings import endings, kems_not_here
+from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.metrics import QuarantineMetrics
 from relay.quarantine.notice import Notices
@@ -61,24 +50,28 @@ from relay.quarantine.triage import Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import SentRecords, SiteSecret, Store, claims, open_store
+from relay.store import SentRecords, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
-from relay.store.sent import take_over_sent
 from relay.store.sqlite import sole_relay
+from relay.upkeep import (
+    ALONE,
+    SENT,
+    KeysFile,
+    keys_file,
+    sweep,
+    take_over_what_was_sent,
+    tell_of_endings,
+    write_what_is_late,
+)
 
 log = structlog.get_logger(__name__)
 
-SWEEP_S = 60.0
-"""How often expired received keys are destroyed."""
-SENT = "sent.spool"
-"""Where it is written at once what has left: the directory's name."""
-DAY_S = 86_400.0
-MAX_ENDINGS = 20
-"""No more files and rules that end are named in the log at once."""
-WRITE_DOWN_S = 10.0
-"""How often `keys status` gets new figures."""
-ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
-"""Why a relay stops that nobody has told to."""
+DOORS = {
+    "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
+    "milter": ("outgoing.milter", "incoming.milter"),
+    "imap": ("imap",),
+}
+"""Where mail can come in: each folder of relay/entry, and the settings that need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +139,32 @@ async def parts(
         )
 
 
+def doors(config: Config) -> dict[str, DoorModule]:
+    """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
+    found: dict[str, DoorModule] = {}
+    for name, settings in DOORS.items():
+        wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
+        if not wanted:
+            continue
+        folder = f"relay.entry.{name}"
+        try:
+            found[name] = cast(DoorModule, import_module(f"{folder}.door"))
+        except ModuleNotFoundError as error:
+            if error.name != folder:
+                raise
+            raise ConfigError(f"{wanted[0]} is set, and this relay has no {folder}, which it needs") from error
+    return found
+
+
+def _is_set(config: Config, table: str, name: str = "") -> bool:
+    value = getattr(config, table)
+    return bool(getattr(value, name) if name and value is not None else value)
+
+
+def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, Where]:
+    return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
+
+
 def all_levels(config: Config) -> dict[str, Level]:
     """The levels that this relay can do, by name."""
     otp = OTP(config.otp.padding, compression=config.otp.compression)
@@ -198,7 +217,8 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
-        sockets = await all_bound(config)
+        folders = doors(config)
+        sockets = await all_bound(_addresses(folders, config))
         stack.callback(close_all, sockets)
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
@@ -207,49 +227,43 @@ async def running(
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
         secret = SiteSecret.load(config.store.secret)
-        # Before a retry of it comes.
-        if number := await take_over_sent(config.state_directory / SENT, secret, built.store.deliveries):
-            log.warning("relay_was_killed", mails_sent_shortly_before=number)
+        await take_over_what_was_sent(config, built.store, secret)
         await built.triage.look()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        _in_background(stack, "key intake", built.receiving.go_on())
-        _in_background(stack, "sweep", _sweep(built.store, built.triage))
-        _in_background(stack, "late words", _write_what_is_late(built.store, built.sent))
-        secret_id = secret.ids[0]
-        _in_background(stack, "key report", _write_down_keys(built, secret_id))
+        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)
+        work = {
+            "key intake": built.receiving.go_on(),
+            "sweep": sweep(built.store, built.triage),
+            "late words": write_what_is_late(built.store, built.sent),
+            "key report": report.keep_up(),
+            "policy watch": built.policies.watch(),
+            "policy ends": tell_of_endings(built.policies),
+        }
         if stop is not None:
-            _in_background(stack, "second process", _stop_without_receiver(built, secret_id, stop))
-        _in_background(stack, "policy watch", built.policies.watch())
-        _in_background(stack, "policy ends", _tell_of_endings(built.policies))
-        submission = _submission(config)
-        if submission:
-            stack.callback(submission.logins.back_end.close)
-            shared = SharedRates(built.store.spent, (*submission.logins.rates, *submission.rates.rates))
-            await shared.exchange()
-            stack.push_async_callback(shared.close)
-            _in_background(stack, "shared rates", shared.keep_up())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, submission)
-        addresses: dict[str, TCPAddress] = {}
-        budget = Budget(config.limits.messages_in_flight)
-        entries: list[Entry] = []
-        stack.push_async_callback(_stopped, entries)
+            work["second process"] = report.stop_without_receiver(stop)
+        for name, doing in work.items():
+            await stack.enter_async_context(in_background(name, doing))
+        inside = Inside(
+            config,
+            outgoing_recipe(built) if config.outgoing else None,
+            incoming_recipe(built) if config.incoming else None,
+            built.originals,
+            built.store.spent,
+            secret,
+            Budget(config.limits.messages_in_flight),
+            sockets,
+        )
+        ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, ready)
+        stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
             raise Stopped(ALONE)
         built.keys.start()
-        if config.outgoing:
-            outgoing = outgoing_recipe(built)
-            addresses |= await _serve(entries, sockets, config, budget, "outgoing", config.outgoing, outgoing)
-            addresses |= await _serve_milter(entries, sockets, budget, "outgoing", config.outgoing, outgoing)
-            if submission:
-                addresses |= await _serve_submission(entries, sockets, config, budget, submission, outgoing)
-        if config.incoming:
-            incoming = incoming_recipe(built)
-            addresses |= await _serve(entries, sockets, config, budget, "incoming", config.incoming, incoming)
-            addresses |= await _serve_milter(entries, sockets, budget, "incoming", config.incoming, incoming)
-        if config.imap:
-            _in_background(stack, "mailboxes", mailboxes(built, budget).watch())
+        addresses: dict[str, TCPAddress] = {}
+        for each in ready:
+            addresses |= await each.start()
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -259,14 +273,6 @@ async def running(
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
-
-
-def mailboxes(built: Parts, budget: Budget) -> Mailboxes:
-    """What opens sealed messages in the mailboxes of [imap.*]."""
-    config = built.config
-    secret = SiteSecret.load(config.store.secret)
-    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, built.originals, secret, budget, directory, hold_for)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:
@@ -311,102 +317,17 @@ async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Ma
             raise Stopped(stop.cause)
 
 
-async def _serve(
-    entries: list[Entry],
-    sockets: Sockets,
-    config: Config,
-    budget: Budget,
-    name: str,
-    direction: DirectionSettings,
-    recipe: Recipe,
-) -> dict[str, TCPAddress]:
-    """The real addresses, by the names `outgoing` and `outgoing_lmtp`, of those that the direction sets."""
-    wanted: dict[str, tuple[str, TCPAddress | None, type[Conversation]]] = {
-        name: (f"{name}.listen", direction.listen, Conversation),
-        f"{name}_lmtp": (f"{name}.lmtp", direction.lmtp, LMTPConversation),
-    }
-    addresses: dict[str, TCPAddress] = {}
-    for key, (setting, listen, conversation) in wanted.items():
-        if listen is not None:
-            service = Service.of(recipe, config.site.hostname, direction, budget)
-            entry = SMTPEntry(setting, listen, service, conversation, sockets=sockets[setting])
-            addresses[key] = await entry.start()
-            entries.append(entry)
-    return addresses
-
-
-async def _serve_milter(
-    entries: list[Entry],
-    sockets: Sockets,
-    budget: Budget,
-    name: str,
-    direction: DirectionSettings,
-    recipe: InPlaceRecipe,
-) -> dict[str, TCPAddress]:
-    """The real address, as `outgoing_milter`; none where the direction has no milter, or it is a Unix socket."""
-    if direction.milter is None:
-        return {}
-    setting = f"{name}.milter"
-    entry = MilterEntry(setting, direction.milter, recipe, direction, budget, sockets[setting])
-    address = await entry.start()
-    entries.append(entry)
-    return {f"{name}_milter": address} if isinstance(address, TCPAddress) else {}
-
-
-def _submission(config: Config) -> Submission | None:
-    """What the submission server checks users with. Raises ConfigError where a file of it cannot be used."""
-    table = config.submission
-    if table is None:
-        return None
-    users = UserFile(table.users) if table.users else None
-    back_end: BackEnd
-    if table.dovecot_auth:
-        back_end = DovecotBackEnd(table.dovecot_auth, config.site.domains, users)
-    else:
-        assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
-        back_end = FileBackEnd(users)
-    key = SiteSecret.load(config.store.secret).derived(b"rates")[0]
-    logins = Logins(back_end, table.failed_logins, key)
-    return Submission(table, logins, ServerTLS(table.certificate, table.key), Rates(table, key))
-
-
-async def _serve_submission(
-    entries: list[Entry],
-    sockets: Sockets,
-    config: Config,
-    budget: Budget,
-    submission: Submission,
-    outgoing: Outgoing,
-) -> dict[str, TCPAddress]:
-    """The real addresses, as `submission` and `submission_tls`, of those that are set; limits count for both."""
-    table = submission.settings
-    recipe = Completion(outgoing, submission.logins.back_end, config.site.hostname, check_from=table.check_from)
-    service = Service.of(recipe, config.site.hostname, table, budget)
-    wanted = (
-        ("submission", "listen", table.listen, None),
-        ("submission_tls", "listen_tls", table.listen_tls, submission.tls),
-    )
-    addresses: dict[str, TCPAddress] = {}
-    for key, setting, listen, tls in wanted:
-        if listen is not None:
-            name = f"submission.{setting}"
-            entry = SMTPEntry(name, listen, service, submission.conversation, tls, sockets[name])
-            addresses[key] = await entry.start()
-            entries.append(entry)
-    return addresses
-
-
-def _reload(built: Parts, submission: Submission | None) -> None:
+def _reload(built: Parts, ready: list[Door]) -> None:
     """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
     built.policies.reload()
     built.keys.renew_certificates(anyway=True)
-    if submission:
-        submission.tls.reload()
+    for each in ready:
+        each.reload()
 
 
-async def _stopped(entries: list[Entry]) -> None:
+async def _stopped(ready: list[Door]) -> None:
     """All at once, so that they share the time that mails in flight are given."""
-    await asyncio.gather(*(entry.stop() for entry in entries))
+    await asyncio.gather(*(each.stop() for each in ready))
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
@@ -435,96 +356,3 @@ def _triage(config: Config, store: Store, next_hops: dict[str, NextHop]) -> Tria
     if config.incoming is not None and config.quarantine.notice:
         notices = Notices(config.site, next_hops["incoming"], metrics)
     return Triage(config, store, metrics, notices)
-
-
-async def _sweep(store: Store, triage: Triage) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_S)
-        try:
-            await store.beat.go_on()
-            await store.claims.end_claims()
-            if destroyed := await store.received.destroy_expired(store.beat.past):
-                log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.deliveries.expire(store.beat.past):
-                log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.issued_keys.expire(store.beat.past)
-            await store.spent.expire()
-            await triage.look()
-        except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
-            log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
-
-
-async def _write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
-    while True:
-        await asyncio.sleep(claims.RENEW_S)
-        try:
-            sent.tidy()
-            await store.deliveries.go_on()
-        except Exception as error:  # noqa: BLE001 - the next try may succeed
-            log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
-
-
-async def _tell_of_endings(policies: PoliciesInForce) -> None:
-    """Once a day: which files and rules end soon."""
-    while True:
-        found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
-        policies.metrics.ends_soon.set(len(found))
-        for cause in found[:MAX_ENDINGS]:
-            log.warning("policy_ends", cause=cause, number=len(found))
-        await asyncio.sleep(DAY_S)
-
-
-async def _write_down_keys(built: Parts, secret_id: str) -> None:
-    """For `keys` and `check`, which are other processes: what is known here, every few seconds."""
-    while True:
-        await _write_down(built, secret_id)
-        await asyncio.sleep(WRITE_DOWN_S)
-
-
-async def _write_down(built: Parts, secret_id: str) -> None:
-    path = keys_file(built.config)
-    try:
-        report = (await built.keys.report(ask=False)).as_json()
-        report |= {"site_secret": secret_id, "key_receiver_ended": built.receiving.process_has_ended}
-        write_whole(path, json.dumps(report))
-    except Exception as error:  # noqa: BLE001 - the next one may succeed
-        log.warning("key_report_not_written", file=str(path), cause=f"{type(error).__name__}: {error}")
-
-
-async def _stop_without_receiver(built: Parts, secret_id: str, stop: Stop) -> None:
-    """A kill of this process would cost keys from then on; only a new start has the second process again."""
-    await built.receiving.process_ended()
-    if not stop.told:
-        log.error("relay_has_to_start_anew", cause=ALONE)
-    stop.tell(ALONE)
-    await _write_down(built, secret_id)
-
-
-def keys_file(config: Config) -> Path:
-    """Where the serving relay writes down how its keys stand; it holds no key."""
-    return config.store.secret.with_name("keys.json")
-
-
-def _in_background(stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until the stack is closed; should it end by itself, the log says so."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_ended)
-    stack.push_async_callback(_cancelled, task)
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file so that a reader sees all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)

@@ -3,15 +3,15 @@ A key taken from the KME is stored before it is used; nothing is handed on that 
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_delivered`)
+1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_process`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
    claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
 3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`)
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
 5. who has it is noted, and who has it not is free for the next try (`_settle`)
 
-What is not sealed goes on as it came, if policy lets it (`_pass_on`). A mail server that keeps the mail (milter) stands
-in for the next hop, and says later whether it has it (`in_place`).
+What is not sealed goes on as it came, if policy lets it (`_pass_on`). A mail server that keeps the mail (milter) gets
+the original in its place rather than by the next hop, and says later whether it has it (`in_place`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from relay.aio import off_loop
 from relay.config import DirectionSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
-from relay.forward import NextHop, Supervision
-from relay.forward.place import Place
-from relay.mail import InPlace, Mail, Outcomes
+from relay.forward import NextHop, NextHopResult, Supervision
+from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
 from relay.policy import Content
@@ -45,7 +44,7 @@ class Incoming:
 
     direction: DirectionSettings
     originals: Originals
-    next_hop: NextHop | Place
+    next_hop: NextHop
     deliveries: Deliveries
     triage: Triage
 
@@ -57,23 +56,23 @@ class Incoming:
 
         What fails now is no news for recipients who got the mail with an earlier try.
         """
-        return (await self._delivered(mail)).answer
+        return (await self._process(mail, None)).answer
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
 
-    async def _delivered(self, mail: Mail) -> Delivery:
+    async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
         """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail, begin=False) as delivery:
             try:
-                await self._carry(delivery)
+                await self._carry(delivery, kept)
             except RelayError as error:
                 delivery.note_for_all(delivery.rest.envelope.recipients, error)
         return delivery
 
-    async def _carry(self, delivery: Delivery) -> None:
+    async def _carry(self, delivery: Delivery, kept: _KeptMail | None) -> None:
         mail = delivery.rest
         try:
             original = await self.originals.open(
@@ -87,17 +86,17 @@ class Incoming:
         if original is None:
             rest = await self.deliveries.begin(delivery)
             if rest.envelope.recipients:
-                await self._pass_on(delivery, rest)
+                await self._pass_on(delivery, rest, kept)
             return
         opened = original.opened
         delivery.is_opened(opened)
         try:
             await self._share_out(delivery, mail, opened)
             if opened.due:
-                await self._hand_on(delivery, mail, original)
+                await self._hand_on(delivery, mail, original, kept)
         finally:
             # After the next hop's 250: were it noted before, a relay killed in between would lose the mail.
-            await self._settle(delivery, opened)
+            await self._settle(delivery, opened, kept)
 
     async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
         """What becomes of those recipients who do not get the mail now; nobody may learn from it whom it names."""
@@ -115,17 +114,17 @@ class Incoming:
             except RelayError as failure:
                 delivery.note_for_all(redirected.envelope.recipients, failure)
 
-    async def _hand_on(self, delivery: Delivery, mail: Mail, original: Original) -> None:
+    async def _hand_on(self, delivery: Delivery, mail: Mail, original: Original, kept: _KeptMail | None) -> None:
         """The original goes to the next hop for those who are due, or is put aside."""
         opened, missed, due = original.opened, original.missed, original.opened.to_the_due(mail)
         leaving = due.with_message(mail.trace + original.message)
         if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
-            kept = self.triage.unprotected(due, leaving.message, opened.protection, opened.peer, missed.cause)
-            await self._put_aside(delivery, due, kept)
+            keeping = self.triage.unprotected(due, leaving.message, opened.protection, opened.peer, missed.cause)
+            await self._put_aside(delivery, due, keeping)
             return
-        await self._deliver(delivery, leaving, opened)
+        await self._deliver(delivery, leaving, kept, opened)
 
-    async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
+    async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
         message = await self.originals.unopened(mail.message)
         missed = await self.originals.missed(mail.envelope.sender, Content(message), "", "")
@@ -137,22 +136,26 @@ class Incoming:
         if missed and missed.otherwise == "quarantine":
             await self._put_aside(delivery, mail, self.triage.unprotected(mail, leaving.message, "", "", missed.cause))
             return
-        await self._deliver(delivery, leaving)
+        await self._deliver(delivery, leaving, kept)
 
-    async def _put_aside(self, delivery: Delivery, mail: Mail, kept: Awaitable[None]) -> None:
+    async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Whoever sent it need not try again, once it is in quarantine on the disk."""
-        await kept
+        await keeping
         delivery.note(mail.envelope.recipients, (None,) * len(mail.envelope.recipients))
 
-    async def _deliver(self, delivery: Delivery, leaving: Mail, opened: Opened | None = None) -> None:
-        """Hands it to the next hop, who says what becomes of each recipient."""
-        noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-        handed = await self.next_hop.deliver(leaving, Supervision(delivery.check, *noted))
-        delivery.note(leaving.envelope.recipients, handed.outcomes)
-        refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
+    async def _deliver(
+        self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
+    ) -> None:
+        """Hands it to the next hop, who says what becomes of each recipient, unless the mail server keeps it."""
+        result = await kept.put_in_place(leaving, delivery.check) if kept is not None else None
+        if result is None:
+            noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
+            result = await self.next_hop.deliver(leaving, Supervision(delivery.check, *noted))
+        delivery.note(leaving.envelope.recipients, result.outcomes)
+        refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}
         if opened is not None:
-            event = "opened_and_sent" if len(refused) < len(handed.outcomes) else "opened_and_not_sent"
+            event = "opened_and_sent" if len(refused) < len(result.outcomes) else "opened_and_not_sent"
             facts = {
                 "protection": opened.protection,
                 "peer": opened.peer,
@@ -161,27 +164,26 @@ class Incoming:
         report = log.warning if refused else log.info
         report(
             event,
-            recipients=len(handed.outcomes) - len(refused),
+            recipients=len(result.outcomes) - len(refused),
             not_accepted=refused[:10],
             octets=len(opened.original if opened is not None else delivery.mail.message),
-            next_hop=handed.next_hop,
-            answer=handed.answer,
+            next_hop=result.next_hop,
+            answer=result.answer,
             **facts,
         )
 
-    async def _settle(self, delivery: Delivery, opened: Opened) -> None:
+    async def _settle(self, delivery: Delivery, opened: Opened, kept: _KeptMail | None) -> None:
         """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.
 
         Who has it not must be free before the client hears that, lest its retry be held. What is put in place is
         settled when that is known.
         """
-        place = self.next_hop if isinstance(self.next_hop, Place) else None
-        if place is not None and place.mail is not None:
+        if kept is not None and kept.mail is not None:
             if not any(delivery.outcomes.values()):
-                place.claimed = replace(opened, original=b"")
+                kept.claimed = replace(opened, original=b"")
                 return
-            delivery.note_for_all(place.mail.envelope.recipients, TryLater("another recipient has to wait"))
-            place.mail = None
+            delivery.note_for_all(kept.mail.envelope.recipients, TryLater("another recipient has to wait"))
+            kept.mail = None
         outcomes = delivery.outcomes
         has_it = [mailbox for mailbox in opened.due if mailbox in outcomes and outcomes[mailbox] is None]
         settling = self.originals.opener.begin_to_settle(opened, has_it)
@@ -195,30 +197,60 @@ class Incoming:
 
         A message that does not fit there is handed to the next hop.
         """
-        place = Place(self.next_hop, fits, mail.envelope)
+        kept = _KeptMail(mail.envelope, fits)
         try:
-            delivery = await replace(self, next_hop=place)._delivered(mail)
-            return await self._in_its_place(mail, place, delivery)
+            delivery = await self._process(mail, kept)
+            return await self._in_its_place(mail, kept, delivery)
         except BaseException:
-            if place.claimed is not None:
-                await self.originals.opener.give_up(place.claimed)
+            if kept.claimed is not None:
+                await self.originals.opener.give_up(kept.claimed)
             raise
 
-    async def _in_its_place(self, mail: Mail, place: Place, delivery: Delivery) -> InPlace:
+    async def _in_its_place(self, mail: Mail, kept: _KeptMail, delivery: Delivery) -> InPlace:
         # Whether the client hears we never know: who has the mail another way must be known at each retry.
         before = delivery.begun.delivered
-        has = {each.mailbox: each for each in mail.envelope.recipients if place.handed_on or each.mailbox in before}
+        has = {each.mailbox: each for each in mail.envelope.recipients if kept.handed_on or each.mailbox in before}
         outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
         await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
-        if place.mail is None:
+        if kept.mail is None:
             return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
-        opened = await off_loop(len(mail.message), _has_other_body, mail.message, place.mail.message)
-        taken = partial(self._taken, place.claimed) if place.claimed is not None else None
-        return InPlace(delivery.answer, place.mail.message, place.mail.envelope.addresses, opened=opened, taken=taken)
+        opened = await off_loop(len(mail.message), _has_other_body, mail.message, kept.mail.message)
+        taken = partial(self._taken, kept.claimed) if kept.claimed is not None else None
+        return InPlace(delivery.answer, kept.mail.message, kept.mail.envelope.addresses, opened=opened, taken=taken)
 
     def _taken(self, opened: Opened, heard: bool) -> None:
         """The mail server has the original, or, for all that we know, it has not."""
         self.originals.opener.begin_to_settle(opened, opened.due if heard else ())
+
+
+@dataclass(slots=True)
+class _KeptMail:
+    """A mail that its mail server keeps, with `envelope`; `mail` takes its place, or None where it is not to have any.
+
+    `claimed` is what was opened for that, to be settled once the mail server has it; what it could not be given was
+    `handed_on`.
+    """
+
+    envelope: Envelope
+    fits: Callable[[bytes], bool]
+    mail: Mail | None = None
+    claimed: Opened | None = None
+    handed_on: bool = False
+
+    async def put_in_place(self, leaving: Mail, check: Callable[[], None]) -> NextHopResult | None:
+        """None where it does not fit there, or the mail server would tell more of it or of its sender than it may.
+
+        Raises what `check` raises.
+        """
+        told = {each.mailbox: each.notify for each in self.envelope.recipients}
+        asked = any(each.notify != told.get(each.mailbox) for each in leaving.envelope.recipients)
+        other = asked or leaving.envelope.sender != self.envelope.sender
+        if other or not await off_loop(len(leaving.message), self.fits, leaving.message):
+            self.handed_on = True
+            return None
+        check()
+        self.mail = leaving
+        return NextHopResult((None,) * len(leaving.envelope.recipients), "put in place", "milter")
 
 
 def _has_other_body(message: bytes, other: bytes) -> bool:

@@ -1,5 +1,18 @@
 """The journey out: policy, keys, seal, hand to the next hop; nothing leaves before everything is sealed.
 Standard: DATA is answered with 250 only after `process` has returned (RFC 5321, 6.1).
+
+What happens to a mail, in this order:
+
+1. it is one that can be carried, and nobody else delivers it at this moment (`process`)
+2. what was sealed for it at an earlier try is taken again, where policy still permits it; for all others policy is
+   asked, keys are taken and copies sealed (by sealing.py); who gets less than the first level listed stands in the
+   ledger (`_add_copies`)
+3. each copy is signed, looked at by the tripwire, and handed to the next hop; a copy that fails does not stop the
+   others (`_hand_on`)
+4. who has the mail, and the copies that wait, are remembered for the retry (by deliveries.py, at the end of `process`)
+
+A mail server that keeps the mail (milter) gets one copy in its place (`in_place`). In shadow mode the mail leaves as it
+came, and it is said what would have become of it.
 """
 
 from __future__ import annotations
@@ -16,7 +29,7 @@ from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.dkim import Signer
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
-from relay.forward import Handed, NextHop, Supervision
+from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
@@ -61,9 +74,112 @@ class Outgoing:
         """
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         async with self.deliveries.of(mail) as delivery:
-            await self._prepare(delivery)
+            await self._add_copies(delivery)
             await self._hand_on_all(delivery, delivery.copies, more=False)
         return delivery.answer
+
+    async def _add_copies(self, delivery: Delivery) -> None:
+        """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
+        if delivery.copies and self.shadow is None:
+            delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
+        rest = delivery.rest
+        if not rest.envelope.recipients:
+            return
+        try:
+            if self.shadow is not None:
+                entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
+            else:
+                # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
+                await off_loop(len(rest.message), _check_shown, rest.message)
+                sealed = await self.sealer.seal(rest)
+                entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
+            # Before anything leaves: who gets less than the first level listed for him.
+            await self._enter(delivery, entries)
+        except RelayError as error:
+            delivery.note_for_all(rest.envelope.recipients, error)
+            return
+        for each in entries:
+            if each.event == "downgrade":
+                log.warning("downgraded", protection=each.used, peer=each.peer, policy=each.policy, cause=each.reason)
+        delivery.copies += sealed.copies
+        if sealed.failures:
+            for recipient in rest.envelope.recipients:
+                if failure := sealed.failures.get(recipient.address):
+                    delivery.note_for_all([recipient], failure)
+            for cause in set(map(str, sealed.failures.values())):
+                log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
+
+    async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
+        """Into the ledger, but not once more at each retry of mail in clear, of which nothing has left."""
+        known = self.entered.pop(delivery.name, frozenset())
+        if not entries:
+            return
+        await self.ledger.record(*(entry for entry in entries if entry not in known))
+        self.entered[delivery.name] = frozenset(entries)
+        if len(self.entered) > MAX_ENTERED:
+            del self.entered[next(iter(self.entered))]
+
+    def _in_clear(self, mail: Mail) -> SealedMail:
+        """Shadow mode: the mail leaves as it came."""
+        version = self.sealer.policies().version
+        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
+        return SealedMail([copy], {}, version)
+
+    async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
+        """One after the other; of each that is not the last (there are `more`) it is written down who has it."""
+        for number, copy in enumerate(copies, 1):
+            try:
+                await self._hand_on(delivery, copy, more=more or number < len(copies))
+            except StoreUnavailable as error:
+                # Who has the mail is known until the relay ends; for nothing else may that be risked.
+                for rest in copies[number:]:
+                    delivery.note_for_all(rest.recipients, error)
+                return
+
+    async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
+        """Raises StoreUnavailable where it could not be written down who has it now."""
+        mail = delivery.mail.to(copy.recipients)
+        try:
+            leaving = mail.with_message(await self._signed(copy, mail.trace))
+            noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
+            supervision = Supervision(delivery.check, *noted)
+            result = await self.next_hop.deliver(leaving, supervision)
+        except RelayError as error:
+            log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
+            delivery.note_for_all(copy.recipients, error)
+            return
+        except Exception as error:  # noqa: BLE001 - unknown errors hold what they concern, and only that
+            log.error("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=repr(error))
+            delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
+            return
+        delivery.note(copy.recipients, result.outcomes)
+        if None in result.outcomes:
+            self.entered.pop(delivery.name, None)
+        try:
+            if more:  # before anything else: a relay killed in between would have the mail sent twice
+                await self.deliveries.so_far(delivery)
+        finally:
+            _report(copy, result, len(leaving.message))
+
+    async def _signed(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
+        """As it may leave: under `trace` and the DKIM signatures of its author's domain, and sealed beyond doubt.
+
+        What leaves in clear is left to the mail server's signatures. Raises TrippedWire.
+        """
+        if copy.in_clear:
+            return trace + copy.message
+        message = trace + copy.message
+        if self.signer is not None:
+            fields = await off_loop(len(copy.message), self.signer.fields, copy.message)
+            message = trace + fields + copy.message
+        await off_loop(len(message), check_sealed, message, copy.protection)
+        return message
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client was gone before it could hear `outcomes`."""
+        await self.deliveries.unheard(mail, outcomes)
+
+    # Where the mail server keeps the mail.
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
@@ -75,7 +191,7 @@ class Outgoing:
         await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         message: bytes | None = None
         async with self.deliveries.of(mail) as delivery:
-            await self._prepare(delivery)
+            await self._add_copies(delivery)
             self._check_one_copy(delivery)
             # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
             stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
@@ -94,58 +210,6 @@ class Outgoing:
             await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`."""
-        await self.deliveries.unheard(mail, outcomes)
-
-    async def _prepare(self, delivery: Delivery) -> None:
-        """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
-        if self.shadow is None:
-            delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
-        rest = delivery.rest
-        if not rest.envelope.recipients:
-            return
-        try:
-            if self.shadow:
-                entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
-            else:
-                sealed = await self._sealed(rest)
-                entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
-            # Before anything leaves: who gets less than the first level listed for him.
-            await self._enter(delivery, entries)
-        except RelayError as error:
-            delivery.note_for_all(rest.envelope.recipients, error)
-            return
-        for each in entries:
-            if each.event == "downgrade":
-                log.warning("downgraded", protection=each.used, peer=each.peer, policy=each.policy, cause=each.reason)
-        delivery.copies += sealed.copies
-        for recipient in rest.envelope.recipients:
-            if failure := sealed.failures.get(recipient.address):
-                delivery.note_for_all([recipient], failure)
-        for cause in set(map(str, sealed.failures.values())):
-            log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
-
-    async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
-        """Into the ledger, but not once more at each retry of mail in clear, of which nothing has left."""
-        known = self.entered.pop(delivery.name, frozenset())
-        await self.ledger.record(*(entry for entry in entries if entry not in known))
-        if entries:
-            self.entered[delivery.name] = frozenset(entries)
-        if len(self.entered) > MAX_ENTERED:
-            del self.entered[next(iter(self.entered))]
-
-    async def _sealed(self, mail: Mail) -> SealedMail:
-        # Before keys are drawn: what the tripwire holds because of what the sender has written, it holds for ever.
-        await off_loop(len(mail.message), _check_shown, mail.message)
-        return await self.sealer.seal(mail)
-
-    def _in_clear(self, mail: Mail) -> SealedMail:
-        """Shadow mode: the mail leaves as it came."""
-        version = self.sealer.policies().version
-        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
-        return SealedMail([copy], {}, version)
-
     def _check_one_copy(self, delivery: Delivery) -> None:
         """Raises TryLater where one message cannot do for all recipients and nothing may be split."""
         if self.direction.milter_split:
@@ -158,59 +222,13 @@ class Outgoing:
     async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
         """What takes the mail's place, or None where it does not fit there."""
         message = await self._signed(copy)
-        if not copy.in_clear:
-            await off_loop(len(message), check_sealed, message, copy.protection)
         if not await off_loop(len(message), fits, message):
             return None
         delivery.check()
         delivery.note(copy.recipients, (None,) * len(copy.recipients))
         self.entered.pop(delivery.name, None)
-        _report(copy, Handed((None,) * len(copy.recipients), "put in place", "milter"), len(message))
+        _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
-
-    async def _signed(self, copy: SealedCopy) -> bytes:
-        """Under the DKIM signatures of its author's domain; what leaves in clear is left to the mail server's."""
-        if self.signer is None or copy.in_clear:
-            return copy.message
-        return await off_loop(len(copy.message), self.signer.fields, copy.message) + copy.message
-
-    async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
-        """One after the other; of each that is not the last (there are `more`) it is written down who has it."""
-        for number, copy in enumerate(copies, 1):
-            try:
-                await self._hand_on(delivery, copy, more=more or number < len(copies))
-            except StoreUnavailable as error:
-                # Who has the mail is known until the relay ends; for nothing else may that be risked.
-                for rest in copies[number:]:
-                    delivery.note_for_all(rest.recipients, error)
-                return
-
-    async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
-        """Raises StoreUnavailable where it could not be written down who has it now."""
-        mail = delivery.mail.to(copy.recipients)
-        try:
-            leaving = mail.with_message(mail.trace + await self._signed(copy))
-            if not copy.in_clear:
-                await off_loop(len(leaving.message), check_sealed, leaving.message, copy.protection)
-            noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            supervision = Supervision(delivery.check, *noted)
-            handed = await self.next_hop.deliver(leaving, supervision)
-        except RelayError as error:
-            log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
-            delivery.note_for_all(copy.recipients, error)
-            return
-        except Exception as error:  # noqa: BLE001 - unknown errors hold what they concern, and only that
-            log.error("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=repr(error))
-            delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
-            return
-        delivery.note(copy.recipients, handed.outcomes)
-        if None in handed.outcomes:
-            self.entered.pop(delivery.name, None)
-        try:
-            if more:  # before anything else: a relay killed in between would have the mail sent twice
-                await self.deliveries.so_far(delivery)
-        finally:
-            _report(copy, handed, len(leaving.message))
 
 
 def _check_shown(message: bytes) -> None:
@@ -225,9 +243,9 @@ def _has_message_id(message: bytes) -> bool:
     return any(name == b"message-id" for name, _ in mime.fields(mime.header_of(message)))
 
 
-def _report(copy: SealedCopy, handed: Handed, octets: int) -> None:
+def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
     """What left, for whom not, and how it was protected."""
-    refused = [str(outcome) for outcome in handed.outcomes if outcome is not None]
+    refused = [str(outcome) for outcome in filter(None, result.outcomes)]
     in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"
     report, event = (log.warning, in_clear) if copy.in_clear else (log.info, "sealed_and_sent")
     if len(refused) == len(copy.recipients):
@@ -243,8 +261,8 @@ def _report(copy: SealedCopy, handed: Handed, octets: int) -> None:
         octets=octets,
         policy=copy.policy,
         policy_version=copy.policy_version,
-        next_hop=handed.next_hop,
-        answer=handed.answer,
+        next_hop=result.next_hop,
+        answer=result.answer,
     )
 
 

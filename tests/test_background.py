@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
+from relay import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
@@ -38,7 +38,7 @@ async def test_keys_are_destroyed_also_after_something_unforeseen_has_failed(
             again.set()
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(app, "SWEEP_S", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.01)
     monkeypatch.setattr(ReceivedKeys, "destroy_expired", failing)
     async with app.running(site.config), asyncio.timeout(20):
         await again.wait()
@@ -59,7 +59,7 @@ async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
         return 0
 
     running = False
-    monkeypatch.setattr(app, "SWEEP_S", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.01)
     monkeypatch.setattr(Triage, "look", failing)
     monkeypatch.setattr(ReceivedKeys, "destroy_expired", destroying)
     async with app.running(site.config):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.quarantine.triage import Triage
 from tests.test_imap.test_lost import taken_away
@@ -47,7 +47,7 @@ def some_sweeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]
                 await asyncio.sleep(0.01)
 
     monkeypatch.setattr(Triage, "look", counted)
-    monkeypatch.setattr(app, "SWEEP_S", 0.02)
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.02)
     return some
 
 

@@ -20,8 +20,8 @@ import pytest
 from relay import app, mime
 from relay.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
-from relay.entry.conversation import Service
-from relay.entry.smtp import SMTPEntry
+from relay.entry.listening import Listener, address_of, bound
+from relay.entry.smtp.session import SMTPSession
 from relay.kme import DevelopmentKMEs
 from relay.kme.link import SimulatedLink
 from relay.mail import Mail, Outcomes
@@ -249,9 +249,10 @@ async def test_what_was_opened_is_handed_on_so_that_its_bounce_has_the_header_on
 ) -> None:
     server = Server()
     settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9"})
-    service = Service.of(server, "mail.bob.example", settings, Budget(2**26))
-    entry = SMTPEntry("test", TCPAddress("127.0.0.1", 0), service)
-    next_hop = await entry.start()
+    entry = Listener(settings, Budget(2**26))
+    sockets = await bound("test", TCPAddress("127.0.0.1", 0))
+    await entry.listen(sockets, lambda: SMTPSession(entry, "mail.bob.example", server))
+    next_hop = address_of(sockets)
     try:
         alice = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address

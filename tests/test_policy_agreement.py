@@ -300,7 +300,7 @@ async def check_mail(
     log.entries.clear()
     ledger, one_try = Lines(), OneTry(mail)
     outgoing = Outgoing(cast("Any", None), sealer, cast("Any", None), cast("Ledger", ledger), cast("Any", None))
-    await outgoing._prepare(cast("Delivery", one_try))
+    await outgoing._add_copies(cast("Delivery", one_try))
     left = {each.address: copy.protection for copy in one_try.copies for each in copy.recipients}
     stayed = {who: "held" if isinstance(error, TryLater) else "refused" for who, error in one_try.outcomes.items()}
     assert {who: "in clear" if word == "plaintext" else word for who, word in (left | stayed).items()} == now

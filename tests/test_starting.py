@@ -5,7 +5,6 @@ Standard: whoever connects in between waits, or tries again; nobody is refused, 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -18,12 +17,9 @@ import pytest
 
 from relay import app
 from relay.config import TCPAddress
-from relay.entry import Entry
-from relay.entry.listening import address_of, all_bound
-from relay.entry.milter import MilterEntry
-from relay.entry.smtp import SMTPEntry
+from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable
-from relay.forward.connections import GOODBYE_S
+from relay.forward.pool import GOODBYE_S
 from relay.keys import fetch, receiver
 from relay.kme import DevelopmentKMEs
 from relay.store import BUSY_TIMEOUT_S, Store, open_store
@@ -52,8 +48,8 @@ class Start:
             raise self.fault
         return await open_store(*arguments, **options)
 
-    async def all_bound(self, config: Any) -> dict[str, Sequence[socket.socket]]:
-        sockets = dict(await all_bound(config))
+    async def all_bound(self, wanted: Any) -> dict[str, Sequence[socket.socket]]:
+        sockets = dict(await all_bound(wanted))
         self.address = address_of(sockets["outgoing.listen"])
         return sockets
 
@@ -132,10 +128,9 @@ async def test_who_waits_at_a_relay_that_does_not_start_hears_nothing_and_its_po
 
 
 def test_systemd_lets_a_relay_end_that_stops_with_mail_in_flight_a_locked_store_and_kmes_that_hang() -> None:
-    [grace] = {inspect.signature(entry.stop).parameters["grace"].default for entry in (Entry, SMTPEntry, MilterEntry)}
     kmes = fetch.CLOSING_GRACE_S + receiver.CLOSING_S
     rates, not_kept_yet, take_over, under_way, last_words = [BUSY_TIMEOUT_S] * 5
-    longest = grace + GOODBYE_S + kmes + rates + not_kept_yet + take_over + under_way + last_words
+    longest = GRACE_S + GOODBYE_S + kmes + rates + not_kept_yet + take_over + under_way + last_words
     [allowed] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert longest < int(allowed) - 5
 

@@ -30,7 +30,7 @@ COMMANDS = {
 """Where each command is, `module:name` in relay.cli: one that is not called is not loaded, which takes a second."""
 
 
-class _Commands(click.Group):
+class _LazyGroup(click.Group):
     """A group whose commands are loaded when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -41,11 +41,28 @@ class _Commands(click.Group):
         """The command, or None where there is none of this name."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             module, _, name = COMMANDS[cmd_name].partition(":")
-            self.add_command(getattr(import_module(f"relay.cli.{module}"), name), cmd_name)
+            try:
+                command = getattr(import_module(f"relay.cli.{module}"), name)
+            except ModuleNotFoundError as error:
+                command = _of_no_door(error)
+            self.add_command(command, cmd_name)
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _of_no_door(error: ModuleNotFoundError) -> click.Command:
+    """Stands for a command of a door whose folder was taken away. Raises the error where it is another one."""
+    if not (error.name or "").startswith("relay.entry."):
+        raise error
+    cause = f"this relay has no {error.name}, which it needs"
+
+    def missing() -> None:
+        raise ConfigError(cause)
+
+    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    return click.Command(None, anything, missing, help=cause, add_help_option=False)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="qumail-relay")
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,16 +17,15 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app, postfix
+from relay import app, postfix, upkeep
 from relay.cli.check_files import file_states
-from relay.cli.check_mailboxes import mailbox_states
-from relay.cli.check_submission import submission_states
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import Config, DirectionSettings, KMESettings, LogSettings, load_config
+from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import identity_findings
@@ -100,12 +99,14 @@ async def _postfix(config_file: Path, directory: Path) -> list[Finding]:
 async def _all(config_file: Path, trial_keys: bool) -> list[Finding]:
     try:
         config, _ = app.with_documents(load_config(config_file))
+        folders = app.doors(config).values()
     except ConfigError as error:
         return [Finding("configuration", str(config_file), tuple(error.problems))]
-    return [Finding("configuration", str(config_file)), *[finding async for finding in _findings(config, trial_keys)]]
+    found = [Finding("configuration", str(config_file))]
+    return found + [each async for each in _findings(config, folders, trial_keys)]
 
 
-async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
+async def _findings(config: Config, folders: Collection[DoorModule], trial_keys: bool) -> AsyncIterator[Finding]:
     yield _policies(config)
     yield _secret(config)
     yield await _store(config)
@@ -115,16 +116,15 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
         yield Finding("quarantine", *await quarantine_state(config))
     for what, problems in identity_findings(config, datetime.now(UTC)):
         yield Finding(what, "", problems)
-    async for what, detail, problems in submission_states(config, datetime.now(UTC)):
-        yield Finding(what, detail, problems)
+    for folder in folders:
+        async for what, detail, problems in folder.states(config):
+            yield Finding(what, detail, problems)
     async for what, detail, problems in dkim_findings(config):
-        yield Finding(what, detail, problems)
-    async for what, detail, problems in mailbox_states(config):
         yield Finding(what, detail, problems)
     async for finding in _kmes(config, trial_keys):
         yield finding
     if key_receiver_ended(config):
-        yield Finding("serving relay", "", (f"{app.ALONE}: a service manager does so, else `qumail-relay serve`",))
+        yield Finding("serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",))
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
@@ -255,7 +255,7 @@ async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> 
     except ConfigError as error:
         yield Finding(what, "", tuple(error.problems))
         return
-    for place, problem in await next_hop.look():
+    for place, problem in await next_hop.states():
         yield Finding(what, place, (problem,) if problem else ())
 
 

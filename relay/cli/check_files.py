@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from relay import app
+from relay import upkeep
 from relay.config import Config
 from relay.errors import RelayError, StoreUnavailable
 from relay.key_receiver import SPOOL
@@ -23,7 +23,7 @@ State = tuple[str, str, tuple[str, ...]]
 HELD = "mail is held (451)"
 SPOOLS = (
     (SPOOL, "received keys", f"no KME is asked for keys of arriving mail, and such {HELD}"),
-    (app.SENT, "sent mails", f"all {HELD}"),
+    (upkeep.SENT, "sent mails", f"all {HELD}"),
 )
 """What is written at once: the directory's name, what it holds, and what happens where it cannot be written."""
 

@@ -20,7 +20,7 @@ from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings, load_config
-from relay.entry.imap import Report, Visited
+from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
 from relay.stopping import told_to_stop
 
@@ -62,11 +62,11 @@ async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket
     with told_to_stop() as stop:
         async with app.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
-            mailboxes = app.mailboxes(built, budget)
+            watched = mailboxes(config, built.originals, budget)
             console = Console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 report = _shown(progress)
-                return [each for name in names for each in await stop.or_end(mailboxes.once(name, report))]
+                return [each for name in names for each in await stop.or_end(watched.once(name, report))]
 
 
 def _shown(progress: Progress) -> Report:

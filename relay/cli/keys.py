@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from relay import app, key_receiver
+from relay import app, key_receiver, upkeep
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings, load_config
@@ -99,7 +99,7 @@ async def _reseal(config: Config) -> tuple[int, int]:
             config.state_directory / key_receiver.SPOOL, secret, store.received
         )
         resealed = await store.reseal()
-    spools = [config.state_directory / name for name in (key_receiver.SPOOL, app.SENT)]
+    spools = [config.state_directory / name for name in (key_receiver.SPOOL, upkeep.SENT)]
     if older := await asyncio.to_thread(_under_older_secrets, spools, secret):
         raise StoreUnavailable(
             f"{older[0]}: is under an older secret, which is needed until a relay that was restarted has taken it over "
@@ -130,7 +130,7 @@ async def _report(config: Config) -> dict[str, Any]:
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
     """What the relay that serves has written down last, None where there is none."""
-    written = app.keys_file(config)
+    written = upkeep.keys_file(config)
     try:
         age = time.time() - written.stat().st_mtime
         if abs(age) >= FRESH_S:  # one from the future is from before the clock was set

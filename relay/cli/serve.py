@@ -19,6 +19,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
+from relay.upkeep import write_whole
 
 
 @click.command()
@@ -40,7 +41,7 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:
             with _told_of(ready_file):
-                app.write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
+                write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
 
     if ready_file is not None:
         # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.

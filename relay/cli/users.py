@@ -14,7 +14,7 @@ from rich.table import Table
 
 from relay.cli.options import config_option
 from relay.config import load_config
-from relay.entry.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
+from relay.entry.smtp.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
 from relay.errors import ConfigError
 from relay.policy.names import printable
 

@@ -1,13 +1,16 @@
-"""Reads what MAIL FROM and RCPT TO say: an address and the parameters that the relay passes on.
-Standard: RFC 5321 4.1.2 (paths), RFC 1870 (SIZE), RFC 6152 (BODY), RFC 6531 (SMTPUTF8), RFC 3461 (DSN).
+"""Reads what MAIL FROM, RCPT TO and XFORWARD say: addresses, the parameters that the relay passes on, the client.
+Standard: RFC 5321 4.1.2 (paths), RFC 1870 (SIZE), RFC 6152 (BODY), RFC 6531 (SMTPUTF8), RFC 3461 (DSN, 4: xtext),
+Postfix's XFORWARD_README (attributes, [UNAVAILABLE], when they end).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from dataclasses import replace
 
 from relay.errors import MessageTooBig, Refuse
-from relay.mail import Envelope, Recipient
+from relay.mail import Envelope, Origin, Recipient
 
 MAX_PATH = 512
 """Characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
@@ -21,6 +24,11 @@ _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT.pattern}")
 _UTF8_ORCPT = re.compile(r"utf-8;[^\x00-\x20+=\x7f]+", re.IGNORECASE)
 """RFC 6533, 3: where SMTPUTF8 is spoken."""
+
+XFORWARD = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"
+"""The extension, by which a trusted mail server says who its own client was."""
+_ATTRIBUTES = {word: word.lower() for word in XFORWARD.split()[1:]}
+_UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
 class BadParameter(Refuse):
@@ -64,7 +72,8 @@ def parse_mail(arg: str | None, size_limit: int, ignored: frozenset[str] = froze
                 pass
             case _:
                 raise BadParameter(555, "5.5.4", f"MAIL parameter not understood: {printable(name)}")
-    _check_encoding(sender, utf8=smtputf8)
+    if not sender.isascii():
+        _check_encoding(sender, utf8=smtputf8)
     return Envelope(sender, (), smtputf8=smtputf8, ret=ret, envid=envid), size
 
 
@@ -85,7 +94,8 @@ def parse_rcpt(arg: str | None, *, utf8: bool) -> Recipient:
                 orcpt = value
             case _:
                 raise BadParameter(555, "5.5.4", f"RCPT parameter not understood: {printable(name)}")
-    _check_encoding(address, utf8=utf8)
+    if not address.isascii():
+        _check_encoding(address, utf8=utf8)
     return Recipient(address, notify=notify, orcpt=orcpt)
 
 
@@ -100,12 +110,11 @@ def printable(text: str) -> str:
 
 def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     """Address and parameters (names in upper case, None for those without a value)."""
-    syntax = BadParameter(501, "5.5.4", f"Syntax: {keyword}<address> [parameters]")
     if not arg or arg[: len(keyword)].upper() != keyword:
-        raise syntax
+        raise _bad_syntax(keyword)
     match = _PATH.match(arg[len(keyword) :].strip())
     if match is None:
-        raise syntax
+        raise _bad_syntax(keyword)
     if len(match[1]) > MAX_PATH:
         raise BadParameter(501, "5.1.3", "Path too long")
     address = _SOURCE_ROUTE.sub("", match[1])
@@ -115,9 +124,13 @@ def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     for word in (match[2] or "").split():
         name, equals, value = word.partition("=")
         if (equals and not value) or name.upper() in parameters:
-            raise syntax
+            raise _bad_syntax(keyword)
         parameters[name.upper()] = value if equals else None
     return address, parameters
+
+
+def _bad_syntax(keyword: str) -> BadParameter:
+    return BadParameter(501, "5.5.4", f"Syntax: {keyword}<address> [parameters]")
 
 
 def _check_encoding(address: str, *, utf8: bool) -> None:
@@ -125,3 +138,57 @@ def _check_encoding(address: str, *, utf8: bool) -> None:
         address.encode("utf-8" if utf8 else "ascii")
     except UnicodeEncodeError as error:
         raise BadParameter(553, "5.6.7", "The address needs SMTPUTF8, in valid UTF-8") from error
+
+
+def parse_xforward(arg: str | None, known: Origin) -> Origin:
+    """What is known of the original client after this command; values that it does not name stay.
+
+    Raises BadParameter.
+    """
+    words = (arg or "").split()
+    if not words:
+        raise BadParameter(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
+    changes: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value or name.upper() not in _ATTRIBUTES:
+            raise BadParameter(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
+        changes[_ATTRIBUTES[name.upper()]] = _value(name.upper(), value)
+    return replace(known, **changes)
+
+
+def _value(name: str, text: str) -> str:
+    """One attribute decoded, "" where the client does not have it; raises BadParameter."""
+    if text.upper() in _UNAVAILABLE:
+        return ""
+    value = _decoded(text)
+    if name == "ADDR":
+        value = re.sub(r"^IPv6:", "", value, flags=re.IGNORECASE)
+    if len(value) > 255 or (name in _FORMS and not _FORMS[name](value)):
+        raise BadParameter(501, "5.5.4", f"Bad {name} value")
+    return value
+
+
+def _decoded(text: str) -> str:
+    """The text that the xtext stands for; characters that could not stand in a log line become "?"."""
+    octets = re.sub(r"\+([0-9A-Fa-f]{2})", lambda match: chr(int(match[1], 16)), text)
+    return re.sub(r"[^\x20-\x7e]", "?", octets)
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(value: str) -> bool:
+    return bool(re.fullmatch(r"\d{1,5}", value)) and int(value) < 65536
+
+
+def _is_source(value: str) -> bool:
+    return value in ("LOCAL", "REMOTE")
+
+
+_FORMS = {"ADDR": _is_address, "PORT": _is_port, "SOURCE": _is_source}

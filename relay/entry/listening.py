@@ -1,29 +1,167 @@
-"""Binds the addresses that a relay listens on before anything else of it is there; who connects meanwhile waits.
-Standard: RFC 5321 4.5.3.2 (a client waits five minutes for the greeting), 3.8; a relay that ends first resets it.
+"""Listens for connections: binds addresses before anything else of the relay is there, counts connections, ends them.
+Standard: RFC 5321 3.8 (a server that shuts down says 421), 4.5.4.2 (limits are left to it), 6.1 (a mail that was
+received whole is brought to its end, whatever becomes of the connection); RFC 4291 2.5.4 (a /64 is one client).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from relay.config import Config, TCPAddress
+from relay.budget import Budget
+from relay.config import ListenerSettings, Network, TCPAddress
 from relay.errors import ConfigError
 
 BACKLOG = 512
 """So many connections wait until somebody takes them."""
+GRACE_S = 30.0
+"""So long mails in flight have to end when the relay stops."""
 PROBE_S = 5.0
 SOCKET_MODE = 0o660
 """A mail server's user must be in the group of a Unix socket's directory."""
 
-
+Where = TCPAddress | Path
+"""A TCP address or a Unix socket."""
 Sockets = Mapping[str, Sequence[socket.socket]]
 """The listening sockets of each setting that names an address."""
+_T = TypeVar("_T")
 
 
-async def bound(setting: str, where: TCPAddress | Path) -> list[socket.socket]:
+class ClientConnection(Protocol):
+    """What a Listener has to be able to do with a connection; `idle` is set while it has no mail in flight."""
+
+    idle: asyncio.Event
+
+    def close_when_idle(self) -> None:
+        """Close now, or as soon as the mail in flight has been answered."""
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent."""
+
+
+class ListeningServer(Protocol):
+    """An asyncio.Server, or what can be stopped like one."""
+
+    def close(self) -> None:
+        """Takes no new connection."""
+
+    async def wait_closed(self) -> None:
+        """Returns when that is done."""
+
+
+class Listener:
+    """One table of settings that listens: who is connected, and the deliveries that outlive their connections.
+
+    Clients are IP addresses as text, "" where one is not known.
+    """
+
+    def __init__(self, settings: ListenerSettings, budget: Budget) -> None:
+        self.settings = settings
+        self.budget = budget
+        self.connections: dict[ClientConnection, str] = {}
+        self.servers: list[ListeningServer] = []
+        self._by_client: Counter[str] = Counter()
+        self._deliveries: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Takes the connections that come to these sockets, each with a new `protocol`."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            create = loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server
+            self.servers.append(await create(protocol, sock=each, backlog=BACKLOG))
+
+    async def stop(self, grace: float = GRACE_S) -> None:
+        """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""
+        self._stopping = True
+        for server in self.servers:
+            server.close()
+        busy = [asyncio.create_task(each.idle.wait()) for each in self.connections if not each.idle.is_set()]
+        for each in list(self.connections):
+            each.close_when_idle()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        # Also for mails that are complete only now.
+        while (waited_for := {*(task for task in busy if not task.done()), *self._deliveries}) and (
+            left := end - loop.time()
+        ) > 0:
+            await asyncio.wait(waited_for, timeout=left)
+        late = {*busy, *self._deliveries}
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for each in list(self.connections):
+            each.abort()
+        for server in self.servers:
+            await server.wait_closed()
+
+    def run(self, delivery: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Starts what has to come to its end also when its client goes away; `stop` waits for it."""
+        task = asyncio.create_task(delivery)
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+        return task
+
+    def add(self, connection: ClientConnection, client: str) -> str:
+        """Counts one more connection; why it cannot stay, or ""."""
+        network = network_of(client)
+        self.connections[connection] = network
+        self._by_client[network] += 1
+        limits = self.settings
+        if self._stopping:
+            return "it came while the relay stops"
+        if len(self.connections) > limits.connections:
+            return f"more than {limits.connections} connections"
+        if client and self._by_client[network] > limits.connections_per_client and not self.trusts(client):
+            return f"more than {limits.connections_per_client} connections from this client"
+        return ""
+
+    def discard(self, connection: ClientConnection) -> None:
+        """It has ended."""
+        network = self.connections.pop(connection, None)
+        if network is not None:
+            self._by_client[network] -= 1
+            if not self._by_client[network]:
+                del self._by_client[network]
+
+    def trusts(self, client: str) -> bool:
+        """Whether the client is in a trusted network."""
+        return bool(client) and _is_in(client, self.settings.trusted)
+
+
+@lru_cache(maxsize=1024)
+def network_of(address: str) -> str:
+    """What one client is counted by: the IPv4 address, the /64 of an IPv6 one, the text of anything else."""
+    try:
+        parsed = _parsed(address)
+    except ValueError:
+        return address
+    return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
+
+
+@lru_cache(maxsize=1024)
+def _is_in(client: str, networks: tuple[Network, ...]) -> bool:
+    address = _parsed(client)
+    return any(address in network for network in networks)
+
+
+def _parsed(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address without its zone; an IPv4 address that came over an IPv6 socket as such. Raises ValueError."""
+    address = ipaddress.ip_address(client.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+# Sockets. Who connects before the relay is there waits; one that ends before that resets it, and its queue keeps the
+# mail (a client waits five minutes for the greeting: RFC 5321, 4.5.3.2).
+
+
+async def bound(setting: str, where: Where) -> list[socket.socket]:
     """The listening sockets of one address: several where its host has several; port 0 becomes a free one.
 
     `setting` is where relay.toml names the address, for messages. Raises ConfigError.
@@ -39,13 +177,12 @@ async def bound(setting: str, where: TCPAddress | Path) -> list[socket.socket]:
         raise ConfigError(f"{setting}: cannot listen on {where}: {cause}") from error
 
 
-async def all_bound(config: Config) -> Sockets:
-    """All of them, or none. Raises ConfigError."""
+async def all_bound(wanted: Mapping[str, Where]) -> Sockets:
+    """The sockets for all addresses, by the settings that name them, or none. Raises ConfigError."""
     sockets: dict[str, list[socket.socket]] = {}
     try:
-        for setting, where in _settings(config).items():
-            if where is not None:
-                sockets[setting] = await bound(setting, where)
+        for setting, where in wanted.items():
+            sockets[setting] = await bound(setting, where)
     except BaseException:
         close_all(sockets)
         raise
@@ -53,7 +190,7 @@ async def all_bound(config: Config) -> Sockets:
 
 
 def close_all(sockets: Sockets) -> None:
-    """Closes those that nobody has closed; who waits there is reset, and his queue keeps the mail."""
+    """Closes those that nobody has closed."""
     for some in sockets.values():
         for each in some:
             each.close()
@@ -63,17 +200,6 @@ def address_of(sockets: Sequence[socket.socket]) -> TCPAddress:
     """The real address of the first of these TCP sockets."""
     host, port, *_ = sockets[0].getsockname()
     return TCPAddress(host, port)
-
-
-def _settings(config: Config) -> dict[str, TCPAddress | Path | None]:
-    """Every setting that names an address to listen on."""
-    found: dict[str, TCPAddress | Path | None] = {}
-    for name, table in (("outgoing", config.outgoing), ("incoming", config.incoming)):
-        if table is not None:
-            found |= {f"{name}.listen": table.listen, f"{name}.lmtp": table.lmtp, f"{name}.milter": table.milter}
-    if (users := config.submission) is not None:
-        found |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
-    return found
 
 
 def _tcp_sockets(places: Iterable[tuple[int, tuple[str, int]]]) -> list[socket.socket]:

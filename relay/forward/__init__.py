@@ -6,34 +6,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import dns.asyncresolver
 import structlog
 
 from relay.config import DirectionSettings, MailDomain, Server
 from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
-from relay.forward.connections import Connections
-from relay.forward.conversation import UNSUPERVISED, Supervision, Taken, stuffed
-from relay.forward.faults import Gone, NotTaken, TooManyRecipients
+from relay.forward.client import Gone, NotTaken, TooManyRecipients
 from relay.forward.mx import MailExchangers
-from relay.mail import Mail, Outcomes
+from relay.forward.pool import ConnectionPool
+from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed
+from relay.mail import Mail
 
-__all__ = ["UNSUPERVISED", "Handed", "NextHop", "Supervision", "stuffed"]
+__all__ = ["UNSUPERVISED", "NextHop", "NextHopResult", "Supervision", "stuffed"]
 
 log = structlog.get_logger(__name__)
 
 AVOIDED_S = 60.0
 """So long a server that failed is tried after all others, so that it does not cost each mail its timeout."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What a next hop has said: an outcome for each recipient, its own words of acceptance, and which one it was."""
-
-    outcomes: Outcomes
-    answer: str
-    next_hop: str
 
 
 class NextHop:
@@ -44,31 +34,38 @@ class NextHop:
     ) -> None:
         """`hostname` is what we say in EHLO. Raises ConfigError where a certificate file cannot be used."""
         self._places = direction.next_hop
-        self._connections = Connections(direction, hostname)
+        self._connections = ConnectionPool(direction, hostname)
         self._exchangers = MailExchangers(hostname, resolver)
         self._avoided: dict[Server, float] = {}
 
-    async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> Handed:
+    async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> NextHopResult:
         """What the next hop has said for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
 
         Recipients that it does not accept do not stop the others. A server that takes nothing of the mail is followed
         by the next one; one that may have taken it never is.
         """
-        attempt = _Attempt(mail, supervision)
+        attempt = _Attempt(mail)
         async for server in self._servers(attempt):
-            await self._hand_to(server, attempt)
+            await self._hand_to(server, attempt, supervision)
             if not attempt.pending:
                 break
-        return attempt.handed()
+        return attempt.result()
 
-    async def look(self) -> list[tuple[str, str]]:
+    async def states(self) -> list[tuple[str, str]]:
         """Each next hop, and what is wrong with it or "", after talking to it as far as the first mail."""
         found = []
         for place in self._places:
             try:
-                found += [(str(server), await self._look_at(server)) for server in await self._resolved(place)]
+                servers = await self._resolved(place)
             except RelayError as error:
                 found.append((str(place), str(error)))
+                continue
+            for server in servers:
+                try:
+                    (await self._connections.open(server)).close()
+                    found.append((str(server), ""))
+                except NextHopUnavailable as error:
+                    found.append((str(server), str(error)))
         return found
 
     async def close(self) -> None:
@@ -81,7 +78,7 @@ class NextHop:
         later: list[Server] = []
         for place in self._places:
             try:
-                servers = await self._resolved(place)
+                servers = [place] if isinstance(place, Server) else await self._resolved(place)
             except (NextHopRefused, NextHopUnavailable) as error:
                 attempt.fail(error)
                 continue
@@ -96,12 +93,12 @@ class NextHop:
     async def _resolved(self, place: Server | MailDomain) -> list[Server]:
         return [place] if isinstance(place, Server) else await self._exchangers.servers(place)
 
-    async def _hand_to(self, server: Server, attempt: _Attempt) -> None:
+    async def _hand_to(self, server: Server, attempt: _Attempt, supervision: Supervision) -> None:
         """One transaction, or as many as it takes where the server limits their recipients."""
-        more = True
-        while more:
+        while True:
+            rest = attempt.rest
             try:
-                taken = await self._connections.carry(server, attempt.rest, attempt.supervision)
+                result = await self._connections.carry(server, rest, supervision)
             except (NextHopRefused, NextHopUnavailable, DeliveryUnderWay, StoreUnavailable) as error:
                 attempt.fail(error)
                 if isinstance(error, Gone):
@@ -110,18 +107,15 @@ class NextHop:
             except Exception as error:  # noqa: BLE001 - what was accepted before must not be forgotten
                 attempt.fail(NextHopUnavailable(f"next hop {server}: {type(error).__name__}: {error}"))
                 return
-            before = attempt.mail.envelope.recipients
-            has_it = [
-                before[place] for place, each in zip(attempt.pending, taken.outcomes, strict=True) if each is None
-            ]
-            more = attempt.note(server, taken)
             self._avoided.pop(server, None)
-            if more:
-                try:
-                    await attempt.supervision.taken(has_it)
-                except RelayError as error:
-                    attempt.fail(error)
-                    return
+            if not attempt.note(result):
+                return
+            recipients = zip(rest.envelope.recipients, result.outcomes, strict=True)
+            try:
+                await supervision.taken([recipient for recipient, outcome in recipients if outcome is None])
+            except RelayError as error:
+                attempt.fail(error)
+                return
 
     def _avoid(self, server: Server, error: Gone) -> None:
         log.warning("next_hop_failed", next_hop=str(server), cause=str(error))
@@ -129,58 +123,50 @@ class NextHop:
         self._avoided = {each: until for each, until in self._avoided.items() if until > now}
         self._avoided[server] = now + AVOIDED_S
 
-    async def _look_at(self, server: Server) -> str:
-        try:
-            connection = await self._connections.open(server)
-        except NextHopUnavailable as error:
-            return str(error)
-        connection.channel.close()
-        return ""
 
-
-@dataclass(slots=True)
 class _Attempt:
-    """A mail on its way, and what has become of each of its recipients."""
+    """A mail on its way, and what has become of each of its recipients.
 
-    mail: Mail
-    supervision: Supervision
-    outcomes: list[RelayError | None] = field(default_factory=list)
-    answer: str = "no recipient was accepted"
-    next_hop: str = ""
+    `pending` are the places of those recipients for whom another server may be tried.
+    """
 
-    def __post_init__(self) -> None:
-        nobody = Gone("there was no next hop to try")
-        self.outcomes = [nobody for _ in self.mail.envelope.recipients]
-
-    @property
-    def pending(self) -> list[int]:
-        """The places of those recipients for whom another server may be tried."""
-        return [place for place, outcome in enumerate(self.outcomes) if isinstance(outcome, NotTaken)]
+    def __init__(self, mail: Mail) -> None:
+        self._mail = mail
+        nobody: RelayError = Gone("there was no next hop to try")
+        self._outcomes: list[RelayError | None] = [nobody] * len(mail.envelope.recipients)
+        self.pending = list(range(len(self._outcomes)))
+        self._answer = "no recipient was accepted"
+        self._next_hop = ""
 
     @property
     def rest(self) -> Mail:
-        """The mail to those."""
-        return self.mail.to([self.mail.envelope.recipients[place] for place in self.pending])
+        """The mail to those who are pending."""
+        if len(self.pending) == len(self._outcomes):
+            return self._mail
+        recipients = self._mail.envelope.recipients
+        return self._mail.to([recipients[place] for place in self.pending])
 
     def fail(self, error: RelayError) -> None:
         """The same for all who are pending; but what a server has said of a recipient is worth more than a silence."""
         for place in self.pending:
-            if isinstance(self.outcomes[place], Gone) or not isinstance(error, Gone):
-                self.outcomes[place] = error
+            if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
+                self._outcomes[place] = error
+        self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
-    def note(self, server: Server, taken: Taken) -> bool:
+    def note(self, result: NextHopResult) -> bool:
         """What a server has said to those who were pending; whether it would take more of them."""
-        for place, outcome in zip(self.pending, taken.outcomes, strict=True):
-            self.outcomes[place] = outcome
-        if None not in taken.outcomes:
-            self.next_hop = self.next_hop or str(server)
+        for place, outcome in zip(self.pending, result.outcomes, strict=True):
+            self._outcomes[place] = outcome
+        self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
+        if None not in result.outcomes:
+            self._next_hop = self._next_hop or result.next_hop
             return False
-        self.answer, self.next_hop = taken.answer, str(server)
-        return any(isinstance(outcome, TooManyRecipients) for outcome in taken.outcomes)
+        self._answer, self._next_hop = result.answer, result.next_hop
+        return bool(self.pending) and TooManyRecipients in map(type, result.outcomes)
 
-    def handed(self) -> Handed:
-        """The result. Raises what is the one failure of all recipients."""
-        first = next(iter(self.outcomes), None)
-        if first is not None and all(outcome is first for outcome in self.outcomes):
+    def result(self) -> NextHopResult:
+        """Raises what is the one failure of all recipients."""
+        first = next(iter(self._outcomes), None)
+        if first is not None and all(outcome is first for outcome in self._outcomes):
             raise first
-        return Handed(tuple(self.outcomes), self.answer, self.next_hop)
+        return NextHopResult(tuple(self._outcomes), self._answer, self._next_hop)

@@ -14,7 +14,7 @@ from dns.rdtypes.ANY.MX import MX
 
 from relay.config import MailDomain, Server, TCPAddress
 from relay.errors import NextHopRefused
-from relay.forward.faults import NotTaken
+from relay.forward.client import NotTaken
 
 LIFETIME_S = 10.0
 """The longest wait for one answer of the DNS."""

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
-from relay.forward import Handed, NextHop
+from relay.forward import NextHop, NextHopResult
 from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
@@ -151,7 +151,7 @@ def why_not(error: RelayError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _accepted(mail: Mail, handed: Handed) -> list[str]:
+def _accepted(mail: Mail, handed: NextHopResult) -> list[str]:
     return [
         address for address, outcome in zip(mail.envelope.addresses, handed.outcomes, strict=True) if outcome is None
     ]

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 from relay.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
-from relay.entry.conversation import Conversation, Service
-from relay.entry.lmtp import LMTPConversation
-from relay.entry.smtp import SMTPEntry
+from relay.entry.listening import Listener, address_of, bound
+from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import Refuse, TryLater
 from relay.mail import Mail, Outcomes
 from tests.fuzz.target import Found, Target, check
@@ -83,20 +82,21 @@ def seeds() -> list[bytes]:
 
 def smtp(data: bytes) -> None:
     """One SMTP connection in which all of `data` is said, in pieces that depend on it alone."""
-    asyncio.run(_one_connection(Conversation, data + GOODBYE))
+    asyncio.run(_one_connection(SMTPSession, data + GOODBYE))
 
 
 def lmtp(data: bytes) -> None:
     """The same over LMTP, where each recipient has a reply."""
-    asyncio.run(_one_connection(LMTPConversation, data.replace(b"EHLO", b"LHLO") + GOODBYE))
+    asyncio.run(_one_connection(LMTPSession, data.replace(b"EHLO", b"LHLO") + GOODBYE))
 
 
-async def _one_connection(kind: type[Conversation], data: bytes) -> None:
+async def _one_connection(kind: type[SMTPSession], data: bytes) -> None:
     recorder = Recorder()
     settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9", "max_message_size": LIMIT, "timeout": 30})
-    service = Service.of(recorder, "relay.example", settings, Budget(2**24))
-    entry = SMTPEntry("fuzz", TCPAddress("127.0.0.1", 0), service, kind)
-    address = await entry.start()
+    entry = Listener(settings, Budget(2**24))
+    sockets = await bound("fuzz", TCPAddress("127.0.0.1", 0))
+    await entry.listen(sockets, lambda: kind(entry, "relay.example", recorder))
+    address = address_of(sockets)
     try:
         answered, whole = await _say(*address, data)
     finally:

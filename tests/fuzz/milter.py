@@ -12,7 +12,8 @@ from unittest import mock
 
 from relay.budget import Budget
 from relay.config import ListenerSettings
-from relay.entry.milter import conversation
+from relay.entry.listening import Listener
+from relay.entry.milter import session
 from relay.entry.milter.wire import Packets
 from relay.errors import Refuse, TryLater
 from relay.mail import InPlace, Mail
@@ -126,8 +127,8 @@ async def _talk(data: bytes) -> None:
     reader.feed_data(data)
     reader.feed_eof()
     packets = Packets(reader, writer, SETTINGS.timeout)  # type: ignore[arg-type]
-    with mock.patch.object(conversation, "log") as log:
-        await conversation.Conversation(packets, recipe, SETTINGS, budget, set()).run()
+    with mock.patch.object(session, "log") as log:
+        await session.MilterSession(Listener(SETTINGS, budget), recipe).run(packets)
         unforeseen = [call for call in log.error.call_args_list if CAUSE not in call.kwargs["cause"]]
     check(not unforeseen, f"an error that nobody foresaw: {unforeseen}")
     check(budget.used == 0, "memory is still held")

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from relay import mime
 from relay.addresses import InDoubt, read_addresses
-from relay.entry.senders import parse_rights
+from relay.entry.smtp.senders import parse_rights
 from relay.errors import Refuse
 from tests.fuzz.target import Target, check
 from tests.testlib import hostile

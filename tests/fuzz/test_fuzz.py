@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from relay import mime, toml, tripwire
 from relay.cms import der
 from relay.dkim import results as dkim_results
-from relay.entry import content
-from relay.entry import senders as submission_senders
-from relay.entry.lmtp import LMTPConversation
 from relay.entry.milter import edits as milter_edits
+from relay.entry.smtp import content
+from relay.entry.smtp import senders as submission_senders
+from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
 from relay.keys import replies
 from relay.policy import content as message_content
@@ -135,7 +135,7 @@ def _not_unstuffed(data: bytearray, end: int) -> bytes:
     return bytes(data[2:end])
 
 
-async def _all_taken(self: LMTPConversation, mail_id: str, outcomes: tuple[object, ...]) -> None:
+async def _all_taken(self: LMTPSession, mail_id: str, outcomes: tuple[object, ...]) -> None:
     await self.push("\r\n".join(["250 2.1.5 Ok"] * len(outcomes)))
 
 
@@ -149,7 +149,7 @@ def _with_the_text(item: Any, size: int | None) -> None:
 
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "smtp": (content, "unstuffed", _not_unstuffed),
-    "lmtp": (LMTPConversation, "answer", _all_taken),
+    "lmtp": (LMTPSession, "answer", _all_taken),
     "milter": (milter_edits, "BODY_OCTETS", 0),
     "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),
     "tripwire": (tripwire, "_check_body", lambda body, forms: None),

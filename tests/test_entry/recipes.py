@@ -12,13 +12,12 @@ from typing import Any
 
 from relay.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
-from relay.entry.conversation import Conversation, Service
-from relay.entry.lmtp import LMTPConversation
-from relay.entry.smtp import SMTPEntry
+from relay.entry.listening import Listener, address_of, bound
+from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
 
-CONVERSATIONS: dict[str, type[Conversation]] = {"SMTP": Conversation, "LMTP": LMTPConversation}
+SESSIONS: dict[str, type[SMTPSession]] = {"SMTP": SMTPSession, "LMTP": LMTPSession}
 
 
 @dataclass
@@ -67,13 +66,12 @@ class Recorder:
 
 @dataclass
 class Running:
-    """An entry that serves, and what it works with."""
+    """A listener that serves, and what it works with."""
 
-    entry: SMTPEntry
+    entry: Listener
     address: TCPAddress
     recipe: Recorder
     budget: Budget
-    service: Service
 
 
 @asynccontextmanager
@@ -82,10 +80,10 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """An entry on a free port; `settings` are those of [outgoing] and [incoming]."""
     budget, recipe = budget or Budget(512 * 2**20), recipe or Recorder()
-    service = Service.of(recipe, "relay.alice.example", ListenerSettings(**settings), budget)
-    entry = SMTPEntry("outgoing.listen", TCPAddress("127.0.0.1", 0), service, CONVERSATIONS[protocol])
-    address = await entry.start()
+    entry = Listener(ListenerSettings(**settings), budget)
+    sockets = await bound("outgoing.listen", TCPAddress("127.0.0.1", 0))
+    await entry.listen(sockets, lambda: SESSIONS[protocol](entry, "relay.alice.example", recipe))
     try:
-        yield Running(entry, address, recipe, budget, service)
+        yield Running(entry, address_of(sockets), recipe, budget)
     finally:
         await entry.stop(grace=5)

@@ -13,7 +13,7 @@ import pytest
 
 from relay import app
 from relay.budget import Budget
-from relay.entry.conversation import Conversation
+from relay.entry.smtp.session import SMTPSession
 from relay.errors import NextHopUnavailable, StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.mail import Mail, Outcomes
@@ -70,9 +70,9 @@ async def leave_while_it_is_delivered(running: Running, *recipients: str, reset:
         if reset:
             socket = talk.writer.get_extra_info("socket")
             socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-    open_ones = running.service.connections.all()
-    assert all(isinstance(each, Conversation) for each in open_ones)
-    while not all(each.left for each in open_ones if isinstance(each, Conversation)):
+    open_ones = list(running.entry.connections)
+    assert all(isinstance(each, SMTPSession) for each in open_ones)
+    while not all(each.left for each in open_ones if isinstance(each, SMTPSession)):
         await asyncio.sleep(0)
 
 
@@ -121,8 +121,8 @@ async def test_a_mail_is_taken_whose_client_sends_no_more_while_it_waits_for_roo
             await asyncio.sleep(0)
         await talk.send(b"\r\n.\r\nQUIT\r\n")
         talk.writer.write_eof()
-        [conversation] = running.service.connections.all()
-        assert isinstance(conversation, Conversation)
+        [conversation] = list(running.entry.connections)
+        assert isinstance(conversation, SMTPSession)
         while not conversation.left:
             await asyncio.sleep(0)
         other.release()
@@ -136,7 +136,7 @@ async def test_content_without_its_end_is_no_mail_and_holds_no_memory(half: byte
         async with talking(running.address) as talk:
             await talk.begin()
             await talk.send(half)
-        while running.service.connections.all():
+        while list(running.entry.connections):
             await asyncio.sleep(0)
         assert not running.recipe.inside
         assert not running.recipe.mails

@@ -8,8 +8,9 @@ import asyncio
 
 import pytest
 
+from relay.budget import Budget
 from relay.config import ListenerSettings
-from relay.entry.connections import Connections
+from relay.entry.listening import Listener
 
 
 class Connection:
@@ -34,20 +35,25 @@ class Connection:
         ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("fe80::1%eth0", "fe80::2%eth0", True),
-        ("", "", True),
+        ("", "", False),
     ],
 )
 def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, other: str, same: bool) -> None:
-    connections = Connections(ListenerSettings(connections_per_client=1))
+    listener = Listener(ListenerSettings(connections_per_client=1), Budget(1))
     first, second = Connection(), Connection()
-    connections.add(first, one)
-    connections.add(first, one)
-    assert not connections.reason_to_refuse(one)
-    connections.add(second, other)
-    assert bool(connections.reason_to_refuse(other)) == same
-    connections.discard(first, one)
-    assert not connections.reason_to_refuse(other)
-    assert connections.all() == [second]
+    assert not listener.add(first, one)
+    assert bool(listener.add(second, other)) == same
+    listener.discard(second)
+    listener.discard(second)
+    listener.discard(first)
+    assert not listener.add(second, other)
+    assert list(listener.connections) == [second]
+
+
+async def test_who_comes_while_the_relay_stops_is_not_taken() -> None:
+    listener = Listener(ListenerSettings(), Budget(1))
+    await listener.stop()
+    assert listener.add(Connection(), "192.0.2.1") == "it came while the relay stops"
 
 
 @pytest.mark.parametrize(
@@ -58,4 +64,4 @@ def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, othe
     ],
 )  # fmt: skip
 def test_loopback_and_nobody_else_is_trusted_by_default(client: str, trusted: bool) -> None:
-    assert Connections(ListenerSettings()).trusts(client) == trusted
+    assert Listener(ListenerSettings(), Budget(1)).trusts(client) == trusted

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay.config import TCPAddress
-from relay.entry import dialogue
+from relay.entry.smtp import aiosmtpd_base
 from relay.errors import TryLater
 from tests.test_entry.recipes import Recorder, serving
 from tests.testlib import mails
@@ -36,7 +36,7 @@ async def test_more_connections_than_there_may_be_hear_421_until_one_ends() -> N
             await stack.enter_async_context(talking(running.address))
         async with talking(running.address):
             assert str(await greeting(running.address)).startswith("421 4.7.0")
-        while len(running.service.connections.all()) > 2:
+        while len(list(running.entry.connections)) > 2:
             await asyncio.sleep(0)
         assert (await greeting(running.address)).code == 220
 
@@ -100,7 +100,7 @@ async def test_a_client_that_does_not_read_our_replies_is_let_go() -> None:
     async with serving(timeout=0.3) as running, talking(running.address) as talk:
         talk.reader._transport.pause_reading()  # type: ignore[attr-defined]
         talk.writer.write(b"HELP\r\n" * 500_000)
-        while running.service.connections.all():
+        while list(running.entry.connections):
             await asyncio.sleep(0.01)
         talk.writer.transport.abort()
 
@@ -127,7 +127,7 @@ async def test_a_client_that_does_not_read_what_became_of_its_mail_is_let_go_and
 
 async def test_too_many_commands_that_make_no_sense_end_the_connection() -> None:
     async with serving() as running, talking(running.address) as talk:
-        for _ in range(dialogue.MAX_ERRORS - 1):
+        for _ in range(aiosmtpd_base.MAX_ERRORS - 1):
             assert str(await talk.say("FOO")).startswith("500 5.5.1")
         assert str(await talk.say("FOO")).startswith("421 4.7.0")
         assert await talk.ended()

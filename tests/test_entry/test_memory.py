@@ -13,8 +13,9 @@ import pytest
 
 from relay import app
 from relay.budget import Budget, Overloaded
-from relay.entry import content
-from relay.entry.content import room_for, unstuffed
+from relay.entry import room_for
+from relay.entry.smtp import content
+from relay.entry.smtp.content import unstuffed
 from relay.errors import TryLater
 from relay.kme import DevelopmentKMEs
 from tests.test_entry.recipes import Recorder, serving

@@ -13,7 +13,7 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
-from relay.entry.smtp import SMTPEntry
+from relay.entry.listening import bound
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.test_entry.recipes import Running, serving
@@ -136,7 +136,7 @@ async def test_a_delivery_that_began_while_the_relay_stops_has_its_time_also_whe
             await running.recipe.arrived.wait()
             linger = struct.pack("ii", 1, 0)
             talk.writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)  # it leaves with a reset
-        while running.service.connections.all():
+        while list(running.entry.connections):
             await asyncio.sleep(0)
         await asyncio.sleep(0.01)
         running.recipe.gate.set()
@@ -147,5 +147,5 @@ async def test_a_delivery_that_began_while_the_relay_stops_has_its_time_also_whe
 async def test_an_address_in_use_is_named_with_its_setting() -> None:
     async with serving() as running:
         with pytest.raises(ConfigError, match=r"outgoing\.lmtp: cannot listen on 127\.0\.0\.1:\d+: "):
-            await SMTPEntry("outgoing.lmtp", running.address, running.service).start()
+            await bound("outgoing.lmtp", running.address)
         assert (await submit(running.address, mails.plain())).code == 250

@@ -16,7 +16,8 @@ import trustme
 from relay import app
 from relay.budget import Budget
 from relay.config import TCPAddress
-from relay.entry.imap import Visited
+from relay.entry.imap.watch import Visited
+from relay.entry.imap.watch import mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails
@@ -116,7 +117,7 @@ def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: s
 async def visit(site: Site) -> list[Visited]:
     """Opens what is in Ben's mailbox now, as `imap once` does."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
         return await mailboxes.once("ben", lambda *_: None)
 
 
@@ -132,7 +133,7 @@ def opened(messages: list[bytes]) -> list[bytes]:
 async def watching(site: Site) -> AsyncIterator[None]:
     """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = app.mailboxes(built, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
         task = asyncio.create_task(mailboxes.watch())
         try:
             yield

@@ -17,11 +17,10 @@ from click.testing import CliRunner
 
 from relay import app
 from relay.cli.check import check
-from relay.cli.check_mailboxes import mailbox_states
 from relay.config import IMAPSettings
-from relay.entry.imap import access
-from relay.entry.imap.credentials import Credential
-from relay.entry.imap.session import Session
+from relay.entry.imap import login as access
+from relay.entry.imap.check import states as mailbox_states
+from relay.entry.imap.session import Credential, Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import Alice, bob_at, opened, original, visit

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app, mime, opening
-from relay.entry.imap.proofs import Proofs
+from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.opening.recipients import WINDOW
@@ -131,16 +131,16 @@ async def test_where_something_fails_before_the_original_is_there_the_next_look_
 async def test_where_the_last_step_before_the_original_is_there_fails_the_same_watcher_opens_it_later(
     alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works = Proofs.proven
+    works = OriginalMarks.proven
     failed: list[bytes] = []
 
-    def fails_once(proofs: Proofs, message: bytes) -> bytes:
+    def fails_once(proofs: OriginalMarks, message: bytes) -> bytes:
         if not failed:
             failed.append(message)
             raise RuntimeError("a fault of ours")
         return works(proofs, message)
 
-    monkeypatch.setattr(Proofs, "proven", fails_once)
+    monkeypatch.setattr(OriginalMarks, "proven", fails_once)
     await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
     async with app.running(bob.config):
         await server.until(1, "Sealed")

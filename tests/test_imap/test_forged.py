@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay import app, mime
-from relay.entry.imap.proofs import Proofs
+from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret
 from tests.test_imap.conftest import Alice, bob_site, imap_table, opened, original, visit, watching
@@ -107,8 +107,8 @@ async def test_a_mark_of_our_own_counts_for_no_other_message_and_no_other_accoun
     assert found[0] == genuine
     assert sorted(mark in each for each in found) == [False, False, True]
     secret = SiteSecret.load(bob.config.store.secret)
-    assert not Proofs(secret, "ben").forged(genuine)
-    assert Proofs(secret, "bea").forged(genuine)
+    assert not OriginalMarks(secret, "ben").forged(genuine)
+    assert OriginalMarks(secret, "bea").forged(genuine)
 
 
 @pytest.mark.parametrize("after", ["move", "flag", "delete"])
@@ -180,7 +180,7 @@ async def test_a_server_that_writes_fields_anew_is_not_kept_busy(
     bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No proof holds there, and a copy is made of every forged message once."""
-    monkeypatch.setattr(Proofs, "proven", lambda _, message: message)
+    monkeypatch.setattr(OriginalMarks, "proven", lambda _, message: message)
     async with app.running(bob.config):
         await asyncio.to_thread(server.deliver, MARK + PLAIN)
         await server.until_so(lambda found: any(b"copy-of=" in each for each in found))
@@ -192,7 +192,7 @@ async def test_a_server_that_writes_fields_anew_is_not_kept_busy(
 
 
 def test_folding_and_spacing_of_a_mark_prove_the_same() -> None:
-    proofs = Proofs(SiteSecret(b"s" * 32), "ben")
+    proofs = OriginalMarks(SiteSecret(b"s" * 32), "ben")
     message = proofs.proven(mime.marked(PLAIN, "aes", "alice", "peer", "; sealed=" + NAME.decode()))
     mark, end, rest = message.partition(b"\r\n")
     assert not proofs.forged(message)

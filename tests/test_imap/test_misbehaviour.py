@@ -28,8 +28,8 @@ def bob(provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs) -> Site:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the time until the next connection had always just passed."""
-    monkeypatch.setattr("relay.entry.imap.access.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("relay.entry.imap.access.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("relay.entry.imap.login.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("relay.entry.imap.login.LONGEST_PAUSE_S", 0.05)
 
 
 STORM = b"* 1 EXISTS\r\n" * 2_000_000
@@ -262,7 +262,7 @@ async def test_a_token_that_is_refused_with_a_reason_ends_it(provider: IMAPDoubl
 async def test_a_token_command_that_fails_is_named(
     program: str, expected: str, provider: IMAPDouble, bob: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.entry.imap.credentials.TOKEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("relay.entry.imap.login.TOKEN_TIMEOUT_S", 1.0)
     with_token(bob, sys.executable, "-c", program.replace("'", '"'))
     [visited] = await visit(bob)
     assert expected in visited.failure

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import load_config
-from relay.entry.imap.original import Marks, has_just_come, mark_in, sender_of
-from relay.entry.imap.protocol import Protocol, Request, Untagged
+from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged
+from relay.entry.imap.marks import OriginalMarks, mark_in
+from relay.entry.imap.opening import has_just_come, sender_of
 from relay.entry.imap.responses import Fetched, encoded, fetched, namespaces, searched, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.store import SiteSecret
@@ -37,7 +38,7 @@ MEANS = [
 
 async def untagged(pieces: list[bytes]) -> list[Untagged]:
     """What a command gets that is answered with these pieces."""
-    protocol = Protocol("server")
+    protocol = IMAPConnection("server")
     protocol.data_received(b"* OK hello\r\n")
     protocol.state = "SELECTED"
     protocol.transport = asyncio.Transport()
@@ -69,7 +70,7 @@ def test_octets_of_any_kind_are_understood_or_an_error(pieces: list[bytes]) -> N
             """Nothing is there that could be ended."""
 
     async def receive() -> None:
-        protocol = Protocol("server")
+        protocol = IMAPConnection("server")
         protocol.transport = Deaf()
         protocol.data_received(b"* OK hello\r\n")
         request = Request("FETCH", "T1", prefix="UID")
@@ -144,10 +145,14 @@ def test_the_sender_is_in_return_path_or_else_the_only_author(header: str, expec
 
 def test_marks_are_of_one_account_and_message_and_outlive_a_new_secret() -> None:
     older, newer = b"o" * 32, b"n" * 32
-    [before] = Marks(SiteSecret(older), "ben").of(b"sealed")
-    now = Marks(SiteSecret(newer, older), "ben").of(b"sealed")
+    [before] = OriginalMarks(SiteSecret(older), "ben").of(b"sealed")
+    now = OriginalMarks(SiteSecret(newer, older), "ben").of(b"sealed")
     assert now[1] == before
-    others = {*Marks(SiteSecret(older), "bea").of(b"sealed"), *Marks(SiteSecret(older), "ben").of(b"other"), now[0]}
+    others = {
+        *OriginalMarks(SiteSecret(older), "bea").of(b"sealed"),
+        *OriginalMarks(SiteSecret(older), "ben").of(b"other"),
+        now[0],
+    }
     assert before not in others
     assert mark_in(f"X-QuMail-Protection: aes; peer=alice; author=peer; sealed={before}\r\n".encode()) == before
     assert mark_in(f"X-QuMail-Protection: aes; peer=alice; author=peer; sealed={before[1:]}\r\n".encode()) == ""
@@ -187,7 +192,7 @@ def written(directory: Path, more: str) -> Path:
 
 
 async def test_a_command_on_a_connection_that_has_ended_fails_at_once() -> None:
-    protocol = Protocol("server")
+    protocol = IMAPConnection("server")
     protocol.connection_lost(None)
     with pytest.raises(MailboxUnavailable, match="closed the connection"):
         await protocol.execute(Request("NOOP", "T1"))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import miltertest
@@ -23,7 +24,8 @@ from kilter.protocol.core import FilterMessage
 from relay import mime
 from relay.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
-from relay.entry.milter import MilterEntry, conversation
+from relay.entry.listening import Listener, address_of, bound
+from relay.entry.milter import session
 from relay.entry.milter.edits import can_be_told, message_of
 from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
 from relay.errors import ConfigError, KMEExhausted, PolicyRefuses, RelayError
@@ -83,7 +85,7 @@ def failing(error: Exception) -> Callable[[Mail], InPlace]:
 
 @dataclass
 class Running:
-    entry: MilterEntry
+    entry: Listener
     address: TCPAddress
     recipe: Recipe
     budget: Budget
@@ -122,13 +124,11 @@ class Running:
 @asynccontextmanager
 async def milter(recipe: Recipe, budget: int = 2**30, **settings: object) -> AsyncIterator[Running]:
     room = Budget(budget, 0.05)
-    entry = MilterEntry(
-        "outgoing.milter", TCPAddress("127.0.0.1", 0), recipe, ListenerSettings.model_validate(settings), room
-    )
-    address = await entry.start()
-    assert isinstance(address, TCPAddress)
+    entry = Listener(ListenerSettings.model_validate(settings), room)
+    sockets = await bound("outgoing.milter", TCPAddress("127.0.0.1", 0))
+    await entry.listen(sockets, partial(session.milter_connection, entry, recipe))
     try:
-        yield Running(entry, address, recipe, room)
+        yield Running(entry, address_of(sockets), recipe, room)
     finally:
         MTA.close_all()
         await entry.stop(1)
@@ -438,7 +438,7 @@ async def test_a_mail_without_a_recipient_is_held_and_not_thrown_away() -> None:
 
 
 async def test_the_mail_server_hears_that_we_still_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(session, "PROGRESS_S", 0.01)
     recipe = Recipe(gate=asyncio.Event())
 
     async with milter(recipe) as running:
@@ -466,14 +466,14 @@ async def test_a_relay_that_stops_answers_the_mail_in_flight_first() -> None:
 async def test_a_mail_whose_mail_server_is_gone_comes_to_its_end_before_the_relay_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(conversation, "PROGRESS_S", 0.01)
+    monkeypatch.setattr(session, "PROGRESS_S", 0.01)
     recipe = Recipe(gate=asyncio.Event())
 
     async with milter(recipe) as running:
         mta = await running.begun()
         await recipe.reached.wait()
         mta.close()
-        while running.entry._connections:
+        while running.entry.connections:
             await asyncio.sleep(0.01)
         assert running.budget.used > 0, "it still takes memory"
         stopping = asyncio.create_task(running.entry.stop(20))
@@ -490,12 +490,11 @@ async def test_it_listens_on_a_unix_socket_in_the_place_of_a_dead_one(tmp_path: 
     path = tmp_path / "milter.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    entry = MilterEntry("outgoing.milter", path, Recipe(), ListenerSettings(), Budget(2**20))
-    assert await entry.start() == path
+    entry = Listener(ListenerSettings(), Budget(2**20))
+    await entry.listen(await bound("outgoing.milter", path), partial(session.milter_connection, entry, Recipe()))
     assert path.stat().st_mode & 0o777 == 0o660
-    second = MilterEntry("incoming.milter", path, Recipe(), ListenerSettings(), Budget(2**20))
     with pytest.raises(ConfigError, match=r"incoming\.milter: cannot listen on .*: another process listens"):
-        await second.start()
+        await bound("incoming.milter", path)
     assert await in_thread(lambda: MTA(path).negotiate())
     MTA.close_all()
     await entry.stop(1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.errors import NextHopUnavailable
-from relay.forward import connections
+from relay.forward import pool
 from tests.test_next_hop.conftest import Build
 from tests.test_next_hop.mails import BEA, BEN, BIG, mail
 from tests.testlib.hop import HANG_UP, SILENCE, Hop
@@ -151,7 +151,7 @@ async def test_a_connection_on_which_something_was_refused_is_not_kept(build: Bu
 async def test_a_connection_is_given_up_when_its_time_has_come(
     build: Build, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
-    monkeypatch.setattr(connections, limit, value)
+    monkeypatch.setattr(pool, limit, value)
     async with Hop() as hop:
         next_hop = build(hop)
         await next_hop.deliver(mail())
@@ -175,15 +175,15 @@ async def test_a_delivery_that_is_broken_off_leaves_no_connection(build: Build) 
 
 async def test_small_writes_leave_at_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    connect = connections.Connections.open
+    connect = pool.ConnectionPool.open
 
-    async def remember(self: connections.Connections, server: Any) -> Any:
+    async def remember(self: pool.ConnectionPool, server: Any) -> Any:
         connection = await connect(self, server)
-        taken = connection.channel._transport.get_extra_info("socket")
+        taken = connection._transport.get_extra_info("socket")
         opened.append(taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         return connection
 
-    monkeypatch.setattr(connections.Connections, "open", remember)
+    monkeypatch.setattr(pool.ConnectionPool, "open", remember)
     async with Hop() as hop:
         await build(hop).deliver(mail())
     assert opened == [1]

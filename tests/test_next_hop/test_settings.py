@@ -72,7 +72,7 @@ def test_settings_that_contradict_one_another_are_refused(settings: dict[str, An
 
 async def test_looking_at_next_hops_greets_each_of_them_and_sends_no_mail(build: Build) -> None:
     async with Hop() as good, Hop(instead={"EHLO": HANG_UP}) as bad:
-        found = dict(await build(good, bad).look())
+        found = dict(await build(good, bad).states())
         await good.until_closed()
     assert found[str(good.address)] == ""
     assert "EHLO: the connection was closed" in found[str(bad.address)]
@@ -81,5 +81,5 @@ async def test_looking_at_next_hops_greets_each_of_them_and_sends_no_mail(build:
 
 async def test_looking_at_a_next_hop_without_the_tls_that_is_required_finds_it_wrong(build: Build) -> None:
     async with Hop() as hop:
-        [(_, problem)] = await build(hop, next_hop_tls="required").look()
+        [(_, problem)] = await build(hop, next_hop_tls="required").states()
     assert "requires TLS" in problem

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.entry.rates import HourlyRate, Seen, named
-from relay.entry.shared_rates import SharedRates
+from relay.entry.smtp.rates import HourlyRate, Seen, SharedRates, named
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, Spending, Spent, Store, open_store, spent
 from tests.test_store.backends import Backend

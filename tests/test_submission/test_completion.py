@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 import structlog
 
-from relay.entry.completion import Completion
-from relay.entry.senders import SenderRights, parse_rights
+from relay.entry.smtp.completion import Completion
+from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.mail import Envelope, Mail, Recipient
 from tests.test_entry.recipes import Recorder
 from tests.test_submission.conftest import Server, Start

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.entry import auth_dovecot
+from relay.entry.smtp import dovecot as auth_dovecot
 from tests.test_submission.conftest import Server, Start
 from tests.testlib import mails
 from tests.testlib.dovecot import PASSWORD, dovecot, requires_dovecot

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from relay import app
 from relay.config import load_config
-from relay.entry.rates import HourlyRate, Seen, network_of
+from relay.entry.listening import network_of
+from relay.entry.smtp.rates import HourlyRate, Seen
 from tests.test_submission.conftest import Start
 from tests.testlib import mails
 from tests.testlib.sink import Sink

@@ -16,8 +16,8 @@ from argon2 import PasswordHasher, extract_parameters
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.entry.auth import counted_name
-from relay.entry.users import MAX_NAME
+from relay.entry.smtp.auth import counted_name
+from relay.entry.smtp.users import MAX_NAME
 from tests.test_submission.conftest import Server, Start, write_users
 from tests.test_submission.program import MailProgram, b64, connected, plain
 

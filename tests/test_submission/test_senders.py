@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.entry.senders import FromNotAllowed, SenderNotAllowed, own_name, parse_rights
+from relay.entry.smtp.senders import FromNotAllowed, SenderNotAllowed, own_name, parse_rights
 from relay.errors import MalformedMessage
 from tests.test_submission.conftest import Server, Start
 from tests.testlib.sink import Sink

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 
 from relay.cli import cli
-from relay.entry.tls import certificate_state
-from relay.entry.users import UserFile, read_users
+from relay.entry.smtp.check import certificate_state
+from relay.entry.smtp.users import UserFile, read_users
 from relay.errors import ConfigError
 from tests.test_submission.conftest import RELAY_TOML, write_certificate, write_users
 

@@ -15,16 +15,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from relay import mime
 from relay.aio import Turns, off_loop
+from relay.budget import Budget, Share
 from relay.config import IMAPSettings
-from relay.entry.imap.means import LOST, OPENED, OURS, UNOPENED, Means, Taken, Waiting
-from relay.entry.imap.original import Replacement, age_of, has_just_come, mark_in, open_original, sender_of
-from relay.entry.imap.proofs import FIELDS, copy_of
+from relay.entry.imap.marks import FIELDS, copy_of, mark_in
+from relay.entry.imap.opening import MailboxOpener, Replacement, age_of
 from relay.entry.imap.responses import Fetched
 from relay.entry.imap.session import MAX_FIELDS_OCTETS, MailboxRefused, Selected, Session
 from relay.errors import (
@@ -41,6 +42,9 @@ from relay.opening import Opened
 
 log = structlog.get_logger(__name__)
 
+UNOPENED, OPENED, LOST = "$QuMailUnopened", "$QuMailOpened", "$QuMailKeyLost"
+OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
+"""Flags that are IMAP keywords (RFC 3501, 2.3.2), which servers and mail programs show to the user."""
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
@@ -62,22 +66,61 @@ Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""
 
 
+@dataclass(slots=True)
+class SealedMessage:
+    """A sealed message in the folder: when we saw it and its next try is due (in the loop's time), how many there were.
+
+    One that is `doubtful` has, or may have, a mark that somebody else wrote.
+    """
+
+    size: int
+    flagged: bool
+    doubtful: bool
+    since: float
+    due: float = 0.0
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class MessageInHand:
+    """A message that is being opened, or `forged` and being replaced, and the memory that it holds."""
+
+    share: Share
+    forged: bool = False
+    message: Fetched | None = None
+    marks: tuple[str, ...] = ()
+    opening: asyncio.Task[Replacement | None] | None = None
+    opened: Opened | None = None
+
+
 class Folder:
     """One folder of an account, over any number of connections one after the other."""
 
-    def __init__(self, account: IMAPSettings, name: str, means: Means, progress: Progress) -> None:
+    def __init__(
+        self,
+        account: IMAPSettings,
+        name: str,
+        opener: MailboxOpener,
+        budget: Budget,
+        hold_for: float,
+        progress: Progress,
+    ) -> None:
+        """A key that no KME knows `hold_for` seconds after its message came is lost."""
         self.account = account
         self.name = name
         self.opened = 0
         self.lost: set[int] = set()
-        self._means = means
+        self._opener = opener
+        self._marks = opener.marks
+        self._budget = budget
+        self._hold_for = hold_for
         self._progress = progress
         self._validity = 0
         self._seen = 0
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, SealedMessage] = {}
         self._originals: dict[str, set[int]] = {}
         self._written: set[str] = set()
-        self._taken: dict[int, Taken] = {}
+        self._taken: dict[int, MessageInHand] = {}
         self._in_hand: Sequence[int] = ()
         self._breaks: Counter[int] = Counter()
 
@@ -146,7 +189,7 @@ class Folder:
 
     def _look_at(self, message: Fetched) -> None:
         flags = {flag.lower() for flag in message.flags}
-        forged = self._means.proofs.forged(message.content)
+        forged = self._marks.forged(message.content)
         if mark := mark_in(message.content):
             self._originals.setdefault(mark, set()).add(message.uid)
             if forged and mark in self._written:
@@ -161,7 +204,7 @@ class Folder:
             self.lost.add(message.uid)
         elif doubtful or sealed:
             now = asyncio.get_running_loop().time()
-            self._waiting[message.uid] = Waiting(message.size, UNOPENED.lower() in flags, doubtful, now)
+            self._waiting[message.uid] = SealedMessage(message.size, UNOPENED.lower() in flags, doubtful, now)
 
     # Opening
 
@@ -179,38 +222,24 @@ class Folder:
                 self._over(uid)
                 continue
             content = taken.message.content
-            taken.marks = await off_loop(len(content), self._means.marks.of, content)
+            taken.marks = await off_loop(len(content), self._marks.of, content)
             clean = content
             if self._waiting[uid].doubtful:
-                clean = await off_loop(len(content), self._means.proofs.clean, content)
+                clean = await off_loop(len(content), self._marks.clean, content)
             taken.forged = clean != content
             if await self._present(taken.marks):
                 if not taken.forged:
-                    await self._settle_late(content)
+                    await self._opener.settle_late(content)
                 there.append(uid)
             else:
-                work = (
-                    self._copy(clean, taken.marks[0]) if taken.forged else self._original(taken.message, taken.marks[0])
-                )
+                mark = taken.marks[0]
+                work = self._copy(clean, mark) if taken.forged else self._opener.open(taken.message, mark)
                 taken.opening = asyncio.create_task(work)
         return there
 
     async def _copy(self, clean: bytes, mark: str) -> Replacement | None:
         """What takes the place of a message with a forged mark."""
-        return Replacement(await off_loop(len(clean), self._means.proofs.proven, copy_of(mark, clean)), mark, None)
-
-    async def _original(self, message: Fetched, mark: str) -> Replacement | None:
-        """The original of a sealed message, None where it is not sealed for us. Raises TryLater or Refuse."""
-        means = self._means
-        return await open_original(
-            means.originals,
-            message.content,
-            mark,
-            self.account.mailboxes,
-            means.under_way,
-            means.proofs.proven,
-            patient=has_just_come(message.date),
-        )
+        return Replacement(await off_loop(len(clean), self._marks.proven, copy_of(mark, clean)), mark, None)
 
     async def _batch(self) -> dict[int, int]:
         """UIDs and sizes of what is fetched next, for which memory is held now."""
@@ -224,19 +253,19 @@ class Folder:
             if waiting.size > self.account.max_message_size:
                 await self._leave(uid, MessageTooBig(f"{waiting.size} octets"))
                 continue
-            share = self._means.budget.share()
+            share = self._budget.share()
             try:
                 await share.hold(MEMORY_FACTOR * waiting.size)
             except TryLater as error:
                 self._postpone(uid, error)
                 break
-            self._taken[uid] = Taken(share)
+            self._taken[uid] = MessageInHand(share)
             sizes[uid] = waiting.size
             if alone:
                 break
         return sizes
 
-    def _turns(self) -> list[tuple[int, Waiting]]:
+    def _turns(self) -> list[tuple[int, SealedMessage]]:
         """What is due and not taken yet: new messages first, then those that could not be opened before."""
         now = asyncio.get_running_loop().time()
         due = [(uid, each) for uid, each in self._waiting.items() if each.due <= now and uid not in self._taken]
@@ -253,7 +282,7 @@ class Folder:
             if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
         ]
 
-    async def _append(self, uid: int, taken: Taken, opening: asyncio.Task[Replacement | None]) -> bool:
+    async def _append(self, uid: int, taken: MessageInHand, opening: asyncio.Task[Replacement | None]) -> bool:
         """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
         try:
             original = opening.result()
@@ -280,41 +309,13 @@ class Folder:
             await self._session.append(self.name, original.message, flags, taken.message.date)
         except MailboxRefused as error:
             self._in_hand = ()
-            await self._give_up(original.opened)
+            await self._opener.give_up(original.opened)
             await self._leave(uid, error)
             return False
         self._in_hand = ()
         taken.opening, taken.opened = None, original.opened
-        await self._settle(original.opened)
+        await self._opener.settle(original.opened)
         return True
-
-    async def _settle(self, opened: Opened | None) -> None:
-        """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
-        if opened is None:
-            return
-        await self._means.originals.opener.settle(opened, (*opened.due, *opened.busy))
-        self._means.under_way.discard(opened.mail)
-
-    async def _settle_late(self, sealed: bytes) -> None:
-        """The original of this message is there from before we were broken off, perhaps without a record of it.
-
-        Else it would come again where the sealed message is copied back once the original has been filed away.
-        """
-        opener = self._means.originals.opener
-        try:
-            opened = await opener.open(sealed, sender_of(sealed), self.account.mailboxes, patient=False)
-        except RelayError as error:
-            log.info("original_not_recorded", folder=self.name, kind=type(error).__name__, cause=str(error))
-            return
-        if opened is not None and (opened.due or opened.busy):
-            await self._settle(opened)
-
-    async def _give_up(self, opened: Opened | None) -> None:
-        """The original is not there, as far as we know: the next one to open it may have it."""
-        if opened is None:
-            return
-        self._means.under_way.discard(opened.mail)
-        await self._means.originals.opener.give_up(opened)
 
     # What becomes of the sealed message
 
@@ -395,9 +396,9 @@ class Folder:
                 await self._session.add_flag([uid], UNOPENED)
         waiting.flagged = True
 
-    def _is_lost(self, uid: int, taken: Taken) -> bool:
+    def _is_lost(self, uid: int, taken: MessageInHand) -> bool:
         """Whether a key that no KME knows is not late any more; one try alone never decides that."""
-        waiting, hold_for = self._waiting[uid], self._means.hold_for
+        waiting, hold_for = self._waiting[uid], self._hold_for
         age = age_of(taken.message.date) if taken.message is not None else None
         waited = asyncio.get_running_loop().time() - waiting.since
         return waiting.flagged and (waited >= hold_for or (age is not None and age.total_seconds() >= hold_for))
@@ -454,6 +455,6 @@ class Folder:
             opening.cancel()
         for original in await asyncio.gather(*openings, return_exceptions=True):
             if isinstance(original, Replacement):
-                await self._give_up(original.opened)
+                await self._opener.give_up(original.opened)
         for uid in list(self._taken):
             self._release(uid)

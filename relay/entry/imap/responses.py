@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from relay.entry.imap.protocol import Untagged
+from relay.entry.imap.aioimaplib_base import Untagged
 
 MAX_DEPTH = 8
 _TOKEN = re.compile(rb'\s*(?:([()])|"((?:[^"\\]|\\.)*)"|([^\s()"{\[]+(?:\[[^\]]*\](?:<\d+>)?)?))', re.DOTALL)

@@ -6,20 +6,17 @@ RFC 2342 (NAMESPACE).
 from __future__ import annotations
 
 import asyncio
-import logging
+import base64
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import TypeVar
-
-from aioimaplib import aioimaplib
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 from relay.aio import off_loop
 from relay.config import IMAPSettings, TCPAddress
 from relay.entry.imap import responses
-from relay.entry.imap.credentials import Credential
-from relay.entry.imap.protocol import Protocol, Request, Untagged, printable
+from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged, printable, silence_log
 from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 
@@ -51,6 +48,24 @@ class LoginRefused(MailboxUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What to log in with; never logged."""
+
+    user: str
+    secret: str = field(repr=False)
+    mechanism: Literal["PLAIN", "XOAUTH2"]
+
+    @property
+    def initial_response(self) -> bytes:
+        """The mechanism's only message, in base64."""
+        if self.mechanism == "XOAUTH2":
+            text = f"user={self.user}\1auth=Bearer {self.secret}\1\1"
+        else:
+            text = f"\0{self.user}\0{self.secret}"
+        return base64.b64encode(text.encode())
+
+
+@dataclass(frozen=True, slots=True)
 class Selected:
     """A folder as SELECT describes it; `keywords` are the flags that can be kept there, `*` standing for any."""
 
@@ -70,8 +85,7 @@ async def connected(account: IMAPSettings, login: Credential) -> AsyncIterator[S
     Raises MailboxUnavailable (LoginRefused where that is final), and ConfigError where the account's own settings are
     at fault.
     """
-    for name in ("aioimaplib", "aioimaplib.aioimaplib"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs content
+    silence_log()
     session = Session(account, await _connection(account, _tls(account)))
     try:
         await session.log_in(login)
@@ -89,10 +103,10 @@ def _tls(account: IMAPSettings) -> ssl.SSLContext:
         raise ConfigError(f"{account.ca}: cannot be used as CA certificates: {error}") from error
 
 
-async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> Protocol:
+async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> IMAPConnection:
     """A connection that is encrypted, verified and greeted. Raises MailboxUnavailable."""
     server = str(TCPAddress(account.host, account.port))
-    protocol = Protocol(server)
+    protocol = IMAPConnection(server)
     implicit = account.tls == "implicit"
     loop = asyncio.get_running_loop()
     try:
@@ -119,7 +133,7 @@ async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> Protocol:
     return protocol
 
 
-async def _start_tls(protocol: Protocol, server: str, host: str, tls: ssl.SSLContext) -> None:
+async def _start_tls(protocol: IMAPConnection, server: str, host: str, tls: ssl.SSLContext) -> None:
     """From here on encrypted; what was said in clear before counts for nothing (RFC 3501, 6.2.1)."""
     request = Request("STARTTLS", protocol.new_tag())
     await protocol.execute(request)
@@ -132,7 +146,7 @@ async def _start_tls(protocol: Protocol, server: str, host: str, tls: ssl.SSLCon
 class Session:
     """Commands one at a time; each raises MailboxRefused where the server says no, else MailboxUnavailable."""
 
-    def __init__(self, account: IMAPSettings, protocol: Protocol) -> None:
+    def __init__(self, account: IMAPSettings, protocol: IMAPConnection) -> None:
         self.account = account
         self.protocol = protocol
         self.server = str(TCPAddress(account.host, account.port))
@@ -154,7 +168,7 @@ class Session:
             if error.why in LOGIN_REFUSED:
                 raise LoginRefused(str(error)) from error
             raise
-        self.protocol.state = aioimaplib.AUTH
+        self.protocol.is_logged_in()
         await self._learn_capabilities()
         if self.can("NAMESPACE"):
             with suppress(MailboxRefused):
@@ -184,7 +198,7 @@ class Session:
         """Opens a folder for reading and writing."""
         self.protocol.news.clear()
         untagged = await self._command("SELECT", quoted(self.place(folder)))
-        self.protocol.state = aioimaplib.SELECTED
+        self.protocol.has_selected()
         if self._answer.upper().startswith(b"[READ-ONLY]"):
             raise MailboxUnavailable(f"{self.server}: {folder!r} may only be read by this user")
         validity, next_uid, flags = (

@@ -1,5 +1,5 @@
 """Watches mailboxes: for each folder a connection that works, waits for news, and comes back after any failure.
-Standard: RFC 2177 (IDLE); how often is tried again, access.py says; one process at a time an account.
+Standard: RFC 2177 (IDLE); how often is tried again, login.py says; one process at a time an account.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from relay.budget import Budget
-from relay.config import IMAPSettings
-from relay.entry.imap.access import Access, pause_after
-from relay.entry.imap.credentials import credential
+from relay.config import Config, IMAPSettings
 from relay.entry.imap.folder import Folder
-from relay.entry.imap.means import Means
-from relay.entry.imap.original import Marks
-from relay.entry.imap.proofs import Proofs
+from relay.entry.imap.login import Access, credential, pause_after
+from relay.entry.imap.marks import OriginalMarks
+from relay.entry.imap.opening import MailboxOpener
 from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.opening.original import Originals
@@ -115,13 +114,11 @@ class Mailboxes:
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
-        marks, proofs = Marks(self.secret, name), Proofs(self.secret, name)
-        means = Means(self.originals, marks, proofs, self.budget, self.hold_for)
-
-        def folder(folder_name: str) -> Folder:
-            return Folder(account, folder_name, means, lambda opened, left: report(name, folder_name, opened, left))
-
-        return [folder(each) for each in account.folders]
+        opener = MailboxOpener(self.originals, OriginalMarks(self.secret, name), account.mailboxes)
+        return [
+            Folder(account, each, opener, self.budget, self.hold_for, partial(report, name, each))
+            for each in account.folders
+        ]
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[bool]:
@@ -141,6 +138,13 @@ class Mailboxes:
             yield True
         finally:
             os.close(descriptor)
+
+
+def mailboxes(config: Config, originals: Originals, budget: Budget) -> Mailboxes:
+    """What opens sealed messages in the mailboxes of [imap.*]."""
+    secret = SiteSecret.load(config.store.secret)
+    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
+    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for)
 
 
 async def _visit(folder: Folder) -> None:

@@ -5,18 +5,23 @@ Standard: RFC 6409 (submission), RFC 8314 (TLS), RFC 3207 (STARTTLS), RFC 4954 (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Literal
 
 import pybase64
 import structlog
-from aiosmtpd.smtp import TLSSetupException
 
 from relay import config
-from relay.entry.auth import (
+from relay.aio import in_background
+from relay.entry import Inside, Recipe
+from relay.entry.listening import Listener, network_of
+from relay.entry.smtp.auth import (
+    BackEnd,
     BadExchange,
     Credentials,
+    FileBackEnd,
     LoginFailed,
     Logins,
     TooManyFailures,
@@ -24,10 +29,12 @@ from relay.entry.auth import (
     decoded,
     parse_plain,
 )
-from relay.entry.completion import NoUser
-from relay.entry.conversation import COMMANDS, Conversation, Service
-from relay.entry.rates import HourlyRate, network_of
-from relay.entry.tls import ServerTLS
+from relay.entry.smtp.completion import NoUser
+from relay.entry.smtp.dovecot import DovecotBackEnd
+from relay.entry.smtp.rates import HourlyRate, SharedRates
+from relay.entry.smtp.session import COMMANDS, EXTENSIONS, SMTPSession
+from relay.entry.smtp.tls import ServerTLS
+from relay.entry.smtp.users import UserFile
 from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Origin
 
@@ -35,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 MAX_RESPONSE = 12288
 """Octets of one line of an authentication exchange (RFC 4954, 4)."""
-HANDSHAKE_S = 30.0
 
 
 class NotSecured(Refuse):
@@ -54,59 +60,73 @@ class TooMuchMail(TryLater):
     public = "Too much mail within an hour, try again later"
 
 
-class Rates:
-    """What users and client addresses may send in an hour."""
+class SubmissionRates:
+    """What users and client addresses may send in an hour: mails and recipients."""
 
     def __init__(self, limits: config.SubmissionSettings, key: bytes = b"") -> None:
         """`key` is that of the names in the store."""
-        self._mails = (
-            HourlyRate(limits.mails_per_user, "mails user", key=key),
-            HourlyRate(limits.mails_per_client, "mails client", key=key),
-        )
-        self._recipients = (
-            HourlyRate(limits.recipients_per_user, "rcpts user", key=key),
-            HourlyRate(limits.recipients_per_client, "rcpts client", key=key),
-        )
+        self._rates = {
+            "mails": (
+                HourlyRate(limits.mails_per_user, "mails user", key=key),
+                HourlyRate(limits.mails_per_client, "mails client", key=key),
+            ),
+            "recipients": (
+                HourlyRate(limits.recipients_per_user, "rcpts user", key=key),
+                HourlyRate(limits.recipients_per_client, "rcpts client", key=key),
+            ),
+        }
 
     @property
     def rates(self) -> tuple[HourlyRate, ...]:
         """To be shared with other processes."""
-        return (*self._mails, *self._recipients)
+        return tuple(rate for pair in self._rates.values() for rate in pair)
 
-    def take_mail(self, user: str, client: str) -> None:
-        """Raises TooMuchMail."""
-        _take("mails", self._mails, user, client)
-
-    def take_recipient(self, user: str, client: str) -> None:
-        """Raises TooMuchMail."""
-        _take("recipients", self._recipients, user, client)
-
-
-def _take(what: str, rates: tuple[HourlyRate, HourlyRate], user: str, client: str) -> None:
-    of_user, of_client = rates
-    network = network_of(client)
-    if not of_user.take(user):
-        raise TooMuchMail(f"{what} of user {user}")
-    if not of_client.take(network):
-        of_user.give_back(user)
-        raise TooMuchMail(f"{what} of client {network}")
+    def take(self, what: Literal["mails", "recipients"], user: str, client: str) -> None:
+        """One more. Raises TooMuchMail."""
+        of_user, of_client = self._rates[what]
+        network = network_of(client)
+        if not of_user.take(user):
+            raise TooMuchMail(f"{what} of user {user}")
+        if not of_client.take(network):
+            of_user.give_back(user)
+            raise TooMuchMail(f"{what} of client {network}")
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class SubmissionService:
     """What all connections of the submission server share."""
 
-    settings: config.SubmissionSettings
     logins: Logins
     tls: ServerTLS
-    rates: Rates
-
-    def conversation(self, service: Service) -> SubmissionConversation:
-        """For one more connection."""
-        return SubmissionConversation(service, self)
+    rates: SubmissionRates
 
 
-class SubmissionConversation(Conversation):
+@asynccontextmanager
+async def submission_service(table: config.SubmissionSettings, inside: Inside) -> AsyncIterator[SubmissionService]:
+    """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
+    users = UserFile(table.users) if table.users else None
+    back_end: BackEnd
+    if table.dovecot_auth:
+        back_end = DovecotBackEnd(table.dovecot_auth, inside.config.site.domains, users)
+    else:
+        assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
+        back_end = FileBackEnd(users)
+    try:
+        key = inside.secret.derived(b"rates")[0]
+        logins = Logins(back_end, table.failed_logins, key)
+        service = SubmissionService(logins, ServerTLS(table.certificate, table.key), SubmissionRates(table, key))
+        shared = SharedRates(inside.spent, (*logins.rates, *service.rates.rates))
+        await shared.exchange()
+        try:
+            async with in_background("shared rates", shared.keep_up()):
+                yield service
+        finally:
+            await shared.close()
+    finally:
+        back_end.close()
+
+
+class SubmissionSession(SMTPSession):
     """One connection of a mail program, over TLS from the start or after STARTTLS."""
 
     commands: ClassVar[tuple[str, ...]] = (
@@ -116,37 +136,31 @@ class SubmissionConversation(Conversation):
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
     """RFC 4954, 5: it may be given with MAIL; nobody is believed who says for whom he sends."""
 
-    def __init__(self, service: Service, submission: Submission) -> None:
-        super().__init__(service)
-        self._submission = submission
+    def __init__(self, listener: Listener, hostname: str, recipe: Recipe, service: SubmissionService) -> None:
+        super().__init__(listener, hostname, recipe)
+        self._service = service
         self._user = ""
-
-    @property
-    def secured(self) -> bool:
-        """Whether the connection is TLS."""
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
 
     def extensions(self) -> list[str]:
         """RFC 3207 and RFC 4954: passwords are not asked for before they are safe."""
-        size = f"SIZE {self.service.settings.max_message_size}"
-        known = ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"]
-        return [*known, "AUTH PLAIN LOGIN" if self.secured else "STARTTLS"]
+        size = f"SIZE {self.settings.max_message_size}"
+        return ["PIPELINING", size, *EXTENSIONS, "AUTH PLAIN LOGIN" if self.secured else "STARTTLS"]
 
     async def check_client_may_mail(self, sender: str) -> None:
         """Raises NotSecured, NoUser, SenderNotAllowed or TooMuchMail."""
         if not self.secured:
             raise NotSecured("no TLS")
-        rights = await self._submission.logins.back_end.rights(self._user) if self._user else None
+        rights = await self._service.logins.back_end.rights(self._user) if self._user else None
         if rights is None:
             raise NoUser(f"user {self._user}, who is none any more" if self._user else "nobody has logged in")
         rights.check_sender(sender)
-        self._submission.rates.take_mail(self._user, self.client[0])
+        self._service.rates.take("mails", self._user, self.client)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """Every recipient counts, also one who is refused: addresses are not to be tried out here."""
-        if self.envelope.started is not None:
+        if self.begun is not None:
             try:
-                self._submission.rates.take_recipient(self._user, self.client[0])
+                self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
                 log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
                 await self.push(error.reply)
@@ -155,8 +169,8 @@ class SubmissionConversation(Conversation):
 
     def origin(self) -> Origin:
         """Whoever has connected, and the user's name."""
-        host, port = self.client
-        return Origin(addr=host, port=port, proto="ESMTP", helo=self.session.host_name or "", user=self._user)
+        helo = self.session.host_name or ""
+        return Origin(addr=self.client, port=self.port, proto="ESMTP", helo=helo, user=self._user)
 
     # STARTTLS.
 
@@ -173,25 +187,12 @@ class SubmissionConversation(Conversation):
         assert self.transport is not None  # noqa: S101 - the command has just come over it
         self.transport.pause_reading()  # from here on what comes is for TLS
         await self.push("220 2.0.0 Ready to start TLS")
-        if injected := len(self._reader._buffer):  # type: ignore[attr-defined]
-            log.warning("plaintext_before_tls_discarded", client=self.client[0], octets=injected)
-            self._reader._buffer.clear()  # type: ignore[attr-defined]
         try:
-            await self._writer.start_tls(self._submission.tls.context, ssl_handshake_timeout=HANDSHAKE_S)
+            await self.begin_tls(self._service.tls.context)
         except OSError as error:  # TLS errors and timeouts are of this kind
-            log.info("tls_not_begun", client=self.client[0], cause=str(error))
-            raise TLSSetupException from error
-        # Reader and aiosmtpd still have the transport below.
-        self.transport = cast(asyncio.Transport, self._writer.transport)
-        self._reader._transport = self.transport  # type: ignore[attr-defined]
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        peer = self.session.peer
-        self.session = self._create_session()
-        self.session.peer = peer
-        self._start_over()
-        self._reset_timeout()
+            log.info("tls_not_begun", client=self.client, cause=str(error))
+        else:
+            self.start_over()
 
     # AUTH.
 
@@ -203,13 +204,13 @@ class SubmissionConversation(Conversation):
         mechanism, _, initial = (arg or "").partition(" ")
         try:
             credentials = await self._credentials(mechanism.upper(), initial.strip().encode("utf-8", "replace"))
-            name = await self._submission.logins.login(credentials, self.client[0])
+            name = await self._service.logins.login(credentials, self.client)
         except RelayError as error:
             await self._not_logged_in(error)
             return
         self._user, self.session.authenticated = name, True
         structlog.contextvars.bind_contextvars(user=name)
-        log.info("logged_in", client=self.client[0])
+        log.info("logged_in", client=self.client)
         await self.push("235 2.7.0 Authentication successful")
 
     def _reasons_against_auth(self) -> Iterator[str]:
@@ -219,7 +220,7 @@ class SubmissionConversation(Conversation):
             yield "503 5.5.1 Send EHLO first"
         if self._user:
             yield "503 5.5.1 Already authenticated"
-        if self.envelope.started is not None:
+        if self.begun is not None:
             yield "503 5.5.1 Not in the middle of a transaction"
 
     async def _credentials(self, mechanism: str, initial: bytes) -> Credentials:
@@ -240,10 +241,10 @@ class SubmissionConversation(Conversation):
             return b"" if initial == b"=" else decoded(initial)
         await self.push(b"334 " + pybase64.b64encode(challenge))
         try:
-            line = await self._line()
+            line = await self.read_line()
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError("the client left while it logged in") from error
-        self._reset_timeout()
+        self.start_timer()
         if line is None or len(line) > MAX_RESPONSE:
             raise BadExchange("too long", "500 5.5.6 Authentication exchange line is too long")
         if (response := line.rstrip(b"\r\n")) == b"*":
@@ -251,10 +252,10 @@ class SubmissionConversation(Conversation):
         return decoded(response)
 
     async def _not_logged_in(self, error: RelayError) -> None:
-        log.warning("login_failed", client=self.client[0], reply=error.reply, cause=str(error))
+        log.warning("login_failed", client=self.client, reply=error.reply, cause=str(error))
         match error:
             case TooManyFailures():
-                self._ending = True
+                self.ending = True
                 await self.push(error.reply)
             case BadExchange() | LoginFailed():
                 await self.wrong(error.reply)

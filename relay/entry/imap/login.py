@@ -1,23 +1,27 @@
-"""Logs in to one account for all of its folders: one at a time, and after a failure all of them wait together.
-Standard: exponential backoff with jitter above a floor; RFC 5530 response codes tell a refused password from trouble.
+"""Logs in to an account: with a password from a file or systemd or a token from a command, and not too often.
+Standard: RFC 4616 (SASL PLAIN), XOAUTH2 as its providers document it; RFC 5530 response codes tell a refused password
+from trouble.
 
-A provider that counts failed logins locks the account, so a password that was refused is not tried again before it is
-another one, or an hour has passed.
+All folders of an account log in one at a time, and after a failure all of them wait together: exponential backoff with
+jitter above a floor. A provider that counts failed logins locks the account, so a password that was refused is not
+tried again before it is another one, or an hour has passed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import structlog
 
 from relay.config import IMAPSettings
-from relay.entry.imap.credentials import Credential, credential
-from relay.entry.imap.session import LoginRefused, Session, connected
+from relay.entry.imap.session import Credential, LoginRefused, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
+from relay.store.secret_file import read
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +31,8 @@ LONGEST_PAUSE_S = 300.0
 REFUSED_S = 3600.0
 LOOK_S = 60.0
 """How often it is looked meanwhile whether the password, or the token, is another one."""
+TOKEN_TIMEOUT_S = 30.0
+MAX_SECRET_OCTETS = 16 * 1024
 
 
 def pause_after(failures: int) -> float:
@@ -100,3 +106,63 @@ class Access:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+async def credential(account: IMAPSettings) -> Credential:
+    """The credential of an account as it is now. Raises ConfigError, in which no secret is seen."""
+    if account.token_command:
+        return Credential(account.user, _checked(await _said(account.token_command), "token_command"), "XOAUTH2")
+    path = account.password_file or _systemd_credential(account.password_credential)
+    content = await asyncio.to_thread(read, path)
+    return Credential(account.user, _checked(content, str(path)), "PLAIN")
+
+
+def _systemd_credential(name: str) -> Path:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise ConfigError(
+            f"password_credential: systemd has given no credentials; put LoadCredential={name}:/path into the unit"
+        )
+    return Path(directory) / name
+
+
+def _checked(content: bytes, source: str) -> str:
+    """The secret without the line end that editors add; raises ConfigError."""
+    content = content.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        secret = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: the secret is not UTF-8") from error
+    if not secret or len(content) > MAX_SECRET_OCTETS or not secret.isprintable():
+        raise ConfigError(f"{source}: the secret is empty, too long, or has control characters")
+    return secret
+
+
+async def _said(command: tuple[str, ...]) -> bytes:
+    """The standard output of a command, which is not given to a shell. Raises ConfigError."""
+    name = command[0]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # it may say secrets there
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"token_command: {name} cannot be started: {type(error).__name__}") from error
+    assert process.stdout is not None  # noqa: S101 - it was asked for
+    try:
+        async with asyncio.timeout(TOKEN_TIMEOUT_S):
+            output = await process.stdout.read(MAX_SECRET_OCTETS + 2)
+            while piece := await process.stdout.read(MAX_SECRET_OCTETS):
+                output = (output + piece)[: MAX_SECRET_OCTETS + 2]
+            status = await process.wait()
+    except TimeoutError as error:
+        raise ConfigError(f"token_command: {name} has not ended within {TOKEN_TIMEOUT_S:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status:
+        raise ConfigError(f"token_command: {name} ended with status {status}")
+    return output

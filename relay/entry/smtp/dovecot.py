@@ -12,9 +12,9 @@ from pathlib import Path
 import pybase64
 import structlog
 
-from relay.entry.auth import PATIENCE_S, Credentials, LoginUnavailable
-from relay.entry.senders import SenderRights, own_name
-from relay.entry.users import UserFile
+from relay.entry.smtp.auth import PATIENCE_S, Credentials, LoginUnavailable
+from relay.entry.smtp.senders import SenderRights, own_name
+from relay.entry.smtp.users import UserFile
 
 log = structlog.get_logger(__name__)
 

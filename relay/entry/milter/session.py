@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 from kilter.protocol import (
@@ -32,17 +32,14 @@ from kilter.protocol.core import FilterMessage, MTAMessage
 
 from relay import mime
 from relay.aio import Turns, off_loop
-from relay.budget import Budget, Share
-from relay.config import ListenerSettings
-from relay.entry.content import STEP_OCTETS, room_for
+from relay.budget import Share
+from relay.entry import STEP_OCTETS, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
+from relay.entry.listening import Listener
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater, for_all
 from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
-
-if TYPE_CHECKING:
-    from relay.entry.milter import InPlaceRecipe
 
 log = structlog.get_logger(__name__)
 
@@ -79,47 +76,75 @@ class _Message:
         return self.octets + FIELD_OCTETS * len(self.fields)
 
 
-class Conversation:
-    """One connection; a mail server sends several mails over it, one after the other.
+class InPlaceRecipe(Protocol):
+    """outgoing.py or incoming.py, as the milter sees them."""
 
-    `ending` makes it end after the mail in flight; `deliveries` are those that may outlive their connections.
-    """
+    def check_recipient(self, sender: str, recipient: str) -> None:
+        """Raises the TryLater or Refuse that this recipient is to be answered with."""
 
-    def __init__(
-        self,
-        packets: Packets,
-        recipe: InPlaceRecipe,
-        settings: ListenerSettings,
-        budget: Budget,
-        deliveries: set[asyncio.Task[InPlace]],
-    ) -> None:
-        self._packets = packets
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
+        """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients.
+
+        A message that does not fit there goes to the next hop.
+        """
+
+
+class MilterSession:
+    """One connection; a mail server sends several mails over it, one after the other. `idle` is set between them."""
+
+    def __init__(self, listener: Listener, recipe: InPlaceRecipe) -> None:
+        self._listener = listener
         self._recipe = recipe
-        self._settings = settings
-        self._budget = budget
-        self._deliveries = deliveries
-        self._share: Share = budget.share()
+        self._settings = listener.settings
+        self._share: Share = listener.budget.share()
         self._message: _Message | None = None
         self._macros: dict[int, Mapping[str, str]] = {}
         self._taken: Callable[[bool], None] | None = None
-        self.ending = False
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+        self.idle = asyncio.Event()
+        self.idle.set()
 
-    @property
-    def idle(self) -> bool:
-        """Whether no mail is in flight."""
-        return self._message is None
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """As asyncio calls it, in a task of its own."""
+        self._task = asyncio.current_task()
+        try:
+            if reason := self._listener.add(self, ""):
+                log.warning("connection_refused", cause=reason)
+            else:
+                await self.run(Packets(reader, writer, self._settings.timeout))
+        except asyncio.CancelledError:
+            pass  # the relay stops; the mail server tries again
+        finally:
+            self._listener.discard(self)
+            self.idle.set()
+            writer.close()
 
-    async def run(self) -> None:
+    def close_when_idle(self) -> None:
+        """Close now, or as soon as the mail in flight has been answered."""
+        self._ending = True
+        if self.idle.is_set():
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self, packets: Packets) -> None:
         """Until the mail server ends it, or does what the protocol does not know."""
+        self._packets = packets
         turns = Turns()
         try:
-            while not (self.ending and self.idle):
+            while not (self._ending and self.idle.is_set()):
                 in_content = self._message is not None and bool(self._message.fields)
-                message = await self._packets.next(in_content=in_content)
+                message = await packets.next(in_content=in_content)
                 self._answer_was_heard(message is not None)
                 if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
+                if self._message is None:
+                    self.idle.set()
                 await turns.give()
         except ProtocolFault as error:
             log.warning("milter_protocol_fault", cause=str(error))
@@ -174,6 +199,7 @@ class Conversation:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             return [_reply(error)]
         self._message = _Message(envelope)
+        self.idle.clear()
         return [Continue()]
 
     def _rcpt(self, recipient: bytes, parameters: list[bytes]) -> list[FilterMessage]:
@@ -269,16 +295,14 @@ class Conversation:
         def fits(message: bytes) -> bool:
             return message == mail.message or can_be_told(message)
 
-        task = asyncio.create_task(self._recipe.in_place(mail, fits))
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+        task = self._listener.run(self._recipe.in_place(mail, fits))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear it
         try:
             while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
                 self._packets.say_that_we_work()
                 await self._packets.drain()
         except BaseException:
-            share, self._share = self._share, self._budget.share()  # it still takes its memory
+            share, self._share = self._share, self._listener.budget.share()  # it still takes its memory
             task.add_done_callback(lambda _: share.release())
             task.add_done_callback(_not_taken)
             raise
@@ -322,6 +346,11 @@ class Conversation:
     def _log_words(self) -> dict[str, str]:
         words = {"client": self._macro("client_addr"), "queue_id": self._macro("i"), "user": self._macro("auth_authen")}
         return {name: value for name, value in words.items() if value}
+
+
+def milter_connection(listener: Listener, recipe: InPlaceRecipe) -> asyncio.StreamReaderProtocol:
+    """The protocol of one more connection."""
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), MilterSession(listener, recipe).connected)
 
 
 def _not_taken(task: asyncio.Task[InPlace]) -> None:

@@ -16,7 +16,7 @@ import structlog
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from relay.entry.senders import SenderRights, parse_rights
+from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
 from relay.identity.files import changing, read_secret, write
 

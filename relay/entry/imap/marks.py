@@ -1,13 +1,16 @@
-"""Tells our own X-QuMail-Protection fields in a mailbox from those that somebody else wrote, and takes the latter away.
-Standard: HMAC-SHA256 (RFC 2104) under a key of the site over account, mark and Message-ID; all else is removed.
+"""The marks by which an original in a mailbox is known again, and tells that this site wrote it.
+Standard: HMAC-SHA256 (RFC 2104) under keys of the site, for one account; marks of others are removed.
+
+An original carries the name of the sealed message that it was made from, in X-QuMail-Protection, and a proof over
+account, mark and Message-ID: these alone, since some servers write all other fields anew.
 
 A message that reaches a mailbox by itself may bring such a field. The watcher puts a copy without it into the mailbox,
 marked `none; copy-of=NAME`, and removes the message; the name is that of the message, so the step may be repeated.
-Message-ID and mark alone are proven since some servers write all other fields anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 
@@ -17,33 +20,43 @@ from relay.store import SiteSecret
 
 FIELDS = ("Content-Type", "X-QuMail-Protection", "Message-ID")
 """The header fields that tell sealed messages, originals, and marks that nobody here wrote."""
-MARK = b"x-qumail-protection"
+MARK_FIELD = b"x-qumail-protection"
 
+_MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)
 _PROOF = re.compile(rb"(.*); site=([0-9a-f]{32})", re.DOTALL)
 
 
-class Proofs:
-    """What only this site can write at the end of a mark, for one account."""
+class OriginalMarks:
+    """What only this site can write, for one account; what it wrote under older secrets holds while these are there."""
 
     def __init__(self, secret: SiteSecret, account: str) -> None:
-        """Proofs under older secrets hold as long as those are in the file."""
-        self._keys = secret.derived(b"imap proofs")
+        """The same sealed message has another mark in another account."""
+        self._names = secret.derived(b"imap originals")
+        self._proofs = secret.derived(b"imap proofs")
         self._account = account.encode()
+
+    def of(self, sealed: bytes) -> tuple[str, ...]:
+        """The marks that an original of this message may carry, the one to write now first (32 hex digits each)."""
+        digest = hashlib.sha256(sealed).digest()
+        whole = (hmac.digest(key, self._account + b"\0" + digest, "sha256") for key in self._names)
+        return tuple(each[:16].hex() for each in whole)
 
     def proven(self, message: bytes) -> bytes:
         """The message, which begins with its mark, with the proof at the end of that."""
         mark, end, rest = message.partition(b"\r\n")
         value = mark.partition(b":")[2]
-        proof = self._all_of(value, mime.searched_header(message))[0]
+        proof = self._proofs_of(value, mime.searched_header(message))[0]
         return mark + b"; site=" + proof + end + rest
 
     def forged(self, header: bytes) -> bool:
         """Whether these header fields have a mark, and it is not one that we wrote."""
-        found = [raw.partition(b":")[2] for name, raw in mime.fields(header) if name == MARK]
+        found = [raw.partition(b":")[2] for name, raw in mime.fields(header) if name == MARK_FIELD]
         if len(found) != 1:
             return bool(found)
         match = _PROOF.fullmatch(_plain(found[0]))
-        return match is None or not any(hmac.compare_digest(match[2], each) for each in self._all_of(match[1], header))
+        return match is None or not any(
+            hmac.compare_digest(match[2], each) for each in self._proofs_of(match[1], header)
+        )
 
     def clean(self, message: bytes) -> bytes:
         """The whole message without marks, where they are forged; otherwise the same octets."""
@@ -53,11 +66,17 @@ class Proofs:
         except MalformedMessage:  # no end of the header can be found
             return message
 
-    def _all_of(self, mark: bytes, header: bytes) -> list[bytes]:
+    def _proofs_of(self, mark: bytes, header: bytes) -> list[bytes]:
         """The proofs of a mark beside this Message-ID under each secret, that of the newest first."""
         names = [_plain(raw.partition(b":")[2]) for name, raw in mime.fields(header) if name == b"message-id"]
         what = b"\0".join([self._account, _plain(mark), *names])
-        return [hmac.digest(key, what, "sha256")[:16].hex().encode() for key in self._keys]
+        return [hmac.digest(key, what, "sha256")[:16].hex().encode() for key in self._proofs]
+
+
+def mark_in(header: bytes) -> str:
+    """What these header fields carry as a mark, or ""."""
+    match = _MARK.search(header)
+    return match[1].decode() if match else ""
 
 
 def copy_of(name: str, clean: bytes) -> bytes:

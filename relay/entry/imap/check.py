@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 from relay.config import Config, IMAPSettings, TCPAddress
-from relay.entry.imap.credentials import credential
-from relay.entry.imap.means import LOST, OPENED, UNOPENED
+from relay.entry.imap.folder import LOST, OPENED, UNOPENED
+from relay.entry.imap.login import credential
 from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 
@@ -16,7 +16,7 @@ PATIENCE_S = 10.0
 """Somebody is waiting."""
 
 
-async def mailbox_states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
     """For each account of [imap.*]: what was looked at, how it stands, and what is wrong with it."""
     for name, account in config.imap.items():
         patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})

@@ -14,9 +14,10 @@ from typing import Protocol
 import pybase64
 
 from relay.entry.envelope import printable
-from relay.entry.rates import HourlyRate, Seen, network_of
-from relay.entry.senders import SenderRights
-from relay.entry.users import MAX_NAME, UserFile
+from relay.entry.listening import network_of
+from relay.entry.smtp.rates import HourlyRate, Seen
+from relay.entry.smtp.senders import SenderRights
+from relay.entry.smtp.users import MAX_NAME, UserFile
 from relay.errors import Refuse, TryLater
 
 AT_ONCE = 2

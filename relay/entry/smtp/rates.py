@@ -1,18 +1,29 @@
-"""How often somebody may do something: token buckets for users and client addresses, in bounded memory.
-Standard: RFC 6409 6.3 leaves limits to the site; IPv6 clients are counted by their /64 (RFC 4291, 2.5.4).
+"""How often somebody may do something: token buckets in bounded memory, which all processes of a site share.
+Standard: RFC 6409 6.3 leaves limits to the site.
+
+Nothing waits for the store: each process keeps its own rates, and tells them every few seconds in bulk. While the store
+cannot be written each keeps its own count, and tells it later. What two processes allow beyond a rate, and what a kill
+forgets, is what comes within EXCHANGE_S.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
-from relay.store import Spending
+import structlog
+
+from relay.errors import RelayError
+from relay.store import Spending, Spent
+from relay.store.spent import ROWS_AT_ONCE
+
+log = structlog.get_logger(__name__)
+
+EXCHANGE_S = 2.0
 
 MAX_ENTRIES = 20_000
 """Whoever was seen least recently is forgotten beyond this number."""
@@ -166,15 +177,51 @@ def named(key: bytes, kind: str, name: str) -> bytes:
     return hashlib.blake2b(text, key=key, digest_size=16).digest()
 
 
-@lru_cache(maxsize=1024)
-def network_of(address: str) -> str:
-    """What one client is counted by: the IPv4 address, the /64 of an IPv6 one, the text of anything else."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+class SharedRates:
+    """The rates of one process, each of another kind."""
+
+    def __init__(self, store: Spent, rates: Sequence[HourlyRate | Seen]) -> None:
+        self._store = store
+        self._rates = {rate.kind: rate for rate in rates}
+        self._turn = asyncio.Lock()
+
+    async def exchange(self) -> None:
+        """Tells what was taken here and learns what others have taken. Raises StoreUnavailable, and loses nothing."""
+        # Broken off it would not know what the store has heard, and tell it twice.
+        await asyncio.shield(self._store.later(self._exchange()))
+
+    async def _exchange(self) -> None:
+        async with self._turn:
+            untold = [spending for rate in self._rates.values() for spending in rate.spendings()]
+            try:
+                while untold:
+                    await self._store.add(untold[-ROWS_AT_ONCE:])
+                    del untold[-ROWS_AT_ONCE:]
+            finally:
+                for spending in untold:
+                    self._rates[spending.kind].untold(spending)
+            async for some in self._store.changed():
+                for spending in some:
+                    if (rate := self._rates.get(spending.kind)) is not None:
+                        rate.learn(spending)
+
+    async def keep_up(self) -> None:
+        """Exchanges every few seconds, until it is cancelled."""
+        said = False
+        while True:
+            await asyncio.sleep(EXCHANGE_S)
+            try:
+                await self.exchange()
+            except RelayError as error:
+                if not said:
+                    log.warning("rates_not_shared", cause=str(error))
+                said = True
+            else:
+                said = False
+
+    async def close(self) -> None:
+        """Tells what is left to tell, where that is possible."""
+        try:
+            await self.exchange()
+        except RelayError as error:
+            log.warning("rates_not_shared", cause=str(error))

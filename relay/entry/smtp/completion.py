@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from relay import mime
 from relay.entry import Recipe
-from relay.entry.senders import SenderRights
+from relay.entry.smtp.senders import SenderRights
 from relay.errors import Refuse, TryLater
 from relay.mail import Mail, Outcomes
 

@@ -1,13 +1,21 @@
-"""aioimaplib's protocol with a reader of its own: bounded in memory, and ended at once by whatever is not IMAP.
+"""aioimaplib's connection with a reader of its own: bounded in memory, and ended at once by whatever is not IMAP.
 Standard: RFC 3501 2.2 and 4.3 (lines, literals, tags, continuations), RFC 2177 (IDLE).
 
-aioimaplib reads by recursion, without bounds, and commands never hear of a lost connection; its commands, tags and
-states are used as they are.
+Of aioimaplib its commands, tags, states and which command may be sent when are used as they are. What is overridden, or
+used though it is not documented, is here, and a new version may break it:
+
+- `data_received`, with `append_to_resp`, `_response_done`, `pending_sync_command`, `pending_async_commands`: its own
+  reader goes by recursion and without bounds;
+- `connection_lost`, `Command._exception`, `Command.close`: its commands never hear of a lost connection;
+- `Command._resp_lines`: its own has lines and literals mixed, ours one entry for each response;
+- `state`, `capabilities`, `_idle_event`: only its own commands set them, and they do more than is wanted;
+- `execute` raises `Abort`, which is none of our errors; its log has content, and is silenced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,16 +42,14 @@ _NEWS = re.compile(rb"\* \d+ EXISTS$", re.IGNORECASE)
 
 
 class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no types
-    """One command; `replies` are what the server gets for each continuation that it asks for."""
+    """One command; `replies` are what the server gets for each continuation that it asks for.
+
+    Its text is the line that is sent, which may hold a password: it must not be logged.
+    """
 
     def __init__(self, name: str, tag: str, *args: str, prefix: str | None = None, replies: Iterable[bytes] = ()):
         super().__init__(name, tag, *args, prefix=prefix)
         self.replies = deque(replies)
-
-    def __repr__(self) -> str:
-        """The line that is sent, which may hold a password: it must not be logged."""
-        words = [self.tag, (self.prefix or "").strip(), self.name, *self.args]
-        return " ".join(str(word) for word in words if word)
 
     @property
     def untagged(self) -> list[Untagged]:
@@ -56,7 +62,7 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
         self.close(b"", "KO")
 
 
-class Protocol(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
+class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
     """One connection. `news` is set when the server tells of new messages; `heard` is called for all that it says."""
 
     pending_sync_command: Request | None
@@ -88,6 +94,14 @@ class Protocol(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimapl
     def is_quiet(self) -> bool:
         """Whether nothing lies here unread: after STARTTLS that would be from whoever sits in between."""
         return not self._buffer and not self._parts
+
+    def is_logged_in(self) -> None:
+        """The server has said so."""
+        self.state = aioimaplib.AUTH
+
+    def has_selected(self) -> None:
+        """A folder is open."""
+        self.state = aioimaplib.SELECTED
 
     def allow(self, octets: int) -> None:
         """What the server may send until this is called again, beside some slack; more ends the connection."""
@@ -214,6 +228,12 @@ class Protocol(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimapl
             if self.failure is None:
                 self.transport.write(reply[start : start + PIECE_OCTETS])
                 await asyncio.sleep(0)
+
+
+def silence_log() -> None:
+    """aioimaplib logs nothing: it would log content."""
+    for name in ("aioimaplib", "aioimaplib.aioimaplib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def printable(line: bytes) -> str:

@@ -4,28 +4,18 @@ Standard: RFC 5321 4.1.1.4 (only CRLF.CRLF ends the content) and 4.5.2 (dots), R
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from relay.aio import off_loop
 from relay.budget import Share
+from relay.entry import STEP_OCTETS, room_for
+from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS, CommandStream
 from relay.errors import MessageTooBig, TryLater
 
 END_OF_DATA = b"\r\n.\r\n"
-PIECE_OCTETS = 1024 * 1024
-"""One read takes all that the stream has buffered, so that what follows the content can be put back."""
-STEP_OCTETS = 1024 * 1024
-"""Room for content whose size was not declared is asked for in steps of so many octets."""
-COPIES = 8
-"""Octets of memory for each octet of content, at the measured peak: 3 in clear, 8 where it is sealed twice."""
 
 
-def room_for(octets: int) -> int:
-    """How much of the memory budget a message of so many octets holds; no message holds less than 512 KiB."""
-    return COPIES * max(octets, 64 * 1024)
-
-
-async def receive(reader: asyncio.StreamReader, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
+async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
     """The content up to CRLF.CRLF, dots unstuffed; `share` holds the room for it afterwards.
 
     `limit` is in octets; `got` is told after each piece how many octets have come so far. Raises MessageTooBig or
@@ -35,9 +25,7 @@ async def receive(reader: asyncio.StreamReader, limit: int, share: Share, got: C
     failed: MessageTooBig | TryLater | None = None
     total = 0
     while True:
-        piece = await reader.read(PIECE_OCTETS)
-        if not piece:
-            raise ConnectionResetError("the client left in the middle of the content")
+        piece = await stream.read_piece()
         total += len(piece)
         got(total)
         searched = max(0, len(data) - len(END_OF_DATA))
@@ -53,11 +41,12 @@ async def receive(reader: asyncio.StreamReader, limit: int, share: Share, got: C
             share.release()
             del data[: -len(END_OF_DATA)]
     if pipelined := bytes(data[end + len(END_OF_DATA) :]):
-        reader._buffer[:0] = pipelined  # type: ignore[attr-defined]  # feed_data refuses where the client sends no more
+        stream.put_back(pipelined)
     if failed is not None:
         raise failed
-    await share.hold(room_for(end))
-    share.reduce(room_for(end))
+    room = room_for(end)
+    await share.hold(room)
+    share.reduce(room)
     content = await off_loop(end, unstuffed, data, end + 2)
     if len(content) > limit:
         raise MessageTooBig(f"the content has {len(content)} octets, the limit is {limit}")

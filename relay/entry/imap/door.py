@@ -1,0 +1,48 @@
+"""Opens the IMAP door: the watch over all mailboxes.
+What app.py knows of it, and `check`, is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from relay.aio import in_background
+from relay.config import Config, TCPAddress
+from relay.entry import Inside
+from relay.entry.imap.check import states as states  # for `check`
+from relay.entry.imap.watch import Mailboxes, mailboxes
+from relay.entry.listening import Where
+
+
+def listens_on(config: Config) -> dict[str, Where]:
+    """Nowhere."""
+    return {}
+
+
+@asynccontextmanager
+async def door(inside: Inside) -> AsyncIterator[IMAPDoor]:
+    """Needs nothing."""
+    async with AsyncExitStack() as stack:
+        yield IMAPDoor(mailboxes(inside.config, inside.originals, inside.budget), stack)
+
+
+class IMAPDoor:
+    """The watch over all mailboxes."""
+
+    def __init__(self, watched: Mailboxes, stack: AsyncExitStack) -> None:
+        """The `stack` ends the watch in any case."""
+        self._mailboxes = watched
+        self._stack = stack
+
+    async def start(self) -> dict[str, TCPAddress]:
+        """Nobody connects here."""
+        await self._stack.enter_async_context(in_background("mailboxes", self._mailboxes.watch()))
+        return {}
+
+    async def stop(self) -> None:
+        """What is being opened is given up; any step may be repeated."""
+        await self._stack.aclose()
+
+    def reload(self) -> None:
+        """There is nothing to read again: secrets are read for each login."""

@@ -1,0 +1,61 @@
+"""Opens the milter door: a listener for each direction.
+What app.py knows of it, and `check`, is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from relay.config import Config, TCPAddress
+from relay.entry import Inside
+from relay.entry.listening import Listener, Where, address_of
+from relay.entry.milter.session import milter_connection
+
+
+def listens_on(config: Config) -> dict[str, Where]:
+    """The addresses of [outgoing] and [incoming], by setting."""
+    directions = {"outgoing.milter": config.outgoing, "incoming.milter": config.incoming}
+    return {name: each.milter for name, each in directions.items() if each is not None and each.milter is not None}
+
+
+@asynccontextmanager
+async def door(inside: Inside) -> AsyncIterator[MilterDoor]:
+    """Needs nothing."""
+    yield MilterDoor(inside)
+
+
+async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+    """There is nothing to look at that can be wrong before a mail server connects."""
+    for _ in range(0):
+        yield "", "", ()
+
+
+class MilterDoor:
+    """A Listener for each direction."""
+
+    def __init__(self, inside: Inside) -> None:
+        self._inside = inside
+        self._listeners: list[Listener] = []
+
+    async def start(self) -> dict[str, TCPAddress]:
+        """The real addresses as `outgoing_milter` and `incoming_milter`, but for Unix sockets."""
+        addresses: dict[str, TCPAddress] = {}
+        for name, direction, recipe in self._inside.directions:
+            if sockets := self._inside.sockets.get(f"{name}.milter"):
+                listener = Listener(direction, self._inside.budget)
+                await listener.listen(sockets, partial(milter_connection, listener, recipe))
+                self._listeners.append(listener)
+                if not isinstance(direction.milter, Path):
+                    addresses[f"{name}_milter"] = address_of(sockets)
+        return addresses
+
+    async def stop(self) -> None:
+        """All at once, so that they share the time that mails in flight are given."""
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+
+    def reload(self) -> None:
+        """There is nothing to read again."""

@@ -1,0 +1,290 @@
+"""aiosmtpd's connection as our sessions use it, and all that is done otherwise than aiosmtpd documents.
+Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 2920 (pipelining), RFC 3207 (STARTTLS).
+
+Sessions stand on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
+The exceptions, each of which a new version may break, are here:
+
+- `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it, tells
+  the client of exceptions, goes on as long as commands come while all other connections wait, and greets everybody;
+- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, and stands still while a mail is
+  delivered;
+- `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away;
+- `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
+- `_smtp_methods`, `command_size_limits`: no documented way asks which commands there are, or keeps the limits of one
+  connection from another's;
+- `mail.log`, its log, which has addresses and content, is silenced;
+- `__dir__` of session and handler: it looks through both for each connection, which takes as long as all the rest;
+- `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import re
+import ssl
+from typing import Any, ClassVar, cast
+
+import structlog
+from aiosmtpd.smtp import SMTP, Session
+
+from relay.aio import Turns
+from relay.entry.listening import Listener
+from relay.errors import TryLater
+
+log = structlog.get_logger(__name__)
+
+BUFFER_OCTETS = 64 * 1024
+COMMAND_OCTETS = 2048
+PIECE_OCTETS = 1024 * 1024
+"""One read takes all that the stream has buffered, so that what follows the content can be put back."""
+MAX_ERRORS = 20
+"""So many commands that make no sense, and the connection ends."""
+HANDSHAKE_S = 30.0
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_DONE_HERE = frozenset(("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "STARTTLS", "TURN", "XCLIENT"))
+_NOT_MAIL = re.compile(rb"(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT) |[^\s:]+:", re.IGNORECASE)
+"""What a web browser can be made to say to a mail server."""
+
+
+class _NoHandler:
+    def __dir__(self) -> list[str]:
+        return []
+
+
+_NO_HANDLER = _NoHandler()
+
+
+class CommandStream(SMTP):
+    """One connection: reads commands one by one, lets go who is too slow or makes no sense, and knows no mail yet.
+
+    A subclass says which `commands` it knows, each a method `smtp_VERB`. `idle` is set while no mail is in flight; who
+    has `left` sends no more; one that is `ending` gets no further command read.
+    """
+
+    commands: ClassVar[tuple[str, ...]] = ()
+    protocol: ClassVar[str] = "SMTP"
+
+    line_length_limit = BUFFER_OCTETS  # aiosmtpd makes it the stream's buffer limit
+    session: Session
+    transport: asyncio.Transport | None
+
+    def __init__(self, listener: Listener, hostname: str) -> None:
+        """`hostname` is what we say in the greeting."""
+        self.command_size_limits = collections.defaultdict(lambda: COMMAND_OCTETS)
+        super().__init__(
+            _NO_HANDLER,
+            hostname=hostname,
+            ident="QuMail Relay",
+            data_size_limit=listener.settings.max_message_size,
+            enable_SMTPUTF8=True,
+            timeout=listener.settings.timeout,
+            loop=asyncio.get_running_loop(),
+        )
+        self.listener = listener
+        self.settings = listener.settings
+        self.client = self.port = ""
+        """IP address and port of who has connected, "" where that cannot be known any more."""
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.ending = False
+        self.left = False
+        self._errors = 0
+        self._refused_because = ""
+
+    def __dir__(self) -> list[str]:
+        return [f"smtp_{verb}" for verb in self.commands]
+
+    # The connection.
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the client belongs to the networks that relay.toml trusts."""
+        return self.listener.trusts(self.client)
+
+    @property
+    def secured(self) -> bool:
+        """Whether the connection is TLS."""
+        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can be said to the client any more."""
+        return self.transport is None or self.transport.is_closing()
+
+    def connection_made(self, transport: Any) -> None:
+        """Counts the connection before its first octet is read."""
+        super().connection_made(transport)
+        if isinstance(peer := self.session.peer, tuple):
+            self.client, self.port = str(peer[0]), str(peer[1])
+        if self not in self.listener.connections:
+            self._refused_because = self.listener.add(self, self.client)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The delivery of a mail that is complete goes on."""
+        self.left = True
+        super().connection_lost(error)
+        self.listener.discard(self)
+        self.idle.set()
+
+    def eof_received(self) -> bool | None:
+        """The client sends no more, and perhaps hears no more: what it has sent is still answered."""
+        self.left = True
+        return asyncio.StreamReaderProtocol.eof_received(self)
+
+    def close_when_idle(self) -> None:
+        """Close now, or as soon as the mail in flight has been answered."""
+        self.ending = True
+        if self.idle.is_set():
+            self._say_last("421 4.3.2 The relay is shutting down")
+
+    def abort(self) -> None:
+        """Close at once, whatever is unsent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _timeout_cb(self) -> None:
+        log.info("client_too_slow", client=self.client)
+        self._say_last("421 4.4.2 Timeout, closing the connection")
+
+    def _say_last(self, reply: str) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # it does not read what we say
+            return
+        self.transport.write(reply.encode() + b"\r\n")
+        self.transport.close()
+
+    async def begin_tls(self, context: ssl.SSLContext) -> None:
+        """The handshake, after all that came in clear was thrown away. Raises OSError: then nothing more is read."""
+        if injected := len(self._reader._buffer):  # type: ignore[attr-defined]
+            log.warning("plaintext_before_tls_discarded", client=self.client, octets=injected)
+            self._reader._buffer.clear()  # type: ignore[attr-defined]
+        self.ending = True
+        await self._writer.start_tls(context, ssl_handshake_timeout=HANDSHAKE_S)
+        self.ending = False
+        # Reader and aiosmtpd still have the transport below.
+        self.transport = cast(asyncio.Transport, self._writer.transport)
+        self._reader._transport = self.transport  # type: ignore[attr-defined]
+        peer, self.session = self.session.peer, self._create_session()
+        self.session.peer = peer
+        self.start_timer()
+
+    # What it reads.
+
+    async def read_line(self) -> bytes | None:
+        """The next line with its end, None for one that is longer than the buffer."""
+        whole = True
+        while True:
+            try:
+                line = await self._reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as error:
+                await self._reader.readexactly(error.consumed)
+                whole = False
+            else:
+                return line if whole else None
+
+    async def read_piece(self) -> bytes:
+        """All that has come. Raises ConnectionResetError where no more will come."""
+        piece = await self._reader.read(PIECE_OCTETS)
+        if not piece:
+            raise ConnectionResetError("the client left in the middle of the content")
+        return piece
+
+    def put_back(self, octets: bytes) -> None:
+        """These are read next."""
+        self._reader._buffer[:0] = octets  # type: ignore[attr-defined]  # feed_data refuses where no more is sent
+
+    def drop_what_did_not_wait(self) -> None:
+        """DATA is not accepted: content that was sent without waiting for that is never read as commands."""
+        if self._reader._buffer:  # type: ignore[attr-defined]
+            self.ending = True
+
+    # Time.
+
+    def start_timer(self, seconds: float | None = None) -> None:
+        """The client has so long, or the usual time, from now on."""
+        self._reset_timeout(seconds)
+
+    def stop_timer(self) -> None:
+        """It is our turn."""
+        assert self._timeout_handle is not None  # noqa: S101 - aiosmtpd has set it with the connection
+        self._timeout_handle.cancel()
+
+    # Commands.
+
+    async def _handle_client(self) -> None:
+        """What aiosmtpd starts for each connection."""
+        try:
+            if self._refused_because:
+                log.warning("connection_refused", client=self.client, cause=self._refused_because)
+                await self.push("421 4.7.0 Too many connections, try again later")
+                return
+            await self.push(f"220 {self.hostname} {'LMTP' if self.protocol == 'LMTP' else 'ESMTP'} QuMail Relay")
+            turns = Turns()
+            while self.transport is not None and not self.ending:
+                await self._one_command()
+                await turns.give()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            log.debug("client_left", client=self.client)
+        finally:
+            self._writer.close()
+
+    async def _one_command(self) -> None:
+        line = await self.read_line()
+        if line is None or len(line) > COMMAND_OCTETS:
+            await self.wrong("500 5.5.2 Line too long")
+            return
+        if not line.endswith(b"\r\n"):
+            # Whoever counts lines otherwise than we do must not get another command past us.
+            await self.push("500 5.5.2 A line ends in <LF> without <CR>, closing the connection")
+            self.ending = True
+            return
+        if _CONTROL.search(line, 0, len(line) - 2):
+            await self.wrong("500 5.5.2 A command ends in <CR><LF> and has no other control characters")
+            return
+        verb, _, rest = line.rstrip().partition(b" ")
+        method = self._smtp_methods.get(verb.decode("ascii", "replace").upper())
+        if method is None:
+            await self._unknown(line, verb)
+            return
+        self._reset_timeout()
+        try:
+            await method(rest.strip().decode("utf-8", "surrogateescape") or None)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client hears nothing of the cause
+            await self.push(unforeseen(error).reply)
+
+    async def _unknown(self, line: bytes, verb: bytes) -> None:
+        if _NOT_MAIL.match(line):
+            log.warning("not_a_mail_client", client=self.client)
+            await self.push("421 4.7.0 This is a mail server")
+            self.ending = True
+        elif verb.decode("ascii", "replace").upper() in _NOT_DONE_HERE:
+            await self.wrong("502 5.5.1 Command not implemented")
+        else:
+            await self.wrong("500 5.5.1 Command not known")
+
+    async def wrong(self, reply: str) -> None:
+        """Answers a command that makes no sense; too many of them end the connection."""
+        self._errors += 1
+        if self._errors < MAX_ERRORS:
+            await self.push(reply)
+            return
+        log.warning("too_many_errors", client=self.client, last=reply)
+        await self.push("421 4.7.0 Too many errors, closing the connection")
+        self.ending = True
+
+
+def silence_log() -> None:
+    """Of aiosmtpd only errors are logged."""
+    logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+
+def unforeseen(error: Exception) -> TryLater:
+    """What we did not foresee holds the mail."""
+    log.error("smtp_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
+    return TryLater("unforeseen")

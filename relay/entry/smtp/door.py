@@ -1,0 +1,82 @@
+"""Opens the SMTP door: a listener for SMTP and LMTP of each direction, and the submission server.
+What app.py knows of it, and `check`, is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from relay.config import Config, TCPAddress
+from relay.entry import Inside
+from relay.entry.listening import Listener, Where, address_of
+from relay.entry.smtp.aiosmtpd_base import silence_log
+from relay.entry.smtp.check import states as states  # for `check`
+from relay.entry.smtp.completion import Completion
+from relay.entry.smtp.session import LMTPSession, SMTPSession
+from relay.entry.smtp.submission import SubmissionService, SubmissionSession, submission_service
+from relay.entry.smtp.tls import TLSServer
+
+
+def listens_on(config: Config) -> dict[str, Where]:
+    """The addresses of [outgoing], [incoming] and [submission], by setting."""
+    found: dict[str, TCPAddress | None] = {}
+    for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
+        if direction is not None:
+            found |= {f"{name}.listen": direction.listen, f"{name}.lmtp": direction.lmtp}
+    if (users := config.submission) is not None:
+        found |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
+    return {setting: where for setting, where in found.items() if where is not None}
+
+
+@asynccontextmanager
+async def door(inside: Inside) -> AsyncIterator[SMTPDoor]:
+    """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
+    silence_log()
+    async with AsyncExitStack() as stack:
+        service = None
+        if (table := inside.config.submission) is not None:
+            service = await stack.enter_async_context(submission_service(table, inside))
+        yield SMTPDoor(inside, service)
+
+
+class SMTPDoor:
+    """A Listener for each address of a direction, and one for both of [submission], whose limits they share."""
+
+    def __init__(self, inside: Inside, submission: SubmissionService | None) -> None:
+        self._sockets = inside.sockets
+        self._submission = submission
+        self._sessions: dict[str, tuple[Listener, Callable[[], SMTPSession]]] = {}
+        config, hostname, budget = inside.config, inside.config.site.hostname, inside.budget
+        for name, direction, recipe in inside.directions:
+            for what, session in (("listen", SMTPSession), ("lmtp", LMTPSession)):
+                listener = Listener(direction, budget)
+                self._sessions[f"{name}.{what}"] = listener, partial(session, listener, hostname, recipe)
+        if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
+            completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
+            listener = Listener(users, budget)
+            new = partial(SubmissionSession, listener, hostname, completion, submission)
+            self._sessions |= {"submission.listen": (listener, new), "submission.listen_tls": (listener, new)}
+
+    async def start(self) -> dict[str, TCPAddress]:
+        """The real addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
+        addresses: dict[str, TCPAddress] = {}
+        for setting, (listener, session) in self._sessions.items():
+            if sockets := self._sockets.get(setting):
+                if self._submission is not None and setting == "submission.listen_tls":
+                    listener.servers.append(TLSServer(self._submission.tls, listener, session, sockets))
+                else:
+                    await listener.listen(sockets, session)
+                addresses[setting.replace(".listen", "").replace(".", "_")] = address_of(sockets)
+        return addresses
+
+    async def stop(self) -> None:
+        """All at once, so that they share the time that mails in flight are given."""
+        await asyncio.gather(*(listener.stop() for listener in {listener for listener, _ in self._sessions.values()}))
+
+    def reload(self) -> None:
+        """Takes the certificate of [submission] as it is now."""
+        if self._submission is not None:
+            self._submission.tls.reload()

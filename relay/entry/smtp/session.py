@@ -1,0 +1,336 @@
+"""One SMTP or LMTP session: its commands, and what becomes of a mail from MAIL to the reply to its content.
+Standard: RFC 5321 (3.3, 4.1.1, 6.1), RFC 2033 (LMTP), RFC 3848 (names in Received), Postfix's XFORWARD_README.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import structlog
+
+from relay import mime
+from relay.budget import Share
+from relay.entry import Recipe, room_for
+from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
+from relay.entry.listening import Listener
+from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
+from relay.entry.smtp.content import receive
+from relay.errors import RelayError, TryLater, for_all
+from relay.mail import Envelope, Mail, Origin, Outcomes, Recipient
+
+log = structlog.get_logger(__name__)
+
+LEAST_RATE = 1024
+"""Octets a second that content must come at, on the whole, beside the idle time that every client has."""
+COMMANDS = ("MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "XFORWARD")
+EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
+
+
+class SMTPSession(CommandStream):
+    """One SMTP connection, whose mails go to one recipe.
+
+    A subclass may know other `commands`, announce other `extensions`, and override `check_client_may_mail` and
+    `origin`. What MAIL and RCPT have said is in `begun` (None outside of a transaction) and `recipients`.
+    """
+
+    commands: ClassVar[tuple[str, ...]] = ("HELO", "EHLO", *COMMANDS)
+    greets_with: ClassVar[str] = "EHLO"
+    each_answered: ClassVar[bool] = False
+    ignored_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of MAIL that a subclass understands, or that mean nothing to it."""
+
+    def __init__(self, listener: Listener, hostname: str, recipe: Recipe) -> None:
+        super().__init__(listener, hostname)
+        self.recipe = recipe
+        self.start_over()
+
+    def start_over(self) -> None:
+        """No transaction, and nothing known that was said about one."""
+        self.begun: Envelope | None = None
+        self.recipients: list[Recipient] = []
+        self.declared_size = 0
+        self.forwarded = Origin()
+
+    # What a subclass may do otherwise.
+
+    def extensions(self) -> list[str]:
+        """The lines of the answer to EHLO, but for the first (RFC 5321, 4.1.1.1)."""
+        known = ["PIPELINING", f"SIZE {self.settings.max_message_size}", *EXTENSIONS]
+        return [*known, XFORWARD] if self.trusted else known
+
+    async def check_client_may_mail(self, sender: str) -> None:
+        """Raises the RelayError that MAIL from this sender is to be answered with."""
+
+    def origin(self) -> Origin:
+        """The client that the mail comes from: what a trusted mail server has said, or else who has connected."""
+        if self.forwarded != Origin():
+            return self.forwarded
+        proto = "ESMTP" if self.session.extended_smtp else "SMTP"
+        return Origin(addr=self.client, port=self.port, proto=proto, helo=self.session.host_name or "")
+
+    # Commands that are not about a mail.
+
+    async def smtp_EHLO(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.1; in the middle of a transaction it is RSET as well (4.1.4)."""
+        if await self._greeted(arg, extended=True):
+            lines = [self.hostname, *self.extensions()]
+            await self.push("".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}")
+
+    async def smtp_HELO(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.1."""
+        if await self._greeted(arg, extended=False):
+            await self.push(f"250 {self.hostname}")
+
+    async def _greeted(self, arg: str | None, *, extended: bool) -> bool:
+        if not arg or not arg.isascii():
+            await self.wrong("501 5.5.4 Syntax: EHLO hostname")
+            return False
+        self.start_over()
+        self.session.extended_smtp = extended
+        self.session.host_name = arg
+        return True
+
+    async def smtp_NOOP(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.9."""
+        await self.push("250 2.0.0 Ok")
+
+    async def smtp_VRFY(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.6 and 7.3: we tell nobody who can be reached here."""
+        if arg:
+            await self.push("252 2.0.0 Send some mail, and see")
+        else:
+            await self.wrong("501 5.5.4 Syntax: VRFY address")
+
+    async def smtp_HELP(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.8."""
+        await self.push("214 2.0.0 See RFC 5321")
+
+    async def smtp_QUIT(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.10."""
+        if arg:
+            await self.wrong("501 5.5.4 Syntax: QUIT")
+            return
+        self.ending = True
+        await self.push("221 2.0.0 Bye")
+
+    async def smtp_RSET(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.5."""
+        if arg:
+            await self.wrong("501 5.5.4 Syntax: RSET")
+            return
+        self.start_over()
+        await self.push("250 2.0.0 Ok")
+
+    # The commands of a mail.
+
+    async def smtp_XFORWARD(self, arg: str | None) -> None:
+        """What a trusted mail server knows of its own client; it holds for the next transaction."""
+        if not self.trusted:
+            await self.wrong("550 5.7.1 You are not trusted with this command")
+        elif self.begun is not None:
+            await self.wrong("503 5.5.1 Not in the middle of a transaction")
+        else:
+            try:
+                self.forwarded = parse_xforward(arg, self.forwarded)
+            except BadParameter as error:
+                await self.wrong(error.reply)
+                return
+            await self.push("250 2.0.0 Ok")
+
+    async def smtp_MAIL(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.2."""
+        if not self.session.host_name:
+            await self.wrong(f"503 5.5.1 Send {self.greets_with} first")
+            return
+        if self.begun is not None:
+            await self.wrong("503 5.5.1 Nested MAIL command")
+            return
+        try:
+            begun, size = parse_mail(arg, self.settings.max_message_size, self.ignored_parameters)
+            await self.check_client_may_mail(begun.sender)
+        except BadParameter as error:
+            await self.wrong(error.reply)
+            return
+        except RelayError as error:
+            log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
+            await self.push(error.reply)
+            return
+        self.begun, self.declared_size = begun, size
+        await self.push("250 2.1.0 Ok")
+
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.3."""
+        if self.begun is None:
+            await self.wrong("503 5.5.1 Need MAIL command")
+            return
+        if len(self.recipients) >= self.settings.max_recipients:
+            await self.push("452 4.5.3 Too many recipients")
+            return
+        try:
+            recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
+            self.recipe.check_recipient(self.begun.sender, recipient.address)
+        except BadParameter as error:
+            await self.wrong(error.reply)
+            return
+        except RelayError as error:
+            log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
+            await self.push(error.reply)
+            return
+        self.recipients.append(recipient)
+        await self.push("250 2.1.5 Ok")
+
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """RFC 5321, 4.1.1.4."""
+        if arg:
+            await self.wrong("501 5.5.4 Syntax: DATA")
+        elif self.begun is None:
+            await self.wrong("503 5.5.1 Need MAIL command")
+        elif not self.recipients:
+            await self.wrong("503 5.5.1 Need RCPT command")
+        else:
+            self.idle.clear()
+            try:
+                await self._take_mail(replace(self.begun, recipients=tuple(self.recipients)))
+            finally:
+                self.start_over()
+                self.idle.set()
+            return
+        self.drop_what_did_not_wait()
+
+    # The mail.
+
+    async def _take_mail(self, envelope: Envelope) -> None:
+        """Receives the content and has the mail delivered, in a task that outlives this connection."""
+        origin, mail_id, delivery = self.origin(), secrets.token_hex(6), None
+        share = self.listener.budget.share()
+        with structlog.contextvars.bound_contextvars(mail=mail_id, **_log_words(origin, self.client)):
+            try:
+                if not await self._has_room(share):
+                    return
+                await self.push("354 End data with <CR><LF>.<CR><LF>")
+                try:
+                    content = await self._content(share)
+                    trace = self._received_field(mail_id, utf8=envelope.smtputf8)
+                except ConnectionError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - unknown errors hold mail
+                    failure = error if isinstance(error, RelayError) else unforeseen(error)
+                    await self._answer(mail_id, (failure,) * len(envelope.recipients))
+                    return
+                mail = Mail(envelope, content, mail_id, trace, origin, each_answered=self.each_answered)
+                delivery = self.listener.run(self._deliver(mail))
+                delivery.add_done_callback(lambda _: share.release())
+                await asyncio.shield(delivery)
+            finally:
+                if delivery is None:
+                    share.release()
+
+    async def _has_room(self, share: Share) -> bool:
+        """Whether the content may come; if not, the client has heard it."""
+        try:
+            await share.hold(room_for(self.declared_size))
+        except TryLater as error:
+            log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
+            await self.push(error.reply)
+            self.drop_what_did_not_wait()
+            return False
+        return True
+
+    async def _content(self, share: Share) -> bytes:
+        """What follows DATA, if it comes fast enough. Raises what `receive` raises."""
+        begun, usual = self.loop.time(), self.settings.timeout
+
+        def keep_pace(octets: int) -> None:
+            left = begun + usual + octets / LEAST_RATE - self.loop.time()
+            self.start_timer(max(0.001, min(usual, left)))
+
+        self.start_timer()
+        return await receive(self, self.settings.max_message_size, share, keep_pace)
+
+    async def _deliver(self, mail: Mail) -> None:
+        """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
+        self.stop_timer()
+        try:
+            outcomes = await self.recipe.process(mail)
+        except Exception as error:  # noqa: BLE001 - unknown errors hold mail
+            failure = error if isinstance(error, RelayError) else unforeseen(error)
+            outcomes = (failure,) * len(mail.envelope.recipients)
+        if self.transport is not None:
+            self.start_timer()  # also for a client that does not read the answer
+        if await self._has_heard(mail, outcomes):
+            return
+        log.warning("client_gone_before_the_answer", recipients=len(outcomes))
+        try:
+            await self.recipe.unheard(mail, outcomes)
+        except Exception as error:  # noqa: BLE001 - the mail has left
+            log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
+
+    async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
+        """Answers; whether the client was there to hear it.
+
+        One that sends no more may or may not hear it. He is taken for gone only where his retry can be told from a
+        second mail, which must not be lost.
+        """
+        try:
+            await self._answer(mail.id, outcomes)
+        except ConnectionError:
+            return False
+        if self.gone:
+            return False  # who has left while we said it raises nothing
+        return not (self.left and mime.is_like_no_other(mail.message))
+
+    async def _answer(self, mail_id: str, outcomes: Outcomes) -> None:
+        """Says, and logs, what becomes of the mail; who is gone hears nothing."""
+        if failure := for_all(outcomes):
+            kind = type(failure).__name__
+            log.warning("mail_not_accepted", reply=failure.reply, kind=kind, cause=str(failure))
+        if not self.gone:
+            await self.push(self.reply(mail_id, outcomes, failure))
+
+    def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
+        """The one reply to the content (RFC 5321, 4.2.5), and what it does not say of the other recipients."""
+        if failure is None:
+            return f"250 2.0.0 Ok: {mail_id}"
+        accepted = sum(outcome is None for outcome in outcomes)
+        final = accepted and not isinstance(failure, TryLater)
+        return failure.reply + (f" ({accepted} of {len(outcomes)} recipients have it)" if final else "")
+
+    def _received_field(self, mail_id: str, *, utf8: bool) -> bytes:
+        """It names who has connected, whatever XFORWARD said; the log has both."""
+        word = self.protocol if self.protocol == "LMTP" or not self.session.extended_smtp else "ESMTP"
+        word = f"UTF8{self.protocol}" if utf8 else word
+        return mime.received_field(
+            client=f"{printable(self.session.host_name or 'unknown')} ([{self.client or 'local'}])",
+            hostname=self.hostname,
+            protocol=word + ("S" if self.secured else "") + ("A" if self.session.authenticated else ""),
+            mail_id=mail_id,
+            when=datetime.now(UTC),
+        )
+
+
+class LMTPSession(SMTPSession):
+    """One LMTP connection; the way to hand mail to the relay that lets each recipient have its own outcome."""
+
+    commands: ClassVar = ("LHLO", *COMMANDS)
+    greets_with: ClassVar = "LHLO"
+    protocol: ClassVar = "LMTP"
+    each_answered: ClassVar = True
+
+    async def smtp_LHLO(self, arg: str | None) -> None:
+        """RFC 2033, 4.1."""
+        await self.smtp_EHLO(arg)
+
+    def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
+        """A reply for each recipient that RCPT has accepted, in their order (RFC 2033, 4.2)."""
+        return "\r\n".join(f"250 2.1.5 Ok: {mail_id}" if outcome is None else outcome.reply for outcome in outcomes)
+
+
+def _log_words(origin: Origin, connected: str) -> dict[str, str]:
+    """What every log line about this mail says of where it comes from."""
+    client = origin.addr or origin.name or connected
+    words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
+    return {name: value for name, value in words.items() if value}

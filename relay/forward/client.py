@@ -1,0 +1,304 @@
+"""One connection to a next hop: commands, replies, content; bounded in memory and time whatever the other side does.
+Standard: RFC 5321 4.2 (replies), 4.5.3.2 (times), RFC 2920 (replies come in the order of the commands), RFC 3207.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from relay.config import Server
+from relay.errors import NextHopRefused, NextHopUnavailable
+
+REPLY_OCTETS = 32 * 1024
+"""The longest reply that is read, all its lines together; real ones have a few hundred octets."""
+PIECE_OCTETS = 256 * 1024
+"""Content is written in pieces of this size, and each must get away in time."""
+
+_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.DOTALL)
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?= |$)")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+class NotTaken(NextHopUnavailable):
+    """Nothing of the mail can have been accepted: another next hop may be asked."""
+
+
+class TooManyRecipients(NotTaken):
+    """Only this recipient was too many for one transaction (RFC 5321, 4.5.3.1.10)."""
+
+
+class Gone(NotTaken):
+    """The connection cannot be used: refused, broken, 421, or not the protocol that we speak."""
+
+
+class Silent(Gone):
+    """No answer in time: asking the same server again would cost the same time again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply: its code, and its lines as they came, without the code."""
+
+    code: int
+    raw: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The text of each line, control characters replaced."""
+        return tuple(_printable(each.strip()) for each in self.raw)
+
+    @property
+    def text(self) -> str:
+        """All lines as one."""
+        return " ".join(self.lines)
+
+    @property
+    def status(self) -> str | None:
+        """The enhanced status code (RFC 2034), or None where it has none."""
+        match = _STATUS.match(self.lines[0])
+        return match[0] if match else None
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is 2yz."""
+        return 200 <= self.code < 300
+
+
+def fault(
+    server: Server, command: str, reply: Reply, kind: type[NextHopUnavailable] = NotTaken
+) -> NextHopRefused | NextHopUnavailable:
+    """What a reply that is no success means; `kind` is what to raise for 4xx, and for codes that mean nothing."""
+    cause = f"next hop {server}: {command}: {reply}"
+    if 500 <= reply.code < 600:
+        return NextHopRefused(cause, reply.status)
+    return kind(cause, reply.status)
+
+
+class Timeouts:
+    """The longest waits, in seconds, as RFC 5321 4.5.3.2 has them where `timeout` is 300."""
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is that for the greeting and for most replies."""
+        self.connect = timeout / 10
+        self.reply = timeout
+        self.data = timeout * 2 / 5
+        self.piece = timeout * 3 / 5
+        self.content_reply = timeout * 2
+        self.mail = timeout * 6
+        """For one mail from its first command to its last reply, however busy the next hop seems."""
+
+
+class Client(asyncio.Protocol):
+    """Sends commands, gives the replies one by one; a reply that nobody waits for ends the connection.
+
+    `extensions` are those that the server offers (RFC 5321, 2.2). `opened` is the loop's time; `mails` counts those it
+    has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in the loop's time.
+    """
+
+    def __init__(self, server: Server, timeouts: Timeouts) -> None:
+        self.server = server
+        self.timeouts = timeouts
+        self.extensions: dict[str, str] = {}
+        self.opened = asyncio.get_running_loop().time()
+        self.mails = 0
+        self.expiry: asyncio.TimerHandle | None = None
+        self.deadline = float("inf")
+        self.usable = True
+        """Whether the connection stands, as far as is known."""
+        self._why = ""
+        self._silent = False
+        self._transport: Any = None
+        self._unread = b""
+        self._lines: list[bytes] = []
+        self._code = b""
+        self._octets = 0
+        self._replies: deque[Reply] = deque()
+        self._outstanding = 1  # the greeting
+        self._news = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._gone = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, server: Server, timeouts: Timeouts) -> Client:
+        """A connection to a TCP address or a Unix socket; the greeting is not read yet. Raises Gone."""
+        loop, address = asyncio.get_running_loop(), server.address
+        client = cls(server, timeouts)
+        try:
+            async with asyncio.timeout(timeouts.connect):
+                if isinstance(address, Path):
+                    await loop.create_unix_connection(lambda: client, str(address))
+                else:
+                    await loop.create_connection(lambda: client, *address)
+        except TimeoutError as error:
+            raise Gone(f"next hop {server}: no connection within {timeouts.connect:g} s") from error
+        except OSError as error:
+            raise Gone(f"next hop {server}: no connection: {error}") from error
+        return client
+
+    @property
+    def peer_host(self) -> str:
+        """The IP address at the other end, or "" for a Unix socket."""
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    # Commands and replies. `name` is what was going on, for messages.
+
+    async def command(self, name: str, command: bytes) -> Reply:
+        """The reply to a command. Raises Gone."""
+        self.send(name, command)
+        return await self.reply(name)
+
+    def send(self, name: str, *commands: bytes) -> None:
+        """Sends commands, each of which gets one reply. Raises Gone, or ValueError for control characters."""
+        if _CONTROL.search(b"".join(commands)):
+            raise ValueError("a command must not contain control characters")
+        if not self.usable:
+            self._raise(name)
+        self._outstanding += len(commands)
+        self._transport.write(b"\r\n".join((*commands, b"")))
+
+    def expect(self, replies: int) -> None:
+        """So many more replies are owed to us."""
+        self._outstanding += replies
+
+    async def reply(self, name: str, seconds: float = 0.0, *, verdict: bool = False) -> Reply:
+        """The next reply, in `seconds` or the usual time. Raises Gone where there is none.
+
+        Also for 421 (RFC 5321, 3.8), but not where it is the `verdict` on a content: that may have been taken.
+        """
+        if not self._replies and self.usable:
+            self._news.clear()
+            await self._wait(self._news, seconds or self.timeouts.reply, "no reply")
+        if not self._replies:
+            self._raise(name)
+        reply = self._replies.popleft()
+        if reply.code == 421 and not verdict:
+            raise fault(self.server, name, reply, Gone)
+        return reply
+
+    async def write(self, piece: memoryview) -> None:
+        """Writes a piece of content; returns when there is room for more. Raises Gone."""
+        if not self.usable:
+            self._raise("content")
+        self._transport.write(piece)
+        if not self._writable.is_set():
+            await self._wait(self._writable, self.timeouts.piece, "what was sent is not taken")
+
+    async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
+        """TLS from now on; `name` is the server's. Raises Gone: from here on there is no way back to clear.
+
+        Whatever came in clear behind the reply to STARTTLS was put there by somebody else.
+        """
+        if self._unread or self._lines or self._replies:
+            self._fail("something was sent in clear behind the reply to STARTTLS")
+        if self.usable:
+            try:
+                self._transport = await asyncio.get_running_loop().start_tls(
+                    self._transport, self, context, server_hostname=name, ssl_handshake_timeout=self.timeouts.reply
+                )
+            except OSError as error:  # ssl.SSLError is one
+                self._fail(f"TLS: {error}")
+        if not self.usable:
+            self._raise("STARTTLS")
+
+    def close(self) -> None:
+        """Says QUIT and goes; where the other side is in the middle of something, without a word."""
+        if self.usable and not self._outstanding:
+            self.usable, self._why = False, "closed"
+            self._transport.write(b"QUIT\r\n")
+            self._transport.close()
+        else:
+            self._fail("broken off")
+
+    async def closed(self, seconds: float) -> None:
+        """Waits until the connection is gone, for `seconds` seconds, then does not wait for the other side."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
+        self._transport.abort()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """`transport` is an asyncio.Transport in all but name where uvloop made it."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Collects lines into replies."""
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for each in lines:
+            if not self.usable:
+                return
+            line = each.removesuffix(b"\r")
+            match = _LINE.fullmatch(line)
+            if match is None or (self._lines and not line.startswith(self._code)):
+                self._fail(f"not an SMTP reply: {_printable(line[:80])}")
+                return
+            self._code = match[1]
+            self._lines.append(match[3] or b"")
+            self._octets += len(line)
+            if match[2] != b"-":
+                self._replied(Reply(int(match[1]), tuple(self._lines)))
+        if self._octets + len(self._unread) > REPLY_OCTETS:
+            self._fail(f"a reply is longer than {REPLY_OCTETS} octets")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Replies that came before can still be read."""
+        self._gone.set()
+        self._fail(f"the connection was lost: {error}" if error else "the connection was closed")
+
+    def pause_writing(self) -> None:
+        """The other side does not keep up."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """The other side keeps up again."""
+        self._writable.set()
+
+    def _replied(self, reply: Reply) -> None:
+        self._lines.clear()
+        self._octets = 0
+        if not self._outstanding:
+            self._fail(f"said without being asked: {reply}")
+            return
+        self._outstanding -= 1
+        self._replies.append(reply)
+        self._news.set()
+
+    async def _wait(self, event: asyncio.Event, seconds: float, what: str) -> None:
+        seconds = max(0.0, min(seconds, self.deadline - asyncio.get_running_loop().time()))
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            self._silent = self._silent or self.usable
+            self._fail(f"{what} within {seconds:g} s")
+
+    def _raise(self, name: str) -> NoReturn:
+        """What the end of the connection means before the mail was sent."""
+        kind = Silent if self._silent else Gone
+        raise kind(f"next hop {self.server}: {name}: {self._why}")
+
+    def _fail(self, why: str) -> None:
+        if self.usable:
+            self.usable, self._why = False, why
+        self._news.set()
+        self._writable.set()
+        self._transport.abort()
+
+
+def _printable(text: bytes) -> str:
+    """Safe in a log line."""
+    decoded = text.decode("utf-8", "replace")
+    return decoded if decoded.isprintable() else "".join(each if each.isprintable() else "?" for each in decoded)

@@ -1,0 +1,127 @@
+"""What a serving relay does beside mail: ends what has expired, writes what may be late, tells how its keys stand.
+Whatever stands in the way is logged, and tried again: only the end of the relay ends any of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay.config import Config
+from relay.key_receiver import Receiving
+from relay.keys.ring import KeyRing
+from relay.policy.findings import endings
+from relay.policy.reload import PoliciesInForce
+from relay.quarantine.triage import Triage
+from relay.stopping import Stop
+from relay.store import SentRecords, SiteSecret, Store, claims
+from relay.store.sent import take_over_sent
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S = 60.0
+"""How often expired received keys are destroyed."""
+SENT = "sent.spool"
+"""Where it is written at once what has left: the directory's name."""
+DAY_S = 86_400.0
+MAX_ENDINGS = 20
+"""No more files and rules that end are named in the log at once."""
+WRITE_DOWN_S = 10.0
+"""How often `keys status` gets new figures."""
+ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
+"""Why a relay stops that nobody has told to."""
+
+
+async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecret) -> None:
+    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
+    if number := await take_over_sent(config.state_directory / SENT, secret, store.deliveries):
+        log.warning("relay_was_killed", mails_sent_shortly_before=number)
+
+
+async def sweep(store: Store, triage: Triage) -> None:
+    """Ends what has expired, every SWEEP_S seconds."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            await store.beat.go_on()
+            await store.claims.end_claims()
+            if destroyed := await store.received.destroy_expired(store.beat.past):
+                log.info("received_keys_destroyed", number=destroyed)
+            if forgotten := await store.deliveries.expire(store.beat.past):
+                log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
+            await store.issued_keys.expire(store.beat.past)
+            await store.spent.expire()
+            await triage.look()
+        except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
+            log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
+
+
+async def write_what_is_late(store: Store, sent: SentRecords) -> None:
+    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
+    while True:
+        await asyncio.sleep(claims.RENEW_S)
+        try:
+            sent.tidy()
+            await store.deliveries.go_on()
+        except Exception as error:  # noqa: BLE001 - the next try may succeed
+            log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
+
+
+async def tell_of_endings(policies: PoliciesInForce) -> None:
+    """Once a day: which files and rules of the policies end soon."""
+    while True:
+        found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
+        policies.metrics.ends_soon.set(len(found))
+        for cause in found[:MAX_ENDINGS]:
+            log.warning("policy_ends", cause=cause, number=len(found))
+        await asyncio.sleep(DAY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysFile:
+    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key."""
+
+    path: Path
+    secret_id: str
+    keys: KeyRing
+    receiving: Receiving
+
+    async def keep_up(self) -> None:
+        """Writes it every WRITE_DOWN_S seconds."""
+        while True:
+            await self.write()
+            await asyncio.sleep(WRITE_DOWN_S)
+
+    async def write(self) -> None:
+        """Writes it once, or says in the log why that cannot be."""
+        try:
+            report = (await self.keys.report(ask=False)).as_json()
+            report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
+            write_whole(self.path, json.dumps(report))
+        except Exception as error:  # noqa: BLE001 - the next one may succeed
+            log.warning("key_report_not_written", file=str(self.path), cause=f"{type(error).__name__}: {error}")
+
+    async def stop_without_receiver(self, stop: Stop) -> None:
+        """A kill of this process would cost keys from then on; only a new start has the second process again."""
+        await self.receiving.process_ended()
+        if not stop.told:
+            log.error("relay_has_to_start_anew", cause=ALONE)
+        stop.tell(ALONE)
+        await self.write()
+
+
+def keys_file(config: Config) -> Path:
+    """Where the serving relay writes down how its keys stand."""
+    return config.store.secret.with_name("keys.json")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file so that a reader sees all of it or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
