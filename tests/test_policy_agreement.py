@@ -238,7 +238,7 @@ class OneTry:
     """In place of a Delivery: the first try of a mail."""
 
     rest: Mail
-    key: bytes = b"x"
+    name: bytes = b"x"
     copies: list[SealedCopy] = field(default_factory=list)
     outcomes: dict[str, RelayError] = field(default_factory=dict)
 
