@@ -12,28 +12,27 @@ from pydantic import Field
 
 from relay import toml
 from relay.config.checks import faults
-from relay.config.entries import (
+from relay.config.tables import (
     MAX_BOUNCE,
     DirectionSettings,
-    IMAPSettings,
-    IncomingSettings,
-    ListenerSettings,
-    OutgoingSettings,
-    SubmissionSettings,
-)
-from relay.config.keys import KMESettings, PeerSettings
-from relay.config.tables import (
     DKIMKeySettings,
     DKIMSettings,
     IdentitySettings,
+    IMAPSettings,
+    IncomingSettings,
+    KMESettings,
     LedgerSettings,
     LimitSettings,
+    ListenerSettings,
     LogSettings,
     OTPSettings,
+    OutgoingSettings,
+    PeerSettings,
     PolicySettings,
     QuarantineSettings,
     SiteSettings,
     StoreSettings,
+    SubmissionSettings,
 )
 from relay.config.values import (
     Mailboxes,
