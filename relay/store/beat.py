@@ -1,5 +1,5 @@
 """Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
-Standard: a mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
+A mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
 
 Where store and file are restored together, as with a whole machine, nothing is noticed. Clocks are set now and then,
 a week ahead by mistake and back again: what is forgotten by time is forgotten by a time that follows slowly.

@@ -1,5 +1,5 @@
 """One database, SQLite or PostgreSQL: its transactions, its schema's version, its errors as StoreUnavailable.
-Standard: a committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
+A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 
 
 @dataclass(slots=True, eq=False)
-class _Turn(Generic[Item]):
+class _Queued(Generic[Item]):
     item: Item
     done: bool = False
     error: StoreUnavailable | None = None
@@ -214,24 +214,24 @@ class GroupCommit(Generic[Item]):
     def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
         self._commit = commit
         self._turn = asyncio.Lock()
-        self._wait: list[_Turn[Item]] = []
+        self._queue: list[_Queued[Item]] = []
 
     async def __call__(self, item: Item) -> None:
         """Returns when the item is committed; raises StoreUnavailable when it could not be."""
-        mine = _Turn(item)
-        self._wait.append(mine)
+        mine = _Queued(item)
+        self._queue.append(mine)
         try:
             async with self._turn:
                 if not mine.done:
                     await self._commit_all()
         finally:
             if not mine.done:
-                self._wait.remove(mine)
+                self._queue.remove(mine)
         if mine.error:
             raise StoreUnavailable(str(mine.error)) from mine.error
 
     async def _commit_all(self) -> None:
-        together = list(self._wait)
+        together = list(self._queue)
         error = None
         try:
             await self._commit([one.item for one in together])
@@ -239,7 +239,7 @@ class GroupCommit(Generic[Item]):
             error = trouble
         for one in together:
             one.done, one.error = True, error
-        self._wait = [one for one in self._wait if not one.done]
+        self._queue = [one for one in self._queue if not one.done]
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:

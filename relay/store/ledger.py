@@ -1,5 +1,5 @@
 """The downgrade ledger: one line for each mail that left with less than it could have, which nobody can quietly change.
-Standard: JSON lines, each with the SHA-256 of the line before it; on the disk (fsync) before the mail leaves.
+JSON lines, each with the SHA-256 of the line before it; on the disk (fsync) before the mail leaves.
 
 A line is never changed or taken back. What a crash broke off was never confirmed to anybody; it stays as it is, and
 the next line continues the chain over it. Several processes may write one file: each locks it while it does.

@@ -1,5 +1,5 @@
 """The quarantine: messages that could not be handed on, sealed at rest, until a person decides about each.
-Standard: a message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
+A message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
 
 A message is one entry, however often and for however many recipients it comes; `mail` (32 octets) says which
 message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it

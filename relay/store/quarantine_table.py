@@ -1,5 +1,5 @@
 """The tables of the quarantine: their columns, and messages going into and coming out of rows, sealed in between.
-Standard: a message leaves this file only when its row says of it just what it said when it was stored.
+A message leaves this file only when its row says of it just what it said when it was stored.
 """
 
 from __future__ import annotations

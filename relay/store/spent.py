@@ -1,5 +1,5 @@
 """What users and clients have spent of their hourly rates, and where users have logged in: for all processes of a site.
-Standard: written in bulk, some seconds late, and added up in the database; a killed process loses those seconds.
+Written in bulk, some seconds late, and added up in the database; a killed process loses those seconds.
 
 A row says until when something is remembered; each process adds what it has seen itself, and reads what changed.
 """
