@@ -18,7 +18,7 @@ from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient
 from relay.plan import QUANTUM, Copy, Group, Planned
-from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySet
+from relay.policy import Decision, KeysWithReserve, LevelName, MessageFacts, PolicySet
 from relay.policy.strength import strength_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ Decided = tuple[Recipient, Decision | RelayError]
 T = TypeVar("T")
 
 
-def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: Content | None) -> list[Decided]:
+def decide(
+    policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: MessageFacts | None
+) -> list[Decided]:
     """What policy says of each recipient, or why it says nothing."""
     decided: list[Decided] = []
     for recipient in recipients:
@@ -43,7 +45,7 @@ def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], co
     return decided
 
 
-def seconds_waited(content: Content, decided: Iterable[Decided]) -> float | None:
+def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float | None:
     """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
     asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
     return content.waited(datetime.now(UTC)) if asked else None

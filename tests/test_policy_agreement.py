@@ -30,7 +30,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.outgoing import Outgoing
 from relay.plan import Outcome
 from relay.planner import Planner
-from relay.policy import Content, PolicySet, load_policies
+from relay.policy import MessageFacts, PolicySet, load_policies
 from relay.policy.traffic import Sample
 from relay.sealing import SealedCopy, Sealer
 from relay.shadow import Shadow
@@ -202,7 +202,7 @@ def message_of(facts: Facts) -> bytes:
 
 def check_decisions(policies: PolicySet, facts: Facts, message: bytes, said: Mapping[str, Said]) -> None:
     """Decision and explanation are what the documents say."""
-    content = Content(message)
+    content = MessageFacts(message)
     for recipient, expected in said.items():
         explanation = policies.explain(facts.sender, recipient, content)
         if expected.file is None:
@@ -266,7 +266,7 @@ async def check_all(planner: Planner, policies: PolicySet, facts: Facts, referen
     said = {recipient: reference.said(facts, recipient) for recipient in facts.recipients}
     check_decisions(policies, facts, message, said)
     site = PolicySite(planner.config, {}, policies)
-    sample = Sample("x", facts.sender, facts.recipients, facts.octets, Content(message))
+    sample = Sample("x", facts.sender, facts.recipients, facts.octets, MessageFacts(message))
     simulated = await site.foresee(planner, sample, facts.recipients)
     everything = replace(can, keys={})
     assert became(simulated) == {who: each.outcome(facts, everything) for who, each in said.items()}

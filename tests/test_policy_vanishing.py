@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
-from relay.policy import Content, load_policies
+from relay.policy import MessageFacts, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import GONE_QUIET_S, PoliciesInForce
 from relay.policy.watch import EVERYTHING, NOTHING, Changes
@@ -93,7 +93,7 @@ def test_everybody_else_may_have_their_mail_in_clear(tmp_path: Path) -> None:
 
 def test_a_rule_that_looks_inside_changes_nothing_so_that_rcpt_and_data_hear_the_same(tmp_path: Path) -> None:
     policies = load_policies(write(tmp_path, {"default.toml": RAISING}), PEERS)
-    secret = Content(b"Subject: [secret]\r\n\r\n")
+    secret = MessageFacts(b"Subject: [secret]\r\n\r\n")
     assert policies.decide("", "x@elsewhere.example", secret).levels == ("aes",)
     for content in (None, secret):
         with pytest.raises(PolicyHolds):

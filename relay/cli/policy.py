@@ -18,7 +18,7 @@ from relay.cli.policy_print import plain_console, print_explanation, print_polic
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import diff, simulate
 from relay.errors import ConfigError
-from relay.policy import Content, Decision
+from relay.policy import Decision, MessageFacts
 from relay.policy.findings import Doubt, doubtful
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
@@ -88,7 +88,7 @@ def explain(
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
     site = load_site(config_file)
-    content = Content(_message(message)) if message is not None else None
+    content = MessageFacts(_message(message)) if message is not None else None
     explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
     now = None
     if explanation.decision is not None and not offline:
@@ -101,7 +101,7 @@ def explain(
         raise SystemExit(1)
 
 
-async def _now(site: PolicySite, decision: Decision, content: Content | None) -> Now:
+async def _now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
     return await look_now(site, decision, content)
 
 

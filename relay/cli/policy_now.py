@@ -16,7 +16,7 @@ from relay.identity import PeerCertificates
 from relay.keys.report import PoolRow
 from relay.keys.ring import KeyRing
 from relay.plan import Outcome
-from relay.policy import Content, Decision
+from relay.policy import Decision, MessageFacts
 from relay.policy.traffic import Sample
 
 
@@ -55,7 +55,7 @@ class Now:
         }
 
 
-async def look_now(site: PolicySite, decision: Decision, content: Content | None) -> Now:
+async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
     octets = content.size if content is not None else 0
     sample = Sample("", decision.sender, (decision.recipient,), octets, content)

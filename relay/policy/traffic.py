@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay import mime
 from relay.errors import ConfigError, MalformedMessage
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 
 MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
 """What is larger is taken for a message of this size, of which only the beginning is looked at."""
@@ -31,7 +31,7 @@ class Sample:
     sender: str
     recipients: tuple[str, ...]
     octets: int
-    content: Content | None = field(default=None, repr=False)
+    content: MessageFacts | None = field(default=None, repr=False)
     read: int = 0
 
 
@@ -101,7 +101,7 @@ def _sample(name: str, raw: bytes, read: int) -> Sample:
         sender, recipients = _envelope(message)
     except MalformedMessage:
         sender, recipients = "", ()
-    return Sample(name, sender, recipients, octets, Content(message), read)
+    return Sample(name, sender, recipients, octets, MessageFacts(message), read)
 
 
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
