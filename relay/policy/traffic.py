@@ -18,6 +18,7 @@ MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
 """What is larger is taken for a message of this size, of which only the beginning is looked at."""
 MAX_RECIPIENTS = 1000
 MAX_FILES = 5_000_000
+_NULL_SENDER = "<>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,10 @@ def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
     found: dict[bytes, list[str]] = {}
     for name, raw in mime.fields(header):
         if name in (b"return-path", b"sender", b"from", b"to", b"cc", b"bcc"):
-            text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
+            text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
             found.setdefault(name, []).append(text)
-    senders = [address for name in (b"return-path", b"sender", b"from") for address in _addresses(found.get(name, []))]
+    from_fields = () if _NULL_SENDER in found.get(b"return-path", []) else (b"return-path", b"sender", b"from")
+    senders = [address for name in from_fields for address in _addresses(found.get(name, []))]
     recipients = [address for name in (b"to", b"cc", b"bcc") for address in _addresses(found.get(name, []))]
     return next(iter(senders), ""), tuple(dict.fromkeys(recipients[:MAX_RECIPIENTS]))
 
