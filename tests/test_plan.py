@@ -70,6 +70,7 @@ async def test_recipients_share_a_copy_unless_what_differs_means_something_there
     ("first", "second", "key"),
     [
         (replace(AT_BOB, levels=("otp", "aes")), AT_BOB, ("bob", "otp")),
+        (replace(AT_BOB, levels=("aes", "otp")), replace(AT_BOB, levels=("otp",)), ("bob", "aes")),
         (replace(AT_BOB, levels=("rsa",)), replace(AT_BOB, levels=("rsa",), quantum="off"), ("bob", "aes")),
     ],
 )

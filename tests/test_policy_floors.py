@@ -14,7 +14,7 @@ import pytest
 
 from relay.config import parse_size
 from relay.errors import ConfigError, PolicyHolds
-from relay.policy import Content, PolicySet, load_policies
+from relay.policy import MessageFacts, PolicySet, load_policies
 from relay.policy.findings import endings
 from relay.policy.load import PolicyFolder
 from relay.policy.strength import NAMES
@@ -53,7 +53,7 @@ def test_a_floor_raises_what_every_file_says(
     tmp_path: Path, sender: str, recipient: str, subject: str, levels: tuple[str, ...], source: str
 ) -> None:
     policies = loaded(tmp_path, FILES)
-    content = Content(f"Subject: {subject}\r\n\r\n".encode())
+    content = MessageFacts(f"Subject: {subject}\r\n\r\n".encode())
     decision = policies.decide(sender, recipient, content)
     assert (decision.levels, Path(decision.source).name) == (levels, source)
     explanation = policies.explain(sender, recipient, content)
@@ -194,11 +194,11 @@ def test_an_organisation_of_the_readme_requires_what_it_says(
     assert [(*each.demand.layers, each.demand.otherwise) for each in policies.require(sender).each] == required
 
 
-def message(test: Mapping[str, Any]) -> Content:
+def message(test: Mapping[str, Any]) -> MessageFacts:
     """A message of these facts."""
     lines = [f"Subject: {test.get('subject', '')}", *test.get("header", [])]
     body = "\r\n\r\n"
     if attachment := test.get("attachments"):
         lines.append('MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"')
         body += f'--b\r\nContent-Disposition: attachment; filename="{attachment}"\r\n\r\n\r\n--b--\r\n'
-    return Content(("\r\n".join(lines) + body).encode())
+    return MessageFacts(("\r\n".join(lines) + body).encode())
