@@ -57,8 +57,9 @@ async def main(files: int) -> None:
 
 
 async def _settled(policies: PoliciesInForce) -> None:
-    """Until the watch has been set up, and files are old enough to be told from changed ones."""
-    await asyncio.sleep(5)
+    """Until the watch has been set up and has looked at everything."""
+    while policies._rescan_at < 0 or policies._unsettled:
+        await asyncio.sleep(0.1)
 
 
 async def _measured(what: str, work: Callable[[], Awaitable[float | None]]) -> None:
