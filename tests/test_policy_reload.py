@@ -30,7 +30,7 @@ from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
-from relay.policy.watch import EVERYTHING, Changes, Watch
+from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from tests.test_policy import AES, PEERS, write
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -235,10 +235,10 @@ def test_what_is_read_again_is_as_if_all_had_been_read(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def looking(tmp_path: Path) -> Iterator[Watch]:
+def looking(tmp_path: Path) -> Iterator[DirectoryWatch]:
     """A watch that has been set up on a few files."""
     write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES, "README.md": ""})
-    watch = Watch(tmp_path)
+    watch = DirectoryWatch(tmp_path)
     assert watch.look() == EVERYTHING
     assert watch.look() == Changes()
     yield watch
@@ -267,12 +267,16 @@ def of(*names: str, directories: Collection[str] = ()) -> Changes:
         (lambda top: shutil.rmtree(top), EVERYTHING),
     ],
 )  # fmt: skip
-def test_what_an_edit_means(looking: Watch, tmp_path: Path, edit: Callable[[Path], object], told: Changes) -> None:
+def test_what_an_edit_means(
+    looking: DirectoryWatch, tmp_path: Path, edit: Callable[[Path], object], told: Changes
+) -> None:
     edit(tmp_path)
     assert looking.look() == told
 
 
-def test_a_directory_that_has_just_appeared_or_was_replaced_is_watched_too(looking: Watch, tmp_path: Path) -> None:
+def test_a_directory_that_has_just_appeared_or_was_replaced_is_watched_too(
+    looking: DirectoryWatch, tmp_path: Path
+) -> None:
     write(tmp_path, {"c.example/y.toml": AES})
     shutil.rmtree(tmp_path / "bob.example")
     write(tmp_path, {"bob.example/x.toml": AES})
@@ -282,7 +286,7 @@ def test_a_directory_that_has_just_appeared_or_was_replaced_is_watched_too(looki
 
 
 def test_where_the_kernel_has_lost_events_everything_is_looked_at(
-    looking: Watch, tmp_path: Path, log: LogCapture
+    looking: DirectoryWatch, tmp_path: Path, log: LogCapture
 ) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:
@@ -299,7 +303,9 @@ def test_where_the_kernel_has_lost_events_everything_is_looked_at(
     assert looking.look() == of("bob.example.toml")
 
 
-def test_files_that_somebody_is_writing_are_known_until_they_are_closed(looking: Watch, tmp_path: Path) -> None:
+def test_files_that_somebody_is_writing_are_known_until_they_are_closed(
+    looking: DirectoryWatch, tmp_path: Path
+) -> None:
     with (tmp_path / "default.toml").open("a") as file:
         file.write(" ")
         file.flush()
@@ -323,12 +329,12 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
         threads.add(threading.current_thread())
         return read_file(directory, name)
 
-    def looked(self: Watch, *rest: Any, **named: Any) -> Changes:
+    def looked(self: DirectoryWatch, *rest: Any, **named: Any) -> Changes:
         threads.add(threading.current_thread())
         return look(self, *rest, **named)
 
-    look = Watch.look
-    monkeypatch.setattr(Watch, "look", looked)
+    look = DirectoryWatch.look
+    monkeypatch.setattr(DirectoryWatch, "look", looked)
     async with watched(tmp_path) as policies:
         write(tmp_path, {"carol.example.toml": AES})
         await until(lambda: count(policies, "loaded") == 1)

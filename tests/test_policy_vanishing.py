@@ -21,7 +21,7 @@ from relay.policy import MessageFacts, PolicySet, load_policies
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
-from relay.policy.watch import EVERYTHING, NOTHING, Changes, Watch
+from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
 from tests.test_policy import AES, PEERS, write
 from tests.test_policy_cli import Run
 from tests.test_policy_cli import log_as_before as log_as_before  # a fixture
@@ -374,7 +374,7 @@ def test_what_changes_while_it_is_read_is_read_again(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
-    watch = Watch(tmp_path)
+    watch = DirectoryWatch(tmp_path)
     watch.look()
     read_again = PolicyFolder.read_again
 

@@ -40,7 +40,7 @@ def print_policies(console: Console, policies: PolicySet) -> None:
         table.add_column(column, overflow="fold")
     for _, file in sorted(policies.files.items()):
         otherwise = "" if _only_clear(file) else file.policy.otherwise
-        table.add_row(file.name, covered(file), levels_of(file), peer_of(file, policies), otherwise)
+        table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
     console.print(table)
     in_clear = sum(file.policy.in_clear for file in policies.files.values())
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
@@ -139,7 +139,7 @@ def _found(lookup: Lookup) -> str:
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
 
 
-def covered(file: PolicyFile) -> str:
+def _covered(file: PolicyFile) -> str:
     if file.scope == "default":
         return "everybody else"
     if file.scope == "person":
@@ -151,7 +151,7 @@ def _only_clear(file: PolicyFile) -> bool:
     return file.policy.levels == ("plaintext",) and not file.policy.when
 
 
-def levels_of(file: PolicyFile) -> Text:
+def _levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
         return CLEAR
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
@@ -166,7 +166,7 @@ def _takes_quantum_layer(levels: Sequence[LevelName]) -> bool:
     return "pqc" in levels or "rsa" in levels
 
 
-def peer_of(file: PolicyFile, policies: PolicySet) -> Text:
+def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
     """The peer that the file names or its domain belongs to; where there is none, mail cannot be sealed."""
     if _only_clear(file):
         return Text()

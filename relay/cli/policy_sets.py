@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.options import config_option
-from relay.cli.policy_print import covered, levels_of, peer_of, plain_console
-from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.policy_print import plain_console
+from relay.cli.policy_site import load_configuration, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
@@ -26,10 +26,14 @@ from relay.cli.policy_traffic import (
     shadow_option,
     since_option,
 )
-from relay.policy import LevelName, PolicyFile
+from relay.errors import ConfigError
+from relay.policy import LevelName
 from relay.policy.compare import Comparison, compare
+from relay.policy.index import ListedFile, listed
 from relay.policy.names import printable
 from relay.policy.strength import NAMES
+
+INDEX = "policy-list.json"
 
 _directory = click.Path(path_type=Path, exists=True, file_okay=False)
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
@@ -149,57 +153,31 @@ def list_files(
     config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
 ) -> None:
     """List the policy files, or those of which all that is asked for is true."""
-    site = load_site(config_file)
-    rows = [
-        (file, codes)
-        for file in site.policies.files.values()
-        if (codes := _codes(site, file)) is not None
-        and (not clear or {"clear", "clear_by_rule"} & set(codes))
-        and (level is None or any(level in (each.levels or ()) for each in (file.policy, *file.policy.when)))
-        and (peer is None or _peer(site, file) == peer)
-        and (not expired or {"expired", "rule_expired"} & set(codes))
-    ]
-    rows.sort(key=lambda row: row[0].name)
+    config, _ = load_configuration(config_file)
+    directory, index = config.policies.directory, config.state_directory / INDEX
+    try:
+        rows, number = listed(
+            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
+        )
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(printable(problem), err=True)
+        sys.exit(1)
     if as_json:
-        _print_json([_row(site, file, codes) for file, codes in rows])
+        # One line for each file: 100,000 of them are written at once.
+        click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
         return
-    table = Table("File", "Covers", "Levels", "Peer", "Codes")
-    for file, codes in rows:
-        table.add_row(file.name, covered(file), levels_of(file), peer_of(file, site.policies), ", ".join(codes))
-    console = plain_console()
-    console.print(table)
-    console.print(f"{len(rows)} of {len(site.policies.files)} files, version {site.policies.version}.")
+    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
+    for cells in map(_cells, rows):
+        click.echo(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
+        )
+    click.echo(f"{len(rows)} of {number} files.")
 
 
-def _peer(site: PolicySite, file: PolicyFile) -> str | None:
-    return file.policy.peer or site.policies.owners.get(file.domain)
-
-
-def _codes(site: PolicySite, file: PolicyFile) -> list[str]:
-    """What is worth knowing about a file, in words that programs may count on."""
-    policy = file.policy
-    found = {
-        "clear": policy.levels == ("plaintext",),
-        "clear_by_rule": any(rule.levels == ("plaintext",) for rule in policy.when),
-        "expired": policy.ended,
-        "rule_expired": any(rule.ended for rule in policy.when),
-        "ends": policy.until is not None and not policy.ended,
-        "no_peer": _peer(site, file) is None and file.scope != "default" and policy.levels != ("plaintext",),
-    }
-    return [code for code, is_so in found.items() if is_so]
-
-
-def _row(site: PolicySite, file: PolicyFile, codes: list[str]) -> dict[str, Any]:
-    return {
-        "file": file.name,
-        "scope": file.scope,
-        "domain": file.domain or None,
-        "levels": list(file.policy.levels),
-        "rules": len(file.policy.when),
-        "peer": _peer(site, file),
-        "until": file.policy.until.isoformat() if file.policy.until else None,
-        "codes": codes,
-    }
+def _cells(row: ListedFile) -> list[str]:
+    rules = f" + {row.rules} rules" if row.rules else ""
+    return [printable(row.file), ", ".join(row.levels) + rules, row.peer or "", ", ".join(row.codes)]
 
 
 def _show(comparison: Comparison, *, as_json: bool) -> None:

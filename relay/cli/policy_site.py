@@ -112,22 +112,30 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
     return max(found, default=None)
 
 
+def load_configuration(config_file: Path) -> tuple[Config, dict[str, PeerCertificates]]:
+    """The configuration, and the certificates of peers' documents; prints every fault and exits with 1."""
+    configure_logging(LogSettings(level="error"))
+    try:
+        return app.with_documents(load_config(config_file))
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(printable(problem), err=True)
+        raise SystemExit(1) from error
+
+
 def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
     """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1.
 
     With `tested`, a test of tests.toml that fails is a fault.
     """
-    configure_logging(LogSettings(level="error"))
-    config: Config | None = None
+    config, certificates = load_configuration(config_file)
+    read_from = directory or config.policies.directory
+    folder = PolicyFolder(read_from, config.peer_domains, max_bounce=config.max_bounce)
     try:
-        config, certificates = app.with_documents(load_config(config_file))
-        read_from = directory or config.policies.directory
-        folder = PolicyFolder(read_from, config.peer_domains, max_bounce=config.max_bounce)
         policies = folder.read_tested() if tested else folder.read()
     except ConfigError as error:
         for problem in error.problems:
-            in_policy = config is not None
-            click.echo(printable(with_column(problem) if in_policy else problem), err=True)
+            click.echo(printable(with_column(problem)), err=True)
         raise SystemExit(1) from error
     return PolicySite(config, certificates, policies, folder.tests)
 

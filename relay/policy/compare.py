@@ -83,7 +83,7 @@ class _Kind(NamedTuple):
     called: str
 
 
-class _Message(NamedTuple):
+class _Made(NamedTuple):
     """A message that rules look for, as `DescribedMessage` takes it, and how to call it."""
 
     called: str
@@ -114,7 +114,7 @@ def compare(old: PolicySet, new: PolicySet) -> Comparison:
     return Comparison(tuple(found), tuple(coarse))
 
 
-def _of_kind(old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _Message]]) -> Iterator[Difference]:
+def _of_kind(old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _Made]]) -> Iterator[Difference]:
     """What these mails to one kind of recipient show, and what is asked of mail from them, each difference once."""
     seen = set()
     for sender, message in tries:
@@ -141,7 +141,7 @@ def _same_for_all(old: PolicySet, new: PolicySet) -> bool:
     return floors[0] == floors[1] and dict(old.groups) == dict(new.groups)
 
 
-def _decide(policies: PolicySet, sender: str, recipient: str, message: _Message) -> Decision | None:
+def _decide(policies: PolicySet, sender: str, recipient: str, message: _Made) -> Decision | None:
     # A message of its own for each set: it remembers what was decided about it.
     content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
     try:
@@ -216,11 +216,11 @@ def _differ(old: PolicySet, new: PolicySet, address: FoldedAddress) -> bool:
 # --- the mails that rules look for ----------------------------------------------------------------------------------
 
 
-def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True) -> Iterator[tuple[str, _Message]]:
+def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True) -> Iterator[tuple[str, _Made]]:
     """Senders and messages: those that no rule looks for, those of each rule, and with `pairs` those of any two."""
     globs = list(dict.fromkeys(glob for rule in rules for each in (old, new) for glob in rule.senders.all(each.groups)))
     senders = dict.fromkeys(["", f"{_ANYBODY}@{_ELSEWHERE}", *map(_witness, globs)])
-    messages = dict.fromkeys([_Message("any"), *(message for rule in rules for message in _messages(rule))])
+    messages = dict.fromkeys([_Made("any"), *(message for rule in rules for message in _messages(rule))])
     if pairs:
         senders |= dict.fromkeys(both for one, other in combinations(globs, 2) if (both := _both(one, other)))
         asked = list(messages)[1:]
@@ -233,7 +233,7 @@ def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = T
                 yield sender, message
 
 
-def _messages(rule: When) -> Iterator[_Message]:
+def _messages(rule: When) -> Iterator[_Made]:
     """For each text of each condition a message that has it, and the first text of each other condition."""
     if not rule.looks_inside:
         return
@@ -247,7 +247,7 @@ def _messages(rule: When) -> Iterator[_Message]:
             yield _message(rule, one)
 
 
-def _message(rule: When, texts: dict[str, str]) -> _Message:
+def _message(rule: When, texts: dict[str, str]) -> _Made:
     octets = None
     if rule.larger_than is not None:
         octets = rule.larger_than + 1
@@ -260,12 +260,12 @@ def _message(rule: When, texts: dict[str, str]) -> _Message:
     said = [f"subject {texts['subject_tag']!r}"] if texts["subject_tag"] else []
     said += [f"field {each!r}" for each in fields] + [f"attachment {each!r}" for each in attachments]
     said += [f"{octets} octets"] if octets is not None else []
-    return _Message(", ".join(said), texts["subject_tag"], fields, attachments, octets)
+    return _Made(", ".join(said), texts["subject_tag"], fields, attachments, octets)
 
 
-def _joined(*messages: _Message) -> _Message:
+def _joined(*messages: _Made) -> _Made:
     """One message that has what all of these have."""
-    return _Message(
+    return _Made(
         ", ".join(dict.fromkeys(each.called for each in messages)),
         " ".join(dict.fromkeys(each.subject for each in messages if each.subject)),
         tuple(dict.fromkeys(field for each in messages for field in each.fields)),

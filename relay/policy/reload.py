@@ -27,7 +27,7 @@ from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.names import SUFFIX
 from relay.policy.walk import Stamp
-from relay.policy.watch import EVERYTHING, Changes, Watch
+from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +130,7 @@ class PoliciesInForce:
                 self._unsettle()
         self._take_down(found)
 
-    def settle(self, watch: Watch | None = None, *, quiet_s: float | None = None) -> None:
+    def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
         """Takes over what was noted, if there has been quiet for so long, and nobody is still writing."""
         if self._unsettled and not self._still_busy(watch, QUIET_S if quiet_s is None else quiet_s):
             self._take_over(self._pending, watch)
@@ -151,7 +151,7 @@ class PoliciesInForce:
     def _quiet(self, seconds: float) -> bool:
         return self._clock() - self._changed_at >= seconds
 
-    def _still_busy(self, watch: Watch | None, quiet_s: float) -> bool:
+    def _still_busy(self, watch: DirectoryWatch | None, quiet_s: float) -> bool:
         """Whether files still change or are open for writing; where that goes on and on, the log says so."""
         written = sorted(watch.written) if watch is not None else []
         busy = bool(written) or not self._quiet(quiet_s)
@@ -168,7 +168,7 @@ class PoliciesInForce:
             )
         return busy
 
-    def _take_over(self, names: Collection[str], watch: Watch | None) -> None:
+    def _take_over(self, names: Collection[str], watch: DirectoryWatch | None) -> None:
         """The new set, unless something is wrong with it; nothing is said where nothing changed."""
         began = time.perf_counter()
         before = self._current
@@ -210,7 +210,7 @@ class PoliciesInForce:
             seconds=round(time.perf_counter() - began, 4),
         )
 
-    def _has_changed_meanwhile(self, watch: Watch | None) -> bool:
+    def _has_changed_meanwhile(self, watch: DirectoryWatch | None) -> bool:
         """Whether files have changed since the quiet began: what was read may be half old and half new."""
         changed = False
         for name, stamp in self._pending.items():
@@ -240,7 +240,7 @@ class PoliciesInForce:
 
     def _follow_edits(self, thread: _Thread) -> None:
         """Until the thread is told to end. Nothing that goes wrong ends it before."""
-        watch = Watch(self._folder.directory)
+        watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
             try:
@@ -255,7 +255,7 @@ class PoliciesInForce:
     def _pause_s(self) -> float:
         return GATHER_S if self._unsettled and not self._loud else LOOK_S
 
-    def _step(self, watch: Watch) -> None:
+    def _step(self, watch: DirectoryWatch) -> None:
         """One look at what has changed, and what follows from it."""
         now = self._clock()
         moved: set[str] = set()

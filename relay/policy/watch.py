@@ -47,7 +47,7 @@ NOTHING = Changes()
 EVERYTHING = Changes(everything=True)
 
 
-class Watch:
+class DirectoryWatch:
     """A watch on one directory of policies; whatever happens to it, `look` tells. Not for two threads at once."""
 
     def __init__(self, directory: Path) -> None:
