@@ -135,8 +135,8 @@ def _not_unstuffed(data: bytearray, end: int) -> bytes:
     return bytes(data[2:end])
 
 
-async def _all_taken(self: LMTPSession, mail_id: str, outcomes: tuple[object, ...]) -> None:
-    await self.push("\r\n".join(["250 2.1.5 Ok"] * len(outcomes)))
+def _all_taken(self: LMTPSession, mail_id: str, outcomes: tuple[object, ...], failure: object) -> str:
+    return "\r\n".join(["250 2.1.5 Ok"] * len(outcomes))
 
 
 def _any_type(payload: bytes) -> mime.Entity:
@@ -149,7 +149,7 @@ def _with_the_text(item: Any, size: int | None) -> None:
 
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "smtp": (content, "unstuffed", _not_unstuffed),
-    "lmtp": (LMTPSession, "answer", _all_taken),
+    "lmtp": (LMTPSession, "reply", _all_taken),
     "milter": (milter_edits, "BODY_OCTETS", 0),
     "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),
     "tripwire": (tripwire, "_check_body", lambda body, forms: None),
