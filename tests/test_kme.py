@@ -34,7 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
 from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, default_state_dir, endpoints
-from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, api, certificates
+from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, certificates, requests
 
 KM1, KM2 = 0, 1
 ALICE, BOB = ("sae-2", KM1), ("sae-1", KM2)
@@ -744,7 +744,7 @@ async def test_a_body_with_broken_chunks_never_gets_a_page_or_a_traceback(site: 
 async def test_a_body_that_does_not_come_is_not_waited_for_without_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "BODY_TIMEOUT", 0)
+    monkeypatch.setattr(requests, "BODY_TIMEOUT", 0)
 
     async def never_ending() -> AsyncIterator[bytes]:
         yield b"{"

@@ -15,7 +15,7 @@ import uvloop
 from relay.cli.logs import configure_logging
 from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.kme.files import write_private
+from relay.kme.certificates import write_private
 from relay.stopping import told_to_stop
 
 _DEFAULT = LinkSettings()

@@ -10,8 +10,14 @@ Files, all of mode 0600 in a directory of mode 0700; keys are PEM PKCS#8 without
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
+import os
+import secrets
 import ssl
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,9 +36,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from relay.errors import ConfigError
 from relay.keys.development import KME_IDS
-from relay.kme.files import locked, private_directory, write_private
 
-SAES = {"1": "KM2", "2": "KM1"}
+SAES: Mapping[str, str] = {"1": "KM2", "2": "KM1"}
 """Which KME each SAE is attached to."""
 
 _AUTHORITY_NAME = "QuMail Relay development CA"
@@ -74,18 +79,19 @@ class _Pair:
         write_private(directory / f"{file}.pem", self.certificate.public_bytes(Encoding.PEM))
 
 
-def prepare(state_dir: Path, host: str, now: datetime | None = None) -> None:
+def prepare(state_dir: Path, host: str, now: datetime | None = None, saes: Mapping[str, str] = SAES) -> None:
     """See that `state_dir` has the complete set of certificates, valid at `now` and for `host`.
 
     A set that is incomplete, does not belong together, or has a month or less to live, is made anew as a
     whole. Safe against other processes that do the same. Raises ConfigError where files cannot be written.
     """
     now = now or datetime.now(UTC)
-    private_directory(state_dir)
+    holders = _holders(host, saes)
+    _private_directory(state_dir)
     try:
-        with locked(state_dir):
-            if not _is_complete(state_dir, host, now):
-                _make(state_dir, host, now)
+        with _locked(state_dir):
+            if not _is_complete(state_dir, holders, now):
+                _make(state_dir, holders, now)
     except OSError as error:
         raise ConfigError(f"{state_dir}: certificates cannot be kept here: {error}") from error
 
@@ -110,16 +116,16 @@ def _kme_file(kme: str) -> str:
     return f"km-{KME_IDS.index(kme) + 1}"
 
 
-def _holders(host: str) -> list[_Holder]:
+def _holders(host: str, saes: Mapping[str, str]) -> list[_Holder]:
     hosts = frozenset({"localhost", "127.0.0.1", "::1", host})
     kmes = [_Holder(_kme_file(kme), kme, hosts) for kme in KME_IDS]
-    return kmes + [_Holder(f"sae-{sae}", common_name_of_sae(sae)) for sae in SAES]
+    return kmes + [_Holder(f"sae-{sae}", common_name_of_sae(sae)) for sae in saes]
 
 
-def _make(state_dir: Path, host: str, now: datetime) -> None:
+def _make(state_dir: Path, holders: list[_Holder], now: datetime) -> None:
     authority = _authority(now)
     authority.write(state_dir, "ca")
-    for holder in _holders(host):
+    for holder in holders:
         _issue(authority, holder, now).write(state_dir, holder.file)
 
 
@@ -200,11 +206,11 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _is_complete(state_dir: Path, host: str, now: datetime) -> bool:
+def _is_complete(state_dir: Path, holders: list[_Holder], now: datetime) -> bool:
     """Whether every file is there, they belong together, and all of them will do for a while."""
     try:
         authority = _read(state_dir, "ca")
-        pairs = {holder: _read(state_dir, holder.file) for holder in _holders(host)}
+        pairs = {holder: _read(state_dir, holder.file) for holder in holders}
         return _will_do(authority, authority, now) and all(
             _will_do(pair, authority, now) and _is_for(pair.certificate, holder) for holder, pair in pairs.items()
         )
@@ -235,3 +241,43 @@ def _is_for(certificate: x509.Certificate, holder: _Holder) -> bool:
         return True
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return {_general_name(host) for host in holder.hosts} <= set(names)
+
+
+def _private_directory(path: Path) -> None:
+    """Make `path` with mode 0700, or see that it is a directory of ours that nobody else may enter.
+
+    Raises ConfigError saying what to do. A directory that others use is not closed to them.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made into a directory: {error.strerror}") from error
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"{path}: others may enter it; name another directory, or chown and chmod 700 it")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process holds `directory`, and hold it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put `content` into `path` with mode 0600, in one step; raises OSError and then changes nothing."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
