@@ -1,5 +1,5 @@
 """The mail benchmark from outside: it ends, its figures hang together, and it leaves nothing behind.
-Standard: no time and no speed is asserted, since the machine may be busy.
+No time and no speed is asserted, since the machine may be busy.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.bench.children import BenchmarkFailed, child, command
-from relay.bench.mails import MARKER, template
+from relay.bench.processes import child, command
+from relay.bench.result import BenchmarkFailed
+from relay.bench.traffic import MARKER, mails_of
 from tests.testlib.postfix import requires_postfix
 
 
@@ -67,7 +68,7 @@ def test_a_quick_run_with_postfix_measures_each_way_and_leaves_nothing_behind() 
 
 @pytest.mark.parametrize("size", [1_000, 1_001, 4_000, 4_077, 100_000])
 def test_mails_have_their_size_and_need_no_dot_stuffing(size: int) -> None:
-    mails = template(size)
+    mails = mails_of(size)
     first, second = (b"".join(mails.mail(serial)) for serial in (1, 999_999_999_999))
     assert len(first) == len(second) == size
     assert first != second
@@ -85,5 +86,5 @@ def test_a_process_that_does_not_start_is_reported(tmp_path: Path) -> None:
         command("serve", "--config", str(tmp_path / "relay.toml"), ready_file=nowhere, log_file=tmp_path / "log"),
     ):
         pass
-    with pytest.raises(BenchmarkFailed, match="it has ended"), child("relay.bench.machine"):
+    with pytest.raises(BenchmarkFailed, match="it has ended"), child("relay.bench.result"):
         pass

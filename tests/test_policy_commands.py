@@ -18,7 +18,7 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from relay.bench.policy import measure_policy
+from relay.bench.policy import policy_figures
 from relay.cli.policy import policy
 from relay.cli.policy_site import load_site
 from relay.config import Address
@@ -377,7 +377,7 @@ def test_the_commands_of_the_readme_are_those_that_there_are(tmp_path: Path, kme
 
 
 def test_the_benchmark_measures_all_it_promises() -> None:
-    figures = measure_policy(300)
+    figures = policy_figures(300)
     assert figures.files == 300
     assert 0 < figures.lookup_us < figures.decision_us < figures.decision_p99_us
     assert figures.load_s > 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from relay.bench.children import serve_parent
+from relay.bench.processes import serve
 
 OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80 | 0x40000 | 0x80000).to_bytes(4)
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
@@ -18,7 +18,7 @@ BODY_OCTETS = 65_535
 LINE = b"A" * 76 + b"\r\n"
 
 
-class Connection(asyncio.Protocol):
+class BareMilter(asyncio.Protocol):
     """One session of the mail server's."""
 
     def connection_made(self, transport: Any) -> None:
@@ -59,15 +59,5 @@ def _packet(command: bytes, data: bytes = b"") -> bytes:
     return (1 + len(data)).to_bytes(4) + command + data
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=512)
-    await serve_parent(server.sockets[0].getsockname()[1], _nothing)
-    server.close()
-
-
-async def _nothing(question: object) -> None:
-    """It is asked nothing."""
-
-
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(serve(BareMilter))

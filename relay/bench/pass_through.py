@@ -11,7 +11,7 @@ import aiosmtplib
 import uvloop
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relay.bench.children import serve_parent
+from relay.bench.processes import serve
 
 
 class Handler:
@@ -38,20 +38,8 @@ class Handler:
 
 
 async def _serve(next_hop: int) -> None:
-    loop = asyncio.get_running_loop()
-    handler = Handler(next_hop)
-    server = await loop.create_server(
-        lambda: SMTP(handler, hostname="pass-through.example", enable_SMTPUTF8=True, loop=loop),
-        "127.0.0.1",
-        0,
-        backlog=512,
-    )
-    await serve_parent(server.sockets[0].getsockname()[1], _nothing)
-    server.close()
-
-
-async def _nothing(question: object) -> None:
-    """It is asked nothing."""
+    handler, loop = Handler(next_hop), asyncio.get_running_loop()
+    await serve(lambda: SMTP(handler, hostname="pass-through.example", enable_SMTPUTF8=True, loop=loop))
 
 
 if __name__ == "__main__":

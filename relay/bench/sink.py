@@ -11,8 +11,8 @@ from typing import Any
 import uvloop
 
 from relay import mime
-from relay.bench.children import serve_parent
-from relay.bench.mails import MARKER
+from relay.bench.processes import serve
+from relay.bench.traffic import MARKER
 from relay.errors import RelayError
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -25,7 +25,7 @@ AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
 
 
 @dataclass
-class Arrived:
+class SinkCount:
     """What came since the last question: mails, their octets on the wire, and how many of them are sealed."""
 
     mails: int = 0
@@ -59,7 +59,7 @@ def _is_sealed(message: bytes, check_structure: bool) -> bool:
         return False
 
 
-class Connection(asyncio.Protocol):
+class SinkConnection(asyncio.Protocol):
     """One client."""
 
     def __init__(self, sink: Sink) -> None:
@@ -127,7 +127,7 @@ class Sink:
     """The server, and what has arrived at it."""
 
     def __init__(self) -> None:
-        self._arrived = Arrived()
+        self._arrived = SinkCount()
         self._first = True
 
     def octets_to_keep(self) -> float:
@@ -143,17 +143,10 @@ class Sink:
 
     async def answer(self, _: object) -> dict[str, int]:
         """What has arrived since the last question; the next counts from nothing."""
-        arrived, self._arrived, self._first = self._arrived, Arrived(), True
+        arrived, self._arrived, self._first = self._arrived, SinkCount(), True
         return arrived.examined()
 
 
-async def _serve() -> None:
-    sink = Sink()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(sink), "127.0.0.1", 0, backlog=512)
-    await serve_parent(server.sockets[0].getsockname()[1], sink.answer)
-    server.close()
-
-
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    sink = Sink()
+    uvloop.run(serve(lambda: SinkConnection(sink), sink.answer))

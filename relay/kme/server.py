@@ -25,8 +25,8 @@ from relay.keys.types import Key
 from relay.kme import requests
 from relay.kme.certificates import SAES, common_name_of_sae
 from relay.kme.faults import Faults, KMERequest, Misbehaviour, key_container, renamed
-from relay.kme.listening import BACKLOG, listen, port_of
 from relay.kme.link import NOT_QUANTUM, KeysNotFound, LinkSettings, NotNamedAsSlave, PoolTooLow, SimulatedLink
+from relay.kme.listening import BACKLOG, listen, port_of
 from relay.kme.requests import BadRequest
 
 REQUESTS_REMEMBERED = 2_000

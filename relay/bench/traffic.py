@@ -1,11 +1,13 @@
-"""Sends the mails of a benchmark over many connections at once, one mail a connection, as fast as they go.
-Standard: RFC 5321 (SMTP client), command by command, whatever the server offers.
+"""The mails of a benchmark, and who sends them, over many connections at once, one mail each, as fast as they go.
+Standard: RFC 5322 and MIME for the mails, which need no dot-stuffing; RFC 5321 for the client, command by command.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,8 +15,43 @@ from typing import Any
 
 import uvloop
 
-from relay.bench.children import serve_parent
-from relay.bench.mails import Template, template
+from relay.bench.processes import serve_parent
+
+MARKER = b"this-line-is-not-for-the-wire"
+"""Stands at the beginning of every body: where it is seen, a mail was not sealed."""
+
+_HEADER = """\
+From: Ann <ann@alice.example>\r
+To: Ben <ben@bob.example>\r
+Subject: Quarterly figures\r
+Date: Wed, 25 Nov 2026 10:00:00 +0000\r
+Message-ID: <%012d@alice.example>\r
+MIME-Version: 1.0\r
+Content-Type: application/octet-stream; name="figures.bin"\r
+Content-Transfer-Encoding: base64\r
+User-Agent: A mail program of the usual kind 102.4\r
+\r
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mails:
+    """Mails of one size that differ in their Message-ID: `size` octets with the header."""
+
+    size: int
+    body: bytes
+
+    def mail(self, serial: int) -> tuple[bytes, bytes]:
+        """Header and body of one of them."""
+        return (_HEADER % serial).encode(), self.body
+
+
+def mails_of(size: int) -> Mails:
+    """Mails of `size` octets, from 1000 on; the body is random base64."""
+    room = size - len(_HEADER % 0) - len(MARKER) - 2
+    data = base64.encodebytes(random.Random(1).randbytes(room)).replace(b"\n", b"\r\n")  # noqa: S311
+    return Mails(size, MARKER + b"\r\n" + data[: room - 2].rstrip(b"\r\n").ljust(room - 2, b"=") + b"\r\n")
+
 
 _ENVELOPE = (
     (b"", b"220"),
@@ -39,7 +76,7 @@ class Load:
 
 
 @dataclass
-class Sent:
+class Handover:
     """How many mails were accepted, in how many seconds; `fault` is the first reply that was not."""
 
     mails: int = 0
@@ -47,22 +84,22 @@ class Sent:
     fault: str = ""
 
 
-class Sender:
+class Traffic:
     """Keeps its mails between rounds; serial numbers are never used twice."""
 
     def __init__(self) -> None:
-        self._templates: dict[int, Template] = {}
+        self._mails: dict[int, Mails] = {}
         self._serials = itertools.count()
 
     async def answer(self, question: dict[str, Any]) -> dict[str, object]:
         """Sends one load; what came of it."""
         load = Load(**question)
-        if load.size not in self._templates:
-            self._templates[load.size] = template(load.size)
-        sent = Sent()
+        if load.size not in self._mails:
+            self._mails[load.size] = mails_of(load.size)
+        sent = Handover()
         started = time.perf_counter()
         connections = (
-            _keep_sending(load, self._templates[load.size], self._serials, sent, started + load.seconds)
+            _keep_sending(load, self._mails[load.size], self._serials, sent, started + load.seconds)
             for _ in range(load.connections)
         )
         await asyncio.gather(*connections)
@@ -70,7 +107,7 @@ class Sender:
         return asdict(sent)
 
 
-async def _keep_sending(load: Load, mails: Template, serials: Iterator[int], sent: Sent, until: float) -> None:
+async def _keep_sending(load: Load, mails: Mails, serials: Iterator[int], sent: Handover, until: float) -> None:
     """One of the connections: at least one mail, more until time is over or something went wrong."""
     while not sent.fault:
         try:
@@ -111,4 +148,4 @@ async def _reply(reader: asyncio.StreamReader) -> bytes:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve_parent(None, Sender().answer))
+    uvloop.run(serve_parent(None, Traffic().answer))

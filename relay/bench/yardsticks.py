@@ -1,14 +1,21 @@
-"""The command `openssl cms` as a yardstick: the same message sealed and opened by a process of its own.
-Standard: OpenSSL 3.5; it has no one-time pad and no ML-KEM recipients, so pqc is its signature alone.
+"""What the levels are measured beside: the bare cryptography of each, and the command `openssl cms`.
+The primitives have the parameters of the levels (relay/levels); OpenSSL has no one-time pad and, up to 3.5, no ML-KEM
+recipients, so that its pqc is a signature alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import pybase64
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relay.identity import Identity
@@ -17,6 +24,34 @@ _KEY = ["-secretkey", "00" * 32, "-secretkeyid", "6964"]
 _ENCRYPT = ["-encrypt", "-aes-256-gcm"]
 _OAEP = ["-keyopt", "rsa_padding_mode:oaep", "-keyopt", "rsa_oaep_md:sha256"]
 _PSS = ["-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32"]
+
+
+def reference(message: bytes) -> None:
+    """Base64 in lines by pybase64, and AES-256-GCM."""
+    pybase64.encodebytes(message)
+    _gcm(message)
+
+
+def bare(level: str, message: bytes, identity: Identity) -> None:
+    """What level `otp`, `aes`, `pqc` or `rsa` does to seal for this site."""
+    match level:
+        case "otp":
+            mask = int.from_bytes(message)
+            Poly1305.generate_tag(bytes(32), (int.from_bytes(message) ^ mask).to_bytes(len(message)))
+            return
+        case "pqc":
+            identity.signing.private_key.sign(hashlib.sha512(message).digest())
+            identity.kem.private_key.public_key().encapsulate()
+        case "rsa":
+            pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+            oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+            identity.rsa_signing.private_key.sign(message, pss, hashes.SHA256())
+            identity.rsa_encryption.private_key.public_key().encrypt(bytes(32), oaep)
+    _gcm(message)
+
+
+def _gcm(message: bytes) -> None:
+    AESGCM(bytes(32)).encrypt(bytes(12), message, None)
 
 
 class OpenSSL:
