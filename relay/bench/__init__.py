@@ -8,7 +8,7 @@ Everything that a figure compares is measured in one run, on one machine, one af
 | rounds.py | ways of mail in turn, round after round |
 | mail.py | the relay beside a pass-through (pass_through.py) |
 | milter.py | the milter and the content filter of a Postfix (postfix.py), beside bare_milter.py |
-| levels.py | what each level costs, beside yardsticks.py |
+| levels.py | what each level costs, beside its bare cryptography |
 | keys.py, soak.py | the KM client: how fast, and how it stands a KME that fails |
 | policy.py | loading and asking 100,000 policy files |
 | result.py | what comes of each, and its printing |

@@ -5,37 +5,38 @@ Above 1 the ratio says that the relay is faster although it seals.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 
-from relay.bench.processes import child, sealing_relay
+from relay.bench.processes import sealing_relay, server
 from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
 from relay.bench.rounds import Case, CaseFigures, Plan, Rounds, Way
+from relay.bench.sink import Sink
 
 FULL = Plan((Case("4 KB", 4_000, 16, 1.0), Case("10 MB", 10_000_000, 3, 0.5)), rounds=9, limit=50.0)
 QUICK = Plan((Case("4 KB", 4_000, 16, 0.5), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=6.0)
 
 
-def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
+async def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
     """Runs one of the plans. Raises BenchmarkFailed where a mail was refused, got lost, or was not as it should be."""
     started = time.monotonic()
     progress("starting", 0.0)
-    with ExitStack() as stack:
-        sink = stack.enter_context(child("relay.bench.sink"))
-        relay = stack.enter_context(sealing_relay(sink.greeting))
-        pass_through = stack.enter_context(child("relay.bench.pass_through", str(sink.greeting)))
+    async with (
+        Sink() as sink,
+        sealing_relay(sink.port) as relay,
+        server("relay.bench.pass_through", str(sink.port)) as pass_through,
+    ):
         ways = (
             Way("relay", relay.ports["outgoing"], "sealed"),
-            Way("pass_through", pass_through.greeting, "same"),
+            Way("pass_through", pass_through, "same"),
         )
-        rounds = Rounds(stack.enter_context(child("relay.bench.traffic")), sink)
-        stock = relay.keys.left
+        rounds = Rounds(sink)
+        stock = await relay.keys_left()
         try:
-            figures = rounds.run(QUICK if quick else FULL, ways, started, progress)
+            figures = await rounds.run(QUICK if quick else FULL, ways, started, progress)
         except BenchmarkFailed as error:
             log = relay.log.read_text(errors="replace")[-1000:]
             raise BenchmarkFailed(f"{error}\nThe relay's log ends in: {log}") from error
-        keys = stock - relay.keys.left
+        keys = stock - await relay.keys_left()
     seconds, where = time.monotonic() - started, machine()
     number = len(figures[0].rounds["relay"])
     return BenchResult(

@@ -5,13 +5,13 @@ One Postfix, four ways in, in turn; a round ends when its last mail has left Pos
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 
 from relay.bench.postfix import bench_postfix, free_ports
-from relay.bench.processes import child, sealing_relay
+from relay.bench.processes import sealing_relay, server
 from relay.bench.result import BenchResult, Progress, machine
 from relay.bench.rounds import Case, Plan, Rounds, Way
+from relay.bench.sink import Sink
 
 NAMES = {
     "postfix": "Postfix alone",
@@ -25,31 +25,32 @@ QUICK = Plan((Case("4 KB", 4_000, 8, 0.2), Case("10 MB", 10_000_000, 2, 0.1)), r
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 
 
-def measure_milter(*, quick: bool, progress: Progress) -> BenchResult:
+async def measure_milter(*, quick: bool, progress: Progress) -> BenchResult:
     """Runs one of the plans.
 
     Raises BenchmarkFailed where this is not root or has no Postfix, and where a mail got lost or was not as it should.
     """
     started = time.monotonic()
     progress("starting", 0.0)
-    with ExitStack() as stack:
-        sink = stack.enter_context(child("relay.bench.sink"))
-        back, *ports = free_ports(5)
-        relay = stack.enter_context(sealing_relay(back, 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'))
-        bare = stack.enter_context(child("relay.bench.bare_milter")).greeting
+    back, *ports = free_ports(5)
+    async with (
+        Sink() as sink,
+        sealing_relay(back, 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"') as relay,
+        server("relay.bench.bare_milter") as bare,
+    ):
         options = (
             "",
             f"-o smtpd_milters=inet:127.0.0.1:{bare}",
             f"-o smtpd_milters=inet:127.0.0.1:{relay.ports['outgoing_milter']}",
             f"-o content_filter=qumail:[127.0.0.1]:{relay.ports['outgoing_lmtp']}",
         )
-        stack.enter_context(bench_postfix({**dict(zip(ports, options, strict=True)), back: _BACK}, sink.greeting))
         ways = [
             Way(name, port, "same" if name == "postfix" else "changed" if name == "bare" else "sealed")
             for name, port in zip(NAMES, ports, strict=True)
         ]
-        rounds = Rounds(stack.enter_context(child("relay.bench.traffic")), sink, queued=True)
-        figures = rounds.run(QUICK if quick else FULL, ways, started, progress)
+        rounds = Rounds(sink, queued=True)
+        with bench_postfix({**dict(zip(ports, options, strict=True)), back: _BACK}, sink.port):
+            figures = await rounds.run(QUICK if quick else FULL, ways, started, progress)
     seconds, where = time.monotonic() - started, machine()
     number = len(figures[0].rounds["postfix"])
     return BenchResult(

@@ -4,15 +4,16 @@ Every mail must have arrived, and as it should; the figures are medians.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
-from relay.bench.processes import Child
 from relay.bench.result import BenchmarkFailed, Progress
-from relay.bench.traffic import Handover, Load
+from relay.bench.sink import Sink
+from relay.bench.traffic import Traffic
 
 ROUND_TIMEOUT_S = 120.0
 """A round that has not ended by then has failed."""
@@ -72,21 +73,21 @@ class CaseFigures:
 class Rounds:
     """Sends through ways and looks at what arrives; where mail is `queued`, it is waited for."""
 
-    def __init__(self, sender: Child, sink: Child, *, queued: bool = False) -> None:
-        self._sender = sender
+    def __init__(self, sink: Sink, *, queued: bool = False) -> None:
+        self._traffic = Traffic()
         self._sink = sink
         self._queued = queued
         self.sealed = 0
         """How many mails have arrived sealed so far."""
 
-    def run(self, plan: Plan, ways: Sequence[Way], started: float, progress: Progress) -> list[CaseFigures]:
+    async def run(self, plan: Plan, ways: Sequence[Way], started: float, progress: Progress) -> list[CaseFigures]:
         """All rounds, after one mail for each connection to warm up; `started` is when the limit began to run.
 
         Raises BenchmarkFailed where a mail was refused, got lost, or was not as it should be.
         """
         for case in plan.cases:
             for way in ways:
-                self._round(Case(case.name, case.size, 2, 0.0), way)
+                await self._round(Case(case.name, case.size, 2, 0.0), way)
         figures = [CaseFigures(case.name, case.size, {way.name: [] for way in ways}) for case in plan.cases]
         for number in range(plan.rounds):
             begun = time.monotonic()
@@ -94,32 +95,34 @@ class Rounds:
                 done = (number + place / len(plan.cases)) / plan.rounds
                 progress(f"round {number + 1} of {plan.rounds}, {case.name}", done)
                 for way in ways:
-                    each.rounds[way.name].append(self._round(case, way))
+                    each.rounds[way.name].append(await self._round(case, way))
             now = time.monotonic()
             if now - started + (now - begun) > plan.limit:
                 break
         progress("stopping", 1.0)
         return figures
 
-    def _round(self, case: Case, way: Way) -> float:
+    async def _round(self, case: Case, way: Way) -> float:
         """Mails a second, until the last has been accepted, or where they are queued has arrived."""
         begun = time.monotonic()
-        load = Load(way.port, case.size, case.connections, case.seconds)
-        sent = Handover(**self._sender.ask(asdict(load), ROUND_TIMEOUT_S))
+        try:
+            async with asyncio.timeout(ROUND_TIMEOUT_S):
+                sent = await self._traffic.send(way.port, case.size, connections=case.connections, seconds=case.seconds)
+        except TimeoutError as error:
+            raise BenchmarkFailed(f"{way.name}: mails were not accepted in {ROUND_TIMEOUT_S:.0f} s") from error
         if sent.fault:
             raise BenchmarkFailed(f"{way.name}: a mail was not accepted: {sent.fault}")
-        arrived = self._sink.ask(None, ROUND_TIMEOUT_S)
-        while self._queued and arrived["mails"] < sent.mails and time.monotonic() - begun < ROUND_TIMEOUT_S:
-            time.sleep(POLL_S)
-            for name, number in self._sink.ask(None, ROUND_TIMEOUT_S).items():
-                arrived[name] += number
+        arrived = self._sink.count()
+        while self._queued and arrived.mails < sent.mails and time.monotonic() - begun < ROUND_TIMEOUT_S:
+            await asyncio.sleep(POLL_S)
+            arrived.add(self._sink.count())
         seconds = time.monotonic() - begun if self._queued else sent.seconds
-        if arrived["mails"] != sent.mails:
-            raise BenchmarkFailed(f"{way.name}: {sent.mails} mails were accepted, {arrived['mails']} have arrived")
+        if arrived.mails != sent.mails:
+            raise BenchmarkFailed(f"{way.name}: {sent.mails} mails were accepted, {arrived.mails} have arrived")
         sealed, in_clear = (sent.mails if way.arrives == how else 0 for how in ("sealed", "same"))
-        octets, original = arrived["octets"], sent.mails * case.size
+        octets, original = arrived.octets, sent.mails * case.size
         changed = not self._queued and (octets <= original if sealed else octets != original)
-        if (arrived["sealed"], arrived["in_clear"]) != (sealed, in_clear) or changed:
+        if (arrived.sealed, arrived.in_clear) != (sealed, in_clear) or changed:
             raise BenchmarkFailed(f"{way.name}: mails arrived otherwise than they should ({way.arrives}): {arrived}")
         self.sealed += sealed
         return sent.mails / seconds

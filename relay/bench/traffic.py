@@ -9,13 +9,8 @@ import base64
 import itertools
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import uvloop
-
-from relay.bench.processes import serve_parent
+from dataclasses import dataclass
+from functools import cache
 
 MARKER = b"this-line-is-not-for-the-wire"
 """Stands at the beginning of every body: where it is seen, a mail was not sealed."""
@@ -46,6 +41,7 @@ class Mails:
         return (_HEADER % serial).encode(), self.body
 
 
+@cache
 def mails_of(size: int) -> Mails:
     """Mails of `size` octets, from 1000 on; the body is random base64."""
     room = size - len(_HEADER % 0) - len(MARKER) - 2
@@ -62,19 +58,6 @@ _ENVELOPE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What to send: mails of `size` octets to a local `port` over `connections` at once.
-
-    Each sends one mail at least; none is begun when `seconds` have passed, and those begun come to their end.
-    """
-
-    port: int
-    size: int
-    connections: int
-    seconds: float
-
-
 @dataclass
 class Handover:
     """How many mails were accepted, in how many seconds; `fault` is the first reply that was not."""
@@ -85,41 +68,36 @@ class Handover:
 
 
 class Traffic:
-    """Keeps its mails between rounds; serial numbers are never used twice."""
+    """Sends mails; serial numbers are never used twice."""
 
     def __init__(self) -> None:
-        self._mails: dict[int, Mails] = {}
         self._serials = itertools.count()
 
-    async def answer(self, question: dict[str, Any]) -> dict[str, object]:
-        """Sends one load; what came of it."""
-        load = Load(**question)
-        if load.size not in self._mails:
-            self._mails[load.size] = mails_of(load.size)
-        sent = Handover()
+    async def send(self, port: int, size: int, *, connections: int, seconds: float) -> Handover:
+        """Mails of `size` octets to a local `port` over so many `connections` at once.
+
+        Each sends one mail at least; none is begun when `seconds` have passed, and those begun come to their end.
+        """
+        mails, sent = mails_of(size), Handover()
         started = time.perf_counter()
-        connections = (
-            _keep_sending(load, self._mails[load.size], self._serials, sent, started + load.seconds)
-            for _ in range(load.connections)
-        )
-        await asyncio.gather(*connections)
+        until = started + seconds
+        await asyncio.gather(*(self._keep_sending(port, mails, sent, until) for _ in range(connections)))
         sent.seconds = time.perf_counter() - started
-        return asdict(sent)
+        return sent
 
-
-async def _keep_sending(load: Load, mails: Mails, serials: Iterator[int], sent: Handover, until: float) -> None:
-    """One of the connections: at least one mail, more until time is over or something went wrong."""
-    while not sent.fault:
-        try:
-            fault = await _send(load.port, *mails.mail(next(serials)))
-        except OSError as error:
-            fault = f"{type(error).__name__}: {error}"
-        if fault:
-            sent.fault = sent.fault or fault
-            return
-        sent.mails += 1
-        if time.perf_counter() >= until:
-            return
+    async def _keep_sending(self, port: int, mails: Mails, sent: Handover, until: float) -> None:
+        """One of the connections: at least one mail, more until time is over or something went wrong."""
+        while not sent.fault:
+            try:
+                fault = await _send(port, *mails.mail(next(self._serials)))
+            except OSError as error:
+                fault = f"{type(error).__name__}: {error}"
+            if fault:
+                sent.fault = sent.fault or fault
+                return
+            sent.mails += 1
+            if time.perf_counter() >= until:
+                return
 
 
 async def _send(port: int, header: bytes, body: bytes) -> str:
@@ -145,7 +123,3 @@ async def _reply(reader: asyncio.StreamReader) -> bytes:
     while line[3:4] == b"-":
         line = await reader.readline()
     return line
-
-
-if __name__ == "__main__":
-    uvloop.run(serve_parent(None, Traffic().answer))

@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 
 import click
+import uvloop
 from rich.console import Console
 
 from relay.bench.keys import measure_keys
@@ -49,8 +50,14 @@ def _measured(what: str | None, soak_s: float | None, quick: bool, progress: Pro
     if soak_s is not None or what == "keys":
         configure_logging(Log(level="error"))
         return asyncio.run(measure_keys(progress) if soak_s is None else soak(soak_s, progress=progress))
-    measures = {"levels": measure_levels, "policy": measure_policy, "milter": measure_milter}
-    return measures.get(what or "", measure_mail)(quick=quick, progress=progress)
+    match what:
+        case "levels":
+            return measure_levels(quick=quick, progress=progress)
+        case "policy":
+            return measure_policy(quick=quick, progress=progress)
+        case "milter":
+            return uvloop.run(measure_milter(quick=quick, progress=progress))
+    return uvloop.run(measure_mail(quick=quick, progress=progress))
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
