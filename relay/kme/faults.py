@@ -74,11 +74,11 @@ class Misbehaviour:
             return []
         return key_ids[: max(1, len(key_ids) // 2)] if self.kind == "short" else key_ids
 
-    def unreadable(self, keys: list[Key]) -> list[str]:
-        """The IDs of keys of which an answer with these tells nothing."""
+    def unreadable(self, keys: list[Key]) -> list[Key]:
+        """Those of these keys of which an answer with them tells nothing."""
         if self.kind in ("other_keys", "not_json") or (self.kind == "repeat_ids" and len(keys) > 1):
-            return [key.key_ID for key in keys]
-        return [keys[-1].key_ID] if keys and self.kind == "bad_base64" else []
+            return keys
+        return keys[-1:] if self.kind == "bad_base64" else []
 
 
 GOOD = Misbehaviour("")
@@ -91,6 +91,10 @@ class KMERequest:
 
     call: str
     """`status`, `enc_keys` or `dec_keys`."""
+    caller: str
+    """The SAE that asks."""
+    other: str
+    """The SAE in the path: the slave, at `dec_keys` the master."""
     method: str
     path: str
     query: Mapping[str, str]

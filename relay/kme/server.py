@@ -159,19 +159,19 @@ class DevelopmentKME(Faults):
 
     def _handler(self, call: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            caller, other = self._who(call, request)
             asked = await self._received(call, request)
             try:
                 self._enc_keys_now += call == "enc_keys"
                 self.most_enc_keys_at_once = max(self.most_enc_keys_at_once, self._enc_keys_now)
-                return await self._answer(request, asked, caller, other)
+                return await self._answer(request, asked)
             finally:
                 self._enc_keys_now -= call == "enc_keys"
 
         return handle
 
     async def _received(self, call: str, request: web.Request) -> KMERequest:
-        """The request, read and remembered. Raises BadRequest."""
+        """The request, read and remembered. Raises _Unauthorized or BadRequest."""
+        caller, other = self._who(call, request)
         number = self._numbers[id(request.protocol)]
         if number in self._new:
             self._new.discard(number)
@@ -181,20 +181,20 @@ class DevelopmentKME(Faults):
             if request.method == "POST":
                 content = await requests.body(request)
         finally:
-            path = request.rel_url.raw_path
-            asked = KMERequest(call, request.method, path, dict(request.query), content, number)
+            path, query = request.rel_url.raw_path, dict(request.query)
+            asked = KMERequest(call, caller, other, request.method, path, query, content, number)
             self.requests.append(asked)
             del self.requests[:-REQUESTS_REMEMBERED]
         return asked
 
-    async def _answer(self, request: web.Request, asked: KMERequest, caller: str, other: str) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, asked: KMERequest) -> web.StreamResponse:
         """Answers, rightly or not; keys that did not reach the client are noted as lost."""
         began = asyncio.get_running_loop().time()
         how = self.next_fault(asked)
         if how.kind in ("drop", "hang"):
             self._answering.set()
             return await _hang(request) if how.kind == "hang" else _close(request)
-        self._last_keys, answer = self._reply(request, asked, how, caller, other)
+        self._last_keys, answer = self._reply(request, asked, how)
         self._answering.set()
         key_ids = [key.key_ID for key in self._last_keys]
         try:
@@ -223,29 +223,31 @@ class DevelopmentKME(Faults):
         else:
             self.link.take_back(key_ids)
 
-    def _reply(
-        self, request: web.Request, asked: KMERequest, how: Misbehaviour, caller: str, other: str
-    ) -> tuple[list[Key], web.Response]:
+    def _reply(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> tuple[list[Key], web.Response]:
         """The keys that are given now, and the answer with them."""
         try:
-            if how.kind == "http":
-                return [], _as_told(how)
-            if asked.call == "status":
-                return [], _json(self._status(request, how, caller, other))
-            keys = (self._fresh if asked.call == "enc_keys" else self._fetched)(request, asked, how, caller, other)
+            match asked.call:
+                case _ if how.kind == "http":
+                    return [], _as_told(how)
+                case "status":
+                    requests.query(request)
+                    return [], _json(self._status(asked, how))
+                case "enc_keys":
+                    keys = self._fresh(request, asked, how)
+                case _:
+                    keys = self._fetched(request, asked, how)
             return keys, _json(key_container(keys, how))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
             return [], self._error(error, request)
 
-    def _status(self, request: web.Request, how: Misbehaviour, caller: str, other: str) -> dict[str, Any]:
+    def _status(self, asked: KMERequest, how: Misbehaviour) -> dict[str, Any]:
         """Get status: the answer is clause 6.1."""
-        requests.query(request)
         settings = self.link.settings
         status = {
             "source_KME_ID": self.name,
             "target_KME_ID": self._other,
-            "master_SAE_ID": caller,
-            "slave_SAE_ID": other,
+            "master_SAE_ID": asked.caller,
+            "slave_SAE_ID": asked.other,
             "key_size": settings.key_size,
             "stored_key_count": self.link.stored_key_count,
             "max_key_count": settings.stored_key_limit,
@@ -257,7 +259,7 @@ class DevelopmentKME(Faults):
         } | self.limits
         return {name.lower(): value for name, value in status.items()} if how.kind == "lower_case" else status
 
-    def _fresh(self, request: web.Request, asked: KMERequest, how: Misbehaviour, caller: str, other: str) -> list[Key]:
+    def _fresh(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
         """Get key: the question is clause 6.2. Raises BadRequest or PoolTooLow."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
@@ -271,22 +273,20 @@ class DevelopmentKME(Faults):
         number, size = how.fresh(wanted.number, wanted.size)
         if self.gives_what_is_left:
             number = min(number, int(self.link.bits // size) or 1)
-        slaves = {other, *wanted.additional_slaves}
-        return self.link.issue(kme=self.name, master=caller, slaves=slaves, number=number, size=size)
+        slaves = {asked.other, *wanted.additional_slaves}
+        return self.link.issue(kme=self.name, master=asked.caller, slaves=slaves, number=number, size=size)
 
-    def _fetched(
-        self, request: web.Request, asked: KMERequest, how: Misbehaviour, caller: str, other: str
-    ) -> list[Key]:
+    def _fetched(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
         """Get key with key IDs: the question is clause 6.4. Raises BadRequest, KeysNotFound or _Unauthorized."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
             values = {"key_IDs": [requests.query(request, "key_ID")]}
         wanted = how.fetched(requests.key_ids(values, self._settings, numbers=how.kind == "integer_ids"))
         try:
-            keys = self.link.deliver(wanted, master=other, slave=caller if self._saes is not None else None)
+            keys = self.link.deliver(wanted, master=asked.other, slave=asked.caller if self._saes is not None else None)
         except NotNamedAsSlave:
-            self._unauthorized("not named as a slave of the key", sae=caller)
-        self._not_brought(how.unreadable(keys), how)
+            self._unauthorized("not named as a slave of the key", sae=asked.caller)
+        self._not_brought([key.key_ID for key in how.unreadable(keys)], how)
         return keys
 
     @property
