@@ -23,7 +23,7 @@ async def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
     async with (
         Sink() as sink,
         sealing_relay(sink.port) as relay,
-        server("relay.bench.pass_through", str(sink.port)) as pass_through,
+        server("relay.bench.baselines", str(sink.port)) as pass_through,
     ):
         ways = (
             Way("relay", relay.ports["outgoing"], "sealed"),

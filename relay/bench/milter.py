@@ -36,7 +36,7 @@ async def measure_milter(*, quick: bool, progress: Progress) -> BenchResult:
     async with (
         Sink() as sink,
         sealing_relay(back, 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"') as relay,
-        server("relay.bench.bare_milter") as bare,
+        server("relay.bench.baselines") as bare,
     ):
         options = (
             "",

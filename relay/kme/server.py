@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import structlog
@@ -132,9 +131,7 @@ class DevelopmentKME(Faults):
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     def _connected(self) -> asyncio.Protocol:
