@@ -9,11 +9,11 @@ from dataclasses import asdict
 
 from relay.bench.processes import sealing_relay, server
 from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
-from relay.bench.rounds import Case, CaseFigures, Plan, Rounds, Way
+from relay.bench.rounds import Case, CaseFigures, Rounds, RoundsPlan, Route
 from relay.bench.sink import Sink
 
-FULL = Plan((Case("4 KB", 4_000, 16, 1.0), Case("10 MB", 10_000_000, 3, 0.5)), rounds=9, limit=50.0)
-QUICK = Plan((Case("4 KB", 4_000, 16, 0.5), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=6.0)
+FULL = RoundsPlan((Case("4 KB", 4_000, 16, 1.0), Case("10 MB", 10_000_000, 3, 0.5)), rounds=9, limit=50.0)
+QUICK = RoundsPlan((Case("4 KB", 4_000, 16, 0.5), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=6.0)
 
 
 async def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
@@ -26,8 +26,8 @@ async def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
         server("relay.bench.baselines", str(sink.port)) as pass_through,
     ):
         ways = (
-            Way("relay", relay.ports["outgoing"], "sealed"),
-            Way("pass_through", pass_through, "same"),
+            Route("relay", relay.ports["outgoing"], "sealed"),
+            Route("pass_through", pass_through, "same"),
         )
         rounds = Rounds(sink)
         stock = await relay.keys_left()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from relay.bench.postfix import bench_postfix, free_ports
 from relay.bench.processes import sealing_relay, server
 from relay.bench.result import BenchResult, Progress, machine
-from relay.bench.rounds import Case, Plan, Rounds, Way
+from relay.bench.rounds import Case, Rounds, RoundsPlan, Route
 from relay.bench.sink import Sink
 
 NAMES = {
@@ -19,8 +19,8 @@ NAMES = {
     "milter": "milter, sealing",
     "lmtp": "LMTP filter, sealing",
 }
-FULL = Plan((Case("4 KB", 4_000, 16, 2.0), Case("10 MB", 10_000_000, 4, 2.0)), rounds=7, limit=120.0)
-QUICK = Plan((Case("4 KB", 4_000, 8, 0.2), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=30.0)
+FULL = RoundsPlan((Case("4 KB", 4_000, 16, 2.0), Case("10 MB", 10_000_000, 4, 2.0)), rounds=7, limit=120.0)
+QUICK = RoundsPlan((Case("4 KB", 4_000, 8, 0.2), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=30.0)
 
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 
@@ -45,7 +45,7 @@ async def measure_milter(*, quick: bool, progress: Progress) -> BenchResult:
             f"-o content_filter=qumail:[127.0.0.1]:{relay.ports['outgoing_lmtp']}",
         )
         ways = [
-            Way(name, port, "same" if name == "postfix" else "changed" if name == "bare" else "sealed")
+            Route(name, port, "same" if name == "postfix" else "changed" if name == "bare" else "sealed")
             for name, port in zip(NAMES, ports, strict=True)
         ]
         rounds = Rounds(sink, queued=True)

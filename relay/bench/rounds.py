@@ -31,7 +31,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RoundsPlan:
     """What is measured: each case in `rounds`, fewer where `limit` (seconds, from the start) would be passed."""
 
     cases: tuple[Case, ...]
@@ -40,7 +40,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """Mail that comes in at `port` and `arrives` at the sink: sealed, as it was, or changed and in clear nowhere."""
 
     name: str
@@ -80,7 +80,9 @@ class Rounds:
         self.sealed = 0
         """How many mails have arrived sealed so far."""
 
-    async def run(self, plan: Plan, ways: Sequence[Way], started: float, progress: Progress) -> list[CaseFigures]:
+    async def run(
+        self, plan: RoundsPlan, ways: Sequence[Route], started: float, progress: Progress
+    ) -> list[CaseFigures]:
         """All rounds, after one mail for each connection to warm up; `started` is when the limit began to run.
 
         Raises BenchmarkFailed where a mail was refused, got lost, or was not as it should be.
@@ -102,7 +104,7 @@ class Rounds:
         progress("stopping", 1.0)
         return figures
 
-    async def _round(self, case: Case, way: Way) -> float:
+    async def _round(self, case: Case, way: Route) -> float:
         """Mails a second, until the last has been accepted, or where they are queued has arrived."""
         begun = time.monotonic()
         try:
