@@ -142,6 +142,7 @@ class SimulatedLink:
 
     @bits.setter
     def bits(self, bits: float) -> None:
+        self._catch_up()
         self._bits = bits
 
     @property

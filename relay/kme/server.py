@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, Self
 
@@ -70,9 +71,9 @@ class DevelopmentKME(Faults):
         self.connections = 0
         """How many connections were made to it."""
         self.most_enc_keys_at_once = 0
+        self.prefix = prefix
         self._other = other
         self._saes = saes
-        self.prefix = prefix
         self._enc_keys_now = 0
         self._last_keys: list[Key] = []
         self._numbers: dict[int, int] = {}
@@ -102,6 +103,8 @@ class DevelopmentKME(Faults):
 
     async def start(self) -> None:
         """Listens. Raises ConfigError where the host is not loopback or the port is taken."""
+        if self._runner is not None:
+            raise RuntimeError(f"{self.name} is running already")
         if self.tls is None:
             raise RuntimeError(f"{self.name} has no certificate: it speaks TLS and nothing else")
         runner = web.AppRunner(self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
@@ -110,7 +113,7 @@ class DevelopmentKME(Faults):
             await runner.setup()
             for listener in sockets:
                 server = await asyncio.get_running_loop().create_server(
-                    self._connected, sock=listener, ssl=self.tls, backlog=BACKLOG
+                    partial(self._connected, runner), sock=listener, ssl=self.tls, backlog=BACKLOG
                 )
                 stack.callback(server.close)
             self.port = port_of(sockets[0])
@@ -123,8 +126,9 @@ class DevelopmentKME(Faults):
             return
         self._stack.close()
         for protocol in runner.server.connections:
-            if isinstance(protocol.transport, asyncio.Transport):
-                protocol.transport.abort()
+            transport: Any = protocol.transport  # an asyncio.Transport in all but name where uvloop made it
+            if transport is not None:
+                transport.abort()
         await runner.cleanup()
 
     async def __aenter__(self) -> Self:
@@ -134,11 +138,11 @@ class DevelopmentKME(Faults):
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def _connected(self) -> asyncio.Protocol:
+    def _connected(self, runner: web.AppRunner) -> asyncio.Protocol:
         """What serves a new connection; they are numbered."""
-        if self._runner is None or self._runner.server is None:
+        if runner.server is None:
             raise RuntimeError("a connection to a KME that does not run")
-        protocol = self._runner.server()
+        protocol = runner.server()
         self.connections += 1
         self._numbers[id(protocol)] = self.connections
         self._new.add(self.connections)
