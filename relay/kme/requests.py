@@ -49,11 +49,22 @@ def key_request(asked: Mapping[str, Any], settings: LinkSettings, saes: Collecti
     """Check a Key request (clause 6.2); `saes` are those that there are (None: all). Raises BadRequest."""
     _refuse_unknown(asked, "number", "size", "additional_slave_SAE_IDs", "extension_mandatory", "extension_optional")
     _extensions(asked)
-    return WantedKeys(
-        number=_number(asked.get("number", 1), settings),
-        size=_size(asked.get("size", settings.key_size), settings),
-        additional_slaves=_additional_slaves(asked.get("additional_slave_SAE_IDs", []), settings, saes),
-    )
+    number = _integer("number", asked.get("number", 1))
+    _within("number", number, 1, settings.max_key_per_request, "max_key_per_request")
+    size = _integer("size", asked.get("size", settings.key_size))
+    if size % 8:
+        raise BadRequest("size shall be a multiple of 8", {"size": size})
+    _within("size", size, settings.min_key_size, settings.max_key_size, "min_key_size and max_key_size")
+    slaves = asked.get("additional_slave_SAE_IDs", [])
+    if not isinstance(slaves, list) or not all(isinstance(sae, str) for sae in slaves):
+        raise BadRequest("additional_slave_SAE_IDs shall be an array of strings")
+    _within("number of additional_slave_SAE_IDs", len(slaves), 0, settings.max_sae_id_count, "max_SAE_ID_count")
+    if unknown := [sae for sae in slaves if saes is not None and sae not in saes]:
+        raise BadRequest(
+            "one or more additional_slave_SAE_IDs are not known",
+            *({"additional_slave_SAE_ID": sae} for sae in unknown),
+        )
+    return WantedKeys(number, size, tuple(slaves))
 
 
 def key_ids(asked: Mapping[str, Any], settings: LinkSettings, *, numbers: bool = False) -> list[str]:
@@ -73,32 +84,6 @@ def key_ids(asked: Mapping[str, Any], settings: LinkSettings, *, numbers: bool =
     if len(set(ids)) < len(ids):
         raise BadRequest("key_IDs shall not name a key twice")
     return [str(key_id) for key_id in ids]
-
-
-def _number(value: object, settings: LinkSettings) -> int:
-    number = _integer("number", value)
-    _within("number", number, 1, settings.max_key_per_request, "max_key_per_request")
-    return number
-
-
-def _size(value: object, settings: LinkSettings) -> int:
-    size = _integer("size", value)
-    if size % 8:
-        raise BadRequest("size shall be a multiple of 8", {"size": size})
-    _within("size", size, settings.min_key_size, settings.max_key_size, "min_key_size and max_key_size")
-    return size
-
-
-def _additional_slaves(value: object, settings: LinkSettings, saes: Collection[str] | None) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(sae, str) for sae in value):
-        raise BadRequest("additional_slave_SAE_IDs shall be an array of strings")
-    _within("number of additional_slave_SAE_IDs", len(value), 0, settings.max_sae_id_count, "max_SAE_ID_count")
-    if saes is not None and (unknown := [sae for sae in value if sae not in saes]):
-        raise BadRequest(
-            "one or more additional_slave_SAE_IDs are not known",
-            *({"additional_slave_SAE_ID": sae} for sae in unknown),
-        )
-    return tuple(value)
 
 
 def _extensions(asked: Mapping[str, Any]) -> None:
