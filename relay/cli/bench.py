@@ -17,7 +17,7 @@ from relay.bench.keys import measure_keys
 from relay.bench.levels import measure_levels
 from relay.bench.mail import measure_mail
 from relay.bench.milter import measure_milter
-from relay.bench.policy import measure_policy
+from relay.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
 from relay.bench.result import BenchResult, Progress
 from relay.bench.soak import soak
 from relay.cli.logs import configure_logging
@@ -54,7 +54,7 @@ def _measured(what: str | None, soak_s: float | None, quick: bool, progress: Pro
         case "levels":
             return measure_levels(quick=quick, progress=progress)
         case "policy":
-            return measure_policy(quick=quick, progress=progress)
+            return measure_policy(files=QUICK_FILES if quick else FULL_FILES, progress=progress)
         case "milter":
             return uvloop.run(measure_milter(quick=quick, progress=progress))
     return uvloop.run(measure_mail(quick=quick, progress=progress))
