@@ -115,20 +115,19 @@ async def soak(seconds: float, *, progress: Progress) -> BenchResult:
     return result.shown()
 
 
+@dataclass(slots=True)
 class _Messages:
     """The messages of one soak, from Alice's ring to Bob's."""
 
-    def __init__(
-        self, alice: KeyRing, bob: KeyRing, link: SimulatedLink, result: SoakFigures, progress: Progress
-    ) -> None:
-        self._alice = alice
-        self._bob = bob
-        self._link = link
-        self._result = result
-        self._progress = progress
-        self._used: set[int] = set()
-        self._last_opened = self._until = 0.0
-        self._chance = random.Random(1)  # noqa: S311 - to choose sizes, not keys
+    _alice: KeyRing
+    _bob: KeyRing
+    _link: SimulatedLink
+    _result: SoakFigures
+    _progress: Progress
+    _used: set[int] = field(default_factory=set)
+    _last_opened: float = 0.0
+    _until: float = 0.0
+    _chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - to choose sizes, not keys
 
     async def for_seconds(self, seconds: float) -> None:
         """Sends, waits for the last message, and checks what can be checked on the way."""
