@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from typing import Any
@@ -40,17 +39,6 @@ def test_every_level_is_measured_at_every_size(result: Any) -> None:
             assert figures[way]["held"] >= 0
         assert figures["reference"] > 0
         assert figures["bare"] > 0
-
-
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_openssl_seals_and_opens_beside_it_where_it_can(result: Any) -> None:
-    for figures in result["figures"]:
-        can = figures["level"] in ("aes", "rsa")
-        if can:
-            assert figures["openssl_seal"] > 0
-            assert figures["openssl_open"] > 0
-        elif figures["level"] != "pqc":
-            assert figures["openssl_seal"] is None
 
 
 def test_what_a_megabyte_takes_of_memory_is_a_small_multiple_of_it(result: Any) -> None:

@@ -141,6 +141,6 @@ async def test_a_mail_whose_key_is_late_is_held_whatever_the_clock_does_meanwhil
             clock.ahead = ahead
             await some_sweeps()
             assert (await submit(relay, sealed)).code == 451
-        kmes.link._keys |= keys
+        kmes.link.waiting |= keys
         assert (await until_settled(relay, sealed)).code == 250
     assert bob.got == [(ANN, (BEN,))]

@@ -24,7 +24,6 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.store import SiteSecret, open_store, sqlite
 from tests.testlib import mails, relay_command
-from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -94,25 +93,27 @@ async def test_a_file_with_lf_line_ends_is_taken_as_mail(sites: tuple[Site, Site
 
 
 async def test_open_that_is_stopped_keeps_the_key_that_is_on_its_way(
-    tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sink: Sink, kmes: DevelopmentKMEs
 ) -> None:
-    async with hesitant_kmes(tmp_path / "kme", monkeypatch) as kmes:
-        state, (first, second) = kmes.servers.state_dir, kmes.servers.urls
-        alice = make_site(tmp_path / "alice", "alice", state=state, kme_url=first, outgoing=sink.address)
-        bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=sink.address)
-        async with app.parts(alice.config, prefetch=False) as parts:
-            mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), mails.plain())
-            sealed = (await parts.sealer.seal(mail)).copies[0].message
-        (tmp_path / "sealed.eml").write_bytes(sealed)
-        command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)
-        await kmes.handed_out.wait()
-        for _ in range(2):  # a second one is no reason to let the key go
-            process.terminate()
-        kmes.answer.set()
-        assert await process.wait() in (0, 1), "it ended by itself"
-        status, err, opened = await run("open", "--config", bob.config_file, tmp_path / "sealed.eml")
-        assert (status, err, opened) == (0, "", mails.plain())
+    state, (first, second) = kmes.state_dir, kmes.urls
+    alice = make_site(tmp_path / "alice", "alice", state=state, kme_url=first, outgoing=sink.address)
+    bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=sink.address)
+    async with app.parts(alice.config, prefetch=False) as parts:
+        mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), mails.plain())
+        sealed = (await parts.sealer.seal(mail)).copies[0].message
+    (tmp_path / "sealed.eml").write_bytes(sealed)
+    answer = asyncio.Event()
+    kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
+    command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)
+    while not kmes.link.delivered:
+        await kmes.km2.next_request()
+    for _ in range(2):  # a second one is no reason to let the key go
+        process.terminate()
+    answer.set()
+    assert await process.wait() in (0, 1), "it ended by itself"
+    status, err, opened = await run("open", "--config", bob.config_file, tmp_path / "sealed.eml")
+    assert (status, err, opened) == (0, "", mails.plain())
 
 
 async def test_open_says_what_is_wrong(sites: tuple[Site, Site]) -> None:

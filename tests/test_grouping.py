@@ -37,8 +37,8 @@ MESSAGE = mails.plain().replace(
 
 
 @pytest.fixture
-async def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ThreeSites]:
-    async with three_sites(tmp_path, monkeypatch, POLICIES) as running:
+async def sites(tmp_path: Path) -> AsyncIterator[ThreeSites]:
+    async with three_sites(tmp_path, POLICIES) as running:
         yield running
 
 
@@ -199,7 +199,7 @@ def size(message: bytes) -> int:
 
 @pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa", "pqc+aes"])
 async def test_a_message_looks_and_opens_the_same_whoever_gets_a_blind_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identities: Identities, level: str
+    tmp_path: Path, identities: Identities, level: str
 ) -> None:
     quantum = "required" if level.endswith("+aes") else "off"
     policies = {
@@ -208,7 +208,7 @@ async def test_a_message_looks_and_opens_the_same_whoever_gets_a_blind_copy(
         "open.example.toml": 'levels = ["plaintext"]\n',
     }
     message = mails.plain()
-    async with three_sites(tmp_path, monkeypatch, policies, identities) as sites:
+    async with three_sites(tmp_path, policies, identities) as sites:
         assert (await submit(sites.outgoing, message, recipients=[BEN])).code == 250
         [alone] = sites.network.got
         for hidden, others in zip(HIDDEN, ([BEA], [CLEO], [BEA, CLEO, PRESS], [PRESS, BEA]), strict=True):

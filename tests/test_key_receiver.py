@@ -69,7 +69,7 @@ def when_given(kmes: DevelopmentKMEs, happens: Callable[[], None] = lambda: None
     given: asyncio.Queue[str] = asyncio.Queue()
     deliver = kmes.link.deliver
 
-    def watched(key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
+    def watched(key_ids: Sequence[str], *, master: str, slave: str | None) -> list[Key]:
         keys = deliver(key_ids, master=master, slave=slave)
         if master != slave:  # else it is a trial of the relay's
             happens()
@@ -274,7 +274,7 @@ async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_proc
         frozen = key_receiver(relay)
         os.kill(frozen, signal.SIGSTOP)
         try:
-            key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+            key_IDs = tuple(name for name, issued in kmes.link.waiting.items() if "1" in issued.waiting)
             keys = kmes.link.deliver(key_IDs, master="2", slave="1")
             left_in_spool(bob, key_IDs, keys)
             await opened_in_the_end(relay, sealed)
@@ -288,7 +288,7 @@ async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
 ) -> None:
     path = bob.config.store.secret
     before = SiteSecret.load_or_create(path)
-    key_IDs = tuple(name for name, issued in kmes.link._keys.items() if "1" in issued.waiting)
+    key_IDs = tuple(name for name, issued in kmes.link.waiting.items() if "1" in issued.waiting)
     left_in_spool(bob, key_IDs, kmes.link.deliver(key_IDs, master="2", slave="1"))
     held = Spool(bob.directory / "keys.spool", before)
     held.ready()

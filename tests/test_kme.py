@@ -34,7 +34,8 @@ from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
 from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, default_state_dir, endpoints
-from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, api, certificates
+from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink, certificates, requests
+from tests.testlib import relay_command
 
 KM1, KM2 = 0, 1
 ALICE, BOB = ("sae-2", KM1), ("sae-1", KM2)
@@ -653,6 +654,57 @@ async def test_every_key_is_accounted_for_in_its_direction(tmp_path: Path) -> No
         assert link.expired == {"KM1": 1}
 
 
+async def test_what_became_of_each_key_is_remembered(site: Site) -> None:
+    async def drawn() -> str:
+        [key_id] = (await site.alice.get("1/enc_keys")).keys
+        return key_id
+
+    given, spent, late = [await drawn() for _ in range(3)]
+    assert (await site.bob.post("2/dec_keys", ids(given))).status == 200
+    for key_id, spends in ((spent, True), (late, False)):
+        site.kmes.km2.misbehave("dec_keys", "lose_reply", spends=spends)
+        with pytest.raises(aiohttp.ClientError):
+            await site.bob.post("2/dec_keys", ids(key_id))
+    assert (await site.bob.post("2/dec_keys", ids(spent))).message == NOT_FOUND
+    assert (await site.bob.post("2/dec_keys", ids(late))).status == 200
+    waiting, site.kmes.link.drops_undelivered = await drawn(), True
+    await drawn()
+    known = site.kmes.link.keys
+    assert [(bool(known[key].given), known[key].lost, known[key].destroyed) for key in (given, spent, late, waiting)] == [
+        (True, "", ""), (True, "spent", ""), (True, "", ""), (False, "", "dropped"),
+    ]  # fmt: skip
+    assert [request.call for request in site.kmes.km2.requests] == ["dec_keys"] * 5
+
+
+async def test_a_client_that_leaves_before_the_answer_has_lost_its_keys(site: Site) -> None:
+    kme = site.kmes.km1
+    kme.misbehave("enc_keys", "late", until=asyncio.Event())
+    asking = asyncio.create_task(site.alice.get("1/enc_keys"))
+    await kme.next_request()
+    asking.cancel()
+    while kme.open_connections:
+        await asyncio.sleep(0)
+    [issued] = site.kmes.link.keys.values()
+    assert issued.lost == "client left"
+
+
+async def test_the_command_runs_servers_that_misbehave_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    state = tmp_path / "kme"
+    told = ("--port", "0", "--port", "0", "--state", state, "--misbehave", "enc_keys", "none", "--latency", "0.01")
+    servers = await relay_command.start("kme", *told)
+    async with asyncio.timeout(30):
+        while not (state / ENDPOINTS_FILE).exists():
+            await asyncio.sleep(0.02)
+    connector = aiohttp.TCPConnector(ssl=tls(state, "sae-2"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        alice = Client(session, endpoints(state)[KM1])
+        assert (await alice.get("1/enc_keys")).keys == {}
+        assert (await alice.get("1/status")).body["stored_key_count"] > 0
+    servers.terminate()
+    assert await servers.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
@@ -744,7 +796,7 @@ async def test_a_body_with_broken_chunks_never_gets_a_page_or_a_traceback(site: 
 async def test_a_body_that_does_not_come_is_not_waited_for_without_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "BODY_TIMEOUT", 0)
+    monkeypatch.setattr(requests, "BODY_TIMEOUT", 0)
 
     async def never_ending() -> AsyncIterator[bytes]:
         yield b"{"

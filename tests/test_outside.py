@@ -23,7 +23,6 @@ from relay.config import DirectionSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import SMTPSession
 from relay.kme import DevelopmentKMEs
-from relay.kme.link import SimulatedLink
 from relay.mail import Mail, Outcomes
 from tests.testlib import mails
 from tests.testlib.identities import Identities
@@ -348,23 +347,8 @@ def _log_everything(site: Site) -> None:
     site.config_file.write_text(text.replace('format = "json"\n', 'format = "json"\nlevel = "debug"\n'))
 
 
-@pytest.fixture
-def keys_issued(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Every key that the development KMEs give out, by key_ID."""
-    issued: dict[str, bytes] = {}
-    issue = SimulatedLink.issue
-
-    def remembering(self: SimulatedLink, **how: object) -> object:
-        keys = issue(self, **how)  # type: ignore[arg-type]
-        issued.update({key.key_ID: key.key for key in keys})
-        return keys
-
-    monkeypatch.setattr(SimulatedLink, "issue", remembering)
-    return issued
-
-
 async def test_no_log_line_and_no_file_of_a_relay_has_content_or_keys_whatever_happens(
-    tmp_path: Path, keys_issued: dict[str, bytes], kmes: DevelopmentKMEs, identities: Identities, wire: Sink, sink: Sink
+    tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities, wire: Sink, sink: Sink
 ) -> None:
     """Each level, then everything that can go wrong on the way, each in processes that log all they can."""
     policies = {"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'}
@@ -402,6 +386,7 @@ async def test_no_log_line_and_no_file_of_a_relay_has_content_or_keys_whatever_h
         await sending.process.wait()
     events = {json.loads(line)["event"] for line in (sending.log + receiving.log).splitlines()}
     assert {"sealed_and_sent", "opened_and_sent", "sent_in_clear"} <= events
+    keys_issued = {key_ID: issued.key.key for key_ID, issued in kmes.link.keys.items()}
     assert len(keys_issued) >= 4
     for each in (alice, bob):
         for path in each.directory.rglob("*"):

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from relay import app
 from relay.config import MAX_BOUNCE
-from relay.keys import Key
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.levels.padding import padded_size
 from tests.testlib import mails
@@ -32,31 +30,15 @@ LARGE = "A line of a large mail that was never sealed\r\n" * 5000
 NO_STOCK = "prefetch = false\n"
 
 
-class CountedKMEs(DevelopmentKMEs):
-    """They know how many octets of key each request took."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.taken: list[int] = []
-        issue = self.link.issue
-
-        def counted(*, number: int, size: int, **who: Any) -> list[Key]:
-            keys = issue(number=number, size=size, **who)
-            self.taken.append(number * size // 8)
-            return keys
-
-        self.link.issue = counted  # type: ignore[method-assign]
-
-
 class Made:
     """An organisation, and the KMEs from which its relay takes keys."""
 
-    def __init__(self, alice: House, kmes: CountedKMEs) -> None:
+    def __init__(self, alice: House, kmes: DevelopmentKMEs) -> None:
         self.alice, self.kmes = alice, kmes
 
     def key_octets(self) -> int:
         """All that was taken from the KMEs so far."""
-        return sum(self.kmes.taken)
+        return sum(len(issued.key.key) for issued in self.kmes.link.keys.values())
 
     async def forge(self, message: bytes, recipient: str) -> Reply:
         """An outsider's mail in Ben's name."""
@@ -64,17 +46,17 @@ class Made:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def kmes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CountedKMEs]:
+async def kmes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DevelopmentKMEs]:
     """Both KMEs."""
     link = LinkSettings(key_rate=1_000_000)
     state = tmp_path_factory.mktemp("kme")
-    async with CountedKMEs(state_dir=state, host="127.0.0.1", ports=(0, 0), link=link) as running:
+    async with DevelopmentKMEs(state_dir=state, host="127.0.0.1", ports=(0, 0), link=link) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["lmtp", "smtp", "milter"])
 async def behind(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kmes: CountedKMEs
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kmes: DevelopmentKMEs
 ) -> AsyncIterator[Made]:
     """Where Postfix takes mail and then asks the relay, or hears of the outcome only then."""
     directory = tmp_path_factory.mktemp("behind")
@@ -84,7 +66,7 @@ async def behind(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def in_front(tmp_path_factory: pytest.TempPathFactory, kmes: CountedKMEs) -> AsyncIterator[Made]:
+async def in_front(tmp_path_factory: pytest.TempPathFactory, kmes: DevelopmentKMEs) -> AsyncIterator[Made]:
     """Where the relay is asked before Postfix takes mail."""
     directory = tmp_path_factory.mktemp("before")
     async with house(

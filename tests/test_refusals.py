@@ -21,10 +21,9 @@ from relay import app, mime
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.keys.lag import LAG_WAITING
-from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from tests.conftest import Pair
 from tests.testlib import mails
-from tests.testlib.kme_double import KMEDouble
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
@@ -136,12 +135,12 @@ async def test_a_kme_that_is_down_holds_the_mail(
 async def test_a_kme_that_answers_nonsense_holds_the_mail(
     alice: Any, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture, status: int, content_type: str, body: str
 ) -> None:
-    double = KMEDouble(body, status, content_type)
-    async with double.listening(kmes.state_dir), alice(kme_url=double.url) as relay:
+    kmes.km1.decide = lambda _: Misbehaviour("http", status, body, (("Content-Type", content_type),))
+    async with alice() as relay:
         reply = await submit(relay, mails.plain())
-    assert double.asked
+    assert kmes.km1.requests
     assert str(reply).startswith("451 4.7")
-    assert double.url in causes(log) or "key" in causes(log)
+    assert kmes.km1.url in causes(log) or "key" in causes(log)
     assert not sink.got
 
 

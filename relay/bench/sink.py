@@ -5,14 +5,11 @@ Standard: RFC 5321 (SMTP server) as far as a sender that makes no mistakes needs
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import uvloop
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from relay import mime
-from relay.bench.children import serve_parent
-from relay.bench.mails import MARKER
+from relay.bench.traffic import MARKER
 from relay.errors import RelayError
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -25,7 +22,7 @@ AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
 
 
 @dataclass
-class Arrived:
+class SinkCount:
     """What came since the last question: mails, their octets on the wire, and how many of them are sealed."""
 
     mails: int = 0
@@ -35,8 +32,8 @@ class Arrived:
     kept: list[tuple[bytes, bool]] = field(default_factory=list)
     """The beginning of each mail, and whether it is the whole."""
 
-    def examined(self) -> dict[str, int]:
-        """The numbers, after looking at what was kept."""
+    def look(self) -> None:
+        """At what was kept, which is then thrown away."""
         checked = 0
         for message, whole in self.kept:
             check_structure = whole and checked < CHECKED_WHOLE
@@ -44,9 +41,13 @@ class Arrived:
             self.sealed += _is_sealed(message, check_structure)
             self.in_clear += MARKER in message
         self.kept.clear()
-        numbers = asdict(self)
-        del numbers["kept"]
-        return numbers
+
+    def add(self, later: SinkCount) -> None:
+        """Those too that were counted later."""
+        self.mails += later.mails
+        self.octets += later.octets
+        self.sealed += later.sealed
+        self.in_clear += later.in_clear
 
 
 def _is_sealed(message: bytes, check_structure: bool) -> bool:
@@ -59,7 +60,7 @@ def _is_sealed(message: bytes, check_structure: bool) -> bool:
         return False
 
 
-class Connection(asyncio.Protocol):
+class SinkConnection(asyncio.Protocol):
     """One client."""
 
     def __init__(self, sink: Sink) -> None:
@@ -124,11 +125,25 @@ class Connection(asyncio.Protocol):
 
 
 class Sink:
-    """The server, and what has arrived at it."""
+    """The server, as an async context manager, and what has arrived at it."""
 
     def __init__(self) -> None:
-        self._arrived = Arrived()
+        self._count = SinkCount()
         self._first = True
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: SinkConnection(self), "127.0.0.1", 0, backlog=512
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    @property
+    def port(self) -> int:
+        """Where it listens on loopback."""
+        return int(self._server.sockets[0].getsockname()[1])
 
     def octets_to_keep(self) -> float:
         """How much of the mail that now begins is looked at later."""
@@ -137,23 +152,12 @@ class Sink:
 
     def accept(self, message: bytes, octets: int, *, whole: bool) -> None:
         """Notes one mail, of which `message` was kept."""
-        self._arrived.mails += 1
-        self._arrived.octets += octets
-        self._arrived.kept.append((message, whole))
+        self._count.mails += 1
+        self._count.octets += octets
+        self._count.kept.append((message, whole))
 
-    async def answer(self, _: object) -> dict[str, int]:
-        """What has arrived since the last question; the next counts from nothing."""
-        arrived, self._arrived, self._first = self._arrived, Arrived(), True
-        return arrived.examined()
-
-
-async def _serve() -> None:
-    sink = Sink()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(sink), "127.0.0.1", 0, backlog=512)
-    await serve_parent(server.sockets[0].getsockname()[1], sink.answer)
-    server.close()
-
-
-if __name__ == "__main__":
-    uvloop.run(_serve())
+    def count(self) -> SinkCount:
+        """What has arrived since the last question, looked at; the next counts from nothing."""
+        count, self._count, self._first = self._count, SinkCount(), True
+        count.look()
+        return count

@@ -1,5 +1,5 @@
 """A long run against KMEs that fail at random: keys drawn at one site are fetched at the other, all the time.
-Standard: accounts exact, no key twice, no key lost that was given, no growth, messages whenever keys exist.
+Promised are exact accounts, no key twice, no key lost that was given, no growth, and messages whenever keys exist.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedKME, SimulatedPair
+from relay.bench.result import BenchResult, Progress, machine
 from relay.errors import KeyUnavailable
 from relay.keys import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.types import Key, KeyReference
-from relay.kme import certificates
+from relay.kme import DevelopmentKME, KMERequest, LinkSettings, Misbehaviour, SimulatedLink, certificates
 
 FAILURES = (
     *(Misbehaviour(kind) for kind in ("drop", "lose_reply", "hang_in_body", "hang", "close_unsaid")),
@@ -33,15 +31,21 @@ FAILURES = (
     Misbehaviour("http", 429, headers=(("Retry-After", "0.2"),)),
 )
 
+ALICE, BOB = "2", "1"
+LINK = LinkSettings(key_rate=0, stored_key_limit=1_000_000_000, lifetime=86_400, max_sae_id_count=0)
+
+_FAILING = 0.3
+"""The share of calls that go wrong."""
+_PAUSE_S = 0.01
+"""Between two messages."""
 _PAD_SHARE = 0.1
 _PAD_OCTETS = 5_000
-_REMEMBERED_KEYS = 20_000
 _GROWTH_ALLOWED = 48 * 2**20
 _LONGEST_SILENCE_S = 15.0
 
 
 @dataclass(slots=True)
-class SoakResult:
+class SoakFigures:
     """What happened. `faults` is empty when all promises were kept."""
 
     seconds: float = 0.0
@@ -58,104 +62,78 @@ class SoakResult:
     burnt_by_cause: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and texts."""
-        return asdict(self)
+    def shown(self) -> BenchResult:
+        """As it is printed."""
+        data = asdict(self)
+        rows = [(name.replace("_", " "), str(value)) for name, value in data.items()]
+        return BenchResult(("what", "found"), rows, data, notes=str(machine()), names=2, faults=self.faults)
 
 
 class _Dice:
     """Decides for each request whether the KME fails, and how."""
 
-    def __init__(self, share: float, chance: random.Random) -> None:
-        self._share = share
-        self._chance = chance
+    def __init__(self) -> None:
+        self._chance = random.Random()  # noqa: S311 - to choose failures, not keys
         self.requests = self.failures = 0
 
-    def __call__(self, _request: Received) -> Misbehaviour | None:
+    def __call__(self, _request: KMERequest) -> Misbehaviour | None:
         self.requests += 1
-        if self._chance.random() >= self._share:
+        if self._chance.random() >= _FAILING:
             return None
         self.failures += 1
         return self._chance.choice(FAILURES)
 
 
-async def soak(
-    seconds: float = 300.0,
-    *,
-    failing: float = 0.3,
-    per_second: float = 100.0,
-    seed: int | None = None,
-    progress: Callable[[str], None] = lambda _line: None,
-) -> SoakResult:
-    """Sends messages for `seconds` while each KME call fails with probability `failing`."""
-    dice = _Dice(failing, random.Random(seed))  # noqa: S311 - to choose failures, not keys
-    result = SoakResult()
+async def soak(seconds: float, *, progress: Progress) -> BenchResult:
+    """Sends messages for `seconds` while each KME call may fail."""
+    dice, result, link = _Dice(), SoakFigures(), SimulatedLink(LINK, time.monotonic)
     before = asyncio.all_tasks()
     with tempfile.TemporaryDirectory() as directory:
         state = Path(directory)
         certificates.prepare(state, "localhost")
         async with AsyncExitStack() as stack:
-            pair = SimulatedPair(remember=_REMEMBERED_KEYS)
-            kmes = [
-                await stack.enter_async_context(
-                    SimulatedKME(
-                        pair,
-                        certificates.server_context(state, "KM1"),
-                        latency=0.005,
-                        decide=dice,
-                        remember=False,
-                    )
-                )
-                for _ in range(4)
-            ]
-            alice = _ring("alice", "bob", kmes[:2], state)
-            bob = _ring("bob", "alice", kmes[2:], state)
+            kmes: list[DevelopmentKME] = []
+            for name, other in (("KM1", "KM2"), ("KM1", "KM2"), ("KM2", "KM1"), ("KM2", "KM1")):
+                kme = DevelopmentKME(name, link, certificates.server_context(state, name), other=other)
+                kme.latency, kme.decide = 0.005, dice
+                kmes.append(await stack.enter_async_context(kme))
+            alice, bob = _ring(ALICE, BOB, kmes[:2], state), _ring(BOB, ALICE, kmes[2:], state)
             alice.start()
             bob.start()
-            run = _Run(alice, bob, pair, result, per_second, progress)
-            await run.for_seconds(seconds)
+            await _Messages(alice, bob, link, result, progress).for_seconds(seconds)
             _check_accounts(alice, result)
             await alice.close()
             await bob.close()
             _check_accounts(alice, result, closed=True)
-            if result.accounts["together"]["issued"] < pair.number_issued:
-                result.faults.append(f"the KMEs issued {pair.number_issued} keys, more than were entered")
+            if result.accounts["together"]["issued"] < link.issued["KM1"]:
+                result.faults.append(f"the KMEs issued {link.issued['KM1']} keys, more than were entered")
     await asyncio.sleep(0.1)
     result.tasks_left = len(asyncio.all_tasks() - before)
     result.requests, result.failures_made = dice.requests, dice.failures
     if result.tasks_left:
         result.faults.append(f"{result.tasks_left} tasks are left")
-    return result
+    return result.shown()
 
 
-class _Run:
+@dataclass(slots=True)
+class _Messages:
     """The messages of one soak, from Alice's ring to Bob's."""
 
-    def __init__(
-        self,
-        alice: KeyRing,
-        bob: KeyRing,
-        pair: SimulatedPair,
-        result: SoakResult,
-        per_second: float,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._alice = alice
-        self._bob = bob
-        self._pair = pair
-        self._result = result
-        self._pause = 1 / per_second
-        self._progress = progress
-        self._used: set[int] = set()
-        self._last_opened = self._until = 0.0
-        self._chance = random.Random(1)  # noqa: S311 - to choose sizes, not keys
+    _alice: KeyRing
+    _bob: KeyRing
+    _link: SimulatedLink
+    _result: SoakFigures
+    _progress: Progress
+    _used: set[int] = field(default_factory=set)
+    _last_opened: float = 0.0
+    _until: float = 0.0
+    _chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - to choose sizes, not keys
 
     async def for_seconds(self, seconds: float) -> None:
         """Sends, waits for the last message, and checks what can be checked on the way."""
         began = self._last_opened = time.monotonic()
         self._until = began + seconds
         settled: int | None = None
-        told = began
         messages: set[asyncio.Task[None]] = set()
         while (now := time.monotonic()) - began < seconds:
             message = asyncio.create_task(self._message())
@@ -163,10 +141,8 @@ class _Run:
             message.add_done_callback(messages.discard)
             if settled is None and now - began > seconds * 0.4:
                 settled = _resident()
-            if now - told >= 10:
-                told = now
-                self._progress(f"{now - began:.0f} s: {self._result.opened} of {self._result.sent} opened")
-            await asyncio.sleep(self._pause)
+            self._progress(f"{self._result.opened} of {self._result.sent} opened", (now - began) / seconds)
+            await asyncio.sleep(_PAUSE_S)
         memory = _resident()
         if messages:
             await asyncio.wait(messages)
@@ -193,9 +169,9 @@ class _Run:
 
     async def _sealed(self) -> list[tuple[KeyReference, bytes]]:
         if self._chance.random() >= _PAD_SHARE:
-            taken = await self._alice.take("bob")
+            taken = await self._alice.take(BOB)
             return [(taken.reference, taken.key.key)]
-        with await self._alice.take_pad("bob", _PAD_OCTETS) as pad:
+        with await self._alice.take_pad(BOB, _PAD_OCTETS) as pad:
             return [(key.reference, bytes(key.octets)) for key in pad.keys]
 
     async def _open(self, sealed: list[tuple[KeyReference, bytes]]) -> None:
@@ -223,17 +199,18 @@ class _Run:
 
     def _may_be_lost(self, reference: KeyReference) -> bool:
         """Whether a KME spent this key without our getting it (or the key is too old to be known here)."""
-        return reference.key_ID in self._pair.lost_on_the_way or reference.key_ID not in self._pair.issued
+        issued = self._link.keys.get(reference.key_ID)
+        return issued is None or bool(issued.lost)
 
 
-def _ring(own: str, other: str, kmes: list[SimulatedKME], state: Path) -> KeyRing:
+def _ring(own: str, other: str, kmes: list[DevelopmentKME], state: Path) -> KeyRing:
     clients = [
         OptimizedKMClient(
             kme.url,
             ca=state / "ca.pem",
-            certificate=state / "sae-2.pem",
-            key=state / "sae-2.key",
-            name=f"{own}-{number}",
+            certificate=state / f"sae-{own}.pem",
+            key=state / f"sae-{own}.key",
+            name=f"{kme.name}-{number}",
             retry_attempts=2,
             retry_delay=0.05,
             timeout=1.0,
@@ -248,7 +225,7 @@ def _ring(own: str, other: str, kmes: list[SimulatedKME], state: Path) -> KeyRin
     return KeyRing(own, {"soak": group}, {other: PeerKeys(other, ("soak",))})
 
 
-def _check_accounts(ring: KeyRing, result: SoakResult, *, closed: bool = False) -> None:
+def _check_accounts(ring: KeyRing, result: SoakFigures, *, closed: bool = False) -> None:
     together: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     for group in ring.groups.values():

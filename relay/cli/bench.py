@@ -1,31 +1,32 @@
-"""`qumail-relay bench`: how much mail this machine carries, sealed, beside a pass-through that seals nothing.
-Standard: progress on standard error, the result on standard output; nothing is left behind.
+"""`qumail-relay bench`: how much mail this machine carries, sealed, and what costs what.
+Progress is on standard error, the result on standard output; nothing is left behind.
 """
 
 from __future__ import annotations
 
+import asyncio
 import signal
-import statistics
 import sys
-from dataclasses import asdict
 from types import FrameType
-from typing import Any
 
 import click
+import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from relay.bench.throughput import FULL, QUICK, Figures, Result, measure
-from relay.cli.bench_keys import run_keys, run_soak
-from relay.cli.bench_levels import run_levels
-from relay.cli.bench_milter import run_milter
-from relay.cli.bench_policy import run_policy
+from relay.bench.keys import measure_keys
+from relay.bench.levels import measure_levels
+from relay.bench.mail import measure_mail
+from relay.bench.milter import measure_milter
+from relay.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
+from relay.bench.result import BenchResult, Progress
+from relay.bench.soak import soak
+from relay.cli.logs import configure_logging
+from relay.config import LogSettings
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: shows that all works, says little about speed.")
-@click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow simulated KME.")
+@click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow development KME.")
 @click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
 @click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
 @click.option("--milter", "what", flag_value="milter", help="The milter in a Postfix instead (root, Postfix).")
@@ -38,77 +39,27 @@ def bench(quick: bool, what: str | None, soak_s: float | None, as_json: bool) ->
     sink that checks that each mail arrived and was sealed. It takes up to a minute, --quick up to 10 s.
     """
     signal.signal(signal.SIGTERM, _stopped)
-    if soak_s is not None:
-        run_soak(soak_s, as_json=as_json)
-        return
-    if what == "keys":
-        run_keys(as_json=as_json)
-        return
-    if what == "policy":
-        run_policy(quick=quick, as_json=as_json)
-        return
-    if what == "milter":
-        run_milter(quick=quick, as_json=as_json)
-        return
-    if what == "levels":
-        run_levels(quick=quick, as_json=as_json)
-        return
-    result = _measured(quick)
-    if as_json:
-        Console().print_json(data=_as_json(result))
-    else:
-        _print(Console(), result)
+    with Console(stderr=True).status("") as status:
+        result = _measured(what, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
+    result.show(as_json=as_json)
+    if result.faults:
+        sys.exit(1)
 
 
-def _measured(quick: bool) -> Result:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def progress(doing: str, share: float) -> None:
-            bar.update(task, description=doing, completed=share)
-
-        return measure(QUICK if quick else FULL, progress)
+def _measured(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
+    if soak_s is not None or what == "keys":
+        configure_logging(LogSettings(level="error"))
+        return asyncio.run(measure_keys(progress) if soak_s is None else soak(soak_s, progress=progress))
+    match what:
+        case "levels":
+            return measure_levels(quick=quick, progress=progress)
+        case "policy":
+            return measure_policy(files=QUICK_FILES if quick else FULL_FILES, progress=progress)
+        case "milter":
+            return uvloop.run(measure_milter(quick=quick, progress=progress))
+    return uvloop.run(measure_mail(quick=quick, progress=progress))
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
     """SIGTERM unwinds like Ctrl-C, so that the processes that were started are ended too."""
     sys.exit(128 + number)
-
-
-def _print(console: Console, result: Result) -> None:
-    table = Table("", "relay, sealing", "pass-through", "relay / pass-through")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for each in result.figures:
-        low, high = each.spread
-        ratio = f"{each.ratio:.2f} ({low:.2f} to {high:.2f})"
-        table.add_row(each.name, _figure(each, each.relay), _figure(each, each.pass_through), ratio)
-    console.print(table)
-    rounds = len(result.figures[0].relay)
-    console.print(
-        f"{f'Medians of {rounds} rounds' if rounds > 1 else 'One round'}, each target in turn; "
-        f"{result.seconds:.0f} s in all.\n"
-        f"{result.sealed} mails sealed and arrived; {result.keys} keys left the KME.\n{result.machine}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _figure(figures: Figures, rounds: list[float]) -> str:
-    """Small mails are counted, large ones weighed (1 MB = 1,000,000 octets of the original)."""
-    median = statistics.median(rounds)
-    if figures.size >= 1_000_000:
-        return f"{median * figures.size / 1e6:,.0f} MB/s"
-    return f"{median:,.0f} mails/s"
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    """The result's own fields, with what follows from the rounds."""
-    data = asdict(result)
-    for figures, each in zip(result.figures, data["figures"], strict=True):
-        each["ratio"] = figures.ratio
-        for name in ("relay", "pass_through"):
-            median = statistics.median(each[name])
-            each[name] = {"mails_per_s": median, "octets_per_s": median * figures.size, "rounds": each[name]}
-    return data

@@ -1,5 +1,5 @@
 """`qumail-relay kme`: run the two development key servers and the simulated link between them.
-Standard: ETSI GS QKD 014 V1.1.1 on loopback; nothing about these keys is quantum.
+Nothing about these keys is quantum; what the servers can be told to do wrong stands in relay/kme/faults.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import uvloop
 from relay.cli.logs import configure_logging
 from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.kme.files import write_private
+from relay.kme.certificates import write_private
+from relay.kme.faults import KINDS
 from relay.stopping import told_to_stop
 
 _DEFAULT = LinkSettings()
@@ -44,6 +45,15 @@ _DEFAULT = LinkSettings()
 @click.option("--lag", type=float, default=_DEFAULT.lag, show_default=True, help="Seconds until the other side has it.")
 @click.option("--lifetime", type=float, default=_DEFAULT.lifetime, show_default=True, help="Seconds a key lives.")
 @click.option("--drop-undelivered", is_flag=True, help="Misbehave: drop keys not fetched yet when more are asked for.")
+@click.option(
+    "--misbehave",
+    "faults",
+    type=(click.Choice(["status", "enc_keys", "dec_keys"]), click.Choice(KINDS)),
+    multiple=True,
+    metavar="CALL KIND",
+    help=f"Do so at every such call (status, enc_keys, dec_keys), at both KMEs. KIND: {', '.join(KINDS)}.",
+)
+@click.option("--latency", type=click.FloatRange(min=0), default=0.0, help="Seconds that every answer takes.")
 def kme(
     ports: tuple[int, ...],
     host: str,
@@ -53,6 +63,8 @@ def kme(
     lag: float,
     lifetime: float,
     drop_undelivered: bool,
+    faults: tuple[tuple[str, str], ...],
+    latency: float,
 ) -> None:
     """Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM.
 
@@ -68,8 +80,13 @@ def kme(
         lag=lag,
         lifetime=lifetime,
         drops_undelivered=drop_undelivered,
+        remembered=0,
     )
     servers = DevelopmentKMEs(state_dir=state, host=host, ports=(ports[0], ports[1]), link=link)
+    for server in (servers.km1, servers.km2):
+        server.latency = latency
+        for call, kind in faults:
+            server.misbehave(call, kind, times=None)
     uvloop.run(_run(servers))
 
 

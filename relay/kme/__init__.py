@@ -2,15 +2,18 @@
 Standard: ETSI GS QKD 014 V1.1.1, all three calls; each module here names the sections that it answers for.
 
 Nothing here is quantum: keys come from the operating system's random generator, and the status reply,
-the log and this line say so. They are for development, tests and demonstrations, and listen on loopback only.
+the log and this line say so. They are for development, tests, benchmarks and demonstrations, and listen on
+loopback only. Each remembers what it was asked and what became of its keys, and misbehaves on command
+as real KMEs were seen to do.
 
 | read | for |
 |---|---|
-| link.py | how many keys there are, when they arrive at the other side, when they are destroyed |
-| api.py | the three calls: what is asked, what is answered, every error text |
+| link.py | how many keys there are, when they arrive at the other side, what became of each |
+| requests.py | what is asked for, and every text that refuses it |
+| server.py | one KME: who asks, the three calls, their answers |
+| faults.py | what it can be told to do wrong |
+| servers.py | both in one process, their addresses |
 | certificates.py | the certificate authority, and who may speak to whom |
-| servers.py | both servers in one process, their addresses |
-| files.py | how files are written so that a crash leaves none half-written |
 
 SAE "2" (Alice) is attached to KM1, SAE "1" (Bob) to KM2. By hand, in the state directory::
 
@@ -19,7 +22,9 @@ SAE "2" (Alice) is attached to KM1, SAE "1" (Bob) to KM2. By hand, in the state 
         'https://localhost:14000/api/v1/keys/2/dec_keys?key_ID=...'
 """
 
+from relay.kme.faults import KMERequest, Misbehaviour
 from relay.kme.link import LinkSettings, SimulatedLink
+from relay.kme.server import DevelopmentKME
 from relay.kme.servers import DevelopmentKMEs
 
-__all__ = ["DevelopmentKMEs", "LinkSettings", "SimulatedLink"]
+__all__ = ["DevelopmentKME", "DevelopmentKMEs", "KMERequest", "LinkSettings", "Misbehaviour", "SimulatedLink"]

@@ -10,8 +10,14 @@ Files, all of mode 0600 in a directory of mode 0700; keys are PEM PKCS#8 without
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
+import os
+import secrets
 import ssl
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,12 +36,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from relay.errors import ConfigError
 from relay.keys.development import KME_IDS
-from relay.kme.files import locked, private_directory, write_private
 
-SAES = {"1": "KM2", "2": "KM1"}
+SAES: Mapping[str, str] = {"1": "KM2", "2": "KM1"}
 """Which KME each SAE is attached to."""
 
-_AUTHORITY_NAME = "QuMail Relay development CA"
 _AUTHORITY_LIFETIME = timedelta(days=3652)
 _LIFETIME = timedelta(days=397)
 _RENEW_BEFORE = timedelta(days=30)
@@ -60,6 +64,14 @@ class _Holder:
     common_name: str
     hosts: frozenset[str] = frozenset()
 
+    @property
+    def name(self) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.common_name)])
+
+    @property
+    def alternative_names(self) -> list[x509.GeneralName]:
+        return [_general_name(host) for host in sorted(self.hosts)]
+
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
@@ -68,24 +80,27 @@ class _Pair:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
-    def write(self, directory: Path, file: str) -> None:
-        private = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(directory / f"{file}.key", private)
-        write_private(directory / f"{file}.pem", self.certificate.public_bytes(Encoding.PEM))
+
+_AUTHORITY = _Holder("ca", "QuMail Relay development CA")
 
 
-def prepare(state_dir: Path, host: str, now: datetime | None = None) -> None:
+def prepare(state_dir: Path, host: str, now: datetime | None = None, saes: Mapping[str, str] = SAES) -> None:
     """See that `state_dir` has the complete set of certificates, valid at `now` and for `host`.
 
     A set that is incomplete, does not belong together, or has a month or less to live, is made anew as a
     whole. Safe against other processes that do the same. Raises ConfigError where files cannot be written.
     """
     now = now or datetime.now(UTC)
-    private_directory(state_dir)
+    hosts = frozenset({"localhost", "127.0.0.1", "::1", host})
+    holders = [_Holder(_kme_file(kme), kme, hosts) for kme in KME_IDS]
+    holders += [_Holder(f"sae-{sae}", common_name_of_sae(sae)) for sae in saes]
+    _make_private_directory(state_dir)
     try:
-        with locked(state_dir):
-            if not _is_complete(state_dir, host, now):
-                _make(state_dir, host, now)
+        with _locked(state_dir):
+            if not _is_complete(state_dir, holders, now):
+                authority = _issue(state_dir, _AUTHORITY, None, now)
+                for holder in holders:
+                    _issue(state_dir, holder, authority, now)
     except OSError as error:
         raise ConfigError(f"{state_dir}: certificates cannot be kept here: {error}") from error
 
@@ -106,84 +121,59 @@ def common_name_of_sae(sae: str) -> str:
     return f"sae-{sae}"
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Put `content` into `path` with mode 0600, in one step; raises OSError and then changes nothing."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _kme_file(kme: str) -> str:
     return f"km-{KME_IDS.index(kme) + 1}"
 
 
-def _holders(host: str) -> list[_Holder]:
-    hosts = frozenset({"localhost", "127.0.0.1", "::1", host})
-    kmes = [_Holder(_kme_file(kme), kme, hosts) for kme in KME_IDS]
-    return kmes + [_Holder(f"sae-{sae}", common_name_of_sae(sae)) for sae in SAES]
+def _issue(state_dir: Path, holder: _Holder, authority: _Pair | None, now: datetime) -> _Pair:
+    """Makes and writes a key and its certificate; without an `authority` it is the authority's own.
 
-
-def _make(state_dir: Path, host: str, now: datetime) -> None:
-    authority = _authority(now)
-    authority.write(state_dir, "ca")
-    for holder in _holders(host):
-        _issue(authority, holder, now).write(state_dir, holder.file)
-
-
-def _authority(now: datetime) -> _Pair:
+    RFC 5280, 4.2.1.1 and 4.2.1.2 want both key identifiers.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(_AUTHORITY_NAME)
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    unsigned = (
-        _builder(name, name, key.public_key(), key.public_key(), now, _AUTHORITY_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+    signer = authority.key if authority else key
+    builder = x509.CertificateBuilder(
+        issuer_name=_AUTHORITY.name,
+        subject_name=holder.name,
+        public_key=key.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now - _CLOCK_SKEW,
+        not_valid_after=now + (_LIFETIME if authority else _AUTHORITY_LIFETIME),
     )
-    return _Pair(unsigned.sign(key, hashes.SHA256()), key)
-
-
-def _issue(authority: _Pair, holder: _Holder, now: datetime) -> _Pair:
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = authority.certificate.subject
-    purpose = ExtendedKeyUsageOID.SERVER_AUTH if holder.hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-    unsigned = (
-        _builder(_name(holder.common_name), issuer, key.public_key(), authority.key.public_key(), now, _LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    builder = (
+        builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None if authority else 0), critical=True)
+        .add_extension(_key_usage(is_authority=authority is None), critical=True)
     )
+    if authority:
+        purpose = ExtendedKeyUsageOID.SERVER_AUTH if holder.hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     if holder.hosts:
-        names = x509.SubjectAlternativeName([_general_name(host) for host in sorted(holder.hosts)])
-        unsigned = unsigned.add_extension(names, critical=False)
-    return _Pair(unsigned.sign(authority.key, hashes.SHA256()), key)
+        builder = builder.add_extension(x509.SubjectAlternativeName(holder.alternative_names), critical=False)
+    certificate = builder.sign(signer, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(state_dir / f"{holder.file}.key", private)
+    write_private(state_dir / f"{holder.file}.pem", certificate.public_bytes(Encoding.PEM))
+    return _Pair(certificate, key)
 
 
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    issuer_key: ec.EllipticCurvePublicKey,
-    now: datetime,
-    lifetime: timedelta,
-) -> x509.CertificateBuilder:
-    """What every certificate has; RFC 5280, 4.2.1.1 and 4.2.1.2 want both key identifiers."""
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
-    )
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
+def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
@@ -200,38 +190,55 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _is_complete(state_dir: Path, host: str, now: datetime) -> bool:
+def _is_complete(state_dir: Path, holders: list[_Holder], now: datetime) -> bool:
     """Whether every file is there, they belong together, and all of them will do for a while."""
     try:
-        authority = _read(state_dir, "ca")
-        pairs = {holder: _read(state_dir, holder.file) for holder in _holders(host)}
-        return _will_do(authority, authority, now) and all(
-            _will_do(pair, authority, now) and _is_for(pair.certificate, holder) for holder, pair in pairs.items()
-        )
+        authority = _read(state_dir, _AUTHORITY)
+        for holder in (_AUTHORITY, *holders):
+            certificate = _read(state_dir, holder)
+            certificate.verify_directly_issued_by(authority)
+            valid_until = certificate.not_valid_after_utc - _RENEW_BEFORE
+            if certificate.subject != holder.name or not certificate.not_valid_before_utc <= now < valid_until:
+                return False
+            if holder.hosts:
+                names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+                if not {*holder.alternative_names} <= {*names}:
+                    return False
     except _UNUSABLE:
         return False
+    return True
 
 
-def _read(directory: Path, file: str) -> _Pair:
-    certificate = x509.load_pem_x509_certificate((directory / f"{file}.pem").read_bytes())
-    key = load_pem_private_key((directory / f"{file}.key").read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+def _read(directory: Path, holder: _Holder) -> x509.Certificate:
+    certificate = x509.load_pem_x509_certificate((directory / f"{holder.file}.pem").read_bytes())
+    key = load_pem_private_key((directory / f"{holder.file}.key").read_bytes(), password=None)
+    if key.public_key() != certificate.public_key():
         raise ValueError("the key is not the certificate's")
-    if (directory / f"{file}.key").stat().st_mode & 0o077:
+    if (directory / f"{holder.file}.key").stat().st_mode & 0o077:
         raise ValueError("others may have read the key")
-    return _Pair(certificate, key)
+    return certificate
 
 
-def _will_do(pair: _Pair, authority: _Pair, now: datetime) -> bool:
-    pair.certificate.verify_directly_issued_by(authority.certificate)
-    valid_until = pair.certificate.not_valid_after_utc - _RENEW_BEFORE
-    return pair.certificate.not_valid_before_utc <= now < valid_until
+def _make_private_directory(path: Path) -> None:
+    """Make `path` with mode 0700, or see that it is a directory of ours that nobody else may enter.
+
+    Raises ConfigError saying what to do. A directory that others use is not closed to them.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made into a directory: {error.strerror}") from error
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"{path}: others may enter it; name another directory, or chown and chmod 700 it")
 
 
-def _is_for(certificate: x509.Certificate, holder: _Holder) -> bool:
-    if certificate.subject != _name(holder.common_name):
-        return False
-    if not holder.hosts:
-        return True
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {_general_name(host) for host in holder.hosts} <= set(names)
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process holds `directory`, and hold it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The simulated QKD link: a pool of key bits that fills with time, and the keys on their way to the slaves.
+"""The simulated QKD link: a pool of key bits that fills with time, the keys in it, and what became of each.
 Standard: ETSI GS QKD 014 V1.1.1, clauses 5 (a key leaves the pool when delivered) and 6.1 (limits).
 
 Pure: no I/O, no threads, no sleeping. The clock is given; key bytes come from the operating system's
@@ -12,7 +12,7 @@ import secrets
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relay.errors import ConfigError
 from relay.keys.types import Key
@@ -67,6 +67,8 @@ class LinkSettings:
     """Most additional_slave_SAE_IDs in one enc_keys (status: max_SAE_ID_count)."""
     drops_undelivered: bool = False
     """A misbehaviour of some KMEs: keys that a slave has not fetched are gone when their master asks for more."""
+    remembered: int = 20_000
+    """Of so many keys it is remembered what became of them; the oldest are forgotten first."""
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size, self.key_size, self.max_key_size)
@@ -85,21 +87,28 @@ class LinkSettings:
             raise ConfigError(broken)
 
 
-@dataclass(slots=True)
-class _Issued:
-    """A key that the master has and that at least one slave has not fetched yet."""
+@dataclass(slots=True, eq=False)
+class IssuedKey:
+    """A key that a master has got, and what became of it; times are the link's, in seconds."""
 
     key: Key
     kme: str
+    """The KME that issued it."""
     master: str
     slaves: frozenset[str]
+    issued: float
     waiting: set[str]
-    arrives: float
-    expires: float
+    """The slaves that may still fetch it."""
+    given: dict[str, float] = field(default_factory=dict)
+    """When each slave has fetched it."""
+    destroyed: str = ""
+    """Why nobody can fetch it any more though somebody should have: `expired` or `dropped`."""
+    lost: str = ""
+    """Why it did not reach who asked for it: `client left`, or `spent` on an answer that was not the right one."""
 
 
 class SimulatedLink:
-    """Keys for both directions of one link.
+    """Keys for both directions of one link, for both of its KMEs.
 
     There is one pool, as there is one fibre: what one direction takes, the other lacks. `clock` gives
     seconds that never go back.
@@ -107,20 +116,39 @@ class SimulatedLink:
 
     def __init__(self, settings: LinkSettings, clock: Callable[[], float]) -> None:
         self.settings = settings
+        self.keys: dict[str, IssuedKey] = {}
+        """All keys that were issued, by key_ID, as many as `settings.remembered`."""
+        self.waiting: dict[str, IssuedKey] = {}
+        """Those of which a slave may still come, in the order of issue, which is that of expiry."""
+        self.drops_undelivered = settings.drops_undelivered
+        """As in LinkSettings; may be changed at any time."""
+        self.lag_asks = 0
+        """How many times a key that is issued from now on is not found at first, besides `settings.lag`."""
+        self.not_found_for: Counter[str] = Counter()
+        """By key_ID: how many more times it is not found."""
         self._clock = clock
         self._capacity = settings.stored_key_limit * settings.key_size
         self._bits = settings.starting_fill * self._capacity
         self._seen = clock()
-        self._keys: dict[str, _Issued] = {}  # in the order of issue, which is the order of expiry
         self._issued: Counter[str] = Counter()
         self._delivered: Counter[str] = Counter()
         self._expired: Counter[str] = Counter()
 
     @property
+    def bits(self) -> float:
+        """How many key bits the pool has now; tests may set it."""
+        self._catch_up()
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: float) -> None:
+        self._catch_up()
+        self._bits = bits
+
+    @property
     def stored_key_count(self) -> int:
         """How many keys of the default size could be issued now."""
-        self._catch_up()
-        return int(self._bits // self.settings.key_size)
+        return int(self.bits // self.settings.key_size)
 
     @property
     def issued(self) -> Counter[str]:
@@ -150,59 +178,76 @@ class SimulatedLink:
         now = self._catch_up()
         if number * size > self._bits:
             raise PoolTooLow(self.stored_key_count)
-        if self.settings.drops_undelivered:
-            self._drop(master)
+        if self.drops_undelivered:
+            for undelivered in [issued for issued in self.waiting.values() if issued.master == master]:
+                self._destroy(undelivered, "dropped")
         self._bits -= number * size
         named = frozenset(slaves)
         keys = [Key(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
         for key in keys:
-            self._keys[key.key_ID] = _Issued(
-                key=key,
-                kme=kme,
-                master=master,
-                slaves=named,
-                waiting=set(named),
-                arrives=now + self.settings.lag,
-                expires=now + self.settings.lifetime,
-            )
+            self.keys[key.key_ID] = self.waiting[key.key_ID] = IssuedKey(key, kme, master, named, now, set(named))
+            if self.lag_asks:
+                self.not_found_for[key.key_ID] = self.lag_asks
+        while len(self.keys) > self.settings.remembered:
+            del self.keys[next(iter(self.keys))]
         self._issued[kme] += number * len(named)
         return keys
 
-    def deliver(self, key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
+    def deliver(self, key_ids: Sequence[str], *, master: str, slave: str | None) -> list[Key]:
         """The keys that `master` got under these IDs, in this order; `slave` will not get them again.
 
+        Without a `slave` it does not matter whose they are, and nobody gets them again.
         All or none: raises NotNamedAsSlave or KeysNotFound, and then every key stays where it was.
         """
-        now = self._catch_up()
-        arrived = {
-            key_id: issued
-            for key_id in key_ids
-            if (issued := self._keys.get(key_id)) is not None and issued.arrives <= now
-        }
-        if any(slave not in issued.slaves for issued in arrived.values()):
-            raise NotNamedAsSlave
-        ready = {k: i for k, i in arrived.items() if i.master == master and slave in i.waiting}
-        if missing := [key_id for key_id in key_ids if key_id not in ready]:
+        arrived_by = self._catch_up() - self.settings.lag
+        there: dict[str, IssuedKey] = {}
+        for key_id in key_ids:
+            if key_id in self.not_found_for:
+                self.not_found_for[key_id] -= 1
+                if not self.not_found_for[key_id]:
+                    del self.not_found_for[key_id]
+            elif (issued := self.waiting.get(key_id)) is not None and issued.issued <= arrived_by:
+                there[key_id] = issued
+        if slave is not None:
+            if any(slave not in issued.slaves for issued in there.values()):
+                raise NotNamedAsSlave
+            there = {k: each for k, each in there.items() if each.master == master and slave in each.waiting}
+        if missing := [key_id for key_id in key_ids if key_id not in there]:
             raise KeysNotFound(missing)
-        for key_id, issued in ready.items():
-            issued.waiting.discard(slave)
-            self._delivered[issued.kme] += 1
+        for key_id, issued in there.items():
+            for taker in issued.waiting.copy() if slave is None else {slave}:
+                issued.waiting.discard(taker)
+                issued.given[taker] = self._seen
+                self._delivered[issued.kme] += 1
             if not issued.waiting:
-                del self._keys[key_id]
-        return [ready[key_id].key for key_id in key_ids]
+                del self.waiting[key_id]
+        return [there[key_id].key for key_id in key_ids]
 
-    def _drop(self, master: str) -> None:
-        for key_id, issued in list(self._keys.items()):
-            if issued.master == master:
-                self._expired[issued.kme] += len(issued.waiting)
-                del self._keys[key_id]
+    def did_not_arrive(self, key_ids: Iterable[str], why: str) -> None:
+        """Notes that the answer with these keys did not reach who asked (IssuedKey.lost says which `why` there are)."""
+        for key_id in key_ids:
+            if issued := self.keys.get(key_id):
+                issued.lost = why
+
+    def take_back(self, key_ids: Iterable[str]) -> None:
+        """Of these it counts as if nobody had fetched them yet."""
+        for key_id in key_ids:
+            if (issued := self.keys.get(key_id)) and issued.given:
+                self._delivered[issued.kme] -= len(issued.given)
+                issued.waiting.update(issued.given)
+                issued.given.clear()
+                self.waiting[key_id] = issued
+
+    def _destroy(self, issued: IssuedKey, why: str) -> None:
+        issued.destroyed = why
+        self._expired[issued.kme] += len(issued.waiting)
+        del self.waiting[issued.key.key_ID]
 
     def _catch_up(self) -> float:
         """Let the time since the last call happen: bits arrive, old keys are destroyed. Returns now."""
         now = self._clock()
         self._bits = min(self._capacity, self._bits + (now - self._seen) * self.settings.key_rate)
         self._seen = now
-        while self._keys and (oldest := next(iter(self._keys.values()))).expires <= now:
-            self._expired[oldest.kme] += len(oldest.waiting)
-            del self._keys[oldest.key.key_ID]
+        while self.waiting and now - (oldest := next(iter(self.waiting.values()))).issued >= self.settings.lifetime:
+            self._destroy(oldest, "expired")
         return now

@@ -4,16 +4,14 @@ Standard: ETSI GS QKD 014 gives a key once at each side; so what is in no accoun
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, text
 
-from relay.keys import Key
-from relay.kme import DevelopmentKMEs
+from relay.kme import SimulatedLink
 from relay.store.database import open_database
 from relay.store.kme_memory import DIGEST_OCTETS
 from relay.store.received_table import KeyName, from_column
@@ -26,36 +24,26 @@ Spans = Sequence[tuple[float, float]]
 """From when to when something was wrong, in seconds of time.monotonic()."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Accounts:
-    """`issued` and `given` say for each key_ID when its KME gave it to Alice (enc_keys) and to Bob (dec_keys)."""
+    """What the link between the two KMEs knows of its keys; it remembers more than a run uses."""
 
-    issued: dict[str, float] = field(default_factory=dict)
-    given: dict[str, float] = field(default_factory=dict)
+    link: SimulatedLink
 
-    @classmethod
-    def of(cls, kmes: DevelopmentKMEs) -> Accounts:
-        """Those of all that happens at these KMEs from now on."""
-        accounts = cls()
-        issue, deliver = kmes.link.issue, kmes.link.deliver
+    @property
+    def issued(self) -> Mapping[str, float]:
+        """By key_ID: when a KME gave it to the master (enc_keys)."""
+        return {key_ID: issued.issued for key_ID, issued in self.link.keys.items()}
 
-        def issued(**wanted: object) -> list[Key]:
-            keys: list[Key] = issue(**wanted)  # type: ignore[arg-type]
-            accounts.issued.update((key.key_ID, time.monotonic()) for key in keys)
-            return keys
-
-        def delivered(key_ids: Sequence[str], *, master: str, slave: str) -> list[Key]:
-            keys = deliver(key_ids, master=master, slave=slave)
-            accounts.given.update((key.key_ID, time.monotonic()) for key in keys)
-            return keys
-
-        kmes.link.issue = issued  # type: ignore[method-assign]
-        kmes.link.deliver = delivered  # type: ignore[method-assign]
-        return accounts
+    @property
+    def given(self) -> Mapping[str, float]:
+        """By key_ID: when a KME gave it to the slave (dec_keys)."""
+        return {key_ID: max(issued.given.values()) for key_ID, issued in self.link.keys.items() if issued.given}
 
     def lost_on_the_wire(self, key_IDs: AbstractSet[str], broken: Spans) -> bool:
         """Whether one of these was given to Bob while the wire to his KME was `broken`: no KME gives it again."""
-        return any(_within(self.given.get(key_ID, 0.0), broken) for key_ID in key_IDs)
+        given = self.given
+        return any(_within(given.get(key_ID, 0.0), broken) for key_ID in key_IDs)
 
     async def check_alice(self, site: Site, used: AbstractSet[str], wrong: Spans) -> tuple[int, int, list[str]]:
         """How many keys were burnt and how many unread, and the broken promises: issued = used + burnt + unread.
@@ -64,14 +52,15 @@ class Accounts:
         relay did not get, because something was `wrong` at Alice's.
         """
         written = await self._written_at_alice(site)
-        unused = self.issued.keys() - used
+        issued = self.issued
+        unused = issued.keys() - used
         unread = unused - written
-        broken = [f"key {key_ID} was used, and never issued" for key_ID in used - self.issued.keys()]
+        broken = [f"key {key_ID} was used, and never issued" for key_ID in used - issued.keys()]
         broken += [f"key {key_ID} was used, and not written down as issued" for key_ID in used - written]
         broken += [
             f"key {key_ID} was issued, and neither used nor written down, though nothing was wrong"
             for key_ID in unread
-            if not _within(self.issued[key_ID], wrong)
+            if not _within(issued[key_ID], wrong)
         ]
         return len(unused - unread), len(unread), broken
 

@@ -1,19 +1,18 @@
 """KMEs that fail in episodes: for a while every call at one site or both goes wrong in one way, then all is well.
-Standard: what a KME does then was seen at real ones; whatever it does to keys, the pair of KMEs knows which.
+Standard: what a KME does then was seen at real ones; whatever it does to keys, the link between the KMEs knows which.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedKME, SimulatedPair
+from relay.kme import DevelopmentKME, KMERequest, Misbehaviour, SimulatedLink
 
 KINDS = (
     "hangs",
@@ -59,28 +58,26 @@ class Episodes:
     one request in 1/`failing` goes wrong by itself at any time; that spends no received key.
     """
 
-    pair: SimulatedPair
+    link: SimulatedLink
     chance: random.Random
     lasting: tuple[float, float]
     well: tuple[float, float]
     failing: float
     kinds: Sequence[str] = KINDS
     always_drops: bool = False
-    kmes: dict[str, SimulatedKME] = field(default_factory=dict)
+    kmes: dict[str, DevelopmentKME] = field(default_factory=dict)
     past: list[Episode] = field(default_factory=list)
     one_by_one: Counter[str] = field(default_factory=Counter)
     _now: Episode | None = None
     _delay: float = 0.0
 
     def __post_init__(self) -> None:
-        self.pair.drops_undelivered = self.always_drops
+        self.link.drops_undelivered = self.always_drops
 
-    def kme(self, site: str, tls: ssl.SSLContext, **limits: int) -> SimulatedKME:
-        """The KME of this site."""
-        self.kmes[site] = SimulatedKME(
-            self.pair, tls, latency=0.005, limits=limits, decide=partial(self._decide, site), remember=False
-        )
-        return self.kmes[site]
+    def decide_for(self, site: str, kme: DevelopmentKME) -> None:
+        """From now on, what this site's KME does is decided here."""
+        self.kmes[site] = kme
+        kme.latency, kme.decide = 0.005, partial(self._decide, site)
 
     async def run(self, until: float, rounds: int) -> None:
         """One after the other, each kind once before any comes again; at least so many rounds."""
@@ -98,18 +95,18 @@ class Episodes:
         self._delay = self.chance.uniform(self.lasting[0] / 5, self.lasting[1] / 4)
         episode = self._now = Episode(kind, sites, time.monotonic())
         self.past.append(episode)
-        self.pair.drops_undelivered = self.always_drops or kind == "drops undelivered keys"
+        self.link.drops_undelivered = self.always_drops or kind == "drops undelivered keys"
         if kind == "answers 500 for unknown keys":
-            self.pair.lag_asks, self.kmes["bob"].not_found = _LAG_ASKS, _UNKNOWN
+            self.link.lag_asks, self.kmes["bob"].not_found = _LAG_ASKS, _UNKNOWN
         try:
             await asyncio.sleep(self.chance.uniform(*self.lasting))
         finally:
-            self._now, self.pair.lag_asks, self.kmes["bob"].not_found = None, 0, None
-            self.pair.drops_undelivered = self.always_drops
-            self.pair.unknown_for.clear()
+            self._now, self.link.lag_asks, self.kmes["bob"].not_found = None, 0, None
+            self.link.drops_undelivered = self.always_drops
+            self.link.not_found_for.clear()
             episode.end = time.monotonic()
 
-    def _decide(self, site: str, request: Received) -> Misbehaviour | None:
+    def _decide(self, site: str, request: KMERequest) -> Misbehaviour | None:
         episode = self._now
         if episode is not None and site in episode.sites:
             episode.calls[f"{site} {request.call}"] += 1

@@ -105,6 +105,7 @@ async def battlefield(
         max_key_size=1_000_000,
         max_key_per_request=1000,
         lifetime=86_400,
+        remembered=1_000_000,
     )
     alice_smtp, bob_smtp = postfix.free_addresses(2)
     watch = Watch()
@@ -135,7 +136,7 @@ async def battlefield(
         alice.opened.watch = watch.of_opened("alice, unsealed")  # where her users' mail passes first
         bob.opened.watch = watch.of_opened("bob")
         bob.sealed.watch = watch.of_opened("bob, in clear")  # to his users, as his policy says
-        yield Battlefield(alice, bob, kmes, watch, Accounts.of(kmes))
+        yield Battlefield(alice, bob, kmes, watch, Accounts(kmes.link))
 
 
 async def run(

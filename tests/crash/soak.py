@@ -23,9 +23,8 @@ import aiosmtplib
 import click
 
 from relay import mime
-from relay.bench.simulated_kme import SimulatedPair
 from relay.config import TCPAddress
-from relay.kme import certificates
+from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink
 from tests.crash.episodes import KINDS, Episode, Episodes
 from tests.crash.outcome import tell_and_exit
 from tests.crash.watch import key_ids
@@ -156,7 +155,7 @@ class Soak:
     """One run: what flows, what fails, and what came of it."""
 
     episodes: Episodes
-    pair: SimulatedPair
+    link: SimulatedLink
     chance: random.Random
     report: Report
     progress: Callable[[str], None]
@@ -228,9 +227,9 @@ class Soak:
     def why_destroyed(self, letter: Letter) -> str | None:
         """What the KME did to a key of this mail so that nobody can have it any more."""
         for key_ID in letter.key_IDs:
-            if key_ID in self.pair.dropped:
+            if self.link.keys[key_ID].destroyed:
                 return "dropped before delivery"
-            if key_ID in self.pair.lost_on_the_way and key_ID not in self.pair.client_left:
+            if self.link.keys[key_ID].lost == "spent":
                 return "spent on an answer that broke off or was garbled"
         return None
 
@@ -281,7 +280,7 @@ class Soak:
                 name: round(waits[int(part * (len(waits) - 1))], 2)
                 for name, part in (("median", 0.5), ("99 %", 0.99), ("longest", 1.0))
             }
-        report.keys_issued, report.keys_used = self.pair.number_issued, len(users)
+        report.keys_issued, report.keys_used = self.link.issued.total(), len(users)
         report.episodes, report.one_by_one = [str(episode) for episode in past], self.episodes.one_by_one
         for name, relay in self.relays.items():
             report.log_events[name] = _events(relay.log)
@@ -312,40 +311,40 @@ async def soak(
     `settings` go into the KME's table at both sites.
     """
     report, began = Report(), time.monotonic()
-    chance, pair = random.Random(seed), SimulatedPair()
-    episodes = Episodes(pair, random.Random(f"{seed}/episodes"), lasting, well, failing, kinds, always_drops)
-    run = Soak(episodes, pair, chance, report, progress, longest_pause, pads)
-    async with _relays(directory, run, settings, max_SAE_ID_count=1 if trial else 0):
+    link = LinkSettings(
+        key_rate=1e9, stored_key_limit=100_000_000, lifetime=1e9, max_sae_id_count=int(trial), remembered=10_000_000
+    )
+    kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
+    chance = random.Random(seed)
+    episodes = Episodes(kmes.link, random.Random(f"{seed}/episodes"), lasting, well, failing, kinds, always_drops)
+    run = Soak(episodes, kmes.link, chance, report, progress, longest_pause, pads)
+    async with kmes, _relays(directory, run, settings, kmes):
         async with asyncio.TaskGroup() as group:
             faults = group.create_task(episodes.run(time.monotonic() + seconds, rounds))
             group.create_task(run.send(rate, faults))
         await run.settle(settle)
         run.check()
         # With calls under way at a KME that hangs the relays would wait for them.
-        for kme in episodes.kmes.values():
-            await kme.stop()
+        await kmes.stop()
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
 
 @asynccontextmanager
-async def _relays(directory: Path, run: Soak, settings: str, **limits: int) -> AsyncIterator[None]:
-    """KMEs, relays as processes, and the doors behind them."""
-    state = directory / "kme"
-    certificates.prepare(state, "localhost")
+async def _relays(directory: Path, run: Soak, settings: str, kmes: DevelopmentKMEs) -> AsyncIterator[None]:
+    """Relays as processes, and the doors behind them."""
+    state = kmes.state_dir
+    run.episodes.decide_for("alice", kmes.km1)
+    run.episodes.decide_for("bob", kmes.km2)
     async with AsyncExitStack() as stack:
-        kmes = [
-            await stack.enter_async_context(run.episodes.kme(site, certificates.server_context(state, name), **limits))
-            for site, name in (("alice", "KM1"), ("bob", "KM2"))
-        ]
         wire = await stack.enter_async_context(Door(run.sealed))
         mailboxes = await stack.enter_async_context(Door(run.opened))
         alice = make_site(
-            directory / "alice", "alice", state=state, kme_url=kmes[0].url, outgoing=wire.address, policies=POLICIES
+            directory / "alice", "alice", state=state, kme_url=kmes.urls[0], outgoing=wire.address, policies=POLICIES
         )
         # Nobody sends mail to Alice, and with one pair of KMEs for both directions his keys would drop hers.
         bob = make_site(
-            directory / "bob", "bob", state=state, kme_url=kmes[1].url, incoming=mailboxes.address,
+            directory / "bob", "bob", state=state, kme_url=kmes.urls[1], incoming=mailboxes.address,
             kme_settings="prefetch = false\n",
         )  # fmt: skip
         for site in (alice, bob):

@@ -38,5 +38,5 @@ async def two_kmes(certificates: Certificates) -> AsyncIterator[tuple[FakeKME, F
     """Two KMEs of the same pair of sites: both know the same keys."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(FakeKME(certificates))
-        second = await stack.enter_async_context(FakeKME(certificates, first.pair))
+        second = await stack.enter_async_context(FakeKME(certificates, first.link))
         yield first, second

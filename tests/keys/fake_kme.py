@@ -1,11 +1,12 @@
-"""The misbehaving KME of these tests: over real TLS, it remembers what it got and does what it is told to.
-Standard: ETSI GS QKD 014 V1.1.1 where it behaves; relay/bench/simulated_kme.py is the KME itself.
+"""The development KME as these tests have it: certificates of their own, and more keys than anybody needs.
+What it does wrong is said by each test, in the words of relay/kme/faults.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import trustme
 
-from relay.bench.simulated_kme import SimulatedKME, SimulatedPair
 from relay.keys import OptimizedKMClient
 from relay.keys.types import Timing
+from relay.kme import DevelopmentKME, LinkSettings, SimulatedLink
 
 
 class FakeTime:
@@ -72,13 +73,29 @@ class Certificates:
         }
 
 
-class FakeKME(SimulatedKME):
-    """A SimulatedKME with certificates of its own making, and clients for it."""
+def a_link() -> SimulatedLink:
+    """It has all the keys that a test could want at the start, and no more come."""
+    return SimulatedLink(LinkSettings(key_rate=0, stored_key_limit=100_000_000, max_sae_id_count=0), time.monotonic)
 
-    def __init__(self, certificates: Certificates, pair: SimulatedPair | None = None, **options: Any) -> None:
+
+class FakeKME(DevelopmentKME):
+    """A KME with certificates of its own making, of which anybody may ask anything, and clients for it."""
+
+    def __init__(self, certificates: Certificates, link: SimulatedLink | None = None, **told: Any) -> None:
+        """Each of `told` is an attribute of the KME."""
         self.certificates = certificates
-        tls = options.pop("tls", None) or certificates.server_tls("localhost")
-        super().__init__(pair or SimulatedPair(), tls, **options)
+        tls = told.pop("tls", None) or certificates.server_tls("localhost")
+        super().__init__("KME-A", link or a_link(), tls, other="KME-B", saes=None)
+        self.gives_what_is_left = True
+        self.limits = {"max_key_count": 100_000} | told.pop("limits", {})
+        for name, value in told.items():
+            assert hasattr(self, name), name
+            setattr(self, name, value)
+
+    def drawn(self, number: int) -> list[tuple[str, bytes]]:
+        """Key_ID and octets of fresh keys of 256 bits that another site has taken."""
+        keys = self.link.issue(kme="KME-B", master="alice", slaves={"bob"}, number=number, size=256)
+        return [(key.key_ID, key.key) for key in keys]
 
     def client(self, **options: Any) -> OptimizedKMClient:
         """A client that does not wait long, unless told otherwise."""

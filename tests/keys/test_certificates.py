@@ -65,10 +65,10 @@ async def test_renewed_files_count_as_soon_as_they_belong_together(
     ):
         await client.request_enc_keys("bob")
         await kme.stop()
-        kme._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        new.issue_cert("localhost").configure_cert(kme._tls)
-        new.configure_trust(kme._tls)
-        kme._tls.verify_mode = ssl.CERT_REQUIRED
+        kme.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        new.issue_cert("localhost").configure_cert(kme.tls)
+        new.configure_trust(kme.tls)
+        kme.tls.verify_mode = ssl.CERT_REQUIRED
         await kme.start()
         with pytest.raises(KeyUnavailable):
             await client.request_enc_keys("bob")

@@ -163,7 +163,7 @@ async def test_a_key_of_somebody_else_does_not_keep_others_from_theirs(kme: Fake
             kme.misbehave("dec_keys", "http", code=401)
             with pytest.raises(KeyNotFound):
                 await client.request_dec_keys("alice", ["of-somebody-else"])
-        [(key_ID, _)] = kme.pair.draw(1, 256)
+        [(key_ID, _)] = kme.drawn(1)
         assert len(await client.request_dec_keys("alice", [key_ID])) == 1
 
 
@@ -179,7 +179,7 @@ async def test_replies_about_keys_never_count_against_a_kme_that_answers_status(
         assert (client.breakers["dec_keys"], client.health, time.slept) == (0, 1.0, [])
         assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code >= 415))
         kme.behave()
-        [(key_ID, _)] = kme.pair.draw(1, 256)
+        [(key_ID, _)] = kme.drawn(1)
         assert len(await client.request_dec_keys("alice", [key_ID])) == 1
 
 
@@ -318,6 +318,7 @@ async def test_the_size_is_said_in_the_unit_that_the_kme_understands(kme: FakeKM
 
 
 async def test_integer_key_ids_are_asked_for_as_numbers_where_the_kme_wants_that(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "integer_ids")
     async with kme.client(quirks=Quirks(integer_key_ids=True)) as client:
         with pytest.raises(KeysMissing):
             await client.request_dec_keys("alice", ["17", "not a number"])
@@ -348,10 +349,8 @@ async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) ->
     assert kme.requests[0].path == "/api/v1/keys/a%2Fb%20c%3F%C3%BC/status"
 
 
-async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates, kme: FakeKME) -> None:
-    client = kme.client()
-    client.transport.url += "/client/carol/etsi"
-    async with client:
+async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates) -> None:
+    async with FakeKME(certificates, prefix="/client/carol/etsi") as kme, kme.client() as client:
         await client.check_key_status("bob")
     assert kme.requests[0].path == "/client/carol/etsi/api/v1/keys/bob/status"
 
@@ -382,8 +381,7 @@ async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_time
 
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    kme = FakeKME(certificates)
-    kme._port = port
+    kme = FakeKME(certificates, port=port)
     async with kme.client(retry_attempts=0, timeout=5) as client:
         with pytest.raises(KMEUnreachable):
             await client.request_enc_keys("bob")

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from relay.bench.simulated_kme import Misbehaviour
 from relay.errors import KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
+from relay.kme import Misbehaviour
 from tests.keys.fake_kme import FakeKME, FakeTime
 
 
@@ -47,7 +47,7 @@ async def group(kme: FakeKME, kept: Kept, time: FakeTime) -> AsyncIterator[KMEGr
 
 
 def _drawn(kme: FakeKME, number: int) -> list[str]:
-    return [key_ID for key_ID, _ in kme.pair.draw(number, 256)]
+    return [key_ID for key_ID, _ in kme.drawn(number)]
 
 
 async def test_a_fault_that_nobody_foresaw_ends_the_waiting_and_is_not_met_again_and_again(
@@ -72,10 +72,10 @@ async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: Fake
     key_IDs = _drawn(kme, 100)
     answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in key_IDs))
     assert {key_ID: answer[key_ID].key for key_ID, answer in zip(key_IDs, answers, strict=True)} == {
-        key_ID: kme.pair.issued[key_ID] for key_ID in key_IDs
+        key_ID: kme.link.keys[key_ID].key.key for key_ID in key_IDs
     }
     assert len(kme.got("dec_keys")) == 5
-    assert set(kme.pair.times_delivered.values()) == {1}
+    assert all(kme.link.keys[key_ID].given for key_ID in key_IDs)
 
 
 async def test_a_kme_that_gives_one_key_a_request_is_asked_for_each_by_itself(kme: FakeKME, group: KMEGroup) -> None:
@@ -88,8 +88,8 @@ async def test_those_who_ask_for_the_same_key_share_one_fetch(kme: FakeKME, grou
     [key_ID] = _drawn(kme, 1)
     kme.latency = 0.01
     answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for _ in range(10)))
-    assert {answer[key_ID].key for answer in answers} == {kme.pair.issued[key_ID]}
-    assert kme.pair.times_delivered[key_ID] == 1
+    assert {answer[key_ID].key for answer in answers} == {kme.link.keys[key_ID].key.key}
+    assert len(kme.link.keys[key_ID].given) == 1
     assert len(kme.got("dec_keys")) == 1
 
 
@@ -110,13 +110,13 @@ async def test_one_unknown_key_does_not_cost_the_others(
     wanted = [*key_IDs[:17], "unknown", *key_IDs[17:]]
     answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in wanted))
     assert [bool(answer) for answer in answers] == [True] * 17 + [False] + [True] * 23
-    assert set(kme.pair.times_delivered.values()) == {1}
+    assert all(kme.link.keys[key_ID].given for key_ID in key_IDs)
 
 
 async def test_a_key_that_is_not_yet_known_is_waited_for(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
-    kme.pair.lag_asks = 3
+    kme.link.lag_asks = 3
     [key_ID] = _drawn(kme, 1)
-    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.pair.issued[key_ID]
+    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.link.keys[key_ID].key.key
     assert len(kme.got("dec_keys")) == 4
     pauses = [pause for pause in time.slept if pause > 0.01]
     assert pauses == sorted(pauses)
@@ -200,9 +200,9 @@ async def test_a_key_that_forged_mail_names_beside_unknown_ones_comes_to_the_gen
     forged = [asyncio.create_task(group.fetch("alice", [key_ID, f"unknown-{n}"])) for n in range(20)]
     while not kme.got("dec_keys"):
         await kme.next_request()
-    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.pair.issued[key_ID]
+    assert (await group.fetch("alice", [key_ID]))[key_ID].key == kme.link.keys[key_ID].key.key
     await asyncio.gather(*forged)
-    assert kme.pair.times_delivered[key_ID] == 1
+    assert len(kme.link.keys[key_ID].given) == 1
     await group.close()
 
 
@@ -261,12 +261,12 @@ async def test_a_late_key_is_found_among_many_that_never_come_where_the_kme_name
 ) -> None:
     """As after a minute of lag, when mail for lost keys is tried again along with mail that can be opened by now."""
     late = _drawn(kme, size)
-    kme.pair.unknown_for.update(dict.fromkeys(late, 1))
+    kme.link.not_found_for.update(dict.fromkeys(late, 1))
     messages = [late, *([f"unknown-{n}"] for n in range(fetch.AGAIN_TOGETHER - 1))]
     for _ in range(2):
         before = len(kme.got("dec_keys"))
         found = await asyncio.gather(*(group.fetch("alice", each, patient=False) for each in messages))
-    assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.pair.issued[each] for each in late}
+    assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.link.keys[each].key.key for each in late}
     assert not any(found[1:])
     assert len(kme.got("dec_keys")) - before <= 3
 
@@ -325,7 +325,7 @@ async def test_a_key_that_could_not_be_stored_is_stored_at_the_end(kme: FakeKME,
     with pytest.raises(StoreUnavailable):
         await group.fetch("alice", [key_ID])
     await group.close()
-    assert kept.keys["alice", key_ID] == kme.pair.issued[key_ID]
+    assert kept.keys["alice", key_ID] == kme.link.keys[key_ID].key.key
 
 
 async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
@@ -337,7 +337,7 @@ async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(kme: FakeKME, g
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     await group.close()
-    assert kept.keys["alice", key_ID] == kme.pair.issued[key_ID]
+    assert kept.keys["alice", key_ID] == kme.link.keys[key_ID].key.key
 
 
 async def test_keys_that_came_with_a_failure_are_kept(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from relay import app
-from relay.bench.simulated_kme import Misbehaviour, SimulatedKME, SimulatedPair
 from relay.config import TCPAddress
+from relay.kme import DevelopmentKME, Misbehaviour
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
+from tests.keys.fake_kme import a_link
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import POLICIES, make_site
@@ -51,9 +52,9 @@ class World:
     """Alice, who seals; the forger, who seals in Alice's name; Bob's KME and relay, and where his mail ends."""
 
     directory: Path
-    genuine: SimulatedKME
-    forger: SimulatedKME
-    bobs: SimulatedKME
+    genuine: DevelopmentKME
+    forger: DevelopmentKME
+    bobs: DevelopmentKME
     sink: Sink
 
     async def sealed(
@@ -90,11 +91,11 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, sink: Sink) -> AsyncIterator[World]:
     prepare(tmp_path, "127.0.0.1")
-    pair = SimulatedPair()
+    link = a_link()
     async with AsyncExitStack() as stack:
         genuine, forger, bobs = [
-            await stack.enter_async_context(SimulatedKME(keys, server_context(tmp_path, name)))
-            for keys, name in ((pair, "KM1"), (SimulatedPair(), "KM1"), (pair, "KM2"))
+            await stack.enter_async_context(DevelopmentKME(name, keys, server_context(tmp_path, name), other=other))
+            for keys, name, other in ((link, "KM1", "KM2"), (a_link(), "KM1", "KM2"), (link, "KM2", "KM1"))
         ]
         yield World(tmp_path, genuine, forger, bobs, sink)
 

@@ -5,20 +5,22 @@ Standard: ETSI GS QKD 014 V1.1.1 does not say what a KME does after it was set b
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
 
 from relay import app
-from relay.bench.simulated_kme import SimulatedKME, SimulatedPair
 from relay.errors import KeyUnavailable, KMEBadReply, StoreUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing
 from relay.keys.types import Key
+from relay.kme import DevelopmentKME, LinkSettings, SimulatedLink
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
 from relay.store import SiteSecret, open_store
@@ -37,26 +39,25 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
 
-class Rewound(SimulatedPair):
+class Rewound(SimulatedLink):
     """Keys that are given again, in their order, once the KME was set back; `change` is made of their IDs then."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.given: list[tuple[str, bytes]] = []
-        self.again: list[tuple[str, bytes]] = []
+        super().__init__(LinkSettings(stored_key_limit=100_000_000), time.monotonic)
+        self.given: list[Key] = []
+        self.again: list[Key] = []
 
     def set_back(self, *, upper: bool = False, renamed: bool = False) -> None:
         """As a backup restores it that was made before the first key."""
         self.again = [
-            (f"renamed-{key_ID}" if renamed else key_ID.upper() if upper else key_ID, octets)
-            for key_ID, octets in self.given
+            replace(key, key_ID=f"renamed-{key.key_ID}" if renamed else key.key_ID.upper() if upper else key.key_ID)
+            for key in self.given
         ]
 
-    def draw(self, number: int, size: int) -> list[tuple[str, bytes]]:
+    def issue(self, *, number: int, **wanted: Any) -> list[Key]:
         before, self.again = self.again[:number], self.again[number:]
-        new = super().draw(number - len(before), size)
+        new = super().issue(number=number - len(before), **wanted)
         self.given += new
-        self.issued |= dict(before)
         return before + new
 
 
@@ -65,7 +66,7 @@ class World:
     """Alice's KME, her site, and the store that her relays share."""
 
     pair: Rewound
-    kme: SimulatedKME
+    kme: DevelopmentKME
     site: Site
 
     @asynccontextmanager
@@ -79,7 +80,7 @@ class World:
 async def world(tmp_path: Path, backend: Backend, sink: Sink) -> AsyncIterator[World]:
     prepare(tmp_path, "127.0.0.1")
     pair = Rewound()
-    async with SimulatedKME(pair, server_context(tmp_path, "KM1")) as kme:
+    async with DevelopmentKME("KM1", pair, server_context(tmp_path, "KM1"), other="KM2") as kme:
         site = make_site(tmp_path / "alice", "alice", state=tmp_path, kme_url=kme.url, outgoing=sink.address)
         text = site.config_file.read_text()
         site.config_file.write_text(text.replace('database = "relay.db"', f'database = "{backend.where}"'))

@@ -56,8 +56,8 @@ async def test_who_is_not_patient_asks_once(kme: FakeKME, group: KMEGroup, time:
 
 
 async def test_a_key_that_came_late_is_given_and_no_longer_remembered(kme: FakeKME, group: KMEGroup) -> None:
-    kme.pair.lag_asks = 3
-    [(key_ID, octets)] = kme.pair.draw(1, 256)
+    kme.link.lag_asks = 3
+    [(key_ID, octets)] = kme.drawn(1)
     assert (await group.fetch("alice", [key_ID]))[key_ID].key == octets
     assert not group._lag._attempts
 

@@ -129,7 +129,7 @@ async def test_keys_by_id_come_from_the_next_kme_and_the_first_is_not_asked_twic
     two_kmes: tuple[FakeKME, FakeKME], group: KMEGroup
 ) -> None:
     first, second = two_kmes
-    [(key_ID, octets)] = first.pair.draw(1, 256)
+    [(key_ID, octets)] = first.drawn(1)
     first.misbehave("dec_keys", "hang", times=None)
     async with asyncio.timeout(TOO_LONG_S):
         found = await group.fetch("alice", [key_ID])
@@ -140,7 +140,7 @@ async def test_keys_by_id_come_from_the_next_kme_and_the_first_is_not_asked_twic
 async def test_a_late_answer_to_dec_keys_is_kept_and_found_there(two_kmes: tuple[FakeKME, FakeKME]) -> None:
     """The first KME gives the key after all: the second cannot have it, and the next try finds it in the store."""
     first, second = two_kmes
-    [(key_ID, octets)] = first.pair.draw(1, 256)
+    [(key_ID, octets)] = first.drawn(1)
     first.latency = 1.0
     store, kept = MemoryStore(), asyncio.Event()
 

@@ -134,7 +134,7 @@ async def test_its_log_is_read_through_logging(
     async def full(master_sae: str, keys: object) -> None:
         raise StoreUnavailable("disk full")
 
-    [(key_ID, _)] = kme.pair.draw(1, 256)
+    [(key_ID, _)] = kme.drawn(1)
     group = KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0, keep=full)
     with pytest.raises(StoreUnavailable):
         await group.fetch("alice", [key_ID])

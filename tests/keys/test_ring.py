@@ -138,7 +138,7 @@ async def test_a_key_that_another_relay_got_from_the_kme_meanwhile_comes_from_th
 async def test_a_key_is_fetched_from_the_group_that_the_message_names_and_no_other(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
 ) -> None:
-    [(key_ID, octets)] = pair[1].pair.draw(1, 256)
+    [(key_ID, octets)] = pair[1].drawn(1)
     reference = KeyReference(key_ID, "sae-bob", "sae-alice", "two")
     assert (await ring.fetch([reference]))[reference].key == octets
     assert store.keys == {("two", "sae-bob", key_ID): octets}
@@ -192,7 +192,7 @@ async def test_keys_are_drawn_only_from_groups_that_serve_the_level(ring: KeyRin
 
 
 async def test_a_key_that_is_in_the_store_is_not_asked_for_again(ring: KeyRing, pair: tuple[FakeKME, FakeKME]) -> None:
-    [(key_ID, _)] = pair[0].pair.draw(1, 256)
+    [(key_ID, _)] = pair[0].drawn(1)
     reference = KeyReference(key_ID, "sae-bob", "sae-alice", "one")
     first = await ring.fetch([reference])
     assert await ring.fetch([reference]) == first
@@ -202,7 +202,7 @@ async def test_a_key_that_is_in_the_store_is_not_asked_for_again(ring: KeyRing, 
 async def test_no_key_is_handed_over_that_could_not_be_stored(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
 ) -> None:
-    [(key_ID, octets)] = pair[0].pair.draw(1, 256)
+    [(key_ID, octets)] = pair[0].drawn(1)
     reference = KeyReference(key_ID, "sae-bob", "sae-alice", "one")
     store.broken = True
     with pytest.raises(StoreUnavailable):
@@ -234,8 +234,8 @@ async def test_mail_of_low_priority_leaves_the_reserve_alone(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime
 ) -> None:
     pair[1].misbehave("enc_keys", "http", times=None, code=503)
-    pair[1].pair.bits = 0
-    pair[0].pair.bits = 12 * 256
+    pair[1].link.bits = 0
+    pair[0].link.bits = 12 * 256
     for _ in range(2):
         await ring.maintain(ask=True)
         await ring.take("bob", low_priority=True)
@@ -252,7 +252,7 @@ async def test_mail_of_low_priority_leaves_the_reserve_alone(
 async def simulated(certificates: Certificates, _: Path) -> AsyncIterator[KMEClient]:
     """60 keys at a simulated KME."""
     async with FakeKME(certificates) as kme:
-        kme.pair.bits = 60 * 256
+        kme.link.bits = 60 * 256
         yield kme.client(name="kme", retry_attempts=0)
 
 
@@ -304,7 +304,7 @@ async def test_no_number_of_low_priority_mails_touches_the_reserve(
 async def test_the_report_says_how_long_the_keys_will_last(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime
 ) -> None:
-    pair[0].pair.bits = 1000 * 256
+    pair[0].link.bits = 1000 * 256
     await ring.report()
     for _ in range(100):
         time.now += 1
@@ -327,7 +327,7 @@ async def test_the_report_says_how_long_the_keys_will_last(
 async def test_the_alarm_is_raised_when_the_keys_will_soon_be_gone(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime
 ) -> None:
-    pair[0].pair.bits = 60 * 256
+    pair[0].link.bits = 60 * 256
     for _ in range(40):
         time.now += 1
         await ring.take("bob")
@@ -336,9 +336,9 @@ async def test_the_alarm_is_raised_when_the_keys_will_soon_be_gone(
 
 
 async def test_whether_a_pad_can_be_had_is_asked_of_all_groups(ring: KeyRing, pair: tuple[FakeKME, FakeKME]) -> None:
-    pair[0].pair.bits = 0
+    pair[0].link.bits = 0
     assert (await ring.can_supply("bob", 1000)).now
-    pair[1].pair.bits = 0
+    pair[1].link.bits = 0
     assert not (await ring.can_supply("bob", 1000)).now
 
 
@@ -349,7 +349,7 @@ async def test_metrics_agree_with_the_accounts_and_touch_no_global_registry(
     pair[0].misbehave("enc_keys", "lose_reply")
     await ring.take("bob")
     await ring.take("bob")
-    [(key_ID, _)] = pair[0].pair.draw(1, 256)
+    [(key_ID, _)] = pair[0].drawn(1)
     await ring.fetch([KeyReference(key_ID, "sae-bob", "sae-alice", "one")])
     await ring.fetch([KeyReference("unknown", "sae-bob", "sae-alice", "one")])
     text = generate_latest(metrics.registry).decode()

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 
-from relay.bench.simulated_kme import Misbehaviour, Received, SimulatedPair
 from relay.errors import KeyUnavailable, KMEExhausted
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.group import KMEGroup, Prefetch
+from relay.kme import KMERequest, Misbehaviour
 from tests.keys.fake_kme import Certificates, FakeKME, FakeTime
 from tests.keys.test_group import accounts_agree, settled
 
@@ -28,16 +28,15 @@ class Strict(FakeKME):
     def __init__(self, certificates: Certificates, answer: tuple[int, str], stored: int = 10**6) -> None:
         self.answer = answer
         self.most = 10**6
-        pair = SimulatedPair()
-        pair.bits = stored * 256
         limits = {"max_key_per_request": 0, "max_key_count": 0}
-        super().__init__(certificates, pair, limits=limits, decide=self._refusal)
+        super().__init__(certificates, limits=limits, decide=self._refusal)
+        self.link.bits = stored * 256
 
-    def _refusal(self, request: Received) -> Misbehaviour | None:
+    def _refusal(self, request: KMERequest) -> Misbehaviour | None:
         if request.call != "enc_keys":
             return None
         number = request.content["number"]
-        if number * request.content["size"] <= self.pair.bits and number <= min(self.most, 128):
+        if number * request.content["size"] <= self.link.bits and number <= min(self.most, 128):
             return None
         return Misbehaviour("http", *self.answer)
 
@@ -59,7 +58,7 @@ async def test_a_shortage_in_any_words_is_no_limit_and_batches_are_whole_again_a
         group = _group(kme, time, Prefetch(16, 64, follows_use=False))
         await group.take("bob")
         await settled(group)
-        kme.pair.bits = 240 * 256
+        kme.link.bits = 240 * 256
         kme.requests.clear()
         time.now += 10
         for _ in range(64):

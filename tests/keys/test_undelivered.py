@@ -174,7 +174,7 @@ async def test_a_kme_that_begins_to_drop_keys_while_the_relay_runs_is_found_out(
         ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 4, 200))
         [pool] = ring.groups["g"].pools
         await ring.take("bob", level="otp")
-        kmes.link.settings = replace(kmes.link.settings, drops_undelivered=True)
+        kmes.link.drops_undelivered = True
         time.now += TRY_EVERY_S
         pool.destroy_expired()
         await ring.take("bob", level="otp")

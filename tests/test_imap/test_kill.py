@@ -20,7 +20,6 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.test_imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.testlib.dovecot import Dovecot, requires_dovecot
-from tests.testlib.hesitant_kme import hesitant_kmes
 from tests.testlib.imap_wire import IMAPWire, Point
 from tests.testlib.sites import Site, make_site
 
@@ -119,22 +118,23 @@ async def test_an_original_that_was_filed_away_does_not_come_again_when_its_seal
 
 
 async def test_once_that_is_stopped_keeps_the_keys_that_are_on_their_way(
-    server: Dovecot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
-    async with hesitant_kmes(tmp_path / "kme", monkeypatch) as kmes:
-        state = kmes.servers.state_dir
-        site = make_site(tmp_path / "alice", "alice", state=state, kme_url=kmes.servers.urls[0], outgoing=NOWHERE)
-        async with app.parts(site.config) as parts:
-            sealed = await fill(Alice(parts), server)
-        bob = bob_site(tmp_path / "bob", kmes.servers, imap_table(server.tls, server.ca))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
-        )
-        await kmes.handed_out.wait()
-        process.terminate()
-        kmes.answer.set()
-        assert await process.wait() in (0, 1), "it ended by itself"
-        [visited] = await visit(bob)
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
+    async with app.parts(site.config) as parts:
+        sealed = await fill(Alice(parts), server)
+    bob = bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
+    answer, before = asyncio.Event(), kmes.link.delivered
+    kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
+    )
+    while kmes.link.delivered == before:
+        await kmes.km2.next_request()
+    process.terminate()
+    answer.set()
+    assert await process.wait() in (0, 1), "it ended by itself"
+    [visited] = await visit(bob)
     assert (visited.failure, visited.unopened) == ("", 0)
     await asyncio.to_thread(check, server, sealed)
 

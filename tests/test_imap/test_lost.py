@@ -22,7 +22,7 @@ YEARS_AGO, IN_TEN_YEARS = "25-Nov-2020 10:00:00 +0000", "25-Nov-2036 10:00:00 +0
 
 def taken_away(kmes: DevelopmentKMEs, sealed: bytes) -> dict[str, Any]:
     """The KME does not have the key of this message any more."""
-    there, content = kmes.link._keys, mime.sealed_content(sealed)
+    there, content = kmes.link.waiting, mime.sealed_content(sealed)
     return {key_ID: there.pop(key_ID) for key_ID in list(there) if key_ID.encode() in content}
 
 
@@ -85,6 +85,6 @@ async def test_a_key_that_is_late_is_waited_for(
     provider.folders["INBOX"][0].date = IN_TEN_YEARS
     async with app.running(bob.config):
         await provider.until(lambda: LATE in provider.folders["INBOX"][0].flags)
-        kmes.link._keys |= keys
+        kmes.link.waiting |= keys
         await provider.until(lambda: len(provider.messages("Sealed")) == 1)
     assert opened(provider.messages()) == [original("late")]

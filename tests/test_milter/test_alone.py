@@ -17,10 +17,9 @@ from click.testing import CliRunner
 from relay import app
 from relay.cli import cli
 from relay.config import TCPAddress
-from relay.kme import DevelopmentKMEs
+from relay.kme import DevelopmentKMEs, Misbehaviour
 from tests.test_milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
-from tests.testlib.kme_double import KMEDouble
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
@@ -56,7 +55,6 @@ async def alone(
     mailboxes: Sink,
     *,
     settings: str = MILTER,
-    kme_url: str = "",
     copies: Sink | None = None,
     wire: bool = False,
     relay: bool = True,
@@ -67,7 +65,7 @@ async def alone(
     smtp, again, outgoing, incoming = postfix.free_addresses(4)
     hop = copies.address if copies else again
     site = make_site(
-        directory / "alice", "alice", state=kmes.state_dir, kme_url=kme_url or kmes.urls[0], outgoing=hop,
+        directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=hop,
         incoming=hop, settings=settings, policies=policies("alice", "bob"),
     )  # fmt: skip
     async with AsyncExitStack() as stack:
@@ -217,11 +215,8 @@ async def test_without_splitting_a_mail_that_needs_two_forms_waits_whole(
 async def test_what_the_kme_cannot_give_keys_for_is_held_at_the_end_of_data(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    broken = KMEDouble('{"message": "no keys"}', status=503)
-    async with (
-        broken.listening(kmes.state_dir) as kme,
-        alone(tmp_path, kmes, sink, kme_url=kme.url) as (alice, _),
-    ):
+    kmes.km1.decide = lambda _: Misbehaviour("http", 503, '{"message": "no keys"}')
+    async with alone(tmp_path, kmes, sink) as (alice, _):
         assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("451 4.7.1")
         assert await alice.organisation.postfix.queue() == []
     assert sink.got == []

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
 from relay import app
 from relay.config import TCPAddress
-from relay.kme import DevelopmentKMEs, LinkSettings, api
-from relay.kme.certificates import SAES, common_name_of_sae
+from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.kme.certificates import SAES
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -63,18 +61,17 @@ class ThreeSites:
 @asynccontextmanager
 async def three_sites(
     directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
     policies: Mapping[str, str],
     identities: Identities | None = None,
 ) -> AsyncIterator[ThreeSites]:
     """All three sites running. With `identities` Alice and Bob have certificates; Carol never has."""
-    monkeypatch.setitem(SAES, "3", "KM2")
-    monkeypatch.setitem(api._SAES_BY_COMMON_NAME, common_name_of_sae("3"), "3")
     async with AsyncExitStack() as stack:
         mailboxes = await stack.enter_async_context(Sink())
         network = await stack.enter_async_context(Sink())
         link = LinkSettings(key_rate=1_000_000, max_sae_id_count=0)  # no key is spent on a trial
-        servers = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
+        servers = DevelopmentKMEs(
+            state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link, saes={**SAES, "3": "KM2"}
+        )
         kmes = await stack.enter_async_context(servers)
         real = urlsplit(kmes.urls[0])
         to_carol = await stack.enter_async_context(Wire(TCPAddress("127.0.0.1", real.port or 443)))

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay.bench.children import START_S, BenchmarkFailed
+from relay.bench.processes import START_S
+from relay.bench.result import BenchmarkFailed
 
 _MAIN_CF = """\
 compatibility_level = 3.6

@@ -1,16 +1,21 @@
-"""What the milter is compared with: one that seals nothing, and replaces each body by one of a sealed one's size.
-Standard: milter protocol 6, as far as a mail server without mistakes needs it; no milter that seals can cost less.
+"""What the relay is compared with, each as a process: a mail server that passes on, and a milter that replaces bodies.
+Neither seals. The server is aiosmtpd as it comes, whose handler sends on with aiosmtplib as it comes, a connection for
+each mail; the milter speaks as much of protocol version 6 as a mail server without mistakes needs, which is the least
+that a milter can cost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import Any
 
+import aiosmtplib
 import uvloop
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relay.bench.children import serve_parent
+from relay.bench.processes import serve
 
 OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80 | 0x40000 | 0x80000).to_bytes(4)
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
@@ -18,7 +23,30 @@ BODY_OCTETS = 65_535
 LINE = b"A" * 76 + b"\r\n"
 
 
-class Connection(asyncio.Protocol):
+class PassOn:
+    """Sends each mail on before it is accepted, as the relay does."""
+
+    def __init__(self, port: int) -> None:
+        """`port` is the next hop's, on this host."""
+        self._port = port
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """What aiosmtpd calls when it has the whole content."""
+        assert envelope.mail_from is not None  # noqa: S101 - aiosmtpd has checked
+        assert isinstance(envelope.content, bytes)  # noqa: S101 - decode_data is off
+        await aiosmtplib.send(
+            envelope.content,
+            sender=envelope.mail_from,
+            recipients=envelope.rcpt_tos,
+            hostname="127.0.0.1",
+            port=self._port,
+            # Without a name of its own aiosmtplib looks one up for each connection: that would measure DNS.
+            local_hostname="pass-through.example",
+        )
+        return "250 OK"
+
+
+class BareMilter(asyncio.Protocol):
     """One session of the mail server's."""
 
     def connection_made(self, transport: Any) -> None:
@@ -59,15 +87,15 @@ def _packet(command: bytes, data: bytes = b"") -> bytes:
     return (1 + len(data)).to_bytes(4) + command + data
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=512)
-    await serve_parent(server.sockets[0].getsockname()[1], _nothing)
-    server.close()
-
-
-async def _nothing(question: object) -> None:
-    """It is asked nothing."""
+async def _main(*next_hop: str) -> None:
+    """With the port of a next hop it is the server, without one the milter."""
+    loop = asyncio.get_running_loop()
+    if not next_hop:
+        await serve(BareMilter)
+        return
+    handler = PassOn(int(next_hop[0]))
+    await serve(lambda: SMTP(handler, hostname="pass-through.example", enable_SMTPUTF8=True, loop=loop))
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_main(*sys.argv[1:]))

@@ -1,0 +1,405 @@
+"""One development KME: who asks, what is answered, and what goes wrong on command.
+Standard: ETSI GS QKD 014 V1.1.1, clauses 5 (the three methods) and 6 (status, requests, keys, errors), over TLS 1.2 or
+later.
+
+Every error has the body of clause 6.5, except 401, which has none. All that a KME was asked is remembered here, what
+became of the keys in its link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import Any, NoReturn, Self
+
+import structlog
+from aiohttp import web
+
+from relay.keys.types import Key
+from relay.kme import requests
+from relay.kme.certificates import SAES, common_name_of_sae
+from relay.kme.faults import Faults, KMERequest, Misbehaviour, key_container, renamed
+from relay.kme.link import NOT_QUANTUM, KeysNotFound, LinkSettings, NotNamedAsSlave, PoolTooLow, SimulatedLink
+from relay.kme.listening import BACKLOG, listen, port_of
+from relay.kme.requests import BadRequest
+
+REQUESTS_REMEMBERED = 2_000
+
+_METHODS = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}
+
+log = structlog.get_logger(__name__)
+
+
+class _Unauthorized(Exception):
+    """Answered with 401 and no body."""
+
+
+class DevelopmentKME(Faults):
+    """The KME `name` at its end of `link`, as an async context manager; `other` is the KME at the other end.
+
+    `tls` is what it listens with at `host` (a loopback address or a name for one) and `port` (0: any free one); after
+    a `stop` it starts at the same port again. `saes` says which SAE is attached to which KME; None: whoever has a
+    certificate of the authority may ask, in anybody's name. `prefix` stands before the paths of the standard.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        link: SimulatedLink,
+        tls: ssl.SSLContext | None = None,
+        *,
+        other: str,
+        saes: Mapping[str, str] | None = SAES,
+        host: str = "localhost",
+        port: int = 0,
+        prefix: str = "",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.link = link
+        self.tls = tls
+        self.host = host
+        self.port = port
+        self.requests: list[KMERequest] = []
+        """What it was asked, the last REQUESTS_REMEMBERED of it."""
+        self.connections = 0
+        """How many connections were made to it."""
+        self.most_enc_keys_at_once = 0
+        self.prefix = prefix
+        self._other = other
+        self._saes = saes
+        self._enc_keys_now = 0
+        self._last_keys: list[Key] = []
+        self._numbers: dict[int, int] = {}
+        self._new: set[int] = set()
+        self._runner: web.AppRunner | None = None
+        self._stack = ExitStack()
+        self._answering = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"https://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}{self.prefix}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._runner.server.connections) if self._runner and self._runner.server else 0
+
+    def got(self, call: str) -> list[KMERequest]:
+        """The requests of one call so far."""
+        return [request for request in self.requests if request.call == call]
+
+    async def next_request(self) -> None:
+        """Waits until one more request has arrived and the keys of its answer are chosen."""
+        self._answering.clear()
+        await self._answering.wait()
+
+    async def start(self) -> None:
+        """Listens. Raises ConfigError where the host is not loopback or the port is taken."""
+        if self._runner is not None:
+            raise RuntimeError(f"{self.name} is running already")
+        if self.tls is None:
+            raise RuntimeError(f"{self.name} has no certificate: it speaks TLS and nothing else")
+        runner = web.AppRunner(self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        with ExitStack() as stack:
+            sockets = await listen(self.name, self.host, self.port, stack)
+            await runner.setup()
+            for listener in sockets:
+                server = await asyncio.get_running_loop().create_server(
+                    partial(self._connected, runner), sock=listener, ssl=self.tls, backlog=BACKLOG
+                )
+                stack.callback(server.close)
+            self.port = port_of(sockets[0])
+            self._runner, self._stack = runner, stack.pop_all()
+
+    async def stop(self) -> None:
+        """Dies: closes the port and every connection; does nothing when not running."""
+        runner, self._runner = self._runner, None
+        if runner is None or runner.server is None:
+            return
+        self._stack.close()
+        for protocol in runner.server.connections:
+            transport: Any = protocol.transport  # an asyncio.Transport in all but name where uvloop made it
+            if transport is not None:
+                transport.abort()
+        await runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def _connected(self, runner: web.AppRunner) -> asyncio.Protocol:
+        """What serves a new connection; they are numbered."""
+        if runner.server is None:
+            raise RuntimeError("a connection to a KME that does not run")
+        protocol = runner.server()
+        self.connections += 1
+        self._numbers[id(protocol)] = self.connections
+        self._new.add(self.connections)
+        return protocol
+
+    # --- answering
+
+    def _application(self) -> web.Application:
+        """The routes. HEAD is not among them: it would use keys up and show none."""
+        app = web.Application(middlewares=[self._errors_have_their_body], client_max_size=requests.MAX_BODY_BYTES)
+        for call, methods in _METHODS.items():
+            for method in methods:
+                app.router.add_route(method, f"{self.prefix}/api/v1/keys/{{sae}}/{call}", self._handler(call))
+        return app
+
+    def _handler(self, call: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            asked = await self._received(call, request)
+            try:
+                self._enc_keys_now += call == "enc_keys"
+                self.most_enc_keys_at_once = max(self.most_enc_keys_at_once, self._enc_keys_now)
+                return await self._answer(request, asked)
+            finally:
+                self._enc_keys_now -= call == "enc_keys"
+
+        return handle
+
+    async def _received(self, call: str, request: web.Request) -> KMERequest:
+        """The request, read and remembered. Raises _Unauthorized or BadRequest."""
+        caller, other = self._who(call, request)
+        number = self._numbers[id(request.protocol)]
+        if number in self._new:
+            self._new.discard(number)
+            await asyncio.sleep(self.handshake)
+        content: Any = None
+        try:
+            if request.method == "POST":
+                content = await requests.body(request)
+        finally:
+            path, query = request.rel_url.raw_path, dict(request.query)
+            asked = KMERequest(call, caller, other, request.method, path, query, content, number)
+            self.requests.append(asked)
+            del self.requests[:-REQUESTS_REMEMBERED]
+        return asked
+
+    async def _answer(self, request: web.Request, asked: KMERequest) -> web.StreamResponse:
+        """Answers, rightly or not; keys that did not reach the client are noted as lost."""
+        began = asyncio.get_running_loop().time()
+        how = self.next_fault(asked)
+        if how.kind in ("drop", "hang"):
+            self._answering.set()
+            return await _hang(request) if how.kind == "hang" else _close(request)
+        self._last_keys, answer = self._reply(request, asked, how)
+        self._answering.set()
+        key_ids = [key.key_ID for key in self._last_keys]
+        try:
+            # Making the answer is part of the time that a request takes.
+            left = began + self.latency + how.seconds - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, left))
+            if how.until:
+                await how.until.wait()
+        except asyncio.CancelledError:
+            self.link.did_not_arrive(key_ids, "client left")
+            raise
+        if how.kind in ("lose_reply", "hang_in_body"):
+            self._not_brought(key_ids, how)
+            return _close(request) if how.kind == "lose_reply" else await _half(request, answer)
+        await answer.prepare(request)
+        await answer.write_eof()
+        if request.transport is None or request.transport.is_closing():
+            self.link.did_not_arrive(key_ids, "client left")
+        elif how.kind == "close_unsaid":
+            request.transport.close()
+        return answer
+
+    def _not_brought(self, key_ids: list[str], how: Misbehaviour) -> None:
+        if how.spends:
+            self.link.did_not_arrive(key_ids, "spent")
+        else:
+            self.link.take_back(key_ids)
+
+    def _reply(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> tuple[list[Key], web.Response]:
+        """The keys that are given now, and the answer with them."""
+        try:
+            match asked.call:
+                case _ if how.kind == "http":
+                    return [], _as_told(how)
+                case "status":
+                    requests.query(request)
+                    return [], _json(self._status(asked, how))
+                case "enc_keys":
+                    keys = self._fresh(request, asked, how)
+                case _:
+                    keys = self._fetched(request, asked, how)
+            return keys, _json(key_container(keys, how))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
+            return [], self._error(error, request)
+
+    def _status(self, asked: KMERequest, how: Misbehaviour) -> dict[str, Any]:
+        """Get status: the answer is clause 6.1."""
+        settings = self.link.settings
+        status = {
+            "source_KME_ID": self.name,
+            "target_KME_ID": self._other,
+            "master_SAE_ID": asked.caller,
+            "slave_SAE_ID": asked.other,
+            "key_size": settings.key_size,
+            "stored_key_count": self.link.stored_key_count,
+            "max_key_count": settings.stored_key_limit,
+            "max_key_per_request": settings.max_key_per_request,
+            "max_key_size": settings.max_key_size,
+            "min_key_size": settings.min_key_size,
+            "max_SAE_ID_count": settings.max_sae_id_count,
+            "status_extension": {"quantum": False, "note": NOT_QUANTUM},
+        } | self.limits
+        return {name.lower(): value for name, value in status.items()} if how.kind == "lower_case" else status
+
+    def _fresh(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
+        """Get key: the question is clause 6.2. Raises BadRequest or PoolTooLow."""
+        values: Mapping[str, Any] = asked.content
+        if asked.method == "GET":
+            texts = requests.query(request, "number", "size")
+            values = {name: requests.integer_from_text(name, text) for name, text in texts.items()}
+        wanted = requests.key_request(values, self._settings, self._saes)
+        if how.kind == "same_again":
+            return self._last_keys
+        if how.kind == "same_octets":
+            return [renamed(key) for key in self._last_keys]
+        number, size = how.fresh(wanted.number, wanted.size)
+        if self.gives_what_is_left:
+            number = min(number, int(self.link.bits // size) or 1)
+        slaves = {asked.other, *wanted.additional_slaves}
+        return self.link.issue(kme=self.name, master=asked.caller, slaves=slaves, number=number, size=size)
+
+    def _fetched(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
+        """Get key with key IDs: the question is clause 6.4. Raises BadRequest, KeysNotFound or _Unauthorized."""
+        values: Mapping[str, Any] = asked.content
+        if asked.method == "GET":
+            values = {"key_IDs": [requests.query(request, "key_ID")]}
+        wanted = how.fetched(requests.key_ids(values, self._settings, numbers=how.kind == "integer_ids"))
+        try:
+            keys = self.link.deliver(wanted, master=asked.other, slave=asked.caller if self._saes is not None else None)
+        except NotNamedAsSlave:
+            self._unauthorized("not named as a slave of the key", sae=asked.caller)
+        self._not_brought([key.key_ID for key in how.unreadable(keys)], how)
+        return keys
+
+    @property
+    def _settings(self) -> LinkSettings:
+        """The link's, and what this KME limits otherwise."""
+        names = {"max_SAE_ID_count": "max_sae_id_count", "max_key_count": "stored_key_limit"}
+        known = ("key_size", "min_key_size", "max_key_size", "max_key_per_request", *names)
+        said = {name: value for name, value in self.limits.items() if name in known}
+        return replace(
+            self.link.settings,
+            **{names.get(name, name): value for name, value in said.items() if value or name == "max_SAE_ID_count"},
+        )
+
+    # --- who asks
+
+    def _who(self, call: str, request: web.Request) -> tuple[str, str]:
+        """The SAE whose certificate the client presented, and the one in the path.
+
+        Raises _Unauthorized where either is not what it has to be. The master that dec_keys names may be the caller
+        itself, which can name itself as an additional slave.
+        """
+        certificate: dict[str, Any] = request.get_extra_info("peercert") or {}
+        subject = [pair for names in certificate.get("subject", ()) for pair in names]
+        names = [value for name, value in subject if name == "commonName"]
+        other = request.match_info["sae"]
+        if self._saes is None:
+            return "".join(names), other
+        callers = [sae for sae in self._saes if names == [common_name_of_sae(sae)]]
+        if not callers:
+            self._unauthorized("certificate of no known SAE", common_names=names)
+        [caller] = callers
+        if self._saes[caller] != self.name:
+            self._unauthorized(f"this SAE is attached to {self._saes[caller]}", sae=caller)
+        if call == "dec_keys" and other not in self._saes:
+            self._unauthorized("master in the path is no known SAE", master=other[:64])
+        if call != "dec_keys" and self._saes.get(other) != self._other:
+            self._unauthorized(f"slave in the path is not an SAE of {self._other}", slave=other[:64])
+        return caller, other
+
+    def _unauthorized(self, why: str, **context: Any) -> NoReturn:
+        log.warning("kme_unauthorized", kme=self.name, why=why, **context)
+        raise _Unauthorized
+
+    # --- errors
+
+    @web.middleware
+    async def _errors_have_their_body(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
+            return self._error(error, request)
+
+    def _error(self, error: Exception, request: web.Request) -> web.Response:
+        """Status and body of the standard for this failure; a fault of ours is 503, without its text."""
+        match error:
+            case _Unauthorized():
+                return web.Response(status=HTTPStatus.UNAUTHORIZED)
+            case BadRequest():
+                return _error_body(HTTPStatus.BAD_REQUEST, error.message, *error.details)
+            case KeysNotFound():
+                missing = ({"key_ID": key_id} for key_id in error.key_ids)
+                said = "one or more keys specified are not found on KME"
+                return _as_told(self.not_found) if self.not_found else _error_body(400, said, *missing)
+            case PoolTooLow():
+                stored = {"stored_key_count": error.stored}
+                said = "key pool too low for this request"
+                return _as_told(self.exhausted) if self.exhausted else _error_body(503, said, stored)
+            case web.HTTPException():  # no such path, no such method
+                answer = _error_body(error.status, error.reason, {"method": request.method, "path": request.path})
+                if "Allow" in error.headers:
+                    answer.headers["Allow"] = error.headers["Allow"]
+                return answer
+        # Not log.exception: structlog may show the variables of each frame, and keys are among them.
+        log.error("kme_fault", trace="".join(traceback.format_exception(error)))
+        return _error_body(HTTPStatus.SERVICE_UNAVAILABLE, "error on the server side")
+
+
+def _json(content: dict[str, Any], status: int = HTTPStatus.OK) -> web.Response:
+    return web.json_response(content, status=status, headers={"Cache-Control": "no-store"})
+
+
+def _error_body(status: int, message: str, *details: dict[str, Any]) -> web.Response:
+    """Clause 6.5 Error; `details` are left out where there are none."""
+    return _json({"message": message} | ({"details": list(details)} if details else {}), status)
+
+
+def _as_told(how: Misbehaviour) -> web.Response:
+    return web.Response(
+        status=how.code, body=how.body.encode(), headers={"Content-Type": "application/json"} | dict(how.headers)
+    )
+
+
+def _close(request: web.Request) -> web.Response:
+    """Ends the connection; what is given back reaches nobody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def _hang(request: web.Request) -> web.Response:
+    """Says nothing until the client gives up, by which this is cancelled."""
+    await asyncio.Event().wait()
+    return _close(request)
+
+
+async def _half(request: web.Request, answer: web.Response) -> web.Response:
+    """Half of the answer, and then nothing."""
+    octets = bytes(answer.body) if isinstance(answer.body, bytes | bytearray) else b""
+    half = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
+    half.content_length = len(octets)
+    await half.prepare(request)
+    await half.write(octets[: len(octets) // 2])
+    return await _hang(request)
