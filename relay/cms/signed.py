@@ -57,37 +57,40 @@ def attributes_to_sign(scheme: SignatureScheme, digest: bytes, when: datetime) -
     `when` is aware; only its whole seconds are written.
     """
     digest_algorithm, signature_algorithm = _ALGORITHMS[scheme]
-    protection = der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
     return der.set_of(
         [
-            _attribute(oids.ID_CONTENT_TYPE, der.oid(oids.ID_DATA)),
-            _attribute(oids.ID_MESSAGE_DIGEST, der.Element(der.OCTET_STRING, digest).octets()),
+            _attribute(oids.ID_CONTENT_TYPE, _DATA),
+            _attribute(oids.ID_MESSAGE_DIGEST, der.element(der.OCTET_STRING, digest)),
             _attribute(oids.ID_SIGNING_TIME, _encoded_time(when)),
-            _attribute(oids.ID_ALGORITHM_PROTECTION, protection.octets()),
+            _attribute(
+                oids.ID_ALGORITHM_PROTECTION, der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
+            ),
         ]
-    ).octets()
+    )
 
 
 def encode_signed(signed: Signed) -> bytes:
     """The ContentInfo around it, as DER."""
     digest_algorithm, signature_algorithm = _ALGORITHMS[signed.scheme]
-    certificates = [der.Element(0xA0, signed.certificate)] if signed.certificate else []
+    version = der.integer(_version(signed.signer))
     signer_info = der.sequence(
-        der.integer(_version(signed.signer)),
+        version,
         encode_rid(signed.signer),
         digest_algorithm,
         der.retagged(0xA0, signed.attributes),
         signature_algorithm,
-        der.Element(der.OCTET_STRING, signed.signature),
+        der.element(der.OCTET_STRING, signed.signature),
     )
-    data = der.sequence(
-        der.integer(_version(signed.signer)),
+    content = der.around(0xA0, der.around(der.OCTET_STRING, [signed.content]))
+    data = [
+        version,
         der.set_of([digest_algorithm]),
-        der.sequence(der.oid(oids.ID_DATA), der.Element(0xA0, der.Element(der.OCTET_STRING, signed.content))),
-        *certificates,
-        der.set_of([signer_info.octets()]),
-    )
-    return der.sequence(der.oid(oids.ID_SIGNED_DATA), der.Element(0xA0, data)).octets()
+        *der.around(der.SEQUENCE, [_DATA, *content]),
+        der.element(0xA0, signed.certificate) if signed.certificate else b"",
+        der.set_of([signer_info]),
+    ]
+    inside = [der.oid(oids.ID_SIGNED_DATA), *der.around(0xA0, der.around(der.SEQUENCE, data))]
+    return b"".join(der.around(der.SEQUENCE, inside))
 
 
 def decode_signed(octets: bytes) -> Signed:
@@ -142,16 +145,16 @@ def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[byte
     """The signed attributes as SET OF, the digest and the signing time among them."""
     if element.tag_bytes != b"\xa0" or len(element.data) > MAX_ATTRIBUTES_OCTETS:
         raise BadStructure("signed attributes are missing or too long")
-    attributes = der.Element(der.SET, bytes(element.data)).octets()
-    parsed = der.parse(_Attributes, der.sequence(attributes).octets(), "signed attributes").attributes.as_list()
+    attributes = der.element(der.SET, bytes(element.data))
+    parsed = der.parse(_Attributes, der.sequence(attributes), "signed attributes").attributes.as_list()
     values = {attribute.kind: _only_value(attribute) for attribute in parsed}
     if values.keys() != _WANTED or len(parsed) != len(_WANTED):
         raise BadStructure("the signed attributes are not the four that are wanted, each once")
-    if values[oids.ID_CONTENT_TYPE] != der.oid(oids.ID_DATA):
+    if values[oids.ID_CONTENT_TYPE] != _DATA:
         raise BadStructure("the signed content type is not data")
     if _scheme(*_protected(values[oids.ID_ALGORITHM_PROTECTION])) is not scheme:
         raise BadStructure("the signed algorithms are other ones")
-    digest = der.parse(_Digest, der.sequence(values[oids.ID_MESSAGE_DIGEST]).octets(), "message digest")
+    digest = der.parse(_Digest, der.sequence(values[oids.ID_MESSAGE_DIGEST]), "message digest")
     return attributes, digest.digest, _decoded_time(values[oids.ID_SIGNING_TIME])
 
 
@@ -172,7 +175,7 @@ def _encoded_time(when: datetime) -> bytes:
 
 def _decoded_time(value: bytes) -> datetime:
     """The signing time, which has one right form only."""
-    when: datetime = der.parse(_SigningTime, der.sequence(value).octets(), "signing time").time.as_datetime()
+    when: datetime = der.parse(_SigningTime, der.sequence(value), "signing time").time.as_datetime()
     if _encoded_time(when) != value:
         raise BadStructure("the signing time is not in the form that its year wants, or has parts of a second")
     return when
@@ -194,12 +197,12 @@ def _scheme(digest_algorithm: bytes, signature_algorithm: bytes) -> SignatureSch
 
 
 def _attribute(kind: ObjectIdentifier, value: bytes) -> bytes:
-    return der.sequence(der.oid(kind), der.set_of([value])).octets()
+    return der.sequence(der.oid(kind), der.set_of([value]))
 
 
 def _with_null(algorithm: bytes) -> bytes:
     """An AlgorithmIdentifier whose parameters are NULL instead of absent, as some software writes it."""
-    return der.sequence(algorithm[2:], der.NULL).octets()
+    return der.sequence(algorithm[2:], der.NULL)
 
 
 def _pss(hash_parameters: bytes) -> bytes:
@@ -208,13 +211,14 @@ def _pss(hash_parameters: bytes) -> bytes:
     return der.algorithm(
         oids.ID_RSASSA_PSS,
         der.sequence(
-            der.Element(0xA0, sha256),
-            der.Element(0xA1, der.algorithm(oids.ID_MGF1, sha256)),
-            der.Element(0xA2, der.integer(32)),
+            der.element(0xA0, sha256),
+            der.element(0xA1, der.algorithm(oids.ID_MGF1, sha256)),
+            der.element(0xA2, der.integer(32)),
         ),
     )
 
 
+_DATA = der.oid(oids.ID_DATA)
 _ALGORITHMS: dict[SignatureScheme, tuple[bytes, bytes]] = {
     SignatureScheme.ML_DSA_87: (der.algorithm(oids.ID_SHA512), der.algorithm(oids.ID_ML_DSA_87)),
     SignatureScheme.RSA_PSS: (der.algorithm(oids.ID_SHA256), _pss(der.NULL)),
@@ -224,7 +228,7 @@ _SIGNATURES: dict[SignatureScheme, frozenset[bytes]] = {
     SignatureScheme.RSA_PSS: frozenset({_pss(der.NULL), _pss(b"")}),
 }
 _DIGEST_SETS = {
-    scheme: frozenset(der.set_of([each]).octets() for each in (digest, _with_null(digest)))
+    scheme: frozenset(der.set_of([each]) for each in (digest, _with_null(digest)))
     for scheme, (digest, _) in _ALGORITHMS.items()
 }
 _WANTED = {oids.ID_CONTENT_TYPE, oids.ID_MESSAGE_DIGEST, oids.ID_SIGNING_TIME, oids.ID_ALGORITHM_PROTECTION}

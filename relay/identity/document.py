@@ -13,7 +13,7 @@ number is the format, CMS signatures have no context: neither can be taken for t
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
     sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
-    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
+    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/recipients.py)
 
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public

@@ -1,5 +1,5 @@
 """One more enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
-Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/cms/kems.py, otherwise as level pqc; RFC 5083.
+Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/cms/recipients.py, otherwise as level pqc; RFC 5083.
 
 It says nothing of who sealed: that is for the signature inside, so it goes around level pqc and never stands alone.
 """
