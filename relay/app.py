@@ -45,7 +45,7 @@ from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
@@ -145,7 +145,7 @@ async def parts(
 
 def all_levels(config: Config) -> dict[str, Level]:
     """The levels that this relay can do, by name."""
-    otp = OTP(config.otp.padding, compression=config.otp.compression)
+    otp = OneTimePad(config.otp.padding, compression=config.otp.compression)
     levels: list[Level] = [otp, AES(), PQC(), RSA(), *map(FurtherKEM, FURTHER_KEMS)]
     return {level.name: level for level in levels}
 

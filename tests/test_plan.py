@@ -26,9 +26,9 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.levels import Level, Parties, Sealed
+from relay.levels import Level, Parties, SealedPayload
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.mail import Envelope, Mail, Recipient
 from relay.plan import Group
 from relay.planner import Planner
@@ -128,12 +128,14 @@ class Signed:
     def obstacle(self, parties: Parties) -> str:
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: object) -> Sealed:
-        return Sealed(b"0" + payload)
+    async def seal(self, payload: bytes, parties: Parties, keys: object) -> SealedPayload:
+        return SealedPayload(b"0" + payload)
 
 
 def levels_of(case: Case) -> dict[str, Level]:
-    levels = cast("dict[str, Level]", {"otp": OTP(), "aes": AES()} | {n: Signed(n) for n in ("pqc", "rsa", "hqc-256")})
+    levels = cast(
+        "dict[str, Level]", {"otp": OneTimePad(), "aes": AES()} | {n: Signed(n) for n in ("pqc", "rsa", "hqc-256")}
+    )
     for name, level in levels.items():
         cannot = {peer for which, peer in case.cannot if which == name}
         level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]

@@ -45,7 +45,7 @@ from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opened, Opener
@@ -73,7 +73,7 @@ ERRORS: dict[str, tuple[type[RelayError], ...]] = {
 TOLD = ("bad structure", "unknown peer", "not accepted", "not for us")
 """What may go wrong before a key is looked at, so that it may be told; all else is answered alike."""
 CASES = read_all()
-_ALL: list[Level] = [OTP(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
+_ALL: list[Level] = [OneTimePad(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
 LEVELS = {level.name: level for level in _ALL}
 SITE = """\
 [site]

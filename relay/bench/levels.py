@@ -29,7 +29,7 @@ from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.padding import padded_size
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
@@ -39,7 +39,7 @@ KEY_OCTETS = 1024 * 1024
 TICK_S = 0.001
 LEVELS = ("otp", "aes", "pqc", "pqc+aes", "rsa", "rsa+aes")
 
-_LEVELS: dict[str, Level] = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+_LEVELS: dict[str, Level] = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
 
 
 @dataclass(frozen=True, slots=True)

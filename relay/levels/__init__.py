@@ -45,7 +45,7 @@ class FreshKeys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedPayload:
     """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log."""
 
     der: bytes = field(repr=False)
@@ -91,7 +91,7 @@ class Level(Protocol):
     def obstacle(self, parties: Parties) -> str:
         """Why this level cannot be done for these parties at all, or "" where it can be tried."""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
     def recognises(self, enveloped: AuthEnveloped) -> bool:

@@ -8,10 +8,8 @@ from relay import cms
 from relay.aio import off_loop
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, unwrap, wrap
-
-KEY_OCTETS = 32
+from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 
 
 class AES:
@@ -24,13 +22,13 @@ class AES:
         """None: all it needs is a key from the KME."""
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
         taken = await keys.take(parties.peer, level=self.name, octets=len(payload))
         if len(taken.key.key) != KEY_OCTETS:
             raise KMEBadReply(f"key {taken.key.key_ID}: {len(taken.key.key)} octets, level aes needs {KEY_OCTETS}")
         der = await off_loop(len(payload), _seal, payload, taken.key, taken.reference)
-        return Sealed(der, (taken.reference,), KEY_OCTETS * 8)
+        return SealedPayload(der, (taken.reference,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether those who can open it do so with a quantum key."""
@@ -48,9 +46,10 @@ class AES:
 
 
 def _seal(payload: bytes, key: Key, reference: KeyReference) -> bytes:
-    content = encrypt(payload)
     attribute = cms.QKDKeyAttribute(reference.master_sae or "", reference.slave_sae or "", reference.kme_group or "")
-    return content.enveloped(cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content.key), attribute))
+    content_key = fresh_key()
+    recipient = cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content_key), attribute)
+    return encrypt(payload, content_key, recipient)
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:

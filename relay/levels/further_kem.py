@@ -15,8 +15,8 @@ from relay.errors import KEMUnavailable, NotForUs
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
 from relay.keys import KeyReference
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
+from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity
@@ -40,12 +40,12 @@ class FurtherKEM:
             )
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """AuthEnvelopedData with one KEMRecipientInfo. Raises KEMUnavailable."""
         public_key = parties.certificates.further_kems.get(self.name) if parties.certificates is not None else None
         if public_key is None:
             raise KEMUnavailable(self.obstacle(parties))
-        return Sealed(await asyncio.to_thread(self._seal, payload, public_key))
+        return SealedPayload(await asyncio.to_thread(self._seal, payload, public_key))
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         """Whether everybody who can open it does so with a key of this KEM."""
@@ -63,10 +63,10 @@ class FurtherKEM:
 
     def _seal(self, payload: bytes, public_key: bytes) -> bytes:
         shared_secret, ciphertext = liboqs.encapsulate(self.name, public_key)
-        content = encrypt(payload)
+        key = fresh_key()
         certificate = cms.CertificateID(ski=key_identifier(public_key))
-        wrapped = wrap(kem_key(shared_secret), content.key)
-        return content.enveloped(cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
+        wrapped = wrap(kem_key(shared_secret), key)
+        return encrypt(payload, key, cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
 
     def _open(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
         return decrypt(enveloped, self._content_key(enveloped, identity))

@@ -20,7 +20,7 @@ from relay.errors import BadStructure, RelayError
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import Opener
@@ -93,7 +93,7 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "relay.toml").write_text(CONFIG)
         config = load_config(Path(name) / "relay.toml")
-    levels = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+    levels = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
     keys = _Keys(cases)
     certificates = {"alice": person("alice").certificates}
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)

@@ -39,7 +39,7 @@ from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.mail import Recipient
@@ -66,7 +66,7 @@ KINDS: Mapping[type[RelayError], str] = {
     OutsideWindow: "outside window",
     Replayed: "replayed",
 }
-LEVELS: Mapping[str, Level] = {"otp": OTP(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
+LEVELS: Mapping[str, Level] = {"otp": OneTimePad(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
 PROTECTIONS = ("otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
 GROUP, MASTER = "alice-bob", "2"
 SENDER, BEN = "ann@alice.example", "ben@bob.example"
