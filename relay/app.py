@@ -48,7 +48,7 @@ from relay.levels.further_kem import FurtherKEM
 from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
@@ -122,7 +122,7 @@ async def parts(
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
-        opener = Opener(
+        opener = MailOpener(
             Layers(config, levels, keys, identity, certificates), store.received, store.openings, beat=store.beat
         )
         signing_keys = dkim_keys(config)

@@ -48,7 +48,7 @@ from relay.levels.further_kem import FurtherKEM
 from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opened, Opener
+from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
 from relay.store import Arrived, Bound, SiteSecret, Store, open_store
 from relay.store.key_name import KeyName
@@ -159,7 +159,7 @@ class Bob:
         pinned = {name: person(name).certificates for name in config.peers if (KEYS / f"{name}-ca.crt.pem").exists()}
         identity = replace(person("bob").identity, further_kems=tuple(_pair(*each) for each in case.secrets))
         layers = Layers(config, LEVELS, ring, identity, pinned)
-        self.opener = Opener(layers, store.received, store.openings, clock=lambda: case.now)
+        self.opener = MailOpener(layers, store.received, store.openings, clock=lambda: case.now)
 
     async def remember(self) -> None:
         """What came before the case."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay import mime
 from relay.aio import off_loop
 from relay.config import Config
 from relay.dkim.arc import Sealer
@@ -31,9 +30,7 @@ class Arrivals:
     sealer: Sealer | None = None
 
     async def verified(self, message: bytes) -> tuple[Result, ...]:
-        """The results for a sealed message, as it arrived; none for any other, which others look after."""
-        if not mime.is_sealed(message):
-            return ()
+        """The results for a message that is sealed for us, as it arrived; others look after any other."""
         results = await self.verifier.both(message)
         log.info("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
         return results

@@ -2,16 +2,30 @@
 Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and RSA; read pairs.py first.
 """
 
-from relay.identity.checks import domains_of, valid_now
-from relay.identity.create import VALID_DAYS, create_identity, renew_identity, request_certificates
-from relay.identity.document import MAX_LENGTH as MAX_DOCUMENT
-from relay.identity.document import read_document, write_document
-from relay.identity.export import peer_document
+from relay.identity.certificates import domains_of, valid_now
+from relay.identity.directory import load_identity, make_passphrase
+from relay.identity.document import (
+    MAX_DOCUMENT,
+    SPOKEN,
+    BadDocument,
+    ChangedKey,
+    PeerCertificates,
+    PinRefused,
+    Rollback,
+    peer_document,
+    read_document,
+    write_document,
+)
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import FurtherKEMPair, key_identifier
-from relay.identity.layout import make_passphrase
-from relay.identity.load import load_identity
-from relay.identity.maker import Progress
+from relay.identity.make import (
+    VALID_DAYS,
+    About,
+    Progress,
+    create_identity,
+    renew_identity,
+    request_certificates,
+)
 from relay.identity.pairs import (
     Identity,
     KEMKeyPair,
@@ -22,13 +36,13 @@ from relay.identity.pairs import (
     fingerprint,
     same_fingerprint,
 )
-from relay.identity.peer import SPOKEN, BadDocument, ChangedKey, PeerCertificates, PinRefused, Rollback
 from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
 
 __all__ = [
     "MAX_DOCUMENT",
     "SPOKEN",
     "VALID_DAYS",
+    "About",
     "BadDocument",
     "ChangedKey",
     "Expiry",

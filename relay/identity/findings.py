@@ -13,11 +13,10 @@ from cryptography import x509
 from relay.config import Config, IdentityFiles
 from relay.errors import ConfigError
 from relay.identity import liboqs
-from relay.identity.checks import ascii_domain
-from relay.identity.export import RENEW
-from relay.identity.load import load_identity
+from relay.identity.certificates import ascii_domain
+from relay.identity.directory import load_identity
+from relay.identity.document import RENEW, PeerCertificates
 from relay.identity.pairs import Identity
-from relay.identity.peer import PeerCertificates
 from relay.identity.peers import common_groups, trusted_peers
 
 Finding = tuple[str, tuple[str, ...]]

@@ -17,12 +17,11 @@ from cryptography import x509
 from relay.config import Config, IdentityFiles, Peer
 from relay.errors import ConfigError
 from relay.identity import files
-from relay.identity.checks import UNREADABLE, ascii_domain, valid_now
-from relay.identity.document import read_document
+from relay.identity.certificates import UNREADABLE, ascii_domain, valid_now
+from relay.identity.directory import read_certificate
+from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
-from relay.identity.layout import read_certificate
 from relay.identity.pairs import Role, public_key, subject_key_identifier
-from relay.identity.peer import ChangedKey, PeerCertificates, PinRefused, Rollback
 
 _SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -21,7 +21,7 @@ from relay import cms, mime
 from relay.aio import off_loop
 from relay.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
-from relay.identity.checks import valid_now
+from relay.identity.certificates import valid_now
 from relay.keys import KeyReference
 from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key

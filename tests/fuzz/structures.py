@@ -23,7 +23,7 @@ from relay.levels.aes import AES
 from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.fuzz.target import Target, check
@@ -98,7 +98,7 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     certificates = {"alice": person("alice").certificates}
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
     identity = person("bob").identity
-    opener = Opener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
+    opener = MailOpener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
 
     def opened(content: bytes) -> bytes | None:
         found = asyncio.run(opener.open(message(content), SENDER, [RECIPIENT]))

@@ -31,7 +31,7 @@ from relay.levels.otp import OneTimePad
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import ASKED_FIRST, Layers
 from relay.store import Arrived, Bound, Openings, ReceivedKeys
 from tests.test_vectors import CONFIG
@@ -73,10 +73,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(directory / "relay.toml")
 
 
-def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
+def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> MailOpener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(Openings, keys)
-    return Opener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
+    return MailOpener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 
 Open = Callable[[bytes, Case], bytes | None]

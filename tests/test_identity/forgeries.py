@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from relay.identity import PeerCertificates, Role, read_document, write_document
-from relay.identity.issue import PublicKey
+from relay.identity.certificates import PublicKey
 from tests.test_identity.homes import Home, inner, signed
 
 

@@ -43,7 +43,7 @@ from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.mail import Recipient
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.store import SiteSecret, open_store
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
@@ -172,7 +172,7 @@ async def by_relay(
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
         layers = Layers(config, LEVELS, ring, bob.identity, certificates)
-        opener = Opener(layers, store.received, store.openings)
+        opener = MailOpener(layers, store.received, store.openings)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:
