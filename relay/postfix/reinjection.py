@@ -7,9 +7,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from relay.postfix.fault import Fault
-from relay.postfix.picture import Picture, Side, is_loopback, service_address
-from relay.postfix.settings import Service
+from relay.postfix.flow import MailFlow, Side, is_loopback, service_address
+from relay.postfix.settings import MasterService, PostfixFault
 
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
 TLS_THAT_REFUSES = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
@@ -17,42 +16,42 @@ KEYWORDS = ("dsn", "8bitmime", "smtputf8")
 HANDLED_BEFORE = ("no_unknown_recipient_checks", "no_header_body_checks")
 
 
-def no_reinjection(picture: Picture) -> Iterator[Fault]:
+def no_reinjection(flow: MailFlow) -> Iterator[PostfixFault]:
     """The relay hands mail to a port of this host on which Postfix does not listen."""
-    for side in picture.sides:
+    for side in flow.sides:
         if side.handed_back and not side.reinjections:
             address = side.handed_back[0]
-            yield Fault(
+            yield PostfixFault(
                 "no-reinjection",
-                f"{picture.settings.directory}/master.cf",
+                f"{flow.settings.directory}/master.cf",
                 f"no smtpd service at {address}, where the relay's [{side.name}] hands mail back, so all mail waits",
                 f"add it, as master.cf in deploy/postfix/{side.name}-* does",
             )
 
 
-def loop(picture: Picture) -> Iterator[Fault]:
+def loop(flow: MailFlow) -> Iterator[PostfixFault]:
     """What comes back goes into the relay again."""
-    for side, service in _reinjections(picture):
-        again = set(picture.leads_to(service)) - ({"outgoing"} if side.name == "incoming" else set())
+    for side, service in _reinjections(flow):
+        again = set(flow.leads_to(service)) - ({"outgoing"} if side.name == "incoming" else set())
         if not again:
             continue
         settings = ("smtpd_proxy_filter", "content_filter", "smtpd_milters")
-        for name in [each for each in settings if picture.settings.value(each, service)]:
-            yield Fault(
+        for name in [each for each in settings if flow.settings.value(each, service)]:
+            yield PostfixFault(
                 "loop",
-                picture.settings.where(name, service),
+                flow.settings.where(name, service),
                 f"what the relay hands back to {service.name} goes to the relay's [{min(again)}] again, in a loop",
                 f"postconf -P '{service.key}/{name}='",
             )
 
 
-def open_to_others(picture: Picture) -> Iterator[Fault]:
+def open_to_others(flow: MailFlow) -> Iterator[PostfixFault]:
     """Other hosts can reach the port, and so send as anybody and past the relay."""
-    for side, service in _reinjections(picture):
+    for side, service in _reinjections(flow):
         at = service_address(service)
-        only_here = picture.settings.words("inet_interfaces") in (["loopback-only"], ["127.0.0.1"], ["localhost"])
+        only_here = flow.settings.words("inet_interfaces") in (["loopback-only"], ["127.0.0.1"], ["localhost"])
         if at and not is_loopback(at[0]) and not only_here and all(is_loopback(each.host) for each in side.handed_back):
-            yield Fault(
+            yield PostfixFault(
                 "reinjection-open",
                 f"master.cf {service.key}",
                 "the port is open on every interface, and mail that comes in by it passes the relay",
@@ -60,17 +59,17 @@ def open_to_others(picture: Picture) -> Iterator[Fault]:
             )
 
 
-def strangers_trusted(picture: Picture) -> Iterator[Fault]:
+def strangers_trusted(flow: MailFlow) -> Iterator[PostfixFault]:
     """mynetworks must name this host, and only it, since it decides who may use the port."""
-    for side, service in _reinjections(picture):
+    for side, service in _reinjections(flow):
         if not all(is_loopback(address.host) for address in side.handed_back):
             continue
-        networks = [_network(word) for word in picture.settings.words("mynetworks", service)]
+        networks = [_network(word) for word in flow.settings.words("mynetworks", service)]
         foreign = [each for each in networks if each is not None and not _is_here(each)]
         if foreign or not any(_is_here(each) for each in networks):
-            yield Fault(
+            yield PostfixFault(
                 "reinjection-mynetworks",
-                picture.settings.where("mynetworks", service),
+                flow.settings.where("mynetworks", service),
                 f"{service.name} relays for {foreign[0]} too"
                 if foreign
                 else f"{service.name} refuses the relay itself",
@@ -78,16 +77,16 @@ def strangers_trusted(picture: Picture) -> Iterator[Fault]:
             )
 
 
-def restrictions(picture: Picture) -> Iterator[Fault]:
+def restrictions(flow: MailFlow) -> Iterator[PostfixFault]:
     """Restrictions made for clients must not refuse what the relay has sealed or opened."""
-    for _, service in _reinjections(picture):
+    for _, service in _reinjections(flow):
         for kind in RESTRICTIONS:
             parameter = f"smtpd_{kind}_restrictions"
-            words = picture.settings.words(parameter, service)
+            words = flow.settings.words(parameter, service)
             if words and words[0] not in ("permit_mynetworks", "permit"):
-                yield Fault(
+                yield PostfixFault(
                     "reinjection-restrictions",
-                    picture.settings.where(parameter, service),
+                    flow.settings.where(parameter, service),
                     "mail that was accepted already is looked at again when the relay hands it back, and may be lost "
                     "to a bounce",
                     f"postconf -P '{service.key}/{parameter}=permit_mynetworks,reject'",
@@ -95,9 +94,9 @@ def restrictions(picture: Picture) -> Iterator[Fault]:
         if not {"reject", "defer", "reject_unauth_destination", "defer_unauth_destination"} & {
             word
             for kind in ("client", "relay", "recipient")
-            for word in picture.settings.words(f"smtpd_{kind}_restrictions", service)
+            for word in flow.settings.words(f"smtpd_{kind}_restrictions", service)
         }:
-            yield Fault(
+            yield PostfixFault(
                 "reinjection-restrictions",
                 f"master.cf {service.key}",
                 "nothing refuses other clients than the relay",
@@ -105,14 +104,14 @@ def restrictions(picture: Picture) -> Iterator[Fault]:
             )
 
 
-def done_again(picture: Picture) -> Iterator[Fault]:
+def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
     """What was done in front of the relay must not be done behind it again."""
-    for side, service in _reinjections(picture):
-        options = picture.settings.words("receive_override_options", service)
-        where = picture.settings.where("receive_override_options", service)
+    for side, service in _reinjections(flow):
+        options = flow.settings.words("receive_override_options", service)
+        where = flow.settings.where("receive_override_options", service)
         if _in_front_of_the_queue(side):
             if late := [option for option in ("no_address_mappings", "no_header_body_checks") if option in options]:
-                yield Fault(
+                yield PostfixFault(
                     "not-mapped",
                     where,
                     f"{' and '.join(late)}: aliases or header checks do nothing for what came in by smtpd_proxy_filter",
@@ -120,7 +119,7 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                 )
             continue
         if missing := [option for option in HANDLED_BEFORE if option not in options]:
-            yield Fault(
+            yield PostfixFault(
                 "checked-again",
                 where,
                 f"{' and '.join(missing)} missing: recipients and headers are checked again behind the relay, and "
@@ -129,7 +128,7 @@ def done_again(picture: Picture) -> Iterator[Fault]:
             )
         if side.by_milter and not side.filters:  # milters, which see recipients before these maps
             if "no_address_mappings" in options:
-                yield Fault(
+                yield PostfixFault(
                     "not-mapped",
                     where,
                     "virtual aliases, canonical and BCC maps do not work for those whose copy the relay hands back",
@@ -138,16 +137,16 @@ def done_again(picture: Picture) -> Iterator[Fault]:
             continue
         in_front = [
             source
-            for source in picture.sources
-            if side.name in picture.leads_to(source)
+            for source in flow.sources
+            if side.name in flow.leads_to(source)
             and not is_loopback((service_address(source) or ("", 0))[0])  # another filter hands back there
         ]
-        not_mapped = [each for each in in_front if _without_mappings(picture, each)]
+        not_mapped = [each for each in in_front if _without_mappings(flow, each)]
         if side.name == "incoming":
-            yield from _mapped_in_front(picture, service, [each for each in in_front if each not in not_mapped])
+            yield from _mapped_in_front(flow, service, [each for each in in_front if each not in not_mapped])
             continue
         if "no_address_mappings" not in options and not not_mapped:
-            yield Fault(
+            yield PostfixFault(
                 "mapped-again",
                 where,
                 "no_address_mappings is missing: virtual aliases, canonical and BCC maps work twice, the second time "
@@ -155,36 +154,36 @@ def done_again(picture: Picture) -> Iterator[Fault]:
                 "add no_address_mappings",
             )
         for source in not_mapped:
-            yield Fault(
+            yield PostfixFault(
                 "mapped-behind",
-                picture.settings.where("receive_override_options", source),
+                flow.settings.where("receive_override_options", source),
                 "virtual aliases, canonical and BCC maps work behind the relay, which then decides about other "
                 "recipients than those who get the mail",
                 f"take no_address_mappings out here, and set it for {service.key}",
             )
 
 
-def _mapped_in_front(picture: Picture, service: Service, sources: list[Service]) -> Iterator[Fault]:
+def _mapped_in_front(flow: MailFlow, service: MasterService, sources: list[MasterService]) -> Iterator[PostfixFault]:
     """A sealed mail is opened for the recipients that its sender named, so these must not be rewritten before."""
     for source in sources:
-        yield Fault(
+        yield PostfixFault(
             "mapped-in-front",
-            picture.settings.where("receive_override_options", source),
+            flow.settings.where("receive_override_options", source),
             "virtual aliases, canonical and BCC maps work in front of the relay, which opens a sealed mail only for "
             "those whom its sender named, and keeps it from all others",
             f"postconf -P '{source.key}/receive_override_options=no_address_mappings'",
         )
-    if _without_mappings(picture, service):
-        yield Fault(
+    if _without_mappings(flow, service):
+        yield PostfixFault(
             "not-mapped",
-            picture.settings.where("receive_override_options", service),
+            flow.settings.where("receive_override_options", service),
             "virtual aliases, canonical and BCC maps do not work for what arrives",
             "take no_address_mappings out",
         )
 
 
-def _without_mappings(picture: Picture, service: Service) -> bool:
-    return "no_address_mappings" in picture.settings.words("receive_override_options", service)
+def _without_mappings(flow: MailFlow, service: MasterService) -> bool:
+    return "no_address_mappings" in flow.settings.words("receive_override_options", service)
 
 
 def _in_front_of_the_queue(side: Side) -> bool:
@@ -193,25 +192,25 @@ def _in_front_of_the_queue(side: Side) -> bool:
     return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
 
 
-def rewritten(picture: Picture) -> Iterator[Fault]:
+def rewritten(flow: MailFlow) -> Iterator[PostfixFault]:
     """Header fields must pass unchanged: signatures cover them."""
-    for _, service in _reinjections(picture):
-        if picture.settings.value("local_header_rewrite_clients", service):
-            yield Fault(
+    for _, service in _reinjections(flow):
+        if flow.settings.value("local_header_rewrite_clients", service):
+            yield PostfixFault(
                 "rewritten",
-                picture.settings.where("local_header_rewrite_clients", service),
+                flow.settings.where("local_header_rewrite_clients", service),
                 "Postfix adds fields and domains to the header of what the relay hands back",
                 f"postconf -P '{service.key}/local_header_rewrite_clients='",
             )
 
 
-def refused(picture: Picture) -> Iterator[Fault]:
+def refused(flow: MailFlow) -> Iterator[PostfixFault]:
     """The relay must be able to hand back all that came to it, with all its parameters."""
-    settings = picture.settings
-    for side, service in _reinjections(picture):
+    settings = flow.settings
+    for side, service in _reinjections(flow):
         plain = side.direction.next_hop_tls in ("auto", "none")
         if plain and settings.value("smtpd_tls_security_level", service) in TLS_THAT_REFUSES:
-            yield Fault(
+            yield PostfixFault(
                 "reinjection-needs-tls",
                 settings.where("smtpd_tls_security_level", service),
                 "the port takes no mail without TLS",
@@ -219,7 +218,7 @@ def refused(picture: Picture) -> Iterator[Fault]:
             )
         hidden = [word for word in settings.words("smtpd_discard_ehlo_keywords", service) if word in KEYWORDS]
         if hidden:
-            yield Fault(
+            yield PostfixFault(
                 "keywords-hidden",
                 settings.where("smtpd_discard_ehlo_keywords", service),
                 f"{', '.join(hidden)} is not offered, so the relay cannot pass on what mails carry; without dsn a "
@@ -227,7 +226,7 @@ def refused(picture: Picture) -> Iterator[Fault]:
                 f"postconf -P '{service.key}/smtpd_discard_ehlo_keywords='",
             )
         if settings.value("smtputf8_enable", service) == "no" and settings.value("smtputf8_enable") == "yes":
-            yield Fault(
+            yield PostfixFault(
                 "smtputf8-refused",
                 settings.where("smtputf8_enable", service),
                 "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back",
@@ -235,7 +234,7 @@ def refused(picture: Picture) -> Iterator[Fault]:
             )
         hosts = [_network(word) for word in settings.words("smtpd_authorized_xforward_hosts", service)]
         if not any(_is_here(each) for each in hosts):
-            yield Fault(
+            yield PostfixFault(
                 "xforward-refused",
                 settings.where("smtpd_authorized_xforward_hosts", service),
                 "Postfix's log then names the relay for every mail, not the client",
@@ -243,8 +242,8 @@ def refused(picture: Picture) -> Iterator[Fault]:
             )
 
 
-def _reinjections(picture: Picture) -> Iterator[tuple[Side, Service]]:
-    for side in picture.sides:
+def _reinjections(flow: MailFlow) -> Iterator[tuple[Side, MasterService]]:
+    for side in flow.sides:
         for service in side.reinjections:
             yield side, service
 
