@@ -17,7 +17,7 @@ _IN_COMMENT = re.compile(rb"\\.|[()]|[^()\\]+|\\", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class AuthResult:
     """One method's result, in the words of RFC 8601, 2.7; `properties` are `header.d` and the like."""
 
     method: str
@@ -34,12 +34,12 @@ class Result:
         )
 
 
-def results_field(authserv_id: str, results: Sequence[Result]) -> bytes:
+def results_field(authserv_id: str, results: Sequence[AuthResult]) -> bytes:
     """The Authentication-Results field."""
     return f"Authentication-Results: {payload(authserv_id, results)}\r\n".encode("ascii")
 
 
-def payload(authserv_id: str, results: Sequence[Result]) -> str:
+def payload(authserv_id: str, results: Sequence[AuthResult]) -> str:
     """Its value, a result a line, as ARC-Authentication-Results has it too."""
     return f"{authserv_id};\r\n " + (";\r\n ".join(map(str, results)) or "none")
 
