@@ -55,9 +55,7 @@ from relay.outgoing import Outgoing
 from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
-from relay.quarantine.metrics import QuarantineMetrics
-from relay.quarantine.notice import Notices
-from relay.quarantine.triage import Triage
+from relay.quarantine.triage import Notices, QuarantineMetrics, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
