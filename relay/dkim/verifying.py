@@ -92,7 +92,7 @@ class Verifier:
     async def _read(self, message: bytes, most: int) -> tuple[_Read, Answers]:
         work = _work(message)
         read = await off_loop(work, _Read, message, work, most, self._clock())
-        return read, await self._records.of([*read.names, *read.chain.key_names()])
+        return read, await self._records.of(read.names)
 
 
 class _Read:
@@ -105,8 +105,8 @@ class _Read:
         self.work, self.number = work, len(fields)
         self.checked = Checked(header, body)
         self.signatures = [Signature.read(field, now) for field in fields[:most]]
-        self.names = {key_name(each.tags) for each in self.signatures if each.failed is None}
         self.chain = Chain(header, now)
+        self.names = [key_name(each.tags) for each in self.signatures if each.failed is None] + self.chain.key_names()
 
     def results(self, answers: Answers) -> tuple[AuthResult, ...]:
         """One for each signature."""

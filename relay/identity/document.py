@@ -259,23 +259,9 @@ def read_document(raw: bytes) -> PeerCertificates:
     _check_format(raw)
     file = _parsed(raw, _File)
     content = _parsed(file.document, _Document)
-    certificates = content.certificates
-    peer = PeerCertificates(
-        name=content.name,
-        domains=content.domains,
-        sae_id=content.sae_id,
-        kme_groups=content.kme_groups,
-        levels=content.levels,
-        format=file.format,
-        serial=content.serial,
-        issued=content.issued,
-        ca=certificates.ca,
-        signing=certificates.signing,
-        kem=certificates.kem,
-        rsa_encryption=certificates.rsa_encryption,
-        rsa_signing=certificates.rsa_signing,
-        further_kems=content.kems,
-    )
+    fields = dict(content)
+    certificates, kems = fields.pop("certificates"), fields.pop("kems")
+    peer = PeerCertificates(format=file.format, further_kems=kems, **fields, **dict(certificates))
     check_consistent(peer)
     _check_signature(certificates.signing, file)
     return peer

@@ -6,6 +6,7 @@ aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -77,28 +78,32 @@ class Unsealed:
     signed_by: PeerCertificates | None = None
 
 
-class Level(Protocol):
-    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing."""
+class Level(ABC):
+    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
 
-    @property
-    def name(self) -> str:
-        """As policy files name it."""
+    `name` is as policy files name it; `quantum` says whether the level itself spends quantum keys (the others may get
+    one more layer that does).
+    """
 
-    @property
-    def quantum(self) -> bool:
-        """Whether the level itself spends quantum keys (the others may get one more layer that does)."""
+    name: str
+    quantum: bool = False
 
     def obstacle(self, parties: Parties) -> str:
         """Why this level cannot be done for these parties at all, or "" where it can be tried."""
+        return ""
 
+    @abstractmethod
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
+    @abstractmethod
     def recognises(self, enveloped: AuthEnveloped) -> bool:
-        """Whether this level sealed it."""
+        """Whether this level sealed it: all who can open it do so by its kind of key."""
 
     def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
         """Which quantum keys a sealed message names. Raises BadStructure."""
+        return ()
 
+    @abstractmethod
     async def open(self, enveloped: AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, verified. Raises BadStructure, BadTag, BadSignature or KeyNotFound."""

@@ -8,19 +8,15 @@ from relay import cms
 from relay.aio import off_loop
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
-from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 
 
-class AES:
+class AES(Level):
     """AES-256-GCM with quantum keys (level 2); also the layer that quantum enhancement adds."""
 
     name = "aes"
     quantum = True
-
-    def obstacle(self, parties: Parties) -> str:
-        """None: all it needs is a key from the KME."""
-        return ""
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
@@ -31,7 +27,6 @@ class AES:
         return SealedPayload(der, (taken.reference,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether those who can open it do so with a quantum key."""
         return not isinstance(enveloped.content, cms.PadContent) and all(
             isinstance(recipient, cms.KEKRecipient) for recipient in enveloped.recipients
         )

@@ -7,27 +7,24 @@ It says nothing of who sealed: that is for the signature inside, so it goes arou
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from relay import cms
 from relay.errors import KEMUnavailable, NotForUs
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
-from relay.keys import KeyReference
-from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class FurtherKEM:
+class FurtherKEM(Level):
     """The layer under the KEM `name`."""
 
-    name: str
-    quantum: ClassVar[bool] = False
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def obstacle(self, parties: Parties) -> str:
         """The library is needed here, and the peer's public key."""
@@ -48,14 +45,9 @@ class FurtherKEM:
         return SealedPayload(await asyncio.to_thread(self._seal, payload, public_key))
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with a key of this KEM."""
         return all(
             isinstance(recipient, cms.KEMRecipient) and recipient.kem == self.name for recipient in enveloped.recipients
         )
-
-    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """No quantum keys."""
-        return ()
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after its tag has been verified. Raises KEMUnavailable."""

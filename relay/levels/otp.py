@@ -16,14 +16,14 @@ from relay.aio import off_loop
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
-from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.padding import Padding, bound, compress, decompress, pad, padded_size, unpad
 
 PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
 
 
-class OneTimePad:
+class OneTimePad(Level):
     """One-time pad with quantum keys (level 1): no computation breaks it, up to the KMEs themselves."""
 
     name = "otp"
@@ -33,10 +33,6 @@ class OneTimePad:
         """`compression` saves key but lets the size tell something of the content."""
         self._padding: Padding = padding
         self._compression = compression
-
-    def obstacle(self, parties: Parties) -> str:
-        """None: all it needs is keys from the KME."""
-        return ""
 
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
@@ -58,7 +54,6 @@ class OneTimePad:
         return SealedPayload(der, _references(content), 8 * cost)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether the content is under a one-time pad."""
         return isinstance(enveloped.content, cms.PadContent)
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:

@@ -27,7 +27,6 @@ class PQC(SignedLevel):
     key_kind = "ML-KEM"
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with an ML-KEM key."""
         return all(
             isinstance(recipient, cms.KEMRecipient) and recipient.kem == cms.ML_KEM_1024
             for recipient in enveloped.recipients

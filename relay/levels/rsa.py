@@ -28,7 +28,6 @@ class RSA(SignedLevel):
     key_kind = "RSA"
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with an RSA key."""
         return all(isinstance(recipient, cms.RSARecipient) for recipient in enveloped.recipients)
 
     def signing_pair(self, identity: Identity) -> RSAKeyPair:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,8 +22,7 @@ from relay.aio import off_loop
 from relay.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
 from relay.identity.certificates import valid_now
-from relay.keys import KeyReference
-from relay.levels import FreshKeys, Opening, Parties, SealedPayload, Unsealed
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key
 
 if TYPE_CHECKING:
@@ -34,13 +33,11 @@ MIN_RSA_BITS = 4096
 _DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
 
 
-class SignedLevel(ABC):
+class SignedLevel(Level):
     """A level without quantum keys; `scheme` is how it signs, `key_kind` what it encrypts to."""
 
-    name: ClassVar[str]
     scheme: ClassVar[SignatureScheme]
     key_kind: ClassVar[str]
-    quantum: ClassVar[bool] = False
 
     def obstacle(self, parties: Parties) -> str:
         """Our own identity and the peer's certificates are needed, and none of them may have expired."""
@@ -54,14 +51,6 @@ class SignedLevel(ABC):
     async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """SignedData inside an AuthEnvelopedData with one recipient. Raises CannotSeal."""
         return SealedPayload(await off_loop(len(payload), self._seal, payload, parties))
-
-    @abstractmethod
-    def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether this level sealed it."""
-
-    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """No quantum keys."""
-        return ()
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after tag and signature have been verified."""
