@@ -134,11 +134,7 @@ async def _published(table: DKIM, keys: Sequence[SigningKey]) -> list[tuple[Sign
 def _record_problems(key: SigningKey, answers: Answers) -> Iterator[str]:
     if key.algorithm == "rsa" and key.bits < ADVISED_RSA_BITS:
         yield f"{key.name}: an RSA key of {key.bits} bits is weak; make one of {ADVISED_RSA_BITS} under a new selector"
-    tags = {
-        b"a": f"{key.algorithm}-sha256".encode(),
-        b"d": key.domain.encode(),
-        b"s": key.selector.encode(),
-    }
+    tags = {b"a": f"{key.algorithm}-sha256".encode(), b"d": key.domain.encode(), b"s": key.selector.encode()}
     texts = answers[key.name]
     if texts is not None and len(texts) > 1:
         yield f"{key.name}: the DNS has {len(texts)} TXT records there; leave one"
@@ -168,10 +164,4 @@ def _place(config: Config, domain: str, selector: str) -> tuple[Path, bool]:
 
 
 def _as_dict(key: SigningKey, problems: list[str]) -> dict[str, Any]:
-    return {
-        "name": key.name,
-        "algorithm": key.algorithm,
-        "bits": key.bits,
-        "record": key.record,
-        "problems": problems,
-    }
+    return {"name": key.name, "algorithm": key.algorithm, "bits": key.bits, "record": key.record, "problems": problems}

@@ -13,15 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.config import Config
-from relay.identity import (
-    Expiry,
-    Identity,
-    Import,
-    PeerCertificates,
-    common_groups,
-    domains_of,
-    key_identifier,
-)
+from relay.identity import Expiry, Identity, Import, PeerCertificates, common_groups, domains_of, key_identifier
 
 _CHANGES = {
     "new": "A new peer: nothing is pinned under this name yet.",

@@ -18,14 +18,7 @@ from relay.identity.document import (
 )
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import FurtherKEMPair, key_identifier
-from relay.identity.make import (
-    VALID_DAYS,
-    About,
-    Progress,
-    create_identity,
-    renew_identity,
-    request_certificates,
-)
+from relay.identity.make import VALID_DAYS, About, Progress, create_identity, renew_identity, request_certificates
 from relay.identity.pairs import (
     Identity,
     KEMKeyPair,

@@ -294,10 +294,7 @@ def subject(name: str, unit: str) -> x509.Name:
     if not name.isprintable():
         raise ValueError("it has characters that cannot be printed")
     return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-            x509.NameAttribute(NameOID.COMMON_NAME, name),
-        ]
+        [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit), x509.NameAttribute(NameOID.COMMON_NAME, name)]
     )
 
 
