@@ -30,7 +30,7 @@ COMMANDS = {
 """Where each command is, `module:name` in relay.cli: one that is not called is not loaded, which takes a second."""
 
 
-class _Commands(click.Group):
+class _LazyGroup(click.Group):
     """A group whose commands are loaded when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,7 +45,7 @@ class _Commands(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="qumail-relay")
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
