@@ -112,7 +112,8 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
         click.echo(f"{files.passphrase}: made; keep it away from the backups of {files.directory}")
     about = About(name=config.site.name, domains=domains, kems=kems, valid_days=days, passphrase=files.passphrase)
-    with _progress() as about["progress"]:
+    with _progress() as progress:
+        about["progress"] = progress
         if csr:
             requested = request_certificates(files.directory, renew=renew, **about)
         else:
