@@ -56,15 +56,12 @@ def attributes_to_sign(scheme: SignatureScheme, digest: bytes, when: datetime) -
 
     `when` is aware; only its whole seconds are written.
     """
-    digest_algorithm, signature_algorithm = _ALGORITHMS[scheme]
     return der.set_of(
         [
             _attribute(oids.ID_CONTENT_TYPE, _DATA),
             _attribute(oids.ID_MESSAGE_DIGEST, der.element(der.OCTET_STRING, digest)),
             _attribute(oids.ID_SIGNING_TIME, _encoded_time(when)),
-            _attribute(
-                oids.ID_ALGORITHM_PROTECTION, der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
-            ),
+            _attribute(oids.ID_ALGORITHM_PROTECTION, _protection(*_ALGORITHMS[scheme])),
         ]
     )
 
@@ -152,10 +149,10 @@ def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[byte
         raise BadStructure("the signed attributes are not the four that are wanted, each once")
     if values[oids.ID_CONTENT_TYPE] != _DATA:
         raise BadStructure("the signed content type is not data")
-    if _scheme(*_protected(values[oids.ID_ALGORITHM_PROTECTION])) is not scheme:
+    if values[oids.ID_ALGORITHM_PROTECTION] not in _PROTECTIONS[scheme]:
         raise BadStructure("the signed algorithms are other ones")
-    digest = der.parse(_Digest, der.sequence(values[oids.ID_MESSAGE_DIGEST]), "message digest")
-    return attributes, digest.digest, _decoded_time(values[oids.ID_SIGNING_TIME])
+    digest = der.parse(bytes, values[oids.ID_MESSAGE_DIGEST], "message digest")
+    return attributes, digest, _decoded_time(values[oids.ID_SIGNING_TIME])
 
 
 def _only_value(attribute: _Attribute) -> bytes:
@@ -175,23 +172,22 @@ def _encoded_time(when: datetime) -> bytes:
 
 def _decoded_time(value: bytes) -> datetime:
     """The signing time, which has one right form only."""
-    when: datetime = der.parse(_SigningTime, der.sequence(value), "signing time").time.as_datetime()
+    kind: type[asn1.UTCTime | asn1.GeneralizedTime]
+    kind = asn1.UTCTime if value.startswith(_UTC_TIME) else asn1.GeneralizedTime
+    when = der.parse(kind, value, "signing time").as_datetime()
     if _encoded_time(when) != value:
         raise BadStructure("the signing time is not in the form that its year wants, or has parts of a second")
     return when
 
 
-def _protected(value: bytes) -> tuple[bytes, bytes]:
-    parsed = der.parse(_AlgorithmProtection, value, "algorithm protection")
-    signature = parsed.signature
-    if signature.tag_bytes != b"\xa1":
-        raise BadStructure("algorithm protection without a signature algorithm")
-    return der.whole(parsed.digest), der.retagged(der.SEQUENCE, der.whole(signature))
+def _protection(digest_algorithm: bytes, signature_algorithm: bytes) -> bytes:
+    """CMSAlgorithmProtection (RFC 6211)."""
+    return der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
 
 
 def _scheme(digest_algorithm: bytes, signature_algorithm: bytes) -> SignatureScheme:
-    for scheme, (digest, _) in _ALGORITHMS.items():
-        if digest_algorithm in (digest, _with_null(digest)) and signature_algorithm in _SIGNATURES[scheme]:
+    for scheme in SignatureScheme:
+        if digest_algorithm in _DIGESTS[scheme] and signature_algorithm in _SIGNATURES[scheme]:
             return scheme
     raise BadStructure("the signature is neither ML-DSA-87 with SHA-512 nor RSASSA-PSS with SHA-256")
 
@@ -227,13 +223,15 @@ _SIGNATURES: dict[SignatureScheme, frozenset[bytes]] = {
     SignatureScheme.ML_DSA_87: frozenset({der.algorithm(oids.ID_ML_DSA_87)}),
     SignatureScheme.RSA_PSS: frozenset({_pss(der.NULL), _pss(b"")}),
 }
-_DIGEST_SETS = {
-    scheme: frozenset(der.set_of([each]) for each in (digest, _with_null(digest)))
-    for scheme, (digest, _) in _ALGORITHMS.items()
+_DIGESTS = {scheme: (digest, _with_null(digest)) for scheme, (digest, _) in _ALGORITHMS.items()}
+_DIGEST_SETS = {scheme: {der.set_of([each]) for each in digests} for scheme, digests in _DIGESTS.items()}
+_PROTECTIONS = {
+    scheme: {_protection(digest, signature) for digest in digests for signature in _SIGNATURES[scheme]}
+    for scheme, digests in _DIGESTS.items()
 }
 _WANTED = {oids.ID_CONTENT_TYPE, oids.ID_MESSAGE_DIGEST, oids.ID_SIGNING_TIME, oids.ID_ALGORITHM_PROTECTION}
 """The signed attributes: these, each once, and no other ones."""
-_UTC_TIME_YEARS = range(1950, 2050)
+_UTC_TIME, _UTC_TIME_YEARS = b"\x17", range(1950, 2050)
 
 
 # The structures, field by field as in RFC 5652.
@@ -279,19 +277,3 @@ class _Attribute:
 @asn1.sequence
 class _Attributes:
     attributes: asn1.SetOf[_Attribute]
-
-
-@asn1.sequence
-class _AlgorithmProtection:
-    digest: asn1.TLV
-    signature: asn1.TLV
-
-
-@asn1.sequence
-class _Digest:
-    digest: bytes
-
-
-@asn1.sequence
-class _SigningTime:
-    time: asn1.UTCTime | asn1.GeneralizedTime
