@@ -202,7 +202,7 @@ async def running(
         await built.store.beat.go_on()
         await built.store.claims.end_claims()
         await take_over_sent(config, built.store)
-        await built.triage.look()
+        await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         _in_background(stack, "key intake", built.receiving.go_on())
@@ -443,7 +443,7 @@ async def _sweep(store: Store, triage: Triage) -> None:
             await store.openings.expire(store.beat.past)
             await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
-            await triage.look()
+            await triage.refresh()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 

@@ -152,7 +152,7 @@ class Arrivals:
         log.info("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
         return results
 
-    async def told(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
+    async def with_results(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
         """The opened original under what we have found; results in it that claim to be ours are removed."""
         original = await self.without_forged(original)
         seal = await self._seal(original, results)

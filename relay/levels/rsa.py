@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from relay import cms
 from relay.cms import SignatureScheme
 from relay.errors import BadTag, CannotSeal, NotForUs
-from relay.levels.signatures import MIN_RSA_BITS, SignedLevel, certificate_id, names
+from relay.identity.certificates import MIN_RSA_BITS
+from relay.levels.signatures import SignedLevel, certificate_id, names
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair

@@ -21,14 +21,13 @@ from relay import cms, mime
 from relay.aio import off_loop
 from relay.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
-from relay.identity.certificates import valid_now
+from relay.identity.certificates import MIN_RSA_BITS, valid_now
+from relay.identity.pairs import subject_key_identifier
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
-
-MIN_RSA_BITS = 4096
 
 _DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
 
@@ -143,8 +142,7 @@ def signs_under(peer: PeerCertificates, identifier: cms.CertificateID) -> bool:
 
 def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
     """How a message names this certificate: by its SubjectKeyIdentifier."""
-    ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    return cms.CertificateID(ski=ski.value.digest)
+    return cms.CertificateID(ski=subject_key_identifier(certificate))
 
 
 def expired(*certificates: x509.Certificate) -> str:
@@ -161,7 +159,7 @@ def expired(*certificates: x509.Certificate) -> str:
 def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
     """Whether a message's identifier is this certificate, by key identifier or by issuer and serial number."""
     if identifier.ski:
-        return identifier.ski == certificate_id(certificate).ski
+        return identifier.ski == subject_key_identifier(certificate)
     return (identifier.issuer, identifier.serial) == (certificate.issuer.public_bytes(), certificate.serial_number)
 
 

@@ -75,7 +75,9 @@ class Originals:
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
             marked = await off_loop(content.size, self._marked, opened, content, (missed.mark if missed else "") + mark)
             if self.dkim:
-                marked = await (self.dkim.without_forged(marked) if mailbox else self.dkim.told(marked, results))
+                marked = await (
+                    self.dkim.without_forged(marked) if mailbox else self.dkim.with_results(marked, results)
+                )
         except BaseException:
             await self.opener.give_up(opened)
             raise

@@ -88,7 +88,7 @@ class Triage:
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
         await self._put(key, arrival, "unprotected")
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
         self.metrics.show(await self.store.quarantine.totals())
         await self.store.first_seen.expire()
