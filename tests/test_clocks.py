@@ -33,7 +33,7 @@ either_way = pytest.mark.parametrize("set_by", [-HOUR, WEEK], ids=["an hour back
 @pytest.fixture
 def some_sweeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
     """Waits until relays of this process have swept some times, which they do all the time."""
-    sweeps, look = 0, Triage.look
+    sweeps, look = 0, Triage.refresh
 
     async def counted(self: Triage) -> None:
         nonlocal sweeps
