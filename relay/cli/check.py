@@ -1,5 +1,5 @@
 """`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
-Standard: one line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
+One line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay identity`: this site's keys and certificates, and the documents that peers exchange.
-Standard: exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
+Exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
 """
 
 from __future__ import annotations

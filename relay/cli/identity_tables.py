@@ -1,5 +1,5 @@
 """How `qumail-relay identity` shows certificates, documents and requests.
-Standard: what peers wrote is printed without control characters, and never taken as markup.
+What peers wrote is printed without control characters, and never taken as markup.
 """
 
 from __future__ import annotations

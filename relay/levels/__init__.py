@@ -1,5 +1,5 @@
 """The levels at which a message is sealed; each file holds both directions of one level.
-Standard: CMS (RFC 5652) in and out; what every level promises is the contract below.
+In and out is CMS (RFC 5652); what every level promises is the contract below.
 
 aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share.
 """

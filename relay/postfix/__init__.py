@@ -1,5 +1,5 @@
 """Looks at a Postfix configuration beside relay.toml and names what is wrong between the two.
-Standard: read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is changed and nothing need run.
+It is read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is changed and nothing need run.
 """
 
 from __future__ import annotations

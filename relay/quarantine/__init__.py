@@ -1,5 +1,5 @@
 """What becomes of arriving mail that cannot be handed on: put aside by triage.py, let out by release.py.
-Standard: such a mail is held, refused, or on the disk before 250 is said; only a person destroys it.
+Such a mail is held, refused, or on the disk before 250 is said; only a person destroys it.
 
 The reasons, each a word that people and programs read:
 

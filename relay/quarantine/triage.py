@@ -1,5 +1,5 @@
 """Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and tell of it.
-Standard: what is put aside is on the disk when these methods return, and only then is 250 said; RFC 3834 (notices).
+What is put aside is on the disk when these methods return, and only then is 250 said; notices follow RFC 3834.
 """
 
 from __future__ import annotations
