@@ -38,7 +38,8 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
-from relay.identity import FurtherKEMPair, liboqs
+from relay.identity import liboqs
+from relay.identity.further import FurtherKEMPair
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys

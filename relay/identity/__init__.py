@@ -4,31 +4,11 @@ Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and
 
 from relay.identity.certificates import domains_of, valid_now
 from relay.identity.directory import load_identity, make_passphrase
-from relay.identity.document import (
-    MAX_DOCUMENT,
-    SPOKEN,
-    BadDocument,
-    ChangedKey,
-    PeerCertificates,
-    PinRefused,
-    Rollback,
-    peer_document,
-    read_document,
-    write_document,
-)
+from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
-from relay.identity.further import FurtherKEMPair, key_identifier
+from relay.identity.further import key_identifier
 from relay.identity.make import VALID_DAYS, About, Progress, create_identity, renew_identity, request_certificates
-from relay.identity.pairs import (
-    Identity,
-    KEMKeyPair,
-    KeyPair,
-    Role,
-    RSAKeyPair,
-    SigningKeyPair,
-    fingerprint,
-    same_fingerprint,
-)
+from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
 from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
 
 __all__ = [
@@ -36,20 +16,12 @@ __all__ = [
     "SPOKEN",
     "VALID_DAYS",
     "About",
-    "BadDocument",
-    "ChangedKey",
     "Expiry",
-    "FurtherKEMPair",
     "Identity",
     "Import",
-    "KEMKeyPair",
-    "KeyPair",
     "PeerCertificates",
-    "PinRefused",
     "Progress",
     "RSAKeyPair",
-    "Role",
-    "Rollback",
     "SigningKeyPair",
     "common_groups",
     "create_identity",
@@ -70,5 +42,4 @@ __all__ = [
     "same_fingerprint",
     "trusted_peers",
     "valid_now",
-    "write_document",
 ]

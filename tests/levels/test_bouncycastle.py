@@ -19,7 +19,6 @@ from relay.cms import oids
 from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
 from relay.identity import (
     Identity,
-    KEMKeyPair,
     PeerCertificates,
     RSAKeyPair,
     SigningKeyPair,
@@ -27,6 +26,7 @@ from relay.identity import (
     peer_document,
     read_document,
 )
+from relay.identity.pairs import KEMKeyPair
 from relay.keys import Key
 from relay.levels import Opening, Parties
 from relay.levels.aes import AES

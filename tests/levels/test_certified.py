@@ -30,7 +30,8 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
-from relay.identity import PeerCertificates, Role
+from relay.identity import PeerCertificates
+from relay.identity.pairs import Role
 from relay.levels import Level, Opening, Unsealed
 from relay.levels.content import encrypt, fresh_key, kem_key, wrap
 from relay.levels.pqc import PQC

@@ -44,7 +44,6 @@ from relay.errors import (
     PolicyHolds,
 )
 from relay.identity import (
-    BadDocument,
     Identity,
     PeerCertificates,
     create_identity,
@@ -55,8 +54,8 @@ from relay.identity import (
     peer_document,
     read_document,
     renew_identity,
-    write_document,
 )
+from relay.identity.document import BadDocument, write_document
 from relay.kme import DevelopmentKMEs
 from relay.levels import Level
 from relay.levels.aes import AES

@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from relay.identity import Role, create_identity
+from relay.identity import create_identity
 from relay.identity.directory import as_rsa, file_of, read_key, stem_of, write_key
+from relay.identity.pairs import Role
 from tests.test_identity.homes import NOW, Home, make_home, write_config
 from tests.vectors.people import KEYS
 

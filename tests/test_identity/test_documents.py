@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.identity import MAX_DOCUMENT, BadDocument, load_identity, read_document, same_fingerprint
+from relay.identity import MAX_DOCUMENT, load_identity, read_document, same_fingerprint
+from relay.identity.document import BadDocument
 from tests.test_identity.homes import NOW, Home, inner, signed
 
 FUZZ = settings(

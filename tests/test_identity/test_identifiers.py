@@ -20,18 +20,10 @@ from relay.cli.check import check
 from relay.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
-from relay.identity import (
-    BadDocument,
-    PeerCertificates,
-    PinRefused,
-    Role,
-    identity_findings,
-    load_identity,
-    pin,
-    trusted_peers,
-)
+from relay.identity import PeerCertificates, identity_findings, load_identity, pin, trusted_peers
 from relay.identity.directory import write_certificate
-from relay.identity.pairs import subject_key_identifier
+from relay.identity.document import BadDocument, PinRefused
+from relay.identity.pairs import Role, subject_key_identifier
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener
