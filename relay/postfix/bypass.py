@@ -48,26 +48,18 @@ def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
 
 def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
     """When the relay does not answer, mail must wait, and not go somewhere else."""
-    settings = flow.settings
     for side in flow.sides:
         for transport in side.transports.values():
-            parameter = f"{transport.command}_fallback_relay"
-            if settings.value(parameter, transport):
-                yield PostfixFault(
-                    "fallback",
-                    settings.where(parameter, transport),
-                    "when the relay does not answer, mail goes there, past it and in clear",
-                    f"postconf -P '{transport.key}/{parameter}='",
-                )
+            fallback = flow.settings.of(f"{transport.command}_fallback_relay", transport)
+            if fallback.value:
+                what = "when the relay does not answer, mail goes there, past it and in clear"
+                yield fallback.fault("fallback", what, fallback.to(""))
         if len(side.filters) < len(side.ways):
-            for parameter in ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps"):
-                if settings.value(parameter):
-                    yield PostfixFault(
-                        "bypass",
-                        settings.where(parameter),
-                        "mail of these senders goes another way than relayhost, past the relay and in clear",
-                        f"postconf -e '{parameter} ='",
-                    )
+            for name in ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps"):
+                setting = flow.settings.of(name)
+                if setting.value:
+                    what = "mail of these senders goes another way than relayhost, past the relay and in clear"
+                    yield setting.fault("bypass", what, setting.to(""))
 
 
 def routes(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -76,14 +68,13 @@ def routes(flow: MailFlow) -> Iterator[PostfixFault]:
     if outgoing is None or not (outgoing.ways or outgoing.by_milter):
         return
     rewrite = settings.service(settings.value("rewrite_service_name"), "unix")
-    for name in ROUTES:
-        if settings.value(name, rewrite) != "no":
-            yield PostfixFault(
+    for setting in (settings.of(name, rewrite) for name in ROUTES):
+        if setting.value != "no":
+            yield setting.fault(
                 "routes",
-                settings.where(name, rewrite),
                 "Postfix takes local parts such as ben%bob.example, bob.example!ben or "
                 '"ben@bob.example" for routes, and sends such mail to bob.example whatever the relay made of it',
-                f"postconf -e '{name} = no'",
+                settings.of(setting.name).to("no"),
             )
 
 
@@ -94,17 +85,16 @@ def copies(flow: MailFlow) -> Iterator[PostfixFault]:
         return
     asking = [each for each in flow.sources if flow.is_asked(outgoing, each)]
     for service in (*asking, *outgoing.reinjections):
-        if "no_address_mappings" in settings.words("receive_override_options", service):
+        if "no_address_mappings" in settings.of("receive_override_options", service).words:
             continue
         cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
-        for name in COPIES:
-            if settings.value(name, cleanup):
-                yield PostfixFault(
+        for setting in (settings.of(name, cleanup) for name in COPIES):
+            if setting.value:
+                yield setting.fault(
                     "copies",
-                    settings.where(name, cleanup),
                     "Postfix adds these recipients after the relay's milter has decided: they get the mail in clear, "
                     "or sealed for somebody else, and twice where recipients need different protection",
-                    f"postconf -e '{name} ='; who needs copies takes a content filter",
+                    f"{settings.of(setting.name).to('')}; who needs copies takes a content filter",
                 )
 
 
@@ -112,12 +102,12 @@ def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
     """Every user of local(8) can forward to another site, behind the relay."""
     settings = flow.settings
     for service in settings.services if flow.watched else ():
-        if service.command == "local" and settings.value("forward_path", service):
-            yield PostfixFault(
+        setting = settings.of("forward_path", service)
+        if service.command == "local" and setting.value:
+            yield setting.fault(
                 "forward-bypass",
-                settings.where("forward_path", service),
                 "what a user's .forward file sends on starts behind the relay and leaves in clear",
-                "postconf -e 'forward_path ='; commands such as vacation(1) go into /etc/aliases",
+                f"{settings.of('forward_path').to('')}; commands such as vacation(1) go into /etc/aliases",
             )
 
 
@@ -131,7 +121,7 @@ async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
         service = settings.service(name, "unix")
         if service is None or await _filtered(flow, outgoing, service):
             continue
-        octets = settings.number("bounce_size_limit", service)
+        octets = settings.of("bounce_size_limit", service).number
         faults.append(
             PostfixFault(
                 "bounces-bypass",
@@ -198,7 +188,7 @@ async def _filtered(flow: MailFlow, outgoing: Side, service: MasterService) -> b
     """Whether the notices that this service makes are sent through the relay."""
     settings = flow.settings
     cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
-    if cleanup is None or "bounce" not in settings.words("internal_mail_filter_classes", service):
+    if cleanup is None or "bounce" not in settings.of("internal_mail_filter_classes", service).words:
         return False
     if flow.is_asked(outgoing, cleanup):
         return True
@@ -236,11 +226,11 @@ def _tables_of_actions(flow: MailFlow) -> Iterator[tuple[str, str]]:
         cleanup = settings.service(settings.value("cleanup_service_name", source), "unix")
         for name in CHECKS:
             tables = split_list(settings.value(name, cleanup))
-            yield from ((settings.where(name, cleanup), table) for table in tables)
+            yield from ((settings.of(name, cleanup).where, table) for table in tables)
         for kind in RESTRICTIONS if source.command == "smtpd" else ():
             name = f"smtpd_{kind}_restrictions"
             words = split_list(settings.value(name, source))
-            yield from ((settings.where(name, source), table) for table in words if ":" in table)
+            yield from ((settings.of(name, source).where, table) for table in words if ":" in table)
 
 
 def _forwards(where: str, outside: list[str], remedy: str) -> PostfixFault:
@@ -255,7 +245,7 @@ def _forwards(where: str, outside: list[str], remedy: str) -> PostfixFault:
 
 def _outside(flow: MailFlow, targets: list[str]) -> list[str]:
     """Those of the addresses that are at no domain of this site."""
-    own = {*flow.config.site.domains, *flow.settings.words("mydestination")}
+    own = {*flow.config.site.domains, *flow.settings.of("mydestination").words}
     return [target for target in targets if domain_of(target) and domain_of(target) not in own]
 
 

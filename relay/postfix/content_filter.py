@@ -7,8 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from relay.config import Address
-from relay.postfix.flow import MailFlow, Side, Way, destination, entries, is_loopback, listens
+from relay.postfix.flow import MailFlow, Side, destination, entries, is_loopback, listens
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
 FEW_RECIPIENTS = 10
@@ -43,15 +42,13 @@ def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
 
 def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
     """A filter names a service that master.cf does not have: mail waits for ever."""
-    for side in flow.sides:
-        for way in side.filters:
-            if way.setting == "content_filter" and way.transport is None:
-                yield PostfixFault(
-                    "unknown-transport",
-                    flow.settings.where(way.setting, way.source),
-                    f"master.cf has no service {way.transport_name}/unix, so all mail waits in the queue",
-                    "add it, as master.cf in deploy/postfix does",
-                )
+    for way in (way for side in flow.sides for way in side.filters):
+        if way.setting == "content_filter" and way.transport is None:
+            yield flow.settings.of(way.setting, way.source).fault(
+                "unknown-transport",
+                f"master.cf has no service {way.transport_name}/unix, so all mail waits in the queue",
+                "add it, as master.cf in deploy/postfix does",
+            )
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -61,9 +58,8 @@ def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
             target = destination(f"{way.transport_name}:{way.value.removeprefix(f'{way.transport_name}:')}")
             wanted = listens(side.direction, target[1]) if target else None
             if wanted and wanted != way.protocol and (way.transport or way.setting == "smtpd_proxy_filter"):
-                yield PostfixFault(
+                yield flow.settings.of(way.setting, way.source).fault(
                     "wrong-protocol",
-                    flow.settings.where(way.setting, way.source),
                     f"Postfix speaks {way.protocol.upper()} there and the relay {wanted.upper()}",
                     f"name the relay's {way.protocol.upper()} address, or a service that runs {wanted}(8)",
                 )
@@ -86,33 +82,39 @@ def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
     """What the services that carry mail to the relay are told."""
     for side in flow.sides:
         for name, transport in side.transports.items():
-            yield from _recipients(flow.settings, name)
             yield from _at_once(flow.settings, name, transport, side)
-            yield from _lines(flow.settings, transport)
-            yield from _patience(flow.settings, transport, side)
-            yield from _tls(flow.settings, transport)
-            if any(way.transport_name == name for way in side.filters):
-                yield from _xforward(flow.settings, transport)
+            yield from _transport(flow.settings, transport, side)
+            few = flow.settings.of(f"{name}_destination_recipient_limit")
+            if 0 < few.number < FEW_RECIPIENTS:
+                yield few.fault(
+                    "few-recipients",
+                    "recipients at one peer share a key only where Postfix hands them over together; this spends a key "
+                    f"for {'each recipient' if few.number == 1 else f'every {few.number}'}",
+                    few.to(100),
+                )
+            xforward = flow.settings.of(f"{transport.command}_send_xforward_command", transport)
+            if xforward.value != "yes" and any(way.transport_name == name for way in side.filters):
+                what = "the relay's log then names 127.0.0.1 for every mail, not the client, nor Postfix's queue ID"
+                yield xforward.fault("no-xforward", what, xforward.to("yes"))
 
 
 def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
     """What smtpd(8) is told where it is a proxy in front of the relay."""
-    settings = flow.settings
     for side in flow.sides:
         for way in side.filters:
             if way.setting != "smtpd_proxy_filter":
                 continue
-            if "speed_adjust" not in settings.words("smtpd_proxy_options", way.source):
+            if "speed_adjust" not in flow.settings.of("smtpd_proxy_options", way.source).words:
                 yield PostfixFault(
                     "proxy-slow-clients",
-                    _place(way),
+                    f"master.cf {way.source.key}" if way.source else "main.cf",
                     "each slow client holds a connection of the relay for as long as it sends",
                     "set smtpd_proxy_options=speed_adjust",
                 )
-            if settings.seconds("smtpd_proxy_timeout", way.source) < side.direction.timeout:
-                yield PostfixFault(
+            timeout = flow.settings.of("smtpd_proxy_timeout", way.source)
+            if timeout.seconds < side.direction.timeout:
+                yield timeout.fault(
                     "impatient",
-                    settings.where("smtpd_proxy_timeout", way.source),
                     f"Postfix gives up before the relay may answer ([{side.name}] timeout is "
                     f"{side.direction.timeout:.0f} s), and the client sends again what may have left",
                     "set smtpd_proxy_timeout=600s",
@@ -127,97 +129,46 @@ def _leads_astray(flow: MailFlow) -> str:
         for source in sources:
             value = settings.value(name, source)
             target = destination(value if name == "content_filter" else f"smtpd:{value}")
-            if target and is_loopback(target[1].host) and not _is_ours(flow, target[1]):
-                return settings.where(name, source)
+            ours = target and any(listens(side.direction, target[1]) for side in flow.sides)
+            if target and is_loopback(target[1].host) and not ours:
+                return settings.of(name, source).where
     return ""
-
-
-def _is_ours(flow: MailFlow, address: Address) -> bool:
-    return any(listens(side.direction, address) for side in flow.sides)
-
-
-def _place(way: Way) -> str:
-    return f"master.cf {way.source.key}" if way.source else "main.cf"
-
-
-def _recipients(settings: PostfixSettings, name: str) -> Iterator[PostfixFault]:
-    parameter = f"{name}_destination_recipient_limit"
-    limit = settings.number(parameter) if parameter in settings.main else 0
-    if 0 < limit < FEW_RECIPIENTS:
-        yield PostfixFault(
-            "few-recipients",
-            settings.where(parameter),
-            "recipients at one peer share a key only where Postfix hands them over together; this spends a key for "
-            + ("each recipient" if limit == 1 else f"every {limit}"),
-            f"postconf -e '{parameter} = 100'",
-        )
 
 
 def _at_once(settings: PostfixSettings, name: str, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
     """How many mails go to the relay at a time: more than one, and not more than it takes."""
-    parameter = f"{name}_destination_concurrency_limit"
-    limit = settings.number(parameter)
-    if limit == 1:
-        yield PostfixFault(
-            "one-at-a-time",
-            settings.where(parameter),
-            "all mail has the relay as its destination, so one slow mail stops every other",
-            f"postconf -e '{parameter} = 20'",
-        )
+    limit = settings.of(f"{name}_destination_concurrency_limit")
+    if limit.number == 1:
+        what = "all mail has the relay as its destination, so one slow mail stops every other"
+        yield limit.fault("one-at-a-time", what, limit.to(20))
     direction = side.direction
     trusted = any(_LOCAL in network for network in direction.trusted)
     taken = direction.connections if trusted else min(direction.connections, direction.connections_per_client)
     processes = transport.process_limit
-    most = int(processes) if processes.isdecimal() else settings.number("default_process_limit")
-    if min((number for number in (limit, most) if number), default=taken + 1) > taken:
-        yield PostfixFault(
+    most = int(processes) if processes.isdecimal() else settings.of("default_process_limit").number
+    if min((number for number in (limit.number, most) if number), default=taken + 1) > taken:
+        yield limit.fault(
             "too-many-at-once",
-            settings.where(parameter),
             f"the relay's [{side.name}] takes {taken} connections at once and turns others away, and Postfix then "
             "pauses all mail",
-            f"postconf -e '{parameter} = {taken}', or more connections in relay.toml",
+            f"{limit.to(taken)}, or more connections in relay.toml",
         )
 
 
-def _lines(settings: PostfixSettings, transport: MasterService) -> Iterator[PostfixFault]:
-    parameter = f"{transport.command}_line_length_limit"
-    if settings.number(parameter, transport) != 0:
-        yield PostfixFault(
-            "lines-folded",
-            settings.where(parameter, transport),
-            "Postfix breaks longer lines before the relay seals them, which breaks signatures",
-            f"postconf -P '{transport.key}/{parameter}=0'",
-        )
-
-
-def _patience(settings: PostfixSettings, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
-    parameter = f"{transport.command}_data_done_timeout"
-    if settings.seconds(parameter, transport) < 2 * side.direction.timeout:
-        yield PostfixFault(
+def _transport(settings: PostfixSettings, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
+    """What smtp(8) or lmtp(8) itself is told: lines as they are, patience, and no TLS that the relay has not."""
+    lines = settings.of(f"{transport.command}_line_length_limit", transport)
+    if lines.number != 0:
+        what = "Postfix breaks longer lines before the relay seals them, which breaks signatures"
+        yield lines.fault("lines-folded", what, lines.to(0))
+    patience = settings.of(f"{transport.command}_data_done_timeout", transport)
+    if patience.seconds < 2 * side.direction.timeout:
+        yield patience.fault(
             "impatient",
-            settings.where(parameter, transport),
             "the relay answers when its next hop has answered, which may take longer; Postfix then sends again",
-            f"postconf -P '{transport.key}/{parameter}={max(1200, 2 * side.direction.timeout):.0f}'",
+            patience.to(f"{max(1200, 2 * side.direction.timeout):.0f}"),
         )
-
-
-def _tls(settings: PostfixSettings, transport: MasterService) -> Iterator[PostfixFault]:
-    parameter = f"{transport.command}_tls_security_level"
-    if settings.value(parameter, transport) in TLS_THAT_WAITS:
-        yield PostfixFault(
-            "filter-needs-tls",
-            settings.where(parameter, transport),
-            "the relay has no TLS on this address, so all mail waits in the queue",
-            f"postconf -P '{transport.key}/{parameter}=none'",
-        )
-
-
-def _xforward(settings: PostfixSettings, transport: MasterService) -> Iterator[PostfixFault]:
-    parameter = f"{transport.command}_send_xforward_command"
-    if settings.value(parameter, transport) != "yes":
-        yield PostfixFault(
-            "no-xforward",
-            settings.where(parameter, transport),
-            "the relay's log then names 127.0.0.1 for every mail, not the client, nor Postfix's queue ID",
-            f"postconf -P '{transport.key}/{parameter}=yes'",
-        )
+    tls = settings.of(f"{transport.command}_tls_security_level", transport)
+    if tls.value in TLS_THAT_WAITS:
+        what = "the relay has no TLS on this address, so all mail waits in the queue"
+        yield tls.fault("filter-needs-tls", what, tls.to("none"))

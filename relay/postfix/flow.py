@@ -124,7 +124,7 @@ def listens(direction: Direction, address: Address) -> Protocol | None:
 
 def milters(settings: PostfixSettings, service: MasterService) -> list[str]:
     """The milters that really run for what comes in by this service, each as `inet:host:port` or `unix:path`."""
-    if "no_milters" in settings.words("receive_override_options", service):
+    if "no_milters" in settings.of("receive_override_options", service).words:
         return []
     name = "smtpd_milters" if service.command == "smtpd" else "non_smtpd_milters"
     items = [item.strip("{} ") for item in split_list(settings.value(name, service))]

@@ -33,52 +33,39 @@ def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
     """Refusals are turned into deferrals."""
     services = [service for side in flow.sides for service in side.reinjections]
     for service in (None, *services):
-        if flow.settings.value("soft_bounce", service) == "yes" and (
-            service is None or "soft_bounce" in service.overrides
-        ):
-            yield PostfixFault(
+        setting = flow.settings.of("soft_bounce", service)
+        if setting.value == "yes" and (service is None or "soft_bounce" in service.overrides):
+            yield setting.fault(
                 "soft-bounce",
-                flow.settings.where("soft_bounce", service),
                 "what the relay or the policy files refuse stays in the queue for days, and its sender is not told",
-                "postconf -e 'soft_bounce = no'" if service is None else f"postconf -PX {service.key}/soft_bounce",
+                setting.to("no") if service is None else f"postconf -PX {service.key}/soft_bounce",
             )
 
 
 def notices(flow: MailFlow) -> Iterator[PostfixFault]:
     """Copies of bounces and headers for the postmaster."""
-    classes = [word for word in flow.settings.words("notify_classes") if word in NOTICES]
-    if classes:
-        yield PostfixFault(
-            "notices",
-            flow.settings.where("notify_classes"),
-            f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others",
-            "postconf -e 'notify_classes = resource, software'",
-        )
+    setting = flow.settings.of("notify_classes")
+    if classes := [word for word in setting.words if word in NOTICES]:
+        what = f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others"
+        yield setting.fault("notices", what, setting.to("resource, software"))
 
 
 def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
     """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
     settings = flow.settings
+    what = "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key"
+    remedy = "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions"
     takers = [each for each in flow.sources if each.command == "smtpd" and "incoming" in flow.leads_to(each)]
     for service in takers if flow.side("outgoing") is not None else ():
-        restrictions = settings.words("smtpd_recipient_restrictions", service)
+        restrictions = settings.of("smtpd_recipient_restrictions", service).words
         if "reject_unverified_recipient" in restrictions:
             continue
-        unlisted = settings.value("smtpd_reject_unlisted_recipient", service)
-        if unlisted == "no" and "reject_unlisted_recipient" not in restrictions:
-            yield _taken_for_nobody(settings.where("smtpd_reject_unlisted_recipient", service))
+        unlisted = settings.of("smtpd_reject_unlisted_recipient", service)
+        if unlisted.value == "no" and "reject_unlisted_recipient" not in restrictions:
+            yield unlisted.fault("unknown-recipients", what, remedy)
         for domains, known in CLASSES:
             if settings.value(domains, service) and not settings.value(known, service):
-                yield _taken_for_nobody(settings.where(known, service))
-
-
-def _taken_for_nobody(where: str) -> PostfixFault:
-    return PostfixFault(
-        "unknown-recipients",
-        where,
-        "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key",
-        "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions",
-    )
+                yield settings.of(known, service).fault("unknown-recipients", what, remedy)
 
 
 def sealed_too_large(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -104,19 +91,17 @@ def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
     for source in flow.sources:
         if source.command != "smtpd" or "incoming" not in flow.leads_to(source):
             continue
-        limit = _limit(flow, source)
-        where = flow.settings.where("message_size_limit", source)
-        if limit < int(GROWTH * original):
-            yield PostfixFault(
+        limit, setting = _limit(flow, source), flow.settings.of("message_size_limit", source)
+        sealed = int(GROWTH * original)
+        if limit < sealed:
+            yield setting.fault(
                 "size-sealed-refused",
-                where,
-                f"peers that take mail of {original} octets seal it to {int(GROWTH * original)}, which is refused",
-                f"postconf -e 'message_size_limit = {int(GROWTH * original)}'",
+                f"peers that take mail of {original} octets seal it to {sealed}, which is refused",
+                flow.settings.of("message_size_limit").to(sealed),
             )
         if incoming.direction.max_message_size < limit < float("inf"):
-            yield PostfixFault(
+            yield setting.fault(
                 "size-relay-refuses",
-                where,
                 f"the relay's [incoming] takes {incoming.direction.max_message_size} octets, and what is larger is "
                 "bounced after Postfix has taken it",
                 f"set max_message_size = {limit:.0f} in relay.toml, or a smaller message_size_limit",
@@ -125,37 +110,27 @@ def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
 
 def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
     """local(8) and virtual(8) deliver nothing at all where a mailbox may be smaller than a mail."""
-    settings = flow.settings
-    for parameter in ("mailbox_size_limit", "virtual_mailbox_limit"):
-        if 0 < settings.number(parameter) < settings.number("message_size_limit"):
-            yield PostfixFault(
-                "size-mailbox",
-                settings.where(parameter),
-                f"it is below message_size_limit ({settings.number('message_size_limit')}), so nothing is delivered",
-                f"postconf -e '{parameter} = 0'",
-            )
+    mail = flow.settings.of("message_size_limit").number
+    for mailbox in (flow.settings.of(name) for name in ("mailbox_size_limit", "virtual_mailbox_limit")):
+        if 0 < mailbox.number < mail:
+            what = f"it is below message_size_limit ({mail}), so nothing is delivered"
+            yield mailbox.fault("size-mailbox", what, mailbox.to(0))
 
 
 def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
     """Outsiders can cause bounces, and each octet of one that is sealed for a peer may cost an octet of key."""
-    settings = flow.settings
-    for service in settings.services if flow.watched else ():
-        if service.command == "bounce" and not 0 < settings.number("bounce_size_limit", service) <= HEADER_ALONE:
-            yield PostfixFault(
-                "bounces-large",
-                settings.where("bounce_size_limit", service),
-                "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys",
-                "postconf -e 'bounce_size_limit = 1'",
-            )
+    for service in flow.settings.services if flow.watched else ():
+        setting = flow.settings.of("bounce_size_limit", service)
+        if service.command == "bounce" and not 0 < setting.number <= HEADER_ALONE:
+            what = "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys"
+            yield setting.fault("bounces-large", what, flow.settings.of("bounce_size_limit").to(1))
 
 
 def _too_small(flow: MailFlow, side: Side, wanted: float, what: str) -> Iterator[PostfixFault]:
     for service in side.reinjections:
-        limit = _limit(flow, service)
-        if limit < wanted:
-            yield PostfixFault(
+        if _limit(flow, service) < wanted:
+            yield flow.settings.of("message_size_limit", service).fault(
                 "size-back",
-                flow.settings.where("message_size_limit", service),
                 f"too small for {what} ({wanted:.0f} octets), which is lost to a bounce",
                 f"set message_size_limit={wanted:.0f} or more",
             )
@@ -163,4 +138,4 @@ def _too_small(flow: MailFlow, side: Side, wanted: float, what: str) -> Iterator
 
 def _limit(flow: MailFlow, service: MasterService) -> float:
     """message_size_limit of a service in octets; infinite for 0."""
-    return flow.settings.number("message_size_limit", service) or float("inf")
+    return flow.settings.of("message_size_limit", service).number or float("inf")

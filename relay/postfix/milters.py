@@ -26,9 +26,8 @@ def around_the_filter(flow: MailFlow) -> Iterator[PostfixFault]:
             if any(map(SIGNS.search, before)) and not (_relay_signs(flow) or any(map(SIGNS.search, behind))):
                 yield _signed_too_early(flow, source, f"give it to {back.key} (smtpd_milters, no no_milters) instead")
             elif twice := [milter for milter in before if milter in behind]:
-                yield PostfixFault(
+                yield flow.settings.of("receive_override_options", back).fault(
                     "milters-twice",
-                    flow.settings.where("receive_override_options", back),
                     f"{', '.join(twice)} runs for what comes in by {source.key}, and again behind the relay",
                     f"add no_milters to receive_override_options of {back.key}; one that signs belongs there, not here",
                 )
@@ -52,27 +51,23 @@ def let_pass(flow: MailFlow) -> Iterator[PostfixFault]:
     for source in flow.sources:
         if not any(flow.is_asked(side, source) for side in flow.sides):
             continue
-        actions = {settings.value("milter_default_action", source)}
+        action = settings.of("milter_default_action", source)
+        actions = {action.value}
         for item in split_list(settings.value(_parameter(source), source)):
             if own := re.search(r"default_action\s*=\s*(\w+)", item):
                 actions.add(own[1])
         if bad := actions - {"tempfail", "quarantine"}:
-            yield PostfixFault(
-                "milter-lets-pass",
-                settings.where("milter_default_action", source),
+            what = (
                 "mail goes on in clear, and unopened, when the relay does not answer"
                 if "accept" in bad
-                else "mail is refused for good when the relay does not answer",
-                "postconf -e 'milter_default_action = tempfail'",
+                else "mail is refused for good when the relay does not answer"
             )
+            yield action.fault("milter-lets-pass", what, settings.of("milter_default_action").to("tempfail"))
         longest = max(side.direction.timeout for side in flow.sides)
-        if settings.seconds("milter_content_timeout", source) < longest:
-            yield PostfixFault(
-                "impatient",
-                settings.where("milter_content_timeout", source),
-                f"Postfix gives up before the relay may answer (timeout is {longest:.0f} s in relay.toml)",
-                f"postconf -e 'milter_content_timeout = {longest:.0f}s'",
-            )
+        timeout = settings.of("milter_content_timeout", source)
+        if timeout.seconds < longest:
+            what = f"Postfix gives up before the relay may answer (timeout is {longest:.0f} s in relay.toml)"
+            yield timeout.fault("impatient", what, settings.of("milter_content_timeout").to(f"{longest:.0f}s"))
 
 
 def _relay_signs(flow: MailFlow) -> bool:
@@ -81,9 +76,8 @@ def _relay_signs(flow: MailFlow) -> bool:
 
 
 def _signed_too_early(flow: MailFlow, source: MasterService, remedy: str) -> PostfixFault:
-    return PostfixFault(
+    return flow.settings.of(_parameter(source), source).fault(
         "dkim-before-filter",
-        flow.settings.where(_parameter(source), source),
         f"what comes in by {source.key} is signed before the relay seals it, so that sealed mail leaves without a "
         "DKIM signature",
         remedy,

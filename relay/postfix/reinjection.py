@@ -11,6 +11,7 @@ from relay.postfix.flow import MailFlow, Side, is_loopback, service_address
 from relay.postfix.settings import MasterService, PostfixFault
 
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
+REFUSALS = frozenset({"reject", "defer", "reject_unauth_destination", "defer_unauth_destination"})
 TLS_THAT_REFUSES = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 KEYWORDS = ("dsn", "8bitmime", "smtputf8")
 HANDLED_BEFORE = ("no_unknown_recipient_checks", "no_header_body_checks")
@@ -33,23 +34,20 @@ def loop(flow: MailFlow) -> Iterator[PostfixFault]:
     """What comes back goes into the relay again."""
     for side, service in _reinjections(flow):
         again = set(flow.leads_to(service)) - ({"outgoing"} if side.name == "incoming" else set())
-        if not again:
-            continue
-        settings = ("smtpd_proxy_filter", "content_filter", "smtpd_milters")
-        for name in [each for each in settings if flow.settings.value(each, service)]:
-            yield PostfixFault(
-                "loop",
-                flow.settings.where(name, service),
-                f"what the relay hands back to {service.name} goes to the relay's [{min(again)}] again, in a loop",
-                f"postconf -P '{service.key}/{name}='",
-            )
+        for name in ("smtpd_proxy_filter", "content_filter", "smtpd_milters") if again else ():
+            setting = flow.settings.of(name, service)
+            if setting.value:
+                what = (
+                    f"what the relay hands back to {service.name} goes to the relay's [{min(again)}] again, in a loop"
+                )
+                yield setting.fault("loop", what, setting.to(""))
 
 
 def open_to_others(flow: MailFlow) -> Iterator[PostfixFault]:
     """Other hosts can reach the port, and so send as anybody and past the relay."""
+    only_here = flow.settings.of("inet_interfaces").words in (["loopback-only"], ["127.0.0.1"], ["localhost"])
     for side, service in _reinjections(flow):
         at = service_address(service)
-        only_here = flow.settings.words("inet_interfaces") in (["loopback-only"], ["127.0.0.1"], ["localhost"])
         if at and not is_loopback(at[0]) and not only_here and all(is_loopback(each.host) for each in side.handed_back):
             yield PostfixFault(
                 "reinjection-open",
@@ -64,73 +62,59 @@ def strangers_trusted(flow: MailFlow) -> Iterator[PostfixFault]:
     for side, service in _reinjections(flow):
         if not all(is_loopback(address.host) for address in side.handed_back):
             continue
-        networks = [_network(word) for word in flow.settings.words("mynetworks", service)]
+        setting = flow.settings.of("mynetworks", service)
+        networks = [_network(word) for word in setting.words]
         foreign = [each for each in networks if each is not None and not _is_here(each)]
         if foreign or not any(_is_here(each) for each in networks):
-            yield PostfixFault(
-                "reinjection-mynetworks",
-                flow.settings.where("mynetworks", service),
-                f"{service.name} relays for {foreign[0]} too"
-                if foreign
-                else f"{service.name} refuses the relay itself",
-                f"postconf -P '{service.key}/mynetworks=127.0.0.0/8'",
-            )
+            what = f"relays for {foreign[0]} too" if foreign else "refuses the relay itself"
+            yield setting.fault("reinjection-mynetworks", f"{service.name} {what}", setting.to("127.0.0.0/8"))
 
 
 def restrictions(flow: MailFlow) -> Iterator[PostfixFault]:
     """Restrictions made for clients must not refuse what the relay has sealed or opened."""
     for _, service in _reinjections(flow):
-        for kind in RESTRICTIONS:
-            parameter = f"smtpd_{kind}_restrictions"
-            words = flow.settings.words(parameter, service)
-            if words and words[0] not in ("permit_mynetworks", "permit"):
-                yield PostfixFault(
+        every = {kind: flow.settings.of(f"smtpd_{kind}_restrictions", service) for kind in RESTRICTIONS}
+        for setting in every.values():
+            if setting.words and setting.words[0] not in ("permit_mynetworks", "permit"):
+                yield setting.fault(
                     "reinjection-restrictions",
-                    flow.settings.where(parameter, service),
                     "mail that was accepted already is looked at again when the relay hands it back, and may be lost "
                     "to a bounce",
-                    f"postconf -P '{service.key}/{parameter}=permit_mynetworks,reject'",
+                    setting.to("permit_mynetworks,reject"),
                 )
-        if not {"reject", "defer", "reject_unauth_destination", "defer_unauth_destination"} & {
-            word
-            for kind in ("client", "relay", "recipient")
-            for word in flow.settings.words(f"smtpd_{kind}_restrictions", service)
-        }:
+        if all(REFUSALS.isdisjoint(every[kind].words) for kind in ("client", "relay", "recipient")):
             yield PostfixFault(
                 "reinjection-restrictions",
                 f"master.cf {service.key}",
                 "nothing refuses other clients than the relay",
-                f"postconf -P '{service.key}/smtpd_client_restrictions=permit_mynetworks,reject'",
+                every["client"].to("permit_mynetworks,reject"),
             )
 
 
 def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
     """What was done in front of the relay must not be done behind it again."""
     for side, service in _reinjections(flow):
-        options = flow.settings.words("receive_override_options", service)
-        where = flow.settings.where("receive_override_options", service)
+        setting = flow.settings.of("receive_override_options", service)
+        options = setting.words
         if _in_front_of_the_queue(side):
             if late := [option for option in ("no_address_mappings", "no_header_body_checks") if option in options]:
-                yield PostfixFault(
+                yield setting.fault(
                     "not-mapped",
-                    where,
                     f"{' and '.join(late)}: aliases or header checks do nothing for what came in by smtpd_proxy_filter",
                     f"take {','.join(late)} out",
                 )
             continue
         if missing := [option for option in HANDLED_BEFORE if option not in options]:
-            yield PostfixFault(
+            yield setting.fault(
                 "checked-again",
-                where,
                 f"{' and '.join(missing)} missing: recipients and headers are checked again behind the relay, and "
                 "what fails there is lost to a bounce",
                 f"add {','.join(missing)}",
             )
         if side.by_milter and not side.filters:  # milters, which see recipients before these maps
             if "no_address_mappings" in options:
-                yield PostfixFault(
+                yield setting.fault(
                     "not-mapped",
-                    where,
                     "virtual aliases, canonical and BCC maps do not work for those whose copy the relay hands back",
                     "take no_address_mappings out",
                 )
@@ -146,17 +130,15 @@ def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
             yield from _mapped_in_front(flow, service, [each for each in in_front if each not in not_mapped])
             continue
         if "no_address_mappings" not in options and not not_mapped:
-            yield PostfixFault(
+            yield setting.fault(
                 "mapped-again",
-                where,
                 "no_address_mappings is missing: virtual aliases, canonical and BCC maps work twice, the second time "
                 "behind the relay, where a new recipient is not sealed for",
                 "add no_address_mappings",
             )
         for source in not_mapped:
-            yield PostfixFault(
+            yield flow.settings.of("receive_override_options", source).fault(
                 "mapped-behind",
-                flow.settings.where("receive_override_options", source),
                 "virtual aliases, canonical and BCC maps work behind the relay, which then decides about other "
                 "recipients than those who get the mail",
                 f"take no_address_mappings out here, and set it for {service.key}",
@@ -166,24 +148,23 @@ def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
 def _mapped_in_front(flow: MailFlow, service: MasterService, sources: list[MasterService]) -> Iterator[PostfixFault]:
     """A sealed mail is opened for the recipients that its sender named, so these must not be rewritten before."""
     for source in sources:
-        yield PostfixFault(
+        setting = flow.settings.of("receive_override_options", source)
+        yield setting.fault(
             "mapped-in-front",
-            flow.settings.where("receive_override_options", source),
             "virtual aliases, canonical and BCC maps work in front of the relay, which opens a sealed mail only for "
             "those whom its sender named, and keeps it from all others",
-            f"postconf -P '{source.key}/receive_override_options=no_address_mappings'",
+            setting.to("no_address_mappings"),
         )
     if _without_mappings(flow, service):
-        yield PostfixFault(
+        yield flow.settings.of("receive_override_options", service).fault(
             "not-mapped",
-            flow.settings.where("receive_override_options", service),
             "virtual aliases, canonical and BCC maps do not work for what arrives",
             "take no_address_mappings out",
         )
 
 
 def _without_mappings(flow: MailFlow, service: MasterService) -> bool:
-    return "no_address_mappings" in flow.settings.words("receive_override_options", service)
+    return "no_address_mappings" in flow.settings.of("receive_override_options", service).words
 
 
 def _in_front_of_the_queue(side: Side) -> bool:
@@ -195,51 +176,34 @@ def _in_front_of_the_queue(side: Side) -> bool:
 def rewritten(flow: MailFlow) -> Iterator[PostfixFault]:
     """Header fields must pass unchanged: signatures cover them."""
     for _, service in _reinjections(flow):
-        if flow.settings.value("local_header_rewrite_clients", service):
-            yield PostfixFault(
-                "rewritten",
-                flow.settings.where("local_header_rewrite_clients", service),
-                "Postfix adds fields and domains to the header of what the relay hands back",
-                f"postconf -P '{service.key}/local_header_rewrite_clients='",
-            )
+        setting = flow.settings.of("local_header_rewrite_clients", service)
+        if setting.value:
+            what = "Postfix adds fields and domains to the header of what the relay hands back"
+            yield setting.fault("rewritten", what, setting.to(""))
 
 
 def refused(flow: MailFlow) -> Iterator[PostfixFault]:
     """The relay must be able to hand back all that came to it, with all its parameters."""
-    settings = flow.settings
     for side, service in _reinjections(flow):
-        plain = side.direction.next_hop_tls in ("auto", "none")
-        if plain and settings.value("smtpd_tls_security_level", service) in TLS_THAT_REFUSES:
-            yield PostfixFault(
-                "reinjection-needs-tls",
-                settings.where("smtpd_tls_security_level", service),
-                "the port takes no mail without TLS",
-                f"postconf -P '{service.key}/smtpd_tls_security_level=none'",
-            )
-        hidden = [word for word in settings.words("smtpd_discard_ehlo_keywords", service) if word in KEYWORDS]
-        if hidden:
-            yield PostfixFault(
+        tls = flow.settings.of("smtpd_tls_security_level", service)
+        if side.direction.next_hop_tls in ("auto", "none") and tls.value in TLS_THAT_REFUSES:
+            yield tls.fault("reinjection-needs-tls", "the port takes no mail without TLS", tls.to("none"))
+        discarded = flow.settings.of("smtpd_discard_ehlo_keywords", service)
+        if hidden := [word for word in discarded.words if word in KEYWORDS]:
+            yield discarded.fault(
                 "keywords-hidden",
-                settings.where("smtpd_discard_ehlo_keywords", service),
                 f"{', '.join(hidden)} is not offered, so the relay cannot pass on what mails carry; without dsn a "
                 "bounce of an opened mail quotes all of it",
-                f"postconf -P '{service.key}/smtpd_discard_ehlo_keywords='",
+                discarded.to(""),
             )
-        if settings.value("smtputf8_enable", service) == "no" and settings.value("smtputf8_enable") == "yes":
-            yield PostfixFault(
-                "smtputf8-refused",
-                settings.where("smtputf8_enable", service),
-                "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back",
-                f"postconf -PX {service.key}/smtputf8_enable",
-            )
-        hosts = [_network(word) for word in settings.words("smtpd_authorized_xforward_hosts", service)]
-        if not any(_is_here(each) for each in hosts):
-            yield PostfixFault(
-                "xforward-refused",
-                settings.where("smtpd_authorized_xforward_hosts", service),
-                "Postfix's log then names the relay for every mail, not the client",
-                f"postconf -P '{service.key}/smtpd_authorized_xforward_hosts=127.0.0.0/8'",
-            )
+        utf8 = flow.settings.of("smtputf8_enable", service)
+        if utf8.value == "no" and flow.settings.value("smtputf8_enable") == "yes":
+            what = "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back"
+            yield utf8.fault("smtputf8-refused", what, f"postconf -PX {service.key}/smtputf8_enable")
+        xforward = flow.settings.of("smtpd_authorized_xforward_hosts", service)
+        if not any(_is_here(_network(word)) for word in xforward.words):
+            what = "Postfix's log then names the relay for every mail, not the client"
+            yield xforward.fault("xforward-refused", what, xforward.to("127.0.0.0/8"))
 
 
 def _reinjections(flow: MailFlow) -> Iterator[tuple[Side, MasterService]]:

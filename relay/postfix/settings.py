@@ -68,29 +68,60 @@ class PostfixSettings:
             return service.overrides[name]
         return self.main.get(name, "")
 
-    def words(self, name: str, service: MasterService | None = None) -> list[str]:
-        """A list setting, in lower case."""
-        return [word for word in re.split(r"[,\s]+", self.value(name, service).lower()) if word]
-
-    def number(self, name: str, service: MasterService | None = None) -> int:
-        """A setting that is a number; 0 where it is not one."""
-        text = self.value(name, service)
-        return int(text) if text.isascii() and text.isdigit() else 0
-
-    def seconds(self, name: str, service: MasterService | None = None) -> float:
-        """A setting that is a time ("600s", "1h")."""
-        match = re.fullmatch(r"(\d+)([smhdw]?)", self.value(name, service))
-        return int(match[1]) * _UNITS[match[2]] if match else 0
-
-    def where(self, name: str, service: MasterService | None = None) -> str:
-        """Where a person finds this setting."""
-        if service is not None and name in service.overrides:
-            return f"master.cf {service.key}: {name}={service.overrides[name]}"
-        return f"main.cf: {name} = {self.main.get(name, '')}"
+    def of(self, name: str, service: MasterService | None = None) -> Setting:
+        """A setting as this service has it, with what can be said of it."""
+        return Setting(self, name, service)
 
     def service(self, name: str, type_: str) -> MasterService | None:
         """The line of master.cf with this name and type."""
         return next((each for each in self.services if (each.name, each.type) == (name, type_)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as a service of master.cf has it, or as main.cf does."""
+
+    settings: PostfixSettings
+    name: str
+    service: MasterService | None = None
+
+    @property
+    def value(self) -> str:
+        """ "" where it is empty or unknown."""
+        return self.settings.value(self.name, self.service)
+
+    @property
+    def words(self) -> list[str]:
+        """A list setting, in lower case."""
+        return [word for word in re.split(r"[,\s]+", self.value.lower()) if word]
+
+    @property
+    def number(self) -> int:
+        """A setting that is a number; 0 where it is not one."""
+        return int(self.value) if self.value.isascii() and self.value.isdigit() else 0
+
+    @property
+    def seconds(self) -> float:
+        """A setting that is a time ("600s", "1h")."""
+        match = re.fullmatch(r"(\d+)([smhdw]?)", self.value)
+        return int(match[1]) * _UNITS[match[2]] if match else 0
+
+    @property
+    def where(self) -> str:
+        """Where a person finds it."""
+        if self.service is not None and self.name in self.service.overrides:
+            return f"master.cf {self.service.key}: {self.name}={self.value}"
+        return f"main.cf: {self.name} = {self.settings.main.get(self.name, '')}"
+
+    def to(self, value: object) -> str:
+        """The command that sets it so."""
+        if self.service is not None:
+            return f"postconf -P '{self.service.key}/{self.name}={value}'"
+        return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
+
+    def fault(self, code: str, what: str, remedy: str) -> PostfixFault:
+        """That it is wrong."""
+        return PostfixFault(code, self.where, what, remedy)
 
 
 def split_list(value: str) -> list[str]:
