@@ -147,18 +147,23 @@ def _bounds(message: bytes) -> tuple[int, int, int]:
 
 def fields(header: bytes) -> list[tuple[bytes, bytes]]:
     """Each field as (name in lower case, raw field with folding and CRLF), without lines that are none."""
+    return [(name, raw) for name, raw in lines_by_field(header) if name]
+
+
+def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
+    """All lines of the header, those of one field together, as `fields` gives it; the name is b"" where it is none."""
     found: list[tuple[bytes, bytes]] = []
     name = b""
     raw: list[bytes] = []
     for line in header.splitlines(keepends=True):
-        if line[:1] in (b" ", b"\t"):
-            raw.append(line)
-            continue
-        if name:
+        if raw and line[:1] not in (b" ", b"\t"):
             found.append((name, b"".join(raw)))
-        match = _FIELD_NAME.match(line)
-        name, raw = (match[1].lower(), [line]) if match else (b"", [])
-    if name:
+            raw = []
+        if not raw:
+            match = _FIELD_NAME.match(line)
+            name = match[1].lower() if match else b""
+        raw.append(line)
+    if raw:
         found.append((name, b"".join(raw)))
     return found
 
@@ -177,17 +182,10 @@ def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
             break
     else:
         return message
-    if names.isdisjoint([name for name, _ in fields(header)]):
+    lines = lines_by_field(header)
+    if names.isdisjoint([name for name, _ in lines]):
         return message
-    kept: list[bytes] = []
-    leave_out = False
-    for line in header.splitlines(keepends=True):
-        if line[:1] not in (b" ", b"\t"):
-            match = _FIELD_NAME.match(line)
-            leave_out = match is not None and match[1].lower() in names
-        if not leave_out:
-            kept.append(line)
-    return b"".join(kept) + message[len(header) :]
+    return b"".join([raw for name, raw in lines if name not in names]) + message[len(header) :]
 
 
 def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
