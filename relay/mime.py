@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import format_datetime
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import pybase64
@@ -147,7 +148,7 @@ def _bounds(message: bytes) -> tuple[int, int, int]:
 
 def fields(header: bytes) -> list[tuple[bytes, bytes]]:
     """Each field as (name in lower case, raw field with folding and CRLF), without lines that are none."""
-    return [(name, raw) for name, raw in lines_by_field(header) if name]
+    return list(filter(itemgetter(0), lines_by_field(header)))
 
 
 def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
