@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_OCTETS = 8192
@@ -66,7 +65,9 @@ def read_addresses(field: bytes) -> tuple[Mailbox, ...]:
     Some readers decode encoded words before they look for addresses, and must find none but these. Raises InDoubt.
     """
     text = _unfolded(field)
-    found = list(_Parser(_tokens(text)).addresses())
+    parser = _Parser(_tokens(text))
+    parser.addresses()
+    found = parser.found
     if not found:
         raise InDoubt("it names nobody")
     if "=?" in text and ("@" in _decoded(text) or text.count("@") != len(found)):
@@ -103,9 +104,9 @@ class _Token(NamedTuple):
 _END = _Token("end", "")
 
 
-def _tokens(text: str) -> Iterator[_Token]:
-    """All but blanks and comments, and then endless ends."""
-    place = 0
+def _tokens(text: str) -> list[_Token]:
+    """All but blanks and comments, and then the end."""
+    place, tokens = 0, []
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
@@ -117,13 +118,12 @@ def _tokens(text: str) -> Iterator[_Token]:
             if ")" in _decoded(text[start:place]):
                 raise InDoubt("it has an encoded word that ends a comment")
         elif kind == "quoted":
-            yield _Token("quoted", re.sub(r"\\(.)", r"\1", match[0][1:-1]))
+            tokens.append(_Token("quoted", re.sub(r"\\(.)", r"\1", match[0][1:-1])))
         elif kind == "special":
-            yield _Token(match[0], match[0])
+            tokens.append(_Token(match[0], match[0]))
         elif kind != "blank":
-            yield _Token(str(kind), match[0])
-    while True:
-        yield _END
+            tokens.append(_Token(str(kind), match[0]))
+    return [*tokens, _END]
 
 
 def _comment_end(text: str, start: int) -> int:
@@ -139,49 +139,50 @@ def _comment_end(text: str, start: int) -> int:
 
 
 class _Parser:
-    """Goes through the tokens once, without looking back."""
+    """Goes through the tokens once, without looking back; `found` are the addresses."""
 
-    def __init__(self, tokens: Iterator[_Token]) -> None:
-        self._tokens = tokens
-        self._next = next(tokens)
+    def __init__(self, tokens: list[_Token]) -> None:
+        self._tokens, self._at = tokens, 0
+        self.found: list[Mailbox] = []
 
-    def addresses(self, end: str = "end") -> Iterator[Mailbox]:
+    def addresses(self, end: str = "end") -> None:
         """An address-list up to its end, or with `end` ";" what stands in a group; there may be empty places in it."""
         while True:
-            if self._next.kind not in (",", end):
-                yield from self._address(in_group=end == ";")
+            if self._tokens[self._at].kind not in (",", end):
+                self._address(in_group=end == ";")
             kind = self._take().kind
             if kind == end:
                 return
             if kind != ",":
                 raise InDoubt("an address goes on where it should end")
 
-    def _address(self, *, in_group: bool) -> Iterator[Mailbox]:
+    def _address(self, *, in_group: bool) -> None:
         words = self._words()
-        if self._next.kind == "@":
-            yield from self._named_by_itself(self._mailbox(words))
-        elif self._next.kind == "<" and _is_phrase(words):
+        kind = self._tokens[self._at].kind
+        if kind == "@":
+            mailbox = self._mailbox(words)
+            self.found.append(mailbox)
+            # `a@b.example <a@b.example>` breaks the rules, but is frequent, and there is but one address to be seen.
+            if self._tokens[self._at].kind == "<" and self._in_angles() != mailbox:
+                raise InDoubt("an address stands before another one")
+        elif kind == "<" and _is_phrase(words):
+            self.found.append(self._in_angles())
+        elif kind == ":" and words and _is_phrase(words) and not in_group:
             self._take()
-            yield self._mailbox(self._words())
-            self._expect(">")
-        elif self._next.kind == ":" and words and _is_phrase(words) and not in_group:
-            self._take()
-            yield from self.addresses(";")
+            self.addresses(";")
         else:
             raise InDoubt("a name stands without an address")
 
-    def _named_by_itself(self, mailbox: Mailbox) -> Iterator[Mailbox]:
-        """`a@b.example <a@b.example>` breaks the rules, but is frequent, and there is but one address to be seen."""
-        yield mailbox
-        if self._next.kind == "<":
-            self._take()
-            if self._mailbox(self._words()) != mailbox:
-                raise InDoubt("an address stands before another one")
-            self._expect(">")
+    def _in_angles(self) -> Mailbox:
+        self._take()
+        mailbox = self._mailbox(self._words())
+        self._expect(">")
+        return mailbox
 
     def _mailbox(self, local: list[_Token]) -> Mailbox:
         self._expect("@")
-        domain = self._take().text if self._next.kind == "literal" else _dotted(self._words())
+        literal = self._tokens[self._at].kind == "literal"
+        domain = self._take().text if literal else _dotted(self._words())
         mailbox = Mailbox(_local(local), domain)
         if len(mailbox.local) + len(domain) >= MAX_CHARACTERS:
             raise InDoubt(f"an address has more than {MAX_CHARACTERS} characters")
@@ -191,18 +192,19 @@ class _Parser:
         return mailbox
 
     def _words(self) -> list[_Token]:
-        words: list[_Token] = []
-        while self._next.kind in ("word", "quoted", "."):
-            words.append(self._take())
-        return words
+        start = self._at
+        while self._tokens[self._at].kind in ("word", "quoted", "."):
+            self._at += 1
+        return self._tokens[start : self._at]
 
     def _expect(self, kind: str) -> None:
         if self._take().kind != kind:
             raise InDoubt(f"an address has no {kind} where it should")
 
     def _take(self) -> _Token:
-        token, self._next = self._next, next(self._tokens)
-        return token
+        """The next token; the end, which is the last, is taken once."""
+        self._at += 1
+        return self._tokens[self._at - 1]
 
 
 def _is_phrase(words: list[_Token]) -> bool:
@@ -223,7 +225,7 @@ def _dotted(words: list[_Token]) -> str:
     kinds = [token.kind for token in words]
     if not kinds or kinds[::2] != ["word"] * (len(kinds) // 2 + 1) or kinds[1::2] != ["."] * (len(kinds) // 2):
         raise InDoubt("words stand where an address should")
-    return "".join(token.text for token in words)
+    return "".join([token.text for token in words])
 
 
 def _decoded(text: str) -> str:

@@ -34,19 +34,17 @@ from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
-from relay.quarantine.metrics import QuarantineMetrics
-from relay.quarantine.notice import Notices
-from relay.quarantine.triage import Triage
+from relay.quarantine.triage import Notices, QuarantineMetrics, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
@@ -118,7 +116,7 @@ async def parts(
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
-        opener = Opener(
+        opener = MailOpener(
             Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
         )
         signing_keys = dkim_keys(config)
@@ -167,7 +165,7 @@ def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, W
 
 def all_levels(config: Config) -> dict[str, Level]:
     """The levels that this relay can do, by name."""
-    otp = OTP(config.otp.padding, compression=config.otp.compression)
+    otp = OneTimePad(config.otp.padding, compression=config.otp.compression)
     levels: list[Level] = [otp, AES(), PQC(), RSA(), *map(FurtherKEM, FURTHER_KEMS)]
     return {level.name: level for level in levels}
 
@@ -228,7 +226,7 @@ async def running(
         await built.store.claims.end_claims()
         secret = SiteSecret.load(config.store.secret)
         await take_over_what_was_sent(config, built.store, secret)
-        await built.triage.look()
+        await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)

@@ -6,43 +6,15 @@ The tree::
     RelayError
     ├── ConfigError            a file an administrator wrote is wrong; never reaches SMTP
     ├── TryLater               4xx: the sender's queue keeps the mail
-    │   ├── KeyUnavailable     no quantum key can be had now
-    │   │   ├── KMEUnreachable   no connection, no answer, or the answer broke off
-    │   │   ├── KMEExhausted     the KME has too few keys
-    │   │   ├── KMEMisconfigured 401, TLS alert, unknown SAE: a person has to act
-    │   │   ├── KMEBadReply      the KME's answer cannot be believed
-    │   │   └── KeyNotFound      the KME does not (yet, or any more) know a key_ID
-    │   │   (relay/keys/faults.py has finer kinds of these)
-    │   ├── DeliveryUnderWay   the same mail is being delivered at this moment
-    │   ├── NextHopUnavailable the next hop cannot be reached or said 4xx
-    │   ├── PolicyHolds        no listed level can be had and the policy says hold, or no policy covers the recipient
-    │   ├── CannotSeal         what sealing needs is missing or wrong here: never the fault of who has sent the mail
-    │   ├── KEMUnavailable     the library for a KEM beside ML-KEM is missing, or cannot do it
-    │   ├── CertificateExpired a peer's certificate, or ours, is not valid now: a person has to renew it
-    │   ├── MailboxUnavailable the IMAP server cannot be reached, broke off, or said no
-    │   ├── TrippedWire        what was about to leave is not sealed as policy wants: a fault of ours
-    │   ├── QuarantineFull     a message that must be kept finds no room: a person has to look at what is there
-    │   └── StoreUnavailable   the disk or database that must survive a crash cannot be written
+    │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound
+    │   │                      (relay/keys/faults.py has finer kinds of these)
+    │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
+    │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable
     └── Refuse                 5xx: the sender is told
-        ├── MessageTooBig      over the size limit
-        ├── MalformedMessage   bare CR or LF, header too long
-        │   └── MailLoop       it has passed too many mail servers
-        ├── PolicyRefuses      no listed level can be had and the policy says refuse
-        ├── NextHopRefused     the next hop said 5xx
-        └── CannotOpen         a sealed message that is not what it should be
-            ├── BadStructure   not the CMS that we accept
-            ├── BadTag         the authentication tag does not match
-            ├── BadSignature   the signature does not match, or is not by whom it should be
-            ├── UnknownSigner  signed by somebody whose certificate was not imported
-            ├── UnknownPeer    sealed by or for a site that is not configured
-            ├── KeyDestroyed   its quantum key was used, and was destroyed when its time was over
-            ├── KeyLost        its quantum key has not come for so long that it will not
-            ├── KeyUsed        its quantum key has opened another message
-            ├── NotAccepted    sealed at a level, or with keys, that this peer may not use so
-            ├── NotNamed       the sealed envelope does not name the recipient, or not this site
-            ├── OutsideWindow  sealed too long ago, or in the future
-            ├── Replayed       its id was seen in another message
-            └── NotForUs       sealed to a certificate that is not ours
+        ├── MessageTooBig, PolicyRefuses, NextHopRefused
+        ├── MalformedMessage   MailLoop
+        └── CannotOpen         BadStructure, BadTag, BadSignature, UnknownSigner, UnknownPeer, KeyDestroyed, KeyLost,
+                               KeyUsed, NotAccepted, NotNamed, OutsideWindow, Replayed, NotForUs
 
 Anything that is not a RelayError is treated as TryLater: unknown errors hold mail.
 """

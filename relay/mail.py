@@ -24,12 +24,12 @@ class Recipient:
     address: str
     notify: str | None = None
     orcpt: str | None = None
+    mailbox: str = field(init=False, repr=False, compare=False)
+    """The address with its domain in lower case: who differs in that alone is the same (RFC 5321, 2.4)."""
 
-    @property
-    def mailbox(self) -> str:
-        """The address with its domain in lower case: who differs in that alone is the same (RFC 5321, 2.4)."""
+    def __post_init__(self) -> None:
         local, at, domain = self.address.rpartition("@")
-        return local + at + (domain.lower() if at else domain)
+        object.__setattr__(self, "mailbox", local + at + domain.lower() if at else self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Envelope:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The recipients' addresses, in the order they were given."""
-        return tuple(recipient.address for recipient in self.recipients)
+        return tuple([recipient.address for recipient in self.recipients])
 
     @property
     def mailboxes(self) -> tuple[str, ...]:
         """The same as mailboxes; one that was given twice is here twice."""
-        return tuple(recipient.mailbox for recipient in self.recipients)
+        return tuple([recipient.mailbox for recipient in self.recipients])
 
 
 @dataclass(frozen=True, slots=True)

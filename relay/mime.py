@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import format_datetime
-from itertools import islice
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import pybase64
@@ -80,12 +80,13 @@ def check_carriable(message: bytes, max_hops: int) -> None:
         raise MalformedMessage("a CR stands alone, without LF")
     if message.startswith((b" ", b"\t")):
         raise MalformedMessage("the first line begins with a blank, as if it continued another")
-    header = header_of(message)
-    if b"\0" in searched_header(message):
+    end, _, searched = _bounds(message)
+    if message.find(b"\0", 0, searched) >= 0:
         raise MalformedMessage("a NUL in the header")
+    header = message[:end]
     if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
         return
-    hops = sum(1 for name, _ in fields(header) if name == b"received")
+    hops = [name for name, _ in fields(header)].count(b"received")
     if hops > max_hops:
         raise MailLoop(f"{hops} Received fields, the mail is in a loop")
 
@@ -95,13 +96,13 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
     An empty line between them belongs to neither.
     """
-    end, body = bounds(message)
+    end, body, _ = _bounds(message)
     return message[:end], message[body:]
 
 
 def header_of(message: bytes) -> bytes:
     """The header as `split` gives it, without a copy of the body. Raises MalformedMessage."""
-    return message[: bounds(message)[0]]
+    return message[: _bounds(message)[0]]
 
 
 _MESSAGE_ID = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
@@ -117,10 +118,10 @@ def is_like_no_other(message: bytes) -> bool:
         header = header_of(message)
     except MalformedMessage:
         return False
-    return any(
-        (name == b"message-id" and _MESSAGE_ID.search(raw)) or (name == b"received" and _NUMBERED.search(raw))
-        for name, raw in fields(header)
-    )
+    for name, raw in fields(header):
+        if (name == b"message-id" and _MESSAGE_ID.search(raw)) or (name == b"received" and _NUMBERED.search(raw)):
+            return True
+    return False
 
 
 def searched_header(message: bytes) -> bytes:
@@ -130,29 +131,42 @@ def searched_header(message: bytes) -> bytes:
 
 def bounds(message: bytes) -> tuple[int, int]:
     """Where the header ends, and where the body begins. Raises MalformedMessage."""
-    end = _empty_line(message)
+    return _bounds(message)[:2]
+
+
+def _bounds(message: bytes) -> tuple[int, int, int]:
+    """The same, and where the first empty line begins."""
+    searched = end = _empty_line(message)
     if not (_FIELD_NAME.match(message) or _MAILBOX_LINE.match(message)):
         end = 0
     else:
-        found = (pattern.search(message, 0, end) for pattern in _NO_FIELD)
-        end = min(end, *(each.end() if each else end for each in found))
-    return end, min(end + 2, len(message)) if message.startswith(b"\r\n", end) else end
+        for pattern in _NO_FIELD:
+            if found := pattern.search(message, 0, end):
+                end = found.end()
+    return end, min(end + 2, len(message)) if message.startswith(b"\r\n", end) else end, searched
 
 
-def fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
+def fields(header: bytes) -> list[tuple[bytes, bytes]]:
     """Each field as (name in lower case, raw field with folding and CRLF), without lines that are none."""
+    return list(filter(itemgetter(0), lines_by_field(header)))
+
+
+def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
+    """All lines of the header, those of one field together, as `fields` gives it; the name is b"" where it is none."""
+    found: list[tuple[bytes, bytes]] = []
     name = b""
     raw: list[bytes] = []
     for line in header.splitlines(keepends=True):
-        if line[:1] in (b" ", b"\t"):
-            raw.append(line)
-            continue
-        if name:
-            yield name, b"".join(raw)
-        match = _FIELD_NAME.match(line)
-        name, raw = (match[1].lower(), [line]) if match else (b"", [])
-    if name:
-        yield name, b"".join(raw)
+        if raw and line[:1] not in (b" ", b"\t"):
+            found.append((name, b"".join(raw)))
+            raw = []
+        if not raw:
+            match = _FIELD_NAME.match(line)
+            name = match[1].lower() if match else b""
+        raw.append(line)
+    if raw:
+        found.append((name, b"".join(raw)))
+    return found
 
 
 def without_hidden_fields(message: bytes) -> bytes:
@@ -163,23 +177,16 @@ def without_hidden_fields(message: bytes) -> bytes:
 def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
     """The message without the fields of these names (lower case), up to the empty line; otherwise the same bytes."""
     header = searched_header(message)
-    if not _has(header, names):
-        return message
-    kept: list[bytes] = []
-    leave_out = False
-    for line in header.splitlines(keepends=True):
-        if line[:1] not in (b" ", b"\t"):
-            match = _FIELD_NAME.match(line)
-            leave_out = match is not None and match[1].lower() in names
-        if not leave_out:
-            kept.append(line)
-    return b"".join(kept) + message[len(header) :]
-
-
-def _has(header: bytes, names: frozenset[bytes]) -> bool:
-    """Whether there is a field of one of these names (lower case); mostly the first, fast look says no."""
     lower = header.lower()
-    return any(name in lower for name in names) and any(name in names for name, _ in fields(header))
+    for name in names:  # mostly this first, fast look says no
+        if name in lower:
+            break
+    else:
+        return message
+    lines = lines_by_field(header)
+    if names.isdisjoint([name for name, _ in lines]):
+        return message
+    return b"".join([raw for name, raw in lines if name not in names]) + message[len(header) :]
 
 
 def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
@@ -209,7 +216,7 @@ def payload_header(envelope: bytes) -> bytes:
     """The header of a payload with its empty line; there is one form for each envelope."""
     text = pybase64.b64encode(envelope)
     width = _ENVELOPE_LINE_OCTETS // 3 * 4
-    lines = b"".join(b" " + text[start : start + width] + b"\r\n" for start in range(0, len(text), width))
+    lines = b"".join([b" " + text[start : start + width] + b"\r\n" for start in range(0, len(text), width)])
     return _MESSAGE_TYPE + _ENVELOPE_FIELD + lines + b"\r\n"
 
 
@@ -231,7 +238,7 @@ def unwrap(payload: bytes) -> Entity:
     if payload.startswith(_MESSAGE_TYPE):
         return _unwrap_message(payload)
     try:
-        end, begin = bounds(payload)
+        end, begin, _ = _bounds(payload)
     except MalformedMessage as error:
         raise BadStructure(f"the payload: {error}") from error
     if begin == end:
@@ -263,7 +270,7 @@ def _unwrap_message(payload: bytes) -> Entity:
 
 def shown_header(original: bytes) -> bytes:
     """The fields that a sealed message shows of the original, octet for octet, each with an end of line."""
-    shown = b"".join(raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS)
+    shown = b"".join([raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS])
     return shown if shown.endswith(b"\r\n") or not shown else shown + b"\r\n"
 
 
@@ -289,17 +296,17 @@ def is_sealed(message: bytes) -> bool:
     header = header_of(message)
     if b"pkcs7-mime" not in header.lower():
         return False
-    types = islice((raw for name, raw in fields(header) if name == b"content-type"), MAX_TYPES)
-    return any(
-        _announces(_entity(raw), SEALED_TYPES)
-        for raw in types
-        if len(raw) <= MAX_STRUCTURED_FIELD_OCTETS and raw.count(b";") <= MAX_PARAMETERS
-    )
+    types = [raw for name, raw in fields(header) if name == b"content-type"]
+    for raw in types[:MAX_TYPES]:
+        fits = len(raw) <= MAX_STRUCTURED_FIELD_OCTETS and raw.count(b";") <= MAX_PARAMETERS
+        if fits and _announces(_entity(raw), SEALED_TYPES):
+            return True
+    return False
 
 
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
-    end, begin = bounds(message)
+    end, begin, _ = _bounds(message)
     entity = _entity(message[:end])
     return _decoded(entity.get("content-transfer-encoding", "7bit").strip().lower(), message, begin)
 
@@ -362,6 +369,8 @@ def _empty_line(message: bytes) -> int:
 
 def _count(message: bytes, what: bytes) -> int:
     """How often `what` is in the message; counted in pieces, each of which finds what begins in it."""
+    if len(message) <= PIECE_OCTETS:
+        return message.count(what)
     beyond = PIECE_OCTETS + len(what) - 1
     return sum(message.count(what, start, start + beyond) for start in range(0, len(message), PIECE_OCTETS))
 

@@ -15,7 +15,7 @@ from relay import mime
 from relay.aio import off_loop
 from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
-from relay.levels import Sealed
+from relay.levels import SealedPayload
 from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
@@ -159,7 +159,7 @@ class Sealer:
         self._note_made(digest, Made(peer, frozenset(each.mailbox for each in made.recipients), made.protection))
         return made
 
-    async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> Sealed:
+    async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> SealedPayload:
         """The level, further KEMs around it, and then an aes layer, where the plan has them.
 
         The key of that layer is taken first: no work is done for a copy that cannot be had.

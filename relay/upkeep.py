@@ -56,7 +56,7 @@ async def sweep(store: Store, triage: Triage) -> None:
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
             await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
-            await triage.look()
+            await triage.refresh()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 

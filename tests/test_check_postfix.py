@@ -122,7 +122,7 @@ async def test_what_signs_originals_may_stand_before_a_relay_that_signs_itself(
 
 def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
     source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
-    known = set(re.findall(r'Fault\(\s*"([a-z0-9-]+)"', source))
+    known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
     assert known == {code for bad in BAD for code in bad.expect}
 
 

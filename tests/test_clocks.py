@@ -33,11 +33,11 @@ either_way = pytest.mark.parametrize("set_by", [-HOUR, WEEK], ids=["an hour back
 @pytest.fixture
 def some_sweeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
     """Waits until relays of this process have swept some times, which they do all the time."""
-    sweeps, look = 0, Triage.look
+    sweeps, refresh = 0, Triage.refresh
 
     async def counted(self: Triage) -> None:
         nonlocal sweeps
-        await look(self)
+        await refresh(self)
         sweeps += 1
 
     async def some() -> None:
@@ -46,7 +46,7 @@ def some_sweeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]
             while sweeps < enough:
                 await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(Triage, "look", counted)
+    monkeypatch.setattr(Triage, "refresh", counted)
     monkeypatch.setattr(upkeep, "SWEEP_S", 0.02)
     return some
 

@@ -276,11 +276,12 @@ async def test_check_says_when_the_ledger_cannot_be_written(
 async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a relay needs is smaller than what is free, and it does not get to be asked for."""
     found = await check._all(sites[0].config_file, trial_keys=False)
-    assert not [finding for finding in found if finding.problems]
+    assert not [what for what, _, problems in found if problems]
     monkeypatch.setattr(sqlite, "ROOM_TO_START", 2**80)
-    wrong = [finding for finding in await check._all(sites[0].config_file, trial_keys=False) if finding.problems]
-    assert [finding.what for finding in wrong] == ["state directory"]
-    assert "make room" in wrong[0].problems[0]
+    wrong = [state for state in await check._all(sites[0].config_file, trial_keys=False) if state[2]]
+    [(what, _, [problem])] = wrong
+    assert what == "state directory"
+    assert "make room" in problem
 
 
 @pytest.mark.parametrize("command", ["check", "serve", "policy check"])

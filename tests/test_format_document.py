@@ -18,7 +18,7 @@ from cryptography.x509 import ObjectIdentifier
 from relay import cms, mime
 from relay.cms import ber, oids
 from relay.cms.der import header
-from relay.cms.kems import KEMS
+from relay.cms.recipients import KEMS
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
 from relay.levels.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad

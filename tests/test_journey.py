@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
-from relay.opening import Opened, Opener
+from relay.opening import MailOpener, Opened
 from relay.store import DeliveryRecords, ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
@@ -173,10 +173,10 @@ async def test_what_is_noted_after_delivery_holds_no_message_in_memory(
 ) -> None:
     noted: asyncio.Queue[Opened] = asyncio.Queue()
 
-    async def settle(_: Opener, opened: Opened, *__: object) -> None:
+    async def settle(_: MailOpener, opened: Opened, *__: object) -> None:
         await noted.put(opened)
 
-    monkeypatch.setattr(Opener, "settle", settle)
+    monkeypatch.setattr(MailOpener, "settle", settle)
     assert (await submit(pair.outgoing, mails.plain())).code == 250
     assert len(sink.got) == 1
     opened = await noted.get()

@@ -18,7 +18,7 @@ from relay import app, mime
 from relay.cms.der import header
 from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
-from relay.levels import Sealed
+from relay.levels import SealedPayload
 from relay.levels.aes import AES
 from relay.tripwire import check_sealed
 from tests.levels.test_aes import PARTIES
@@ -149,8 +149,8 @@ def test_a_message_sealed_at_another_level_than_policy_wants_trips_it(case: str)
 async def test_a_level_that_does_not_seal_holds_the_mail(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: AES, payload: bytes, *_: object) -> Sealed:
-        return Sealed(payload)
+    async def broken(self: AES, payload: bytes, *_: object) -> SealedPayload:
+        return SealedPayload(payload)
 
     monkeypatch.setattr(AES, "seal", broken)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)

@@ -38,17 +38,18 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
-from relay.identity import FurtherKEMPair, liboqs
+from relay.identity import liboqs
+from relay.identity.further import FurtherKEMPair
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level
 from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opened, Opener
+from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
 from relay.store import Bound, OpenedMail, SiteSecret, Store, open_store
 from relay.store.received_table import KeyName, find
@@ -72,7 +73,7 @@ ERRORS: dict[str, tuple[type[RelayError], ...]] = {
 TOLD = ("bad structure", "unknown peer", "not accepted", "not for us")
 """What may go wrong before a key is looked at, so that it may be told; all else is answered alike."""
 CASES = read_all()
-_ALL: list[Level] = [OTP(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
+_ALL: list[Level] = [OneTimePad(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
 LEVELS = {level.name: level for level in _ALL}
 SITE = """\
 [site]
@@ -158,7 +159,7 @@ class Bob:
         pinned = {name: person(name).certificates for name in config.peers if (KEYS / f"{name}-ca.crt.pem").exists()}
         identity = replace(person("bob").identity, further_kems=tuple(_pair(*each) for each in case.secrets))
         layers = Layers(config, LEVELS, ring, identity, pinned)
-        self.opener = Opener(layers, store.received, store.deliveries, clock=lambda: case.now)
+        self.opener = MailOpener(layers, store.received, store.deliveries, clock=lambda: case.now)
 
     async def remember(self) -> None:
         """What came before the case."""

@@ -33,7 +33,7 @@ from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.padding import padded_size
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
@@ -49,7 +49,7 @@ Times in ms, the least of the rounds. bare: the level's primitives alone. x refe
 multiple of base64 (pybase64) and AES-256-GCM of the message. memory: peak when sealing / opening, as a
 multiple of the message. held: the longest that the event loop stood still, in ms, median of the rounds."""
 
-_LEVELS: dict[str, Level] = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+_LEVELS: dict[str, Level] = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
 
 
 @dataclass(frozen=True, slots=True)

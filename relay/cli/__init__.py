@@ -1,5 +1,5 @@
 """The command line, whose names are fixed because people script them.
-Standard: exit status 0 fine, 1 something is wrong with what was asked about, 2 wrong usage.
+The exit status is 0 for fine, 1 where something is wrong with what was asked about, 2 for wrong usage.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
-Standard: one line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
+One line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ import os
 import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix, upkeep
-from relay.cli.check_files import file_states
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
@@ -29,23 +28,29 @@ from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import identity_findings
+from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
+from relay.keys.receiver import Delivered
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
-from relay.store import SiteSecret, Store, open_store, transport_problem
+from relay.store import SiteSecret, Spool, Store, open_store, spool_contents, transport_problem
+from relay.store.ledger import why_not_writable
 from relay.store.secret import SECRET_LENGTH
+from relay.store.sqlite import no_room
+
+State = tuple[str, str, tuple[str, ...]]
+"""One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `problems` is empty where all is well."""
-
-    what: str
-    detail: str
-    problems: tuple[str, ...] = ()
+HELD = "mail is held (451)"
+SPOOLS = (
+    (SPOOL, "received keys", f"no KME is asked for keys of arriving mail, and such {HELD}"),
+    (upkeep.SENT, "sent mails", f"all {HELD}"),
+)
+"""What is written at once: the directory's name, what it holds, and what happens where it cannot be written."""
 
 
 @click.command()
@@ -73,96 +78,95 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
     """
     configure_logging(LogSettings(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
-    findings = asyncio.run(looking)
+    states = asyncio.run(looking)
     console = Console()
     if as_json:
-        console.print_json(data=[asdict(finding) for finding in findings])
+        console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
     else:
-        for finding in findings:
-            _print(console, finding)
-    if any(finding.problems for finding in findings):
+        for what, detail, problems in states:
+            if not problems:
+                console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
+            for problem in problems:
+                console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
+    if any(problems for _, _, problems in states):
         sys.exit(1)
 
 
-async def _postfix(config_file: Path, directory: Path) -> list[Finding]:
+async def _postfix(config_file: Path, directory: Path) -> list[State]:
     try:
         config = load_config(config_file)
     except ConfigError as error:
-        return [Finding("configuration", str(config_file), tuple(error.problems))]
+        return [("configuration", str(config_file), tuple(error.problems))]
     try:
         problems = tuple(map(str, await postfix.faults(directory, config)))
     except ConfigError as error:
         problems = tuple(error.problems)
-    return [Finding("configuration", str(config_file)), Finding("Postfix", str(directory), problems)]
+    return [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
 
 
-async def _all(config_file: Path, trial_keys: bool) -> list[Finding]:
+async def _all(config_file: Path, trial_keys: bool) -> list[State]:
     try:
         config, _ = app.with_documents(load_config(config_file))
         folders = app.doors(config).values()
     except ConfigError as error:
-        return [Finding("configuration", str(config_file), tuple(error.problems))]
-    found = [Finding("configuration", str(config_file))]
-    return found + [each async for each in _findings(config, folders, trial_keys)]
+        return [("configuration", str(config_file), tuple(error.problems))]
+    return [("configuration", str(config_file), ()), *[state async for state in _states(config, folders, trial_keys)]]
 
 
-async def _findings(config: Config, folders: Collection[DoorModule], trial_keys: bool) -> AsyncIterator[Finding]:
-    yield _policies(config)
-    yield _secret(config)
-    yield await _store(config)
-    for what, detail, problems in await asyncio.to_thread(file_states, config):
-        yield Finding(what, detail, problems)
+async def _states(config: Config, folders: Collection[DoorModule], trial_keys: bool) -> AsyncIterator[State]:
+    now = datetime.now(UTC)
+    for state in (_policies(config), _secret(config), await _store(config)):
+        yield state
+    for state in await asyncio.to_thread(file_states, config):
+        yield state
     if config.incoming is not None:
-        yield Finding("quarantine", *await quarantine_state(config))
-    for what, problems in identity_findings(config, datetime.now(UTC)):
-        yield Finding(what, "", problems)
-    for folder in folders:
-        async for what, detail, problems in folder.states(config):
-            yield Finding(what, detail, problems)
-    async for what, detail, problems in dkim_findings(config):
-        yield Finding(what, detail, problems)
-    async for finding in _kmes(config, trial_keys):
-        yield finding
+        yield "quarantine", *await quarantine_state(config)
+    for what, problems in identity_findings(config, now):
+        yield what, "", problems
+    doors = [folder.states(config) for folder in folders]
+    for parts in (*doors, dkim_findings(config), _kmes(config, trial_keys)):
+        async for state in parts:
+            yield state
     if key_receiver_ended(config):
-        yield Finding("serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",))
+        yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
-        yield Finding(f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",))
+        yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
-            async for finding in _next_hops(name, direction, config.site.hostname):
-                yield finding
+            async for state in _next_hops(name, direction, config.site.hostname):
+                yield state
 
 
-def _policies(config: Config) -> Finding:
+def _policies(config: Config) -> State:
     directory = config.policies.directory
     try:
         policies = PolicyFolder(directory, config.peer_domains, max_bounce=config.max_bounce).read_tested()
     except ConfigError as error:
-        return Finding("policies", str(directory), tuple(error.problems))
+        return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies))))
-    return Finding("policies", f"{directory}: {len(policies.files)} files{in_clear}", problems)
+    return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
 
 
-def _secret(config: Config) -> Finding:
+def _secret(config: Config) -> State:
     path = config.store.secret
     if not path.exists():
-        return Finding("store secret", f"{path}: will be made when the relay first starts")
+        return "store secret", f"{path}: will be made when the relay first starts", ()
     try:
         SiteSecret.load(path)
     except RelayError as error:
-        return Finding("store secret", str(path), (str(error),))
-    return Finding("store secret", str(path))
+        return "store secret", str(path), (str(error),)
+    return "store secret", str(path), ()
 
 
-async def _store(config: Config) -> Finding:
+async def _store(config: Config) -> State:
     """How it is reached, and whether it can be written."""
     where = config.store.database
     try:
         problem = transport_problem(where)
     except ConfigError as error:
-        return Finding("store", "", tuple(error.problems))
+        return "store", "", tuple(error.problems)
     detail = str(where) if isinstance(where, Path) else "PostgreSQL"
     problems = [problem] if problem else []
     try:
@@ -178,7 +182,7 @@ async def _store(config: Config) -> Finding:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError:
         pass  # which is found elsewhere
-    return Finding("store", detail, tuple(problems))
+    return "store", detail, tuple(problems)
 
 
 async def _missing_secrets(store: Store, config: Config) -> list[str]:
@@ -189,14 +193,92 @@ async def _missing_secrets(store: Store, config: Config) -> list[str]:
     ]
 
 
-async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
+def file_states(config: Config) -> list[State]:
+    """State directory, spools and ledger, which must take what cannot wait for room. Blocks.
+
+    Looking leaves nothing behind and gets in the way of no relay that serves.
+    """
+    return [*_state(config), *_spools(config), *_ledger(config)]
+
+
+def _state(config: Config) -> list[State]:
+    """Whether there is room for what must be written at once, and whether it may be."""
+    directory = there = config.state_directory.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with TemporaryFile(dir=there):
+            problem = no_room(there)
+    except OSError as error:
+        problem = f"{there}: no file can be made there: {error.strerror}: {HELD}"
+    will_be_made = "" if there == directory else ": will be made when the relay first starts"
+    return [("state directory", f"{directory}{will_be_made}", (problem,) if problem else ())]
+
+
+def _spools(config: Config) -> list[State]:
+    """What waits there for the store, and whether more could be written down; of one that is not there, nothing."""
+    secret = None
+    with suppress(RelayError, OSError):  # which is found elsewhere
+        secret = SiteSecret.load(config.store.secret) if config.store.secret.exists() else None
+    states: list[State] = []
+    for name, what, until in SPOOLS:
+        directory = config.state_directory / name
+        if not directory.is_dir():
+            if os.path.lexists(directory):
+                problem = f"{directory}: is no directory: move it away; until then {until}"
+                states.append((what, str(directory), (problem,)))
+        elif secret is not None:
+            records, problems = _waiting(directory, secret, config.store.secret)
+            detail = str(directory)
+            if name == SPOOL:
+                try:
+                    number = sum(len(Delivered.decoded(record).keys()) for record in records)
+                    detail += f": {number} keys wait to be taken over into the store"
+                except ValueError:
+                    problems.append(f"{directory}: was written by a newer relay")
+            try:
+                spool = Spool(directory, secret)
+                spool.ready()
+                spool.close()
+            except StoreUnavailable as error:
+                problems.append(f"{error}; until there is, {until}")
+            states.append((what, detail, tuple(problems)))
+    return states
+
+
+def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:
+    """The records in a spool, and what keeps a relay from taking any over."""
+    records, problems = [], []
+    try:
+        for file in spool_contents(directory, secret):
+            records += file.records
+            if missing := file.secret_ids.difference(secret.ids):
+                ids = ", ".join(sorted(missing))
+                problems.append(f"{file.path}: holds what is under site secret {ids}, whose line {secret_file} lacks")
+    except OSError as error:
+        problems.append(f"{error.filename or directory}: {error.strerror}: no relay reads it: move it away")
+    return records, problems
+
+
+def _ledger(config: Config) -> list[State]:
+    """Whether a line could be written; before the first start its directory may be missing with the secret's."""
+    path = config.ledger_file
+    if config.ledger.file is None and not path.parent.exists():
+        return []
+    problem = why_not_writable(path)
+    needed = "mail that needs a line in it (weaker than it could be, in clear, released) is held"
+    problems = (f"{path}: cannot be written: {problem}; until it can, {needed}",) if problem else ()
+    return [("ledger", str(path), problems)]
+
+
+async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
     for name, kme in config.kmes.items():
         what = f"KME {name}"
         try:
             client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
         except ConfigError as error:
-            yield Finding(what, kme.url, tuple(error.problems))
+            yield what, kme.url, tuple(error.problems)
             continue
         async with client:
             untried = trial_keys
@@ -206,35 +288,35 @@ async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
                 try:
                     status = await client.check_key_status(peer.sae_id)
                 except RelayError as error:
-                    yield Finding(what, kme.url, (f"{type(error).__name__}: {error}",))
+                    yield what, kme.url, (f"{type(error).__name__}: {error}",)
                     break
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
-                yield Finding(what, detail + _half_known(kme, status))
+                yield what, detail + _half_known(kme, status), ()
                 if untried:
                     untried = False
                     yield await _tried(what, config, kme, client, status, peer.sae_id)
             if ending := client.ending_certificates(datetime.now(UTC)):
-                yield Finding(f"{what}: certificates", "", tuple(ending))
+                yield f"{what}: certificates", "", tuple(ending)
 
 
 async def _tried(
     what: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
-) -> Finding:
+) -> State:
     """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
     what += ": undelivered keys"
     own_sae = config.site.sae_id
     try:
         keeps = await client.keeps_undelivered(slave_sae, own_sae)
     except RelayError as error:
-        return Finding(what, "", (f"{type(error).__name__}: {error}",))
+        return what, "", (f"{type(error).__name__}: {error}",)
     with suppress(RelayError):  # of the store, which is looked at elsewhere
         async with existing_store(config) as store:
             if store is not None:
                 await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
     if keeps is False and not kme.one_batch_at_a_time:
-        return Finding(what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",))
+        return what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
     told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}
-    return Finding(what, told[keeps])
+    return what, told[keeps], ()
 
 
 def _half_known(kme: KMESettings, status: KeyStatus) -> str:
@@ -247,20 +329,13 @@ def _half_known(kme: KMESettings, status: KeyStatus) -> str:
     )
 
 
-async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[Finding]:
+async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[State]:
     """Each is greeted as for a mail, in a tenth of the usual time: somebody is waiting."""
     what = f"{name} next hop"
     try:
         next_hop = NextHop(direction.model_copy(update={"timeout": direction.timeout / 10}), hostname)
     except ConfigError as error:
-        yield Finding(what, "", tuple(error.problems))
+        yield what, "", tuple(error.problems)
         return
     for place, problem in await next_hop.states():
-        yield Finding(what, place, (problem,) if problem else ())
-
-
-def _print(console: Console, finding: Finding) -> None:
-    if not finding.problems:
-        console.print(Text.assemble(("ok     ", "green"), (finding.what, "bold"), f"  {finding.detail}"))
-    for problem in finding.problems:
-        console.print(Text.assemble(("WRONG  ", "bold red"), (finding.what, "bold"), f"  {problem}"), soft_wrap=True)
+        yield what, place, (problem,) if problem else ()

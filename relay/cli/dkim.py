@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from relay import app
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings, load_config
-from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, make_key, published
+from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, make_key
+from relay.dkim.keys import public_octets
+from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
 from relay.policy.names import fold_domain
 
@@ -92,7 +94,7 @@ def show(config_file: Path, as_json: bool) -> None:
     config = load_config(config_file)
     if config.dkim is None or not config.dkim.keys:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
-    found = asyncio.run(published(app.dkim_keys(config), _key_records(config.dkim)))
+    found = asyncio.run(_published(config.dkim, app.dkim_keys(config)))
     if as_json:
         click.echo(json.dumps([_as_dict(key, problems) for key, problems in found], indent=2))
     else:
@@ -111,7 +113,7 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
     for table in config.dkim.keys:
         what = f"DKIM key {table.selector} of {table.domain}"
         try:
-            [(key, problems)] = await published([load_key(table)], _key_records(config.dkim))
+            [(key, problems)] = await _published(config.dkim, [load_key(table)])
         except ConfigError as error:
             yield what, str(table.key), tuple(error.problems)
         else:
@@ -123,8 +125,27 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
             yield "ARC", "", tuple(error.problems)
 
 
-def _key_records(table: DKIMSettings) -> KeyRecords:
-    return KeyRecords(table.dns_servers)
+async def _published(table: DKIMSettings, keys: Sequence[SigningKey]) -> list[tuple[SigningKey, list[str]]]:
+    """Each key, and what is wrong with it or with its record in the DNS, as when a signature is verified."""
+    answers = await KeyRecords(table.dns_servers).of([key.name for key in keys])
+    return [(key, list(_record_problems(key, answers))) for key in keys]
+
+
+def _record_problems(key: SigningKey, answers: Answers) -> Iterator[str]:
+    if key.algorithm == "rsa" and key.bits < ADVISED_RSA_BITS:
+        yield f"{key.name}: an RSA key of {key.bits} bits is weak; make one of {ADVISED_RSA_BITS} under a new selector"
+    tags = {b"a": f"{key.algorithm}-sha256".encode(), b"d": key.domain.encode(), b"s": key.selector.encode()}
+    texts = answers[key.name]
+    if texts is not None and len(texts) > 1:
+        yield f"{key.name}: the DNS has {len(texts)} TXT records there; leave one"
+    advice = "`qumail-relay identity dkim show` prints the record that must be there"
+    try:
+        found = public_key(tags, answers)
+    except NotPassed as failed:
+        yield f"{key.name}: {failed.reason}" + ("" if texts is None else f"; {advice}")
+        return
+    if public_octets(found) != key.public:
+        yield f"{key.name}: the DNS has another key; {advice}"
 
 
 def zone_lines(key: SigningKey) -> str:
@@ -143,10 +164,4 @@ def _place(config: Config, domain: str, selector: str) -> tuple[Path, bool]:
 
 
 def _as_dict(key: SigningKey, problems: list[str]) -> dict[str, Any]:
-    return {
-        "name": key.name,
-        "algorithm": key.algorithm,
-        "bits": key.bits,
-        "record": key.record,
-        "problems": problems,
-    }
+    return {"name": key.name, "algorithm": key.algorithm, "bits": key.bits, "record": key.record, "problems": problems}

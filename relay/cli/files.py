@@ -1,5 +1,5 @@
 """`qumail-relay seal` and `open`: a message file in, the sealed or opened message on standard output.
-Standard: the same recipes and policies as for mail in flight; a file with LF line ends is taken as CRLF.
+By the same recipes and policies as for mail in flight; a file with LF line ends is taken as CRLF.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay identity`: this site's keys and certificates, and the documents that peers exchange.
-Standard: exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
+Exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
 
 import click
 from rich.console import Console
@@ -33,6 +32,7 @@ from relay.identity import (
     MAX_DOCUMENT,
     SPOKEN,
     VALID_DAYS,
+    About,
     Import,
     Progress,
     create_identity,
@@ -111,25 +111,18 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     domains = _domains(config)
     if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
         click.echo(f"{files.passphrase}: made; keep it away from the backups of {files.directory}")
-    common = _Common(name=config.site.name, domains=domains, passphrase=files.passphrase)
+    about = About(name=config.site.name, domains=domains, kems=kems, valid_days=days, passphrase=files.passphrase)
+    with _progress() as progress:
+        about["progress"] = progress
+        if csr:
+            requested = request_certificates(files.directory, renew=renew, **about)
+        else:
+            made = (renew_identity if renew else create_identity)(files.directory, **about)
     if csr:
-        with _progress() as progress:
-            requested = request_certificates(files.directory, renew=renew, progress=progress, **common)
         print_requested(console(), requested, files.directory)
         return
-    make = renew_identity if renew else create_identity
-    with _progress() as progress:
-        made = make(files.directory, kems=kems, valid_days=days, progress=progress, **common)
     print_identity(console(), made)
     click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
-
-
-class _Common(TypedDict):
-    """What making, renewing and requesting want alike."""
-
-    name: str
-    domains: list[str]
-    passphrase: Path | None
 
 
 @identity.command()

@@ -1,5 +1,5 @@
 """How `qumail-relay identity` shows certificates, documents and requests.
-Standard: what peers wrote is printed without control characters, and never taken as markup.
+What peers wrote is printed without control characters, and never taken as markup.
 """
 
 from __future__ import annotations
@@ -8,20 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 
 from relay.config import Config
-from relay.identity import (
-    Expiry,
-    Identity,
-    Import,
-    PeerCertificates,
-    common_groups,
-    domains_of,
-    key_identifier,
-)
+from relay.identity import Expiry, Identity, Import, PeerCertificates, common_groups, domains_of, key_identifier
 
 _CHANGES = {
     "new": "A new peer: nothing is pinned under this name yet.",
@@ -38,8 +29,7 @@ def console() -> Console:
 
 def print_identity(out: Console, identity: Identity) -> None:
     """Our certificates and fingerprint."""
-    certificates = {role.label: certificate for role, certificate in identity.certificates.items()}
-    _print_table(out, "This site", {**certificates, "CA": identity.ca})
+    _print_table(out, "This site", identity)
     _print_kems(out, identity.offered_kems)
     if identity.older:
         out.print(f"Older encryption keys, kept for opening: {len(identity.older)}")
@@ -48,9 +38,8 @@ def print_identity(out: Console, identity: Identity) -> None:
 
 def print_peer(out: Console, peer: PeerCertificates) -> None:
     """A pinned peer's certificates and fingerprint."""
-    certificates = {role.label: certificate for role, certificate in peer.certificates.items()}
     title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {', '.join(peer.levels)}"
-    _print_table(out, title, {**certificates, "CA": peer.ca})
+    _print_table(out, title, peer)
     _print_kems(out, peer.further_kems)
     _print_fingerprint(out, peer.fingerprint)
 
@@ -96,10 +85,7 @@ def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], 
     return {
         "fingerprint": identity.fingerprint,
         "domains": list(identity.domains),
-        "certificates": {
-            "ca": _certificate(identity.ca),
-            **{role.value: _certificate(certificate) for role, certificate in identity.certificates.items()},
-        },
+        "certificates": _certificates(identity),
         "kems": _kems(identity.offered_kems),
         "older": [pair.ski.hex() for pair in identity.older],
         "peers": {name: peer_as_dict(peer) for name, peer in peers.items()},
@@ -118,10 +104,7 @@ def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
         "levels": list(peer.levels),
         "serial": peer.serial,
         "issued": peer.issued.isoformat(),
-        "certificates": {
-            "ca": _certificate(peer.ca),
-            **{role.value: _certificate(certificate) for role, certificate in peer.certificates.items()},
-        },
+        "certificates": _certificates(peer),
         "kems": _kems(peer.further_kems),
     }
 
@@ -131,22 +114,26 @@ def _kems(public_keys: Mapping[str, bytes]) -> dict[str, str]:
     return {name: key_identifier(public_key).hex() for name, public_key in public_keys.items()}
 
 
-def _certificate(certificate: x509.Certificate) -> dict[str, str]:
+def _certificates(whose: Identity | PeerCertificates) -> dict[str, dict[str, str]]:
+    every = {"ca": whose.ca, **{role.value: certificate for role, certificate in whose.certificates.items()}}
     return {
-        "serial_number": f"{certificate.serial_number:x}",
-        "not_before": certificate.not_valid_before_utc.isoformat(),
-        "not_after": certificate.not_valid_after_utc.isoformat(),
+        name: {
+            "serial_number": f"{certificate.serial_number:x}",
+            "not_before": certificate.not_valid_before_utc.isoformat(),
+            "not_after": certificate.not_valid_after_utc.isoformat(),
+        }
+        for name, certificate in every.items()
     }
 
 
-def _print_table(out: Console, title: str, certificates: Mapping[str, x509.Certificate]) -> None:
+def _print_table(out: Console, title: str, whose: Identity | PeerCertificates) -> None:
     out.print(title, style="bold", soft_wrap=True)
     table = Table()
     for column in ("Certificate", "Valid until", "Domains"):
         table.add_column(column, overflow="fold")
-    for what, certificate in certificates.items():
-        until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
-        table.add_row(what, until, ", ".join(domains_of(certificate)))
+    every = {**{role.label: certificate for role, certificate in whose.certificates.items()}, "CA": whose.ca}
+    for what, certificate in every.items():
+        table.add_row(what, f"{certificate.not_valid_after_utc:%Y-%m-%d}", ", ".join(domains_of(certificate)))
     out.print(table)
 
 

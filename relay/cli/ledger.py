@@ -1,5 +1,5 @@
 """`qumail-relay ledger`: proves that the downgrade ledger is whole, and shows what left with less than it could have.
-Standard: exit status 0 fine, 1 the ledger was changed or cannot be read, 2 usage; reading changes nothing.
+Exit status 0 fine, 1 the ledger was changed or cannot be read, 2 usage; reading changes nothing.
 """
 
 from __future__ import annotations

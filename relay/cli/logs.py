@@ -1,5 +1,5 @@
 """Sets up the log: one event a line, for people on a terminal and as JSON for everything else.
-Standard: structlog's event dictionaries; time in UTC, RFC 3339.
+They are structlog's event dictionaries, with the time in UTC (RFC 3339).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Options that several commands share, so that they are spelt and explained alike.
-Standard: click; --config may also come from the environment, as QUMAIL_RELAY_CONFIG.
+--config may also come from the environment, as QUMAIL_RELAY_CONFIG.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay quarantine`: what was put aside instead of delivered, and what a person decides about it.
-Standard: exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage; the relay may run.
+Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage; the relay may run.
 """
 
 from __future__ import annotations

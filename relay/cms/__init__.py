@@ -3,12 +3,10 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 
 | read | for |
 |---|---|
-| enveloped.py | AuthEnvelopedData: who can open, and the encrypted content (RFC 5083) |
+| enveloped.py | AuthEnvelopedData: the encrypted content, its tag, and what a received key may open (RFC 5083) |
 | recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
-| kems.py | the KEMs that may be named, and their sizes |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
 | ber.py | the one pass that turns BER of other software into DER |
-| key_use.py | what a received key may open, and what it has opened |
 | sealed_envelope.py | what the payload says of itself: id, sites, layers, time, sender, recipients |
 | der.py, oids.py | writing and reading DER elements; object identifiers |
 """
@@ -18,14 +16,16 @@ from relay.cms.enveloped import (
     TAG_OCTETS,
     AuthEnveloped,
     GCMContent,
+    KeyUse,
     PadContent,
     decode_enveloped,
     encode_enveloped,
 )
-from relay.cms.kems import FURTHER_KEMS, KEMS, ML_KEM_1024
-from relay.cms.key_use import KeyUse
 from relay.cms.recipients import (
+    FURTHER_KEMS,
+    KEMS,
     KEY_IDENTIFIER_OCTETS,
+    ML_KEM_1024,
     CertificateID,
     KEKRecipient,
     KEMRecipient,

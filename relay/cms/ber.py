@@ -7,8 +7,6 @@ STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is 
 
 from __future__ import annotations
 
-from enum import Enum, auto
-
 from relay.cms.der import OCTET_STRING, SET, header
 from relay.errors import BadStructure
 
@@ -34,48 +32,31 @@ Pieces = list[bytes | memoryview]
 """An encoded element in parts that are joined once, at the end."""
 
 
-class _Place(Enum):
-    """Where an element stands, as far as it matters to how its inside is read."""
+_AS_IT_IS = "as it is"
+"""What somebody signed or authenticated: it must be DER already, and not one octet of it is changed."""
+_STRING = "OCTET STRING"
+"""One in chunks, whatever its tag."""
+_SET, _OTHER = "SET", "other"
 
-    OUTERMOST = auto()
-    CONTENT_INFO = auto()
-    CONTENT = auto()
-    """ContentInfo.content, [0] EXPLICIT."""
-    ENVELOPED = auto()
-    ENCRYPTED = auto()
-    """EncryptedContentInfo."""
-    STRING = auto()
-    """An OCTET STRING in chunks, whatever its tag."""
-    SIGNED = auto()
-    SIGNERS = auto()
-    SIGNER = auto()
-    SET = auto()
-    CERTIFICATES = auto()
-    """A SET with an IMPLICIT tag."""
-    AS_IT_IS = auto()
-    """What somebody signed or authenticated: it must be DER already, and not one octet of it is changed."""
-    OTHER = auto()
-
-
-_PLACES: dict[tuple[_Place, int], _Place] = {
-    (_Place.OUTERMOST, 0x30): _Place.CONTENT_INFO,
-    (_Place.CONTENT_INFO, 0xA0): _Place.CONTENT,
-    # (CONTENT, 0x30) depends on the content type.
-    (_Place.ENVELOPED, 0x30): _Place.ENCRYPTED,
-    (_Place.ENVELOPED, 0xA1): _Place.AS_IT_IS,  # authAttrs
-    (_Place.ENCRYPTED, 0xA0): _Place.STRING,  # encryptedContent [0] IMPLICIT OCTET STRING
-    (_Place.SIGNED, 0xA0): _Place.CERTIFICATES,
-    (_Place.SIGNED, 0x31): _Place.SIGNERS,  # and digestAlgorithms, in which nothing below applies
-    (_Place.CERTIFICATES, 0x30): _Place.AS_IT_IS,
-    (_Place.SIGNERS, 0x30): _Place.SIGNER,
-    (_Place.SIGNER, 0xA0): _Place.AS_IT_IS,  # signedAttrs
+_TYPES: dict[tuple[str, int], str] = {
+    ("", 0x30): "ContentInfo",
+    ("ContentInfo", 0xA0): "content",
+    # ("content", 0x30) depends on the content type.
+    ("EnvelopedData", 0x30): "EncryptedContentInfo",
+    ("EnvelopedData", 0xA1): _AS_IT_IS,  # authAttrs
+    ("EncryptedContentInfo", 0xA0): _STRING,  # encryptedContent [0] IMPLICIT OCTET STRING
+    ("SignedData", 0xA0): "CertificateSet",
+    ("SignedData", 0x31): "SignerInfos",  # and digestAlgorithms, in which nothing below applies
+    ("CertificateSet", 0x30): _AS_IT_IS,
+    ("SignerInfos", 0x30): "SignerInfo",
+    ("SignerInfo", 0xA0): _AS_IT_IS,  # signedAttrs
 }
-"""The place of a constructed element by its parent's place and its own tag.
+"""The type of a constructed element (RFC 5652, RFC 5083) by its parent's type and its own tag.
 
 This alone tells an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
 entry: its [0] is EXPLICIT, and the OCTET STRING inside has its universal tag.
 """
-_SETS = frozenset({_Place.SET, _Place.SIGNERS, _Place.CERTIFICATES})
+_SETS = frozenset({_SET, "SignerInfos", "CertificateSet"})
 
 
 def is_definite(data: bytes | memoryview) -> bool:
@@ -108,12 +89,12 @@ class _Pass:
         self.content_type: bytes | memoryview = b""
 
     def run(self) -> bytes:
-        pieces, _, end = self.element(0, len(self.octets), _Place.OUTERMOST, 1)
+        pieces, _, end = self.element(0, len(self.octets), "", 1)
         if end != len(self.octets):
             raise BadStructure("octets follow the message")
         return b"".join(pieces)
 
-    def element(self, start: int, limit: int, parent: _Place, depth: int) -> tuple[Pieces, int, int]:
+    def element(self, start: int, limit: int, parent: str, depth: int) -> tuple[Pieces, int, int]:
         """The element at `start`, which must end at or before `limit`: its DER, the DER's length, its end."""
         self.elements_left -= 1
         if self.elements_left < 0:
@@ -121,31 +102,33 @@ class _Pass:
         if depth > MAX_DEPTH:
             raise BadStructure(f"elements are nested more than {MAX_DEPTH} deep")
         tag, body, end = self.head(start, limit)
-        place = self.place(parent, tag) if tag & CONSTRUCTED else _Place.AS_IT_IS
-        if place is _Place.AS_IT_IS:
+        kind = self.type(parent, tag) if tag & CONSTRUCTED else _AS_IT_IS
+        if kind == _AS_IT_IS:
             if end is None:
                 raise BadStructure("indefinite length of something primitive or signed")
-            if parent is _Place.CONTENT_INFO and tag == _OBJECT_IDENTIFIER:
+            if parent == "ContentInfo" and tag == _OBJECT_IDENTIFIER:
                 self.content_type = self.octets[body:end]
             return self.finished(tag, [self.octets[body:end]], end - body, end)
-        if place is _Place.STRING:
-            return self.string(tag & ~CONSTRUCTED, body, end, limit, depth)
-        return self.constructed(tag, body, end, limit, place, depth)
+        if kind == _STRING:
+            chunks: Pieces = []
+            position = self.gather(chunks, body, end, limit, depth)
+            return self.finished(tag & ~CONSTRUCTED, chunks, sum(map(len, chunks)), position)
+        return self.constructed(tag, body, end, limit, kind, depth)
 
-    def place(self, parent: _Place, tag: int) -> _Place:
-        """The place of a constructed element."""
+    def type(self, parent: str, tag: int) -> str:
+        """The type of a constructed element."""
         if tag < 0x40 and tag not in (0x30, 0x31):
             if tag == OCTET_STRING | CONSTRUCTED:
-                return _Place.STRING
+                return _STRING
             raise BadStructure(f"universal tag {tag:#04x} in constructed form")
-        if parent is _Place.CONTENT and tag == 0x30:
+        if parent == "content" and tag == 0x30:
             if self.content_type in _ENVELOPED_DATA:
-                return _Place.ENVELOPED
-            return _Place.SIGNED if self.content_type == _ID_SIGNED_DATA else _Place.OTHER
-        return _PLACES.get((parent, tag), _Place.SET if tag == SET else _Place.OTHER)
+                return "EnvelopedData"
+            return "SignedData" if self.content_type == _ID_SIGNED_DATA else _OTHER
+        return _TYPES.get((parent, tag), _SET if tag == SET else _OTHER)
 
     def constructed(
-        self, tag: int, body: int, end: int | None, limit: int, place: _Place, depth: int
+        self, tag: int, body: int, end: int | None, limit: int, kind: str, depth: int
     ) -> tuple[Pieces, int, int]:
         """An element whose contents are elements."""
         children: list[Pieces] = []
@@ -153,10 +136,10 @@ class _Pass:
         position = body
         within = limit if end is None else end
         while not self.ends(position, end):
-            child, child_size, position = self.element(position, within, place, depth + 1)
+            child, child_size, position = self.element(position, within, kind, depth + 1)
             children.append(child)
             size += child_size
-        if place in _SETS and len(children) > 1:
+        if kind in _SETS and len(children) > 1:
             if size > MAX_SET_OCTETS:
                 raise BadStructure(f"a SET of more than {MAX_SET_OCTETS} octets")
             pieces: Pieces = [*sorted(b"".join(child) for child in children)]
@@ -164,14 +147,8 @@ class _Pass:
             pieces = [piece for child in children for piece in child]
         return self.finished(tag, pieces, size, position if end is not None else position + 2)
 
-    def string(self, tag: int, body: int, end: int | None, limit: int, depth: int) -> tuple[Pieces, int, int]:
-        """An OCTET STRING in chunks, as one primitive element (X.690 8.7.3, 10.2)."""
-        chunks: Pieces = []
-        position = self.gather(chunks, body, end, limit, depth)
-        return self.finished(tag, chunks, sum(map(len, chunks)), position)
-
     def gather(self, chunks: Pieces, body: int, end: int | None, limit: int, depth: int) -> int:
-        """Append the chunks between `body` and `end` and say where the string ends.
+        """Append the chunks of an OCTET STRING between `body` and `end` and say where it ends (X.690 8.7.3, 10.2).
 
         A chunk may be in chunks itself: Bouncy Castle puts a constructed string inside the implicit [0].
         """

@@ -20,6 +20,7 @@ TAG_OCTETS = 16
 NONCE_OCTETS = 12
 PAD_VERSION = 1
 MIN_PAD_KEYS, MAX_PAD_KEYS = 2, 65_536
+FINGERPRINT_OCTETS = 32
 MAX_PARAMETERS_OCTETS = 16 * 1024 * 1024
 
 
@@ -74,21 +75,45 @@ class AuthEnveloped:
         Recipients are left out: nobody may make a second message of one by writing them otherwise.
         """
         digest = hashlib.sha256()
-        for element in (_encrypted_content_info(self), der.Element(der.OCTET_STRING, self.tag)):
-            for piece in element.pieces:
-                digest.update(piece)
+        for piece in _content_and_tag(self):
+            digest.update(piece)
         return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What a received quantum key may open: one ciphertext at one level, however often that one comes.
+
+    `fingerprint` (32 octets) is that of the ciphertext. Only at level aes `most`, the number of ciphertexts that the
+    key may open in all, is more than one, where a peer's key may wrap several messages.
+    """
+
+    level: str
+    fingerprint: bytes
+    most: int = 1
+
+    def trouble(self, level: str | None, bound_to: bytes | None) -> str:
+        """Why a key that opened these at this level (None: nothing yet) may not, or ""."""
+        if level is None or not bound_to:
+            return ""
+        if level != self.level:
+            return f"it has opened something at level {level}"
+        if self.opened_before(bound_to) or len(bound_to) // FINGERPRINT_OCTETS < self.most:
+            return ""
+        return "it has opened another message"
+
+    def opened_before(self, bound_to: bytes | None) -> bool:
+        """Whether this very ciphertext is among these."""
+        known = bound_to or b""
+        starts = range(0, len(known), FINGERPRINT_OCTETS)
+        return any(known[start : start + FINGERPRINT_OCTETS] == self.fingerprint for start in starts)
 
 
 def encode_enveloped(enveloped: AuthEnveloped) -> bytes:
     """The ContentInfo around it, as DER."""
-    data = der.sequence(
-        der.integer(0),
-        der.set_of(recipients.encode(recipient) for recipient in enveloped.recipients),
-        _encrypted_content_info(enveloped),
-        der.Element(der.OCTET_STRING, enveloped.tag),
-    )
-    return der.sequence(der.oid(oids.ID_AUTH_ENVELOPED_DATA), der.Element(0xA0, data)).octets()
+    infos = der.set_of(map(recipients.encode, enveloped.recipients))
+    data = der.around(der.SEQUENCE, [_VERSION, infos, *_content_and_tag(enveloped)])
+    return b"".join(der.around(der.SEQUENCE, [_AUTH_ENVELOPED_DATA, *der.around(0xA0, data)]))
 
 
 def decode_enveloped(octets: bytes) -> AuthEnveloped:
@@ -117,24 +142,20 @@ def decode_enveloped(octets: bytes) -> AuthEnveloped:
     )
 
 
-def _encrypted_content_info(enveloped: AuthEnveloped) -> der.Element:
-    return der.sequence(
-        der.oid(oids.ID_DATA),
-        _content_algorithm(enveloped.content),
-        der.Element(0x80, enveloped.ciphertext),
-    )
-
-
-def _content_algorithm(content: GCMContent | PadContent) -> bytes:
-    if isinstance(content, PadContent):
-        return der.algorithm(oids.ID_ONE_TIME_PAD, content.encode())
-    parameters = der.sequence(der.Element(der.OCTET_STRING, content.nonce), der.integer(TAG_OCTETS))
-    return der.algorithm(oids.ID_AES256_GCM, parameters)
+def _content_and_tag(enveloped: AuthEnveloped) -> list[bytes]:
+    """The encryptedContentInfo and the mac, in pieces."""
+    if isinstance(enveloped.content, PadContent):
+        algorithm = der.algorithm(oids.ID_ONE_TIME_PAD, enveloped.content.encode())
+    else:
+        algorithm = _BEFORE_NONCE + enveloped.content.nonce + _BEHIND_NONCE
+    ciphertext = enveloped.ciphertext
+    content = [_DATA, algorithm, der.header(0x80, len(ciphertext)), ciphertext]
+    return [*der.around(der.SEQUENCE, content), _BEFORE_TAG, enveloped.tag]
 
 
 def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
     if algorithm.algorithm == oids.ID_AES256_GCM:
-        gcm = der.parse_tlv(_GCMParameters, algorithm.parameters, "GCM parameters")
+        gcm = der.parse(_GCMParameters, algorithm.parameters, "GCM parameters")
         if gcm.icv_length != TAG_OCTETS:
             raise BadStructure("the authentication tag is not 16 octets")
         if len(gcm.nonce) != NONCE_OCTETS:
@@ -150,8 +171,8 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
                 f"one-time pad version {number}; {PAD_VERSION} is the only one: its sender must be upgraded"
             )
         for key_IDs in fields[5:]:
-            der.check_number(key_IDs, MAX_PAD_KEYS)
-        pad = der.parse_tlv(_PadParameters, algorithm.parameters, "one-time pad parameters")
+            der.children(key_IDs, MAX_PAD_KEYS, kept=False)
+        pad = der.parse(_PadParameters, algorithm.parameters, "one-time pad parameters")
         return _decode_pad(pad)
     raise BadStructure(
         f"content encryption {algorithm.algorithm.dotted_string} is neither AES-256-GCM nor one-time pad"
@@ -173,6 +194,15 @@ def _decode_pad(pad: _PadParameters) -> PadContent:
         raise BadStructure("the pad names one key twice, in other letters")
     return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, key_IDs)
 
+
+_VERSION = der.integer(0)
+_AUTH_ENVELOPED_DATA = der.oid(oids.ID_AUTH_ENVELOPED_DATA)
+_DATA = der.oid(oids.ID_DATA)
+_GCM = der.algorithm(
+    oids.ID_AES256_GCM, der.sequence(der.element(der.OCTET_STRING, bytes(NONCE_OCTETS)), der.integer(TAG_OCTETS))
+)
+_BEFORE_NONCE, _BEHIND_NONCE = _GCM.split(bytes(NONCE_OCTETS))
+_BEFORE_TAG = der.header(der.OCTET_STRING, TAG_OCTETS)
 
 # The structures, field by field as in the RFCs. A field of type TLV is looked at before it is parsed.
 

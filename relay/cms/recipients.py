@@ -1,5 +1,8 @@
-"""Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have.
-Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI).
+"""Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have, and the KEMs they name.
+Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI), FIPS 203.
+
+HQC, FrodoKEM and Classic McEliece, as liboqs 0.16 has them, have no object identifier for CMS yet: they have ours
+(oids.py). A revision of one of them that exchanges other sizes would be another mechanism, with another identifier.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay.cms import der, oids
-from relay.cms.kems import KEMS, ML_KEM_1024, kem_by_oid
 from relay.errors import BadStructure
 
 WRAPPED_CEK_OCTETS = 40
@@ -23,6 +25,32 @@ KEY_IDENTIFIER_OCTETS = 20
 MAX_OCTETS = 64 * 1024
 """All recipientInfos together; more is refused before it is parsed."""
 MAX_NUMBER = 100
+
+
+@dataclass(frozen=True, slots=True)
+class KEM:
+    """One mechanism, under the name that policies, files and peer documents give it; its secret has 32 octets."""
+
+    name: str
+    oid: ObjectIdentifier
+    public_key_octets: int
+    ciphertext_octets: int
+
+
+ML_KEM_1024 = "ml-kem-1024"
+
+KEMS = {
+    kem.name: kem
+    for kem in (
+        KEM(ML_KEM_1024, oids.ID_ML_KEM_1024, 1568, 1568),
+        KEM("hqc-256", oids.ID_HQC_256, 7237, 14_421),
+        KEM("frodokem-1344-shake", oids.ID_FRODOKEM_1344_SHAKE, 21_520, 21_696),
+        KEM("classic-mceliece-6688128", oids.ID_CLASSIC_MCELIECE_6688128, 1_044_992, 208),
+    )
+}
+
+FURTHER_KEMS = tuple(name for name in KEMS if name != ML_KEM_1024)
+"""Those that go around level pqc as one more layer each, and need liboqs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +96,7 @@ class RSARecipient:
 class KEMRecipient:
     """Whoever has this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
-    `kem` is its name in kems.py, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
+    `kem` is its name in KEMS, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
     under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
     certificate: `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
     """
@@ -89,7 +117,7 @@ Recipient = KEKRecipient | RSARecipient | KEMRecipient | PadRecipient
 
 def kem_kdf_info() -> bytes:
     """CMSORIforKEMOtherInfo (RFC 9629 5): AES-256 wrap, 32 octets, no user keying material."""
-    return der.sequence(der.algorithm(oids.ID_AES256_WRAP), der.integer(KEK_OCTETS)).octets()
+    return der.sequence(_AES256_WRAP, der.integer(KEK_OCTETS))
 
 
 def encode(recipient: Recipient) -> bytes:
@@ -98,37 +126,33 @@ def encode(recipient: Recipient) -> bytes:
         case KEKRecipient():
             return _encode_kek(recipient)
         case RSARecipient():
-            return der.sequence(
-                der.integer(2 if recipient.certificate.ski else 0),
-                _encode_rid(recipient.certificate),
-                _OAEP,
-                der.Element(der.OCTET_STRING, recipient.encrypted_cek),
-            ).octets()
+            version = der.integer(2 if recipient.certificate.ski else 0)
+            encrypted_key = der.element(der.OCTET_STRING, recipient.encrypted_cek)
+            return der.sequence(version, encode_rid(recipient.certificate), _OAEP, encrypted_key)
         case KEMRecipient():
             info = der.sequence(
                 der.integer(0),
-                _encode_rid(recipient.certificate),
+                encode_rid(recipient.certificate),
                 der.algorithm(KEMS[recipient.kem].oid),
-                der.Element(der.OCTET_STRING, recipient.kem_ciphertext),
+                der.element(der.OCTET_STRING, recipient.kem_ciphertext),
                 der.algorithm(oids.ID_HKDF_SHA256),
                 der.integer(KEK_OCTETS),
-                der.algorithm(oids.ID_AES256_WRAP),
-                der.Element(der.OCTET_STRING, recipient.wrapped_cek),
+                _AES256_WRAP,
+                der.element(der.OCTET_STRING, recipient.wrapped_cek),
             )
-            return der.Element(0xA4, der.oid(oids.ID_ORI_KEM), info).octets()
+            return der.element(0xA4, der.oid(oids.ID_ORI_KEM), info)
         case PadRecipient():
-            return der.Element(0xA4, der.oid(oids.ID_ORI_PAD), der.NULL).octets()
+            return der.element(0xA4, der.oid(oids.ID_ORI_PAD), der.NULL)
 
 
 def decode_all(infos: asn1.TLV) -> tuple[Recipient, ...]:
     """The RecipientInfos SET, 1 to MAX_NUMBER of them; raises BadStructure for any kind that we don't have."""
     if infos.tag_bytes != b"\x31" or not 0 < len(infos.data) <= MAX_OCTETS:
         raise BadStructure(f"recipientInfos are not a SET of 1 to {MAX_OCTETS} octets")
-    wrapped = der.sequence(der.whole(infos)).octets()
-    parsed = der.parse(_RecipientInfos, wrapped, "recipientInfos").infos.as_list()
+    parsed = der.parse(_RecipientInfos, der.sequence(der.whole(infos)), "recipientInfos").infos.as_list()
     if len(parsed) > MAX_NUMBER:
         raise BadStructure(f"more than {MAX_NUMBER} recipientInfos")
-    return tuple(_decode(info) for info in parsed)
+    return tuple(map(_decode, parsed))
 
 
 def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientInfo) -> Recipient:
@@ -138,24 +162,19 @@ def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientIn
         case _KeyTransRecipientInfo():
             return _decode_rsa(info)
         case _OtherRecipientInfo(kind=oids.ID_ORI_KEM):
-            return _decode_kem(der.parse_tlv(_KEMRecipientInfo, info.value, "KEMRecipientInfo"))
+            return _decode_kem(der.parse(_KEMRecipientInfo, info.value, "KEMRecipientInfo"))
         case _OtherRecipientInfo(kind=oids.ID_ORI_PAD) if der.whole(info.value) == der.NULL:
             return PadRecipient()
     raise BadStructure(f"unknown kind of recipient: {info.kind.dotted_string}")
 
 
 def _encode_kek(recipient: KEKRecipient) -> bytes:
-    parts: list[bytes | der.Element] = [der.Element(der.OCTET_STRING, recipient.key_identifier)]
+    kekid = [der.element(der.OCTET_STRING, recipient.key_identifier)]
     if named := recipient.attribute:
-        value = _QKDKeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
-        parts.append(der.sequence(der.oid(oids.ID_QKD_KEY), asn1.encode_der(value)))
-    return der.Element(
-        0xA2,
-        der.integer(4),
-        der.sequence(*parts),
-        der.algorithm(oids.ID_AES256_WRAP),
-        der.Element(der.OCTET_STRING, recipient.wrapped_cek),
-    ).octets()
+        value = _KeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
+        kekid.append(der.sequence(_QKD_KEY, asn1.encode_der(value)))
+    wrapped = der.element(der.OCTET_STRING, recipient.wrapped_cek)
+    return der.element(0xA2, _KEK_VERSION, der.sequence(*kekid), _AES256_WRAP, wrapped)
 
 
 def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:
@@ -188,7 +207,7 @@ def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
 def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
     if info.version != 0:
         raise BadStructure(f"KEMRecipientInfo version {der.shown(info.version)}; 0 is the only one")
-    kem = kem_by_oid(info.kem.algorithm)
+    kem = next((each for each in KEMS.values() if each.oid == info.kem.algorithm), None)
     if kem is None:
         raise BadStructure(f"KEM {info.kem.algorithm.dotted_string} is unknown")
     if len(info.kem_ciphertext) != kem.ciphertext_octets:
@@ -209,14 +228,11 @@ def _check_wrapped(algorithm: _PlainAlgorithm, wrapped: bytes) -> None:
         raise BadStructure("the wrapped content key is not 40 octets")
 
 
-def _encode_rid(certificate: CertificateID) -> bytes:
+def encode_rid(certificate: CertificateID) -> bytes:
+    """RecipientIdentifier or SignerIdentifier, which are the same CHOICE (RFC 5652 6.2.1 and 5.3)."""
     if certificate.ski:
-        return der.Element(0x80, certificate.ski).octets()
-    return der.sequence(certificate.issuer, der.integer(certificate.serial)).octets()
-
-
-encode_rid = _encode_rid
-"""RecipientIdentifier and SignerIdentifier are the same CHOICE (RFC 5652 6.2.1 and 5.3)."""
+        return der.element(0x80, certificate.ski)
+    return der.sequence(certificate.issuer, der.integer(certificate.serial))
 
 
 def decode_rid(rid: IssuerAndSerial | bytes) -> CertificateID:
@@ -232,9 +248,12 @@ def _oaep(hash_parameters: bytes) -> bytes:
     """RSAES-OAEP-params with SHA-256 and MGF1 with SHA-256; an empty label is the default (RFC 8017 A.2.1)."""
     sha256 = der.algorithm(oids.ID_SHA256, hash_parameters)
     mgf1 = der.algorithm(oids.ID_MGF1, sha256)
-    return der.algorithm(oids.ID_RSAES_OAEP, der.sequence(der.Element(0xA0, sha256), der.Element(0xA1, mgf1)))
+    return der.algorithm(oids.ID_RSAES_OAEP, der.sequence(der.element(0xA0, sha256), der.element(0xA1, mgf1)))
 
 
+_KEK_VERSION = der.integer(4)
+_QKD_KEY = der.oid(oids.ID_QKD_KEY)
+_AES256_WRAP = der.algorithm(oids.ID_AES256_WRAP)
 _OAEP = _oaep(der.NULL)
 _OAEP_AS_OTHERS_WRITE_IT = frozenset({_OAEP, _oaep(b"")})
 """RFC 4055 wants NULL for the hash's parameters; some software leaves them out."""
@@ -244,7 +263,7 @@ _OAEP_AS_OTHERS_WRITE_IT = frozenset({_OAEP, _oaep(b"")})
 
 
 @asn1.sequence
-class _QKDKeyAttribute:
+class _KeyAttribute:
     master_sae: Annotated[str, asn1.Size(min=1, max=256)]
     slave_sae: Annotated[str, asn1.Size(min=1, max=256)]
     kme_group: Annotated[str, asn1.Size(min=1, max=256)]
@@ -253,7 +272,7 @@ class _QKDKeyAttribute:
 @asn1.sequence
 class _OtherKeyAttribute:
     identifier: ObjectIdentifier
-    attribute: _QKDKeyAttribute
+    attribute: _KeyAttribute
 
 
 @asn1.sequence

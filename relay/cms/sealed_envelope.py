@@ -48,7 +48,7 @@ class SealedEnvelope:
     def encode(self) -> bytes:
         """SealedEnvelope as DER. Raises ValueError where an address or a name is too long, or is no Unicode."""
         octets: bytes = asn1.encode_der(
-            _SealedEnvelope(
+            _EnvelopeFields(
                 version=VERSION,
                 id=self.id,
                 master_sae=self.master_sae,
@@ -78,8 +78,8 @@ def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
         raise BadStructure("the sealed envelope is too long")
     for fields in der.children(octets, 1):
         for recipients in der.children(fields, 8)[7:]:
-            der.check_number(recipients, MAX_RECIPIENTS)
-    parsed = der.parse(_SealedEnvelope, octets, "sealed envelope")
+            der.children(recipients, MAX_RECIPIENTS, kept=False)
+    parsed = der.parse(_EnvelopeFields, octets, "sealed envelope")
     if parsed.version != VERSION:
         raise BadStructure(f"sealed envelope version {der.shown(parsed.version)}; {VERSION} is the only one")
     sealed_at = parsed.sealed_at.as_datetime()
@@ -104,7 +104,7 @@ def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
 
 
 @asn1.sequence
-class _SealedEnvelope:
+class _EnvelopeFields:
     version: int
     id: Annotated[bytes, asn1.Size(min=ID_OCTETS, max=ID_OCTETS)]
     master_sae: Annotated[str, asn1.Size(min=1, max=256)]

@@ -56,38 +56,38 @@ def attributes_to_sign(scheme: SignatureScheme, digest: bytes, when: datetime) -
 
     `when` is aware; only its whole seconds are written.
     """
-    digest_algorithm, signature_algorithm = _ALGORITHMS[scheme]
-    protection = der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
     return der.set_of(
         [
-            _attribute(oids.ID_CONTENT_TYPE, der.oid(oids.ID_DATA)),
-            _attribute(oids.ID_MESSAGE_DIGEST, der.Element(der.OCTET_STRING, digest).octets()),
+            _attribute(oids.ID_CONTENT_TYPE, _DATA),
+            _attribute(oids.ID_MESSAGE_DIGEST, der.element(der.OCTET_STRING, digest)),
             _attribute(oids.ID_SIGNING_TIME, _encoded_time(when)),
-            _attribute(oids.ID_ALGORITHM_PROTECTION, protection.octets()),
+            _attribute(oids.ID_ALGORITHM_PROTECTION, _protection(*_ALGORITHMS[scheme])),
         ]
-    ).octets()
+    )
 
 
 def encode_signed(signed: Signed) -> bytes:
     """The ContentInfo around it, as DER."""
     digest_algorithm, signature_algorithm = _ALGORITHMS[signed.scheme]
-    certificates = [der.Element(0xA0, signed.certificate)] if signed.certificate else []
+    version = der.integer(_version(signed.signer))
     signer_info = der.sequence(
-        der.integer(_version(signed.signer)),
+        version,
         encode_rid(signed.signer),
         digest_algorithm,
         der.retagged(0xA0, signed.attributes),
         signature_algorithm,
-        der.Element(der.OCTET_STRING, signed.signature),
+        der.element(der.OCTET_STRING, signed.signature),
     )
-    data = der.sequence(
-        der.integer(_version(signed.signer)),
+    content = der.around(0xA0, der.around(der.OCTET_STRING, [signed.content]))
+    data = [
+        version,
         der.set_of([digest_algorithm]),
-        der.sequence(der.oid(oids.ID_DATA), der.Element(0xA0, der.Element(der.OCTET_STRING, signed.content))),
-        *certificates,
-        der.set_of([signer_info.octets()]),
-    )
-    return der.sequence(der.oid(oids.ID_SIGNED_DATA), der.Element(0xA0, data)).octets()
+        *der.around(der.SEQUENCE, [_DATA, *content]),
+        der.element(0xA0, signed.certificate) if signed.certificate else b"",
+        der.set_of([signer_info]),
+    ]
+    inside = [der.oid(oids.ID_SIGNED_DATA), *der.around(0xA0, der.around(der.SEQUENCE, data))]
+    return b"".join(der.around(der.SEQUENCE, inside))
 
 
 def decode_signed(octets: bytes) -> Signed:
@@ -142,17 +142,17 @@ def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[byte
     """The signed attributes as SET OF, the digest and the signing time among them."""
     if element.tag_bytes != b"\xa0" or len(element.data) > MAX_ATTRIBUTES_OCTETS:
         raise BadStructure("signed attributes are missing or too long")
-    attributes = der.Element(der.SET, bytes(element.data)).octets()
-    parsed = der.parse(_Attributes, der.sequence(attributes).octets(), "signed attributes").attributes.as_list()
+    attributes = der.element(der.SET, bytes(element.data))
+    parsed = der.parse(_Attributes, der.sequence(attributes), "signed attributes").attributes.as_list()
     values = {attribute.kind: _only_value(attribute) for attribute in parsed}
     if values.keys() != _WANTED or len(parsed) != len(_WANTED):
         raise BadStructure("the signed attributes are not the four that are wanted, each once")
-    if values[oids.ID_CONTENT_TYPE] != der.oid(oids.ID_DATA):
+    if values[oids.ID_CONTENT_TYPE] != _DATA:
         raise BadStructure("the signed content type is not data")
-    if _scheme(*_protected(values[oids.ID_ALGORITHM_PROTECTION])) is not scheme:
+    if values[oids.ID_ALGORITHM_PROTECTION] not in _PROTECTIONS[scheme]:
         raise BadStructure("the signed algorithms are other ones")
-    digest = der.parse(_Digest, der.sequence(values[oids.ID_MESSAGE_DIGEST]).octets(), "message digest")
-    return attributes, digest.digest, _decoded_time(values[oids.ID_SIGNING_TIME])
+    digest = der.parse(bytes, values[oids.ID_MESSAGE_DIGEST], "message digest")
+    return attributes, digest, _decoded_time(values[oids.ID_SIGNING_TIME])
 
 
 def _only_value(attribute: _Attribute) -> bytes:
@@ -172,34 +172,33 @@ def _encoded_time(when: datetime) -> bytes:
 
 def _decoded_time(value: bytes) -> datetime:
     """The signing time, which has one right form only."""
-    when: datetime = der.parse(_SigningTime, der.sequence(value).octets(), "signing time").time.as_datetime()
+    kind: type[asn1.UTCTime | asn1.GeneralizedTime]
+    kind = asn1.UTCTime if value.startswith(_UTC_TIME) else asn1.GeneralizedTime
+    when = der.parse(kind, value, "signing time").as_datetime()
     if _encoded_time(when) != value:
         raise BadStructure("the signing time is not in the form that its year wants, or has parts of a second")
     return when
 
 
-def _protected(value: bytes) -> tuple[bytes, bytes]:
-    parsed = der.parse(_AlgorithmProtection, value, "algorithm protection")
-    signature = parsed.signature
-    if signature.tag_bytes != b"\xa1":
-        raise BadStructure("algorithm protection without a signature algorithm")
-    return der.whole(parsed.digest), der.retagged(der.SEQUENCE, der.whole(signature))
+def _protection(digest_algorithm: bytes, signature_algorithm: bytes) -> bytes:
+    """CMSAlgorithmProtection (RFC 6211)."""
+    return der.sequence(digest_algorithm, der.retagged(0xA1, signature_algorithm))
 
 
 def _scheme(digest_algorithm: bytes, signature_algorithm: bytes) -> SignatureScheme:
-    for scheme, (digest, _) in _ALGORITHMS.items():
-        if digest_algorithm in (digest, _with_null(digest)) and signature_algorithm in _SIGNATURES[scheme]:
+    for scheme in SignatureScheme:
+        if digest_algorithm in _DIGESTS[scheme] and signature_algorithm in _SIGNATURES[scheme]:
             return scheme
     raise BadStructure("the signature is neither ML-DSA-87 with SHA-512 nor RSASSA-PSS with SHA-256")
 
 
 def _attribute(kind: ObjectIdentifier, value: bytes) -> bytes:
-    return der.sequence(der.oid(kind), der.set_of([value])).octets()
+    return der.sequence(der.oid(kind), der.set_of([value]))
 
 
 def _with_null(algorithm: bytes) -> bytes:
     """An AlgorithmIdentifier whose parameters are NULL instead of absent, as some software writes it."""
-    return der.sequence(algorithm[2:], der.NULL).octets()
+    return der.sequence(algorithm[2:], der.NULL)
 
 
 def _pss(hash_parameters: bytes) -> bytes:
@@ -208,13 +207,14 @@ def _pss(hash_parameters: bytes) -> bytes:
     return der.algorithm(
         oids.ID_RSASSA_PSS,
         der.sequence(
-            der.Element(0xA0, sha256),
-            der.Element(0xA1, der.algorithm(oids.ID_MGF1, sha256)),
-            der.Element(0xA2, der.integer(32)),
+            der.element(0xA0, sha256),
+            der.element(0xA1, der.algorithm(oids.ID_MGF1, sha256)),
+            der.element(0xA2, der.integer(32)),
         ),
     )
 
 
+_DATA = der.oid(oids.ID_DATA)
 _ALGORITHMS: dict[SignatureScheme, tuple[bytes, bytes]] = {
     SignatureScheme.ML_DSA_87: (der.algorithm(oids.ID_SHA512), der.algorithm(oids.ID_ML_DSA_87)),
     SignatureScheme.RSA_PSS: (der.algorithm(oids.ID_SHA256), _pss(der.NULL)),
@@ -223,13 +223,15 @@ _SIGNATURES: dict[SignatureScheme, frozenset[bytes]] = {
     SignatureScheme.ML_DSA_87: frozenset({der.algorithm(oids.ID_ML_DSA_87)}),
     SignatureScheme.RSA_PSS: frozenset({_pss(der.NULL), _pss(b"")}),
 }
-_DIGEST_SETS = {
-    scheme: frozenset(der.set_of([each]).octets() for each in (digest, _with_null(digest)))
-    for scheme, (digest, _) in _ALGORITHMS.items()
+_DIGESTS = {scheme: (digest, _with_null(digest)) for scheme, (digest, _) in _ALGORITHMS.items()}
+_DIGEST_SETS = {scheme: {der.set_of([each]) for each in digests} for scheme, digests in _DIGESTS.items()}
+_PROTECTIONS = {
+    scheme: {_protection(digest, signature) for digest in digests for signature in _SIGNATURES[scheme]}
+    for scheme, digests in _DIGESTS.items()
 }
 _WANTED = {oids.ID_CONTENT_TYPE, oids.ID_MESSAGE_DIGEST, oids.ID_SIGNING_TIME, oids.ID_ALGORITHM_PROTECTION}
 """The signed attributes: these, each once, and no other ones."""
-_UTC_TIME_YEARS = range(1950, 2050)
+_UTC_TIME, _UTC_TIME_YEARS = b"\x17", range(1950, 2050)
 
 
 # The structures, field by field as in RFC 5652.
@@ -275,19 +277,3 @@ class _Attribute:
 @asn1.sequence
 class _Attributes:
     attributes: asn1.SetOf[_Attribute]
-
-
-@asn1.sequence
-class _AlgorithmProtection:
-    digest: asn1.TLV
-    signature: asn1.TLV
-
-
-@asn1.sequence
-class _Digest:
-    digest: bytes
-
-
-@asn1.sequence
-class _SigningTime:
-    time: asn1.UTCTime | asn1.GeneralizedTime

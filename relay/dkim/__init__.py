@@ -2,26 +2,23 @@
 Standard: RFC 6376 (DKIM), RFC 8463 (Ed25519), RFC 8617 (ARC), RFC 8601 (Authentication-Results).
 """
 
-from relay.dkim.arrivals import Arrivals, arrivals
 from relay.dkim.keys import ADVISED_RSA_BITS, Algorithm, SigningKey, load_key, make_key, record_name
-from relay.dkim.published import published
 from relay.dkim.records import KeyRecords
-from relay.dkim.results import Result
+from relay.dkim.results import AuthResult
 from relay.dkim.signing import Signer
-from relay.dkim.verifying import Verifier
+from relay.dkim.verifying import Arrivals, Verifier, arrivals
 
 __all__ = [
     "ADVISED_RSA_BITS",
     "Algorithm",
     "Arrivals",
+    "AuthResult",
     "KeyRecords",
-    "Result",
     "Signer",
     "SigningKey",
     "Verifier",
     "arrivals",
     "load_key",
     "make_key",
-    "published",
     "record_name",
 ]

@@ -16,10 +16,10 @@ import structlog
 
 from relay import mime
 from relay.dkim.canonical import Header, body_hash, canonical
-from relay.dkim.checking import Checked, NotPassed, Tags, check_times, key_name, parse_tags
+from relay.dkim.checking import Checked, check_times, parse_tags
 from relay.dkim.keys import SigningKey
-from relay.dkim.records import Answers
-from relay.dkim.results import Result, payload
+from relay.dkim.records import Answers, NotPassed, Tags, key_name
+from relay.dkim.results import AuthResult, payload
 from relay.dkim.signing import Clock, content_tags, key_tags, signed_field, signed_names
 
 log = structlog.get_logger(__name__)
@@ -50,9 +50,9 @@ class Chain:
         return any(tags.get(b"cv") == b"fail" for tags in self._seals) or self.length >= MAX_SETS
 
     @property
-    def as_result(self) -> Result:
+    def as_result(self) -> AuthResult:
         """For Authentication-Results."""
-        return Result("arc", self.result, self.reason)
+        return AuthResult("arc", self.result, self.reason)
 
     def key_names(self) -> list[str]:
         """The DNS names of all keys that are needed."""
@@ -65,17 +65,17 @@ class Chain:
         if not self._whole:
             self.result, self.reason = "fail", "more or longer fields than a chain has"
             return
-        walk = _Walk(self._fields, checked, answers, self._now)
+        verifying = _DkimpyChain(self._fields, checked, answers, self._now)
         try:
-            found, _, reason = walk.verify()
+            found, _, reason = verifying.verify()
         except Exception as error:  # noqa: BLE001 - whatever a chain is made of, it must not hold the mail for ever
             log.info("arc_chain_not_verified", kind=type(error).__name__)
             found, reason = dkim.CV_Fail, "malformed"
         if found == dkim.CV_Pass:
             self.result = "pass"
         else:
-            self.result = "temperror" if walk.trouble else "fail"
-            self.reason = walk.trouble or reason
+            self.result = "temperror" if verifying.trouble else "fail"
+            self.reason = verifying.trouble or reason
 
     def _key_names(self) -> Iterator[str]:
         for name, raw in self._fields:
@@ -86,7 +86,7 @@ class Chain:
                     continue  # verifying it will say so
 
 
-class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
+class _DkimpyChain(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
     """dkimpy's walk along the chain, with our check of each signature."""
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]], checked: Checked, answers: Answers, now: float) -> None:
@@ -118,7 +118,7 @@ class _Walk(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
         return True
 
 
-class Sealer:
+class ARCSealer:
     """Adds ARC sets under one of the site's RSA keys (RFC 8617, 4.1 knows no other)."""
 
     def __init__(self, key: SigningKey, authserv_id: str, clock: Clock = time.time) -> None:
@@ -126,7 +126,7 @@ class Sealer:
         self._authserv_id = authserv_id
         self._clock = clock
 
-    def seal(self, message: bytes, chain: Chain, results: Sequence[Result]) -> bytes:
+    def seal(self, message: bytes, chain: Chain, results: Sequence[AuthResult]) -> bytes:
         """The fields of the next set, to be put on top; b"" where the chain takes no more.
 
         `chain` is the verified chain of the message; `results` is what was found when the message arrived.

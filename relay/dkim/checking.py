@@ -4,27 +4,22 @@ Standard: RFC 6376 6.1 (verifying), RFC 8301 (what is too weak), RFC 8463; each 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import dkim
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from dkim.canonicalization import CanonicalizationPolicy, InvalidCanonicalizationPolicyError
 from dkim.util import InvalidTagValueList, parse_tag_value
 
 from relay.dkim.canonical import BodyHash, Header, body_hash, canonical, without_signature
-from relay.dkim.keys import ADVISED_RSA_BITS, LEAST_RSA_BITS, record_name
-from relay.dkim.records import Answers
+from relay.dkim.keys import ADVISED_RSA_BITS
+from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, public_key
 
-MAX_RSA_BITS = 8192
-"""Longer keys cost more than they are worth; RFC 8301, 3.2 asks for 4096."""
 MAX_FIELD_OCTETS = 8192
 """No real signature is as long, and time grows with it."""
 
@@ -32,20 +27,6 @@ SLOP_S = 300.0
 """So far another site's clock may be off."""
 MAX_TIME_DIGITS = 12
 """As RFC 6376, 3.5 has it for t= and x=."""
-
-Tags = Mapping[bytes, bytes]
-PublicKey = RSAPublicKey | Ed25519PublicKey
-
-_DOMAIN = re.compile(rb"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
-
-
-class NotPassed(Exception):
-    """A signature did not pass: with which result (RFC 8601, 2.7.1), and why."""
-
-    def __init__(self, result: str, reason: str) -> None:
-        super().__init__(reason)
-        self.result = result
-        self.reason = reason
 
 
 class Checked:
@@ -69,7 +50,7 @@ class Checked:
         except InvalidCanonicalizationPolicyError as error:
             raise NotPassed("permerror", "unknown canonicalisation") from error
         body = self._check_body(tags, c) if b"bh" in tags else ""
-        _check_signature(key, _octets(tags, b"b"), covered + itself)
+        _check_signature(key, octets_of(tags, b"b"), covered + itself)
         if body:
             raise NotPassed("policy", body)
         if isinstance(key, RSAPublicKey) and key.key_size < ADVISED_RSA_BITS:
@@ -85,7 +66,7 @@ class Checked:
         found = self._hashes[form]
         if limit is not None and limit > found.length:
             raise NotPassed("permerror", "l= is more than the body has")
-        if found.digest != _octets(tags, b"bh"):
+        if found.digest != octets_of(tags, b"bh"):
             raise NotPassed("fail", "the body was changed")
         if limit is not None and limit < found.length:
             return f"l= leaves {found.length - limit} octets of the body unsigned"
@@ -140,65 +121,6 @@ def _seconds(value: bytes) -> int:
     return int(text)
 
 
-def key_name(tags: Tags) -> str:
-    """The DNS name of the key. Raises NotPassed where d= and s= make none."""
-    domain, selector = tags.get(b"d", b""), tags.get(b"s", b"")
-    if not _DOMAIN.fullmatch(domain) or not _DOMAIN.fullmatch(selector):
-        raise NotPassed("permerror", "d= or s= is not a domain")
-    return record_name(domain.decode().lower(), selector.decode().lower())
-
-
-def public_key(tags: Tags, answers: Answers) -> PublicKey:
-    """The key that the DNS has, if it may be used for these tags (RFC 6376, 6.1.2). Raises NotPassed."""
-    texts = answers.get(key_name(tags))
-    if texts is None:
-        raise NotPassed("temperror", "the DNS did not answer")
-    record = _record(texts)
-    kind, _, digest = tags[b"a"].partition(b"-")
-    if record.get(b"k", b"rsa") != kind:
-        raise NotPassed("permerror", "the key is for another algorithm")
-    if b"h" in record and digest not in _list(record[b"h"]):
-        raise NotPassed("permerror", "the key is for another hash")
-    if not {b"*", b"email"} & set(_list(record.get(b"s", b"*"))):
-        raise NotPassed("permerror", "the key is not for mail")
-    flags = _list(record.get(b"t", b""))
-    if b"s" in flags and tags.get(b"i", b"@" + tags[b"d"]).rpartition(b"@")[2].lower() != tags[b"d"].lower():
-        raise NotPassed("permerror", "the key is not for subdomains")
-    if b"y" in flags:
-        raise NotPassed("neutral", "the key is marked as being tested")
-    return _load(kind, record)
-
-
-def _record(texts: list[bytes]) -> dict[bytes, bytes]:
-    if not texts:
-        raise NotPassed("permerror", "there is no key in the DNS")
-    for text in texts:
-        try:
-            record = dict(parse_tag_value(b" ".join(text.split())))
-        except (InvalidTagValueList, IndexError):
-            continue
-        if record.get(b"v", b"DKIM1") == b"DKIM1" and b"p" in record:
-            return record
-    raise NotPassed("permerror", "what the DNS has is no key record")
-
-
-def _load(kind: bytes, record: Mapping[bytes, bytes]) -> PublicKey:
-    octets = _octets(record, b"p")
-    if not octets:
-        raise NotPassed("permerror", "the key was revoked")
-    try:
-        if kind == b"ed25519":
-            return Ed25519PublicKey.from_public_bytes(octets)
-        key = serialization.load_der_public_key(octets)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise NotPassed("permerror", "the key cannot be read") from error
-    if not isinstance(key, RSAPublicKey) or key.key_size > MAX_RSA_BITS:
-        raise NotPassed("permerror", "the key is no RSA key of a usual size")
-    if key.key_size < LEAST_RSA_BITS:
-        raise NotPassed("fail", f"RSA key of {key.key_size} bits")
-    return key
-
-
 def _check_signature(key: PublicKey, signature: bytes, data: bytes) -> None:
     try:
         if isinstance(key, RSAPublicKey):
@@ -207,14 +129,3 @@ def _check_signature(key: PublicKey, signature: bytes, data: bytes) -> None:
             key.verify(signature, hashlib.sha256(data).digest())
     except (InvalidSignature, ValueError) as error:
         raise NotPassed("fail", "the signature does not match the header") from error
-
-
-def _octets(tags: Tags, name: bytes) -> bytes:
-    try:
-        return base64.b64decode(b"".join(tags[name].split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise NotPassed("permerror", f"{name.decode()}= is not base64") from error
-
-
-def _list(value: bytes) -> list[bytes]:
-    return [each.strip() for each in value.split(b":")]

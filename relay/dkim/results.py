@@ -5,7 +5,7 @@ Standard: RFC 8601 (Authentication-Results), 5 (foreign fields under our name ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay import mime
@@ -17,7 +17,7 @@ _IN_COMMENT = re.compile(rb"\\.|[()]|[^()\\]+|\\", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class AuthResult:
     """One method's result, in the words of RFC 8601, 2.7; `properties` are `header.d` and the like."""
 
     method: str
@@ -34,12 +34,12 @@ class Result:
         )
 
 
-def results_field(authserv_id: str, results: Sequence[Result]) -> bytes:
+def results_field(authserv_id: str, results: Sequence[AuthResult]) -> bytes:
     """The Authentication-Results field."""
     return f"Authentication-Results: {payload(authserv_id, results)}\r\n".encode("ascii")
 
 
-def payload(authserv_id: str, results: Sequence[Result]) -> str:
+def payload(authserv_id: str, results: Sequence[AuthResult]) -> str:
     """Its value, a result a line, as ARC-Authentication-Results has it too."""
     return f"{authserv_id};\r\n " + (";\r\n ".join(map(str, results)) or "none")
 
@@ -49,26 +49,15 @@ def without_forged(message: bytes, authserv_id: str) -> bytes:
     header = mime.searched_header(message)
     if _NAME not in header.lower():
         return message
-    kept = b"".join(lines for lines, forged in _groups(header, authserv_id.lower().encode()) if not forged)
-    return kept + message[len(header) :]
+    ours = authserv_id.lower().encode()
+    kept = [raw for _, raw in mime.lines_by_field(header) if not _is_forged(raw, ours)]
+    return b"".join(kept) + message[len(header) :]
 
 
-def _groups(header: bytes, ours: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each field, or line that is none, with its folding, and whether it is an Authentication-Results of ours."""
-    group: list[bytes] = []
-    for line in header.splitlines(keepends=True):
-        if group and line[:1] not in (b" ", b"\t"):
-            yield _judged(b"".join(group), ours)
-            group = []
-        group.append(line)
-    yield _judged(b"".join(group), ours)
-
-
-def _judged(raw: bytes, ours: bytes) -> tuple[bytes, bool]:
+def _is_forged(raw: bytes, ours: bytes) -> bool:
+    """Whether a field is an Authentication-Results that claims to be ours, or may to some reader."""
     name, colon, value = raw.partition(b":")
-    if not colon or name.strip().lower() != _NAME:
-        return raw, False
-    return raw, _authserv_id(value) in (ours, None)
+    return bool(colon) and name.strip().lower() == _NAME and _authserv_id(value) in (ours, None)
 
 
 def _authserv_id(value: bytes) -> bytes | None:

@@ -1,22 +1,28 @@
-"""Verifies the DKIM signatures and the ARC chain of a message, which is never held for what is found.
-Standard: RFC 6376 6, RFC 8617 5.2 (ARC), RFC 8601 2.7 (results); signatures, fields and time are bounded.
+"""Verifies the DKIM signatures and the ARC chain of a message, and tells of it on top of what was sealed in it.
+Standard: RFC 6376 6, RFC 8617 5 (ARC), RFC 8601 2.7 (results), 4 and 5 (adding them, removing forged ones).
+
+No message is held for what is found; signatures, fields and time are bounded.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from relay import mime
 from relay.aio import SMALL_OCTETS, off_loop
-from relay.dkim.arc import Chain
+from relay.config import Config
+from relay.dkim.arc import ARCSealer, Chain
 from relay.dkim.canonical import Header
-from relay.dkim.checking import Checked, NotPassed, Tags, check_tags, key_name, parse_tags
-from relay.dkim.records import Answers, KeyRecords
-from relay.dkim.results import Result
+from relay.dkim.checking import Checked, check_tags, parse_tags
+from relay.dkim.keys import SigningKey
+from relay.dkim.records import Answers, KeyRecords, NotPassed, Tags, key_name
+from relay.dkim.results import AuthResult, results_field, without_forged
 from relay.dkim.signing import Clock
+from relay.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +55,7 @@ class Signature:
             return cls(field, tags, failed=failed)
         return cls(field, tags, names)
 
-    def result(self, result: str, reason: str) -> Result:
+    def result(self, result: str, reason: str) -> AuthResult:
         """With what tells it from others."""
         shown = {"header.d": b"d", "header.s": b"s", "header.a": b"a", "header.b": b"b"}
         properties = tuple(
@@ -57,7 +63,7 @@ class Signature:
             for name, tag in shown.items()
             if tag in self.tags
         )
-        return Result("dkim", result, reason, properties)
+        return AuthResult("dkim", result, reason, properties)
 
 
 class Verifier:
@@ -67,54 +73,46 @@ class Verifier:
         self._clock = clock
         self._records = records
 
-    async def dkim(self, message: bytes) -> tuple[Result, ...]:
-        """A result for each signature; `none` where there is none."""
-        return (await self._look(message, arc=False))[0]
+    async def both(self, message: bytes) -> tuple[AuthResult, ...]:
+        """A result for each DKIM signature, `none` where there is none, and that of the ARC chain."""
+        read, answers = await self._read(message, MAX_SIGNATURES)
+        results = await off_loop(read.work, read.results, answers)
+        if read.number > MAX_SIGNATURES:
+            said = f"only {MAX_SIGNATURES} of {read.number} signatures were looked at"
+            results = (*results, AuthResult("dkim", "policy", said))
+        await off_loop(read.work, read.chain.verify, read.checked, answers)
+        return (*results, read.chain.as_result)
 
     async def arc(self, message: bytes) -> Chain:
         """The ARC chain, with its result."""
-        return (await self._look(message, most=0))[1]
+        read, answers = await self._read(message, 0)
+        await off_loop(read.work, read.chain.verify, read.checked, answers)
+        return read.chain
 
-    async def both(self, message: bytes) -> tuple[Result, ...]:
-        """The results of the DKIM signatures, and that of the ARC chain."""
-        results, chain = await self._look(message)
-        return (*results, chain.as_result)
-
-    async def _look(
-        self, message: bytes, *, most: int | None = None, arc: bool = True
-    ) -> tuple[tuple[Result, ...], Chain]:
-        most = MAX_SIGNATURES if most is None else most
+    async def _read(self, message: bytes, most: int) -> tuple[_Read, Answers]:
         work = _work(message)
-        read = await off_loop(work, _Read.of, message, most, self._clock())
-        answers = await self._records.of([*read.names, *(read.chain_names if arc else ())])
-        results = await off_loop(work, _results, read.checked, read.signatures, answers)
-        if arc:
-            await off_loop(work, read.chain.verify, read.checked, answers)
-        if most and read.number > most:
-            results = (*results, Result("dkim", "policy", f"only {most} of {read.number} signatures were looked at"))
-        return results, read.chain
+        read = await off_loop(work, _Read, message, work, most, self._clock())
+        return read, await self._records.of(read.names)
 
 
-@dataclass(frozen=True, slots=True)
 class _Read:
     """What a message says of its signatures: those that are looked at, how many there are, whose keys are needed."""
 
-    checked: Checked
-    signatures: list[Signature]
-    number: int
-    names: set[str]
-    chain: Chain
-    chain_names: list[str]
-
-    @classmethod
-    def of(cls, message: bytes, most: int, now: float) -> _Read:
+    def __init__(self, message: bytes, work: int, most: int, now: float) -> None:
         raw, body = mime.split(message)
         header = Header(raw)
         fields = header.named(b"dkim-signature")
-        signatures = [Signature.read(field, now) for field in fields[:most]]
-        names = {key_name(each.tags) for each in signatures if each.failed is None}
-        chain = Chain(header, now)
-        return cls(Checked(header, body), signatures, len(fields), names, chain, chain.key_names())
+        self.work, self.number = work, len(fields)
+        self.checked = Checked(header, body)
+        self.signatures = [Signature.read(field, now) for field in fields[:most]]
+        self.chain = Chain(header, now)
+        self.names = [key_name(each.tags) for each in self.signatures if each.failed is None] + self.chain.key_names()
+
+    def results(self, answers: Answers) -> tuple[AuthResult, ...]:
+        """One for each signature."""
+        if not self.signatures:
+            return (AuthResult("dkim", "none"),)
+        return tuple(_result(self.checked, signature, answers) for signature in self.signatures)
 
 
 def _work(message: bytes) -> int:
@@ -124,13 +122,7 @@ def _work(message: bytes) -> int:
     return len(message) if few else SMALL_OCTETS + 1
 
 
-def _results(checked: Checked, signatures: list[Signature], answers: Answers) -> tuple[Result, ...]:
-    if not signatures:
-        return (Result("dkim", "none"),)
-    return tuple(_result(checked, signature, answers) for signature in signatures)
-
-
-def _result(checked: Checked, signature: Signature, answers: Answers) -> Result:
+def _result(checked: Checked, signature: Signature, answers: Answers) -> AuthResult:
     if signature.failed is not None:
         return signature.result(signature.failed.result, signature.failed.reason)
     try:
@@ -144,3 +136,51 @@ def _result(checked: Checked, signature: Signature, answers: Answers) -> Result:
 
 def _text(octets: bytes) -> str:
     return octets.decode("ascii", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Verifies, and tells of it under our `authserv_id`; with a `sealer` in ARC, too."""
+
+    verifier: Verifier
+    authserv_id: str
+    sealer: ARCSealer | None = None
+
+    async def verified(self, message: bytes) -> tuple[AuthResult, ...]:
+        """The results for a message that is sealed for us, as it arrived; others look after any other."""
+        results = await self.verifier.both(message)
+        log.info("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
+        return results
+
+    async def with_results(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
+        """The opened original under what we have found; results in it that claim to be ours are removed."""
+        original = await self.without_forged(original)
+        seal = await self._seal(original, results)
+        return seal + results_field(self.authserv_id, results) + original
+
+    async def without_forged(self, message: bytes) -> bytes:
+        """A message from outside, without results that claim to be ours."""
+        return await off_loop(len(message), without_forged, message, self.authserv_id)
+
+    async def _seal(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
+        if self.sealer is None:
+            return b""
+        chain = await self.verifier.arc(original)
+        seal = await off_loop(len(original), self.sealer.seal, original, chain, results)
+        if not seal:
+            log.info("not_sealed_in_arc", chain=chain.result, length=chain.length)
+        return seal
+
+
+def arrivals(config: Config, keys: Sequence[SigningKey]) -> Arrivals | None:
+    """What [dkim] wants done with arriving mail; None where it wants nothing. Raises ConfigError."""
+    table = config.dkim
+    if table is None or not table.verify:
+        return None
+    authserv_id = table.authserv_id or config.site.hostname
+    key = next((key for key in keys if key.algorithm == "rsa"), None)
+    if table.arc_seal and key is None:
+        raise ConfigError("dkim.arc_seal: none of [[dkim.keys]] is an RSA key, and ARC knows no other (RFC 8617)")
+    verifier = Verifier(KeyRecords(table.dns_servers))
+    sealer = ARCSealer(key, authserv_id) if table.arc_seal and key else None
+    return Arrivals(verifier, authserv_id, sealer)

@@ -2,47 +2,26 @@
 Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and RSA; read pairs.py first.
 """
 
-from relay.identity.checks import domains_of, valid_now
-from relay.identity.create import VALID_DAYS, create_identity, renew_identity, request_certificates
-from relay.identity.document import MAX_LENGTH as MAX_DOCUMENT
-from relay.identity.document import read_document, write_document
-from relay.identity.export import peer_document
+from relay.identity.certificates import domains_of, valid_now
+from relay.identity.directory import load_identity, make_passphrase
+from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
-from relay.identity.further import FurtherKEMPair, key_identifier
-from relay.identity.layout import make_passphrase
-from relay.identity.load import load_identity
-from relay.identity.maker import Progress
-from relay.identity.pairs import (
-    Identity,
-    KEMKeyPair,
-    KeyPair,
-    Role,
-    RSAKeyPair,
-    SigningKeyPair,
-    fingerprint,
-    same_fingerprint,
-)
-from relay.identity.peer import SPOKEN, BadDocument, ChangedKey, PeerCertificates, PinRefused, Rollback
+from relay.identity.further import key_identifier
+from relay.identity.make import VALID_DAYS, About, Progress, create_identity, renew_identity, request_certificates
+from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
 from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
 
 __all__ = [
     "MAX_DOCUMENT",
     "SPOKEN",
     "VALID_DAYS",
-    "BadDocument",
-    "ChangedKey",
+    "About",
     "Expiry",
-    "FurtherKEMPair",
     "Identity",
     "Import",
-    "KEMKeyPair",
-    "KeyPair",
     "PeerCertificates",
-    "PinRefused",
     "Progress",
     "RSAKeyPair",
-    "Role",
-    "Rollback",
     "SigningKeyPair",
     "common_groups",
     "create_identity",
@@ -63,5 +42,4 @@ __all__ = [
     "same_fingerprint",
     "trusted_peers",
     "valid_now",
-    "write_document",
 ]

@@ -1,4 +1,4 @@
-"""The peer document: one signed file from which another site learns how to seal for this one.
+"""The peer document: one signed file from which another site learns how to seal for this one; read and written.
 Standard: JSON (RFC 8259), base64 (RFC 4648), ML-DSA-87 (FIPS 204) over the inner JSON with a context string.
 
 The file is a JSON object of exactly three members, at most 3 MiB::
@@ -13,14 +13,15 @@ number is the format, CMS signatures have no context: neither can be taken for t
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
     sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
-    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/kems.py)
+    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/cms/recipients.py)
 
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
 peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
 is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another way, such as a telephone.
+compared over another way, such as a telephone. The serial number is the Unix time in seconds, or one more than the
+last one if that is higher.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from cryptography import x509
@@ -36,15 +41,121 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, M
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from relay.cms import FURTHER_KEMS, der
-from relay.errors import BadStructure
-from relay.identity.checks import UNREADABLE, is_ascii_domain
-from relay.identity.peer import SPOKEN, BadDocument, PeerCertificates, check_consistent
+from relay.cms import FURTHER_KEMS, KEMS, der
+from relay.errors import BadStructure, ConfigError
+from relay.identity import files
+from relay.identity.certificates import (
+    UNREADABLE,
+    check_ca,
+    check_certificate,
+    check_issued_by,
+    domains_of,
+    is_ascii_domain,
+    valid_now,
+)
+from relay.identity.pairs import Identity, Role, fingerprint, public_key
 
 FORMAT = 1
-MAX_LENGTH = 3 * 2**20
+MAX_DOCUMENT = 3 * 2**20
 """Octets of a peer document (3 MiB): a Classic McEliece public key of 1 MiB is there in base64 of base64."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
+SPOKEN = ("otp", "aes", "pqc", "rsa")
+"""The levels that a document can name, strongest first."""
+_NEEDED = {"pqc": (Role.KEM,), "rsa": (Role.RSA_ENCRYPTION, Role.RSA_SIGNING)}
+"""The certificates, besides `signing`, without which a level cannot be sealed for a peer or verified."""
+RENEW = "renew them: qumail-relay identity new --renew"
+"""What helps against certificates that have expired or name too few domains."""
+_SERIAL = "serial"
+
+
+class BadDocument(ConfigError):
+    """Not a whole, consistent, signed peer document of a known format; the text quotes nothing unprintable."""
+
+
+class PinRefused(ConfigError):
+    """A valid document that contradicts what is known here."""
+
+
+class Rollback(PinRefused):
+    """The serial number is lower than the pinned document's, or the same with another content."""
+
+
+class ChangedKey(PinRefused):
+    """The CA's or the signing key is not the pinned one."""
+
+
+@dataclass(frozen=True)
+class PeerCertificates:
+    """What a peer document says; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
+
+    `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and
+    `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing. `further_kems` has a public
+    key for each further KEM that it can open.
+    """
+
+    name: str
+    domains: tuple[str, ...]
+    sae_id: str
+    kme_groups: tuple[str, ...]
+    levels: tuple[str, ...]
+    format: int
+    serial: int
+    issued: datetime
+    ca: x509.Certificate
+    signing: x509.Certificate
+    kem: x509.Certificate | None = None
+    rsa_encryption: x509.Certificate | None = None
+    rsa_signing: x509.Certificate | None = None
+    further_kems: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+
+    @property
+    def certificates(self) -> dict[Role, x509.Certificate]:
+        """The certificates that it has, without the CA's."""
+        every = {
+            Role.KEM: self.kem,
+            Role.SIGNING: self.signing,
+            Role.RSA_ENCRYPTION: self.rsa_encryption,
+            Role.RSA_SIGNING: self.rsa_signing,
+        }
+        return {role: certificate for role, certificate in every.items() if certificate is not None}
+
+    @property
+    def fingerprint(self) -> str:
+        """What is compared over the telephone: that of the two pinned keys (pairs.py)."""
+        return fingerprint(self.ca, self.signing)
+
+    @property
+    def pinned_keys(self) -> tuple[bytes, bytes]:
+        """The CA's and the signing key (SubjectPublicKeyInfo, DER): a document with others is another site's."""
+        return public_key(self.ca), public_key(self.signing)
+
+
+def check_consistent(peer: PeerCertificates) -> None:
+    """Raises BadDocument unless certificates, domains and levels agree with each other; dates are not looked at."""
+    _checked("ca", check_ca, peer.ca)
+    for role, certificate in peer.certificates.items():
+        _checked(role, check_certificate, certificate, role)
+        _checked(role, check_issued_by, certificate, peer.ca)
+        if missing := sorted(set(peer.domains) - set(domains_of(certificate))):
+            raise BadDocument(f"certificate {role}: does not name the domain {missing[0]}")
+    for level in peer.levels:
+        if missing_role := next((role for role in _NEEDED.get(level, ()) if role not in peer.certificates), None):
+            raise BadDocument(f"level {level} needs a certificate for {missing_role.label}")
+        if level in ("otp", "aes") and not peer.kme_groups:
+            raise BadDocument(f"level {level} needs a KME group")
+    for name, octets in peer.further_kems.items():
+        if len(octets) != KEMS[name].public_key_octets:
+            raise BadDocument(f"KEM {name}: {len(octets)} octets are not a public key of it")
+    for what, values in (("domain", peer.domains), ("level", peer.levels), ("KME group", peer.kme_groups)):
+        if len(set(values)) != len(values):
+            raise BadDocument(f"a {what} is named twice")
+
+
+def _checked(name: str, check: Callable[..., None], *arguments: object) -> None:
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise BadDocument(f"certificate {name}: {error}") from error
 
 
 def _domain(value: str) -> str:
@@ -143,28 +254,14 @@ def read_document(raw: bytes) -> PeerCertificates:
 
     Dates are not looked at, and whether that key is the peer's own is for the fingerprint. Raises BadDocument.
     """
-    if len(raw) > MAX_LENGTH:
-        raise BadDocument(f"a peer document has at most {MAX_LENGTH} octets")
+    if len(raw) > MAX_DOCUMENT:
+        raise BadDocument(f"a peer document has at most {MAX_DOCUMENT} octets")
     _check_format(raw)
     file = _parsed(raw, _File)
     content = _parsed(file.document, _Document)
-    certificates = content.certificates
-    peer = PeerCertificates(
-        name=content.name,
-        domains=content.domains,
-        sae_id=content.sae_id,
-        kme_groups=content.kme_groups,
-        levels=content.levels,
-        format=file.format,
-        serial=content.serial,
-        issued=content.issued,
-        ca=certificates.ca,
-        signing=certificates.signing,
-        kem=certificates.kem,
-        rsa_encryption=certificates.rsa_encryption,
-        rsa_signing=certificates.rsa_signing,
-        further_kems=content.kems,
-    )
+    fields = dict(content)
+    certificates, kems = fields.pop("certificates"), fields.pop("kems")
+    peer = PeerCertificates(format=file.format, further_kems=kems, **fields, **dict(certificates))
     check_consistent(peer)
     _check_signature(certificates.signing, file)
     return peer
@@ -195,6 +292,59 @@ def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
     if read_document(raw) != peer:
         raise BadDocument("the document does not read back as it was written")
     return raw
+
+
+def peer_document(
+    directory: Path,
+    identity: Identity,
+    *,
+    name: str,
+    domains: Sequence[str],
+    sae_id: str,
+    kme_groups: Sequence[str],
+    levels: Sequence[str],
+    now: datetime | None = None,
+) -> bytes:
+    """The signed document that peers import; `directory` is the identity's, where the serial number is kept.
+
+    Raises ConfigError where a certificate has expired or does not name one of `domains` (in A-labels).
+    """
+    now = now or datetime.now(UTC)
+    for role, certificate in identity.certificates.items():
+        if not valid_now(certificate, now):
+            raise ConfigError(f"the certificate for {role.label} is not valid now; {RENEW}")
+        if missing := set(domains) - set(identity.domains):
+            raise ConfigError(f"the certificates do not name {', '.join(sorted(missing))}; {RENEW}")
+    with files.changing(directory):
+        serial = _next_serial(directory / _SERIAL, now)
+    peer = PeerCertificates(
+        name=name,
+        domains=tuple(domains),
+        sae_id=sae_id,
+        kme_groups=tuple(kme_groups),
+        levels=tuple(levels),
+        format=FORMAT,
+        serial=serial,
+        issued=now,
+        ca=identity.ca,
+        signing=identity.signing.certificate,
+        kem=identity.kem.certificate,
+        rsa_encryption=identity.rsa_encryption.certificate,
+        rsa_signing=identity.rsa_signing.certificate,
+        further_kems=identity.offered_kems,
+    )
+    return write_document(peer, identity.signing.private_key)
+
+
+def _next_serial(path: Path, now: datetime) -> int:
+    """A number above all before it, written down before it is used."""
+    try:
+        last = int(files.read_public(path)) if path.exists() else 0
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a number") from error
+    serial = max(last + 1, int(now.timestamp()))
+    files.write(path, b"%d\n" % serial)
+    return serial
 
 
 def _base64(octets: bytes) -> str:

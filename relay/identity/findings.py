@@ -4,7 +4,7 @@ One entry a thing that was looked at; nothing is changed; warned of 30, 7 and 1 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -13,11 +13,10 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import liboqs
-from relay.identity.checks import ascii_domain
-from relay.identity.export import RENEW
-from relay.identity.load import load_identity
+from relay.identity.certificates import ascii_domain
+from relay.identity.directory import load_identity
+from relay.identity.document import RENEW, PeerCertificates
 from relay.identity.pairs import Identity
-from relay.identity.peer import PeerCertificates
 from relay.identity.peers import common_groups, trusted_peers
 
 Finding = tuple[str, tuple[str, ...]]
@@ -28,48 +27,32 @@ def identity_findings(config: Config, now: datetime) -> list[Finding]:
     """The identity, then each pinned peer, each with its problems; nothing without [identity]. Raises nothing."""
     if config.identity is None:
         return []
-    return [_own(config, config.identity, now), *_peers(config, now)]
-
-
-def _own(config: Config, files: IdentitySettings, now: datetime) -> Finding:
-    what = "identity"
-    try:
-        identity = load_identity(files.directory, passphrase=files.passphrase, now=now)
-    except ConfigError as error:
-        return what, tuple(error.problems)
-    return what, (*_domains_missing(config, identity), *_ending(identity, {}, now), *_kems_not_here(identity))
-
-
-def _peers(config: Config, now: datetime) -> list[Finding]:
+    own = "identity", tuple(_of_identity(config, config.identity, now))
     try:
         peers = trusted_peers(config)
     except ConfigError as error:
-        return [("peer documents", tuple(error.problems))]
-    return [
-        (f"peer document {name}", (*_no_group(config, peer), *_ending(None, {name: peer}, now)))
-        for name, peer in peers.items()
-    ]
+        return [own, ("peer documents", tuple(error.problems))]
+    return [own, *((f"peer document {name}", tuple(_of_peer(config, peer, now))) for name, peer in peers.items())]
 
 
-def _domains_missing(config: Config, identity: Identity) -> tuple[str, ...]:
-    missing = sorted(set(map(ascii_domain, config.site.domains)) - set(identity.domains))
-    return (f"the certificates do not name {', '.join(missing)}; {RENEW}",) if missing else ()
+def _of_identity(config: Config, files: IdentitySettings, now: datetime) -> Iterator[str]:
+    try:
+        identity = load_identity(files.directory, passphrase=files.passphrase, now=now)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if missing := sorted(set(map(ascii_domain, config.site.domains)) - set(identity.domains)):
+        yield f"the certificates do not name {', '.join(missing)}; {RENEW}"
+    yield from (f"{expiry}; {RENEW}" for expiry in expiring(identity, {}, now))
+    # Peers seal with the keys that we gave them, whether we can open or not.
+    yield from (cause for name in identity.offered_kems if (cause := liboqs.unavailable(name)))
 
 
-def _kems_not_here(identity: Identity) -> tuple[str, ...]:
-    """Peers seal with the keys that we gave them, whether we can open or not."""
-    return tuple(cause for name in identity.offered_kems if (cause := liboqs.unavailable(name)))
-
-
-def _no_group(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
+def _of_peer(config: Config, peer: PeerCertificates, now: datetime) -> Iterator[str]:
     if peer.kme_groups and config.kmes and not common_groups(config, peer):
-        return (f"shares no KME group with us; it has {', '.join(peer.kme_groups)}",)
-    return ()
-
-
-def _ending(identity: Identity | None, peers: Mapping[str, PeerCertificates], now: datetime) -> tuple[str, ...]:
-    help_text = RENEW if identity is not None else "ask the peer for its new document"
-    return tuple(f"{expiry}; {help_text}" for expiry in expiring(identity, peers, now))
+        yield f"shares no KME group with us; it has {', '.join(peer.kme_groups)}"
+    for expiry in expiring(None, {peer.name: peer}, now):
+        yield f"{expiry}; ask the peer for its new document"
 
 
 WARN_DAYS = (30, 7, 1)

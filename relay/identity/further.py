@@ -1,7 +1,7 @@
 """Key pairs of further KEMs, which have no certificates: how they are named, written and read.
 Standard: JSON with base64; where there is a passphrase, AES-256-GCM (SP 800-38D) under a key made by scrypt (RFC 7914).
 
-Beside the other files of an identity (layout.py), of mode 0600 like them::
+Beside the other files of an identity (directory.py), of mode 0600 like them::
 
     kem-NAME.ID.key   the private key, as liboqs has it, encrypted where the identity has a passphrase
     kem-NAME.ID.pub   the public key and when it was made; the pair counts once this is there

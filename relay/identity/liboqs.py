@@ -1,5 +1,5 @@
 """Further KEMs (HQC, FrodoKEM, Classic McEliece) by liboqs, an optional library that is loaded when first needed.
-Standard: liboqs 0.16 through liboqs-python; nothing is ever downloaded or built here, only looked for.
+By liboqs 0.16 through liboqs-python; nothing is ever downloaded or built here, only looked for.
 
 `import oqs` without the native library would clone, build and install it. So the library is looked for first, in the
 places where `oqs` looks, and its way to the network is barred during the import.

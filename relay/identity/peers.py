@@ -17,12 +17,11 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings, PeerSettings
 from relay.errors import ConfigError
 from relay.identity import files
-from relay.identity.checks import UNREADABLE, ascii_domain, valid_now
-from relay.identity.document import read_document
+from relay.identity.certificates import UNREADABLE, ascii_domain, valid_now
+from relay.identity.directory import read_certificate
+from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
-from relay.identity.layout import read_certificate
 from relay.identity.pairs import Role, public_key, subject_key_identifier
-from relay.identity.peer import ChangedKey, PeerCertificates, PinRefused, Rollback
 
 _SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -73,7 +72,7 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     faults = [
         f"{_file(config.identity.peers_directory, name)}: {text}"
         for name, peer in peers.items()
-        for text in (*_contradictions(config, peers, name, peer), *names_of_others(peer, owned))
+        for text in _contradictions(config, peers, owned, peer)
     ]
     if faults:
         raise ConfigError(faults)
@@ -96,9 +95,9 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
         if not valid_now(certificate, now):
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
             raise PinRefused(f"certificate {what}: valid from {dates}, so not now")
-    pinned = load_peer_documents(_peers_directory(config))
+    pinned = load_peer_documents(_files(config).peers_directory)
     owned = owners_of_names(_files(config).directory, pinned.values())
-    if faults := [*_contradictions(config, pinned, name, peer), *names_of_others(peer, owned)]:
+    if faults := list(_contradictions(config, pinned, owned, peer)):
         raise PinRefused(faults)
     before = pinned.get(name)
     return Import(peer, document.name, before, _change(before, peer, replace=replace))
@@ -106,7 +105,7 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
 
 def pin(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
     """Examines the document again and pins it. Raises what `examine` raises, and ConfigError."""
-    directory = _peers_directory(config)
+    directory = _files(config).peers_directory
     with files.changing(directory):
         found = examine(config, raw, name=name, replace=replace, now=now)
         if found.change != "same":
@@ -121,40 +120,30 @@ def common_groups(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
 
 
 def _contradictions(
-    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
-) -> list[str]:
-    """Why the document of the peer `name` cannot be true beside relay.toml and the other pinned documents."""
-    return [*_of_table(config, name, peer), *_of_others(config, pinned, name, peer)]
-
-
-def _of_table(config: Config, name: str, peer: PeerCertificates) -> Iterator[str]:
-    table = config.peers.get(name)
-    if table is None:
-        return
-    if table.sae_id != peer.sae_id:
-        yield f"the document says SAE {peer.sae_id!r}, [peers.{name}] says {table.sae_id!r}"
-    if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
-        known = ", ".join(peer.kme_groups) or "none"
-        yield f"[peers.{name}] says KME group {table.kme_groups[0]!r}, the document says {known}"
-    if missing := {ascii_domain(domain) for domain in table.domains} - set(peer.domains):
-        yield f"[peers.{name}] has the domain {min(missing)}, which is not in the document"
-
-
-def _of_others(
-    config: Config, pinned: Mapping[str, PeerCertificates], name: str, peer: PeerCertificates
+    config: Config, pinned: Mapping[str, PeerCertificates], owned: Owners, peer: PeerCertificates
 ) -> Iterator[str]:
+    """Why a peer's document cannot be true beside relay.toml, this site's identity and the other pinned documents."""
+    if table := config.peers.get(peer.name):
+        if table.sae_id != peer.sae_id:
+            yield f"the document says SAE {peer.sae_id!r}, [peers.{peer.name}] says {table.sae_id!r}"
+        if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
+            known = ", ".join(peer.kme_groups) or "none"
+            yield f"[peers.{peer.name}] says KME group {table.kme_groups[0]!r}, the document says {known}"
+        if missing := {ascii_domain(domain) for domain in table.domains} - set(peer.domains):
+            yield f"[peers.{peer.name}] has the domain {min(missing)}, which is not in the document"
     domains = {ascii_domain(domain): "this site" for domain in config.site.domains}
     saes = {config.site.sae_id: "this site"}
     others: dict[str, PeerSettings | PeerCertificates] = {**config.peers, **pinned}
-    for other, known in others.items():
-        if other != name:
-            domains |= {ascii_domain(domain): f"peer {other}" for domain in known.domains}
-            saes[known.sae_id] = f"peer {other}"
+    for name, other in others.items():
+        if name != peer.name:
+            domains |= {ascii_domain(domain): f"peer {name}" for domain in other.domains}
+            saes[other.sae_id] = f"peer {name}"
     for domain in peer.domains:
         if owner := domains.get(domain):
             yield f"the domain {domain} already belongs to {owner}"
     if owner := saes.get(peer.sae_id):
         yield f"the SAE {peer.sae_id!r} already belongs to {owner}"
+    yield from names_of_others(peer, owned)
 
 
 def _change(before: PeerCertificates | None, peer: PeerCertificates, *, replace: bool) -> Change:
@@ -162,27 +151,18 @@ def _change(before: PeerCertificates | None, peer: PeerCertificates, *, replace:
         return "new"
     if before == peer:
         return "same"
-    if replace:
-        return "newer" if _follows(before, peer) else "replaced"
+    follows = before.pinned_keys == peer.pinned_keys and peer.serial > before.serial
+    if follows or replace:
+        return "newer" if follows else "replaced"
     if before.pinned_keys != peer.pinned_keys:
         raise ChangedKey(
             f"its CA or signing key is another one than that pinned for {before.name} ({before.fingerprint}): "
             "ask the peer over the telephone, and use --replace only if it changed its keys"
         )
-    if peer.serial <= before.serial:
-        raise Rollback(
-            f"serial number {peer.serial} of {peer.issued:%Y-%m-%d} is not newer than the pinned {before.serial} of "
-            f"{before.issued:%Y-%m-%d}: ask the peer for its newest document (--replace imports this one all the same)"
-        )
-    return "newer"
-
-
-def _follows(before: PeerCertificates, peer: PeerCertificates) -> bool:
-    return before.pinned_keys == peer.pinned_keys and peer.serial > before.serial
-
-
-def _peers_directory(config: Config) -> Path:
-    return _files(config).peers_directory
+    raise Rollback(
+        f"serial number {peer.serial} of {peer.issued:%Y-%m-%d} is not newer than the pinned {before.serial} of "
+        f"{before.issued:%Y-%m-%d}: ask the peer for its newest document (--replace imports this one all the same)"
+    )
 
 
 def _files(config: Config) -> IdentitySettings:

@@ -1,11 +1,12 @@
 """The levels at which a message is sealed; each file holds both directions of one level.
-Standard: CMS (RFC 5652) in and out; what every level promises is the contract below.
+In and out is CMS (RFC 5652); what every level promises is the contract below.
 
 aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -45,7 +46,7 @@ class FreshKeys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedPayload:
     """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log."""
 
     der: bytes = field(repr=False)
@@ -77,28 +78,32 @@ class Unsealed:
     signed_by: PeerCertificates | None = None
 
 
-class Level(Protocol):
-    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing."""
+class Level(ABC):
+    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
 
-    @property
-    def name(self) -> str:
-        """As policy files name it."""
+    `name` is as policy files name it; `quantum` says whether the level itself spends quantum keys (the others may get
+    one more layer that does).
+    """
 
-    @property
-    def quantum(self) -> bool:
-        """Whether the level itself spends quantum keys (the others may get one more layer that does)."""
+    name: str
+    quantum: bool = False
 
     def obstacle(self, parties: Parties) -> str:
         """Why this level cannot be done for these parties at all, or "" where it can be tried."""
+        return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    @abstractmethod
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
+    @abstractmethod
     def recognises(self, enveloped: AuthEnveloped) -> bool:
-        """Whether this level sealed it."""
+        """Whether this level sealed it: all who can open it do so by its kind of key."""
 
     def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
         """Which quantum keys a sealed message names. Raises BadStructure."""
+        return ()
 
+    @abstractmethod
     async def open(self, enveloped: AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, verified. Raises BadStructure, BadTag, BadSignature or KeyNotFound."""

@@ -8,32 +8,25 @@ from relay import cms
 from relay.aio import off_loop
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, unwrap, wrap
-
-KEY_OCTETS = 32
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
+from relay.levels.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 
 
-class AES:
+class AES(Level):
     """AES-256-GCM with quantum keys (level 2); also the layer that quantum enhancement adds."""
 
     name = "aes"
     quantum = True
 
-    def obstacle(self, parties: Parties) -> str:
-        """None: all it needs is a key from the KME."""
-        return ""
-
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
         taken = await keys.take(parties.peer, level=self.name, octets=len(payload))
         if len(taken.key.key) != KEY_OCTETS:
             raise KMEBadReply(f"key {taken.key.key_ID}: {len(taken.key.key)} octets, level aes needs {KEY_OCTETS}")
         der = await off_loop(len(payload), _seal, payload, taken.key, taken.reference)
-        return Sealed(der, (taken.reference,), KEY_OCTETS * 8)
+        return SealedPayload(der, (taken.reference,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether those who can open it do so with a quantum key."""
         return not isinstance(enveloped.content, cms.PadContent) and all(
             isinstance(recipient, cms.KEKRecipient) for recipient in enveloped.recipients
         )
@@ -48,9 +41,10 @@ class AES:
 
 
 def _seal(payload: bytes, key: Key, reference: KeyReference) -> bytes:
-    content = encrypt(payload)
     attribute = cms.QKDKeyAttribute(reference.master_sae or "", reference.slave_sae or "", reference.kme_group or "")
-    return content.enveloped(cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content.key), attribute))
+    content_key = fresh_key()
+    recipient = cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content_key), attribute)
+    return encrypt(payload, content_key, recipient)
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:

@@ -1,11 +1,10 @@
-"""AES-256-GCM content under a fresh content key, as the levels aes, pqc and rsa use it.
+"""AES-256-GCM content under a fresh content key, and that key under another, as the levels aes, pqc and rsa use them.
 Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap), RFC 5869 and RFC 9629 5 (HKDF of a KEM's secret).
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -16,36 +15,28 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from relay import cms
 from relay.errors import BadStructure, BadTag
 
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A payload encrypted under `key` (32 octets), which each recipient gets in his own way."""
-
-    key: bytes = field(repr=False)
-    nonce: bytes
-    ciphertext: bytes = field(repr=False)
-    tag: bytes
-
-    def enveloped(self, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient) -> bytes:
-        """The AuthEnvelopedData for one recipient, as DER."""
-        gcm = cms.GCMContent(self.nonce)
-        return cms.encode_enveloped(cms.AuthEnveloped((recipient,), gcm, self.ciphertext, self.tag))
+KEY_OCTETS = 32
 
 
-def encrypt(payload: bytes) -> Content:
-    """The payload under a fresh key and nonce."""
-    key = AESGCM.generate_key(256)
+def fresh_key() -> bytes:
+    """A content key."""
+    return os.urandom(KEY_OCTETS)
+
+
+def encrypt(payload: bytes, key: bytes, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient) -> bytes:
+    """The payload under `key`, which the one recipient has in their own way, as AuthEnvelopedData (DER)."""
     nonce = os.urandom(cms.NONCE_OCTETS)
     encrypted = AESGCM(key).encrypt(nonce, payload, None)
-    return Content(key, nonce, encrypted[: -cms.TAG_OCTETS], encrypted[-cms.TAG_OCTETS :])
+    ciphertext, tag = encrypted[: -cms.TAG_OCTETS], encrypted[-cms.TAG_OCTETS :]
+    return cms.encode_enveloped(cms.AuthEnveloped((recipient,), cms.GCMContent(nonce), ciphertext, tag))
 
 
 def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
     """The payload, after its tag was verified. Raises BadTag or BadStructure."""
     if not isinstance(enveloped.content, cms.GCMContent):
         raise BadStructure("the content is not AES-256-GCM")
-    if len(key) != 32:
-        raise BadTag("the content key is not 32 octets")
+    if len(key) != KEY_OCTETS:
+        raise BadTag(f"the content key is not {KEY_OCTETS} octets")
     try:
         return AESGCM(key).decrypt(enveloped.content.nonce, enveloped.ciphertext + enveloped.tag, None)
     except InvalidTag as error:
@@ -67,5 +58,5 @@ def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:
 
 def kem_key(shared_secret: bytes) -> bytes:
     """The key-encryption key of a KEM recipient: HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
-    kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
+    kdf = HKDF(algorithm=hashes.SHA256(), length=KEY_OCTETS, salt=None, info=cms.kem_kdf_info())
     return kdf.derive(shared_secret)

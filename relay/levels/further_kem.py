@@ -1,5 +1,5 @@
 """One more enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
-Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/cms/kems.py, otherwise as level pqc; RFC 5083.
+Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/cms/recipients.py, otherwise as level pqc; RFC 5083.
 
 It says nothing of who sealed: that is for the signature inside, so it goes around level pqc and never stands alone.
 """
@@ -7,27 +7,24 @@ It says nothing of who sealed: that is for the signature inside, so it goes arou
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from relay import cms
 from relay.errors import KEMUnavailable, NotForUs
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
-from relay.keys import KeyReference
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
+from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class FurtherKEM:
+class FurtherKEM(Level):
     """The layer under the KEM `name`."""
 
-    name: str
-    quantum: ClassVar[bool] = False
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def obstacle(self, parties: Parties) -> str:
         """The library is needed here, and the peer's public key."""
@@ -40,22 +37,17 @@ class FurtherKEM:
             )
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """AuthEnvelopedData with one KEMRecipientInfo. Raises KEMUnavailable."""
         public_key = parties.certificates.further_kems.get(self.name) if parties.certificates is not None else None
         if public_key is None:
             raise KEMUnavailable(self.obstacle(parties))
-        return Sealed(await asyncio.to_thread(self._seal, payload, public_key))
+        return SealedPayload(await asyncio.to_thread(self._seal, payload, public_key))
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with a key of this KEM."""
         return all(
             isinstance(recipient, cms.KEMRecipient) and recipient.kem == self.name for recipient in enveloped.recipients
         )
-
-    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """No quantum keys."""
-        return ()
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after its tag has been verified. Raises KEMUnavailable."""
@@ -63,10 +55,10 @@ class FurtherKEM:
 
     def _seal(self, payload: bytes, public_key: bytes) -> bytes:
         shared_secret, ciphertext = liboqs.encapsulate(self.name, public_key)
-        content = encrypt(payload)
+        key = fresh_key()
         certificate = cms.CertificateID(ski=key_identifier(public_key))
-        wrapped = wrap(kem_key(shared_secret), content.key)
-        return content.enveloped(cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
+        wrapped = wrap(kem_key(shared_secret), key)
+        return encrypt(payload, key, cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
 
     def _open(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
         return decrypt(enveloped, self._content_key(enveloped, identity))

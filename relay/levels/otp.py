@@ -16,14 +16,14 @@ from relay.aio import off_loop
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.padding import Padding, decompress, pack, pad, padded_size, unpad
 
 PIECE_OCTETS = 64 * 1024
 """XOR goes on in pieces of this size, so that other threads get their turn."""
 
 
-class OTP:
+class OneTimePad(Level):
     """One-time pad with quantum keys (level 1): no computation breaks it, up to the KMEs themselves."""
 
     name = "otp"
@@ -34,11 +34,7 @@ class OTP:
         self._padding: Padding = padding
         self._compression = compression
 
-    def obstacle(self, parties: Parties) -> str:
-        """None: all it needs is keys from the KME."""
-        return ""
-
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
         packed, compressed = payload, False
         if self._compression:
@@ -55,10 +51,9 @@ class OTP:
             _check(content.key_IDs, [key.octets for key in one_time_pad.keys], needed)
             cost = one_time_pad.cost
             der = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
-        return Sealed(der, _references(content), 8 * cost)
+        return SealedPayload(der, _references(content), 8 * cost)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether the content is under a one-time pad."""
         return isinstance(enveloped.content, cms.PadContent)
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:

@@ -6,82 +6,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 
-from relay import cms, mime
-from relay.aio import off_loop
+from relay import cms
 from relay.cms import SignatureScheme
-from relay.errors import BadStructure, CannotSeal, NotForUs
-from relay.keys import KeyReference
-from relay.levels import FreshKeys, Opening, Parties, Sealed, Unsealed
-from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
-from relay.levels.signatures import certificate_id, expired, names, sign, verify
+from relay.errors import CannotSeal, NotForUs
+from relay.levels.content import kem_key, unwrap, wrap
+from relay.levels.signatures import SignedLevel, certificate_id, names
 
 if TYPE_CHECKING:
-    from relay.identity import Identity, PeerCertificates
+    from relay.identity import Identity, PeerCertificates, SigningKeyPair
 
 
-class PQC:
+class PQC(SignedLevel):
     """ML-KEM-1024 and ML-DSA-87 (level 3)."""
 
     name = "pqc"
-    quantum = False
-
-    def obstacle(self, parties: Parties) -> str:
-        """Our own identity and the peer's certificates are needed, and none of them may have expired."""
-        if parties.identity is None:
-            return "this site has no certificates; make them with `qumail-relay identity new`"
-        if parties.certificates is None or parties.certificates.kem is None:
-            return "the peer's ML-KEM certificate was not imported; see `qumail-relay identity import`"
-        ours = parties.identity.signing.certificate
-        return expired(parties.certificates.kem, ours)
-
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> Sealed:
-        """SignedData inside an AuthEnvelopedData with one KEMRecipientInfo. Raises CannotSeal."""
-        return Sealed(await off_loop(len(payload), _seal, payload, parties.identity, parties.certificates))
+    scheme = SignatureScheme.ML_DSA_87
+    key_kind = "ML-KEM"
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
-        """Whether everybody who can open it does so with an ML-KEM key."""
         return all(
             isinstance(recipient, cms.KEMRecipient) and recipient.kem == cms.ML_KEM_1024
             for recipient in enveloped.recipients
         )
 
-    def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """No quantum keys."""
-        return ()
+    def signing_pair(self, identity: Identity) -> SigningKeyPair:
+        return identity.signing
 
-    async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
-        """The payload, released only after tag and signature have been verified."""
-        return await off_loop(len(enveloped.ciphertext), _open, enveloped, opening)
+    def encryption_certificate(self, peer: PeerCertificates) -> x509.Certificate | None:
+        return peer.kem
 
+    def recipient(self, peer: str, certificate: x509.Certificate, content_key: bytes) -> cms.KEMRecipient:
+        public_key = certificate.public_key()
+        if not isinstance(public_key, MLKEM1024PublicKey):
+            raise CannotSeal(f"the KEM certificate of peer {peer!r} is not ML-KEM-1024")
+        shared_secret, ciphertext = public_key.encapsulate()
+        return cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(shared_secret), content_key))
 
-def _seal(payload: bytes, identity: Identity | None, peer: PeerCertificates | None) -> bytes:
-    if identity is None or peer is None or peer.kem is None:
-        raise CannotSeal("level pqc without certificates")
-    public_key = peer.kem.public_key()
-    if not isinstance(public_key, MLKEM1024PublicKey):
-        raise CannotSeal(f"the KEM certificate of peer {peer.name!r} is not ML-KEM-1024")
-    pair = identity.signing
-    content = encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)))
-    shared_secret, kem_ciphertext = public_key.encapsulate()
-    wrapped = wrap(kem_key(shared_secret), content.key)
-    return content.enveloped(cms.KEMRecipient(certificate_id(peer.kem), kem_ciphertext, wrapped))
-
-
-def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
-    inner = mime.unwrap(decrypt(enveloped, _content_key(enveloped, opening.identity)))
-    if inner.kind != "signed":
-        raise BadStructure("the content is not signed")
-    payload, peer = verify(inner.content, SignatureScheme.ML_DSA_87, opening)
-    return Unsealed(payload, peer)
-
-
-def _content_key(enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
-    pairs = [] if identity is None else [identity.kem, *identity.older_kem]
-    for recipient in enveloped.recipients:
-        for pair in pairs:
-            if isinstance(recipient, cms.KEMRecipient) and names(recipient.certificate, pair.certificate):
-                shared_secret = pair.private_key.decapsulate(recipient.kem_ciphertext)
-                return unwrap(kem_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
-    raise NotForUs("encrypted to an ML-KEM key that is not ours")
+    def content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+        pairs = [] if identity is None else [identity.kem, *identity.older_kem]
+        for recipient in enveloped.recipients:
+            for pair in pairs:
+                if isinstance(recipient, cms.KEMRecipient) and names(recipient.certificate, pair.certificate):
+                    shared_secret = pair.private_key.decapsulate(recipient.kem_ciphertext)
+                    return unwrap(kem_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
+        raise NotForUs("encrypted to an ML-KEM key that is not ours")

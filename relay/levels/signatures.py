@@ -1,4 +1,4 @@
-"""Signs a payload and verifies the signature of a pinned peer, as the levels pqc and rsa use it.
+"""What the levels pqc and rsa share: the payload is signed with our certificate, then encrypted to one of the peer's.
 Standard: RFC 5652 5.4 and 5.6, RFC 9882 (ML-DSA-87, SHA-512, empty context), RFC 4056 (RSASSA-PSS, SHA-256).
 """
 
@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from abc import abstractmethod
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -16,18 +17,77 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
-from relay import cms
+from relay import cms, mime
+from relay.aio import off_loop
 from relay.cms import SignatureScheme
-from relay.errors import BadSignature, CertificateExpired, UnknownSigner
-from relay.identity.checks import valid_now
-from relay.levels import Opening
+from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
+from relay.identity.certificates import MIN_RSA_BITS, valid_now
+from relay.identity.pairs import subject_key_identifier
+from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
+from relay.levels.content import decrypt, encrypt, fresh_key
 
 if TYPE_CHECKING:
-    from relay.identity import PeerCertificates
-
-MIN_RSA_BITS = 4096
+    from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
 
 _DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
+
+
+class SignedLevel(Level):
+    """A level without quantum keys; `scheme` is how it signs, `key_kind` what it encrypts to."""
+
+    scheme: ClassVar[SignatureScheme]
+    key_kind: ClassVar[str]
+
+    def obstacle(self, parties: Parties) -> str:
+        """Our own identity and the peer's certificates are needed, and none of them may have expired."""
+        if parties.identity is None:
+            return "this site has no certificates; make them with `qumail-relay identity new`"
+        theirs = self.encryption_certificate(parties.certificates) if parties.certificates is not None else None
+        if theirs is None:
+            return f"the peer's {self.key_kind} certificate was not imported; see `qumail-relay identity import`"
+        return expired(theirs, self.signing_pair(parties.identity).certificate)
+
+    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
+        """SignedData inside an AuthEnvelopedData with one recipient. Raises CannotSeal."""
+        return SealedPayload(await off_loop(len(payload), self._seal, payload, parties))
+
+    async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, released only after tag and signature have been verified."""
+        return await off_loop(len(enveloped.ciphertext), self._open, enveloped, opening)
+
+    @abstractmethod
+    def signing_pair(self, identity: Identity) -> SigningKeyPair | RSAKeyPair:
+        """Our key that signs, and its certificate."""
+
+    @abstractmethod
+    def encryption_certificate(self, peer: PeerCertificates) -> x509.Certificate | None:
+        """The peer's certificate to encrypt to, if there is one."""
+
+    @abstractmethod
+    def recipient(
+        self, peer: str, certificate: x509.Certificate, content_key: bytes
+    ) -> cms.KEMRecipient | cms.RSARecipient:
+        """The content key for this certificate's key alone. Raises CannotSeal."""
+
+    @abstractmethod
+    def content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
+        """What `recipient` hid, by one of our keys, older ones included. Raises NotForUs or BadTag."""
+
+    def _seal(self, payload: bytes, parties: Parties) -> bytes:
+        peer = parties.certificates
+        certificate = self.encryption_certificate(peer) if peer is not None else None
+        if parties.identity is None or peer is None or certificate is None:
+            raise CannotSeal(f"level {self.name} without certificates")
+        key = fresh_key()
+        recipient = self.recipient(peer.name, certificate, key)
+        pair = self.signing_pair(parties.identity)
+        return encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)), key, recipient)
+
+    def _open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
+        inner = mime.unwrap(decrypt(enveloped, self.content_key(enveloped, opening.identity)))
+        if inner.kind != "signed":
+            raise BadStructure("the content is not signed")
+        return Unsealed(*verify(inner.content, self.scheme, opening))
 
 
 def sign(payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> bytes:
@@ -82,8 +142,7 @@ def signs_under(peer: PeerCertificates, identifier: cms.CertificateID) -> bool:
 
 def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
     """How a message names this certificate: by its SubjectKeyIdentifier."""
-    ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    return cms.CertificateID(ski=ski.value.digest)
+    return cms.CertificateID(ski=subject_key_identifier(certificate))
 
 
 def expired(*certificates: x509.Certificate) -> str:
@@ -100,7 +159,7 @@ def expired(*certificates: x509.Certificate) -> str:
 def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
     """Whether a message's identifier is this certificate, by key identifier or by issuer and serial number."""
     if identifier.ski:
-        return identifier.ski == certificate_id(certificate).ski
+        return identifier.ski == subject_key_identifier(certificate)
     return (identifier.issuer, identifier.serial) == (certificate.issuer.public_bytes(), certificate.serial_number)
 
 

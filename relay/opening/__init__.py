@@ -17,12 +17,11 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.cms import SealedEnvelope
-from relay.config import Config
-from relay.errors import BadStructure, MalformedMessage, RelayError
+from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
 from relay.mail import Mail, Recipient
-from relay.opening.layers import Found, Layers, silent
+from relay.opening.layers import Layer, Layers, OpenedLayers
 from relay.opening.recipients import (
     SKEW,
     WINDOW,
@@ -96,7 +95,7 @@ def _utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Opener:
+class MailOpener:
     """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware)."""
 
     layers: Layers
@@ -104,10 +103,6 @@ class Opener:
     deliveries: DeliveryRecords
     beat: Beat | None = field(default=None, kw_only=True)
     clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
-
-    @property
-    def _config(self) -> Config:
-        return self.layers.config
 
     async def open(
         self,
@@ -127,27 +122,45 @@ class Opener:
         yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
         CannotOpen.
         """
-        size = len(message)
         outermost = await self.layers.recognise(message, sender)
         if outermost is None:
             return None
-        found = Found()
+        return await self.open_recognised(
+            outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
+        )
+
+    async def open_recognised(
+        self,
+        outermost: Layer,
+        size: int,
+        mailboxes: Sequence[str] | None,
+        *,
+        max_hops: int,
+        patient: bool,
+        any_time: bool,
+    ) -> Opened:
+        """`open`, for a message of `size` octets whose outermost layer is known."""
+        found = OpenedLayers()
         try:
-            entity = await self.layers.open(found, outermost, size, patient=patient and size <= PATIENT_OCTETS)
-            any_time = any_time or mailboxes is None
-            with silent():
-                envelope = await off_loop(size, self._envelope, found, entity, max_hops=max_hops, any_time=any_time)
-        except RelayError:
-            # What a right tag has shown holds, whatever is wrong inside: no other ciphertext opens under these keys.
-            with silent():
+            try:
+                patient = patient and size <= PATIENT_OCTETS
+                entity = await self.layers.open(found, outermost, size, patient=patient)
+                any_time = any_time or mailboxes is None
+                envelope, named, strangers = await off_loop(
+                    size, self._envelope, found, entity, mailboxes or (), max_hops=max_hops, any_time=any_time
+                )
+            except RelayError:
+                # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
                 await self.deliveries.admit(found.bound)
-            raise
-        named, strangers = await off_loop(size, told_apart, self._config, envelope, mailboxes or ())
-        arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
-        # On the disk before anybody gets the original: else another relay, or this one killed and started again, would
-        # hand it on once more, or open another message under the same keys.
-        with silent():
+                raise
+            arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
+            # On the disk before anybody gets the original: else another relay, or this one killed and started again,
+            # would hand it on once more, or open another message under the same keys.
             begun = await self.deliveries.admit(found.bound, arrived)
+        except CannotOpen as error:
+            # All are answered alike: else answers would tell who is named, or what is right about a forgery.
+            error.silent = True
+            raise
         # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
         of = {
             state: tuple(box for box in named if arrived and begun.state(folded_mailbox(box)) == state)
@@ -190,7 +203,7 @@ class Opener:
         if opened.arrived is None:
             return
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
-        named = await off_loop(size, all_named, self._config, opened.envelope)
+        named = await off_loop(size, all_named, self.layers.config, opened.envelope)
         every = {name: None for names in named.values() for name in names}
         served = await self.deliveries.settle_opened(
             replace(opened.arrived, mailboxes=tuple(every)),
@@ -202,15 +215,21 @@ class Opener:
 
     async def _mark_keys_used(self, opened: Opened) -> None:
         """Nobody waits for this mail any more: its keys are destroyed soon. Raises StoreUnavailable."""
-        if self._config.peers[opened.peer].key_max_messages > 1:
+        if self.layers.config.peers[opened.peer].key_max_messages > 1:
             return  # other mails, with recipients who may come late, are under the same key
         keep_for = OTP_KEEP_FOR_S if opened.protection == "otp" else USED_KEEP_FOR_S
         for (group, master), references in by_origin(opened.keys).items():
             await self.received.mark_used(group, master, [each.key_ID for each in references], keep_for)
 
-    def _envelope(self, found: Found, entity: mime.Entity, *, max_hops: int, any_time: bool) -> SealedEnvelope:
-        """The sealed envelope, once it and the original are as they must be. Raises CannotOpen."""
-        envelope = read_envelope(self._config, found, entity.envelope)
+    def _envelope(
+        self, found: OpenedLayers, entity: mime.Entity, mailboxes: Sequence[str], *, max_hops: int, any_time: bool
+    ) -> tuple[SealedEnvelope, tuple[str, ...], tuple[str, ...]]:
+        """The sealed envelope, once it and the original are as they must be, and of `mailboxes` whom it names, or not.
+
+        Raises CannotOpen.
+        """
+        config = self.layers.config
+        envelope = read_envelope(config, found, entity.envelope)
         if not any_time:
             trusted_from = self.beat.trusted_from if self.beat is not None else float("-inf")
             check_time(envelope.sealed_at, self.clock(), trusted_from)
@@ -218,9 +237,9 @@ class Opener:
             mime.check_carriable(entity.content, max_hops)
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
-        return envelope
+        return envelope, *told_apart(config, envelope, mailboxes)
 
-    def _arrived(self, found: Found, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
+    def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
         """What the store remembers, until no copy could be opened any more."""
         latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
         folded = tuple(dict.fromkeys(map(folded_mailbox, named)))

@@ -4,9 +4,9 @@ Standard: relay/FORMAT.md, the receiver's order; nothing of a layer is used befo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -14,12 +14,12 @@ import structlog
 from relay import cms, mime
 from relay.aio import off_loop
 from relay.cms import KeyUse
-from relay.config import Config
-from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
+from relay.config import Config, PeerSettings
+from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
-from relay.levels import Level, Opening, Unsealed
+from relay.levels import Level, Opening
 from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.store import Bound
@@ -37,7 +37,7 @@ _AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
 
 
 @dataclass(slots=True)
-class Found:
+class OpenedLayers:
     """What was found on the way inwards; `fingerprint` is that of the outermost layer."""
 
     protection: list[str] = field(default_factory=list)
@@ -53,21 +53,12 @@ class Found:
 
 
 class Layer(NamedTuple):
-    """One layer that is still sealed, and the keys that it names."""
+    """One layer that is still sealed; the keys that it names, and the peer whose they are, where it names any."""
 
     level: Level
     enveloped: cms.AuthEnveloped
     references: tuple[KeyReference, ...]
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Failures in here are answered alike: else answers would tell who is named, or what is right about a forgery."""
-    try:
-        yield
-    except CannotOpen as error:
-        error.silent = True
-        raise
+    peer: tuple[str, PeerSettings] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +77,6 @@ class Layers:
         `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us. Raises
         BadStructure where it was, UnknownPeer and NotAccepted.
         """
-        if not await off_loop(len(message), mime.is_sealed, message):
-            return None
         try:
             return await off_loop(len(message), self._outermost, message)
         except BadStructure:
@@ -95,95 +84,92 @@ class Layers:
                 raise
             return None
 
-    async def open(self, found: Found, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
+    async def open(self, found: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
         """The payload of the innermost layer; `size` is that of the message in octets.
 
         Raises CannotOpen, KeyUnavailable or StoreUnavailable; what was found until then stands in `found`.
         """
-        with silent():
-            while True:
-                level = layer.level
-                found.protection.insert(0, level.name)
-                payload = await self._unsealed(found, layer, patient=patient)
-                entity = await off_loop(size, mime.unwrap, payload)
-                if entity.kind == "message" and level.name not in cms.FURTHER_KEMS:
-                    _check_innermost(level, found)
-                    return entity
-                if entity.kind != "enveloped" or level.name not in _AROUND or len(found.protection) == MAX_LAYERS:
-                    raise BadStructure(f"{entity.kind} data inside a layer of {level.name}")
-                layer = await off_loop(size, self._layer, entity.content)
-                _check_order(level, layer.level, found.protection)
-                await off_loop(size, self._check, layer)
+        while True:
+            level = layer.level.name
+            found.protection.insert(0, level)
+            payload = await self._unsealed(found, layer, patient=patient)
+            entity = await off_loop(size, mime.unwrap, payload)
+            if entity.kind == "message" and level not in cms.FURTHER_KEMS:
+                if layer.level.quantum and len(found.protection) > 1:
+                    raise BadStructure(f"{found.names}: level aes goes around pqc and rsa only")
+                return entity
+            if entity.kind != "enveloped" or level not in _AROUND or len(found.protection) == MAX_LAYERS:
+                raise BadStructure(f"{entity.kind} data inside a layer of {level}")
+            layer = await off_loop(size, self._inner, entity.content, found.protection)
 
     def _outermost(self, message: bytes) -> Layer | None:
-        layer = self._layer(mime.sealed_content(message))
-        if not self._is_for_us(layer):
+        if not mime.is_sealed(message):
             return None
-        self._check(layer)
-        return layer
+        level, enveloped, references = self._decoded(mime.sealed_content(message))
+        return self._checked(level, enveloped, references) if self._is_for_us(level, enveloped, references) else None
 
-    def _layer(self, der: bytes) -> Layer:
+    def _inner(self, der: bytes, around: list[str]) -> Layer:
+        """What is inside; a further KEM goes around level pqc or another one, each once: none says who sealed."""
+        level, enveloped, references = self._decoded(der)
+        outer, inner = around[0], level.name
+        kems = cms.FURTHER_KEMS
+        if outer in kems and inner != "pqc" and (inner not in kems or inner in around):
+            raise BadStructure(f"{inner} inside a layer of {outer}")
+        return self._checked(level, enveloped, references)
+
+    def _decoded(self, der: bytes) -> tuple[Level, cms.AuthEnveloped, tuple[KeyReference, ...]]:
         enveloped = cms.decode_enveloped(der)
         for level in self.levels.values():
             if level.recognises(enveloped):
-                return Layer(level, enveloped, level.references(enveloped))
+                return level, enveloped, level.references(enveloped)
         raise BadStructure("no level seals for this mixture of recipients")
 
-    def _is_for_us(self, layer: Layer) -> bool:
+    def _is_for_us(self, level: Level, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
         """Whether a message is between a peer and us, rather than one that people sealed for each other."""
-        if layer.level.quantum:
-            return bool(layer.references)
+        if level.quantum:
+            return bool(references)
         return self.identity is not None and any(
             _is_for(self.identity, recipient)
-            for recipient in layer.enveloped.recipients
+            for recipient in enveloped.recipients
             if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
         )
 
-    def _check(self, layer: Layer) -> None:
+    def _checked(self, level: Level, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
         """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
 
         No key is asked for before: whoever could name any would make KMEs work, and burn keys of others.
         """
-        level = layer.level.name
-        for each in layer.references:
-            known = self.config.peer_by_sae(each.master_sae or "")
+        known: tuple[str, PeerSettings] | None = None
+        origins = {(each.master_sae, each.slave_sae, each.kme_group): each for each in references}
+        for (master_sae, slave_sae, group), each in origins.items():
+            known = self.config.peer_by_sae(master_sae or "")
             if known is None:
-                raise UnknownPeer(f"key {each.key_ID}: sealed by SAE {each.master_sae!r}, which is no peer of ours")
+                raise UnknownPeer(f"key {each.key_ID}: sealed by SAE {master_sae!r}, which is no peer of ours")
             name, peer = known
-            if each.slave_sae != self.config.site.sae_id:
-                raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {each.slave_sae!r}, which we are not")
-            if each.kme_group not in peer.kme_groups:
-                raise UnknownPeer(f"key {each.key_ID}: KME group {each.kme_group!r} is not shared with {name!r}")
-            if not self.config.serves(each.kme_group, level):
-                raise NotAccepted(f"keys of KME group {each.kme_group!r} are not for level {level} (`use`)")
-            if level == "otp" and "otp" not in peer.accept:
+            if slave_sae != self.config.site.sae_id:
+                raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {slave_sae!r}, which we are not")
+            if group not in peer.kme_groups:
+                raise UnknownPeer(f"key {each.key_ID}: KME group {group!r} is not shared with {name!r}")
+            if not self.config.serves(group, level.name):
+                raise NotAccepted(f"keys of KME group {group!r} are not for level {level.name} (`use`)")
+            if level.name == "otp" and "otp" not in peer.accept:
                 raise NotAccepted(f"sealed at level otp, which peer {name!r} may not use (`accept`)")
+        return Layer(level, enveloped, references, known)
 
-    async def _unsealed(self, found: Found, layer: Layer, *, patient: bool) -> bytes:
+    async def _unsealed(self, found: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:
         """The payload of one layer, verified; what its tag has shown is noted even where something else is wrong."""
-        fingerprint = await off_loop(len(layer.enveloped.ciphertext), layer.enveloped.fingerprint)
+        level, enveloped, references, peer = layer
+        fingerprint = await off_loop(len(enveloped.ciphertext), enveloped.fingerprint)
         found.fingerprint = found.fingerprint or fingerprint
-        use = self._use(layer, fingerprint)
-        keys = await self._keys(layer.references, use, patient=patient)
-        verified: list[bool] = []
-        opening = Opening(keys, self.identity, self._signers, verified=lambda: verified.append(True))
-        try:
-            unsealed = await layer.level.open(layer.enveloped, opening)
-        finally:
-            if verified:
-                found.keys += layer.references
-                found.bound += [
-                    Bound(group, master, tuple(each.key_ID for each in some), use)
-                    for (group, master), some in by_origin(layer.references).items()
-                ]
-        found.peers |= self._peers(layer.references, unsealed)
+        # A key of a pad never opens two messages, whatever is set.
+        most = peer[1].key_max_messages if peer is not None and level.name == "aes" else 1
+        use = KeyUse(level.name, fingerprint, most)
+        keys = await self._keys(references, use, patient=patient) if references else {}
+        verified = partial(_note_bound, found, references, use)
+        unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signers, verified=verified))
+        found.peers |= {peer[0]} if peer is not None else set()
+        found.peers |= {unsealed.signed_by.name} if unsealed.signed_by is not None else set()
         return unsealed.payload
-
-    def _use(self, layer: Layer, fingerprint: bytes) -> KeyUse:
-        """What the keys of a layer are to open; a key of a pad never opens two messages, whatever is set."""
-        known = self.config.peer_by_sae(layer.references[0].master_sae or "") if layer.references else None
-        most = known[1].key_max_messages if known is not None and layer.level.name == "aes" else 1
-        return KeyUse(layer.level.name, fingerprint, most)
 
     async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
         """The keys at hand, else from the KME.
@@ -192,8 +178,6 @@ class Layers:
         opens the mail, or cannot hand it on, needs the key again. Only a pad has so many, and needs all of them: where
         one of the first is missing nobody is asked for the rest.
         """
-        if not references:
-            return {}
         first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
         try:
             found = await self.keys.fetch(first, use=use, patient=patient)
@@ -212,25 +196,14 @@ class Layers:
         """The peers one of whose signing certificates this is."""
         return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
 
-    def _peers(self, references: Iterable[KeyReference], unsealed: Unsealed) -> set[str]:
-        """The peers whom the keys and the signature of a layer prove."""
-        by_key = {self.config.peer_by_sae(sae) for sae in {reference.master_sae or "" for reference in references}}
-        peers = {found[0] for found in by_key if found is not None}
-        return peers | ({unsealed.signed_by.name} if unsealed.signed_by else set())
 
-
-def _check_innermost(level: Level, found: Found) -> None:
-    """Quantum enhancement goes around what is signed."""
-    if level.quantum and len(found.protection) > 1:
-        raise BadStructure(f"{found.names}: level aes goes around pqc and rsa only")
-
-
-def _check_order(outer: Level, inner: Level, protection: list[str]) -> None:
-    """A further KEM goes around level pqc or another further KEM, each once: none of them says who sealed."""
-    if outer.name not in cms.FURTHER_KEMS:
-        return
-    if inner.name != "pqc" and (inner.name not in cms.FURTHER_KEMS or inner.name in protection):
-        raise BadStructure(f"{inner.name} inside a layer of {outer.name}")
+def _note_bound(found: OpenedLayers, references: Sequence[KeyReference], use: KeyUse) -> None:
+    """A right tag has shown what these keys are for."""
+    found.keys += references
+    found.bound += [
+        Bound(group, master, tuple([each.key_ID for each in some]), use)
+        for (group, master), some in by_origin(references).items()
+    ]
 
 
 def _is_for(identity: Identity, recipient: cms.KEMRecipient | cms.RSARecipient) -> bool:

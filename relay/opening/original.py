@@ -15,7 +15,7 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.dkim import Arrivals
-from relay.opening import Opened, Opener
+from relay.opening import MailOpener, Opened
 from relay.policy import MessageFacts, Missed, PolicySet, author
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ class Original:
 class Originals:
     """What it works with; one value for the life of the relay."""
 
-    opener: Opener
+    opener: MailOpener
     policies: Callable[[], PolicySet]
     dkim: Arrivals | None = None
 
@@ -53,36 +53,39 @@ class Originals:
         mailbox: bool = False,
         mark: str = "",
     ) -> Original | None:
-        """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for Opener.
+        """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for `open`.
 
         Whoever gets it calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
         writes to: `busy` counts as due, and the outer signatures are those that its server has looked at. `mark` is
         added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
         """
+        outermost = await self.opener.layers.recognise(message, sender)
+        if outermost is None:
+            return None
         # Before anything is claimed: a DNS server that is slow would make a retry by another relay wait.
         results = await self.dkim.verified(message) if self.dkim and not mailbox else ()
-        opened = await self.opener.open(
-            message, sender, mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
+        opened = await self.opener.open_recognised(
+            outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
         )
-        if opened is None:
-            return None
         if not opened.due and not (mailbox and opened.busy):
             return Original(b"", opened, None)
         try:
             # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
-            whose = await off_loop(content.size, author, content, self.opener.layers.config.peers[opened.peer].domains)
-            more = (missed.mark if missed else "") + mark
-            marked = await off_loop(
-                content.size, mime.marked, opened.original, opened.protection, opened.peer, whose, more
-            )
+            marked = await off_loop(content.size, self._marked, opened, content, (missed.mark if missed else "") + mark)
             if self.dkim:
-                marked = await (self.dkim.without_forged(marked) if mailbox else self.dkim.told(marked, results))
+                marked = await (
+                    self.dkim.without_forged(marked) if mailbox else self.dkim.with_results(marked, results)
+                )
         except BaseException:
             await self.opener.give_up(opened)
             raise
         return Original(marked, opened, missed)
+
+    def _marked(self, opened: Opened, content: MessageFacts, more: str) -> bytes:
+        whose = author(content, self.opener.layers.config.peers[opened.peer].domains)
+        return mime.marked(opened.original, opened.protection, opened.peer, whose, more)
 
     async def unopened(self, message: bytes) -> bytes:
         """A message as it came, without marks and results that only we may write: it must not claim to be opened."""

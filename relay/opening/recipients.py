@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from relay import cms
 from relay.cms import SealedEnvelope
 from relay.config import Config
 from relay.errors import BadSignature, BadStructure, NotAccepted, NotNamed, OutsideWindow
 from relay.mail import domain_of
-from relay.opening.layers import Found
+from relay.opening.layers import OpenedLayers
 from relay.policy.names import fold_domain
 
 WINDOW = timedelta(days=7)
@@ -21,7 +22,7 @@ SKEW = timedelta(minutes=10)
 """So far the two sites' clocks may be apart."""
 
 
-def read_envelope(config: Config, found: Found, der: bytes) -> SealedEnvelope:
+def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
     """The sealed envelope, once it fits what was opened. Raises CannotOpen."""
     if len(found.peers) != 1:
         raise BadSignature(f"its layers come from different peers: {', '.join(sorted(found.peers))}")
@@ -67,8 +68,11 @@ def told_apart(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
     allowed = {each for names in all_named(config, envelope).values() for each in names}
-    told = {box: folded_mailbox(box) in allowed for box in mailboxes}
-    return tuple(box for box, named in told.items() if named), tuple(box for box, named in told.items() if not named)
+    named: dict[str, None] = {}
+    strangers: dict[str, None] = {}
+    for box in mailboxes:
+        (named if folded_mailbox(box) in allowed else strangers)[box] = None
+    return tuple(named), tuple(strangers)
 
 
 def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
@@ -78,6 +82,7 @@ def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
     )
 
 
+@lru_cache(maxsize=1024)
 def folded_mailbox(mailbox: str) -> str:
     """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
     local, at, domain = mailbox.rpartition("@")

@@ -1,5 +1,5 @@
 """Looks at a Postfix configuration beside relay.toml and names what is wrong between the two.
-Standard: read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is changed and nothing need run.
+It is read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is changed and nothing need run.
 """
 
 from __future__ import annotations
@@ -8,59 +8,58 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import added, milters, past, sizes, way_back, way_in, whole
-from relay.postfix.fault import Fault
-from relay.postfix.picture import Picture, draw
-from relay.postfix.settings import read_settings
+from relay.postfix import bypass, content_filter, main_cf, milters, reinjection
+from relay.postfix.flow import MailFlow, mail_flow
+from relay.postfix.settings import PostfixFault, read_settings
 
-__all__ = ["Fault", "faults"]
+__all__ = ["PostfixFault", "faults"]
 
-RULES: tuple[Callable[[Picture], Iterable[Fault]], ...] = (
-    way_in.no_way_in,
-    way_in.unknown_transport,
-    way_in.wrong_protocol,
-    way_in.filtered_twice,
-    way_in.transport_settings,
-    way_in.proxy_settings,
-    way_back.no_reinjection,
-    way_back.loop,
-    way_back.open_to_others,
-    way_back.strangers_trusted,
-    way_back.restrictions,
-    way_back.done_again,
-    way_back.rewritten,
-    way_back.refused,
-    past.services_past,
-    past.second_ways_out,
-    added.routes,
-    added.copies,
-    added.dot_forward,
-    sizes.sealed_too_large,
-    sizes.sealed_not_taken,
-    sizes.mailboxes_too_small,
-    sizes.bounces_not_header_alone,
+RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
+    content_filter.no_way_in,
+    content_filter.unknown_transport,
+    content_filter.wrong_protocol,
+    content_filter.filtered_twice,
+    content_filter.transport_settings,
+    content_filter.proxy_settings,
+    reinjection.no_reinjection,
+    reinjection.loop,
+    reinjection.open_to_others,
+    reinjection.strangers_trusted,
+    reinjection.restrictions,
+    reinjection.done_again,
+    reinjection.rewritten,
+    reinjection.refused,
+    bypass.services_past,
+    bypass.second_ways_out,
+    bypass.routes,
+    bypass.copies,
+    bypass.dot_forward,
+    main_cf.sealed_too_large,
+    main_cf.sealed_not_taken,
+    main_cf.mailboxes_too_small,
+    main_cf.bounces_not_header_alone,
     milters.around_the_filter,
     milters.in_order,
     milters.let_pass,
-    whole.warnings,
-    whole.soft_bounce,
-    whole.notices,
-    whole.unknown_recipients,
+    main_cf.warnings,
+    main_cf.soft_bounce,
+    main_cf.notices,
+    main_cf.unknown_recipients,
 )
-TABLE_RULES: tuple[Callable[[Picture], Awaitable[list[Fault]]], ...] = (
-    past.bounces_past,
-    added.aliases_past,
-    added.actions,
+TABLE_RULES: tuple[Callable[[MailFlow], Awaitable[list[PostfixFault]]], ...] = (
+    bypass.bounces_past,
+    bypass.aliases_past,
+    bypass.actions,
 )
 
 
-async def faults(directory: Path, config: Config) -> list[Fault]:
+async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     """Everything that is wrong with the Postfix in `directory` (/etc/postfix), as this relay needs it.
 
     Raises ConfigError where Postfix is not installed or cannot read its configuration.
     """
-    picture = draw(await read_settings(directory), config)
-    found = [fault for rule in RULES for fault in rule(picture)]
+    flow = mail_flow(await read_settings(directory), config)
+    found = [fault for rule in RULES for fault in rule(flow)]
     for rule in TABLE_RULES:
-        found += await rule(picture)
+        found += await rule(flow)
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Reads a Postfix configuration with Postfix's own postconf(1) into one immutable value; changes nothing.
+"""Reads a Postfix configuration with Postfix's own postconf(1) into one immutable value; says where a fault stands.
 Standard: postconf(1), postconf(5), master(5): a service's own `-o name=value` stands before main.cf.
 """
 
@@ -22,7 +22,23 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class PostfixFault:
+    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` mends it.
+
+    `code` stays the same, for scripts and for the table of bad configurations in the tests.
+    """
+
+    code: str
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.remedy} [{self.code}]"
+
+
+@dataclass(frozen=True, slots=True)
+class MasterService:
     """One line of master.cf; `command` is the program's name, `process_limit` as it stands there ("-": default)."""
 
     name: str
@@ -38,43 +54,74 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PostfixSettings:
     """One configuration: main.cf with every default, master.cf, and what postconf warned of."""
 
     directory: Path
     main: Mapping[str, str]
-    services: tuple[Service, ...]
+    services: tuple[MasterService, ...]
     warnings: tuple[str, ...] = ()
 
-    def value(self, name: str, service: Service | None = None) -> str:
+    def value(self, name: str, service: MasterService | None = None) -> str:
         """A setting as this service has it, "" where it is empty or unknown."""
         if service is not None and name in service.overrides:
             return service.overrides[name]
         return self.main.get(name, "")
 
-    def words(self, name: str, service: Service | None = None) -> list[str]:
-        """A list setting, in lower case."""
-        return [word for word in re.split(r"[,\s]+", self.value(name, service).lower()) if word]
+    def of(self, name: str, service: MasterService | None = None) -> Setting:
+        """A setting as this service has it, with what can be said of it."""
+        return Setting(self, name, service)
 
-    def number(self, name: str, service: Service | None = None) -> int:
-        """A setting that is a number; 0 where it is not one."""
-        text = self.value(name, service)
-        return int(text) if text.isascii() and text.isdigit() else 0
-
-    def seconds(self, name: str, service: Service | None = None) -> float:
-        """A setting that is a time ("600s", "1h")."""
-        match = re.fullmatch(r"(\d+)([smhdw]?)", self.value(name, service))
-        return int(match[1]) * _UNITS[match[2]] if match else 0
-
-    def where(self, name: str, service: Service | None = None) -> str:
-        """Where a person finds this setting."""
-        if service is not None and name in service.overrides:
-            return f"master.cf {service.key}: {name}={service.overrides[name]}"
-        return f"main.cf: {name} = {self.main.get(name, '')}"
-
-    def service(self, name: str, type_: str) -> Service | None:
+    def service(self, name: str, type_: str) -> MasterService | None:
         """The line of master.cf with this name and type."""
         return next((each for each in self.services if (each.name, each.type) == (name, type_)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as a service of master.cf has it, or as main.cf does."""
+
+    settings: PostfixSettings
+    name: str
+    service: MasterService | None = None
+
+    @property
+    def value(self) -> str:
+        """ "" where it is empty or unknown."""
+        return self.settings.value(self.name, self.service)
+
+    @property
+    def words(self) -> list[str]:
+        """A list setting, in lower case."""
+        return [word for word in re.split(r"[,\s]+", self.value.lower()) if word]
+
+    @property
+    def number(self) -> int:
+        """A setting that is a number; 0 where it is not one."""
+        return int(self.value) if self.value.isascii() and self.value.isdigit() else 0
+
+    @property
+    def seconds(self) -> float:
+        """A setting that is a time ("600s", "1h")."""
+        match = re.fullmatch(r"(\d+)([smhdw]?)", self.value)
+        return int(match[1]) * _UNITS[match[2]] if match else 0
+
+    @property
+    def where(self) -> str:
+        """Where a person finds it."""
+        if self.service is not None and self.name in self.service.overrides:
+            return f"master.cf {self.service.key}: {self.name}={self.value}"
+        return f"main.cf: {self.name} = {self.settings.main.get(self.name, '')}"
+
+    def to(self, value: object) -> str:
+        """The command that sets it so."""
+        if self.service is not None:
+            return f"postconf -P '{self.service.key}/{self.name}={value}'"
+        return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
+
+    def fault(self, code: str, what: str, remedy: str) -> PostfixFault:
+        """That it is wrong."""
+        return PostfixFault(code, self.where, what, remedy)
 
 
 def split_list(value: str) -> list[str]:
@@ -90,14 +137,16 @@ def split_list(value: str) -> list[str]:
     return items
 
 
-async def read_settings(directory: Path) -> Settings:
+async def read_settings(directory: Path) -> PostfixSettings:
     """The configuration in this directory. Raises ConfigError where Postfix is missing or cannot read it."""
     outputs = [await command("postconf", directory, way) for way in ("-x", "-Fx", "-Px", "-n")]
     main, fields, overrides, _ = (output for output, _ in outputs)
     warned = [
         line.partition("warning: ")[2] for _, said in outputs for line in said.splitlines() if "warning: " in line
     ]
-    return Settings(directory, dict(_pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned)))
+    return PostfixSettings(
+        directory, dict(_pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned))
+    )
 
 
 async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
@@ -132,7 +181,7 @@ def _pairs(output: str) -> list[tuple[str, str]]:
     return [(name, value.strip()) for name, _, value in lines]
 
 
-def _services(fields: str, overrides: str) -> list[Service]:
+def _services(fields: str, overrides: str) -> list[MasterService]:
     """master.cf out of `postconf -F` and `postconf -P`, whose names are service/type/field."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     own: dict[tuple[str, str], dict[str, str]] = {}
@@ -141,6 +190,8 @@ def _services(fields: str, overrides: str) -> list[Service]:
             name, type_, what = key.rsplit("/", 2)
             into.setdefault((name, type_), {})[what] = value
     return [
-        Service(name, type_, Path(each["command"].split()[0]).name, each["process_limit"], own.get((name, type_), {}))
+        MasterService(
+            name, type_, Path(each["command"].split()[0]).name, each["process_limit"], own.get((name, type_), {})
+        )
         for (name, type_), each in found.items()
     ]

@@ -1,5 +1,5 @@
 """What becomes of arriving mail that cannot be handed on: put aside by triage.py, let out by release.py.
-Standard: such a mail is held, refused, or on the disk before 250 is said; only a person destroys it.
+Such a mail is held, refused, or on the disk before 250 is said; only a person destroys it.
 
 The reasons, each a word that people and programs read:
 
@@ -19,8 +19,6 @@ The reasons, each a word that people and programs read:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 from relay.errors import (
     BadSignature,
     BadTag,
@@ -37,39 +35,29 @@ from relay.errors import (
     UnknownSigner,
 )
 
-Reason = Literal[
-    "expired",
-    "destroyed",
-    "wrong-site",
-    "tampered",
-    "unknown-format",
-    "unknown-signer",
-    "not-accepted",
-    "key-used",
-    "redirected",
-    "outside-window",
-    "replayed",
-    "unprotected",
-]
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
-
-_REASONS: dict[type[CannotOpen | KeyNotFound], Reason] = {
-    KeyNotFound: "expired",
-    KeyDestroyed: "destroyed",
-    UnknownPeer: "wrong-site",
-    NotForUs: "wrong-site",
-    BadTag: "tampered",
-    BadSignature: "tampered",
-    UnknownSigner: "unknown-signer",
-    NotAccepted: "not-accepted",
-    KeyUsed: "key-used",
-    NotNamed: "redirected",
-    OutsideWindow: "outside-window",
-    Replayed: "replayed",
+_REASONS: dict[str, tuple[tuple[type[CannotOpen | KeyNotFound], ...], str]] = {
+    "expired": ((KeyNotFound,), "The key that opens it did not arrive here in time."),
+    "destroyed": ((KeyDestroyed,), "The key that opens it was used before, and was destroyed."),
+    "wrong-site": ((UnknownPeer, NotForUs), "It was sealed for another site, or by one that is not known here."),
+    "tampered": ((BadTag, BadSignature), "It was changed on its way, or its signature is not right."),
+    "unknown-format": ((), "It is not sealed in a way that is known here."),
+    "unknown-signer": ((UnknownSigner,), "The certificate of its signer is not known here."),
+    "not-accepted": ((NotAccepted,), "It was sealed in a way that was not agreed with its site."),
+    "key-used": ((KeyUsed,), "The key that opens it has opened another message."),
+    "redirected": ((NotNamed,), "It was sealed for somebody else, or came from somebody else than it says."),
+    "outside-window": ((OutsideWindow,), "It was sealed too long ago, or by a clock that is wrong."),
+    "replayed": ((Replayed,), "It says that it is a message which came before, and is another one."),
+    "unprotected": ((), "It arrived with less protection than was agreed."),
 }
+"""The errors that each reason stands for, and what a recipient is told."""
+REASONS = tuple(_REASONS)
 
 
-def reason_of(error: CannotOpen | KeyNotFound) -> Reason:
+def reason_of(error: CannotOpen | KeyNotFound) -> str:
     """The reason that stands for an error; what has none of its own is a matter of format."""
-    return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), "unknown-format")
+    return next((reason for reason, (kinds, _) in _REASONS.items() if isinstance(error, kinds)), "unknown-format")
+
+
+def told(reason: str) -> str:
+    """The reason in words for a recipient."""
+    return _REASONS[reason][1]

@@ -1,33 +1,53 @@
-"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine.
-Standard: what is put aside is on the disk when these methods return, and only then is 250 said for it.
+"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and tell of it.
+What is put aside is on the disk when these methods return, and only then is 250 said; notices follow RFC 3834.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email import policy
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from relay import mime
 from relay.aio import off_loop
-from relay.config import Config
+from relay.config import Config, SiteSettings
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull
-from relay.mail import Mail, domain_of
+from relay.forward import NextHop
+from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
-from relay.quarantine import Reason, reason_of
-from relay.quarantine.metrics import QuarantineMetrics
-from relay.quarantine.notice import Notices
-from relay.store import Arrival, Room, Store
+from relay.quarantine import REASONS, reason_of, told
+from relay.store import Arrival, Room, Store, Total
 
 log = structlog.get_logger(__name__)
 
 SHARES = 2
 """One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
 MAX_CAUSE = 1000
-TOO_LATE: frozenset[Reason] = frozenset({"expired", "destroyed", "outside-window"})
+TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""
+PATIENCE_S = 10.0
+"""Seconds for all notices about one arrival; the mail's own reply waits for them."""
+
+_TEXT = """\
+A message for you was put aside by the mail gateway of {site} and was not delivered.
+
+    Sender (as stated, not verified):  {sender}
+    Arrived:                           {when}
+    Reason:                            {reason}. {why}
+    Number:                            {id}
+
+Nothing of it is lost. Please ask {contact}, and give the number; do not trust a
+message that asks you for anything because of this one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ class Triage:
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
         await self._put(key, arrival, "unprotected")
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
         self.metrics.show(await self.store.quarantine.totals())
         await self.store.first_seen.expire()
@@ -79,7 +99,7 @@ class Triage:
             return False
         return await self.store.first_seen.waits_for(key) < self.config.quarantine.hold_for
 
-    async def _put(self, key: bytes, arrival: Arrival, reason: Reason) -> None:
+    async def _put(self, key: bytes, arrival: Arrival, reason: str) -> None:
         total = self.config.quarantine.max_size
         try:
             put = await self.store.quarantine.put(key, arrival, Room(total, total // SHARES))
@@ -126,3 +146,98 @@ def identity(mail: Mail) -> bytes:
 def _cause(cause: object) -> str:
     """Hostile mail may have written a part of this."""
     return printable(str(cause))[:MAX_CAUSE]
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """Tells recipients, through the next hop of incoming mail, that a message was put aside, without anything in it.
+
+    Once a message and recipient, never again (RFC 3834: Auto-Submitted, null reverse-path).
+    """
+
+    site: SiteSettings
+    next_hop: NextHop
+    metrics: QuarantineMetrics
+
+    async def send(self, mail: Mail, name: str, reason: str, recipients: Sequence[Recipient]) -> None:
+        """One notice to each of these recipients of `mail`, kept as `name`. Never raises: whatever fails is logged."""
+        sent = 0
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                for recipient in recipients:
+                    sent += await self._sent(mail, name, reason, recipient)
+        except TimeoutError:
+            log.warning("notice_not_sent", id=name, cause=f"not within {PATIENCE_S:.0f} s")
+        self.metrics.notices.labels("sent").inc(sent)
+        self.metrics.notices.labels("failed").inc(len(recipients) - sent)
+
+    async def _sent(self, mail: Mail, name: str, reason: str, recipient: Recipient) -> bool:
+        """Whether the next hop has taken the notice to this recipient; the others get theirs in any case."""
+        try:
+            handed = await self.next_hop.deliver(self._notice(mail, name, reason, recipient))
+        except Exception as error:  # noqa: BLE001 - the mail is kept, and that is what counts
+            log.warning("notice_not_sent", id=name, cause=f"{type(error).__name__}: {error}")
+            return False
+        return handed.outcomes[0] is None
+
+    def _notice(self, mail: Mail, name: str, reason: str, recipient: Recipient) -> Mail:
+        contact = f"postmaster@{self.site.domains[0]}"
+        now = datetime.now(UTC)
+        message = EmailMessage(policy=policy.SMTPUTF8 if mail.envelope.smtputf8 else policy.SMTP)
+        message["From"] = contact
+        message["To"] = recipient.address
+        message["Subject"] = "A message for you was put aside"
+        message["Date"] = format_datetime(now)
+        message["Message-ID"] = make_msgid(domain=self.site.hostname)
+        message["Auto-Submitted"] = "auto-generated"
+        text = _TEXT.format(
+            site=self.site.name,
+            sender=printable(mail.envelope.sender)[:254],
+            when=now.strftime("%Y-%m-%d %H:%M UTC"),
+            reason=reason,
+            why=told(reason),
+            id=name,
+            contact=contact,
+        )
+        message.set_content(text, cte="quoted-printable")
+        envelope = Envelope("", (Recipient(recipient.address, notify="NEVER"),), smtputf8=mail.envelope.smtputf8)
+        return Mail(envelope, message.as_bytes())
+
+
+class QuarantineMetrics:
+    """The metrics of a relay's quarantine, in `registry`; without one, in a registry of their own.
+
+    Labels carry reasons, never addresses.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.put = Counter(
+            "qumail_quarantine_put",
+            "Arrivals of messages that were put in quarantine, by reason, and whether the message was there already",
+            ["reason", "again"],
+            registry=self.registry,
+        )
+        self.lag = Counter(
+            "qumail_quarantine_held_for_key",
+            "Times that a mail was held because its key may still come",
+            registry=self.registry,
+        )
+        self.full = Counter(
+            "qumail_quarantine_full", "Times that a mail was held because it found no room", registry=self.registry
+        )
+        self.notices = Counter(
+            "qumail_quarantine_notices", "Notices to recipients by outcome: sent, failed", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.messages = Gauge(
+            "qumail_quarantine_messages", "Messages in quarantine", ["reason"], registry=self.registry
+        )
+        self.octets = Gauge("qumail_quarantine_octets", "What they take", registry=self.registry)
+        self.limit = Gauge("qumail_quarantine_limit_octets", "What they may take", registry=self.registry)
+
+    def show(self, totals: Mapping[str, Total]) -> None:
+        """Sets the gauges to what is there."""
+        for reason in REASONS:
+            self.messages.labels(reason).set(totals.get(reason, Total()).number)
+        self.octets.set(sum(total.octets for total in totals.values()))

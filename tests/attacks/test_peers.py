@@ -16,7 +16,7 @@ from relay.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.levels import Parties
-from relay.levels.content import decrypt, encrypt, kem_key, unwrap, wrap
+from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 from relay.levels.pqc import PQC
 from relay.levels.signatures import certificate_id
 from tests.attacks.conftest import Scene, quarantined
@@ -50,10 +50,9 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     certificate = person.certificates.kem
     assert certificate is not None
     secret, ciphertext = certificate.public_key().encapsulate()  # type: ignore[union-attr]
-    content = encrypt(entity)
-    return content.enveloped(
-        cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(secret), content.key))
-    )
+    key = fresh_key()
+    recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(secret), key))
+    return encrypt(entity, key, recipient)
 
 
 async def test_what_alice_signed_for_one_site_is_not_taken_at_another(scene: Scene, identities: Identities) -> None:

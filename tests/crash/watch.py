@@ -14,7 +14,7 @@ from pathlib import Path
 
 from relay import cms, mime
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from tests.crash import traffic
 
 Look = Callable[[bytes], None]
@@ -111,7 +111,7 @@ def _each_transaction(whole: Callable[[bytes], None]) -> Callable[[], Look]:
 def key_ids(der: bytes) -> set[str]:
     """The quantum keys under which the outermost layer is sealed; none for a layer without them."""
     enveloped = cms.decode_enveloped(der)
-    for level in (OTP("padme"), AES()):
+    for level in (OneTimePad("padme"), AES()):
         if level.recognises(enveloped):
             return {reference.key_ID for reference in level.references(enveloped)}
     return set()

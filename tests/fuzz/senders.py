@@ -42,7 +42,7 @@ def target(data: bytes) -> None:
     with suppress(Refuse):
         mime.check_carriable(data, max_hops=20)  # as the recipe does, before or after
         message = b"From: " + data + b"\r\n\r\n"
-        _, field = next(mime.fields(mime.header_of(message)))
+        _, field = mime.fields(mime.header_of(message))[0]
         value = field.partition(b":")[2]
         seen = seen_by_python(value) if len(value) <= COMPARED_OCTETS else set()
         with suppress(InDoubt):

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from relay import mime
 from relay.dkim import KeyRecords, Signer, SigningKey, Verifier
-from relay.dkim.arc import Sealer
+from relay.dkim.arc import ARCSealer
 from relay.dkim.records import Answers
 from relay.dkim.results import results_field, without_forged
 from relay.errors import Refuse
@@ -73,7 +73,7 @@ def _seeds() -> tuple[bytes, ...]:
     chained = f"Authentication-Results: {OURS}; spf=pass\r\n".encode() + mails.eight_bit()
     for _ in range(2):
         chain = asyncio.run(_verifier().arc(chained))
-        chained = Sealer(rsa, OURS, clock=lambda: clock).seal(chained, chain, []) + chained
+        chained = ARCSealer(rsa, OURS, clock=lambda: clock).seal(chained, chain, []) + chained
     return once, chained, mails.plain()
 
 

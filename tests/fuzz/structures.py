@@ -20,10 +20,10 @@ from relay.errors import BadStructure, RelayError
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.store import Begun, Bound, DeliveryRecords, OpenedMail, ReceivedKeys
 from tests.fuzz.target import Target, check
@@ -93,12 +93,12 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "relay.toml").write_text(CONFIG)
         config = load_config(Path(name) / "relay.toml")
-    levels = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+    levels = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
     keys = _Keys(cases)
     certificates = {"alice": person("alice").certificates}
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
     identity = person("bob").identity
-    opener = Opener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
+    opener = MailOpener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
 
     def opened(content: bytes) -> bytes | None:
         found = asyncio.run(opener.open(message(content), SENDER, [RECIPIENT]))

@@ -19,9 +19,9 @@ from relay import cms, mime
 from relay.cms.recipients import MAX_NUMBER
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEBadReply, KMEExhausted
 from relay.keys import Key, KeyReference
-from relay.levels import Opening, Parties, Sealed
+from relay.levels import Opening, Parties, SealedPayload
 from relay.levels.aes import AES
-from relay.levels.content import encrypt, wrap
+from relay.levels.content import encrypt, fresh_key, wrap
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload, said_whose
@@ -31,7 +31,7 @@ ATTRIBUTE = cms.QKDKeyAttribute("2", "1", "alice-bob")
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
 
-async def _sealed(payload: bytes) -> tuple[Sealed, dict[str, Key]]:
+async def _sealed(payload: bytes) -> tuple[SealedPayload, dict[str, Key]]:
     source = MemoryKeys()
     sealed = await AES().seal(payload, PARTIES, source)
     return sealed, dict(source.issued)
@@ -99,8 +99,9 @@ async def test_every_flipped_bit_is_noticed() -> None:
 async def test_a_key_that_has_not_32_octets_opens_nothing(octets: int) -> None:
     key = Key("key-1", bytes(range(octets)))
     wrapping = key.key if octets in (16, 24) else key.key[:32].ljust(32, b"\0")
-    content = encrypt(b"payload")
-    der = content.enveloped(cms.KEKRecipient(b"key-1", wrap(wrapping, content.key), ATTRIBUTE))
+    content_key = fresh_key()
+    recipient = cms.KEKRecipient(b"key-1", wrap(wrapping, content_key), ATTRIBUTE)
+    der = encrypt(b"payload", content_key, recipient)
     with pytest.raises(BadStructure, match=f"has {octets} octets; level aes needs 32"):
         await _open(der, {"key-1": key})
 

@@ -27,11 +27,11 @@ from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.levels import Level, Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import ASKED_FIRST, Layers
 from relay.store import Begun, Bound, DeliveryRecords, OpenedMail, ReceivedKeys
 from tests.test_vectors import CONFIG
@@ -73,10 +73,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(directory / "relay.toml")
 
 
-def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> Opener:
+def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> MailOpener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
-    return Opener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
+    return MailOpener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 
 Open = Callable[[bytes, Case], bytes | None]
@@ -85,7 +85,7 @@ Open = Callable[[bytes, Case], bytes | None]
 @pytest.fixture(scope="module")
 def opened(config: Config) -> Open:
     """What the opener makes of a CMS in a message: the original, or None where it is nothing for us."""
-    levels = {level.name: level for level in (OTP(), AES(), PQC(), RSA())}
+    levels = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
     identity, certificates = person("bob").identity, {"alice": person("alice").certificates}
 
     def open_(content: bytes, case: Case) -> bytes | None:
@@ -122,7 +122,7 @@ class AskedKeys(Keys):
         return await super().fetch(references, use=use, patient=patient)
 
 
-class WatchedOTP(OTP):
+class WatchedOTP(OneTimePad):
     """Knows in which threads it was asked for its keys."""
 
     def __init__(self) -> None:
@@ -441,11 +441,11 @@ async def test_what_compresses_too_well_to_be_opened_is_sealed_uncompressed() ->
     payload = bytes(3 * MIB)
     assert len(payload) > MAX_EXPANSION * len(compress(payload))
     keys = MemoryKeys(pad_key=MIB)
-    sealed = await OTP(compression=True).seal(payload, Parties("2", "1", "bob"), keys)
+    sealed = await OneTimePad(compression=True).seal(payload, Parties("2", "1", "bob"), keys)
     enveloped = cms.decode_enveloped(sealed.der)
     assert isinstance(enveloped.content, cms.PadContent)
     assert enveloped.content.compression == 0
-    assert (await OTP().open(enveloped, Opening(keys.issued))).payload == payload
+    assert (await OneTimePad().open(enveloped, Opening(keys.issued))).payload == payload
     assert MAX_BOUND_OCTETS <= 32 * MIB
 
 

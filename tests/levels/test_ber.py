@@ -28,7 +28,7 @@ from relay import cms, mime
 from relay.cms import ber
 from relay.cms.der import header
 from relay.errors import BadStructure
-from relay.identity.issue import ca_certificate, subject
+from relay.identity.certificates import ca_certificate, subject
 from relay.keys import Key
 from relay.levels import Opening
 from relay.levels.aes import AES

@@ -19,7 +19,6 @@ from relay.cms import oids
 from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
 from relay.identity import (
     Identity,
-    KEMKeyPair,
     PeerCertificates,
     RSAKeyPair,
     SigningKeyPair,
@@ -27,10 +26,11 @@ from relay.identity import (
     peer_document,
     read_document,
 )
+from relay.identity.pairs import KEMKeyPair
 from relay.keys import Key
 from relay.levels import Opening, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.levels.signatures import signs_under
@@ -279,7 +279,7 @@ def _assert_signer(
 
 class TestOTP:
     async def test_bouncy_castle_parses_what_we_seal_though_its_algorithm_is_ours(self, parties: Parties) -> None:
-        sealed = await OTP().seal(PAYLOAD, parties, MemoryKeys())
+        sealed = await OneTimePad().seal(PAYLOAD, parties, MemoryKeys())
         found = bouncycastle.parse(sealed.der)
         assert found["content_type"] == oids.ID_AUTH_ENVELOPED_DATA.dotted_string
         assert found["content_encryption"] == oids.ID_ONE_TIME_PAD.dotted_string

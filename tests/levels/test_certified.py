@@ -30,11 +30,12 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
-from relay.identity import PeerCertificates, Role
+from relay.identity import PeerCertificates
+from relay.identity.pairs import Role
 from relay.levels import Level, Opening, Unsealed
-from relay.levels.content import encrypt, kem_key, wrap
+from relay.levels.content import encrypt, fresh_key, kem_key, wrap
 from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
+from relay.levels.rsa import RSA, oaep
 from relay.levels.signatures import certificate_id, sign
 from tests.test_identity.forgeries import certified
 from tests.testlib import mails
@@ -105,19 +106,17 @@ async def test_flipped_bits_are_noticed(level: Level, identities: Identities) ->
 def _around(level: Level, identities: Identities, content: bytes) -> bytes:
     """`content` encrypted to Bob as `level` does it, whatever it is."""
     peer = identities.bob.certificates
-    encrypted = encrypt(content)
+    content_key = fresh_key()
     if level.name == "pqc":
         assert peer.kem is not None
         secret, ciphertext = peer.kem.public_key().encapsulate()  # type: ignore[union-attr]
-        recipient: Any = cms.KEMRecipient(certificate_id(peer.kem), ciphertext, wrap(kem_key(secret), encrypted.key))
+        recipient: Any = cms.KEMRecipient(certificate_id(peer.kem), ciphertext, wrap(kem_key(secret), content_key))
     else:
-        from relay.levels.rsa import _oaep
-
         assert peer.rsa_encryption is not None
         key = peer.rsa_encryption.public_key()
         assert isinstance(key, rsa.RSAPublicKey)
-        recipient = cms.RSARecipient(certificate_id(peer.rsa_encryption), key.encrypt(encrypted.key, _oaep()))
-    return encrypted.enveloped(recipient)
+        recipient = cms.RSARecipient(certificate_id(peer.rsa_encryption), key.encrypt(content_key, oaep()))
+    return encrypt(content, content_key, recipient)
 
 
 @both

@@ -42,7 +42,6 @@ from relay.errors import (
     PolicyHolds,
 )
 from relay.identity import (
-    BadDocument,
     Identity,
     PeerCertificates,
     create_identity,
@@ -53,8 +52,8 @@ from relay.identity import (
     peer_document,
     read_document,
     renew_identity,
-    write_document,
 )
+from relay.identity.document import BadDocument, write_document
 from relay.kme import DevelopmentKMEs
 from relay.levels import Level
 from relay.levels.aes import AES
@@ -401,7 +400,7 @@ async def test_renewing_makes_new_keys_and_the_old_ones_still_open(
     bob = people.bob
     older = (await FurtherKEM(HQC).seal(b"before", people.to_bob(), MemoryKeys())).der
     like = bob.identity.rsa_encryption.private_key
-    monkeypatch.setattr("relay.identity.maker.rsa.generate_private_key", lambda **_: like)
+    monkeypatch.setattr("relay.identity.make.rsa.generate_private_key", lambda **_: like)
     early = datetime.now(UTC) - timedelta(minutes=10)
     renewed = renew_identity(bob.directory, name="bob", domains=["bob.example"], now=early)
     assert len(renewed.further_kems) == 2 * len(FURTHER_KEMS)

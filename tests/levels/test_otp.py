@@ -18,25 +18,27 @@ from relay import cms
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEExhausted
 from relay.keys import Key
 from relay.keys.pads import TAG_OCTETS
-from relay.levels import Opening, Parties, Sealed
-from relay.levels.otp import OTP
+from relay.levels import Opening, Parties, SealedPayload
+from relay.levels.otp import OneTimePad
 from relay.levels.padding import compress, decompress, pad, padded_size, padme, unpad
 from tests.testlib.keys import MemoryKeys
 
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
 
 
-async def _sealed(payload: bytes, *, level: OTP | None = None, pad_key: int = 4096) -> tuple[Sealed, dict[str, Key]]:
+async def _sealed(
+    payload: bytes, *, level: OneTimePad | None = None, pad_key: int = 4096
+) -> tuple[SealedPayload, dict[str, Key]]:
     keys = MemoryKeys(pad_key=pad_key)
-    sealed = await (level or OTP()).seal(payload, PARTIES, keys)
+    sealed = await (level or OneTimePad()).seal(payload, PARTIES, keys)
     return sealed, dict(keys.issued)
 
 
 async def _open(der: bytes, keys: dict[str, Key]) -> bytes:
-    return (await OTP().open(cms.decode_enveloped(der), Opening(keys))).payload
+    return (await OneTimePad().open(cms.decode_enveloped(der), Opening(keys))).payload
 
 
-def _content(sealed: Sealed) -> tuple[cms.AuthEnveloped, cms.PadContent]:
+def _content(sealed: SealedPayload) -> tuple[cms.AuthEnveloped, cms.PadContent]:
     enveloped = cms.decode_enveloped(sealed.der)
     assert isinstance(enveloped.content, cms.PadContent)
     return enveloped, enveloped.content
@@ -76,7 +78,7 @@ async def test_the_ciphertext_is_the_padded_payload_xor_the_keys_without_their_f
 
 async def test_no_key_of_a_pad_is_used_for_two_messages() -> None:
     keys = MemoryKeys(pad_key=64)
-    first, second = [await OTP().seal(b"x" * 500, PARTIES, keys) for _ in range(2)]
+    first, second = [await OneTimePad().seal(b"x" * 500, PARTIES, keys) for _ in range(2)]
     ids = [[reference.key_ID for reference in sealed.keys] for sealed in (first, second)]
     assert not set(ids[0]) & set(ids[1])
     assert len(set(ids[0])) == len(ids[0])
@@ -84,7 +86,7 @@ async def test_no_key_of_a_pad_is_used_for_two_messages() -> None:
 
 async def test_without_enough_key_nothing_is_sealed() -> None:
     with pytest.raises(KMEExhausted):
-        await OTP().seal(b"x" * 500, PARTIES, MemoryKeys(number=3, pad_key=64))
+        await OneTimePad().seal(b"x" * 500, PARTIES, MemoryKeys(number=3, pad_key=64))
 
 
 async def test_every_flipped_bit_is_noticed() -> None:
@@ -170,7 +172,7 @@ async def test_keys_that_are_no_pad_are_refused_although_the_tag_is_right(length
     poly1305.update(struct.pack("<QQ", len(content.encode()), len(ciphertext)))
     verified: list[bool] = []
     with pytest.raises(BadStructure):
-        await OTP().open(
+        await OneTimePad().open(
             cms.AuthEnveloped((cms.PadRecipient(),), content, ciphertext, poly1305.finalize()),
             Opening(keys, verified=lambda: verified.append(True)),
         )
@@ -183,11 +185,11 @@ async def test_a_right_tag_is_told_even_where_the_padding_is_wrong() -> None:
     verified: list[bool] = []
     garbled = {key_ID: Key(key_ID, key.key[:16] + bytes(48)) for key_ID, key in keys.items()}
     with pytest.raises(BadStructure):
-        await OTP().open(enveloped, Opening(garbled, verified=lambda: verified.append(True)))
+        await OneTimePad().open(enveloped, Opening(garbled, verified=lambda: verified.append(True)))
     assert verified == [True]
     flipped = replace(enveloped, tag=bytes(16))
     with pytest.raises(BadTag):
-        await OTP().open(flipped, Opening(keys, verified=lambda: verified.append(True)))
+        await OneTimePad().open(flipped, Opening(keys, verified=lambda: verified.append(True)))
     assert verified == [True]
     assert len(content.key_IDs) == 2
 
@@ -216,7 +218,7 @@ def test_padding_that_we_do_not_make_is_refused(padded: bytes) -> None:
 
 async def test_compression_saves_key_and_still_gives_the_same_octets() -> None:
     payload = b"the same line again\r\n" * 500
-    sealed, keys = await _sealed(payload, level=OTP(compression=True), pad_key=64)
+    sealed, keys = await _sealed(payload, level=OneTimePad(compression=True), pad_key=64)
     plain, _ = await _sealed(payload, pad_key=64)
     assert sealed.quantum_bits * 10 < plain.quantum_bits
     assert await _open(sealed.der, keys) == payload

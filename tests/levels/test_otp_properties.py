@@ -17,7 +17,7 @@ from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.replies import status_from_reply
 from relay.keys.types import SealingKey
 from relay.levels import Opening, Parties
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.padding import pad, padded_size
 
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
@@ -43,12 +43,12 @@ class GivenKeys:
 
 
 def _sealed(payload: bytes, keys: list[Key]) -> bytes:
-    return asyncio.run(OTP().seal(payload, PARTIES, GivenKeys(keys))).der
+    return asyncio.run(OneTimePad().seal(payload, PARTIES, GivenKeys(keys))).der
 
 
 def _opened(der: bytes, keys: list[Key]) -> bytes:
     opening = Opening({key.key_ID: key for key in keys})
-    return asyncio.run(OTP().open(cms.decode_enveloped(der), opening)).payload
+    return asyncio.run(OneTimePad().open(cms.decode_enveloped(der), opening)).payload
 
 
 def _keys_for(payload: bytes, lengths: list[int], octets: bytes) -> list[Key]:
@@ -161,7 +161,7 @@ def test_what_is_no_pad_for_a_ciphertext_is_refused_by_who_seals_and_by_who_open
     verified: list[bool] = []
     opening = Opening({key.key_ID: key for key in wrong}, verified=lambda: verified.append(True))
     with pytest.raises(BadStructure):
-        asyncio.run(OTP().open(cms.decode_enveloped(cms.encode_enveloped(forged)), opening))
+        asyncio.run(OneTimePad().open(cms.decode_enveloped(cms.encode_enveloped(forged)), opening))
     assert not verified
 
 

@@ -57,7 +57,7 @@ def _with(signed: bytes, *attributes: bytes) -> bytes:
 def _one_changed(kind: bytes, *values: bytes, signed: bytes | None = None) -> bytes:
     """The attribute of this type has these values."""
     signed = signed or _signed()
-    attribute = der.sequence(kind, der.set_of(values)).octets()
+    attribute = der.sequence(kind, der.set_of(values))
     return _with(signed, *(_attributes(signed) | {kind: attribute}).values())
 
 
@@ -178,15 +178,15 @@ def test_the_digest_algorithms_are_that_of_the_signer_and_no_other(scheme: Signa
     right, wrong = der.algorithm(names[scheme]), der.algorithm(names[other])
     with_null = der.algorithm(names[scheme], der.NULL)
     for accepted in ([right], [with_null]):
-        assert cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.set_of(accepted).octets()))
+        assert cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.set_of(accepted)))
     for refused in ([], [wrong], [right, wrong], [right, right], [right, with_null], [der.NULL]):
         with pytest.raises(BadStructure):
-            cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.set_of(refused).octets()))
+            cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.set_of(refused)))
     with pytest.raises(BadStructure):
-        cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.sequence(right).octets()))
+        cms.decode_signed(trees.put(_signed(scheme), DIGESTS, der.sequence(right)))
 
 
-ISSUER = der.sequence(der.sequence(), der.integer(1)).octets()
+ISSUER = der.sequence(der.sequence(), der.integer(1))
 
 
 @pytest.mark.parametrize(("data", "signer"), [(0, 3), (1, 3), (2, 3), (4, 3), (5, 3), (3, 0), (3, 1), (3, 2), (3, 4)])

@@ -10,7 +10,7 @@ import dkim
 import pytest
 
 from relay.dkim import Verifier, arc
-from relay.dkim.arc import MAX_SETS, Chain, Sealer
+from relay.dkim.arc import MAX_SETS, ARCSealer, Chain
 from relay.dkim.canonical import Header
 from tests.test_dkim.conftest import Keys, pem
 from tests.testlib import mails
@@ -27,8 +27,8 @@ def sealed_by_dkimpy(keys: Keys) -> bytes:
 
 async def sealed(keys: Keys, verifier: Verifier, message: bytes) -> bytes:
     """The message under our next set, by bob.example."""
-    sealer = Sealer(keys.bob, "relay.bob.example")
-    return sealer.seal(message, await verifier.arc(message), await verifier.dkim(message)) + message
+    sealer = ARCSealer(keys.bob, "relay.bob.example")
+    return sealer.seal(message, await verifier.arc(message), (await verifier.both(message))[:-1]) + message
 
 
 def dkimpy_says(message: bytes, zone: Zone) -> tuple[bytes | None, str]:
@@ -86,7 +86,7 @@ async def test_a_broken_chain_fails_is_said_once_to_have_failed_and_then_ends(
 @pytest.mark.parametrize(("ahead", "result"), [(600, "fail"), (100, "pass")])
 async def test_a_set_from_the_future_breaks_the_chain(verifier: Verifier, keys: Keys, ahead: int, result: str) -> None:
     message = mails.plain()
-    sealer = Sealer(keys.bob, "relay.bob.example", lambda: time.time() + ahead)
+    sealer = ARCSealer(keys.bob, "relay.bob.example", lambda: time.time() + ahead)
     message = sealer.seal(message, await verifier.arc(message), ()) + message
     assert (await verifier.arc(message)).result == result
 
@@ -130,6 +130,6 @@ def test_each_field_of_the_longest_chain_is_read_once_for_our_set(keys: Keys, mo
         return instance(raw)
 
     monkeypatch.setattr(arc, "_instance", noting)
-    ours = Sealer(keys.bob, "relay.bob.example").seal(header + mails.plain(), chain, [])
+    ours = ARCSealer(keys.bob, "relay.bob.example").seal(header + mails.plain(), chain, [])
     assert b" i=%d;" % MAX_SETS in ours
     assert len(read) == 3 * (MAX_SETS - 1)

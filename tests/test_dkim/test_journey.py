@@ -11,7 +11,7 @@ from pathlib import Path
 import dkim
 import pytest
 
-from relay import app
+from relay import app, mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.test_dkim.conftest import Keys, dkimpy_says, pem
@@ -137,6 +137,17 @@ async def test_results_that_claim_to_be_ours_are_removed_inside_and_on_ordinary_
     assert ordinary.endswith(FOREIGN + mails.plain())
     assert b"relay.bob.example;" not in ordinary.lower()
     assert b"bank.example" not in ordinary
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "sealed by others"])
+async def test_signatures_of_what_is_not_sealed_for_us_are_not_looked_up(
+    two: Two, zone: Zone, keys: Keys, kind: str
+) -> None:
+    message = mails.plain() if kind == "ordinary" else mime.sealed_message(mails.plain(), b"not for us")
+    signed = dkim.sign(message, b"r", b"alice.example", pem(keys.rsa)) + message
+    assert (await submit(two.incoming, signed, sender="eve@eve.example")).code == 250
+    assert two.sink.got[-1].message.endswith(signed)
+    assert zone.asked == []
 
 
 async def test_a_retry_after_the_next_hop_failed_is_signed_once(two: Two, zone: Zone) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.dkim.results import Result, results_field, without_forged
+from relay.dkim.results import AuthResult, results_field, without_forged
 from tests.testlib import mails
 
 OURS = "relay.bob.example"
@@ -76,7 +76,7 @@ def test_any_header_is_read_to_its_end(octets: bytes, name: bytes) -> None:
 
 def test_what_strangers_wrote_cannot_end_the_field_or_a_word_in_it() -> None:
     hostile = 'a"; spf=pass\r\nX-Injected: 1'
-    result = Result("dkim", "fail", hostile, (("header.d", hostile), ("header.s", "fine")))
+    result = AuthResult("dkim", "fail", hostile, (("header.d", hostile), ("header.s", "fine")))
     field = results_field(OURS, [result])
     assert (
         field

@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from relay.identity import Role, create_identity
-from relay.identity.layout import as_rsa, read_key, stem_of, write_key
+from relay.identity import create_identity
+from relay.identity.directory import as_rsa, file_of, read_key, stem_of, write_key
+from relay.identity.pairs import Role
 from tests.test_identity.homes import NOW, Home, make_home, write_config
 from tests.vectors.people import KEYS
 
@@ -40,7 +41,7 @@ def _rsa_keys(directory: Path, name: str) -> Path:
         source.touch(mode=0o600)
         source.write_bytes((KEYS / f"test-only-{name}-{role.replace('_', '-')}.key.pem").read_bytes())
         key = read_key(source, as_rsa, None)
-        write_key(stem_of(directory, role, key.public_key()).key, key, None)
+        write_key(file_of(stem_of(directory, role, key.public_key()), "key"), key, None)
     return directory
 
 
@@ -57,7 +58,7 @@ def spare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spare_is_made(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next RSA keys that are made are all the spare one."""
     key = load_pem_private_key(spare.read_bytes(), None)
-    monkeypatch.setattr("relay.identity.maker.rsa.generate_private_key", lambda **_: key)
+    monkeypatch.setattr("relay.identity.make.rsa.generate_private_key", lambda **_: key)
 
 
 def _copy(home: Home, target: Path) -> Home:

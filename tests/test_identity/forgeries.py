@@ -12,8 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from relay.identity import PeerCertificates, Role, read_document, write_document
-from relay.identity.issue import PublicKey
+from relay.identity import PeerCertificates, read_document
+from relay.identity.certificates import PublicKey
+from relay.identity.document import write_document
+from relay.identity.pairs import Role
 from tests.test_identity.homes import Home, inner, signed
 
 

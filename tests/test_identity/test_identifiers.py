@@ -20,21 +20,13 @@ from relay.cli.check import check
 from relay.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
-from relay.identity import (
-    BadDocument,
-    PeerCertificates,
-    PinRefused,
-    Role,
-    identity_findings,
-    load_identity,
-    pin,
-    trusted_peers,
-)
-from relay.identity.layout import write_certificate
-from relay.identity.pairs import subject_key_identifier
+from relay.identity import PeerCertificates, identity_findings, load_identity, pin, trusted_peers
+from relay.identity.directory import write_certificate
+from relay.identity.document import BadDocument, PinRefused
+from relay.identity.pairs import Role, subject_key_identifier
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from tests.test_identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.test_identity.homes import NOW, Home
@@ -221,7 +213,7 @@ async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_ma
     case = read(DIRECTORY / f"{level}-plain.txt")
     certificates = {name: peers[name] for name in order}
     layers = Layers(load_config(tmp_path / "relay.toml"), levels, nothing, person("bob").identity, certificates)
-    opener = Opener(layers, nothing, cast(Any, _Nothing()), clock=lambda: case.now)
+    opener = MailOpener(layers, nothing, cast(Any, _Nothing()), clock=lambda: case.now)
     opened = await opener.open(case.message, case.sender)
     assert opened is not None
     assert opened.peer == "alice"

@@ -286,11 +286,11 @@ KILLED = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from relay.identity import create_identity, maker, renew_identity
+from relay.identity import create_identity, make, renew_identity
 
 made, original, copies = globals()[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
 key = load_pem_private_key(Path(sys.argv[4]).read_bytes(), None)
-maker.rsa.generate_private_key = lambda **_: key
+make.rsa.generate_private_key = lambda **_: key
 fsync = os.fsync
 
 for step in itertools.count(1):

@@ -12,12 +12,7 @@ import pytest
 
 from relay.errors import ConfigError
 from relay.identity import (
-    BadDocument,
-    ChangedKey,
     Expiry,
-    PinRefused,
-    Role,
-    Rollback,
     common_groups,
     examine,
     expiring,
@@ -29,6 +24,8 @@ from relay.identity import (
     renew_identity,
     trusted_peers,
 )
+from relay.identity.document import BadDocument, ChangedKey, PinRefused, Rollback
+from relay.identity.pairs import Role
 from tests.test_identity.homes import NOW, Home, inner, make_home, signed, write_config
 
 

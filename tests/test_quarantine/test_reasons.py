@@ -271,7 +271,7 @@ async def test_what_comes_and_what_is_there_is_counted(bob: Bob, seal: Seal) -> 
             await parts.triage.cannot_open(mail, BadTag("changed"))
         with pytest.raises(KeyNotFound):
             await parts.triage.cannot_open(mail.with_message(await seal()), KeyNotFound("late"))
-        await parts.triage.look()
+        await parts.triage.refresh()
         value = parts.triage.metrics.registry.get_sample_value
         assert value("qumail_quarantine_put_total", {"reason": "tampered", "again": "no"}) == 1
         assert value("qumail_quarantine_put_total", {"reason": "tampered", "again": "yes"}) == 1

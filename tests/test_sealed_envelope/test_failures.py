@@ -71,7 +71,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
     [
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
-        (Arrivals, "told", RuntimeError("a fault of ours")),
+        (Arrivals, "with_results", RuntimeError("a fault of ours")),
         (DeliveryRecords, "_find", StoreUnavailable("disk full")),
     ],
 )

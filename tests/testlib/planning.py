@@ -16,9 +16,9 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.levels import Level, Parties, Sealed
+from relay.levels import Level, Parties, SealedPayload
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.planner import Planner
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
@@ -49,8 +49,8 @@ class Signed:
     def obstacle(self, parties: Parties) -> str:
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: object) -> Sealed:
-        return Sealed(b"0" + payload)
+    async def seal(self, payload: bytes, parties: Parties, keys: object) -> SealedPayload:
+        return SealedPayload(b"0" + payload)
 
 
 class Keys:
@@ -94,7 +94,7 @@ def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
         name: peer.model_copy(update={"kme_groups": () if name in can.no_kme else (GROUP,)})
         for name, peer in base.peers.items()
     }
-    levels = cast("dict[str, Level]", {"otp": OTP(compression=compression), "aes": AES()})
+    levels = cast("dict[str, Level]", {"otp": OneTimePad(compression=compression), "aes": AES()})
     levels |= cast("dict[str, Level]", {name: Signed(name) for name in ("pqc", "rsa", "hqc-256")})
     for name, level in levels.items():
         cannot = {peer for which, peer in can.cannot if which == name}

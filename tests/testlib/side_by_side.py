@@ -39,11 +39,11 @@ from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.levels import Level, Parties
 from relay.levels.aes import AES
-from relay.levels.otp import OTP
+from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.mail import Recipient
-from relay.opening import Opener
+from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.store import SiteSecret, open_store
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
@@ -66,7 +66,7 @@ KINDS: Mapping[type[RelayError], str] = {
     OutsideWindow: "outside window",
     Replayed: "replayed",
 }
-LEVELS: Mapping[str, Level] = {"otp": OTP(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
+LEVELS: Mapping[str, Level] = {"otp": OneTimePad(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
 PROTECTIONS = ("otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
 GROUP, MASTER = "alice-bob", "2"
 SENDER, BEN = "ann@alice.example", "ben@bob.example"
@@ -172,7 +172,7 @@ async def by_relay(
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
         layers = Layers(config, LEVELS, ring, bob.identity, certificates)
-        opener = Opener(layers, store.received, store.deliveries)
+        opener = MailOpener(layers, store.received, store.deliveries)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:

@@ -297,7 +297,7 @@ def _names() -> Iterator[Case]:
         ("key-id-nul", "a key_ID with a NUL", b"key-1\0"),
         ("key-id-long", "a key_ID of 257 characters", b"k" * 257),
     ):
-        content = trees.put(sealed, place, der.Element(der.OCTET_STRING, identifier).octets())
+        content = trees.put(sealed, place, der.element(der.OCTET_STRING, identifier))
         yield case(name, "bad structure", comment, content)
     wide = "\u00e9" * 256
     yield case(
@@ -309,7 +309,7 @@ def _names() -> Iterator[Case]:
         ("long-group", "a KME group of 257 characters", 2, b"g" * 257),
         ("empty-master", "an empty master SAE", 0, b""),
     ):
-        value = der.Element(0x0C, text).octets()
+        value = der.element(0x0C, text)
         yield case(name, "bad structure", comment, trees.put(sealed, (*_FIRST, 1, 1, 1, field), value))
 
 

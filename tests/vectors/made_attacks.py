@@ -126,7 +126,7 @@ def _flipped_bits(genuine: _Genuine) -> Iterator[Case]:
 def _keys_twice(genuine: _Genuine) -> Iterator[Case]:
     """A key that two messages name, by a fault of the sender's or of a KME."""
     first, *_, last = genuine.names
-    spelt = trees.put(genuine.content, (*trees.ALGORITHM, 1, 5, 0), der.Element(0x0C, first.upper().encode()).octets())
+    spelt = trees.put(genuine.content, (*trees.ALGORITHM, 1, 5, 0), der.element(0x0C, first.upper().encode()))
     comment = "the genuine message with one key spelt otherwise, for a KME that gives it again"
     upper = genuine.keys | {first.upper(): genuine.keys[first]}
     yield made_otp.case("other-spelling-after", "key used", comment, (spelt, upper), **genuine.after)

@@ -272,7 +272,7 @@ def _seen() -> Iterator[Case]:
 
 
 def _field(tag: int, octets: bytes) -> bytes:
-    return der.Element(tag, octets).octets()
+    return der.element(tag, octets)
 
 
 def _missing_and_doubled() -> Iterator[tuple[str, str, bytes]]:
@@ -340,7 +340,7 @@ def _addresses() -> Iterator[tuple[str, str, bytes]]:
         ("recipient-long", "a recipient of 1,025 characters", (b"a" + long, BEN.encode())),
         ("recipient-not-utf-8", "a recipient that is not UTF-8", (b"\xff@bob.example", BEN.encode())),
     ):
-        listed = der.sequence(*(_field(0x0C, each) for each in recipients)).octets()
+        listed = der.sequence(*(_field(0x0C, each) for each in recipients))
         yield name, comment, trees.put(RIGHT, TO, listed)
     yield "recipients-set", "the recipients as a SET", trees.put(RIGHT, TO, _field(0x31, _field(0x0C, BEN.encode())))
     yield "recipient-alone", "a recipient without a list around it", trees.put(RIGHT, TO, _field(0x0C, BEN.encode()))

@@ -133,7 +133,7 @@ def signed(
     digest = digest or hashed(payload).digest()
     to_sign = cms.attributes_to_sign(scheme, digest, when)
     if attributes is not None:
-        to_sign = der.set_of(attributes).octets()
+        to_sign = der.set_of(attributes)
     if scheme is SignatureScheme.ML_DSA_87:
         signature = by.identity.signing.private_key.sign(to_sign)
     else:
@@ -212,21 +212,19 @@ def pad_in_version_0(packed: bytes, segments: dict[str, bytes], tag_key: bytes =
     """AuthEnvelopedData as version 0 had it: segments, whose first 32 octets are the key of the tag."""
     padded = pad(packed)
     pads = b"".join(segments.values())
-    names = [
-        der.sequence(der.Element(0x0C, name.encode()), der.integer(len(key))).octets() for name, key in segments.items()
-    ]
-    words = [der.Element(0x0C, word) for word in (b"2", b"1", b"alice-bob")]
-    parameters = der.sequence(der.integer(0), *words, der.integer(0), der.sequence(*names)).octets()
+    names = [der.sequence(der.element(0x0C, name.encode()), der.integer(len(key))) for name, key in segments.items()]
+    words = [der.element(0x0C, word) for word in (b"2", b"1", b"alice-bob")]
+    parameters = der.sequence(der.integer(0), *words, der.integer(0), der.sequence(*names))
     hiding = pads if tag_key else pads[32:]
     ciphertext = bytes(a ^ b for a, b in zip(padded, hiding, strict=False))
     assert len(ciphertext) == len(padded)
     encrypted = der.sequence(
-        der.oid(oids.ID_DATA), der.algorithm(oids.ID_ONE_TIME_PAD, parameters), der.Element(0x80, ciphertext)
+        der.oid(oids.ID_DATA), der.algorithm(oids.ID_ONE_TIME_PAD, parameters), der.element(0x80, ciphertext)
     )
-    recipient = der.Element(0xA4, der.oid(oids.ID_ORI_PAD), der.NULL).octets()
-    tag = der.Element(der.OCTET_STRING, pad_tag(tag_key or pads[:32], parameters, ciphertext))
+    recipient = der.element(0xA4, der.oid(oids.ID_ORI_PAD), der.NULL)
+    tag = der.element(der.OCTET_STRING, pad_tag(tag_key or pads[:32], parameters, ciphertext))
     data = der.sequence(der.integer(0), der.set_of([recipient]), encrypted, tag)
-    return der.sequence(der.oid(oids.ID_AUTH_ENVELOPED_DATA), der.Element(0xA0, data)).octets()
+    return der.sequence(der.oid(oids.ID_AUTH_ENVELOPED_DATA), der.element(0xA0, data))
 
 
 def binds(

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from relay.identity import Identity, KEMKeyPair, PeerCertificates, RSAKeyPair, SigningKeyPair
+from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
+from relay.identity.pairs import KEMKeyPair
 
 KEYS = Path(__file__).parent / "keys"
 NAMES = {"alice": "2", "bob": "1", "eve": "3"}

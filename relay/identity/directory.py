@@ -1,4 +1,4 @@
-"""Where each key, certificate and request of an identity lies in its directory.
+"""Where each key, certificate and request of an identity lies in its directory, and how it is read and checked.
 Standard: PEM (RFC 7468) of PKCS#8 (RFC 5958; ML-KEM and ML-DSA as seeds, RFC 9935, RFC 9881), X.509 and PKCS#10.
 
 The directory, of mode 0700, with files of mode 0600::
@@ -6,7 +6,7 @@ The directory, of mode 0700, with files of mode 0600::
     ca.pem  ca.key                 the site's CA; ca.key is needed to renew only, so it may be kept elsewhere
     kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
     signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
-    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (create.py)
+    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (make.py)
     kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
     serial                         the serial number of the newest peer document
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -40,58 +40,43 @@ from cryptography.hazmat.primitives.serialization import (
 
 from relay.errors import ConfigError
 from relay.identity import files
-from relay.identity.checks import MIN_RSA_BITS, UNREADABLE
-from relay.identity.issue import PublicKey
-from relay.identity.pairs import Key, PrivateKey, Role
+from relay.identity.certificates import (
+    MIN_RSA_BITS,
+    UNREADABLE,
+    PublicKey,
+    check_ca,
+    check_certificate,
+    check_issued_by,
+    domains_of,
+    valid_now,
+)
+from relay.identity.further import read_pairs
+from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
 
+_MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
+_PUT_CA = "put the certificate of the organisation's CA here"
 MIN_PASSPHRASE = 22
 """Octets: 22 of base64 are 128 bits. The file holds a random key, not words, for PKCS#8 hardly slows guessing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stem:
-    """One key's files, which differ in their suffix only."""
-
-    directory: Path
-    name: str
-
-    @property
-    def key(self) -> Path:
-        return self.directory / f"{self.name}.key"
-
-    @property
-    def certificate(self) -> Path:
-        return self.directory / f"{self.name}.pem"
-
-    @property
-    def request(self) -> Path:
-        """The PKCS#10 request of a key that signs."""
-        return self.directory / f"{self.name}.csr"
-
-    @property
-    def public(self) -> Path:
-        """The public key of one that cannot sign a request."""
-        return self.directory / f"{self.name}.pub"
-
-    @property
-    def extensions(self) -> Path:
-        """What the certificate of such a public key has to say, for `openssl x509 -extfile`."""
-        return self.directory / f"{self.name}.cnf"
+def file_of(stem: Path, suffix: str) -> Path:
+    """One of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
+    return stem.with_name(f"{stem.name}.{suffix}")
 
 
-def ca_stem(directory: Path) -> Stem:
-    """The files of the site's CA."""
-    return Stem(directory, "ca")
+def ca_stem(directory: Path) -> Path:
+    """The files of the site's CA, without suffix."""
+    return directory / "ca"
 
 
-def stem_of(directory: Path, role: Role, key: PublicKey) -> Stem:
+def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
     """Where the files of this key belong."""
-    return Stem(directory, f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}")
+    return directory / f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}"
 
 
-def stems(directory: Path, role: Role) -> list[Stem]:
+def stems(directory: Path, role: Role) -> list[Path]:
     """All keys of one role, with or without a certificate."""
-    return [Stem(directory, path.stem) for path in sorted(directory.glob(f"{role}.*.key"))]
+    return [path.with_suffix("") for path in sorted(directory.glob(f"{role}.*.key"))]
 
 
 def read_passphrase(path: Path | None) -> bytes | None:
@@ -178,3 +163,88 @@ def as_rsa(key: object) -> RSAPrivateKey:
     signature = key.sign(message, PKCS1v15(), SHA256())
     key.public_key().verify(signature, message, PKCS1v15(), SHA256())
     return key
+
+
+def load_identity(directory: Path, *, passphrase: Path | None = None, now: datetime | None = None) -> Identity:
+    """The identity in `directory`; `passphrase` is the file that its keys are encrypted with, if they are.
+
+    An expired certificate is no error here: `expiring` reports it and `valid_now` tells. Raises ConfigError
+    with the file's name where something is missing, does not belong together, or could be read by others.
+    """
+    files.check_directory(directory)
+    secret = read_passphrase(passphrase)
+    reader = _Reader(directory, secret, now or datetime.now(UTC))
+    ca = reader.ca()
+    kem, older_kem = reader.pairs(Role.KEM, as_kem, ca)
+    signing, _ = reader.pairs(Role.SIGNING, as_signing, ca)
+    rsa_encryption, older_rsa_encryption = reader.pairs(Role.RSA_ENCRYPTION, as_rsa, ca)
+    rsa_signing, _ = reader.pairs(Role.RSA_SIGNING, as_rsa, ca)
+    return Identity(
+        ca=ca,
+        domains=domains_of(signing.certificate),
+        kem=kem,
+        signing=signing,
+        rsa_encryption=rsa_encryption,
+        rsa_signing=rsa_signing,
+        older_kem=older_kem,
+        older_rsa_encryption=older_rsa_encryption,
+        further_kems=read_pairs(directory, secret),
+    )
+
+
+class _Reader:
+    def __init__(self, directory: Path, passphrase: bytes | None, now: datetime) -> None:
+        self._directory, self._passphrase, self._now = directory, passphrase, now
+
+    def ca(self) -> x509.Certificate:
+        path = file_of(ca_stem(self._directory), "pem")
+        if not path.exists():
+            requested = any(self._directory.glob("*.csr"))
+            raise ConfigError(f"{path}: missing; {_PUT_CA if requested else _MAKE}")
+        certificate = read_certificate(path)
+        _named(path, check_ca, certificate)
+        return certificate
+
+    def pairs(
+        self, role: Role, narrow: Callable[[object], Key], ca: x509.Certificate
+    ) -> tuple[KeyPair[Key], tuple[KeyPair[Key], ...]]:
+        """The pair in use and the older ones, newest first."""
+        every = stems(self._directory, role)
+        complete = [stem for stem in every if file_of(stem, "pem").exists()]
+        if not every:
+            raise ConfigError(
+                f"{self._directory}: no key for {role.label}; `qumail-relay identity new` completes the set"
+            )
+        if not complete:
+            missing = file_of(every[-1], "pem")
+            raise ConfigError(f"{missing}: missing; the key is there, its certificate has yet to come")
+        found = [(file_of(stem, "pem"), self._pair(stem, role, narrow)) for stem in complete]
+        found.sort(key=lambda each: self._rank(each[1].certificate), reverse=True)
+        (path, current), *older = found
+        _named(path, check_issued_by, current.certificate, ca)
+        return current, tuple(pair for _, pair in older)
+
+    def _pair(self, stem: Path, role: Role, narrow: Callable[[object], Key]) -> KeyPair[Key]:
+        path, key_path = file_of(stem, "pem"), file_of(stem, "key")
+        certificate = read_certificate(path)
+        _named(path, check_certificate, certificate, role)
+        private_key = read_key(key_path, narrow, self._passphrase)
+        if private_key.public_key() != certificate.public_key():
+            raise ConfigError(f"{path}: the certificate of another key than {key_path.name}")
+        return KeyPair(private_key, certificate)
+
+    def _rank(self, certificate: x509.Certificate) -> tuple[bool, datetime, datetime, int]:
+        """What makes a pair the one in use: that it is valid, then that it is new."""
+        return (
+            valid_now(certificate, self._now),
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            certificate.serial_number,
+        )
+
+
+def _named(path: Path, check: Callable[..., None], *arguments: object) -> None:
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error

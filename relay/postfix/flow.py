@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.config import Config, DirectionSettings, Server, TCPAddress
-from relay.postfix.settings import Service, Settings, split_list
+from relay.postfix.settings import MasterService, PostfixSettings, split_list
 
 Protocol = Literal["smtp", "lmtp"]
 RELAYHOST_SETTINGS = ("relayhost", "default_transport", "relay_transport")
@@ -29,9 +29,9 @@ class Way:
 
     setting: str
     value: str
-    source: Service | None
+    source: MasterService | None
     transport_name: str
-    transport: Service | None
+    transport: MasterService | None
     protocol: Protocol
 
 
@@ -47,7 +47,7 @@ class Side:
     direction: DirectionSettings
     ways: tuple[Way, ...]
     handed_back: tuple[TCPAddress, ...]
-    reinjections: tuple[Service, ...]
+    reinjections: tuple[MasterService, ...]
     by_milter: bool
 
     @property
@@ -56,56 +56,56 @@ class Side:
         return tuple(way for way in self.ways if way.setting not in RELAYHOST_SETTINGS)
 
     @property
-    def watched(self) -> bool:
-        """Whether mail is meant to be filtered: then all of it must be."""
-        return bool(self.filters) or self.by_milter
-
-    @property
-    def transports(self) -> dict[str, Service]:
+    def transports(self) -> dict[str, MasterService]:
         """The services of master.cf that bring mail here, by name."""
         return {way.transport_name: way.transport for way in self.ways if way.transport is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class MailFlow:
     """All that the rules look at."""
 
-    settings: Settings
+    settings: PostfixSettings
     config: Config
     sides: tuple[Side, ...]
+
+    @property
+    def watched(self) -> Side | None:
+        """The outgoing side, where mail is meant to be filtered: then all of it must be."""
+        outgoing = self.side("outgoing")
+        return outgoing if outgoing is not None and (outgoing.filters or outgoing.by_milter) else None
 
     def side(self, name: str) -> Side | None:
         """`outgoing` or `incoming`, or None where relay.toml does not have it."""
         return next((side for side in self.sides if side.name == name), None)
 
     @property
-    def sources(self) -> list[Service]:
+    def sources(self) -> list[MasterService]:
         """The services through which mail comes in from outside the relay."""
         back = {service.key for side in self.sides for service in side.reinjections}
         kinds = ("smtpd", "pickup", "qmqpd")
         return [each for each in self.settings.services if each.command in kinds and each.key not in back]
 
-    def leads_to(self, service: Service) -> list[str]:
+    def leads_to(self, service: MasterService) -> list[str]:
         """The names of the directions that filter what comes in by this service, once for each way."""
         settings = ("smtpd_proxy_filter", "content_filter") if service.command == "smtpd" else ("content_filter",)
         targets = [_target(name, self.settings.value(name, service)) for name in settings]
         by_filter = [
             side.name for side in self.sides for target in targets if target and listens(side.direction, target[1])
         ]
+        return by_filter + [side.name for side in self.sides if self.is_asked(side, service)]
+
+    def is_asked(self, side: Side, service: MasterService) -> bool:
+        """Whether what comes in by this service is shown to the relay's milter of this direction."""
         running = milters(self.settings, service)
-        by_milter = [
-            side.name
-            for side in self.sides
-            if any(is_milter_of(self.settings, side.direction, milter) for milter in running)
-        ]
-        return by_filter + by_milter
+        return any(is_milter_of(self.settings, side.direction, milter) for milter in running)
 
 
-def draw(settings: Settings, config: Config) -> Picture:
-    """The picture of this Postfix and this relay."""
+def mail_flow(settings: PostfixSettings, config: Config) -> MailFlow:
+    """The flow of this Postfix and this relay."""
     directions = (("outgoing", config.outgoing), ("incoming", config.incoming))
     sides = [_side(settings, name, direction) for name, direction in directions if direction is not None]
-    return Picture(settings, config, tuple(sides))
+    return MailFlow(settings, config, tuple(sides))
 
 
 def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
@@ -122,16 +122,16 @@ def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | Non
     return None
 
 
-def milters(settings: Settings, service: Service) -> list[str]:
+def milters(settings: PostfixSettings, service: MasterService) -> list[str]:
     """The milters that really run for what comes in by this service, each as `inet:host:port` or `unix:path`."""
-    if "no_milters" in settings.words("receive_override_options", service):
+    if "no_milters" in settings.of("receive_override_options", service).words:
         return []
     name = "smtpd_milters" if service.command == "smtpd" else "non_smtpd_milters"
     items = [item.strip("{} ") for item in split_list(settings.value(name, service))]
     return [re.split(r"[,\s]", item)[0] for item in items]
 
 
-def is_milter_of(settings: Settings, direction: DirectionSettings, milter: str) -> bool:
+def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter: str) -> bool:
     """Whether this milter is the relay's, for this direction."""
     ours = direction.milter
     if isinstance(ours, TCPAddress):
@@ -149,7 +149,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def service_address(service: Service) -> tuple[str, int] | None:
+def service_address(service: MasterService) -> tuple[str, int] | None:
     """Host ("" for every interface) and port of an inet service; None for others."""
     match = re.fullmatch(r"(?:\[?(?P<host>[^\]]*?)\]?:)?(?P<port>[^:]+)", service.name)
     if service.type not in ("inet", "pass") or not match:
@@ -165,7 +165,7 @@ def destination(value: str) -> tuple[str, TCPAddress] | None:
     return (transport, target) if target else None
 
 
-def _side(settings: Settings, name: str, direction: DirectionSettings) -> Side:
+def _side(settings: PostfixSettings, name: str, direction: DirectionSettings) -> Side:
     ways = tuple(_ways(settings, direction))
     back = tuple(_handed_back(settings, direction))
     services = [
@@ -180,7 +180,7 @@ def _side(settings: Settings, name: str, direction: DirectionSettings) -> Side:
     return Side(name, direction, ways, back, tuple(services), by_milter)
 
 
-def _handed_back(settings: Settings, direction: DirectionSettings) -> Iterator[TCPAddress]:
+def _handed_back(settings: PostfixSettings, direction: DirectionSettings) -> Iterator[TCPAddress]:
     """The next hops that are on this host: loopback, or an address that master.cf names."""
     named = {at for service in settings.services if (at := service_address(service))}
     for hop in direction.next_hop:
@@ -190,11 +190,11 @@ def _handed_back(settings: Settings, direction: DirectionSettings) -> Iterator[T
             yield hop.address
 
 
-def _ways(settings: Settings, direction: DirectionSettings) -> Iterator[Way]:
+def _ways(settings: PostfixSettings, direction: DirectionSettings) -> Iterator[Way]:
     """Every setting of main.cf, and of each service that takes mail, that leads here."""
     takers = [each for each in settings.services if each.command in ("smtpd", "pickup", "qmqpd")]
     for setting in ("content_filter", "smtpd_proxy_filter", *RELAYHOST_SETTINGS):
-        sources: list[Service | None] = [None, *(each for each in takers if setting in each.overrides)]
+        sources: list[MasterService | None] = [None, *(each for each in takers if setting in each.overrides)]
         for source in sources:
             value = settings.value(setting, source)
             target = _target(setting, value)
@@ -202,7 +202,7 @@ def _ways(settings: Settings, direction: DirectionSettings) -> Iterator[Way]:
                 yield _way(settings, setting, value, source, target[0])
 
 
-def _way(settings: Settings, setting: str, value: str, source: Service | None, transport_name: str) -> Way:
+def _way(settings: PostfixSettings, setting: str, value: str, source: MasterService | None, transport_name: str) -> Way:
     if setting == "smtpd_proxy_filter":
         return Way(setting, value, source, "smtpd", None, "smtp")
     transport = settings.service(transport_name, "unix")

@@ -1,0 +1,265 @@
+"""Makes a site's keys and certificates, under its own CA or for an organisation's CA to certify, and renews them.
+Standard: PKCS#10 (RFC 2986) for the three keys that can sign; a bare public key for ML-KEM, which cannot.
+
+A key is written before its certificate: an interrupted run leaves what was usable before, and the next completes it.
+
+A PKCS#10 request proves with a signature that the asker has the private key. An ML-KEM key cannot sign, and the
+statement of possession of RFC 9883 needs a CA that knows it. So the CA gets the public key and the extensions that its
+certificate has to have, and takes the site's word for it. A false word would harm the site alone, which could not
+open what is sealed for it. The certificate of the CA itself, `ca.pem`, is put beside the others; it may be an
+intermediate one, and it is what peers pin together with our ML-DSA key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NotRequired, TypedDict, Unpack
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from relay.errors import ConfigError
+from relay.identity import certificates, files, further
+from relay.identity.certificates import is_ascii_domain
+from relay.identity.directory import (
+    as_kem,
+    as_rsa,
+    as_signing,
+    ca_stem,
+    file_of,
+    load_identity,
+    read_certificate,
+    read_key,
+    read_passphrase,
+    stem_of,
+    stems,
+    write_certificate,
+    write_key,
+)
+from relay.identity.pairs import Identity, PrivateKey, Role
+
+VALID_DAYS = 730
+"""How long a certificate is valid unless something else is asked for."""
+RSA_BITS = 4096
+
+Progress = Callable[[str], None]
+"""Told what is about to be made; RSA takes seconds."""
+
+
+class About(TypedDict):
+    """What making, renewing and requesting want alike.
+
+    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted;
+    `kems` names the further KEMs that the identity gets keys for; `now` is aware.
+    """
+
+    name: str
+    domains: Sequence[str]
+    kems: NotRequired[Sequence[str]]
+    valid_days: NotRequired[int]
+    passphrase: NotRequired[Path | None]
+    now: NotRequired[datetime]
+    progress: NotRequired[Progress]
+
+
+def create_identity(directory: Path, **about: Unpack[About]) -> Identity:
+    """Makes what is missing of an identity: CA, four keys and their certificates, in `directory`.
+
+    An interrupted run is completed by the next one. Raises ConfigError, also where the identity is complete.
+    """
+    maker = _Maker(directory, **about)
+    with files.changing(directory):
+        missing = [role for role in Role if not maker.has_certificate(role)]
+        missing_kems = [kem for kem in dict.fromkeys(maker.kems) if kem not in further.names_in(directory)]
+        if missing or not missing_kems:
+            _refuse_requested(directory)
+        if not missing and not missing_kems:
+            raise ConfigError(f"{directory}: the identity is complete; `qumail-relay identity new --renew` renews it")
+        if missing:
+            ca, ca_key = maker.ca()
+            for role in missing:
+                maker.certify(role, maker.waiting_key(role) or maker.new_key(role), ca, ca_key)
+        for kem in missing_kems:
+            maker.new_further_kem(kem)
+    return maker.loaded()
+
+
+def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
+    """Fresh encryption keys, and fresh certificates for all four roles, from the site's own CA.
+
+    The signing keys and the CA's key stay, so that peers go on recognising us; the encryption keys before
+    stay for opening. So it is with the further KEMs, those there are and those of `kems`. Peers need the new peer
+    document before the old certificates end. Raises ConfigError.
+    """
+    _refuse_requested(directory)
+    about["kems"] = tuple(dict.fromkeys((*further.names_in(directory), *about.get("kems", ()))))
+    maker = _Maker(directory, **about)
+    before = maker.loaded()
+    # Newer than those before, even if the clock went back.
+    newest = max(certificate.not_valid_before_utc for certificate in before.certificates.values())
+    maker.now = max(maker.now, newest + certificates.CLOCK_SKEW + timedelta(seconds=1))
+    with files.changing(directory):
+        ca, ca_key = maker.renewed_ca()
+        maker.certify(Role.SIGNING, before.signing.private_key, ca, ca_key)
+        maker.certify(Role.RSA_SIGNING, before.rsa_signing.private_key, ca, ca_key)
+        for role in (Role.KEM, Role.RSA_ENCRYPTION):
+            maker.certify(role, maker.new_key(role), ca, ca_key)
+        for kem in maker.kems:
+            maker.new_further_kem(kem)
+    return load_identity(directory, passphrase=about.get("passphrase"), now=about.get("now"))
+
+
+def request_certificates(directory: Path, *, renew: bool = False, **about: Unpack[About]) -> list[Path]:
+    """Makes what is missing of the four keys and gives the files that the organisation's CA needs.
+
+    With `renew` the encryption keys are made anew and all four are requested again; what is in use stays in use
+    until the new certificates are there. A second call repeats the same requests. Raises ConfigError.
+    """
+    maker = _Maker(directory, **about)
+    before = maker.loaded() if renew else None
+    with files.changing(directory):
+        if file_of(ca_stem(directory), "key").exists():
+            raise ConfigError(f"{directory}: this identity has its own CA (ca.key); request another one elsewhere")
+        requested: list[Path] = []
+        for role in Role:
+            if (key := _key_to_certify(maker, role, before)) is not None:
+                requested += maker.request(role, key)
+    if not requested:
+        raise ConfigError(f"{directory}: all certificates are here; --renew asks for new ones")
+    return requested
+
+
+def _untold(what: str) -> None:
+    """Progress that nobody is told."""
+
+
+def _refuse_requested(directory: Path) -> None:
+    if any(directory.glob("*.csr")):
+        raise ConfigError(
+            f"{directory}: an organisation's CA was asked for these certificates (*.csr): put them here as .pem files, "
+            "renew them with --csr --renew, or use another directory to begin anew"
+        )
+
+
+def _key_to_certify(maker: _Maker, role: Role, before: Identity | None) -> PrivateKey | None:
+    if waiting := maker.waiting_key(role):
+        return waiting
+    if before is not None and role is Role.SIGNING:
+        return before.signing.private_key
+    if before is not None and role is Role.RSA_SIGNING:
+        return before.rsa_signing.private_key
+    if before is not None or not maker.has_certificate(role):
+        return maker.new_key(role)
+    return None
+
+
+class _Maker:
+    """The steps of all three: the arguments, and where things are written."""
+
+    def __init__(self, directory: Path, **about: Unpack[About]) -> None:
+        self._name, self._domains = about["name"], about["domains"]
+        try:
+            certificates.subject(self._name, "CA")
+        except ValueError as error:
+            raise ConfigError(f"{self._name!r}: not a name that a certificate can carry: {error}") from error
+        if wrong := [domain for domain in self._domains if not is_ascii_domain(domain)]:
+            raise ConfigError(f"{', '.join(wrong)}: not a mail domain in ASCII (A-labels), as certificates need it")
+        if not self._domains:
+            raise ConfigError("an identity needs at least one mail domain")
+        self.kems = about.get("kems", ())
+        further.check_names(self.kems)
+        self.directory, self.now = directory, about.get("now") or datetime.now(UTC)
+        self._days, self._progress = about.get("valid_days", VALID_DAYS), about.get("progress", _untold)
+        self._passphrase_file = about.get("passphrase")
+        self._passphrase = read_passphrase(self._passphrase_file)
+
+    def loaded(self) -> Identity:
+        """What is there now. Raises ConfigError."""
+        return load_identity(self.directory, passphrase=self._passphrase_file, now=self.now)
+
+    def has_certificate(self, role: Role) -> bool:
+        """Whether there is a key with a certificate for this role."""
+        return any(file_of(stem, "pem").exists() for stem in stems(self.directory, role))
+
+    def ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
+        """The CA, made where there is none."""
+        key_path, path = (file_of(ca_stem(self.directory), suffix) for suffix in ("key", "pem"))
+        if not key_path.exists():
+            if path.exists():
+                raise ConfigError(f"{key_path}: missing; put the CA's private key back here to issue certificates")
+            self._progress("the CA (ML-DSA-87)")
+            write_key(key_path, MLDSA87PrivateKey.generate(), self._passphrase)
+        key = read_key(key_path, as_signing, self._passphrase)
+        if not path.exists():
+            holder = certificates.subject(self._name, "QuMail Relay CA")
+            write_certificate(path, certificates.ca_certificate(key, holder, self.now))
+        return read_certificate(path), key
+
+    def renewed_ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
+        """The CA, with a longer-lived certificate for the same key where it would end before what it issues."""
+        ca, key = self.ca()
+        if ca.not_valid_after_utc < self.now + timedelta(days=self._days):
+            ca = certificates.ca_certificate(key, ca.subject, self.now)
+            write_certificate(file_of(ca_stem(self.directory), "pem"), ca)
+        return ca, key
+
+    def waiting_key(self, role: Role) -> PrivateKey | None:
+        """A key that has no certificate yet."""
+        waiting = [stem for stem in stems(self.directory, role) if not file_of(stem, "pem").exists()]
+        if not waiting:
+            return None
+        path = file_of(waiting[-1], "key")
+        if role is Role.KEM:
+            return read_key(path, as_kem, self._passphrase)
+        if role is Role.SIGNING:
+            return read_key(path, as_signing, self._passphrase)
+        return read_key(path, as_rsa, self._passphrase)
+
+    def new_key(self, role: Role) -> PrivateKey:
+        """A fresh key, written."""
+        self._progress(role.label)
+        key: PrivateKey
+        if role is Role.KEM:
+            key = MLKEM1024PrivateKey.generate()
+        elif role is Role.SIGNING:
+            key = MLDSA87PrivateKey.generate()
+        else:
+            key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+        write_key(file_of(stem_of(self.directory, role, key.public_key()), "key"), key, self._passphrase)
+        return key
+
+    def new_further_kem(self, name: str) -> None:
+        """A fresh pair of a further KEM, written."""
+        self._progress(name)
+        further.make_pair(self.directory, name, self._passphrase, self.now)
+
+    def certify(self, role: Role, key: PrivateKey, ca: x509.Certificate, ca_key: MLDSA87PrivateKey) -> None:
+        """A certificate for the key from our own CA, written."""
+        try:
+            certificate = certificates.certificate(
+                role, key.public_key(), name=self._name, domains=self._domains,
+                ca=ca, ca_key=ca_key, now=self.now, days=self._days,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(f"no certificate can be made for {self._name!r}: {error}") from error
+        write_certificate(file_of(stem_of(self.directory, role, key.public_key()), "pem"), certificate)
+
+    def request(self, role: Role, key: PrivateKey) -> list[Path]:
+        """What an organisation's CA needs to certify the key, written."""
+        stem = stem_of(self.directory, role, key.public_key())
+        if isinstance(key, MLKEM1024PrivateKey):
+            public, extensions = file_of(stem, "pub"), file_of(stem, "cnf")
+            files.write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+            files.write(extensions, certificates.openssl_extensions(stem.name, self._domains).encode())
+            return [public, extensions]
+        try:
+            request = certificates.signing_request(role, key, name=self._name, domains=self._domains)
+        except ValueError as error:
+            raise ConfigError(f"no request can be made for {self._name!r}: {error}") from error
+        files.write(file_of(stem, "csr"), request.public_bytes(Encoding.PEM))
+        return [file_of(stem, "csr")]

@@ -1,0 +1,295 @@
+"""Rules about mail that leaves past the relay, in clear: other services, bounces, second ways out, added recipients.
+Standard: FILTER_README, postconf(5), aliases(5), local(8), cleanup(8), access(5), header_checks(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.mail import domain_of
+from relay.postfix.flow import MailFlow, Side, destination, listens
+from relay.postfix.settings import MasterService, PostfixFault, command, split_list
+
+ROUTES = ("allow_percent_hack", "swap_bangpath", "resolve_dequoted_address")
+COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
+CHECKS = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks", "milter_header_checks")
+FILTERLESS_MAIL = ("bounce", "defer", "trace")
+SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
+"""A field that every bounce has."""
+RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data", "etrn")
+SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "dbm", "texthash", "inline")
+"""The kinds of tables that can be listed."""
+TEXT_TABLES = ("regexp", "pcre", "cidr")
+"""Those that are files to read, or stand in the setting itself."""
+_ACTION = re.compile(r"(?:^|\s)(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
+_NO_ADDRESS = ("|", "/", '"')
+MAX_READ = 10_000_000
+"""Characters of one file of tables that are looked at."""
+
+
+def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Mail that comes in by one service is filtered, by another it is not."""
+    outgoing, incoming = flow.watched, flow.side("incoming")
+    if outgoing is None:
+        return
+    through_incoming = [each for each in incoming.reinjections if each not in outgoing.reinjections] if incoming else []
+    for service in (*flow.sources, *through_incoming):
+        if not flow.leads_to(service):
+            yield PostfixFault(
+                "bypass",
+                f"master.cf {service.key}",
+                "what comes in by it does not go through the relay and leaves in clear",
+                "take its own content_filter, no_milters and milters out, so that those of main.cf hold",
+            )
+
+
+def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
+    """When the relay does not answer, mail must wait, and not go somewhere else."""
+    for side in flow.sides:
+        for transport in side.transports.values():
+            fallback = flow.settings.of(f"{transport.command}_fallback_relay", transport)
+            if fallback.value:
+                what = "when the relay does not answer, mail goes there, past it and in clear"
+                yield fallback.fault("fallback", what, fallback.to(""))
+        if len(side.filters) < len(side.ways):
+            for name in ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps"):
+                setting = flow.settings.of(name)
+                if setting.value:
+                    what = "mail of these senders goes another way than relayhost, past the relay and in clear"
+                    yield setting.fault("bypass", what, setting.to(""))
+
+
+def routes(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Postfix sends on, behind the relay, what the relay took for mail to another domain."""
+    outgoing, settings = flow.side("outgoing"), flow.settings
+    if outgoing is None or not (outgoing.ways or outgoing.by_milter):
+        return
+    rewrite = settings.service(settings.value("rewrite_service_name"), "unix")
+    for setting in (settings.of(name, rewrite) for name in ROUTES):
+        if setting.value != "no":
+            yield setting.fault(
+                "routes",
+                "Postfix takes local parts such as ben%bob.example, bob.example!ben or "
+                '"ben@bob.example" for routes, and sends such mail to bob.example whatever the relay made of it',
+                settings.of(setting.name).to("no"),
+            )
+
+
+def copies(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Where the relay is a milter, it does not hear of the recipients whom Postfix adds."""
+    outgoing, settings = flow.side("outgoing"), flow.settings
+    if outgoing is None or not outgoing.by_milter:
+        return
+    asking = [each for each in flow.sources if flow.is_asked(outgoing, each)]
+    for service in (*asking, *outgoing.reinjections):
+        if "no_address_mappings" in settings.of("receive_override_options", service).words:
+            continue
+        cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
+        for setting in (settings.of(name, cleanup) for name in COPIES):
+            if setting.value:
+                yield setting.fault(
+                    "copies",
+                    "Postfix adds these recipients after the relay's milter has decided: they get the mail in clear, "
+                    "or sealed for somebody else, and twice where recipients need different protection",
+                    f"{settings.of(setting.name).to('')}; who needs copies takes a content filter",
+                )
+
+
+def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Every user of local(8) can forward to another site, behind the relay."""
+    settings = flow.settings
+    for service in settings.services if flow.watched else ():
+        setting = settings.of("forward_path", service)
+        if service.command == "local" and setting.value:
+            yield setting.fault(
+                "forward-bypass",
+                "what a user's .forward file sends on starts behind the relay and leaves in clear",
+                f"{settings.of('forward_path').to('')}; commands such as vacation(1) go into /etc/aliases",
+            )
+
+
+async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
+    """Content filters do not see the mail that Postfix makes itself, and bounces quote what they are about."""
+    outgoing = flow.watched
+    if outgoing is None:
+        return []
+    settings, faults = flow.settings, []
+    for name in FILTERLESS_MAIL:
+        service = settings.service(name, "unix")
+        if service is None or await _filtered(flow, outgoing, service):
+            continue
+        octets = settings.of("bounce_size_limit", service).number
+        faults.append(
+            PostfixFault(
+                "bounces-bypass",
+                f"master.cf {service.key}",
+                f"notices that Postfix makes go past the relay, with up to {octets} octets of the mail in clear",
+                "set its cleanup_service_name and internal_mail_filter_classes as deploy/postfix/outgoing-lmtp says",
+            )
+        )
+    return faults
+
+
+async def aliases_past(flow: MailFlow) -> list[PostfixFault]:
+    """Forwarding by aliases(5) starts behind the relay, and that by maps of cleanup(8) too where it is a milter."""
+    outgoing, settings = flow.watched, flow.settings
+    if outgoing is None:
+        return []
+    behind = {"alias_maps": "postalias"}
+    remedy = "forward with virtual_alias_maps, which work in front of it"
+    if not outgoing.filters:
+        behind |= dict.fromkeys(("virtual_alias_maps", "canonical_maps", "recipient_canonical_maps"), "postmap")
+        remedy = "let users give such mail the address it goes to, or take a content filter instead of the milter"
+    faults = []
+    for parameter, program in behind.items():
+        for table in split_list(settings.value(parameter)):
+            targets = await _alias_targets(flow, program, table)
+            if targets is None:
+                faults.append(
+                    PostfixFault(
+                        "aliases-unseen",
+                        f"{parameter} {table}",
+                        "cannot be listed, and what it sends on to another site leaves behind the relay, in clear",
+                        f"use a table that can be listed (hash, lmdb, texthash); {remedy}",
+                    )
+                )
+            elif outside := _outside(flow, targets):
+                faults.append(_forwards(f"{parameter} {table}", outside, remedy))
+    if outside := _outside(flow, [settings.value("luser_relay")]):
+        faults.append(_forwards("main.cf: luser_relay", outside, remedy))
+    return faults
+
+
+async def actions(flow: MailFlow) -> list[PostfixFault]:
+    """What access tables and header checks can do to a mail's way: REDIRECT and FILTER override the content filter."""
+    outgoing = flow.watched
+    if outgoing is None:
+        return []
+    faults = []
+    for where, table in dict.fromkeys(_tables_of_actions(flow)):
+        for verb, target in _ACTION.findall(await _text(flow, table)):
+            if _harmless(flow, outgoing, verb.upper(), target):
+                continue
+            faults.append(
+                PostfixFault(
+                    "action-bypass",
+                    where,
+                    f"{verb.upper()} {target} in {table} leads mail past the relay, in clear",
+                    "use virtual_alias_maps or transport settings in front of it, or take the action out",
+                )
+            )
+    return faults
+
+
+async def _filtered(flow: MailFlow, outgoing: Side, service: MasterService) -> bool:
+    """Whether the notices that this service makes are sent through the relay."""
+    settings = flow.settings
+    cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
+    if cleanup is None or "bounce" not in settings.of("internal_mail_filter_classes", service).words:
+        return False
+    if flow.is_asked(outgoing, cleanup):
+        return True
+    for table in split_list(settings.value("header_checks", cleanup)):
+        verb, _, target = (await _look_up(flow, table, SAMPLE)).strip().partition(" ")
+        found = destination(target.strip())
+        if verb.upper() == "FILTER" and found and listens(outgoing.direction, found[1]):
+            return True
+    return False
+
+
+async def _look_up(flow: MailFlow, table: str, key: str) -> str:
+    """What a table says, "" for nothing or where the table cannot be read."""
+    try:
+        out, _ = await command("postmap", flow.settings.directory, "-q", key, table)
+    except ConfigError:
+        return ""
+    return out
+
+
+def _harmless(flow: MailFlow, outgoing: Side, verb: str, target: str) -> bool:
+    """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
+    if verb == "FILTER":
+        found = destination(target)
+        to_relay = found is not None and listens(outgoing.direction, found[1]) is not None
+        return to_relay or ":" not in target or not outgoing.filters
+    in_front = verb == "BCC" and bool(outgoing.filters)
+    return in_front or not _outside(flow, [target])
+
+
+def _tables_of_actions(flow: MailFlow) -> Iterator[tuple[str, str]]:
+    """Every table with actions, and where it stands."""
+    settings = flow.settings
+    for source in flow.sources:
+        cleanup = settings.service(settings.value("cleanup_service_name", source), "unix")
+        for name in CHECKS:
+            tables = split_list(settings.value(name, cleanup))
+            yield from ((settings.of(name, cleanup).where, table) for table in tables)
+        for kind in RESTRICTIONS if source.command == "smtpd" else ():
+            name = f"smtpd_{kind}_restrictions"
+            words = split_list(settings.value(name, source))
+            yield from ((settings.of(name, source).where, table) for table in words if ":" in table)
+
+
+def _forwards(where: str, outside: list[str], remedy: str) -> PostfixFault:
+    shown = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
+    return PostfixFault(
+        "aliases-bypass",
+        where,
+        f"forwards to {shown}: what aliases send on starts behind the relay and leaves in clear",
+        remedy,
+    )
+
+
+def _outside(flow: MailFlow, targets: list[str]) -> list[str]:
+    """Those of the addresses that are at no domain of this site."""
+    own = {*flow.config.site.domains, *flow.settings.of("mydestination").words}
+    return [target for target in targets if domain_of(target) and domain_of(target) not in own]
+
+
+async def _alias_targets(flow: MailFlow, program: str, table: str) -> list[str] | None:
+    """The addresses with a domain to which an alias table forwards; None where it cannot be listed."""
+    listed = await _listed(flow, program, table)
+    if listed is None:
+        return None
+    targets: list[str] = []
+    for line in listed.splitlines():
+        for target in re.split(r"[,\s]+", line.partition("\t")[2]):
+            targets += _included(Path(target[9:])) if target.startswith(":include:") else [target]
+    return [target for target in targets if domain_of(target) and not target.startswith(_NO_ADDRESS)]
+
+
+def _included(path: Path) -> list[str]:
+    """The addresses in a file that an alias includes; none where it cannot be read."""
+    return [word for line in _read(path).splitlines() if not line.startswith("#") for word in re.split(r"[,\s]+", line)]
+
+
+async def _text(flow: MailFlow, table: str) -> str:
+    """What stands in a table, as far as it can be read."""
+    kind, _, name = table.removeprefix("proxy:").partition(":")
+    if kind in TEXT_TABLES:
+        return name if name.startswith("{") else _read(Path(name))
+    listed = await _listed(flow, "postmap", table)
+    return listed or ""
+
+
+async def _listed(flow: MailFlow, program: str, table: str) -> str | None:
+    """All of a table, as a line `key<tab>value` for each entry; None where it cannot be listed."""
+    table = table.removeprefix("proxy:")
+    if table.partition(":")[0] not in SEQUENTIAL_TABLES:
+        return None
+    try:
+        return (await command(program, flow.settings.directory, "-s", table))[0]
+    except ConfigError:
+        return None
+
+
+def _read(path: Path) -> str:
+    """The beginning of a file that Postfix reads; "" where we may not."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(MAX_READ)
+    except (OSError, ValueError):
+        return ""

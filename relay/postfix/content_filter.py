@@ -1,0 +1,174 @@
+"""Rules about content_filter, smtpd_proxy_filter and relayhost: that one leads to the relay, and wastes no keys.
+Standard: FILTER_README, SMTPD_PROXY_README, postconf(5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from relay.postfix.flow import MailFlow, Side, destination, entries, is_loopback, listens
+from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
+
+FEW_RECIPIENTS = 10
+"""A transport that takes fewer at a time spends noticeably more keys than mail needs."""
+_LOCAL = ipaddress.ip_address("127.0.0.1")
+"""Where Postfix connects from."""
+TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
+
+
+def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Nothing leads to a direction that only this host can reach."""
+    for side in flow.sides:
+        addresses = entries(side.direction)
+        if side.ways or side.by_milter or not addresses or not all(is_loopback(address.host) for address in addresses):
+            continue
+        listening = " and ".join(f"{protocol} {address}" for address, protocol in addresses.items())
+        if astray := _leads_astray(flow):
+            yield PostfixFault(
+                "filter-elsewhere",
+                astray,
+                f"the relay does not listen there; its [{side.name}] listens on {listening}",
+                "write that address, or change relay.toml",
+            )
+        else:
+            yield PostfixFault(
+                "no-way-in",
+                f"{flow.settings.directory}",
+                f"no content_filter, smtpd_proxy_filter or relayhost leads to the relay's [{side.name}] ({listening})",
+                f"apply one of the directories deploy/postfix/{side.name}-*, or take these addresses out of relay.toml",
+            )
+
+
+def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
+    """A filter names a service that master.cf does not have: mail waits for ever."""
+    for way in (way for side in flow.sides for way in side.filters):
+        if way.setting == "content_filter" and way.transport is None:
+            yield flow.settings.of(way.setting, way.source).fault(
+                "unknown-transport",
+                f"master.cf has no service {way.transport_name}/unix, so all mail waits in the queue",
+                "add it, as master.cf in deploy/postfix does",
+            )
+
+
+def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
+    """SMTP is spoken where the relay speaks LMTP, or the other way round."""
+    for side in flow.sides:
+        for way in side.ways:
+            target = destination(f"{way.transport_name}:{way.value.removeprefix(f'{way.transport_name}:')}")
+            wanted = listens(side.direction, target[1]) if target else None
+            if wanted and wanted != way.protocol and (way.transport or way.setting == "smtpd_proxy_filter"):
+                yield flow.settings.of(way.setting, way.source).fault(
+                    "wrong-protocol",
+                    f"Postfix speaks {way.protocol.upper()} there and the relay {wanted.upper()}",
+                    f"name the relay's {way.protocol.upper()} address, or a service that runs {wanted}(8)",
+                )
+
+
+def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:
+    """One service sends its mail through one direction before and after the queue."""
+    for source in flow.sources:
+        names = flow.leads_to(source)
+        if len(names) != len(set(names)):
+            yield PostfixFault(
+                "filtered-twice",
+                f"master.cf {source.key}",
+                "mail goes through the relay by smtpd_proxy_filter and then again by content_filter",
+                f"postconf -P '{source.key}/content_filter='",
+            )
+
+
+def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What the services that carry mail to the relay are told."""
+    for side in flow.sides:
+        for name, transport in side.transports.items():
+            yield from _at_once(flow.settings, name, transport, side)
+            yield from _transport(flow.settings, transport, side)
+            few = flow.settings.of(f"{name}_destination_recipient_limit")
+            if 0 < few.number < FEW_RECIPIENTS:
+                yield few.fault(
+                    "few-recipients",
+                    "recipients at one peer share a key only where Postfix hands them over together; this spends a key "
+                    f"for {'each recipient' if few.number == 1 else f'every {few.number}'}",
+                    few.to(100),
+                )
+            xforward = flow.settings.of(f"{transport.command}_send_xforward_command", transport)
+            if xforward.value != "yes" and any(way.transport_name == name for way in side.filters):
+                what = "the relay's log then names 127.0.0.1 for every mail, not the client, nor Postfix's queue ID"
+                yield xforward.fault("no-xforward", what, xforward.to("yes"))
+
+
+def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What smtpd(8) is told where it is a proxy in front of the relay."""
+    for side in flow.sides:
+        for way in side.filters:
+            if way.setting != "smtpd_proxy_filter":
+                continue
+            if "speed_adjust" not in flow.settings.of("smtpd_proxy_options", way.source).words:
+                yield PostfixFault(
+                    "proxy-slow-clients",
+                    f"master.cf {way.source.key}" if way.source else "main.cf",
+                    "each slow client holds a connection of the relay for as long as it sends",
+                    "set smtpd_proxy_options=speed_adjust",
+                )
+            timeout = flow.settings.of("smtpd_proxy_timeout", way.source)
+            if timeout.seconds < side.direction.timeout:
+                yield timeout.fault(
+                    "impatient",
+                    f"Postfix gives up before the relay may answer ([{side.name}] timeout is "
+                    f"{side.direction.timeout:.0f} s), and the client sends again what may have left",
+                    "set smtpd_proxy_timeout=600s",
+                )
+
+
+def _leads_astray(flow: MailFlow) -> str:
+    """The first filter on this host that leads to no direction of the relay, "" for none."""
+    settings = flow.settings
+    for name in ("content_filter", "smtpd_proxy_filter"):
+        sources: list[MasterService | None] = [None, *(each for each in flow.sources if name in each.overrides)]
+        for source in sources:
+            value = settings.value(name, source)
+            target = destination(value if name == "content_filter" else f"smtpd:{value}")
+            ours = target and any(listens(side.direction, target[1]) for side in flow.sides)
+            if target and is_loopback(target[1].host) and not ours:
+                return settings.of(name, source).where
+    return ""
+
+
+def _at_once(settings: PostfixSettings, name: str, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
+    """How many mails go to the relay at a time: more than one, and not more than it takes."""
+    limit = settings.of(f"{name}_destination_concurrency_limit")
+    if limit.number == 1:
+        what = "all mail has the relay as its destination, so one slow mail stops every other"
+        yield limit.fault("one-at-a-time", what, limit.to(20))
+    direction = side.direction
+    trusted = any(_LOCAL in network for network in direction.trusted)
+    taken = direction.connections if trusted else min(direction.connections, direction.connections_per_client)
+    processes = transport.process_limit
+    most = int(processes) if processes.isdecimal() else settings.of("default_process_limit").number
+    if min((number for number in (limit.number, most) if number), default=taken + 1) > taken:
+        yield limit.fault(
+            "too-many-at-once",
+            f"the relay's [{side.name}] takes {taken} connections at once and turns others away, and Postfix then "
+            "pauses all mail",
+            f"{limit.to(taken)}, or more connections in relay.toml",
+        )
+
+
+def _transport(settings: PostfixSettings, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
+    """What smtp(8) or lmtp(8) itself is told: lines as they are, patience, and no TLS that the relay has not."""
+    lines = settings.of(f"{transport.command}_line_length_limit", transport)
+    if lines.number != 0:
+        what = "Postfix breaks longer lines before the relay seals them, which breaks signatures"
+        yield lines.fault("lines-folded", what, lines.to(0))
+    patience = settings.of(f"{transport.command}_data_done_timeout", transport)
+    if patience.seconds < 2 * side.direction.timeout:
+        yield patience.fault(
+            "impatient",
+            "the relay answers when its next hop has answered, which may take longer; Postfix then sends again",
+            patience.to(f"{max(1200, 2 * side.direction.timeout):.0f}"),
+        )
+    tls = settings.of(f"{transport.command}_tls_security_level", transport)
+    if tls.value in TLS_THAT_WAITS:
+        what = "the relay has no TLS on this address, so all mail waits in the queue"
+        yield tls.fault("filter-needs-tls", what, tls.to("none"))

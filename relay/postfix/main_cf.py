@@ -1,0 +1,141 @@
+"""Rules about settings of the whole Postfix: misspelt ones, size limits, and what makes refusals and notices go wrong.
+Standard: postconf(5), where 0 means no limit; FORMAT.md (a sealed mail is up to 1.4 times as large).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relay.config import OutgoingSettings
+from relay.postfix.flow import MailFlow, Side
+from relay.postfix.settings import MasterService, PostfixFault
+
+NOTICES = ("bounce", "2bounce", "delay")
+CLASSES = (
+    ("mydestination", "local_recipient_maps"),
+    ("relay_domains", "relay_recipient_maps"),
+    ("virtual_mailbox_domains", "virtual_mailbox_maps"),
+)
+"""The domains that Postfix takes mail for, and how it knows who is there: nothing means everybody."""
+GROWTH = 1.4
+"""Base64 in lines makes 1.37 of it; the rest is header, keys and padding."""
+HEADER_ALONE = 100
+"""Octets that every mail has more of; of a mail over bounce_size_limit Postfix returns the header alone."""
+
+
+def warnings(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What postconf itself finds: settings that nothing uses, and undefined names."""
+    for warning in flow.settings.warnings:
+        yield PostfixFault("postconf", str(flow.settings.directory), warning, "mend or remove it")
+
+
+def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Refusals are turned into deferrals."""
+    services = [service for side in flow.sides for service in side.reinjections]
+    for service in (None, *services):
+        setting = flow.settings.of("soft_bounce", service)
+        if setting.value == "yes" and (service is None or "soft_bounce" in service.overrides):
+            yield setting.fault(
+                "soft-bounce",
+                "what the relay or the policy files refuse stays in the queue for days, and its sender is not told",
+                setting.to("no") if service is None else f"postconf -PX {service.key}/soft_bounce",
+            )
+
+
+def notices(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Copies of bounces and headers for the postmaster."""
+    setting = flow.settings.of("notify_classes")
+    if classes := [word for word in setting.words if word in NOTICES]:
+        what = f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others"
+        yield setting.fault("notices", what, setting.to("resource, software"))
+
+
+def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
+    settings = flow.settings
+    what = "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key"
+    remedy = "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions"
+    takers = [each for each in flow.sources if each.command == "smtpd" and "incoming" in flow.leads_to(each)]
+    for service in takers if flow.side("outgoing") is not None else ():
+        restrictions = settings.of("smtpd_recipient_restrictions", service).words
+        if "reject_unverified_recipient" in restrictions:
+            continue
+        unlisted = settings.of("smtpd_reject_unlisted_recipient", service)
+        if unlisted.value == "no" and "reject_unlisted_recipient" not in restrictions:
+            yield unlisted.fault("unknown-recipients", what, remedy)
+        for domains, known in CLASSES:
+            if settings.value(domains, service) and not settings.value(known, service):
+                yield settings.of(known, service).fault("unknown-recipients", what, remedy)
+
+
+def sealed_too_large(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Postfix refuses the sealed form of a mail that the relay has taken."""
+    outgoing = flow.side("outgoing")
+    if outgoing is not None:
+        wanted: float = int(GROWTH * outgoing.direction.max_message_size)
+        yield from _too_small(flow, outgoing, wanted, "the sealed form of the largest mail that the relay takes")
+    incoming = flow.side("incoming")
+    if incoming is not None and incoming.filters:
+        limits = [_limit(flow, source) for source in flow.sources]
+        wanted = min(max(limits, default=0), incoming.direction.max_message_size)
+        yield from _too_small(flow, incoming, wanted, "the largest mail that the relay was given")
+
+
+def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What peers have sealed must come in, by Postfix and by the relay."""
+    incoming, outgoing = flow.side("incoming"), flow.side("outgoing")
+    if incoming is None:
+        return
+    usual: int = OutgoingSettings.model_fields["max_message_size"].default
+    original = outgoing.direction.max_message_size if outgoing else usual  # peers are taken to be like us
+    for source in flow.sources:
+        if source.command != "smtpd" or "incoming" not in flow.leads_to(source):
+            continue
+        limit, setting = _limit(flow, source), flow.settings.of("message_size_limit", source)
+        sealed = int(GROWTH * original)
+        if limit < sealed:
+            yield setting.fault(
+                "size-sealed-refused",
+                f"peers that take mail of {original} octets seal it to {sealed}, which is refused",
+                flow.settings.of("message_size_limit").to(sealed),
+            )
+        if incoming.direction.max_message_size < limit < float("inf"):
+            yield setting.fault(
+                "size-relay-refuses",
+                f"the relay's [incoming] takes {incoming.direction.max_message_size} octets, and what is larger is "
+                "bounced after Postfix has taken it",
+                f"set max_message_size = {limit:.0f} in relay.toml, or a smaller message_size_limit",
+            )
+
+
+def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
+    """local(8) and virtual(8) deliver nothing at all where a mailbox may be smaller than a mail."""
+    mail = flow.settings.of("message_size_limit").number
+    for mailbox in (flow.settings.of(name) for name in ("mailbox_size_limit", "virtual_mailbox_limit")):
+        if 0 < mailbox.number < mail:
+            what = f"it is below message_size_limit ({mail}), so nothing is delivered"
+            yield mailbox.fault("size-mailbox", what, mailbox.to(0))
+
+
+def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Outsiders can cause bounces, and each octet of one that is sealed for a peer may cost an octet of key."""
+    for service in flow.settings.services if flow.watched else ():
+        setting = flow.settings.of("bounce_size_limit", service)
+        if service.command == "bounce" and not 0 < setting.number <= HEADER_ALONE:
+            what = "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys"
+            yield setting.fault("bounces-large", what, flow.settings.of("bounce_size_limit").to(1))
+
+
+def _too_small(flow: MailFlow, side: Side, wanted: float, what: str) -> Iterator[PostfixFault]:
+    for service in side.reinjections:
+        if _limit(flow, service) < wanted:
+            yield flow.settings.of("message_size_limit", service).fault(
+                "size-back",
+                f"too small for {what} ({wanted:.0f} octets), which is lost to a bounce",
+                f"set message_size_limit={wanted:.0f} or more",
+            )
+
+
+def _limit(flow: MailFlow, service: MasterService) -> float:
+    """message_size_limit of a service in octets; infinite for 0."""
+    return flow.settings.of("message_size_limit", service).number or float("inf")
