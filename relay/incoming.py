@@ -10,8 +10,8 @@ What happens to a mail, in this order:
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
 5. who has it is noted, and who has it not is free for the next try (`_settle`)
 
-What is not sealed goes on as it came, if policy lets it (`_pass_on`). A mail server that keeps the mail (milter) gets
-the original in its place rather than by the next hop, and says later whether it has it (`in_place`).
+What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its octets (deliveries.py). A mail
+server that keeps the mail (milter) gets the original in its place, and says later whether it has it (`in_place`).
 """
 
 from __future__ import annotations
@@ -74,19 +74,19 @@ class Incoming:
 
     async def _carry(self, delivery: Delivery, kept: _KeptMail | None) -> None:
         mail = delivery.rest
+        unreadable: CannotOpen | KeyNotFound | None = None
         try:
             original = await self.originals.open(
                 mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
             )
         except (CannotOpen, KeyNotFound) as error:
-            rest = await self.deliveries.begin(delivery)
-            if rest.envelope.recipients:
-                await self._put_aside(delivery, rest, self.triage.cannot_open(rest, error))
-            return
+            original, unreadable = None, error
         if original is None:
-            rest = await self.deliveries.begin(delivery)
-            if rest.envelope.recipients:
-                await self._pass_on(delivery, rest, kept)
+            mail = await self.deliveries.begin(delivery)
+            if mail.envelope.recipients and unreadable is not None:
+                await self._put_aside(delivery, mail, self.triage.cannot_open(mail, unreadable))
+            elif mail.envelope.recipients:
+                await self._pass_on(delivery, mail, kept)
             return
         opened = original.opened
         delivery.is_opened(opened)

@@ -1,4 +1,4 @@
-"""The delivery journal over each back end.
+"""What is remembered of deliveries, over each back end.
 Standard: what is delivered is not kept, what is not is kept as it was; transactions leave each other's recipients alone.
 """
 
