@@ -73,16 +73,6 @@ def test_a_quick_run_with_postfix_measures_each_way_and_leaves_nothing_behind() 
     assert not left
 
 
-def test_a_short_soak_over_failing_kmes_keeps_every_promise(tmp_path: Path) -> None:
-    done = _bench(tmp_path, "--soak", "1", "--json")
-    assert done.returncode == 0, done.stdout
-    result = json.loads(done.stdout)
-    assert result["faults"] == []
-    assert result["opened"] > 0
-    assert result["accounts"]["together"]["issued"] > 0
-    assert not list(tmp_path.iterdir())
-
-
 async def test_a_relay_that_serves_has_loaded_no_benchmark_and_no_development_kme(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:

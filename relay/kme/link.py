@@ -104,7 +104,8 @@ class IssuedKey:
     destroyed: str = ""
     """Why nobody can fetch it any more though somebody should have: `expired` or `dropped`."""
     lost: str = ""
-    """Why it did not reach who asked for it: `client left`, or `spent` on an answer that was not the right one."""
+    """Why it may not have reached who asked for it: `client left`, before the answer or with nothing asked after it,
+    or `spent` on an answer that was not the right one."""
 
 
 class SimulatedLink:

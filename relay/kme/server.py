@@ -78,6 +78,7 @@ class DevelopmentKME(Faults):
         self._last_keys: list[Key] = []
         self._numbers: dict[int, int] = {}
         self._new: set[int] = set()
+        self._sent: dict[int, list[str]] = {}
         self._runner: web.AppRunner | None = None
         self._stack = ExitStack()
         self._answering = asyncio.Event()
@@ -174,8 +175,10 @@ class DevelopmentKME(Faults):
         """The request, read and remembered. Raises _Unauthorized or BadRequest."""
         caller, other = self._who(call, request)
         number = self._numbers[id(request.protocol)]
+        self._sent.pop(number, None)  # who asks again has read the answer before
         if number in self._new:
             self._new.discard(number)
+            request.task.add_done_callback(lambda _: self._ended(number))
             await asyncio.sleep(self.handshake)
         content: Any = None
         try:
@@ -216,7 +219,13 @@ class DevelopmentKME(Faults):
             self.link.did_not_arrive(key_ids, "client left")
         elif how.kind == "close_unsaid":
             request.transport.close()
+        else:
+            self._sent[asked.connection] = key_ids
         return answer
+
+    def _ended(self, connection: int) -> None:
+        """The client closed it, and may have given up just when the last answer was on its way."""
+        self.link.did_not_arrive(self._sent.pop(connection, []), "client left")
 
     def _not_brought(self, key_ids: list[str], how: Misbehaviour) -> None:
         if how.spends:
