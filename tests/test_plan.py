@@ -16,16 +16,15 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import Decision, PolicySet
 from relay.sealing import SealedCopy, Sealer
 from tests.testlib import mails
-from tests.testlib.planning import Keys, Supplies, planner_of
+from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability
 
 SENDER = "ann@alice.example"
-ALL_THERE = {(peer, use): "all" for peer in ("bob", "carol") for use in ("otp", "aes")}
 AT_BOB = Decision(SENDER, "", ("aes",), "bob", "preferred", "hold", "one.toml", 1, "0" * 12)
 
 
-async def copies_of(directory: Path, *decisions: Decision, supplies: Supplies = ALL_THERE) -> list[SealedCopy]:
-    """What one mail becomes for recipients of whom policy says this."""
+async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, str] | None = None) -> list[SealedCopy]:
+    """What one mail becomes for recipients of whom policy says this, without keys of `lacking` (peer and use)."""
     numbered = {f"r{number}@x.example": each for number, each in enumerate(decisions)}
 
     def decide(sender: str, recipient: str, content: object = None) -> Decision:
@@ -33,7 +32,7 @@ async def copies_of(directory: Path, *decisions: Decision, supplies: Supplies = 
 
     policies = cast("PolicySet", SimpleNamespace(decide=decide, looks_inside=False, patterns=0, version="0" * 12))
     planner = planner_of(Ability(), directory, compression=False)
-    sealer = Sealer(planner, lambda: policies, cast("KeyRing", Keys(supplies)))
+    sealer = Sealer(planner, lambda: policies, cast("KeyRing", Keys({lacking: "none"} if lacking else {})))
     sealed = await sealer.seal(Mail(Envelope(SENDER, tuple(map(Recipient, numbered))), mails.plain()))
     assert not sealed.failures
     return sealed.copies
@@ -77,5 +76,5 @@ async def test_recipients_share_a_copy_unless_what_differs_means_something_there
 async def test_who_falls_back_shares_the_copy_of_those_who_wanted_it_from_the_first(
     tmp_path: Path, first: Decision, second: Decision, key: tuple[str, str]
 ) -> None:
-    [copy] = await copies_of(tmp_path, second, first, supplies=ALL_THERE | {key: "none"})
+    [copy] = await copies_of(tmp_path, second, first, lacking=key)
     assert sorted(bool(each.downgrade) for each in copy.planned) == [False, True]

@@ -6,19 +6,26 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from relay.config import parse_size
 from relay.errors import ConfigError, PolicyHolds
+from relay.keys.ring import KeyRing
+from relay.mail import Envelope, Mail, Recipient
 from relay.policy import MessageFacts, PolicySet, load_policies
+from relay.policy import settings as policy_settings
 from relay.policy.findings import endings
 from relay.policy.load import PolicyFolder
 from relay.policy.strength import NAMES
+from relay.sealing import Sealer
 from tests.test_policy import AES, ORGANISATIONS, PEERS, write
+from tests.testlib import mails
+from tests.testlib.planning import Keys, planner_of
+from tests.testlib.policy_reference import Ability
 
 SENDER = "ann@alice.example"
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
@@ -146,6 +153,19 @@ def test_after_its_last_day_a_file_or_rule_counts_as_if_it_were_not_there(tmp_pa
         "rules.example.toml:5 this rule ended",
         f"rules.example.toml:9 this rule ends in 0 days, after {last}; the rest counts then",
     ]
+
+
+async def test_a_copy_that_waits_leaves_no_more_when_the_rule_that_wanted_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = '[[when]]\nsender = "ann@*"\nlevels = ["aes"]\nuntil = 2999-12-31\n'
+    policies = loaded(tmp_path / "policies", {"bob.example.toml": f'levels = ["otp"]\n{rule}'})
+    sealer = Sealer(planner_of(Ability(), tmp_path, compression=False), lambda: policies, cast("KeyRing", Keys({})))
+    mail = Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain())
+    [copy] = (await sealer.seal(mail)).copies
+    assert await sealer.still_permitted(mail, [copy]) == [copy]
+    monkeypatch.setattr(policy_settings, "today", lambda: date(3000, 1, 1))
+    assert await sealer.still_permitted(mail, [copy]) == []
 
 
 # --- the three organisations ---------------------------------------------------------------------------------------

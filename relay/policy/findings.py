@@ -61,6 +61,7 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
         rules = _hidden_rules(file, policies.groups)
         for location, what in (*_of_file(file, peer), *rules, *_kems_not_here(file), *levels):
             yield _doubt(policies.directory, file, location, what)
+    yield from _floors_not_here(policies)
     yield from endings(policies)
 
 
@@ -80,6 +81,14 @@ def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _doubt(policies.directory, file, location, what)
+    yield from _floors_not_here(policies)
+
+
+def _floors_not_here(policies: PolicySet) -> Iterator[Doubt]:
+    for floor in policies.floors:
+        for name in (floor.when.kem or ())[1:]:
+            if cause := liboqs.unavailable(name):
+                yield Doubt(floor.source, floor.line, 1, cause)
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:

@@ -61,7 +61,7 @@ class Keys:
         self.taken = 0
 
     def _check(self, peer: str, use: str, low: bool) -> None:
-        supply = self._supplies[peer, use]
+        supply = self._supplies.get((peer, use), "all")
         if supply == "none" or (supply == "normal" and low):
             raise KeyUnavailable(f"no key ({supply})")
 
