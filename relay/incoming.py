@@ -33,7 +33,7 @@ from relay.forward.place import Place
 from relay.mail import InPlace, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
-from relay.policy import Content
+from relay.policy import MessageFacts
 from relay.quarantine.triage import Triage
 
 log = structlog.get_logger(__name__)
@@ -126,7 +126,7 @@ class Incoming:
     async def _pass_on(self, delivery: Delivery, mail: Mail) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
         message = await self.originals.unopened(mail.message)
-        missed = await self.originals.missed(mail.envelope.sender, Content(message), "", "")
+        missed = await self.originals.missed(mail.envelope.sender, MessageFacts(message), "", "")
         if missed and missed.otherwise == "refuse":
             raise PolicyRefuses(missed.cause)
         if missed:

@@ -115,6 +115,12 @@ class Group:
         """The first member's."""
         return self.members[0].decision
 
+    @property
+    def decisions(self) -> list[Decision]:
+        """All that policy says of the members, but for what is the same except for the recipient, once."""
+        found = {each.decision.where: each.decision for each in self.members if each.decision is not None}
+        return list(found.values())
+
     def outcomes(self, sender: str, octets: int) -> list[Outcome]:
         """One for each recipient of a message of so many octets."""
         return [

@@ -18,7 +18,7 @@ from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient
 from relay.plan import QUANTUM, Copy, Group, Planned
-from relay.policy import Content, Decision, KeysWithReserve, LevelName, PolicySet
+from relay.policy import Decision, KeysWithReserve, LevelName, MessageFacts, PolicySet
 from relay.policy.strength import strength_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ Decided = tuple[Recipient, Decision | RelayError]
 T = TypeVar("T")
 
 
-def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: Content | None) -> list[Decided]:
+def decide(
+    policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: MessageFacts | None
+) -> list[Decided]:
     """What policy says of each recipient, or why it says nothing."""
     decided: list[Decided] = []
     for recipient in recipients:
@@ -43,7 +45,7 @@ def decide(policies: PolicySet, sender: str, recipients: Iterable[Recipient], co
     return decided
 
 
-def seconds_waited(content: Content, decided: Iterable[Decided]) -> float | None:
+def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float | None:
     """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
     asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
     return content.waited(datetime.now(UTC)) if asked else None
@@ -98,8 +100,8 @@ class Planner:
         """What every attempt at a planned copy gave, and the groups that get none.
 
         Where an attempt raises KeyUnavailable, that copy is not to be had, and the plan is made again for its
-        recipients, and with them for all of that peer who were to get a weaker copy, which is tried later: so those who
-        fall back share it. For any other RelayError they fail.
+        recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
+        may yet fall back is tried after theirs, so that they share it.
         """
         missing: dict[Copy, str] = {}
         had: list[tuple[Group, T]] = []
@@ -108,19 +110,18 @@ class Planner:
         while waiting:
             plan = self.plan(waiting, octets, waited, missing)
             waiting = []
-            failed: dict[str | None, int] = {}
-            for group in sorted(plan, key=lambda each: -strength_of(each.protection)):
-                strength = strength_of(group.protection)
+            failed: set[str | None] = set()
+            for group in _in_order(plan):
                 if group.copy is None:
                     without.append(group)
-                elif strength < failed.get(group.copy.peer, 0):
+                elif group.copy.peer in failed:
                     waiting += _decided(group)
                 else:
                     try:
                         had.append((group, await attempt(group, group.copy)))
                     except KeyUnavailable as error:
                         missing[group.copy] = str(error)
-                        failed[group.copy.peer] = strength
+                        failed.add(group.copy.peer)
                         waiting += _decided(group)
                     except RelayError as error:
                         without.append(replace(group, copy=None, error=error))
@@ -244,6 +245,18 @@ def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
         return (bare,)
     with_key = Copy(decision.peer, (*layers, "aes"), decision.priority)
     return (with_key,) if decision.quantum == "required" else (with_key, bare)
+
+
+def _in_order(plan: Sequence[Group]) -> list[Group]:
+    """First the copies to which the fewest other groups may fall back, of these the strongest."""
+    if len(plan) < 2:
+        return list(plan)
+    ways = [
+        {copy for decision in group.decisions for level in decision.levels for copy in _copies(decision, level)}
+        for group in plan
+    ]
+    others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
+    return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
 
 
 def _decided(group: Group) -> list[Decided]:

@@ -19,7 +19,7 @@ from relay.levels import Sealed
 from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import Content, CopyKeys, Decision, KeysWithReserve, PolicySet
+from relay.policy import CopyKeys, Decision, KeysWithReserve, MessageFacts, PolicySet
 from relay.policy.strength import strength_of
 
 log = structlog.get_logger(__name__)
@@ -95,8 +95,8 @@ class Sealer:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
-        if isinstance(decision, Decision) and (decision.looks_inside or decision.hold_for is not None):
-            return  # the message may raise the level, or tell how long it has waited
+        if isinstance(decision, Decision) and _depends_on_message(decision):
+            return
         [group] = self.planner.plan(decided, 0)
         if group.error is not None:
             log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
@@ -125,7 +125,7 @@ class Sealer:
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
         policies = self.policies()
-        content = Content(mail.message)
+        content = MessageFacts(mail.message)
         for copy in copies:
             decided = await _decided(policies, mail, copy.recipients, content)
             copy.recipients = [each for each, decision in decided if self._permits(decision, copy)]
@@ -202,15 +202,23 @@ class Sealer:
         return (made.protection, mime.sealed_message(message, der)) if enough else None
 
 
+def _depends_on_message(decision: Decision) -> bool:
+    """Whether a message may raise its level, tell how long it has waited, or be too large for ever."""
+    for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
+    return decision.looks_inside or decision.hold_for is not None or for_ever
+
+
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
     """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
-    content = Content(mail.message)
+    content = MessageFacts(mail.message)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
     original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
     return decided, original, seconds_waited(content, decided)
 
 
-async def _decided(policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: Content) -> list[Decided]:
+async def _decided(
+    policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
+) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
     read = content.size * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
     work = read + RECIPIENT_OCTETS * len(recipients)

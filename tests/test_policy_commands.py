@@ -396,6 +396,12 @@ def test_the_benchmark_measures_all_it_promises() -> None:
     assert figures.reload_ms > 0
 
 
+def test_a_bounce_among_samples_is_from_the_null_sender(tmp_path: Path) -> None:
+    (tmp_path / "bounce.eml").write_bytes(b"Return-Path: <>\r\nFrom: mailer@alice.example\r\nTo: x@bob.example\r\n\r\n")
+    [sample] = samples([tmp_path])
+    assert (sample.sender, sample.recipients) == ("", ("x@bob.example",))
+
+
 def test_comments_within_comments_in_a_sample_end_no_simulation(tmp_path: Path) -> None:
     deep = b"(" * 5000 + b")" * 5000
     (tmp_path / "deep.eml").write_bytes(b"From: " + deep + b" ann@alice.example\r\nTo: ben@bob.example\r\n\r\nText\r\n")

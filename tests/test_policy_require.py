@@ -13,7 +13,7 @@ from structlog.testing import LogCapture
 
 from relay import app
 from relay.kme import DevelopmentKMEs
-from relay.policy import Content, Requirements, author, load_policies
+from relay.policy import MessageFacts, Requirements, author, load_policies
 from relay.policy.load import PolicyFolder
 from relay.policy.names import fold_domain
 from tests.test_policy import AES, PEERS, write
@@ -32,7 +32,7 @@ UNREADABLE = "Boss, Ann <x@stranger.example>"
 
 
 def required(directory: Path, files: dict[str, str], sender: str, message: bytes = b"\r\n") -> Requirements:
-    return load_policies(write(directory, files), PEERS).require(sender, Content(message))
+    return load_policies(write(directory, files), PEERS).require(sender, MessageFacts(message))
 
 
 VIP = ["bob.example/vip.toml", "bob.example.toml"]
@@ -260,7 +260,7 @@ def test_a_cause_is_one_line_of_bounded_length(tmp_path: Path) -> None:
     ],
 )
 def test_the_author_is_the_peers_only_where_that_is_beyond_doubt(header: str, whose: str) -> None:
-    content = Content(header.encode() + b"\r\n")
+    content = MessageFacts(header.encode() + b"\r\n")
     assert author(content, ["Bob.example", "bobby.example", "b\u00fccher.example"]) == whose
     assert author(content, []) == "other"
 

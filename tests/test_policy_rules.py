@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from relay import toml
 from relay.addresses import MAX_ADDRESSES
 from relay.errors import ConfigError
-from relay.policy import Content, Decision, LevelName, PolicySet, load_policies
+from relay.policy import Decision, LevelName, MessageFacts, PolicySet, load_policies
 from relay.policy.content import MAX_PARTS
 from relay.policy.patterns import Glob
 from relay.policy.strength import NAMES, SEALING, strength
@@ -59,7 +59,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> PolicySet:
 @pytest.mark.parametrize("row", TABLE["decision"], ids=lambda row: row["why"])
 def test_the_table_of_rules(policies: PolicySet, row: dict[str, Any]) -> None:
     recipient = f"x@{row['file'].removesuffix('.toml')}"
-    decision = policies.decide(row.get("from", SENDER), recipient, Content(message(row)))
+    decision = policies.decide(row.get("from", SENDER), recipient, MessageFacts(message(row)))
     seen = dataclasses.asdict(decision) | {"levels": list(decision.levels), "max_size": dict(decision.max_size)}
     expected = {key: value for key, value in row.items() if key in seen}
     assert {key: seen[key] for key in expected} == expected
@@ -84,7 +84,7 @@ def test_without_a_message_no_rule_applies_that_looks_into_it(policies: PolicySe
 
 
 def test_an_explanation_says_of_each_rule_why_it_did_not_apply(policies: PolicySet) -> None:
-    explanation = policies.explain(SENDER, "x@tag.example", Content(b"Subject: x\r\nX-Seal-Strongly: y\r\n\r\n"))
+    explanation = policies.explain(SENDER, "x@tag.example", MessageFacts(b"Subject: x\r\nX-Seal-Strongly: y\r\n\r\n"))
     assert [(look.rule, look.applies, look.because) for look in explanation.rules] == [
         (1, False, "the subject does not have '[secret]'"),
         (2, False, "the subject does not have '[vs-nfd]' or '[streng geheim]'"),
@@ -96,7 +96,7 @@ def test_an_explanation_says_of_each_rule_why_it_did_not_apply(policies: PolicyS
 
 def test_the_reasons_name_what_is_there(policies: PolicySet) -> None:
     because = [
-        look.because for look in policies.explain("x@alice.example", "x@size.example", Content(b"\r\nabc")).rules
+        look.because for look in policies.explain("x@alice.example", "x@size.example", MessageFacts(b"\r\nabc")).rules
     ]
     assert because == [
         "the message has 5 octets, not more than 10000",
@@ -169,7 +169,7 @@ def test_no_message_can_lower_the_level(
         policies = load_policies(write(tmp_path_factory.mktemp("p"), {"bob.example.toml": text}), PEERS)
     except ConfigError:
         return  # a rule that plainly lowers is not loaded at all
-    with_message = policies.decide(f"{sender}@alice.example", "x@bob.example", Content(content))
+    with_message = policies.decide(f"{sender}@alice.example", "x@bob.example", MessageFacts(content))
     without = policies.decide(f"{sender}@alice.example", "x@bob.example")
     quanta = ("off", "preferred", "required")
     assert quanta.index(with_message.quantum) >= quanta.index(without.quantum)
@@ -190,7 +190,7 @@ def test_decide_and_explain_never_differ(
         policies = load_policies(write(tmp_path_factory.mktemp("p"), {"default.toml": text}), PEERS)
     except ConfigError:
         return
-    read = None if content is None else Content(content)
+    read = None if content is None else MessageFacts(content)
     assert policies.explain(sender, "x@y.example", read).decision == policies.decide(sender, "x@y.example", read)
 
 
@@ -221,7 +221,7 @@ LINES = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(lines=st.lists(LINES, max_size=25))
 def test_any_message_can_be_asked_anything(lines: list[bytes]) -> None:
-    content = Content(b"\r\n".join(lines))
+    content = MessageFacts(b"\r\n".join(lines))
     assert len(content.parts) <= MAX_PARTS
     assert content.unclear in (True, False)
     assert all(address.domain for address in content.authors or ())
@@ -240,11 +240,11 @@ def test_a_pattern_matches_as_in_a_shell(pattern: str, text: str) -> None:
 
 
 def test_a_message_of_many_or_deep_parts_is_not_followed_to_its_end() -> None:
-    many = Content(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\n\r\n" * 100_000)
+    many = MessageFacts(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\n\r\n" * 100_000)
     assert many.unclear
     assert len(many.parts) <= MAX_PARTS
     deep = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(100))
-    assert Content(deep).unclear
+    assert MessageFacts(deep).unclear
 
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:
@@ -254,20 +254,20 @@ def test_a_pattern_of_many_stars_takes_no_time() -> None:
 def test_the_time_waited_is_that_since_the_topmost_received_field() -> None:
     now = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
     received = b"Received: from a by b;\r\n\tWed, 25 Nov 2026 12:30:00 +0100\r\nReceived: x; Tue, 1 Jan 2019 00:00:00 +0000\r\n"
-    assert Content(received + b"\r\n").waited(now) == 1800
-    assert Content(b"Date: Tue, 1 Jan 2019 00:00:00 +0000\r\n\r\n").waited(now) is None
-    assert Content(b"Received: no date\r\n\r\n").waited(now) is None
-    assert Content(b"Received: x; Wed, 25 Nov 2026 12:30:00 +0000\r\n\r\n").waited(now) == 0
+    assert MessageFacts(received + b"\r\n").waited(now) == 1800
+    assert MessageFacts(b"Date: Tue, 1 Jan 2019 00:00:00 +0000\r\n\r\n").waited(now) is None
+    assert MessageFacts(b"Received: no date\r\n\r\n").waited(now) is None
+    assert MessageFacts(b"Received: x; Wed, 25 Nov 2026 12:30:00 +0000\r\n\r\n").waited(now) == 0
 
 
 def test_authors_are_those_of_all_from_fields_folded() -> None:
     header = (
         b'From: "ceo@bob.example" <x@list.example>, (a@b) Ann\r\n <Ann@Alice.example>\r\nFROM : second@bob.example\r\n'
     )
-    content = Content(header + b"Sender: Boss <boss@[192.0.2.1]>\r\n\r\n")
+    content = MessageFacts(header + b"Sender: Boss <boss@[192.0.2.1]>\r\n\r\n")
     assert content.authors == (("ann", "alice.example"), ("second", "bob.example"), ("x", "list.example"))
     assert content.senders == (("boss", "[192.0.2.1]"),)
-    assert Content(b"Subject: x\r\n\r\n").authors == ()
+    assert MessageFacts(b"Subject: x\r\n\r\n").authors == ()
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_authors_are_those_of_all_from_fields_folded() -> None:
     [b"From: Ann", b"From:", b"From: a@b_c!d", b"From: a@b.example\r\nFrom: Ann", b"From: a@b.example\r\n" * 500],
 )
 def test_authors_in_doubt_are_not_guessed(field: bytes) -> None:
-    assert Content(field + b"\r\n\r\n").authors is None
+    assert MessageFacts(field + b"\r\n\r\n").authors is None
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30 min", 1800), ("4h", 14400), ("2 d", 172800), (90, 90)])
@@ -378,7 +378,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", list(HOSTILE))
 def test_no_message_takes_long(name: str) -> None:
-    content = Content(HOSTILE[name])
+    content = MessageFacts(HOSTILE[name])
     began = time.process_time()
     content.read()
     assert len(content.authors or ()) <= 1
@@ -389,12 +389,12 @@ def test_no_message_takes_long(name: str) -> None:
 
 def test_of_more_authors_than_anybody_has_nobody_is_guessed() -> None:
     many = (b"a%d@b.example" % number for number in range(MAX_ADDRESSES + 1))
-    assert Content(b"".join(b"From: %s\r\n" % each for each in many) + b"\r\n").authors is None
+    assert MessageFacts(b"".join(b"From: %s\r\n" % each for each in many) + b"\r\n").authors is None
 
 
 @pytest.mark.parametrize("name", [b"From", b"Sender"])
 def test_marks_that_could_be_put_in_order_for_seconds_are_not_looked_at(name: bytes) -> None:
-    content = Content(name + b": a@" + "\u0315\u0300".encode() * 250_000 + b".example\r\n\r\n")
+    content = MessageFacts(name + b": a@" + "\u0315\u0300".encode() * 250_000 + b".example\r\n\r\n")
     began = time.process_time()
     assert None in (content.authors, content.senders)
     assert time.process_time() - began < 0.1
@@ -403,6 +403,6 @@ def test_marks_that_could_be_put_in_order_for_seconds_are_not_looked_at(name: by
 def test_more_fields_of_one_name_than_are_looked_at_count_as_matching(tmp_path: Path) -> None:
     text = 'levels = ["pqc"]\n[[when]]\nheader = "X-Secret: yes"\nlevels = ["aes"]\n'
     policies = load_policies(write(tmp_path, {"default.toml": text}), PEERS)
-    few, many = (Content(b"X-Secret: no\r\n" * number + b"\r\n") for number in (20, 21))
+    few, many = (MessageFacts(b"X-Secret: no\r\n" * number + b"\r\n") for number in (20, 21))
     assert policies.decide(SENDER, "x@y.example", few).levels == ("pqc",)
     assert policies.decide(SENDER, "x@y.example", many).levels == ("aes",)

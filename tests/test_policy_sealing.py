@@ -200,13 +200,13 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks: list[int] = []
-    real = policy_content._Walk.entity
+    real = policy_content._PartFinder.entity
 
     def counted(self: Any, message: bytes, start: int, end: int, depth: int, **how: bool) -> None:
         walks.append(depth)
         real(self, message, start, end, depth, **how)
 
-    monkeypatch.setattr(policy_content._Walk, "entity", counted)
+    monkeypatch.setattr(policy_content._PartFinder, "entity", counted)
     recipients = [f"u{number}@bob.example" for number in range(5)]
     policy = 'levels = ["aes"]\n[[when]]\nattachment_name = "*.exe"\nlevels = ["otp"]\n'
     await through_alice(tmp_path / "with", kmes, sink, policy, mails.random_attachment(1000), recipients=recipients)

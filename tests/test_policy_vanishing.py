@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
-from relay.policy import Content, PolicySet, load_policies
+from relay.policy import MessageFacts, PolicySet, load_policies
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
@@ -101,7 +101,7 @@ def test_everybody_else_may_have_their_mail_in_clear(tmp_path: Path) -> None:
 
 def test_a_rule_that_looks_inside_changes_nothing_so_that_rcpt_and_data_hear_the_same(tmp_path: Path) -> None:
     policies = load_policies(write(tmp_path, {"default.toml": RAISING}), PEERS)
-    secret = Content(b"Subject: [secret]\r\n\r\n")
+    secret = MessageFacts(b"Subject: [secret]\r\n\r\n")
     assert policies.decide("", "x@elsewhere.example", secret).levels == ("aes",)
     for content in (None, secret):
         with pytest.raises(PolicyHolds):

@@ -18,7 +18,7 @@ from relay.cli.policy_sets import diff, install, list_files
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.cli.policy_traffic import simulate
 from relay.errors import ConfigError
-from relay.policy import Content
+from relay.policy import MessageFacts
 from relay.policy.expected import failures
 from relay.policy.findings import Doubt, doubtful
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
@@ -107,7 +107,7 @@ def explain(
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
     site = load_site(config_file)
-    content = Content(_message(message)) if message is not None else None
+    content = MessageFacts(_message(message)) if message is not None else None
     explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
     now = None
     if explanation.decision is not None and not offline:

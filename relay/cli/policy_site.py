@@ -25,7 +25,7 @@ from relay.keys.ring import KeyRing
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import Content, Decision, PolicySet
+from relay.policy import Decision, MessageFacts, PolicySet
 from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
@@ -189,7 +189,7 @@ class Now:
         }
 
 
-async def look_now(site: PolicySite, decision: Decision, content: Content | None) -> Now:
+async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
     octets = content.size if content is not None else 0
     sample = Sample("", decision.sender, (decision.recipient,), octets, content)

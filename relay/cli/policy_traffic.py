@@ -27,7 +27,7 @@ from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.plan import Outcome, Result
 from relay.planner import Planner
-from relay.policy import Content
+from relay.policy import MessageFacts
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 from relay.policy.traffic import Sample, samples, total_octets
@@ -206,7 +206,7 @@ async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sampl
     for sample in found:
         outside = _outside(before, sample)
         # A message of its own for each set: it remembers what was decided about it.
-        again = replace(sample, content=Content(sample.content.message)) if sample.content is not None else sample
+        again = replace(sample, content=MessageFacts(sample.content.message)) if sample.content is not None else sample
         later = {each.recipient: each for each in await after.foresee(new, again, outside)}
         for outcome in await before.foresee(old, sample, outside):
             differences.add(outcome, later[outcome.recipient])

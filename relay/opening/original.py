@@ -16,7 +16,7 @@ from relay import mime
 from relay.aio import off_loop
 from relay.dkim import Arrivals
 from relay.opening import Opened, Opener
-from relay.policy import Content, Missed, PolicySet, author
+from relay.policy import MessageFacts, Missed, PolicySet, author
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Originals:
             return Original(b"", opened, None)
         try:
             # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
-            content = Content(opened.original)
+            content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
             whose = await off_loop(content.size, author, content, self.opener.layers.config.peers[opened.peer].domains)
             more = (missed.mark if missed else "") + mark
@@ -89,7 +89,7 @@ class Originals:
         message = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
         return await self.dkim.without_forged(message) if self.dkim else message
 
-    async def missed(self, sender: str, content: Content, protection: str, peer: str) -> Missed | None:
+    async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
         """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
         required = await off_loop(content.size, self.policies().require, sender, content)
         missed = required.missed(protection, peer)

@@ -8,7 +8,7 @@ addresses (names.py) into an immutable PolicySet, which decides and explains (de
 from __future__ import annotations
 
 from relay.policy.chosen import RuleLook
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import Policy, PolicyFile, Unprotected
@@ -19,13 +19,13 @@ from relay.policy.settings import Otherwise, Priority
 from relay.policy.strength import LevelName, Quantum
 
 __all__ = [
-    "Content",
     "CopyKeys",
     "Decision",
     "Explanation",
     "KeysWithReserve",
     "LevelName",
     "Lookup",
+    "MessageFacts",
     "Missed",
     "Otherwise",
     "Policy",

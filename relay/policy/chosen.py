@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 from relay.policy.file import PolicyFile
 from relay.policy.kems import with_kems
 from relay.policy.patterns import Groups, spellings
@@ -36,7 +36,7 @@ def choose(
     file: PolicyFile,
     floors: Sequence[PlacedRule],
     sender: str,
-    content: Content | None,
+    content: MessageFacts | None,
     groups: Groups,
     looks: list[RuleLook] | None = None,
 ) -> Chosen:
@@ -107,7 +107,8 @@ def _sizes(levels: Sequence[LevelName], base: Chosen, rules: Sequence[PlacedRule
         known = [size for size in sizes if size is not None]
         if len(known) == len(sizes):
             found.append((level, max(known)))
-    return tuple(found)
+    unchanged = dict(found) == {level: size for level, size in base.max_size if level in levels}
+    return base.max_size if unchanged else tuple(found)
 
 
 def _first(said: Sequence[T | None], otherwise: T) -> T:

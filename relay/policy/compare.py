@@ -15,7 +15,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.expected import DescribedMessage
 from relay.policy.file import PolicyFile
-from relay.policy.names import DEFAULT_FILE, SUFFIX, Address, candidates, encode_local, parse_address
+from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, encode_local, parse_address
 from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
 from relay.policy.require import Demand
 from relay.policy.rules import When
@@ -193,7 +193,7 @@ def _of_file(name: str, file: PolicyFile) -> Iterator[_Kind]:
     yield _Kind(f"{_ANYBODY}@{_ANYBODY}.{file.domain}", f"everybody below {file.domain}")
 
 
-def _deciding(policies: PolicySet, address: Address) -> PolicyFile | None:
+def _deciding(policies: PolicySet, address: FoldedAddress) -> PolicyFile | None:
     for name, step in candidates(address):
         file = policies.files.get(name)
         if file is not None and not file.policy.ended and (step != "parent domain" or file.policy.subdomains):
@@ -201,7 +201,7 @@ def _deciding(policies: PolicySet, address: Address) -> PolicyFile | None:
     return None
 
 
-def _differ(old: PolicySet, new: PolicySet, address: Address) -> bool:
+def _differ(old: PolicySet, new: PolicySet, address: FoldedAddress) -> bool:
     """Whether more than comments differ in the files that may be about an address."""
     for name, _ in candidates(address):
         before, after = old.files.get(name), new.files.get(name)

@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
 from relay.errors import MalformedMessage
-from relay.policy.names import Address, fold_address
+from relay.policy.names import FoldedAddress, fold_address
 
 MAX_FIELD_OCTETS = 16 * 1024
 """A longer header field counts as having any text: decoding it takes too long."""
@@ -49,7 +49,7 @@ class Part:
     names: tuple[str, ...] = ()
 
 
-class Content:
+class MessageFacts:
     """One message, asked by any number of rules for any number of recipients."""
 
     def __init__(self, message: bytes) -> None:
@@ -100,7 +100,7 @@ class Content:
 
     @cached_property
     def _walked(self) -> tuple[tuple[Part, ...], bool]:
-        walk = _Walk()
+        walk = _PartFinder()
         try:
             walk.entity(self.message, 0, len(self.message), 0)
         except (MalformedMessage, _Unclear):
@@ -108,12 +108,12 @@ class Content:
         return tuple(walk.parts), walk.unclear
 
     @cached_property
-    def authors(self) -> tuple[Address, ...] | None:
+    def authors(self) -> tuple[FoldedAddress, ...] | None:
         """Everybody whom From fields name; () without one, None where that cannot be read without doubt."""
         return self._addresses(b"from")
 
     @cached_property
-    def senders(self) -> tuple[Address, ...] | None:
+    def senders(self) -> tuple[FoldedAddress, ...] | None:
         """The same of Sender fields: mail programs show "Sender on behalf of From" (RFC 5322, 3.6.2)."""
         return self._addresses(b"sender")
 
@@ -122,7 +122,7 @@ class Content:
         """Whether there is one From field, as there must be."""
         return len(self._fields.get(b"from", [])) == 1
 
-    def _addresses(self, name: bytes) -> tuple[Address, ...] | None:
+    def _addresses(self, name: bytes) -> tuple[FoldedAddress, ...] | None:
         fields = self._fields.get(name, [])
         if sum(map(len, fields)) > MAX_OCTETS:
             return None
@@ -173,7 +173,7 @@ class _Unclear(Exception):
     """The structure is deeper, larger or stranger than is followed."""
 
 
-class _Walk:
+class _PartFinder:
     """Finds the parts between boundaries, on the raw bytes and without copying bodies."""
 
     def __init__(self) -> None:

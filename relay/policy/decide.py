@@ -13,12 +13,12 @@ from relay.addresses import read_addresses
 from relay.config import MAX_BOUNCE
 from relay.errors import PolicyHolds
 from relay.policy.chosen import RuleLook, choose, meaning
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
 from relay.policy.names import (
     DEFAULT_FILE,
-    Address,
+    FoldedAddress,
     Step,
     candidates,
     domain_file,
@@ -30,7 +30,7 @@ from relay.policy.names import (
 from relay.policy.patterns import Groups, spellings
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import Chosen
+from relay.policy.settings import Chosen, MaxSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class PolicySet:
         """Whether there are rules which need the message."""
         return self.patterns > 0
 
-    def decide(self, sender: str, recipient: str, content: Content | None = None) -> Decision:
+    def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
         Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers
@@ -71,7 +71,7 @@ class PolicySet:
         chosen = self._choose(file, sender, recipient, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
-    def explain(self, sender: str, recipient: str, content: Content | None = None) -> Explanation:
+    def explain(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Explanation:
         """The same as `decide`, with how it came about; raises nothing."""
         directory = str(self.directory)
         lookups: list[Lookup] = []
@@ -101,9 +101,9 @@ class PolicySet:
 
     def covering(self, domain: str) -> PolicyFile | None:
         """The file that decides for those at a domain (in A-labels) who have no file of their own."""
-        return self._find(candidates(Address("", domain)))
+        return self._find(candidates(FoldedAddress("", domain)))
 
-    def require(self, sender: str, content: Content | None = None) -> Requirements:
+    def require(self, sender: str, content: MessageFacts | None = None) -> Requirements:
         """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
 
         Where one of them cannot be read without doubt, the mail counts as from everybody of whom a file requires
@@ -117,7 +117,7 @@ class PolicySet:
         doubt = [Requirement(each, _DOUBT) for each in self.demands] if None in named else []
         return Requirements((*found, *doubt), self.version)
 
-    def _required_from(self, address: Address) -> Iterator[Requirement]:
+    def _required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
         """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
         deciding: PolicyFile | None = None
         for name, step in candidates(address):
@@ -132,7 +132,9 @@ class PolicySet:
             if file.policy.drops_require:
                 return
 
-    def _covering(self, sender: str, recipient: str, lookups: list[Lookup] | None = None) -> tuple[Address, PolicyFile]:
+    def _covering(
+        self, sender: str, recipient: str, lookups: list[Lookup] | None = None
+    ) -> tuple[FoldedAddress, PolicyFile]:
         """The recipient as policies compare it, and the file that covers it. Raises PolicyHolds where none may."""
         try:
             address = parse_address(recipient)
@@ -163,7 +165,7 @@ class PolicySet:
         file: PolicyFile,
         sender: str,
         recipient: str,
-        content: Content | None,
+        content: MessageFacts | None,
         looks: list[RuleLook] | None = None,
         floor_looks: list[RuleLook] | None = None,
     ) -> Chosen:
@@ -183,7 +185,7 @@ class PolicySet:
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
     def _floors(
-        self, sender: str, recipient: str, content: Content | None, looks: list[RuleLook] | None
+        self, sender: str, recipient: str, content: MessageFacts | None, looks: list[RuleLook] | None
     ) -> tuple[PlacedRule, ...]:
         """The floors that are for this mail; each is put into `looks`."""
 
@@ -203,7 +205,7 @@ class PolicySet:
                 looks.append(RuleLook(floor.number, floor.line, not mismatch, mismatch or meaning(floor.when)))
         return tuple(applying)
 
-    def _peer(self, file: PolicyFile, address: Address) -> str | None:
+    def _peer(self, file: PolicyFile, address: FoldedAddress) -> str | None:
         """The peer whose keys seal for this recipient."""
         return file.policy.peer or self.owners.get(address.domain)
 
@@ -230,14 +232,14 @@ class PolicySet:
             None if sender else self.max_bounce,
         )
 
-    def _may_be_routed(self, address: Address) -> str:
+    def _may_be_routed(self, address: FoldedAddress) -> str:
         own, _ = next(candidates(address))
         return (
             f"{address.local[:200]!r} at {address.domain} may be read as a route to another domain, so only a file of "
             f"its own can cover it: {self.directory / own}"
         )
 
-    def _held_in_clear(self, file: PolicyFile, address: Address, sender: str, recipient: str) -> str:
+    def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str, recipient: str) -> str:
         """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
 
         The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
@@ -253,7 +255,7 @@ class PolicySet:
             f"create {self.directory / domain_file(address)}; only a file of its own lets mail to a peer out in clear"
         )
 
-    def _nobody_covers(self, address: Address) -> str:
+    def _nobody_covers(self, address: FoldedAddress) -> str:
         domain, default = self.directory / domain_file(address), self.directory / DEFAULT_FILE
         return (
             f"no policy covers {address.local!r} at {address.domain}: "
@@ -264,7 +266,7 @@ class PolicySet:
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
 
 
-def _reverse_path(sender: str) -> tuple[Address, ...] | None:
+def _reverse_path(sender: str) -> tuple[FoldedAddress, ...] | None:
     """The envelope sender; None where it cannot be read without doubt."""
     try:
         return tuple(fold_address(*each) for each in read_addresses(f"<{sender}>".encode("utf-8", "surrogateescape")))
@@ -274,16 +276,23 @@ def _reverse_path(sender: str) -> tuple[Address, ...] | None:
 
 def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
     """What the floors have changed."""
+    before, after = (replace(each, max_size=_limits(each)) for each in (before, after))
     names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
     values = ((name, getattr(before, name), getattr(after, name)) for name in names)
     return tuple(f"{name}: {_said(new)} instead of {_said(old)}" for name, old, new in values if old != new)
 
 
+def _limits(decision: Decision) -> MaxSize:
+    return tuple(sorted(each for each in decision.max_size if each[0] in decision.levels))
+
+
 def _said(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(f"{each[0]} {each[1]}" if isinstance(each, tuple) else str(each) for each in value) or "none"
+    return str(value)
 
 
-def _because(file: PolicyFile, address: Address, peer: str | None) -> str:
+def _because(file: PolicyFile, address: FoldedAddress, peer: str | None) -> str:
     if file.policy.peer is not None:
         return f"{file.name} names it"
     if peer is not None:

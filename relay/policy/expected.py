@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from relay import toml
 from relay.config import SizeSetting
 from relay.errors import RelayError, TryLater
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.names import parse_address, printable
@@ -81,7 +81,7 @@ class Test(toml.Table):
         return texts
 
     @property
-    def content(self) -> Content:
+    def content(self) -> MessageFacts:
         """A message with these facts."""
         return DescribedMessage(self.subject, self.header, self.attachments, self.size)
 
@@ -94,7 +94,7 @@ class Tests(toml.Table):
     )
 
 
-class DescribedMessage(Content):
+class DescribedMessage(MessageFacts):
     """A message made of what rules may ask: its size need not be that of what is there."""
 
     def __init__(
@@ -106,7 +106,13 @@ class DescribedMessage(Content):
             lines += ['Content-Type: multipart/mixed; boundary="="', ""]
             for name, _, mime_type in (each.partition(":") for each in attachments):
                 kind = mime_type.strip() or "application/octet-stream"
-                lines += ["--=", f"Content-Type: {kind}", f'Content-Disposition: attachment; filename="{name}"', "", ""]
+                lines += [
+                    "--=",
+                    f"Content-Type: {kind}",
+                    f'Content-Disposition: attachment; filename="{name}"',
+                    "",
+                    "",
+                ]
             lines += ["--=--"]
         super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
         self._octets = len(self.message) if octets is None else octets
@@ -141,7 +147,7 @@ class Expected:
 
 
 def becomes(
-    policies: PolicySet, sender: str, recipient: str, content: Content
+    policies: PolicySet, sender: str, recipient: str, content: MessageFacts
 ) -> tuple[Expectation, Decision | None, str]:
     """What policy alone makes of a mail, the decision if there is one, and which file or lack of one is the cause."""
     try:

@@ -18,7 +18,7 @@ from relay.errors import ConfigError
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
-from relay.policy.settings import Chosen, Otherwise, Priority, Settings, Sign
+from relay.policy.settings import Chosen, Otherwise, Priority, SealingSettings, Sign
 from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
@@ -50,7 +50,7 @@ def _required_word(item: object) -> Required:
     return level
 
 
-class Policy(Settings):
+class Policy(SealingSettings):
     """The settings of one file. Read it with `context={"peers": names of peers, "scope": Scope}`."""
 
     peer: str | None = None

@@ -15,10 +15,10 @@ from relay.identity import liboqs
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
-from relay.policy.names import SUFFIX, Address, may_be_route, printable
+from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Glob, Groups
 from relay.policy.rules import When
-from relay.policy.settings import Chosen, Settings, today
+from relay.policy.settings import Chosen, SealingSettings, today
 from relay.policy.strength import LevelName, strongest
 
 ENDS_SOON_DAYS = 14
@@ -104,7 +104,7 @@ def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
                 yield (*place, "kem"), cause
 
 
-def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, Settings]]:
+def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings]]:
     """The file's own settings and those of its rules, each with where it stands."""
     yield (), file.policy
     for number, rule in enumerate(file.policy.when):
@@ -119,7 +119,7 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
             yield (*place, "levels"), f"PLAINTEXT: this mail leaves in clear; {remedy}"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
             yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
-    if file.scope == "person" and may_be_route(Address(unquote(file.name.rpartition("/")[2]), file.domain)):
+    if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
         yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
     if peer is None and not by_domain and policy.levels != ("plaintext",):
@@ -189,7 +189,7 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
     """Levels that cannot be done at all, and one-time pads that no KME could ever give."""
     if peer is None:
         return
-    own: tuple[toml.Location, Settings, Chosen] = ((), file.policy, file.own)
+    own: tuple[toml.Location, SealingSettings, Chosen] = ((), file.policy, file.own)
     rules = [
         (("when", number), rule, file.own.instead(rule, file.rule_lines[number], number + 1))
         for number, rule in enumerate(file.policy.when)

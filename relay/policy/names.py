@@ -42,15 +42,15 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe
 """RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
 
 
-class Address(NamedTuple):
+class FoldedAddress(NamedTuple):
     """An address as policies compare it: local part unquoted and in lower case, domain in A-labels."""
 
     local: str
     domain: str
 
 
-def parse_address(text: str) -> Address:
-    """`Alice@Example.ORG` as Address("alice", "example.org"); raises ValueError saying what is wrong.
+def parse_address(text: str) -> FoldedAddress:
+    """`Alice@Example.ORG` as FoldedAddress("alice", "example.org"); raises ValueError saying what is wrong.
 
     A quoted local part means what it means without its quotes (RFC 5321, 4.1.2), so quoting selects no
     other file. An address literal (`[192.0.2.1]`) is refused: it would lead past the files by domain.
@@ -62,7 +62,7 @@ def parse_address(text: str) -> Address:
         raise ValueError("it has no domain")
     if not _QUOTED_STRING.fullmatch(local) and not _DOT_STRING.fullmatch(local):
         raise ValueError("what stands before the @ is not a local part")
-    return Address(fold_local(local), fold_domain(domain))
+    return FoldedAddress(fold_local(local), fold_domain(domain))
 
 
 def fold_local(local: str) -> str:
@@ -72,14 +72,14 @@ def fold_local(local: str) -> str:
     return _lower(local)
 
 
-def fold_address(local: str, domain: str) -> Address:
+def fold_address(local: str, domain: str) -> FoldedAddress:
     """The address of a local part without quotes and a domain or address literal; raises ValueError.
 
     What it takes grows with the square of the length (NFC), which is bounded.
     """
     if len(local) + len(domain) >= MAX_ADDRESS:
         raise ValueError(f"longer than {MAX_ADDRESS} characters")
-    return Address(_lower(local), domain.lower() if domain.startswith("[") else fold_domain(domain))
+    return FoldedAddress(_lower(local), domain.lower() if domain.startswith("[") else fold_domain(domain))
 
 
 def fold_domain(domain: str) -> str:
@@ -132,7 +132,7 @@ def encode_local(local: str) -> str:
     )
 
 
-def candidates(address: Address) -> Iterator[tuple[str, Step]]:
+def candidates(address: FoldedAddress) -> Iterator[tuple[str, Step]]:
     """The names of the files that may cover `address`, the most specific first, and why each is looked for.
 
     A "parent domain" file covers the address only if it says `subdomains = true`.
@@ -151,12 +151,12 @@ def candidates(address: Address) -> Iterator[tuple[str, Step]]:
     yield DEFAULT_FILE, "default"
 
 
-def may_be_route(address: Address) -> bool:
+def may_be_route(address: FoldedAddress) -> bool:
     """Whether a mail server may read the local part as an address elsewhere: `ben%bob.example`, `bob.example!ben`."""
     return not _ROUTING.isdisjoint(address.local)
 
 
-def domain_file(address: Address) -> str:
+def domain_file(address: FoldedAddress) -> str:
     """The name of the file for an address's whole domain (default.toml for a domain called `default`)."""
     return address.domain + SUFFIX
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
 from relay.policy.names import fold_domain
 from relay.policy.strength import Required
@@ -88,7 +88,7 @@ class Requirements:
         return Missed("; ".join(causes + more), f"; required={','.join(layers)}", otherwise)
 
 
-def author(content: Content, domains: Collection[str]) -> Literal["peer", "other"]:
+def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "other"]:
     """Whether a message that a peer has sealed is from authors of the peer's own `domains`, for the mark.
 
     Only where there is one From field (RFC 5322, 3.6) that can be read without doubt, and each author's domain is

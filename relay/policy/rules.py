@@ -11,9 +11,9 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
-from relay.policy.content import Content, Part
+from relay.policy.content import MessageFacts, Part
 from relay.policy.patterns import AddressPatterns, Glob, Groups
-from relay.policy.settings import Settings
+from relay.policy.settings import SealingSettings
 from relay.policy.units import Texts
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
@@ -37,7 +37,7 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-class When(Settings):
+class When(SealingSettings):
     """One rule. Its settings are those of the file, each of them optional."""
 
     sender: Texts | None = None
@@ -133,7 +133,7 @@ class When(Settings):
         """Whether it is for this recipient (`spellings`), as all rules are in the file that covers them."""
         return True
 
-    def mismatch(self, sender: tuple[str, ...], content: Content | None, groups: Groups) -> str:
+    def mismatch(self, sender: tuple[str, ...], content: MessageFacts | None, groups: Groups) -> str:
         """Why the rule does not apply to mail from this sender (`spellings`), or "" where it does.
 
         Without content no rule that looks inside applies.
@@ -146,7 +146,7 @@ class When(Settings):
             return "it looks into the message, and there is none" if self.looks_inside else ""
         return next(self._mismatches(content), "")
 
-    def _mismatches(self, content: Content) -> Iterator[str]:
+    def _mismatches(self, content: MessageFacts) -> Iterator[str]:
         if self.larger_than is not None and content.size <= self.larger_than:
             yield f"the message has {content.size} octets, not more than {self.larger_than}"
         if self.smaller_than is not None and content.size >= self.smaller_than:
@@ -166,11 +166,11 @@ class When(Settings):
         return right_type and right_name
 
 
-CONDITIONS = tuple(name for name in When.model_fields if name not in Settings.model_fields)
+CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""
 
 
-def _has_field(content: Content, name: str, glob: Glob | None) -> bool:
+def _has_field(content: MessageFacts, name: str, glob: Glob | None) -> bool:
     values = content.values(name)
     if values is None:
         return True

@@ -55,7 +55,7 @@ def _size(level: object, size: object) -> int:
         raise ValueError(f"{level}: {error}") from error
 
 
-class Settings(toml.Table):
+class SealingSettings(toml.Table):
     """What may stand in a file and in a rule; in a rule, None means: as the file has it."""
 
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
@@ -126,7 +126,7 @@ class Chosen:
     line: int = 0
     rule: int = 0
 
-    def instead(self, settings: Settings, line: int, rule: int = 0) -> Chosen:
+    def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
         """These settings, as far as they are said, in place of those here."""
         said = {name: value for name in _REPLACED if (value := getattr(settings, name)) is not None}
         max_size = self.max_size if settings.max_size is None else settings.limits

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from relay import mime
 from relay.errors import ConfigError, MalformedMessage
-from relay.policy.content import Content
+from relay.policy.content import MessageFacts
 
 MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
 """What is larger is taken for a message of this size, of which only the beginning is looked at."""
 MAX_RECIPIENTS = 1000
 MAX_FILES = 5_000_000
+_NULL_SENDER = "<>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Sample:
     sender: str
     recipients: tuple[str, ...]
     octets: int
-    content: Content | None = field(default=None, repr=False)
+    content: MessageFacts | None = field(default=None, repr=False)
     read: int = 0
 
 
@@ -101,7 +102,7 @@ def _sample(name: str, raw: bytes, read: int) -> Sample:
         sender, recipients = _envelope(message)
     except MalformedMessage:
         sender, recipients = "", ()
-    return Sample(name, sender, recipients, octets, Content(message), read)
+    return Sample(name, sender, recipients, octets, MessageFacts(message), read)
 
 
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
@@ -110,9 +111,10 @@ def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
     found: dict[bytes, list[str]] = {}
     for name, raw in mime.fields(header):
         if name in (b"return-path", b"sender", b"from", b"to", b"cc", b"bcc"):
-            text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
+            text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
             found.setdefault(name, []).append(text)
-    senders = [address for name in (b"return-path", b"sender", b"from") for address in _addresses(found.get(name, []))]
+    from_fields = () if _NULL_SENDER in found.get(b"return-path", []) else (b"return-path", b"sender", b"from")
+    senders = [address for name in from_fields for address in _addresses(found.get(name, []))]
     recipients = [address for name in (b"to", b"cc", b"bcc") for address in _addresses(found.get(name, []))]
     return next(iter(senders), ""), tuple(dict.fromkeys(recipients[:MAX_RECIPIENTS]))
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.errors import MalformedMessage
-from relay.policy import Content, PolicySet, load_policies
+from relay.policy import MessageFacts, PolicySet, load_policies
 from tests.fuzz import messages
 from tests.fuzz.target import Target, check
 from tests.testlib import hostile, mails
@@ -57,7 +57,7 @@ def seeds() -> list[bytes]:
 
 def target(data: bytes) -> None:
     """What policy decides for the message is never less than what it decides without it."""
-    content = Content(data)
+    content = MessageFacts(data)
     with suppress(MalformedMessage):
         content.read()
         waited = content.waited(NOW)

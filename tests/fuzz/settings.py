@@ -38,11 +38,17 @@ WORDS = (
 )  # fmt: skip
 
 
+POLICY_FILES = ("bob.example.toml", "floors.toml", "groups.toml")
+FLOORS = b'[[floor]]\nsender = ["group:law", "<>"]\nrecipient = "*@bob.example"\nlevels = ["otp"]\nmax_size = "1 KiB"\n'
+GROUPS = b'law = ["law@alice.example", "*@law.alice.example"]\n"b-1" = "<>"\n'
+
+
 def policy_seeds() -> list[bytes]:
-    """The policy files that come with the relay, and small ones."""
+    """The policy files that come with the relay, and small ones; each as every kind of file."""
     files = [path.read_bytes() for path in sorted((ROOT / "policies").rglob("*.toml"))]
     rules = b'levels = ["otp", 2]\nquantum = "required"\notherwise = "refuse"\n\n[[when]]\nsender = "*@board.alice.example"\n'
-    return [*files, b'levels = ["aes"]\n', rules + b'levels = ["otp"]\nmax_size = "256 KiB"\n', b""]
+    seeds = [*files, b'levels = ["aes"]\n', rules + b'levels = ["otp"]\nmax_size = "256 KiB"\n', b"", FLOORS, GROUPS]
+    return [seed + b"\n" * more for seed in seeds for more in range(len(POLICY_FILES))]
 
 
 def relay_seeds() -> list[bytes]:
@@ -55,15 +61,16 @@ def relay_seeds() -> list[bytes]:
 
 
 def policy(data: bytes) -> None:
-    """One policy file beside a good default; what is accepted decides about every address."""
+    """One policy file, floors or groups beside a good default; what is accepted decides about every address."""
+    file = POLICY_FILES[len(data) % len(POLICY_FILES)]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "default.toml").write_bytes(b'levels = ["aes"]\n')
-        (directory / "bob.example.toml").write_bytes(data)
+        (directory / file).write_bytes(data)
         try:
             policies = load_policies(directory, PEERS)
         except ConfigError as error:
-            _check_faults(error, f"{directory}/bob.example.toml")
+            _check_faults(error, f"{directory}/{file}")
             return
     for sender in ADDRESSES:
         for recipient in ADDRESSES:

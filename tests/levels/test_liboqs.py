@@ -63,7 +63,7 @@ from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
 from relay.levels.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import Content, load_policies
+from relay.policy import MessageFacts, load_policies
 from relay.policy.findings import kems_not_here
 from relay.sealing import SealedCopy
 from tests.testlib import mails
@@ -546,7 +546,7 @@ def test_a_message_can_add_a_kem_and_take_none_away(tmp_path: Path) -> None:
     both = file + '[[when]]\nsender = "ceo@alice.example"\nkem = "ml-kem-1024"\n'
     both += rule.format('"frodokem-1344-shake", "hqc-256"')
     found = policies(tmp_path, both)
-    content = Content(b"Subject: [two]\r\n\r\n")
+    content = MessageFacts(b"Subject: [two]\r\n\r\n")
     assert found.decide("ceo@alice.example", "b@bob.example").kem == ("ml-kem-1024",), "by sender less is possible"
     assert set(found.decide("ann@alice.example", "b@bob.example", content).kem) == {
         "ml-kem-1024", "hqc-256", "frodokem-1344-shake",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.policy import Content, load_policies
+from relay.policy import MessageFacts, load_policies
 from tests.test_policy import AES, PEERS, write
 from tests.test_quarantine.conftest import Bob, Seal, settings
 from tests.testlib import mails
@@ -90,6 +90,6 @@ def test_of_two_actions_for_one_mail_the_severer_counts(tmp_path: Path, one: str
     text = AES + 'require = "aes"\nunprotected = "{}"\n'
     files = {"bob.example/one.toml": text.format(one), "bob.example/other.toml": text.format(other)}
     policies = load_policies(write(tmp_path, files), PEERS)
-    missed = policies.require("one@bob.example", Content(b"From: other@bob.example\r\n\r\n")).missed("", "")
+    missed = policies.require("one@bob.example", MessageFacts(b"From: other@bob.example\r\n\r\n")).missed("", "")
     assert missed is not None
     assert missed.otherwise == counts

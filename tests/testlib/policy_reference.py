@@ -48,12 +48,12 @@ class Ability:
 
 @dataclass
 class Said:
-    """What the documents say of one recipient; `file` is None where nobody covers them."""
+    """What the documents say of one recipient; `file` is None where nobody covers them. `raised`: floors change it."""
 
     file: str | None
     settings: dict[str, Any] = field(default_factory=dict)
     peer: str | None = None
-    by_floor: bool = False
+    raised: bool = False
     bounce: bool = False
 
     def outcome(self, facts: Facts, can: Ability) -> str:
@@ -118,9 +118,10 @@ class Reference:
             return Said(None)
         settings = self._settings(file, facts, facts.sender, to)
         bare = self._settings(file, facts, facts.sender, to, floors=False)
-        if not facts.sender:
-            settings |= {"priority": "low", "impossible": "refuse"}
-        return Said(name, settings, peer, settings["levels"] != bare["levels"], not facts.sender)
+        for each in (settings, bare):
+            each["max_size"] = {level: octets for level, octets in each["max_size"].items() if level in each["levels"]}
+            each |= {} if facts.sender else {"priority": "low", "impossible": "refuse"}
+        return Said(name, settings, peer, settings != bare, not facts.sender)
 
     def _covering(self, local: str, domain: str) -> Iterator[str]:
         person, tag, _ = local.partition("+")

@@ -1,0 +1,103 @@
+"""A planner with levels otp and aes as they are, stand-ins for those with certificates, and keys as a test says.
+Nothing listens and nothing is stored: what would be sealed, and by whose keys, is all that can be seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from relay.config import Address, Config, load_config
+from relay.errors import KeyUnavailable
+from relay.keys import Key, KeyReference
+from relay.keys.pads import Pad, pad_of, plan_pad
+from relay.keys.refill import Supply
+from relay.keys.types import SealingKey
+from relay.levels import Level, Parties, Sealed
+from relay.levels.aes import AES
+from relay.levels.otp import OTP
+from relay.planner import Planner
+from tests.testlib.policy_reference import Ability
+from tests.testlib.sites import make_site
+
+GROUP = "alice-bob"
+
+Supplies = Mapping[tuple[str, str], str]
+"""For each peer and each of `otp` and `aes` whether there is key: "all", "normal" (the rest is reserved), "none"."""
+
+
+@cache
+def config(directory: Path) -> Config:
+    """Alice's, with two peers."""
+    site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=Address("::1", 1))
+    found = load_config(site.config_file)
+    bob = found.peers["bob"]
+    return found.model_copy(update={"peers": {"bob": bob, "carol": bob.model_copy(update={"sae_id": "sae-carol"})}})
+
+
+class Signed:
+    """In place of the levels that need certificates."""
+
+    quantum = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def obstacle(self, parties: Parties) -> str:
+        return ""
+
+    async def seal(self, payload: bytes, parties: Parties, keys: object) -> Sealed:
+        return Sealed(b"0" + payload)
+
+
+class Keys:
+    """KeyRing's part: gives keys, or says whether it could, as a case says."""
+
+    def __init__(self, supplies: Supplies) -> None:
+        self._supplies = supplies
+        self.taken = 0
+
+    def _check(self, peer: str, use: str, low: bool) -> None:
+        supply = self._supplies[peer, use]
+        if supply == "none" or (supply == "normal" and low):
+            raise KeyUnavailable(f"no key ({supply})")
+
+    def _keys(self, number: int) -> list[Key]:
+        self.taken += number
+        return [Key(f"{self.taken:06}-{count:06}", os.urandom(32)) for count in range(number)]
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+        self._check(peer, "aes", low_priority)
+        [key] = self._keys(1)
+        return SealingKey(key, KeyReference(key.key_ID, "alice", peer, GROUP))
+
+    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+        self._check(peer, "otp", low_priority)
+        keys = self._keys(plan_pad(hidden, None).number)
+        return pad_of(keys, [KeyReference(key.key_ID, "alice", peer, GROUP) for key in keys], hidden)[0]
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        try:
+            self._check(peer, "otp" if hidden else "aes", low_priority)
+        except KeyUnavailable as error:
+            return Supply(False, None, str(error))
+        return Supply(True, 0.0, "", plan_pad(hidden, None).octets if hidden else 32)
+
+
+def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
+    """With real levels otp and aes."""
+    base = config(directory)
+    peers = {
+        name: peer.model_copy(update={"kme_groups": () if name in can.no_kme else (GROUP,)})
+        for name, peer in base.peers.items()
+    }
+    levels = cast("dict[str, Level]", {"otp": OTP(compression=compression), "aes": AES()})
+    levels |= cast("dict[str, Level]", {name: Signed(name) for name in ("pqc", "rsa", "hqc-256")})
+    for name, level in levels.items():
+        cannot = {peer for which, peer in can.cannot if which == name}
+        level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]
+    otp = base.otp.model_copy(update={"compression": compression})
+    return Planner(base.model_copy(update={"peers": peers, "otp": otp}), levels)
