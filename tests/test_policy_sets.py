@@ -310,6 +310,19 @@ def test_install_says_how_a_directory_becomes_a_link(site: Callable[[Mapping[str
     assert run("install", str(tmp_path / "two")).exit_code == 0
 
 
+def test_install_mends_a_set_that_is_broken_or_gone(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
+    run = in_place(site, tmp_path, {"bank.example.toml": "levels = ["})
+    two = str(write(tmp_path / "two", SETS))
+    assert "nothing to compare with" in run("install", "--strict", two).stderr
+    result = run("install", two, "--json")
+    assert (result.exit_code, "cannot be used" in result.stderr) == (0, True)
+    assert json.loads(result.stdout)["directory"] == two
+    (tmp_path / "policies").unlink()
+    (tmp_path / "policies").symlink_to("policies")
+    assert run("install", two).exit_code == 0
+    assert (tmp_path / "policies").resolve() == tmp_path / "two"
+
+
 async def test_a_relay_takes_an_installed_set_as_a_whole(
     site: Callable[[Mapping[str, str]], Run], tmp_path: Path, log: LogCapture
 ) -> None:

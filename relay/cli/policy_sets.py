@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.table import Table
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console
-from relay.cli.policy_site import load_configuration, load_site
+from relay.cli.policy_site import PolicySite, load_configuration, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
@@ -30,6 +30,7 @@ from relay.errors import ConfigError
 from relay.policy import LevelName
 from relay.policy.compare import Comparison, compare
 from relay.policy.index import ListedFile, listed
+from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.strength import NAMES
 
@@ -94,35 +95,48 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
     installed again in the same way.
     """
-    link = load_site(config_file, directory).config.policies.directory
+    after = load_site(config_file, directory, tested=True)
+    link = after.config.policies.directory
     if not link.is_symlink() and os.path.lexists(link):
         moved = link.with_name(link.name + ".1")
-        click.echo(
-            f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}",
-            err=True,
+        _fail(
+            f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
-        sys.exit(1)
-    after = load_site(config_file, directory, tested=True)
-    comparison = Comparison((), ())
     before = str(link.resolve()) if link.exists() else None
-    if before is not None:
-        comparison = compare(load_site(config_file).policies, after.policies)
-    weaker = strict and comparison.weaker
-    if not weaker:
+    comparison = _compared_with_present(after)
+    if strict and (comparison is None or comparison.weaker):
+        if comparison is not None:
+            _show(comparison, as_json=as_json)
+        _fail("Not installed: something would be weaker." if comparison else "Not installed: nothing to compare with.")
+    try:
         _swap(link, directory.resolve())
-    installed = {"installed": not weaker, "directory": str(directory.resolve()), "before": before}
+    except OSError as error:
+        _fail(f"Not installed: {link}: {error.strerror}")
     if as_json:
-        _print_json(installed | {"version": after.policies.version, "tests": len(after.tests)} | _as_dict(comparison))
-    else:
+        installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
+        _print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
+        return
+    if comparison is not None:
         _show(comparison, as_json=False)
-        if weaker:
-            click.echo("Not installed: something would be weaker.", err=True)
-        else:
-            click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
-            if before is not None:
-                click.echo(f"Undo with: qumail-relay policy install {before}")
-    if weaker:
-        sys.exit(1)
+    click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
+    if before is not None:
+        click.echo(f"Undo with: qumail-relay policy install {before}")
+
+
+def _compared_with_present(after: PolicySite) -> Comparison | None:
+    """None where what is there cannot be used, which may be just what is being mended."""
+    config = after.config
+    folder = PolicyFolder(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
+    try:
+        return compare(folder.read(), after.policies)
+    except ConfigError as error:
+        click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
+        return None
+
+
+def _fail(why: str) -> NoReturn:
+    click.echo(why, err=True)
+    sys.exit(1)
 
 
 def _swap(link: Path, directory: Path) -> None:
@@ -160,9 +174,7 @@ def list_files(
             directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
         )
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(problem), err=True)
-        sys.exit(1)
+        _fail("\n".join(map(printable, error.problems)))
     if as_json:
         # One line for each file: 100,000 of them are written at once.
         click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
