@@ -21,9 +21,9 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
 LONG_FIRST = (
-    "test_crash.py", "test_loop_clock.py", "test_key_receiver.py", "test_forged.py", "fuzz/test_fuzz.py",
-    "test_milter/test_alone.py", "test_imap/test_kill.py", "test_corpus.py", "test_deploy_postfix.py",
-    "test_policy_postfix.py", "test_bench.py", "test_postfix", "levels/test_bouncycastle.py",
+    "system/test_crash.py", "test_loop_clock.py", "test_key_receiver.py", "test_forged.py", "fuzz/test_fuzz.py",
+    "milter/test_alone.py", "imap/test_kill.py", "test_corpus.py", "test_deploy_postfix.py",
+    "test_policy_postfix.py", "test_bench.py", "/postfix/", "test_bouncycastle.py",
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 

@@ -1,5 +1,5 @@
 """Reads SMTP conversations from data files and plays them, octet for octet, against a listening relay.
-Standard: RFC 5321 4.2 and RFC 2034 for the form of every reply; tests/conversations/README.md for that of the files.
+Standard: RFC 5321 4.2 and RFC 2034 for the form of every reply; tests/integration/conversations/README.md for that of the files.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""What a relay does beside the mail goes on whatever fails, and does not end without a word.
+Standard: keys whose time is over are destroyed; a log line tells of everything that stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import LogCapture
+
+from relay import app, upkeep
+from relay.kme import DevelopmentKMEs
+from relay.policy.reload import PoliciesInForce
+from relay.quarantine.triage import Triage
+from relay.store import ReceivedKeys
+from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+
+
+@pytest.fixture
+def site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
+
+
+async def test_keys_are_destroyed_also_after_something_unforeseen_has_failed(
+    site: Site, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    again = asyncio.Event()
+
+    async def failing(self: ReceivedKeys, now: float) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            again.set()
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.01)
+    monkeypatch.setattr(ReceivedKeys, "destroy_expired", failing)
+    async with app.running(site.config), asyncio.timeout(20):
+        await again.wait()
+    assert {entry["cause"] for entry in log.entries if entry["event"] == "sweep_failed"} == {"RuntimeError: unforeseen"}
+
+
+async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed = asyncio.Event()
+
+    async def failing(self: Triage) -> None:
+        if running:
+            raise RuntimeError("unforeseen")
+
+    async def destroying(self: ReceivedKeys, now: float) -> int:
+        destroyed.set()
+        return 0
+
+    running = False
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.01)
+    monkeypatch.setattr(Triage, "look", failing)
+    monkeypatch.setattr(ReceivedKeys, "destroy_expired", destroying)
+    async with app.running(site.config):
+        running = True
+        destroyed.clear()
+        async with asyncio.timeout(5):
+            await destroyed.wait()
+
+
+async def test_work_that_ends_by_itself_is_in_the_log(
+    site: Site, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ending(self: PoliciesInForce) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(PoliciesInForce, "watch", ending)
+    async with app.running(site.config), asyncio.timeout(20):
+        while not (ended := [entry for entry in log.entries if entry["event"] == "background_work_ended"]):
+            await asyncio.sleep(0)
+    assert [(entry["work"], entry["cause"]) for entry in ended] == [("policy watch", "RuntimeError('unforeseen')")]

@@ -1,0 +1,396 @@
+"""The command line as a person or a script meets it: what it prints, and with which exit status it ends.
+Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage; no traceback for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay import app, mime
+from relay.cli import check
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from relay.mail import Envelope, Mail, Recipient
+from relay.store import SiteSecret, open_store, sqlite
+from tests.testlib import mails, relay_command
+from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.submit import submit
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def sites(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> tuple[Site, Site]:
+    """Alice's and Bob's directories, with a relay.toml each; nothing runs but the KMEs."""
+    first, second = kmes.urls
+    alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=sink.address)
+    bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address)
+    return alice, bob
+
+
+ADDRESSES = ("--from", "ann@alice.example", "--to", "ben@bob.example")
+
+
+async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_path: Path) -> None:
+    alice, bob = sites
+    (tmp_path / "original.eml").write_bytes(mails.random_attachment())
+    status, err, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, tmp_path / "original.eml")
+    assert (status, err) == (0, "")
+    assert mime.is_sealed(sealed)
+    for _ in range(2):  # the key is in the store now, so opening can be repeated
+        status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+        assert (status, err) == (0, "")
+        assert opened == mails.random_attachment()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ['levels = ["otp"]', 'levels = ["pqc"]\nquantum = "off"', 'levels = ["pqc"]\nquantum = "required"',
+     'levels = ["rsa"]\nquantum = "off"', 'levels = ["rsa"]\nquantum = "required"'],
+)  # fmt: skip
+async def test_seal_and_open_work_on_files_at_every_level(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policy: str
+) -> None:
+    sites = [
+        make_site(
+            tmp_path / name, name, state=kmes.state_dir, kme_url=url, outgoing=sink.address, identities=identities,
+            policies={"default.toml": policy + "\n"},
+        )
+        for name, url in zip(("alice", "bob"), kmes.urls, strict=True)
+    ]  # fmt: skip
+    status, err, sealed = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.eight_bit())
+    assert (status, err) == (0, "")
+    status, err, opened = await run("open", "--config", sites[1].config_file, "-", stdin=sealed)
+    assert (status, err, opened) == (0, "", mails.eight_bit())
+
+
+async def test_sealing_one_file_takes_one_key(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
+    status, _, _ = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.plain())
+    assert status == 0
+    assert kmes.link.issued.total() == 1
+
+
+async def test_a_file_with_lf_line_ends_is_taken_as_mail(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    unix = mails.eight_bit().replace(b"\r\n", b"\n")
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=unix)
+    _, _, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert opened == mails.eight_bit()
+
+
+async def test_open_that_is_stopped_keeps_the_key_that_is_on_its_way(
+    tmp_path: Path, sink: Sink, kmes: DevelopmentKMEs
+) -> None:
+    state, (first, second) = kmes.state_dir, kmes.urls
+    alice = make_site(tmp_path / "alice", "alice", state=state, kme_url=first, outgoing=sink.address)
+    bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=sink.address)
+    async with app.parts(alice.config, prefetch=False) as parts:
+        mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), mails.plain())
+        sealed = (await parts.sealer.seal(mail)).copies[0].message
+    (tmp_path / "sealed.eml").write_bytes(sealed)
+    answer = asyncio.Event()
+    kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
+    command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)
+    while not kmes.link.delivered:
+        await kmes.km2.next_request()
+    for _ in range(2):  # a second one is no reason to let the key go
+        process.terminate()
+    answer.set()
+    assert await process.wait() in (0, 1), "it ended by itself"
+    status, err, opened = await run("open", "--config", bob.config_file, tmp_path / "sealed.eml")
+    assert (status, err, opened) == (0, "", mails.plain())
+
+
+async def test_open_says_what_is_wrong(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    status, err, out = await run("open", "--config", bob.config_file, "-", stdin=mails.plain())
+    assert (status, out) == (1, b"")
+    assert "not sealed for this site" in err
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    changed = mime.sealed_message(b"", mime.sealed_content(sealed)[:-1] + b"?")
+    status, err, out = await run("open", "--config", bob.config_file, "-", stdin=changed)
+    assert (status, out) == (1, b"")
+    assert "BadTag" in err
+
+
+async def test_seal_and_open_that_cannot_write_all_of_it_say_so(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    (bob.directory / "sealed.eml").write_bytes(sealed)
+    (alice.directory / "plain.eml").write_bytes(mails.plain())
+    for arguments in (
+        ("open", "--config", bob.config_file, bob.directory / "sealed.eml"),
+        ("seal", "--config", alice.config_file, *ADDRESSES, alice.directory / "plain.eml"),
+    ):
+        with Path("/dev/full").open("wb") as full, tempfile.TemporaryFile() as err:
+            process = await relay_command.start(*arguments, stdout=full, stderr=err)
+            status = await process.wait()
+            err.seek(0)
+            assert (status, err.read()) == (1, b"standard output: cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("ready", ["missing/ready", "policies", "/proc/ready"])
+async def test_serve_that_cannot_write_its_ready_file_says_so_and_costs_no_key(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, ready: str
+) -> None:
+    alice = sites[0]
+    path = alice.directory / ready
+    status, err, _ = await run("serve", "--config", alice.config_file, "--ready-file", path)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"{path}: cannot be written: ")
+    assert kmes.link.issued.total() == 0
+
+
+async def test_seal_never_gives_plaintext(sites: tuple[Site, Site]) -> None:
+    sites[0].write_policies({"default.toml": 'levels = ["plaintext"]\n'})
+    status, err, out = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.plain())
+    assert (status, out) == (1, b"")
+    assert "plaintext" in err
+
+
+async def test_check_finds_nothing_wrong_with_a_good_site(sites: tuple[Site, Site]) -> None:
+    status, err, out = await run("check", "--config", sites[0].config_file)
+    assert (status, err) == (0, "")
+    assert b"KME kme" in out
+    assert b"WRONG" not in out
+
+
+async def test_check_names_everything_that_is_wrong(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = sites[0]
+    site.write_policies({"default.toml": 'levels = ["ase"]\n'})
+    (site.directory / "site.secret").write_bytes(b"short")
+    await kmes.stop()
+    await sink.stop()
+    status, _, out = await run("check", "--json", "--config", site.config_file)
+    await kmes.start()
+    await sink.start()
+    assert status == 1
+    wrong = {finding["what"]: finding["problems"] for finding in json.loads(out) if finding["problems"]}
+    assert set(wrong) == {"policies", "store secret", "KME kme", "outgoing next hop"}
+    assert "default.toml:1" in wrong["policies"][0]
+
+
+async def test_check_says_when_the_store_cannot_be_written(sites: tuple[Site, Site]) -> None:
+    site = sites[0]
+    async with app.parts(site.config):
+        pass
+    with closing(sqlite3.connect(site.directory / "relay.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, _, out = await run("check", "--json", "--config", site.config_file)
+    assert status == 1
+    [problems] = [finding["problems"] for finding in json.loads(out) if finding["what"] == "store"]
+    assert "cannot be written" in problems[0]
+
+
+async def wrong(site: Site) -> dict[str, list[str]]:
+    """What `check` says is wrong, which its exit status tells as well."""
+    status, _, out = await run("check", "--json", "--config", site.config_file)
+    found = {finding["what"]: finding["problems"] for finding in json.loads(out) if finding["problems"]}
+    assert status == bool(found)
+    return found
+
+
+@pytest.mark.parametrize("file", ["with another", "gone"])
+async def test_check_says_which_line_of_the_secrets_file_is_missing_for_what_the_store_holds(
+    sites: tuple[Site, Site], file: str
+) -> None:
+    bob = sites[1]
+    secret = bob.config.store.secret
+    older = SiteSecret.load_or_create(secret)
+    async with await open_store(bob.config.store.database, older) as store:
+        await store.received.put("alice-bob", "2", {"one": bytes(32), "two": bytes(32)})
+    secret.unlink()
+    if file == "with another":
+        SiteSecret.load_or_create(secret)
+    [problem] = (await wrong(bob))["store"]
+    assert secret.exists() == (file == "with another")
+    assert problem.startswith(f"2 keys and messages are under site secret {older.ids[0]}, whose line {secret} lacks")
+
+
+@pytest.mark.parametrize(
+    ("spool", "what"), [("keys.spool", "received keys"), ("sent.spool", "sent mails"), ("", "state directory")]
+)
+async def test_check_says_when_what_must_be_written_at_once_cannot_be(
+    sites: tuple[Site, Site], tmp_path: Path, spool: str, what: str
+) -> None:
+    bob = sites[1]
+    if spool:
+        path = bob.directory / spool
+        path.touch()
+    else:
+        path = Path("/proc")
+        text = bob.config_file.read_text()
+        bob.config_file.write_text(re.sub('database = ".*"', 'database = "/proc/nothing/relay.db"', text))
+    [problem] = (await wrong(bob))[what]
+    assert problem.startswith(f"{path}: ")
+    assert "(451)" in problem
+    if spool:
+        path.unlink()
+        path.symlink_to("/proc/self/task", target_is_directory=True)
+        SiteSecret.load_or_create(bob.config.store.secret)
+        [problem] = (await wrong(bob))[what]
+        assert "no file can be made there" in problem
+
+
+async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(sites: tuple[Site, Site]) -> None:
+    async with app.running(sites[1].config):
+        before = set(sites[1].directory.rglob("*"))
+        assert await wrong(sites[1]) == {}
+    assert {path for path in sites[1].directory.rglob("*") if path.suffix != ".spool"} <= before
+
+
+@pytest.mark.parametrize(
+    ("ledger", "problem"),
+    [("/proc/nothing/ledger.jsonl", "No such file or directory"), ("policies", "Is a directory"),
+     ("fifo", "not a regular file")],
+)  # fmt: skip
+async def test_check_says_when_the_ledger_cannot_be_written(
+    sites: tuple[Site, Site], ledger: str, problem: str
+) -> None:
+    alice = sites[0]
+    os.mkfifo(alice.directory / "fifo")
+    with alice.config_file.open("a") as config:
+        config.write(f'\n[ledger]\nfile = "{ledger}"\n')
+    [found] = (await wrong(alice))["ledger"]
+    assert problem in found
+    assert "mail" in found
+
+
+async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a relay needs is smaller than what is free, and it does not get to be asked for."""
+    found = await check._all(sites[0].config_file, trial_keys=False)
+    assert not [what for what, _, problems in found if problems]
+    monkeypatch.setattr(sqlite, "ROOM_TO_START", 2**80)
+    wrong = [state for state in await check._all(sites[0].config_file, trial_keys=False) if state[2]]
+    [(what, _, [problem])] = wrong
+    assert what == "state directory"
+    assert "make room" in problem
+
+
+@pytest.mark.parametrize("command", ["check", "serve", "policy check"])
+async def test_a_configuration_with_a_fault_is_named_with_file_and_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "relay.toml").write_text('[site]\nnames = "x"\n')
+    status, err, out = await run(*command.split(), "--config", tmp_path / "relay.toml")
+    assert status == 1
+    assert "relay.toml:2: site.names: unknown setting; did you mean 'name'?" in err + out.decode()
+
+
+async def test_wrong_usage_ends_with_2(sites: tuple[Site, Site]) -> None:
+    for arguments in (["seal"], ["nonsense"], ["kme", "--port", "1"], ["open", "--config", "x", "/no/such/file"]):
+        status, err, _ = await run(*arguments)
+        assert (status, "Usage" in err) == (2, True), arguments
+
+
+async def test_every_command_explains_itself() -> None:
+    status, _, out = await run("--help")
+    commands = re.findall(r"^  ([a-z]+)  ", out.decode(), re.MULTILINE)
+    assert status == 0
+    assert {"serve", "check", "policy", "seal", "open", "kme", "bench"} <= set(commands)
+    for command in commands:
+        status, _, out = await run(command, "--help")
+        assert (status, b"Usage" in out) == (0, True), command
+
+
+@pytest.mark.parametrize("setting", ["listen", "lmtp", "milter"])
+async def test_serve_that_cannot_listen_says_so_and_costs_neither_a_key_nor_a_file(
+    sites: tuple[Site, Site], kmes: DevelopmentKMEs, sink: Sink, setting: str
+) -> None:
+    alice = sites[0]
+    busy = 'listen = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
+    busy = busy.replace(f'{setting} = "127.0.0.1:0"', f'{setting} = "{sink.address}"')
+    alice.config_file.write_text(alice.config_file.read_text().replace('listen = "127.0.0.1:0"', busy))
+    before = set(alice.directory.rglob("*"))
+    status, err, _ = await run("serve", "--config", alice.config_file)
+    assert status == 1
+    assert f"outgoing.{setting}: cannot listen on {sink.address}: Address already in use" in err
+    assert (kmes.link.issued.total(), set(alice.directory.rglob("*")) - before) == (0, set())
+
+
+async def test_the_development_key_servers_say_where_they_are_and_that_they_are_not_quantum(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", "--state", str(tmp_path / "state"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode() for _ in range(4)]
+    process.terminate()
+    assert await process.wait() == 0
+    assert "KM1" in lines[0]
+    assert "NOT quantum" in lines[3]
+    for name in ("ca.pem", "sae-1.pem", "sae-1.key", "sae-2.pem", "sae-2.key"):
+        assert (tmp_path / "state" / name).is_file()
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077], ids=["group writes", "private"])
+async def test_the_demonstration_ends_in_demo_ok(umask: int) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", "0", "--kme-port", "0",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert out.decode().splitlines()[-1].startswith("DEMO OK")
+
+
+async def test_a_demonstration_that_cannot_start_says_why(sink: Sink) -> None:
+    taken: TCPAddress = sink.address
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", str(taken.port), "--kme-port", "0",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert out.decode().splitlines()[-1].startswith("DEMO FAILED: ")
+    assert str(taken.port) in out.decode().splitlines()[-1]
+
+
+async def test_keys_status_says_what_the_kmes_have_and_what_the_serving_relay_used(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    status, err, out = await run("keys", "status", "--json", "--config", alice.config_file)
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert (report["source"], report["pools"][0]["stored_keys"]) == ("the KMEs", 10_000)
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+        status, err, out = await run("keys", "status", "--config", alice.config_file)
+    assert (status, err) == (0, "")
+    assert b"from the serving relay" in out
+    assert b"bob" in out
+
+
+async def test_keys_status_with_a_kme_in_trouble_ends_with_1(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
+    await kmes.stop()
+    status, _, out = await run("keys", "status", "--json", "--config", sites[0].config_file)
+    await kmes.start()
+    assert (status, bool(json.loads(out)["pools"][0]["trouble"])) == (1, True)
+
+
+async def test_the_site_secret_is_rotated_and_received_keys_stay_readable(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    status, _, out = await run("keys", "rotate-secret", "--config", bob.config_file)
+    assert (status, b"older ones kept: 1" in out) == (0, True)
+    status, _, out = await run("keys", "reseal", "--config", bob.config_file)
+    assert (status, out) == (0, b"1 keys and messages sealed anew\n")
+    newest = next(line for line in (bob.directory / "site.secret").read_text().splitlines() if line)
+    (bob.directory / "site.secret").write_text(newest + "\n")
+    status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert (status, err, opened) == (0, "", mails.plain())

@@ -1,0 +1,180 @@
+"""Certificates for KMEs: renewed files count without a restart, and those that end soon are told of every day.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1; RFC 5280; real handshakes on localhost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from structlog.testing import LogCapture
+
+from relay import app
+from relay.errors import ConfigError, KeyUnavailable
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.types import Timing
+from relay.kme import DevelopmentKMEs
+from tests.integration.keys.test_build import _write
+from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Certificates]:
+    """Certificates of this test alone, which it may change."""
+    yield Certificates(tmp_path)
+
+
+def _issue(files: Path, authority: trustme.CA, parts: str = "certificate key", days: float = 90) -> None:
+    """Puts a new certificate of ours in the place of the one that is there, or parts of it."""
+    new = authority.issue_cert(common_name="sae-alice", not_after=NOW + timedelta(days=days))
+    for part, name, blob in (
+        ("certificate", "sae.pem", new.cert_chain_pems[0]),
+        ("key", "sae.key", new.private_key_pem),
+    ):
+        if part in parts:
+            (files / f"{name}.new").write_bytes(blob.bytes())
+            (files / f"{name}.new").replace(files / name)
+
+
+async def test_renewed_files_count_as_soon_as_they_belong_together(
+    own: Certificates, time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The KME goes over to another authority; ours is renewed part by part, and the breaker does not delay it."""
+    new = trustme.CA()
+    async with (
+        FakeKME(own) as kme,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+    ):
+        await client.request_enc_keys("bob")
+        await kme.stop()
+        kme.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        new.issue_cert("localhost").configure_cert(kme.tls)
+        new.configure_trust(kme.tls)
+        kme.tls.verify_mode = ssl.CERT_REQUIRED
+        await kme.start()
+        with pytest.raises(KeyUnavailable):
+            await client.request_enc_keys("bob")
+        leaf = new.issue_cert(common_name="sae-alice")
+        for path, blob in (
+            ("ca.pem", new.cert_pem),
+            ("sae.pem", leaf.cert_chain_pems[0]),
+            ("sae.key", leaf.private_key_pem),
+        ):
+            time.now += 2
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob")
+            blob.write_to_path(own.directory / path)
+        time.now += 2
+        assert len(await client.request_enc_keys("bob")) == 1
+    told = [record.levelno for record in caplog.records if "not_renewed" in record.getMessage()]
+    assert told == [logging.ERROR]
+
+
+async def test_a_request_under_way_ends_over_the_connection_that_it_has(own: Certificates) -> None:
+    async with FakeKME(own, latency=0.3) as kme, kme.client(timeout=20, min_timeout=20) as client:
+        await client.check_key_status("bob")
+        asking = asyncio.create_task(client.request_enc_keys("bob", number=3))
+        await kme.next_request()
+        client.renew_certificates(anyway=True)
+        assert len(await asking) == 3
+        assert kme.connections == 1
+        await client.request_enc_keys("bob")
+        assert kme.connections == 2
+        while kme.open_connections > 1:
+            await asyncio.sleep(0)
+
+
+async def test_files_that_are_gone_or_encrypted_leave_all_as_it_was(
+    own: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeKME(own) as kme, kme.client(timeout=3, min_timeout=3) as client:
+        key = own.directory / "sae.key"
+        plain = key.read_bytes()
+        key.unlink()
+        client.renew_certificates(anyway=True)
+        key.write_text(plain.decode().replace("EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"))
+        client.renew_certificates(anyway=True)
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert len([record for record in caplog.records if "not_renewed" in record.getMessage()]) == 2
+    with pytest.raises(ConfigError):
+        kme.client()
+
+
+@pytest.mark.parametrize(("days", "said"), [(31, None), (29.5, "in 29 days"), (0.5, "in 0 days"), (-1, "ended on")])
+def test_what_ends_within_thirty_days_is_told(own: Certificates, days: float, said: str | None) -> None:
+    _issue(own.directory, own.authority, days=days)
+    told = ClientTLS(**own.files, rules=TLSRules()).ending(NOW)
+    assert len(told) == (said is not None)
+    assert all(str(own.directory / "sae.pem") in each and "sae-alice" in each and (said or "") in each for each in told)
+
+
+async def test_the_kmes_own_certificate_is_told_of_once_it_was_seen(own: Certificates) -> None:
+    tls = own.server_tls("localhost")
+    own.authority.issue_cert("localhost", not_after=NOW + timedelta(days=5)).configure_cert(tls)
+    async with FakeKME(own, tls=tls) as kme, kme.client(timeout=3, min_timeout=3) as client:
+        assert client.ending_certificates(NOW) == []
+        await client.check_key_status("bob")
+        [told] = client.ending_certificates(NOW)
+    assert told.startswith("the KME's own certificate ends on ")
+
+
+async def test_the_log_says_it_daily(own: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    _issue(own.directory, own.authority, days=10)
+    two_days, hours = asyncio.Event(), 0
+
+    async def sleep(_seconds: float) -> None:
+        nonlocal hours
+        hours += 6
+        if hours > 54:
+            two_days.set()
+            await asyncio.Event().wait()
+
+    timing = Timing(lambda: hours * 3600.0, sleep)
+    async with FakeKME(own) as kme:
+        group = KMEGroup("g", [kme.client(timeout=20, min_timeout=20)], Prefetch(0, 0), timing=timing)
+        async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=timing):
+            await two_days.wait()
+    told = [record.getMessage() for record in caplog.records if "kme_certificate_ends" in record.getMessage()]
+    assert len(told) == 3
+    assert all("sae.pem" in each and "in 9 days" in each for each in told)
+
+
+async def test_check_says_it(own: Certificates, kme: FakeKME, tmp_path: Path) -> None:
+    _issue(own.directory, own.authority, days=10)
+    config = _write(tmp_path, own.directory, url=kme.url)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "check", "--config", str(config), "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    problems = {finding["what"]: finding["problems"] for finding in json.loads(out)}
+    assert "sae.pem: sae-alice ends on" in problems["KME one: certificates"][0]
+    assert process.returncode == 1
+
+
+async def test_sighup_reads_them_again(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    async with app.running(site.config):
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while not any(entry["event"] == "kme_certificates_renewed" for entry in log.entries):
+                await asyncio.sleep(0)

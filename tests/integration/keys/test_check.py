@@ -1,0 +1,78 @@
+"""`qumail-relay check` about keys: what it finds at the KMEs, in the store, and in what the serving relay has noted.
+Standard: exit status 0 when all are fine, 1 otherwise; no key is spent unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from relay import app, upkeep
+from relay.cli import cli
+from relay.kme import DevelopmentKMEs
+from tests.integration.keys.test_undelivered import LINK
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+
+
+async def _check(site: Site, *options: str) -> dict[str, list[str]]:
+    """Problems by what was looked at."""
+    arguments = ["check", "--json", "--config", str(site.config_file), *options]
+    done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+    findings: list[dict[str, Any]] = json.loads(done.stdout)
+    assert done.exit_code == int(any(finding["problems"] for finding in findings))
+    problems: dict[str, list[str]] = {}
+    for finding in findings:
+        problems.setdefault(finding["what"], []).extend(finding["problems"])
+    return problems
+
+
+@pytest.mark.parametrize(
+    ("drops", "settings", "problem"),
+    [(True, "", "set one_batch_at_a_time"), (True, "one_batch_at_a_time = true", None), (False, "", None)],
+)
+async def test_a_kme_that_drops_undelivered_keys_is_found_out_with_two_keys_on_demand(
+    tmp_path: Path, sink: Sink, drops: bool, settings: str, problem: str | None
+) -> None:
+    link = replace(LINK, drops_undelivered=drops)
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as kmes:
+        site = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            kme_settings=settings,
+        )  # fmt: skip
+        stored = kmes.link.stored_key_count
+        assert not any("undelivered" in what for what in await _check(site))
+        assert kmes.link.stored_key_count == stored
+        told = await _check(site, "--trial-keys")
+        assert kmes.link.stored_key_count == stored - 2
+    [(_, problems)] = [each for each in told.items() if "undelivered keys" in each[0]]
+    assert [problem in each for each in problems if problem] == ([True] if problem else [])
+    assert bool(problems) == bool(problem)
+
+
+async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_noted(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    async with app.parts(site.config, prefetch=False) as parts:
+        await parts.keys.take("bob", level="otp")
+        pool = parts.keys.groups["alice-bob"].pools[0]
+        pool.withheld = "no space left on device"
+        upkeep.keys_file(site.config).write_text(json.dumps((await parts.keys.report(ask=False)).as_json()))
+    assert isinstance(site.config.store.database, Path)
+    with closing(sqlite3.connect(site.config.store.database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        told = await _check(site)
+    assert any("no KME is asked for keys" in problem for problem in told["store"])
+    [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
+    assert "for peer bob: no keys are drawn, the store cannot remember them: no space left on device" in problem
+    upkeep.keys_file(site.config).unlink()
+    assert not any((await _check(site)).values())

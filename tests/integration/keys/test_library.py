@@ -1,0 +1,184 @@
+"""`relay.keys` as others use it: a client of GS QKD 014 that knows nothing of mail and whose defaults say what they do.
+Standard: ETSI GS QKD 014 V1.1.1 (5.1: https); PEP 561 (types), PEP 282 (logging).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import relay
+from relay.errors import ConfigError
+from relay.keys import (
+    CachedKMClient,
+    KMEGroup,
+    KMEUnreachable,
+    OptimizedKMClient,
+    Prefetch,
+    StoreUnavailable,
+    get_optimized_km_clients,
+)
+from relay.keys.faults import Call
+from relay.keys.skip import SKIPClient
+from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+
+README = Path(relay.__file__).parent.parent / "README.md"
+
+
+def _plain(kme: FakeKME, **options: Any) -> OptimizedKMClient:
+    return OptimizedKMClient(kme.url, **kme.certificates.files, **options)
+
+
+async def _python(script: str, **environment: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        env={"PYTHONPATH": str(README.parent), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("where", ["default", "elsewhere"])
+async def test_the_script_of_the_readme_runs_as_it_stands_wherever_the_servers_have_their_state(
+    tmp_path: Path, where: str
+) -> None:
+    [script] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    home = {"XDG_STATE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    options = ["--state", str(tmp_path / "state")] if where == "elsewhere" else []
+    servers = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", *options),
+        env={"PYTHONPATH": str(README.parent), **home},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert servers.stdout is not None
+        while b"NOT quantum" not in (line := await servers.stdout.readline()):
+            assert line, "the servers have ended"
+        code, out, err = await _python(script, **home)
+        assert (code, err) == (0, "")
+        assert out.endswith("the same key at both sides: True\n")
+    finally:
+        servers.send_signal(signal.SIGTERM)
+        await servers.wait()
+    assert not list((tmp_path / "home").rglob("elsewhere.json"))
+
+
+async def test_it_imports_nothing_of_mail_store_or_configuration() -> None:
+    script = (
+        "import sys, relay.keys\n"
+        "ours = {name for name in sys.modules if name.split('.')[0] == 'relay'}\n"
+        "print(sorted(name for name in ours if not name.startswith('relay.keys')))\n"
+        "print(sorted({'aiosmtpd', 'aiosmtplib', 'smtplib', 'sqlalchemy', 'pydantic', 'dkim'} & set(sys.modules)))\n"
+    )
+    assert await _python(script) == (0, "['relay', 'relay.errors']\n[]\n", "")
+
+
+def test_it_says_that_it_has_types() -> None:
+    assert (Path(relay.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("url", ["http://localhost:13000", "localhost:13000", "https://", "HTTP://x"])
+@pytest.mark.parametrize("kind", [OptimizedKMClient, SKIPClient])
+def test_a_kme_is_asked_over_https_alone(certificates: Certificates, url: str, kind: type[OptimizedKMClient]) -> None:
+    with pytest.raises(ConfigError, match="https"):
+        kind(url, **certificates.files)
+
+
+@pytest.mark.parametrize("key_IDs", ["0b9e5c1e", b"0b9e5c1e", [1, 2]])
+async def test_a_string_in_the_place_of_key_ids_is_an_error(kme: FakeKME, key_IDs: Any) -> None:
+    async with kme.client() as client, SKIPClient(kme.url, **kme.certificates.files) as skip:
+        for each in (client, skip):
+            with pytest.raises(TypeError, match=r"\[key_ID\]"):
+                await each.request_dec_keys(2, key_IDs)
+        assert await client.request_dec_keys(2, ()) == []
+    assert kme.requests == []
+
+
+async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("status", "http", times=3, code=500)
+    async with _plain(kme, timing=time.timing) as client:
+        for _ in range(4):
+            await client.check_key_status(1)
+        assert time.slept == [1, 2, 4]
+        assert {client.time_limits[call].seconds for call in Call} == {10}
+        with pytest.raises(TypeError):
+            await client.request_dec_keys(1, "key")
+        connector: Any = client.transport._open().connector
+        assert (connector.limit, connector.limit_per_host) == (50, 10)
+
+
+async def test_its_log_is_read_through_logging(
+    kme: FakeKME, time: FakeTime, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kme.misbehave("enc_keys", "lose_reply")
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        with caplog.at_level(logging.INFO, logger="relay.keys"), pytest.raises(KMEUnreachable):
+            await client.request_enc_keys(1, number=3)
+
+    async def full(master_sae: str, keys: object) -> None:
+        raise StoreUnavailable("disk full")
+
+    [(key_ID, _)] = kme.drawn(1)
+    group = KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0, keep=full)
+    with pytest.raises(StoreUnavailable):
+        await group.fetch("alice", [key_ID])
+    await group.close()
+    assert any("received_keys_not_stored" in record.getMessage() for record in caplog.records)
+    [record] = [record for record in caplog.records if "keys_burnt" in record.getMessage()]
+    assert (record.name, record.levelno) == ("relay.keys.client", logging.WARNING)
+    assert "number=3" in record.getMessage()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
+    link = LinkSettings(key_rate=0, stored_key_limit=100)
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0), link=link) as kmes:
+        yield kmes
+
+
+async def test_one_loop_gets_the_same_two_clients_and_another_loop_others(servers: DevelopmentKMEs) -> None:
+    first = get_optimized_km_clients(servers.state_dir)
+    again = get_optimized_km_clients(servers.state_dir)
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True, True]
+    assert first[0] is not first[1]
+
+    async def elsewhere() -> bool:
+        mine = get_optimized_km_clients(servers.state_dir)
+        async with mine[0]:
+            return mine[0] in first or (await mine[0].check_key_status(1)).source_KME_ID != "KM1"
+
+    assert not await asyncio.to_thread(asyncio.run, elsewhere())
+    for client in first:
+        await client.close()
+
+
+async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs) -> None:
+    alice, bob = get_optimized_km_clients(servers.state_dir)
+    async with alice, bob:
+        keys = [key for _ in range(5) for key in await alice.request_enc_keys(1, number=3)]
+        assert servers.link.issued["KM1"] == 16
+        assert len({key.key_ID for key in keys}) == 15
+        assert await bob.request_dec_keys(2, [key.key_ID for key in keys]) == keys
+        many = await alice.request_enc_keys(1, number=40)
+        assert (len(many), servers.link.issued["KM1"]) == (40, 56)
+    assert isinstance(alice, CachedKMClient)
+    assert alice.accounts.totals()["in_pool"] == 0
+    assert await alice.request_enc_keys(1, number=2), "it may be used again after it was closed"
+    await alice.close()

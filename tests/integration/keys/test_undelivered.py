@@ -1,0 +1,250 @@
+"""A KME that drops what was not fetched yet when more is asked for: found out at the start, and no mail is lost by it.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; the development KMEs misbehave so on command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from relay import app
+from relay.errors import KMEExhausted
+from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.undelivered import TRY_EVERY_S
+from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.store import SiteSecret, Trials, open_store
+from tests.integration.store.conftest import Clock
+from tests.testlib import mails
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
+from tests.unit.keys.test_group import accounts_agree, settled
+
+LINK = LinkSettings(key_rate=0, stored_key_limit=1000, drops_undelivered=True)
+
+
+@asynccontextmanager
+async def _kmes(tmp_path: Path, **change: Any) -> AsyncIterator[DevelopmentKMEs]:
+    async with DevelopmentKMEs(
+        state_dir=tmp_path, host="127.0.0.1", ports=(0, 0), link=replace(LINK, **change)
+    ) as kmes:
+        yield kmes
+
+
+def _client(kmes: DevelopmentKMEs, side: int, **options: Any) -> OptimizedKMClient:
+    state, sae = kmes.state_dir, ("sae-2", "sae-1")[side]
+    files: dict[str, Any] = {"ca": state / "ca.pem", "certificate": state / f"{sae}.pem", "key": state / f"{sae}.key"}
+    return OptimizedKMClient(kmes.urls[side], name=f"km{side + 1}", **files, **options)
+
+
+def _ring(
+    client: OptimizedKMClient, time: FakeTime, prefetch: Prefetch, trials: Trials | None = None, **options: Any
+) -> KeyRing:
+    group = KMEGroup("g", [client], prefetch, timing=time.timing, **options)
+    # Tending is the tests' own here: simulated time would make it run without an end.
+    ring = KeyRing("2", {"g": group}, {"bob": PeerKeys("1", ("g",))}, trials=trials, timing=time.timing)
+    group.pools[0].undelivered.serve("2")
+    return ring
+
+
+async def _fetched(kmes: DevelopmentKMEs, key_IDs: list[str]) -> int:
+    """How many of these the peer can still have."""
+    async with _client(kmes, 1) as bob:
+        return sum([len(await bob.request_dec_keys(2, [key_ID])) for key_ID in key_IDs])
+
+
+async def test_the_development_kme_drops_them_on_command(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes, _client(kmes, 0) as alice:
+        [first] = await alice.request_enc_keys(1)
+        [second] = await alice.request_enc_keys(1)
+        assert await _fetched(kmes, [second.key_ID]) == 1
+        with pytest.raises(Exception, match="not found"):
+            await _fetched(kmes, [first.key_ID])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({}, False), ({"drops_undelivered": False}, True), ({"max_sae_id_count": 0}, None), ({"lag": 300.0}, None)],
+)
+async def test_a_kme_is_tried_with_two_keys(tmp_path: Path, change: dict[str, Any], found: bool | None) -> None:
+    async with _kmes(tmp_path, **change) as kmes, _client(kmes, 0) as alice:
+        assert await alice.keeps_undelivered("1", "2") is found
+        assert accounts_of(alice) == {"issued": 0 if "max_sae_id_count" in change else 2}
+
+
+def accounts_of(client: OptimizedKMClient) -> dict[str, int]:
+    totals = client.accounts.totals()
+    assert totals["issued"] == totals["burnt"]
+    return {"issued": totals["issued"]}
+
+
+async def test_every_key_that_was_used_can_still_be_fetched(tmp_path: Path, time: FakeTime) -> None:
+    """70 messages one after the other: held where the next batch would cost keys in use, and none is lost."""
+    async with _kmes(tmp_path) as kmes:
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
+        [pool] = ring.groups["g"].pools
+        under_way: list[str] = []
+        number = waited = 0
+        while number < 70:
+            try:
+                under_way.append((await ring.take("bob", level="otp")).key.key_ID)
+                number += 1
+            except KMEExhausted:
+                waited += 1
+                assert await _fetched(kmes, under_way) == len(under_way)
+                under_way.clear()
+                time.now += 5
+                assert time.now < 5000
+        assert await _fetched(kmes, under_way) == len(under_way)
+        assert pool.undelivered.dropped
+        assert waited > 0
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time: FakeTime) -> None:
+    async with _kmes(tmp_path) as kmes:
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
+        registry = CollectorRegistry()
+        KeyCollector(ring, registry)
+        await ring.take("bob", level="otp")
+        [row] = ring.pool_rows()
+        assert "one_batch_at_a_time = 60" in row.trouble
+        assert 'qumail_kme_drops_undelivered_keys{kme="km1"} 1.0' in generate_latest(registry).decode()
+        issued = kmes.link.issued["KM1"]
+        for _ in range(15):
+            await ring.take("bob", level="otp")
+        await settled(ring.groups["g"])
+        with pytest.raises(KMEExhausted, match="drops undelivered keys"):
+            await ring.take("bob", level="otp")
+        assert kmes.link.issued["KM1"] == issued
+        time.now += 70
+        await ring.take("bob", level="otp")
+        await ring.close()
+
+
+async def test_a_relay_that_starts_again_does_not_pay_for_the_trial_once_more(tmp_path: Path, wire: Sink) -> None:
+    async with _kmes(tmp_path / "kme", drops_undelivered=False) as kmes:
+        alice = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+            kme_settings="prefetch = false",
+        )  # fmt: skip
+        cost = []
+        for per_request in (LINK.max_key_per_request, LINK.max_key_per_request, 7):
+            kmes.link.settings = replace(kmes.link.settings, max_key_per_request=per_request)
+            stored = kmes.link.stored_key_count
+            async with app.running(alice.config) as addresses:
+                assert (await submit(addresses["outgoing"], mails.plain(f"Number {per_request}"))).code == 250
+            cost.append(stored - kmes.link.stored_key_count)
+    assert cost == [3, 1, 3], "a key for the mail, and two where it is the first start or the KME is another"
+
+
+async def test_what_is_remembered_of_a_kme_that_drops_keys_holds_for_30_days_and_spares_the_run_before(
+    tmp_path: Path, time: FakeTime
+) -> None:
+    clock = Clock()
+    opening = open_store(tmp_path / "relay.db", SiteSecret(bytes(32)), clock=clock)
+    async with _kmes(tmp_path / "kme") as kmes, await opening as store:
+        for days, tried in ((0, True), (29, False), (31, True)):
+            clock.now += days * 86400
+            issued = kmes.link.issued["KM1"]
+            ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 0), trials=store.trials)
+            if not tried:
+                with pytest.raises(KMEExhausted, match="in 60 s"):
+                    await ring.take("bob", level="otp")
+                time.now += 61
+            await ring.take("bob", level="otp")
+            assert kmes.link.issued["KM1"] - issued == (9 if tried else 1), "a trial is for two slaves, and made twice"
+            assert ring.groups["g"].pools[0].undelivered.dropped
+            await ring.close()
+
+
+async def test_a_kme_that_begins_to_drop_keys_while_the_relay_runs_is_found_out(tmp_path: Path, time: FakeTime) -> None:
+    async with _kmes(tmp_path, drops_undelivered=False) as kmes:
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 4, 200))
+        [pool] = ring.groups["g"].pools
+        await ring.take("bob", level="otp")
+        kmes.link.drops_undelivered = True
+        time.now += TRY_EVERY_S
+        pool.destroy_expired()
+        await ring.take("bob", level="otp")
+        assert pool.undelivered.dropped
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+async def test_one_answer_that_was_spoilt_does_not_make_a_kme_one_that_drops_keys(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_SAE_ID_count"] = 2
+    # The second trial key comes, and then the first seems to be unknown.
+    kme.misbehave("dec_keys", "late")
+    kme.misbehave("dec_keys", "not_json")
+    ring = _ring(kme.client(timing=time.timing), time, Prefetch(0, 4, 200))
+    await ring.take("bob", level="otp")
+    assert not ring.groups["g"].pools[0].undelivered.dropped
+    await ring.close()
+
+
+async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates: Certificates, time: FakeTime) -> None:
+    async with FakeKME(certificates, limits={"max_key_per_request": 10, "max_key_size": 512}) as kme:
+        group = KMEGroup(
+            "g", [kme.client(timing=time.timing)], Prefetch(0, 0), timing=time.timing, one_batch={"kme-a": 30.0}
+        )
+        assert (await group.take_pad("bob", 48 * 8)).hides >= 48 * 8
+        time.now += 31
+        with pytest.raises(KMEExhausted, match="one batch"):
+            await group.take_pad("bob", 48 * 12)
+        assert len(kme.got("enc_keys")) == 2
+        await group.take("bob")
+        assert group.pools[0].client.accounts.burnt_by_cause() == {"overtaken": 10}
+        assert accounts_agree(group)
+        await group.close()
+
+
+async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_before_get_their_time(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    kme.limits["max_SAE_ID_count"] = 2
+    ring = _ring(kme.client(timing=time.timing), time, Prefetch(4, 16, 200), one_batch={"kme-a": 30.0})
+    with pytest.raises(KMEExhausted, match="in 30 s"):
+        await ring.take("bob", level="otp")
+    assert kme.got("enc_keys") == []
+    time.now += 31
+    await ring.maintain(ask=False)
+    await settled(ring.groups["g"])
+    await ring.take("bob", level="otp")
+    assert [request.content["number"] for request in kme.got("enc_keys")] == [16]
+    assert ring.groups["g"].pools[0].trouble == ""
+    await ring.close()
+
+
+async def test_what_alice_was_told_250_for_can_be_opened_when_it_has_waited_in_a_queue(
+    tmp_path: Path, wire: Sink, sink: Sink
+) -> None:
+    async with _kmes(tmp_path / "kme") as kmes:
+        alice = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+            kme_settings="cache_high = 8",
+        )  # fmt: skip
+        async with app.running(alice.config) as addresses:
+            replies = [await submit(addresses["outgoing"], mails.plain(f"Number {n}")) for n in range(9)]
+        assert {reply.code for reply in replies} == {250, 451}
+        async with app.parts(alice.config, prefetch=False) as parts:
+            assert await parts.store.received.counts() == {}, "a trial leaves nothing behind"
+        bob = make_site(
+            tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
+            kme_settings="lag_patience = 0",
+        )  # fmt: skip
+        async with app.running(bob.config) as addresses:
+            opened = [await submit(addresses["incoming"], got.message, sender=got.sender) for got in wire.got]
+    assert [reply.code for reply in opened] == [250] * len(wire.got)
+    assert len(sink.got) == len(wire.got) == [reply.code for reply in replies].count(250) >= 4

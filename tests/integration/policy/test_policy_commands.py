@@ -1,0 +1,409 @@
+"""`qumail-relay policy` with keys, messages and traffic: what is doubtful, what would happen now, what an edit changes.
+Standard: policies/README.md; no command takes a key or changes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mailbox
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from relay.bench.policy import measure_policy
+from relay.cli.policy import policy
+from relay.cli.policy_site import load_site
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from relay.policy.traffic import samples
+from tests.testlib import mails
+from tests.testlib.sites import Site, make_site
+from tests.unit.policy.test_policy import EXAMPLES, README, write
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Commands set up the log of their process, which is that of the tests here."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+FILES = {
+    "default.toml": 'levels = ["aes"]\notherwise = "refuse"\n',
+    "bob.example.toml": 'levels = ["otp", "aes"]\nmax_size = { otp = "1 KiB" }\n[[when]]\nsubject_tag = "[secret]"\nlevels = ["otp"]\n',
+    "clear.example.toml": 'levels = ["plaintext"]\n',
+}
+
+
+def site_of(
+    directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str], settings: str = "", kme_settings: str = ""
+) -> tuple[Site, Run]:
+    """Alice's site with these policies, and `qumail-relay policy` on it (from a thread: the KMEs run in this one)."""
+    site = make_site(
+        directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=files,
+        outgoing=TCPAddress("127.0.0.1", 1), kme_settings=f"prefetch = false\n{kme_settings}",
+    )  # fmt: skip
+    if settings:
+        text = site.config_file.read_text()
+        site.config_file.write_text(text.replace('directory = "policies"', f'directory = "policies"\n{settings}'))
+    environment = {"QUMAIL_RELAY_CONFIG": str(site.config_file), "COLUMNS": "300"}
+    return site, lambda *arguments: CliRunner().invoke(policy, arguments, env=environment)
+
+
+async def explained(run: Run, *arguments: str) -> dict[str, Any]:
+    result = await asyncio.to_thread(run, "explain", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+# --- explain -----------------------------------------------------------------------------------------------------
+
+
+async def test_explain_tells_what_would_happen_now_and_takes_no_key(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    small = tmp_path / "small.eml"
+    small.write_bytes(b"Subject: hello\n\nbody\n")
+    now = (await explained(run, "a@alice.example", "x@bob.example", "--message", str(small)))["now"]
+    assert (now["result"], now["protection"], now["octets"]) == ("sealed", "otp", 24)
+    assert now["smtp_reply"].startswith("250")
+    before = now["keys"][0]["stored_keys"]
+    assert (now["keys"][0]["kme"], now["keys"][0]["issued"], before > 0) == ("kme", 0, True)
+    again = (await explained(run, "a@alice.example", "x@bob.example", "--message", str(small)))["now"]
+    assert again["keys"][0]["stored_keys"] >= before
+
+
+async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    (tmp_path / "large.eml").write_bytes(b"Subject: hello\n\n" + b"x" * 5000)
+    (tmp_path / "secret.eml").write_bytes(b"Subject: [SECRET] hello\n\n" + b"x" * 5000)
+    large = await explained(run, "a@alice.example", "x@bob.example", "--message", str(tmp_path / "large.eml"))
+    assert large["now"]["protection"] == "aes"
+    assert large["now"]["causes"] == ["otp: the message has 5018 octets, and max_size is 1024"]
+    secret = await explained(run, "a@alice.example", "x@bob.example", "--message", str(tmp_path / "secret.eml"))
+    assert (secret["decision"]["rule"], secret["decision"]["levels"]) == (1, ["otp"])
+    assert (secret["now"]["result"], secret["now"]["smtp_reply"][:9]) == ("held", "451 4.7.1")
+    result = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
+    for said in ("Rules       1 (line 5): it looks into the message, and there is none", "Max size    otp: 1024 octets",
+                 "a small message would be sealed otp", "kme (group alice-bob): "):  # fmt: skip
+        assert said in result.stdout, result.stdout
+
+
+async def test_explain_names_a_kme_in_trouble_and_goes_on(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    site, run = site_of(tmp_path, kmes, FILES)
+    site.config_file.write_text(site.config_file.read_text().replace(kmes.urls[0], "https://127.0.0.1:1"))
+    now = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
+    assert now["result"] == "held"
+    assert now["keys"][0]["stored_keys"] is None
+    assert all(now["causes"])
+    assert (await explained(run, "a@alice.example", "x@bob.example", "--offline"))["now"] is None
+
+
+async def test_explain_and_the_relay_agree_about_what_cannot_be_done(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["pqc"]\notherwise = "refuse"\n'})
+    now = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
+    assert now["result"] == "refused"
+    assert "identity new" in now["causes"][0]
+    assert now["smtp_reply"].startswith("550 5.7.1")
+
+
+async def test_explain_leaves_the_reserve_to_mail_of_normal_priority(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"bob.example.toml": 'levels = ["aes"]\npriority = "low"\n[[when]]\nsender = "n@*"\npriority = "normal"\n'}
+    _, run = site_of(tmp_path, kmes, files, kme_settings="reserve = 10_000_000\n")
+    low = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
+    assert (low["result"], low["smtp_reply"][:9]) == ("held", "451 4.7.1")
+    assert low["causes"] == ["aes: group alice-bob: what is left is reserved for mail of normal priority"]
+    normal = (await explained(run, "n@alice.example", "x@bob.example"))["now"]
+    assert (normal["result"], normal["protection"]) == ("sealed", "aes")
+
+
+# --- check -------------------------------------------------------------------------------------------------------
+
+
+async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str]) -> list[str]:
+    site, run = site_of(directory, kmes, files)
+    result = await asyncio.to_thread(run, "check")
+    assert result.exit_code == 0, result.output
+    prefix = f"doubtful: {site.directory}/policies/"
+    return [line.removeprefix(prefix) for line in result.stdout.splitlines() if line.startswith("doubtful: ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('# x\n  levels = ["plaintext"]', ":2:3: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`"),
+        (
+            'levels = ["aes"]\n[[when]]\nsender = "*@x"\nlevels = ["plaintext"]',
+            ":4:1: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`",
+        ),
+        (
+            'levels = ["aes"]\notherwise = "refuse"\nhold_for = "1 h"',
+            ':3:1: nothing is held where otherwise = "refuse"; leave one of them out',
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nsender = "*@x"\nlevels = [1]\nmax_size = 5\n[[when]]\nsender = "a@x"\npriority = "low"',
+            ":6:1: never applies: rule 1 (line 4) applies first; move it up",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nlarger_than = 5\nlevels = [2]\n[[when]]\nlarger_than = 6\nsubject_tag = "x"\nlevels = [2]',
+            ":5:1: changes nothing: rule 1 (line 4) raises as much wherever it applies; leave it out",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nsender = "*@b.x"\nlevels = [2]\n[[when]]\nsender = "ceo@*.x"\nlevels = [1]\nmax_size = 5',
+            ":5:1: stronger than rule 1 (line 4), which applies first where both would; move it up",
+        ),
+        (
+            'levels = ["plaintext"]\nreason = "public"\n[[when]]\nsender = "*@x"\nlevels = [2]\nuntil = 2020-01-31',
+            ":6:1: this rule ended on 2020-01-31; delete it",
+        ),
+        (
+            'levels = ["aes"]\nrequire = ["otp", "pqc"]',
+            ":2:1: no relay signs beneath a one-time pad, so this is never met; leave one of them out",
+        ),
+        (
+            'levels = ["aes"]\nrequire = "none"',
+            ":2:1: what the files of the domains above it require does not count for this mail",
+        ),
+        ('levels = ["pqc"]', ":1:1: pqc: this site has no certificates; make them with `qumail-relay identity new`; until then this mail is held"),
+    ],
+)  # fmt: skip
+async def test_check_says_what_is_doubtful_with_file_line_and_column(
+    tmp_path: Path, kmes: DevelopmentKMEs, text: str, said: str
+) -> None:
+    assert await doubts(tmp_path, kmes, {"bob.example.toml": text}) == [f"bob.example.toml{said}"]
+
+
+async def test_check_names_files_whose_address_a_mail_server_may_take_for_a_route(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    files = {f"bob.example/{name}.toml": 'levels = ["aes"]\n' for name in ("a%25b", "a%21b", "a%40b", "o%27brien")}
+    said = ":1:1: a mail server may read this address as a route, and send its mail on to another domain"
+    assert await doubts(tmp_path, kmes, files) == [
+        f"bob.example/{name}.toml{said}" for name in ("a%21b", "a%25b", "a%40b")
+    ]
+
+
+async def test_simulate_and_explain_hold_what_may_be_a_route_as_the_relay_does(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    _, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["plaintext"]\n'})
+    (tmp_path / "mail").write_bytes(mails.plain().replace(b"ben@bob.example", b"ben%bob.example@clear.example"))
+    tally = json.loads((await asyncio.to_thread(run, "simulate", "--json", str(tmp_path / "mail"))).stdout)
+    assert [row["result"] for row in tally["results"]] == ["held"]
+    for recipient in (
+        "ben%bob.example@clear.example",
+        "bob.example!ben@clear.example",
+        '"ben@bob.example"@clear.example',
+    ):
+        result = await asyncio.to_thread(run, "explain", "a@alice.example", recipient)
+        assert result.exit_code == 1
+        assert "may be read as a route to another domain" in " ".join(result.output.split())
+
+
+async def test_check_says_where_nothing_can_be_enough(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"stranger.example.toml": 'levels = ["plaintext"]\nrequire = "aes"\n'}
+    assert (await doubts(tmp_path, kmes, files))[1:] == [
+        "stranger.example.toml:2:1: stranger.example is no peer's domain, so none may seal for it, and all is missed; set peer"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'levels = ["aes"]\nrequire = ["rsa", "aes"]\n',
+        'levels = ["aes"]\n[[when]]\nsender = "a@x"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
+        'levels = ["aes"]\n[[when]]\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
+        'levels = ["aes"]\n[[when]]\nsender = "*@x"\nsubject_tag = "a"\nlevels = [2]\n[[when]]\nsender = "*@x"\nlevels = [2]',
+        'levels = ["aes"]\nhold_for = "1 h"\n',
+    ],
+)
+async def test_what_is_fine_is_not_called_doubtful(tmp_path: Path, kmes: DevelopmentKMEs, text: str) -> None:
+    assert await doubts(tmp_path, kmes, {"bob.example.toml": text}) == []
+
+
+async def test_check_knows_pads_that_no_kme_could_ever_give(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    [said] = await doubts(tmp_path, kmes, {"bob.example.toml": '\nlevels = ["otp"]'})
+    assert said.startswith(
+        "bob.example.toml:2:1: otp: the pad for 52428800 octets is longer than all that the KMEs for peer 'bob' "
+    )
+    limit = re.search(r"set max_size = (\{ otp = \d+ \})$", said)
+    assert limit is not None
+    assert await doubts(tmp_path, kmes, {"bob.example.toml": f'levels = ["otp"]\nmax_size = {limit[1]}'}) == []
+
+
+async def test_strict_makes_doubts_count(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    assert (await asyncio.to_thread(run, "check")).exit_code == 0
+    assert (await asyncio.to_thread(run, "check", "--strict")).exit_code == 1
+    found = json.loads((await asyncio.to_thread(run, "check", "--json", "--offline")).stdout)
+    assert (found["files"], [each["line"] for each in found["doubtful"]]) == (3, [1])
+
+
+# --- simulate and diff --------------------------------------------------------------------------------------------
+
+
+def traffic(directory: Path) -> list[Path]:
+    """The same kinds of messages as a maildir, an mbox, a directory and a file."""
+    maildir = mailbox.Maildir(directory / "maildir")
+    mbox = mailbox.mbox(str(directory / "all.mbox"))
+    for number in range(20):
+        maildir.add(mails.plain(subject=f"number {number}").replace(b"\r\n", b"\n"))
+        mbox.add(mails.plain(body=f"From me {number}\r\nFrom you\r\n").replace(b"\r\n", b"\n"))
+    mbox.close()
+    (directory / "files" / "deep").mkdir(parents=True)
+    (directory / "files" / "deep" / "one.eml").write_bytes(mails.plain(subject="[secret] plan"))
+    (directory / "files" / "clear.eml").write_bytes(mails.plain().replace(b"ben@bob.example", b"x@clear.example"))
+    (directory / "files" / "inside.eml").write_bytes(mails.plain().replace(b"ben@bob.example", b"x@alice.example"))
+    (directory / "files" / "no.eml").write_bytes(b"\xff\xfenothing that is a message")
+    (directory / "nobody.eml").write_bytes(mails.plain().replace(b"ben@bob.example", b"x@nobody.example"))
+    return [directory / name for name in ("maildir", "all.mbox", "files", "nobody.eml")]
+
+
+def test_messages_come_out_of_files_directories_maildirs_and_mboxes(tmp_path: Path) -> None:
+    found = list(samples(traffic(tmp_path)))
+    assert len(found) == 20 + 20 + 4 + 1
+    assert all(sample.content is not None for sample in found)
+    inside = [sample for sample in found if sample.name.startswith(str(tmp_path / "all.mbox"))]
+    assert inside[3].content is not None
+    assert inside[3].content.message.endswith(b"From me 3\r\nFrom you\r\n\r\n")
+    assert {sample.recipients for sample in inside} == {("ben@bob.example",)}
+
+
+def test_simulate_adds_up_and_shows_the_odd_ones(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    paths = list(map(str, traffic(tmp_path)))
+    found = json.loads(run("simulate", "--json", *paths).stdout)
+    assert (found["messages"], found["left_out"]) == (45, 2)
+    assert [(each["result"], each["protection"], each["recipients"]) for each in found["results"]] == [
+        ("clear", "plaintext", 1),
+        ("refused", "", 1),
+        ("sealed", "otp", 41),
+    ]
+    assert found["quantum_bits"]["bob"] > 41 * 8 * len(mails.plain())
+    assert [(Path(each["message"]).name, each["result"]) for each in found["odd"]] == [
+        ("clear.eml", "clear"),
+        ("nobody.eml", "refused"),
+        ("one.eml", "sealed"),
+    ]
+    shown = run("simulate", *paths)
+    assert shown.exit_code == 0
+    for said in (
+        "45 messages; 2 of them",
+        "PLAINTEXT",
+        "Quantum key for peer bob: ",
+        "nobody.eml: to x@nobody.example",
+    ):
+        assert said in shown.stdout
+
+
+def test_simulate_refuses_what_has_been_held_for_too_long_as_the_relay_does(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    _, run = site_of(tmp_path, kmes, {"bob.example.toml": 'levels = ["pqc"]\nhold_for = "1 h"\n'})
+    for name, ago in (("early", timedelta(minutes=59)), ("late", timedelta(minutes=61))):
+        received = f"Received: from a by b; {format_datetime(datetime.now(UTC) - ago)}\r\n"
+        (tmp_path / name).write_bytes(received.encode() + mails.plain())
+    found = json.loads(run("simulate", "--json", str(tmp_path / "early"), str(tmp_path / "late")).stdout)
+    assert [(each["result"], each["recipients"]) for each in found["results"]] == [("held", 1), ("refused", 1)]
+
+
+def test_simulate_counts_the_key_of_a_copy_once_for_all_who_share_it(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, {"bob.example.toml": 'levels = ["aes"]\n'})
+    (tmp_path / "mail").write_bytes(mails.plain().replace(b"ben@bob.example", b"ben@bob.example, bea@bob.example"))
+    found = json.loads(run("simulate", "--json", str(tmp_path / "mail")).stdout)
+    assert ([each["recipients"] for each in found["results"]], found["quantum_bits"]) == ([2], {"bob": 256})
+
+
+def test_diff_says_whose_level_goes_up_or_down(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    site, run = site_of(tmp_path, kmes, FILES)
+    write(
+        tmp_path / "new",
+        FILES | {"bob.example.toml": 'levels = ["aes"]\n', "clear.example.toml": 'peer = "bob"\nlevels = ["aes"]\n'},
+    )
+    paths = list(map(str, traffic(tmp_path)))
+    old = str(site.directory / "policies")
+    found = json.loads(run("diff", old, str(tmp_path / "new"), *paths, "--json").stdout)
+    assert found == {
+        "changes": [
+            {"recipient": "ben@bob.example", "before": "otp", "after": "aes", "direction": "down", "mails": 41},
+            {"recipient": "x@clear.example", "before": "plaintext", "after": "aes", "direction": "up", "mails": 1},
+        ],
+        "unchanged": 1,
+    }
+    assert "Changed: 41 down, 1 up; unchanged: 1." in run("diff", old, str(tmp_path / "new"), *paths).stdout
+    assert json.loads(run("diff", old, old, *paths, "--json").stdout)["changes"] == []
+    write(tmp_path / "new", {"default.toml": "nonsense"})
+    assert run("diff", old, str(tmp_path / "new"), *paths).exit_code == 1
+
+
+def test_what_shadow_mode_recorded_can_be_added_up_and_compared(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    site, run = site_of(tmp_path, kmes, FILES, 'shadow_record = "shadow.jsonl"\n')
+    entry = {
+        "time": "2999-01-01T00:00:00Z", "sender": "a@alice.example", "recipient": "x@bob.example", "octets": 500,
+        "peer": "bob", "listed": ["otp"], "result": "sealed", "protection": "otp", "quantum_bits": 4096, "causes": [],
+        "policy": "x:1", "policy_version": "0" * 12, "reply": "250",
+    }  # fmt: skip
+    old = entry | {"time": "2001-01-01T00:00:00Z"}
+    (site.directory / "shadow.jsonl").write_text("\n".join(map(json.dumps, [entry, old, {"time": "x"}])) + "\nbroken")
+    found = json.loads(run("simulate", "--shadow", "--json").stdout)
+    assert (found["messages"], found["quantum_bits"]) == (1, {"bob": 4096})
+    write(tmp_path / "new", FILES | {"bob.example.toml": 'levels = ["aes"]\n'})
+    changed = json.loads(
+        run("diff", "--shadow", str(site.directory / "policies"), str(tmp_path / "new"), "--json").stdout
+    )
+    assert [(each["before"], each["after"]) for each in changed["changes"]] == [("otp", "aes")]
+    assert run("simulate").exit_code == run("simulate", "--shadow", str(tmp_path)).exit_code == 2
+
+
+# --- the documents -------------------------------------------------------------------------------------------------
+
+
+async def test_the_examples_of_the_readme_load_and_nothing_in_them_never_applies(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    files = {name: text.replace('peer    = "carol"', 'peer    = "bob"') for name, text in EXAMPLES.items()}
+    found = await doubts(tmp_path, kmes, files)
+    assert not [said for said in found if "never applies" in said or "nothing is held" in said]
+
+
+def test_the_commands_of_the_readme_are_those_that_there_are(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    site, run = site_of(tmp_path, kmes, FILES)
+    commands = re.findall(r"^qumail-relay policy (\w+)", README, re.MULTILINE)
+    assert set(commands) == set(policy.commands)
+    for name in commands:
+        assert run(name, "--help").exit_code == 0
+    assert load_site(site.config_file).policies.files.keys() == FILES.keys()
+
+
+# --- the benchmark -------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_measures_all_it_promises() -> None:
+    figures = measure_policy(files=300).data
+    assert figures["files"] == 300
+    assert 0 < figures["lookup_us"] < figures["decision_us"] < figures["decision_p99_us"]
+    assert figures["load_s"] > 0
+    assert figures["reload_ms"] > 0
+
+
+def test_a_bounce_among_samples_is_from_the_null_sender(tmp_path: Path) -> None:
+    (tmp_path / "bounce.eml").write_bytes(b"Return-Path: <>\r\nFrom: mailer@alice.example\r\nTo: x@bob.example\r\n\r\n")
+    [sample] = samples([tmp_path])
+    assert (sample.sender, sample.recipients) == ("", ("x@bob.example",))
+
+
+def test_comments_within_comments_in_a_sample_end_no_simulation(tmp_path: Path) -> None:
+    deep = b"(" * 5000 + b")" * 5000
+    (tmp_path / "deep.eml").write_bytes(b"From: " + deep + b" ann@alice.example\r\nTo: ben@bob.example\r\n\r\nText\r\n")
+    [sample] = samples([tmp_path])
+    assert (sample.sender, sample.recipients) == ("", ("ben@bob.example",))

@@ -1,0 +1,164 @@
+"""`qumail-relay check --postfix`: every bad configuration in data/postfix has one fault, and that one is found.
+Standard: the configurations are deploy/postfix as it stands, and then what the file says; Postfix's own postconf reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay import postfix as checked
+from relay.config import load_config
+from tests.testlib import postfix
+from tests.testlib.postfix import FRAGMENTS, requires_postconf
+from tests.testlib.relay_command import run
+
+pytestmark = requires_postconf
+
+RELAY_TOML = FRAGMENTS.parent / "relay.toml"
+DATA = Path(__file__).parents[2] / "data" / "postfix"
+USUAL = "outgoing-lmtp incoming-lmtp"
+NO_INCOMING = r"^\[incoming\]\n(.+\n)+ ->"
+GOOD = {
+    USUAL: [],
+    "outgoing-smtp incoming-smtp": [],
+    "outgoing-lmtp incoming-lmtp outgoing-proxy": [],
+    "outgoing-smtp incoming-smtp outgoing-proxy": [],
+    "outgoing-lmtp incoming-lmtp incoming-proxy": [],
+    "outgoing-smtp incoming-smtp outgoing-proxy incoming-proxy": [],
+    "outgoing-lmtp": [NO_INCOMING],
+    "incoming-smtp": [r"^\[outgoing\]\n(.+\n)+ ->", r"^\[submission\]\n(.+\n)+ ->"],
+    "smarthost": [NO_INCOMING, '^next_hop = .* -> next_hop = "mail.alice.example:25"'],
+    "milter": ['^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"'],
+}
+"""Directories that are applied together, with the changes to relay.toml that they ask for."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One file: what is right before, what the relay.toml says otherwise, what is done, which codes must be found."""
+
+    name: str
+    base: str
+    relay: list[str]
+    expect: list[str]
+    commands: str
+
+
+def read(path: Path) -> Bad:
+    text = path.read_text()
+    known = dict(re.findall(r"^# (expect|base): (.*)$", text, re.MULTILINE))
+    relay = re.findall(r"^# relay: (.*)$", text, re.MULTILINE)
+    return Bad(path.stem, known.get("base", USUAL), relay, known["expect"].split(), text)
+
+
+BAD = [read(path) for path in sorted(DATA.glob("*.sh"))]
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the right configurations lie, each made once."""
+    return tmp_path_factory.mktemp("bases")
+
+
+async def configured(bases: Path, base: str, directory: Path) -> Path:
+    """A copy of a right configuration."""
+    made = bases / str(list(GOOD).index(base))  # short, since Postfix keeps sockets there
+    if not made.exists():
+        made.mkdir()
+        await postfix.configure(made, base.split())
+    shutil.copytree(made / "etc", directory / "etc")
+    return directory
+
+
+def relay_toml(directory: Path, changes: Sequence[str]) -> Path:
+    """deploy/relay.toml with regular expressions replaced: `this -> that`."""
+    text = RELAY_TOML.read_text()
+    for change in changes:
+        this, _, that = change.partition(" ->")
+        text, number = re.subn(this, that.strip(), text, count=1, flags=re.MULTILINE)
+        assert number == 1, change
+    path = directory / "relay.toml"
+    path.write_text(text)
+    return path
+
+
+async def codes(directory: Path, config: Path) -> list[str]:
+    """The codes of what is found, each once."""
+    found = await checked.faults(directory / "etc", load_config(config))
+    return sorted({fault.code for fault in found})
+
+
+@pytest.mark.parametrize("base", GOOD)
+async def test_what_deploy_says_has_no_fault(bases: Path, tmp_path: Path, base: str) -> None:
+    directory = await configured(bases, base, tmp_path)
+    found = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, GOOD[base])))
+    assert list(map(str, found)) == []
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+async def test_a_bad_configuration_is_named(bases: Path, tmp_path: Path, bad: Bad) -> None:
+    directory = await configured(bases, bad.base, tmp_path)
+    await postfix.change(directory, bad.commands)
+    assert await codes(directory, relay_toml(tmp_path, bad.relay)) == sorted(bad.expect)
+
+
+@pytest.mark.parametrize("name", ["dkim-front", "dkim-pickup", "milter-order"])
+async def test_what_signs_originals_may_stand_before_a_relay_that_signs_itself(
+    bases: Path, tmp_path: Path, name: str
+) -> None:
+    bad = read(DATA / f"{name}.sh")
+    directory = await configured(bases, bad.base, tmp_path)
+    await postfix.change(directory, bad.commands)
+    changes = [change for change in bad.relay if "dkim" not in change]
+    assert await codes(directory, relay_toml(tmp_path, changes)) == []
+
+
+def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
+    source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
+    known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
+    assert known == {code for bad in BAD for code in bad.expect}
+
+
+async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases: Path, tmp_path: Path) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    await postfix.change(directory, "postconf -PX 127.0.0.1:10026/inet/content_filter")
+    status, err, out = await run("check", "--postfix", directory / "etc", "--config", RELAY_TOML)
+    assert (status, err) == (1, "")
+    assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:10024: " in out
+    assert b"in a loop; postconf -P '127.0.0.1:10026/inet/content_filter=' [loop]" in out
+
+
+async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_programs(bases: Path, tmp_path: Path) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    status, err, out = await run("check", "--postfix", directory / "etc", "--config", RELAY_TOML, "--json")
+    assert (status, err) == (0, "")
+    assert [(finding["what"], finding["problems"]) for finding in json.loads(out)] == [
+        ("configuration", []),
+        ("Postfix", []),
+    ]
+
+
+async def test_without_a_directory_it_looks_at_the_hosts_own_postfix() -> None:
+    status, err, out = await run("check", "--config", RELAY_TOML, "--postfix")
+    assert (status, err) == (1, "")
+    assert b"/etc/postfix" in out
+
+
+async def test_a_directory_without_postfix_is_said_to_be_one(tmp_path: Path) -> None:
+    status, err, out = await run("check", "--postfix", tmp_path, "--config", RELAY_TOML)
+    assert (status, err) == (1, "")
+    assert b"main.cf: No such file or directory" in out.replace(b"\n", b" ")
+
+
+async def test_without_postconf_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("relay.postfix.settings.ADMIN_PATHS", ())
+    with pytest.raises(Exception, match="apt-get install postfix"):
+        await checked.faults(tmp_path, load_config(RELAY_TOML))

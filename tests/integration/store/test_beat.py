@@ -1,0 +1,247 @@
+"""A store that was set back to an older copy is noticed, and what was sealed before that opens no more.
+Standard: the mark in the store and the one beside the secret; both back ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from structlog.testing import LogCapture
+
+from relay.errors import StoreUnavailable
+from relay.store import SiteSecret, beat, open_store
+from tests.integration.store.backends import Backend, python
+from tests.integration.store.conftest import Clock
+from tests.integration.test_refusals import log as log  # a fixture
+
+
+async def _beat(
+    backend: Backend, secret: SiteSecret, clock: Clock, file: Path | None, busy_timeout: float = 5.0
+) -> float:
+    """One relay's beat; what was sealed before the result is not trusted."""
+    opening = open_store(backend.where, secret, clock=clock, beat_file=file, busy_timeout=busy_timeout)
+    async with await opening as store:
+        await store.beat.go_on()
+        return store.beat.trusted_from
+
+
+async def test_a_store_that_only_goes_on_is_trusted(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+        clock.now += 60
+
+
+@pytest.mark.parametrize("how", ["older copy", "empty"])
+async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "beat"
+    await _beat(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    clock.now += 3600
+    await _beat(backend, secret, clock, file)
+    if how == "empty":
+        await backend.run("DELETE FROM store_beat")
+    else:
+        await backend.run("UPDATE store_beat SET beat = ?", before)
+    clock.now += 60
+    restored_at = clock.now
+    assert await _beat(backend, secret, clock, file) == restored_at
+    clock.now += 60
+    assert await _beat(backend, secret, clock, file) == restored_at
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        assert store.beat.trusted_from == restored_at
+
+
+async def test_another_relay_of_the_site_hears_of_it_at_its_next_beat(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    await _beat(backend, secret, clock, tmp_path / "one")
+    clock.now += 60
+    await _beat(backend, secret, clock, tmp_path / "one")
+    await backend.run("DELETE FROM store_beat")
+    restored_at = clock.now
+    await _beat(backend, secret, clock, tmp_path / "one")
+    assert await _beat(backend, secret, clock, tmp_path / "two") == restored_at
+
+
+async def test_a_clock_that_was_set_back_is_no_restored_store(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    await _beat(backend, secret, clock, tmp_path / "beat")
+    clock.now -= 3600
+    assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+
+
+@pytest.mark.parametrize("content", ["yesterday", "inf", "nan", "-1", "1e300", "fifo"])
+async def test_a_file_that_is_no_moment_is_as_if_it_were_not_there_and_a_restored_store_is_noticed_again_afterwards(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "beat"
+    if content == "fifo":
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    async with asyncio.timeout(20):
+        assert await _beat(backend, secret, clock, file) == 0.0
+    await backend.run("DELETE FROM store_beat")
+    clock.now += 60
+    assert await _beat(backend, secret, clock, file) == clock.now
+
+
+@pytest.mark.parametrize("column", ["beat", "trusted_from", "past"])
+async def test_a_row_that_holds_no_moment_is_mended_and_counts_as_restored(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, column: str
+) -> None:
+    file = tmp_path / "beat"
+    await _beat(backend, secret, clock, file)
+    for content, in_file in (("1e999", None), ("1e300", "inf"), ("-5", None)):
+        await backend.run(f"UPDATE store_beat SET {column} = {content}".replace("1e999", _infinite(backend)))
+        if in_file:
+            file.write_text(in_file)
+        clock.now += 60
+        restored_at = clock.now
+        assert await _beat(backend, secret, clock, file) == restored_at
+        [row] = await backend.run("SELECT beat, trusted_from, past FROM store_beat")
+        assert tuple(row) == (restored_at, restored_at, restored_at)
+        clock.now += 60
+        assert await _beat(backend, secret, clock, file) == restored_at
+    assert [each["event"] for each in log.entries].count("store_restored") == 3
+
+
+def _infinite(backend: Backend) -> str:
+    return "1e999" if backend.name == "sqlite" else "'Infinity'"
+
+
+async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    """What is past beyond doubt may be forgotten; after a long rest it comes near again beat by beat."""
+    right = clock.now
+    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "beat") as store:
+        await store.beat.go_on()
+        assert store.beat.past == right
+        clock.now = right + 8 * 86400
+        await store.beat.go_on()
+        assert store.beat.past <= right + 600
+        clock.now = right + 60
+        await store.beat.go_on()
+        assert store.beat.past == right + 60
+        clock.now += 3600
+        for _ in range(7):
+            await store.beat.go_on()
+        assert store.beat.past == clock.now
+
+
+FROZEN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from relay.store import SiteSecret, open_store
+
+def clock():  # called before the beat's transaction, and within it, when the row is locked
+    calls.append(True)
+    if len(calls) == freeze_at:
+        print("frozen", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return float(sys.argv[3])
+
+async def main():
+    async with await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])), clock=clock) as store:
+        global freeze_at
+        freeze_at = len(calls) + 2
+        await store.beat.go_on()
+
+calls, freeze_at = [], 0
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("restored", [False, True])
+async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starting(
+    postgresql: Backend, secret: SiteSecret, secret_path: Path, clock: Clock, tmp_path: Path, restored: bool
+) -> None:
+    """It would do so for 20 s; whoever has to change the row himself waits, since a restored store must be marked."""
+    await _beat(postgresql, secret, clock, tmp_path / "beat")
+    clock.now += 60
+    if restored:
+        (tmp_path / "beat").write_text(str(clock.now + 3600))
+    with python(FROZEN, postgresql.where, str(secret_path), str(clock.now)) as frozen:
+        assert frozen.stdout is not None
+        assert await asyncio.to_thread(frozen.stdout.readline) == "frozen\n"
+        beating = _beat(postgresql, secret, clock, tmp_path / "beat", busy_timeout=0.5)
+        if restored:
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                await beating
+        else:
+            assert await beating == 0.0
+        frozen.send_signal(signal.SIGCONT)
+        assert await asyncio.to_thread(frozen.wait, 30) == 0
+    clock.now += 60
+    assert await _beat(postgresql, secret, clock, tmp_path / "beat") == (clock.now if restored else 0.0)
+
+
+async def test_a_clock_that_was_ahead_for_long_and_is_right_again_makes_as_little_of_the_past(
+    backend: Backend, secret: SiteSecret, clock: Clock
+) -> None:
+    right = clock.now
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        await store.beat.go_on()
+        clock.now = right + 8 * 86400
+        for _ in range(6):
+            await store.beat.go_on()
+        assert store.beat.past == right + 3600
+        clock.now = right + 60
+        for _ in range(6):
+            await store.beat.go_on()
+        assert store.beat.past == clock.now
+        clock.now = 0.0
+        await store.beat.go_on()
+        assert store.beat.past == right + 60 - 600, "and one that is far behind has not all kept for years"
+
+
+async def test_a_store_that_is_set_back_while_the_clock_catches_up_with_a_jump_is_noticed(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    right, file = clock.now, tmp_path / "beat"
+    clock.now = right + 7 * 86400
+    await _beat(backend, secret, clock, file)
+    clock.now = right + 60
+    await _beat(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    clock.now = right + 120
+    await _beat(backend, secret, clock, file)
+    await backend.run("UPDATE store_beat SET beat = ?", before)
+    assert await _beat(backend, secret, clock, file) == clock.now
+
+
+async def test_a_clock_that_is_set_while_the_relay_runs_is_told(
+    backend: Backend, secret: SiteSecret, clock: Clock, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+) -> None:
+    async with await open_store(backend.where, secret, clock=clock) as store:
+        passed = 1000.0
+        monkeypatch.setattr(beat, "boot_time", lambda: passed)
+        for seconds, set_by in ((0, 0), (60, 0), (60, -3600), (60, 30), (60, 7 * 86400)):
+            passed += seconds
+            clock.now += seconds + set_by
+            await store.beat.go_on()
+    told = [(each["log_level"], each["by_s"]) for each in log.entries if each["event"] == "clock_was_set"]
+    assert told == [("error", -3600), ("error", 604_800)], "what a time server corrects is nothing to tell"
+
+
+async def test_where_no_file_can_be_written_the_store_beats_on_and_says_so(
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture
+) -> None:
+    """A secret that is a systemd credential lies where nothing can be written: keys are destroyed all the same."""
+    (tmp_path / "nowhere").touch()
+    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "nowhere" / "beat") as store:
+        await store.beat.go_on()
+        clock.now += 60
+        await store.beat.go_on()
+        assert store.beat.past == clock.now
+    assert [each["event"] for each in log.entries].count("store_beat_not_written") == 1, "once is enough"

@@ -1,0 +1,107 @@
+"""Fuzz targets for what administrators write: relay.toml and policy files.
+Standard: a file is used whole or not at all; every fault is one line that begins with the file's name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+
+from relay.config import load_config
+from relay.errors import ConfigError, Refuse, TryLater
+from relay.policy import load_policies
+from tests.integration.vectors.test_vectors import CONFIG
+from tests.system.fuzz.target import Target, check
+from tests.testlib import hostile
+
+ROOT = Path(__file__).parents[3]
+PEERS = {"bob": ["bob.example"], "carol": ["carol.example", "bücher.example"]}
+ADDRESSES = (
+    "ann@alice.example",
+    "ben@bob.example",
+    "X@Carol.Example",
+    "",
+    "postmaster",
+    '"a b"@bob.example',
+    "é@bücher.example",
+)
+LEVELS = {"otp", "aes", "pqc", "rsa", "plaintext"}
+
+WORDS = (
+    b"[", b"]", b"[[", b"]]", b"[[when]]\n", b"[peers.bob]\n", b"[kmes.x]\n", b"=", b" = ", b"\n", b"\r\n", b"\r", b'"', b"'", b'"""', b"'''", b"#",
+    b"{", b"}", b",", b".", b"\\", b"\\u0000", b"\\U0010FFFF", b"\xff", b"\xef\xbb\xbf", b"\0", b"inf", b"nan", b"true", b"-1", b"0x1", b"1_0",
+    b"9" * 5000, b"1979-05-27T07:32:00Z", b"a." * 300, b"[" * 300, b"levels = [1, 'aes']\n", b"levels = ['plaintext']\n", b'sender = "*@*"\n',
+    b'recipient = "["\n', b'subject = "(a+)+$"\n', b"max_size = \"1 KiB\"\n", b'quantum = "required"\n', b'peer = "bob"\n', b'require = "aes"\n',
+    b'"127.0.0.1:1"', b'"50 MiB"', b"*" * 50, b'"a\\nb" = 1\n', b'"\\n\\u001b[2J"', b"k" * 3000, b"\xc3\xa9",
+)  # fmt: skip
+
+
+POLICY_FILES = ("bob.example.toml", "floors.toml", "groups.toml")
+FLOORS = b'[[floor]]\nsender = ["group:law", "<>"]\nrecipient = "*@bob.example"\nlevels = ["otp"]\nmax_size = "1 KiB"\n'
+GROUPS = b'law = ["law@alice.example", "*@law.alice.example"]\n"b-1" = "<>"\n'
+
+
+def policy_seeds() -> list[bytes]:
+    """The policy files that come with the relay, and small ones; each as every kind of file."""
+    files = [path.read_bytes() for path in sorted((ROOT / "policies").rglob("*.toml"))]
+    rules = b'levels = ["otp", 2]\nquantum = "required"\notherwise = "refuse"\n\n[[when]]\nsender = "*@board.alice.example"\n'
+    seeds = [*files, b'levels = ["aes"]\n', rules + b'levels = ["otp"]\nmax_size = "256 KiB"\n', b"", FLOORS, GROUPS]
+    return [seed + b"\n" * more for seed in seeds for more in range(len(POLICY_FILES))]
+
+
+def relay_seeds() -> list[bytes]:
+    """deploy/relay.toml as it stands and with everything set."""
+    documented = (ROOT / "deploy" / "relay.toml").read_bytes()
+    everything = b"\n".join(
+        line[2:] if line.startswith(b"# ") and b" = " in line else line for line in documented.splitlines()
+    )
+    return [documented, everything, CONFIG.encode()]
+
+
+def policy(data: bytes) -> None:
+    """One policy file, floors or groups beside a good default; what is accepted decides about every address."""
+    file = POLICY_FILES[len(data) % len(POLICY_FILES)]
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "default.toml").write_bytes(b'levels = ["aes"]\n')
+        (directory / file).write_bytes(data)
+        try:
+            policies = load_policies(directory, PEERS)
+        except ConfigError as error:
+            _check_faults(error, f"{directory}/{file}")
+            return
+    for sender in ADDRESSES:
+        for recipient in ADDRESSES:
+            with suppress(TryLater, Refuse):
+                decision = policies.decide(sender, recipient)
+                check(decision.levels and LEVELS.issuperset(decision.levels), "a decision without a level")
+                clear = "plaintext" in decision.levels
+                check(not clear or b"plaintext" in data, "plaintext is allowed by a file that does not say so")
+
+
+def relay(data: bytes) -> None:
+    """A whole relay.toml."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "relay.toml"
+        path.write_bytes(data)
+        try:
+            config = load_config(path)
+        except ConfigError as error:
+            _check_faults(error, str(path))
+            return
+    check(config.outgoing or config.incoming, "a relay with nothing to serve")
+    check(tomllib.loads(data.decode()), "what is no TOML was accepted")
+
+
+def _check_faults(error: ConfigError, path: str) -> None:
+    check(error.problems, "a file is refused without a reason")
+    for problem in error.problems:
+        check(problem.startswith(path), f"a fault that does not begin with the file's name: {problem!r}")
+        check("\n" not in problem and "\r" not in problem, f"a fault of several lines: {problem!r}")
+        check(len(problem) < 5000, f"a fault of {len(problem)} characters")
+
+
+POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
+RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=10)

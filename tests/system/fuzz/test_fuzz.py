@@ -1,0 +1,191 @@
+"""Every fuzz target for some seconds: hypothesis edits its seeds, what broke it once is tried again, planted faults are found.
+Standard: the same inputs in every run; the long form is `python -m tests.system.fuzz TARGET --seconds N`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import structlog
+from cryptography.hazmat import asn1
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from relay import mime, toml, tripwire
+from relay.cms import der
+from relay.dkim import results as dkim_results
+from relay.entry.milter import edits as milter_edits
+from relay.entry.smtp import content
+from relay.entry.smtp import senders as submission_senders
+from relay.entry.smtp.session import LMTPSession
+from relay.errors import KMEBadReply
+from relay.keys import replies
+from relay.policy import content as message_content
+from tests.system.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
+from tests.system.fuzz.target import Found, Target
+from tests.system.fuzz.targets import TARGETS, found
+from tests.vectors import parts
+
+EXAMPLES = {
+    "smtp": 60,
+    "lmtp": 60,
+    "milter": 300,
+    "mime": 200,
+    "tripwire": 300,
+    "dkim": 200,
+    "policy": 100,
+    "relay": 100,
+}
+USUAL_EXAMPLES = 400
+
+
+@pytest.fixture(autouse=True)
+def _silent(_log_settings: None) -> None:
+    """Thousands of log lines, with tracebacks of the faults that the recipe makes, take longer than the tests."""
+    structlog.configure(processors=[_dropped])
+
+
+def _dropped(*_: object) -> NoReturn:
+    raise structlog.DropEvent
+
+
+def inputs(target: Target) -> st.SearchStrategy[bytes]:
+    """Seeds after some edits, and now and then noise."""
+    seeds = target.seeds()
+    pieces = st.sampled_from(seeds).flatmap(
+        lambda seed: st.integers(0, len(seed)).map(lambda start: seed[start : start + 200])
+    )
+    octets = st.sampled_from(target.words) | pieces | st.binary(min_size=1, max_size=8)
+    times = st.sampled_from([2, 3, 7, 50, MAX_TIMES])
+    edit = st.builds(Edit, st.sampled_from(KINDS), st.integers(0, 65535), st.integers(0, 400), octets, times)
+    return st.builds(edited, st.sampled_from(seeds), st.lists(edit, max_size=6)) | st.binary(max_size=500)
+
+
+def run_over(target: Target, run: Callable[[bytes], None], examples: int) -> None:
+    """The same inputs each time, without looking for the smallest one that breaks it."""
+    strategy = inputs(target)
+
+    @settings(
+        max_examples=examples, derandomize=True, deadline=None, database=None,
+        phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.data())
+    def over(data: st.DataObject) -> None:
+        run(data.draw(strategy))  # not as an argument: hypothesis would print all of it
+
+    over()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_edited_input_breaks_a_reader_or_takes_it_long(name: str) -> None:
+    target = TARGETS[name]
+    run_over(target, target.timed, EXAMPLES.get(name, USUAL_EXAMPLES))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_and_their_repetitions_keep_the_bounds_of_time_and_memory(name: str) -> None:
+    target = TARGETS[name]
+    for seed in sorted(target.seeds(), key=len)[:: max(1, len(target.seeds()) // 8)]:
+        target.measured(seed)
+        target.measured((seed * (1 + MAX_OCTETS // max(1, len(seed))))[:MAX_OCTETS])
+
+
+HOSTILE = [(name, what) for name, target in TARGETS.items() for what in target.hostile]
+
+
+@pytest.mark.parametrize(("name", "what"), HOSTILE)
+def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
+    target = TARGETS[name]
+    for octets in (MAX_OCTETS, 1_000_000):
+        target.timed(target.hostile[what](octets))
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_an_input_that_takes_long_is_found(exponent: float) -> None:
+    def takes(data: bytes) -> None:
+        began = time.process_time()
+        while time.process_time() - began < 2e-9 * len(data) ** exponent:
+            pass
+
+    target = Target("planted", takes, lambda: [b""], ())
+    target.timed(bytes(3000))
+    if exponent == 1:
+        target.timed(bytes(MAX_OCTETS))
+    else:
+        with pytest.raises(Found, match="are allowed"):
+            target.timed(bytes(MAX_OCTETS))
+
+
+@pytest.mark.parametrize("path", found(), ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_broke_a_reader_once_breaks_it_no_more(path: Path) -> None:
+    TARGETS[path.parent.name].measured(path.read_bytes())
+
+
+# --- the targets themselves ----------------------------------------------------------------------------
+
+
+def _not_unstuffed(data: bytearray, end: int) -> bytes:
+    return bytes(data[2:end])
+
+
+def _all_taken(self: LMTPSession, mail_id: str, outcomes: tuple[object, ...], failure: object) -> str:
+    return "\r\n".join(["250 2.1.5 Ok"] * len(outcomes))
+
+
+def _any_type(payload: bytes) -> mime.Entity:
+    return mime.Entity("message", payload, parts.envelope().encode())
+
+
+def _with_the_text(item: Any, size: int | None) -> None:
+    raise KMEBadReply(f"not a key: {item}")
+
+
+PLANTED: dict[str, tuple[Any, str, Any]] = {
+    "smtp": (content, "unstuffed", _not_unstuffed),
+    "lmtp": (LMTPSession, "reply", _all_taken),
+    "milter": (milter_edits, "BODY_OCTETS", 0),
+    "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),
+    "tripwire": (tripwire, "_check_body", lambda body, forms: None),
+    "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),
+    "opening": (mime, "unwrap", _any_type),
+    "kme": (replies, "_key", _with_the_text),
+    "rules": (message_content, "MAX_DEPTH", "deep"),
+    "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
+    "senders": (submission_senders, "read_addresses", lambda field: [("ann", "alice.example")]),
+    "policy": (toml, "_short", lambda text: f"{text}\n"),
+    "relay": (toml, "_short", lambda text: text * 1000),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TARGETS[name]
+    monkeypatch.setattr(*PLANTED[name])
+    with pytest.raises((AssertionError, ValueError, TypeError)):
+        run_over(target, target.run, 2000)
+
+
+@pytest.mark.parametrize("options", [["--without-atheris"], []], ids=["edits alone", "atheris"])
+def test_the_command_runs_a_target_for_as_long_as_it_is_told(options: list[str]) -> None:
+    if not options and importlib.util.find_spec("atheris") is None:
+        pytest.skip("atheris is not installed: pip install -e '.[fuzz]'")
+    command = [sys.executable, "-m", "tests.system.fuzz", "kme", "--seconds", "1", "--seed", "1", *options]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"nothing found" in done.stdout or b"Done" in done.stderr
+
+
+def test_a_wrong_target_is_answered_with_the_right_ones() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.system.fuzz", "nothing", "--without-atheris"],
+        cwd=Path(__file__).parents[3], capture_output=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert all(name.encode() in done.stderr for name in TARGETS)

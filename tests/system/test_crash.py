@@ -1,0 +1,54 @@
+"""The crash test in short: two sites with Postfix under random faults, and every promise checked afterwards.
+Standard: as tests/system/crash; the long forms are `python -m tests.system.crash` and `python -m tests.system.crash.two_relays`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.store.backends import PostgreSQLServer
+from tests.integration.store.conftest import server
+from tests.system.crash import two_relays
+from tests.system.crash.faults import GENTLE
+from tests.system.crash.run import run
+from tests.testlib.identities import Identities
+from tests.testlib.postfix import requires_postfix
+
+__all__ = ["server"]
+
+
+@requires_postfix
+@pytest.mark.timeout(240)
+async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_message_and_nobody_else_does(
+    tmp_path: Path, identities: Identities
+) -> None:
+    report = await run(tmp_path, identities, messages=60, seed=20261125, largest=300_000, pause=0.5)
+    assert report.faults == []
+    assert report.events.total() >= 10
+    assert report.keys_used > 60
+    assert report.deliveries > 150
+
+
+@requires_postfix
+@pytest.mark.timeout(240)
+async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
+    tmp_path: Path, identities: Identities
+) -> None:
+    report = await run(tmp_path, identities, messages=40, seed=3, largest=200_000, pause=0.4, only=GENTLE)
+    assert report.faults == []
+    assert report.events.total() >= 10
+    assert report.repeated == 0
+    assert report.keys_burnt == 0  # but for those in replies that a cut or a stall has taken
+    assert report.keys_unread == report.keys_issued - report.keys_used
+
+
+@pytest.mark.timeout(240)
+async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befalls_them(
+    tmp_path: Path, server: PostgreSQLServer
+) -> None:
+    report = await two_relays.run(tmp_path, server, seconds=10, seed=5)
+    assert report.faults == []
+    assert report.messages > 20
+    assert sum(report.hits.values()) >= 3

@@ -1,0 +1,192 @@
+"""Two relays of one site on one PostgreSQL: whatever becomes of one of them, each recipient gets a mail once.
+Standard: RFC 5321 6.1; leases are cut short, so that what takes a minute takes seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.store import SiteSecret
+from tests.integration.store.backends import Backend, PostgreSQLServer
+from tests.integration.store.conftest import postgresql as postgresql  # a fixture
+from tests.integration.store.conftest import server as server  # a fixture
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.submit import Reply, submit
+from tests.testlib.wire import Wire
+
+BEN, BEA, PRESS = "ben@bob.example", "bea@bob.example", "press@open.example"
+SHORT_LEASES = """
+from relay.store import claims
+claims.LEASE_S, claims.RENEW_S, claims.PATIENCE_S, claims.MARGIN_S = 2.5, 0.2, 1.0, 0.3
+"""
+
+
+@pytest.fixture
+async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
+    """KMEs without further slaves, so that none is tried with keys that count."""
+    link = LinkSettings(key_rate=1_000_000, max_sae_id_count=0)
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as servers:
+        yield servers
+
+
+@dataclass
+class Relays:
+    """Alice's two; the first one reaches the database by `to_store`, both hand on to `wire`."""
+
+    one: RelayProcess
+    two: RelayProcess
+    to_store: Wire
+    wire: Sink
+    direction: str = "outgoing"
+
+    async def send(self, relay: RelayProcess, *recipients: str, message: bytes = mails.plain()) -> Reply:
+        """One try of a mail server."""
+        return await submit(relay.addresses[self.direction], message, recipients=recipients or [BEN])
+
+    async def until_sent(self, relay: RelayProcess, *recipients: str) -> None:
+        """A mail server that tries for as long as it must."""
+        async with asyncio.timeout(30):
+            while (reply := await self.send(relay, *recipients)).code != 250:
+                assert reply.code == 451, reply
+                await asyncio.sleep(0.05)
+
+    @property
+    def delivered(self) -> Counter[str]:
+        """How many copies each recipient has."""
+        return Counter(recipient for got in self.wire.got for recipient in got.recipients)
+
+
+@pytest.fixture(params=["outgoing"])
+async def relays(
+    request: pytest.FixtureRequest, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, postgresql: Backend,
+    server: PostgreSQLServer,
+) -> AsyncIterator[Relays]:  # fmt: skip
+    async with AsyncExitStack() as stack:
+        to_store = await stack.enter_async_context(Wire(server.directory / ".s.PGSQL.5432"))
+        one = make_site(
+            tmp_path / "one", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+            incoming=wire.address, kme_settings="prefetch = false",
+            policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
+        )  # fmt: skip
+        SiteSecret.load_or_create(one.config.store.secret)
+        shutil.copytree(one.directory, tmp_path / "two")
+        two = Site(tmp_path / "two")
+        urls = {one: f"postgresql://relay@{to_store.address}/postgres", two: server.url()}
+        for site, url in urls.items():
+            text = site.config_file.read_text()
+            site.config_file.write_text(text.replace('database = "relay.db"', f'database = "{url}"'))
+        first, second = [
+            await stack.enter_async_context(relay_process(site, before=SHORT_LEASES)) for site in (one, two)
+        ]
+        yield Relays(first, second, to_store, wire, request.param)
+
+
+def issued(kmes: DevelopmentKMEs) -> float:
+    return kmes.link.issued.total()
+
+
+@pytest.mark.parametrize("relays", ["outgoing", "incoming"], indirect=True)
+async def test_two_relays_that_get_the_same_mail_at_once_deliver_it_once_under_one_key(
+    relays: Relays, kmes: DevelopmentKMEs
+) -> None:
+    relays.wire.gate = asyncio.Event()
+    messages = [mails.plain(body=f"number {number}\r\n") for number in range(60)]
+    tries = [
+        [asyncio.create_task(relays.send(relay, BEN, BEA, message=message)) for relay in (relays.one, relays.two)]
+        for message in messages
+    ]
+    for pair in tries:  # one of them is told to come again while the other one delivers
+        [first], _ = await asyncio.wait(pair, return_when=asyncio.FIRST_COMPLETED)
+        assert str(first.result()).startswith("451 4.3.2")
+    relays.wire.gate.set()
+    for pair in tries:
+        assert sorted(each.code for each in await asyncio.gather(*pair)) == [250, 451]
+    assert relays.delivered == {BEN: 60, BEA: 60}
+    assert issued(kmes) == (60 if relays.direction == "outgoing" else 0)
+
+
+async def test_a_retry_that_reaches_the_other_relay_completes_what_failed_with_the_form_that_was_sealed(
+    relays: Relays, kmes: DevelopmentKMEs
+) -> None:
+    relays.wire.on_rcpt = {BEN: "451 4.2.0 busy"}
+    assert (await relays.send(relays.one, BEN, PRESS)).code == 451
+    relays.wire.on_rcpt = {}
+    assert (await relays.send(relays.two, BEN, PRESS)).code == 250
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+    assert issued(kmes) == 1
+
+
+async def test_a_client_that_left_one_relay_hears_from_the_other_what_became_of_its_mail(relays: Relays) -> None:
+    relays.wire.gate = asyncio.Event()
+    leaving = asyncio.create_task(relays.send(relays.one))
+    await relays.wire.reached.wait()
+    leaving.cancel()
+    assert (await relays.send(relays.two)).code == 451
+    relays.wire.gate.set()
+    await relays.until_sent(relays.two)
+    assert relays.delivered == {BEN: 1}
+
+
+async def test_where_a_relay_is_killed_the_other_one_delivers_when_its_lease_is_over(relays: Relays) -> None:
+    gate = relays.wire.before_content = asyncio.Event()
+    sending = asyncio.create_task(relays.send(relays.one, BEN, BEA))
+    await relays.wire.asked.wait()
+    relays.one.kill()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert (await relays.send(relays.two, BEN, BEA)).code == 451
+    await relays.until_sent(relays.two, BEN, BEA)
+    gate.set()
+    assert relays.delivered == {BEN: 1, BEA: 1}
+    assert "delivery_interrupted" in relays.two.log
+
+
+@pytest.mark.parametrize("trouble", ["frozen", "cut off from the store"])
+@pytest.mark.parametrize("relays", ["outgoing", "incoming"], indirect=True)
+async def test_a_relay_that_was_out_of_touch_for_longer_than_its_lease_does_not_deliver_what_another_one_has(
+    relays: Relays, trouble: str
+) -> None:
+    gate = relays.wire.before_content = asyncio.Event()
+    sending = asyncio.create_task(relays.send(relays.one, BEN, BEA))
+    await relays.wire.asked.wait()
+    if trouble == "frozen":
+        relays.one.process.send_signal(signal.SIGSTOP)
+    else:
+        await relays.to_store.cut()
+    await relays.until_sent(relays.two, BEN, BEA)
+    gate.set()
+    relays.one.process.send_signal(signal.SIGCONT)
+    assert (await sending).code == 451
+    assert relays.delivered == {BEN: 1, BEA: 1}
+    await relays.to_store.mend()
+    await relays.until_sent(relays.one, PRESS)
+    assert relays.delivered == {BEN: 1, BEA: 1, PRESS: 1}
+
+
+async def test_what_one_relay_has_delivered_while_the_database_was_away_is_not_delivered_by_the_other(
+    relays: Relays, server: PostgreSQLServer, kmes: DevelopmentKMEs
+) -> None:
+    gate = relays.wire.gate = asyncio.Event()
+    relays.wire.on_rcpt = {BEN: "451 4.2.0 busy"}
+    sending = asyncio.create_task(relays.send(relays.one, BEN, PRESS))
+    await relays.wire.reached.wait()
+    await asyncio.to_thread(server.stop)
+    gate.set()
+    assert (await sending).code == 451
+    assert (await relays.send(relays.two, BEN, PRESS)).code == 451
+    await asyncio.to_thread(server.start)
+    relays.wire.on_rcpt = {}
+    await relays.until_sent(relays.two, BEN, PRESS)
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+    assert issued(kmes) == 1

@@ -1,0 +1,450 @@
+"""The KM client against a KME that misbehaves: a typed error or a success, in time, with the accounts right.
+Standard: ETSI GS QKD 014 V1.1.1; the misbehaviours are those of real KMEs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import Any
+
+import pytest
+
+from relay.errors import (
+    ConfigError,
+    KeyNotFound,
+    KeyUnavailable,
+    KMEBadReply,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+)
+from relay.keys.client import Quirks
+from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "burnt"),
+    [
+        ("hang", KMEUnreachable, 4),
+        ("hang_in_body", KMEUnreachable, 4),
+        ("drop", KMEUnreachable, 4),
+        ("lose_reply", KMEUnreachable, 4),
+        ("none", KMEExhausted, 0),
+        ("too_many", KMEBadReply, 5),
+        ("wrong_length", KMEBadReply, 4),
+        ("repeat_ids", KMEBadReply, 4),
+        ("bad_base64", KMEBadReply, 4),
+        ("not_json", KMEBadReply, 4),
+    ],
+)
+async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
+    kme: FakeKME, time: FakeTime, kind: str, error: type[KeyUnavailable], burnt: int
+) -> None:
+    kme.misbehave("enc_keys", kind)
+    timeout = 1 if kind.startswith("hang") else 10  # the connection must be there by then, or no key is burnt
+    async with kme.client(timing=time.timing, retry_attempts=0, timeout=timeout) as client:
+        with pytest.raises(error):
+            await client.request_enc_keys("bob", number=4)
+        assert client.accounts.totals() == {
+            "issued": burnt,
+            "used": 0,
+            "burnt": burnt,
+            "expired": 0,
+            "in_pool": 0,
+        }
+
+
+@pytest.mark.parametrize("kind", ["lower_case", "object_keys", "capital_keys", "integer_ids", "close_unsaid"])
+async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -> None:
+    kme.misbehave("enc_keys", kind, times=None)
+    async with kme.client() as client:
+        for number in (1, 3):
+            keys = await client.request_enc_keys("bob", number=number)
+            assert len(keys) == number
+            assert all(len(key.key) == 32 and key.key_ID for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "body", "error"),
+    [
+        ("enc_keys", 400, '{"message": "key pool exhausted"}', KMEExhausted),
+        ("enc_keys", 404, "", KMEExhausted),
+        ("enc_keys", 503, '{"message": "not enough keys", "details": {"stored": 0}}', KMEExhausted),
+        ("enc_keys", 400, '{"message": "size shall be a multiple of 8"}', KMERefusedRequest),
+        ("enc_keys", 422, '{"detail": [{"loc": ["number"]}]}', KMERefusedRequest),
+        ("enc_keys", 401, "", KMEMisconfigured),
+        ("enc_keys", 415, "<html>", KMEMisconfigured),
+        ("enc_keys", 500, "", KMEUnreachable),
+        ("enc_keys", 504, "<html><body>Gateway Timeout</body></html>", KMEUnreachable),
+        ("dec_keys", 400, '{"message": "one or more keys specified are not found on KME"}', KeyNotFound),
+        ("dec_keys", 403, '{"message": "Key expired"}', KeyNotFound),
+        ("dec_keys", 404, "<html>", KeyNotFound),
+        ("dec_keys", 500, '{"message": "key not found"}', KeyNotFound),
+        ("dec_keys", 503, '{"message": "key does not exist"}', KeyNotFound),
+        ("dec_keys", 400, "", KMERefusedRequest),
+        ("dec_keys", 401, "", KeyNotFound),
+        ("dec_keys", 415, "", KeyNotFound),
+        ("dec_keys", 429, "", KMEBusy),
+        ("dec_keys", 500, "<html>", KeyNotFound),
+        ("dec_keys", 503, "", KeyNotFound),
+        ("dec_keys", 504, "", KeyNotFound),
+        ("dec_keys", 200, '{"result": "no such thing"}', KeyNotFound),
+        ("status", 504, "<html>", KMEUnreachable),
+        ("status", 401, "", KMEMisconfigured),
+    ],
+)
+async def test_refusals_are_classified_by_call_code_and_message(
+    kme: FakeKME, time: FakeTime, call: str, code: int, body: str, error: type[KeyUnavailable]
+) -> None:
+    kme.misbehave(call, "http", times=None, code=code, body=body)
+    async with kme.client(timing=time.timing, retry_attempts=1) as client:
+        with pytest.raises(error):
+            await _make(client, call)
+
+
+async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
+    rule = ErrorRule(KMEFault.MISCONFIGURED, 415, Call.DEC_KEYS, "who")
+    kme.misbehave("dec_keys", "http", code=415, body='{"message": "key is gone"}')
+    kme.misbehave("dec_keys", "http", code=415, body='{"message": "who are you"}')
+    async with kme.client(quirks=Quirks(errors=(rule,))) as client:
+        with pytest.raises(KeyNotFound):
+            await client.request_dec_keys("alice", ["some"])
+        with pytest.raises(KMEMisconfigured):
+            await client.request_dec_keys("alice", ["some"])
+
+
+async def test_a_fault_that_passes_is_tried_again_with_growing_jittered_pauses(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=3, code=500)
+    async with kme.client(timing=time.timing) as client:
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert len(kme.got("enc_keys")) == 4
+    assert len(time.slept) == 3
+    assert time.slept == sorted(time.slept)
+
+
+async def test_retry_after_is_honoured_before_the_next_try(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "7"),))
+    async with kme.client(timing=time.timing) as client:
+        await client.request_enc_keys("bob")
+    assert time.slept == [7.0]
+
+
+async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_is_over(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "90"),))
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEBusy):
+            await client.request_enc_keys("bob")
+        with pytest.raises(NotAsked) as told:
+            await client.request_enc_keys("bob")
+        assert told.value.retry_after == pytest.approx(90)
+        assert len(kme.got("enc_keys")) == 1
+        time.now += 90
+        await client.request_enc_keys("bob")
+
+
+async def test_a_configuration_fault_is_not_tried_again_and_makes_no_hot_loop(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=None, code=401)
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(20):
+            with pytest.raises(KMEMisconfigured):
+                await client.request_enc_keys("bob")
+    assert len(kme.got("enc_keys")) == 1
+    assert time.slept == []
+
+
+async def test_a_key_of_somebody_else_does_not_keep_others_from_theirs(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(10):
+            kme.misbehave("dec_keys", "http", code=401)
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["of-somebody-else"])
+        [(key_ID, _)] = kme.drawn(1)
+        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 415, 500, 503, 504])
+async def test_replies_about_keys_never_count_against_a_kme_that_answers_status(
+    kme: FakeKME, time: FakeTime, code: int
+) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=code, headers=(("Retry-After", "3000"),))
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(20):
+            with pytest.raises(KeyUnavailable):
+                await client.request_dec_keys("alice", ["unknown"])
+        assert (client.breakers["dec_keys"], client.health, time.slept) == (0, 1.0, [])
+        assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code >= 415))
+        kme.behave()
+        [(key_ID, _)] = kme.drawn(1)
+        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
+
+
+@pytest.mark.parametrize("status", [{"kind": "http", "code": 503}, {"kind": "drop"}])
+async def test_a_kme_that_answers_status_no_better_is_not_well(
+    kme: FakeKME, time: FakeTime, status: dict[str, Any]
+) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=503)
+    kme.misbehave("status", **status, times=None)
+    async with kme.client(timing=time.timing, retry_attempts=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_dec_keys("alice", ["some"])
+        with pytest.raises(NotAsked):
+            await client.request_dec_keys("alice", ["some"])
+
+
+async def test_a_kme_whose_status_is_not_there_is_there_itself(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("dec_keys", "http", times=None, code=500)
+    kme.misbehave("status", "http", times=None, code=404)
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(20):
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["unknown"])
+
+
+async def test_quick_refusals_do_not_shorten_the_time_that_keys_may_take(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("dec_keys", "http", times=50, code=404)
+    async with kme.client(timing=time.timing, timeout=10, min_timeout=0.1) as client:
+        for _ in range(50):
+            with pytest.raises(KeyNotFound):
+                await client.request_dec_keys("alice", ["unknown"])
+        assert client.time_limits[Call.DEC_KEYS].seconds == 10
+
+
+async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=None, code=500)
+    async with kme.client(timing=time.timing, retry_attempts=4) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        assert client.health == 0
+        with pytest.raises(NotAsked):
+            await client.request_enc_keys("bob")
+        kme.behave()
+        kme.requests.clear()
+        time.now += 10
+        await client.request_enc_keys("bob")
+        assert [request.call for request in kme.requests] == ["status", "enc_keys"]
+        await client.request_enc_keys("bob")
+        assert len(kme.got("status")) == 1
+
+
+async def test_a_probe_that_gets_no_answer_spends_no_keys(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=None, code=500)
+    kme.misbehave("status", "drop", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=4) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        before = len(kme.got("enc_keys"))
+        time.now += 10
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        assert len(kme.got("enc_keys")) == before
+
+
+async def test_exhaustion_does_not_open_the_breaker(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=None, code=503, body='{"message": "exhausted"}')
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(10):
+            with pytest.raises(KMEExhausted):
+                await client.request_enc_keys("bob")
+        assert client.breakers["enc_keys"] == 0
+        kme.behave()
+        await client.request_enc_keys("bob")
+
+
+async def test_unanswered_requests_are_not_repeated_beyond_the_burn_budget(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "lose_reply", times=None)
+    async with kme.client(timing=time.timing, burn_budget=10, retry_attempts=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob", number=4)
+        assert len(kme.got("enc_keys")) == 2
+        assert client.accounts.totals()["burnt"] == 8
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_broken_connection_never_sends_a_request_for_keys_twice(
+    kme: FakeKME, time: FakeTime, method: Any
+) -> None:
+    kme.misbehave("enc_keys", "lose_reply", times=None)
+    kme.misbehave("dec_keys", "lose_reply", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=0, quirks=Quirks(method=method)) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        with pytest.raises(KMEUnreachable):
+            await client.request_dec_keys("alice", ["some"])
+    assert len(kme.got("enc_keys")) == 1
+    assert len(kme.got("dec_keys")) == 1
+
+
+async def test_get_uses_one_connection_for_each_request(kme: FakeKME) -> None:
+    async with kme.client(quirks=Quirks(method="GET")) as client:
+        keys = await client.request_enc_keys("bob", number=3, size=128)
+        got = await client.request_dec_keys("alice", [key.key_ID for key in keys])
+    assert got == keys
+    assert [dict(request.query) for request in kme.got("enc_keys")] == [{"number": "3", "size": "128"}]
+    assert [len(request.query) for request in kme.got("dec_keys")] == [1, 1, 1]
+    assert len({request.connection for request in kme.requests}) == 4
+
+
+async def test_post_keeps_its_connection(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        for _ in range(5):
+            await client.request_enc_keys("bob")
+    assert kme.connections == 1
+
+
+async def test_one_request_for_fresh_keys_at_a_time_goes_out_for_a_slave(kme: FakeKME) -> None:
+    kme.latency = 0.01
+    async with kme.client() as client:
+        await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(6)))
+    assert kme.most_enc_keys_at_once == 1
+
+
+@pytest.mark.parametrize(("unit", "sent"), [("bits", 512), ("bytes", 64), ("ignored", None)])
+async def test_the_size_is_said_in_the_unit_that_the_kme_understands(kme: FakeKME, unit: Any, sent: int | None) -> None:
+    if unit == "ignored":
+        kme.limits["key_size"] = 512
+    async with kme.client(quirks=Quirks(size_unit=unit)) as client:
+        if unit == "bytes":
+            with pytest.raises(KMEBadReply):  # this KME takes bits: the client would notice a wrong setting
+                await client.request_enc_keys("bob", size=512)
+        else:
+            [key] = await client.request_enc_keys("bob", size=512)
+            assert len(key.key) == 64
+    assert kme.got("enc_keys")[0].content.get("size") == sent
+
+
+async def test_integer_key_ids_are_asked_for_as_numbers_where_the_kme_wants_that(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "integer_ids")
+    async with kme.client(quirks=Quirks(integer_key_ids=True)) as client:
+        with pytest.raises(KeysMissing):
+            await client.request_dec_keys("alice", ["17", "not a number"])
+    assert kme.got("dec_keys")[0].content == {"key_IDs": [{"key_ID": 17}, {"key_ID": "not a number"}]}
+
+
+async def test_keys_that_were_not_asked_for_are_refused(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing) as client:
+        keys = await client.request_enc_keys("bob", number=2)
+        kme.misbehave("dec_keys", "other_keys")
+        with pytest.raises(KeyNotFound, match="none of 2 entries"):
+            await client.request_dec_keys("alice", [key.key_ID for key in keys])
+
+
+async def test_keys_that_came_are_not_lost_when_others_did_not(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        keys = await client.request_enc_keys("bob", number=4)
+        kme.misbehave("dec_keys", "short")
+        with pytest.raises(KeysMissing) as missing:
+            await client.request_dec_keys("alice", [key.key_ID for key in keys])
+        assert missing.value.found == keys[:2]
+        assert missing.value.missing == [key.key_ID for key in keys[2:]]
+
+
+async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        await client.check_key_status("a/b c?ü")
+    assert kme.requests[0].path == "/api/v1/keys/a%2Fb%20c%3F%C3%BC/status"
+
+
+async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates) -> None:
+    async with FakeKME(certificates, prefix="/client/carol/etsi") as kme, kme.client() as client:
+        await client.check_key_status("bob")
+    assert kme.requests[0].path == "/client/carol/etsi/api/v1/keys/bob/status"
+
+
+async def test_a_kme_that_dies_and_comes_back_is_used_again(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        await client.request_enc_keys("bob")
+        await kme.stop()
+        for _ in range(3):
+            with pytest.raises(KMEUnreachable):
+                await client.request_enc_keys("bob")
+        await kme.start()
+        time.now += 60
+        await client.request_enc_keys("bob")
+
+
+async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_timeout(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.keys.http.CONNECT_TIMEOUT_S", 0.1)
+    gone = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        gone.set()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    kme = FakeKME(certificates, port=port)
+    async with kme.client(retry_attempts=0, timeout=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        assert client.accounts.totals()["issued"] == 0
+    await gone.wait()
+    silent.close()
+    await silent.wait_closed()
+
+
+async def test_giving_up_a_request_under_way_counts_its_keys_as_burnt(kme: FakeKME) -> None:
+    kme.misbehave("enc_keys", "hang")
+    async with kme.client(timeout=30) as client:
+        task = asyncio.create_task(client.request_enc_keys("bob", number=3))
+        await kme.next_request()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert client.accounts.totals()["burnt"] == 3
+        await client.request_enc_keys("bob")
+
+
+async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:
+    before = asyncio.all_tasks()
+    client = kme.client()
+    await asyncio.gather(*(client.check_key_status("bob") for _ in range(5)))
+    await client.close()
+    mine = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
+    assert mine == set()
+    while kme.open_connections:
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_nobody_closed_makes_no_noise(kme: FakeKME, caplog: pytest.LogCaptureFixture) -> None:
+    client = kme.client()
+    await client.check_key_status("bob")
+    with caplog.at_level(logging.DEBUG, logger="asyncio"):
+        del client
+        gc.collect()
+        await asyncio.sleep(0)
+    assert "Unclosed" not in caplog.text
+
+
+async def test_keys_are_in_no_error_and_no_representation(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing) as client:
+        [key] = await client.request_enc_keys("bob")
+        assert key.key.hex() not in repr(key)
+        kme.misbehave("enc_keys", "bad_base64")
+        with pytest.raises(KMEBadReply) as error:
+            await client.request_enc_keys("bob")
+        causes = [str(error.value), str(error.value.__cause__), str(error.value.__cause__.__cause__)]  # type: ignore[union-attr]
+        assert not any("*" in cause for cause in causes)
+
+
+def test_certificate_files_that_are_not_there_are_named(certificates: Certificates, kme: FakeKME) -> None:
+    files = certificates.files | {"key": certificates.directory / "nowhere.key"}
+    with pytest.raises(ConfigError, match=r"nowhere\.key"):
+        type(kme.client())("https://localhost:1", **files)
+
+
+async def _make(client: Any, call: str) -> None:
+    if call == "status":
+        await client.check_key_status("bob")
+    elif call == "enc_keys":
+        await client.request_enc_keys("bob")
+    else:
+        await client.request_dec_keys("alice", ["some-key"])

@@ -1,0 +1,157 @@
+"""The breaker opens after failures and is probed; time limits, pauses and budgets follow what a KME does.
+Standard: relay/keys/health.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured, KMEUnreachable
+from relay.keys.faults import KMERefusedRequest, NotAsked
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
+from tests.testlib.fake_kme import FakeTime
+
+RULES = BreakerRules(failures=3, delay=5, longest=20, misconfigured=30)
+
+
+@pytest.fixture
+def breaker(time: FakeTime) -> Breaker:
+    return Breaker("kme-a: enc_keys", RULES, time.timing)
+
+
+def _fail(breaker: Breaker, error: KeyUnavailable | None = None) -> None:
+    failure = error or KMEUnreachable("no answer")
+    with pytest.raises(type(failure)), breaker.passing():
+        raise failure
+
+
+def test_it_opens_after_failures_in_a_row_and_says_what_the_last_one_was(breaker: Breaker) -> None:
+    for _ in range(3):
+        assert breaker.state is State.CLOSED
+        _fail(breaker)
+    assert breaker.state is State.OPEN
+    with pytest.raises(NotAsked, match="no answer"), breaker.passing():
+        pass
+
+
+def test_a_success_in_between_starts_the_count_again(breaker: Breaker) -> None:
+    for _ in range(5):
+        _fail(breaker)
+        _fail(breaker)
+        with breaker.passing():
+            pass
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("error", [KMEExhausted("none left"), KeyNotFound("unknown"), KMERefusedRequest("too many")])
+def test_a_kme_that_says_no_is_well(breaker: Breaker, error: KeyUnavailable) -> None:
+    for _ in range(10):
+        _fail(breaker, error)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_configuration_fault_opens_it_at_once_and_stays_one(breaker: Breaker) -> None:
+    _fail(breaker, KMEMisconfigured("401"))
+    assert breaker.opens_in >= 30
+    with pytest.raises(KMEMisconfigured, match="401"), breaker.passing():
+        pass
+
+
+def test_after_its_time_one_probe_passes_and_others_wait_for_it(breaker: Breaker, time: FakeTime) -> None:
+    for _ in range(3):
+        _fail(breaker)
+    time.now += 6
+    assert breaker.opens_in == 0
+    with breaker.passing() as probing:
+        assert probing
+        with pytest.raises(NotAsked), breaker.passing():
+            pass
+    assert breaker.state is State.CLOSED
+
+
+def test_probes_that_fail_double_its_time_up_to_the_longest(breaker: Breaker, time: FakeTime) -> None:
+    for _ in range(3):
+        _fail(breaker)
+    waits = []
+    for _ in range(4):
+        waits.append(round(breaker.opens_in / 1.1))
+        time.now += breaker.opens_in
+        _fail(breaker)
+    assert waits == [5, 10, 20, 20]
+
+
+def test_a_probe_that_is_given_up_lets_the_next_one_pass(breaker: Breaker, time: FakeTime) -> None:
+    for _ in range(3):
+        _fail(breaker)
+    time.now += 6
+    with pytest.raises(asyncio.CancelledError), breaker.passing():
+        raise asyncio.CancelledError
+    with breaker.passing() as probing:
+        assert probing
+
+
+def test_however_long_a_kme_was_away_it_is_asked_again_soon_after_it_is_back(time: FakeTime) -> None:
+    """The mail that waits for it is tried again by its queue at some time after that, and is there within a minute."""
+    breaker = Breaker("kme-a: dec_keys", BreakerRules(), time.timing)
+    while time.now < 86_400:
+        _fail(breaker)
+        if breaker.state is State.OPEN:
+            assert breaker.opens_in <= 20
+            time.now += breaker.opens_in
+
+
+def test_the_limit_is_the_longest_until_an_answer_was_seen() -> None:
+    assert TimeLimit(10, 2).seconds == 10
+
+
+def test_a_quick_kme_gets_a_short_limit_but_not_below_the_shortest() -> None:
+    limit = TimeLimit(10, 2)
+    for _ in range(50):
+        limit.answered(0.02)
+    assert limit.seconds == 2
+    assert limit.latency == pytest.approx(0.02)
+
+
+def test_a_slow_kme_gets_a_long_limit_but_not_beyond_the_longest() -> None:
+    limit = TimeLimit(10, 2)
+    for _ in range(50):
+        limit.answered(1.0)
+    assert 4 <= limit.seconds < 10
+    limit.answered(30)
+    assert limit.seconds == 10
+
+
+def test_each_expiry_doubles_the_limit_until_an_answer_comes() -> None:
+    limit = TimeLimit(10, 2)
+    for _ in range(50):
+        limit.answered(0.02)
+    limit.expired()
+    assert limit.seconds == 4
+    limit.expired()
+    limit.expired()
+    assert limit.seconds == 10
+    limit.answered(0.02)
+    assert limit.seconds == 2
+
+
+def test_pauses_double_and_are_longer_when_little_succeeds(time: FakeTime) -> None:
+    healthy, sick = Backoff(1, time.timing), Backoff(1, time.timing)
+    for _ in range(50):
+        sick.seen(success=False)
+    assert [healthy.pause(n) for n in range(3)] == [0.25, 0.5, 1.0]
+    assert sick.pause(0) == pytest.approx(4, rel=0.02)
+    assert sick.pause(20) == MAX_BACKOFF_S
+    assert healthy.success_rate == 1
+    assert sick.success_rate < 0.01
+
+
+def test_a_budget_refills_within_an_hour(time: FakeTime) -> None:
+    budget = BurnBudget(100, time.timing)
+    budget.spend(120)
+    assert not budget.allows(1)
+    time.now += 1800
+    assert budget.left == pytest.approx(30)
+    time.now += 36000
+    assert budget.left == 100

@@ -1,0 +1,179 @@
+"""A pool that nobody draws from: a few keys stay ready, and none is drawn while the store could not remember it.
+Standard: a quiet site has keys for an outage; what that costs stands in deploy/relay.toml.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.keys import BreakerRules
+from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.report import KeyCollector
+from relay.keys.ring import KeyRing, PeerKeys
+from tests.testlib.fake_kme import FakeKME, FakeTime
+from tests.unit.keys.test_group import accounts_agree, settled
+
+
+class Disk:
+    """IssuedKeys on a disk that may be full."""
+
+    full = False
+    fills_up = False
+    """Whether it is full once keys have come."""
+
+    async def ready(self) -> None:
+        if self.full:
+            raise StoreUnavailable("no space left on device")
+
+    async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        self.full = self.full or self.fills_up
+        await self.ready()
+        return frozenset()
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+async def ring(kme: FakeKME, time: FakeTime, disk: Disk) -> AsyncIterator[KeyRing]:
+    """A ring whose low mark is 4, whose keys live 100 s, and which is tended by hand."""
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20)
+    group = KMEGroup("g", [client], Prefetch(4, 16, 100), timing=time.timing)
+    ring = KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, issued=disk, timing=time.timing)
+    group.warm("bob")
+    await settled(group)
+    yield ring
+    await ring.close()
+    assert accounts_agree(group)
+
+
+async def _ready_after(ring: KeyRing, time: FakeTime, seconds: float) -> int:
+    time.now += seconds
+    await ring.maintain(ask=False)
+    group = ring.groups["g"]
+    await settled(group)
+    return group.pools[0].ready("bob", 256)
+
+
+async def test_an_idle_pool_keeps_a_few_keys_and_no_more(ring: KeyRing, time: FakeTime) -> None:
+    ready = [await _ready_after(ring, time, seconds) for seconds in (50, 51, 50, 51, 101)]
+    assert ready == [16, 4, 4, 4, 4]
+    totals = ring.groups["g"].pools[0].client.accounts.totals()
+    assert (totals["issued"], totals["expired"]) == (16 + 3 * 4, 16 + 2 * 4)
+
+
+async def test_a_pool_that_emptied_while_the_kme_was_away_fills_when_it_is_back(
+    ring: KeyRing, time: FakeTime, kme: FakeKME
+) -> None:
+    kme.misbehave("enc_keys", "drop", times=None)
+    kme.misbehave("status", "drop", times=None)
+    assert [await _ready_after(ring, time, 101) for _ in range(5)] == [0] * 5
+    kme.behave()
+    assert await _ready_after(ring, time, 200) == 4
+
+
+async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried(
+    ring: KeyRing, time: FakeTime, kme: FakeKME, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="relay.keys")
+    for call in ("enc_keys", "status"):
+        kme.misbehave(call, "drop", times=None)
+    time.now += 101
+    for tend in range(3 * 720):
+        await _maintained(ring, time, tend)
+    said = Counter(record.getMessage().split()[0] for record in caplog.records)
+    assert said["key_refill_failed"] in (3, 4)
+    assert said.total() - said["keys_burnt"] < 12, said
+    burnt = ring.groups["g"].pools[0].client.accounts.totals()["burnt"]
+    assert burnt <= sum(request.content["number"] for request in kme.got("enc_keys")), (
+        "what was not asked for, was not burnt"
+    )
+    assert len(kme.got("status")) <= 3 * 3600 / BreakerRules().longest, "and it is not asked all the time"
+
+
+async def test_a_kme_that_was_away_is_asked_for_keys_as_soon_as_it_has_told_its_status(
+    time: FakeTime, kme: FakeKME
+) -> None:
+    """Each call has a breaker of its own, and the one that has failed for long would wait for two minutes."""
+    breaker = BreakerRules(longest=120)
+    async with kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20, breaker=breaker) as client:
+        for call in ("enc_keys", "status"):
+            kme.misbehave(call, "drop", times=None)
+        for _ in range(10):
+            time.now += 200
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob", patient=False)
+        for _ in range(5):
+            with pytest.raises(KeyUnavailable):
+                await client.check_key_status("bob", patient=False)
+        kme.behave()
+        time.now += 30
+        with pytest.raises(KeyUnavailable, match="not asked"):
+            await client.request_enc_keys("bob", patient=False)
+        time.now += 30
+        await client.check_key_status("bob", patient=False)
+        assert await client.request_enc_keys("bob", patient=False)
+
+
+async def _maintained(ring: KeyRing, time: FakeTime, number: int) -> int:
+    """How many keys are ready after it was tended as it is every 5 s."""
+    time.now += 5
+    await ring.maintain(ask=number % 6 == 0)
+    group = ring.groups["g"]
+    await settled(group)
+    return group.pools[0].ready("bob", 256)
+
+
+async def test_the_first_mail_after_a_quiet_time_fills_it_as_usual(ring: KeyRing, time: FakeTime) -> None:
+    assert await _ready_after(ring, time, 101) == 4
+    await ring.take("bob", level="otp")
+    await settled(ring.groups["g"])
+    assert ring.groups["g"].pools[0].ready("bob", 256) == 16
+
+
+async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by_itself(
+    ring: KeyRing, time: FakeTime, kme: FakeKME, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = CollectorRegistry()
+    KeyCollector(ring, registry)
+    caplog.set_level(logging.INFO, logger="relay.keys")
+    disk.full = True
+    drawn = len(kme.got("enc_keys"))
+    for _ in range(5):
+        await _ready_after(ring, time, 101)
+        with pytest.raises(StoreUnavailable):
+            await ring.take("bob", level="otp")
+    [row] = ring.pool_rows()
+    assert "no keys are drawn, the store cannot remember them: no space left" in row.trouble
+    assert 'qumail_keys_withheld{kme="kme-a"} 1.0' in generate_latest(registry).decode()
+    assert len(kme.got("enc_keys")) == drawn
+    disk.full = False
+    assert await _ready_after(ring, time, 10) == 4
+    [row] = ring.pool_rows()
+    assert row.trouble == ""
+    assert 'qumail_keys_withheld{kme="kme-a"} 0.0' in generate_latest(registry).decode()
+    events = [record.getMessage().split()[0] for record in caplog.records]
+    assert (events.count("keys_not_drawn"), events.count("keys_drawn_again")) == (1, 1)
+
+
+async def test_keys_that_came_before_the_store_was_full_are_used_when_it_has_room_again(
+    ring: KeyRing, time: FakeTime, kme: FakeKME, disk: Disk
+) -> None:
+    disk.fills_up = True
+    drawn = len(kme.got("enc_keys"))
+    assert [await _ready_after(ring, time, 101), await _ready_after(ring, time, 10)] == [0, 0]
+    [row] = ring.pool_rows()
+    assert "no space left" in row.trouble
+    disk.full = disk.fills_up = False
+    assert await _ready_after(ring, time, 10) == 4
+    [row] = ring.pool_rows()
+    assert row.trouble == ""
+    assert len(kme.got("enc_keys")) == drawn + 1

@@ -1,0 +1,198 @@
+"""Floors, groups, files and rules that end, and what can never be had: edits of files, and what they decide then.
+Standard: policies/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from relay.errors import ConfigError, PolicyHolds
+from relay.keys.ring import KeyRing
+from relay.mail import Envelope, Mail, Recipient
+from relay.policy import MessageFacts, PolicySet, load_policies
+from relay.policy import settings as policy_settings
+from relay.policy.findings import endings
+from relay.policy.load import PolicyFolder
+from relay.sealing import Sealer
+from tests.testlib import mails
+from tests.testlib.planning import Keys, planner_of
+from tests.testlib.policy_reference import Ability
+from tests.unit.policy.test_policy import AES, ORGANISATIONS, PEERS, write
+
+SENDER = "ann@alice.example"
+CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
+
+
+def loaded(directory: Path, files: Mapping[str, str]) -> PolicySet:
+    return load_policies(write(directory, files), PEERS)
+
+
+# --- floors and groups ---------------------------------------------------------------------------------------------
+
+LEGAL = '[[floor]]\nsender = "group:legal"\nlevels = ["otp"]\n'
+FLOORS = LEGAL + '[[floor]]\nrecipient = "*@bob.example"\nsubject_tag = "[vs]"\nlevels = ["otp", "aes"]\n'
+GROUPS = 'legal = ["legal@alice.example", "*@law.alice.example"]\n'
+FILES = {
+    "default.toml": CLEAR, "bob.example.toml": 'levels = ["aes", "pqc"]\n', "floors.toml": FLOORS, "groups.toml": GROUPS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipient", "subject", "levels", "source"),
+    [
+        (SENDER, "x@bob.example", "hello", ("aes", "pqc"), "bob.example.toml"),
+        (SENDER, "x@bob.example", "[vs] plan", ("otp", "aes"), "floors.toml"),
+        (SENDER, "x@else.example", "[vs] plan", ("plaintext",), "default.toml"),
+        ("Legal+x@alice.example", "x@bob.example", "[vs]", ("otp",), "floors.toml"),
+        ("a@law.alice.example", "x@else.example", "hello", ("otp",), "floors.toml"),
+        ("", "x@bob.example", "hello", ("aes", "pqc"), "bob.example.toml"),
+    ],
+)
+def test_a_floor_raises_what_every_file_says(
+    tmp_path: Path, sender: str, recipient: str, subject: str, levels: tuple[str, ...], source: str
+) -> None:
+    policies = loaded(tmp_path, FILES)
+    content = MessageFacts(f"Subject: {subject}\r\n\r\n".encode())
+    decision = policies.decide(sender, recipient, content)
+    assert (decision.levels, Path(decision.source).name) == (levels, source)
+    explanation = policies.explain(sender, recipient, content)
+    assert explanation.decision == decision
+    assert bool(explanation.raised) == any(look.applies for look in explanation.floors) == (source == "floors.toml")
+
+
+def test_an_explanation_says_what_floors_changed_and_why_others_do_not_apply(tmp_path: Path) -> None:
+    explanation = loaded(tmp_path, FILES).explain("legal@alice.example", "x@bob.example")
+    assert [(look.rule, look.line, look.applies, look.because) for look in explanation.floors] == [
+        (1, 3, True, "raises what holds without it"),
+        (2, 7, False, "it looks into the message, and there is none"),
+    ]
+    assert explanation.as_dict()["raised_by_floors"] == ["levels: otp instead of aes, pqc"]
+
+
+def test_a_peers_domain_that_only_a_floor_seals_is_not_held_for_lack_of_a_file_of_its_own(tmp_path: Path) -> None:
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": LEGAL, "groups.toml": GROUPS})
+    assert policies.decide("legal@alice.example", "x@bob.example").levels == ("otp",)
+    with pytest.raises(PolicyHolds):
+        policies.decide(SENDER, "x@bob.example")
+
+
+def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    folder = PolicyFolder(tmp_path, PEERS)
+    versions = [folder.read().version]
+    write(tmp_path, {"groups.toml": 'legal = ["ann@*"]\n'})
+    policies = folder.read_again(["groups.toml"])
+    assert policies.decide(SENDER, "x@bob.example").levels == ("otp",)
+    versions.append(policies.version)
+    (tmp_path / "floors.toml").unlink()
+    policies = folder.read()
+    assert policies.decide(SENDER, "x@bob.example").levels == ("aes", "pqc")
+    assert len({*versions, policies.version}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("floors.toml", '[[floor]]\nlevels = ["otp"]', "floors.toml:1: floor.0: a rule needs a condition"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"', "floors.toml:1: floor.0: a rule needs a setting"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"\nlevels = ["plaintext"]', "floors.toml:1: floor.0: a floor may only"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"\nquantum = "off"', "floors.toml:1: floor.0: a floor may only"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"\nlevels = [1]\nuntil = 2030-01-01', "floors.toml:1: floor.0: a floor is"),
+        ("floors.toml", '[[floor]]\nrecipient = "y"\nlevels = [1]', "floors.toml:2: floor.0.recipient: 'y': write an"),
+        ("floors.toml", '[[floor]]\nsendr = "x@y"\nlevels = [1]', "floors.toml:2: floor.0.sendr: unknown setting; did you"),
+        ("floors.toml", '[[floor]]\nsender = "group:law"\nlevels = [1]', "floors.toml:2: no group 'law'; write it into"),
+        ("bob.example.toml", AES + '[[when]]\nsender = "group:legl"\nlevels = [1]', "bob.example.toml:3: no group 'legl'; did"),
+        ("groups.toml", 'legal = ["x"]\n', "groups.toml:1: legal: 'x': write an address"),
+        ("groups.toml", 'legal = []\n', "groups.toml:1: legal: write a text in quotes"),
+        ("groups.toml", '"a b" = "x@y"\nlegal = "x@y"\n', "groups.toml:1: a b: write a name of letters"),
+        ("bob.example.toml", AES + "until = 2030-01-01T00:00:00", "bob.example.toml:2: until: input should be a valid date"),
+        ("bob.example.toml", AES + '[[when]]\nsender = "x@y"\nuntil = 2030-01-01', "bob.example.toml:2: when.0: a rule needs a se"),
+        ("bob.example.toml", AES + 'recipient = "x@y"', "bob.example.toml:2: recipient: unknown setting"),
+    ],
+)  # fmt: skip
+def test_a_wrong_floor_group_or_end_is_named_with_file_line_and_remedy(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, {"default.toml": AES, "groups.toml": GROUPS} | {name: text})
+    assert caught.value.problems[0].removeprefix(f"{tmp_path}/").startswith(said), caught.value.problems
+
+
+# --- exceptions end ------------------------------------------------------------------------------------------------
+
+
+def test_after_its_last_day_a_file_or_rule_counts_as_if_it_were_not_there(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    over, last = today - timedelta(days=1), today
+    rule = '[[when]]\nsender = "ann@*"\nlevels = ["otp"]\nuntil = {}\n'
+    files = {
+        "default.toml": 'levels = ["otp"]\n',
+        "over.example.toml": f"{CLEAR}require = 'sealed'\nuntil = {over}\n",
+        "last.example.toml": f"{CLEAR}until = {last}\n",
+        "rules.example.toml": AES + rule.format(over) + rule.format(last).replace("otp", "pqc"),
+    }
+    policies = loaded(tmp_path, files)
+    assert policies.decide(SENDER, "x@over.example").levels == ("otp",)
+    assert policies.decide(SENDER, "x@last.example").in_clear
+    assert policies.decide(SENDER, "x@rules.example").levels == ("pqc",)
+    assert not policies.require("x@over.example").each
+    [ended] = [look for look in policies.explain(SENDER, "x@over.example").lookups if look.ended]
+    assert (ended.file, ended.exists, ended.decides) == ("over.example.toml", True, False)
+    told = [f"{Path(each.source).name}:{each.line} {each.what.partition(' on ')[0]}" for each in endings(policies)]
+    assert told == [
+        f"last.example.toml:3 this file ends in 0 days, after {last}; the rest counts then",
+        "over.example.toml:4 this file ended",
+        "rules.example.toml:5 this rule ended",
+        f"rules.example.toml:9 this rule ends in 0 days, after {last}; the rest counts then",
+    ]
+
+
+async def test_a_copy_that_waits_leaves_no_more_when_the_rule_that_wanted_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = '[[when]]\nsender = "ann@*"\nlevels = ["aes"]\nuntil = 2999-12-31\n'
+    policies = loaded(tmp_path / "policies", {"bob.example.toml": f'levels = ["otp"]\n{rule}'})
+    sealer = Sealer(planner_of(Ability(), tmp_path, compression=False), lambda: policies, cast("KeyRing", Keys({})))
+    mail = Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain())
+    [copy] = (await sealer.seal(mail)).copies
+    assert await sealer.still_permitted(mail, [copy]) == [copy]
+    monkeypatch.setattr(policy_settings, "today", lambda: date(3000, 1, 1))
+    assert await sealer.still_permitted(mail, [copy]) == []
+
+
+# --- the three organisations ---------------------------------------------------------------------------------------
+
+
+ORGANISATIONS_PEERS = {name: [f"{name}.example"] for name in ("fund", "agency", "lab", "clinic")}
+
+
+@pytest.mark.parametrize("name", sorted({organisation for organisation, _, _ in ORGANISATIONS}))
+def test_an_organisation_of_the_readme_decides_as_its_tests_say(tmp_path: Path, name: str) -> None:
+    files = {file: text for organisation, file, text in ORGANISATIONS if organisation == name}
+    folder = PolicyFolder(write(tmp_path, files), ORGANISATIONS_PEERS)
+    folder.read_tested()
+    assert len(folder.tests) >= 6
+
+
+@pytest.mark.parametrize(
+    ("name", "sender", "required"),
+    [
+        ("bank", "x@fund.example", [("sealed", "refuse")]),
+        ("bank", "news@fund.example", []),
+        ("ministry", "x@south.agency.example", [("aes", "refuse")]),
+        ("ministry", "press@agency.example", [("aes", "refuse")]),
+        ("ministry", "x@moving.agency.example", []),
+        ("hospital", "x@clinic.example", [("sealed", "quarantine")]),
+    ],
+)
+def test_an_organisation_of_the_readme_requires_what_it_says(
+    tmp_path: Path, name: str, sender: str, required: list[tuple[str, str]]
+) -> None:
+    files = {file: text for organisation, file, text in ORGANISATIONS if organisation == name}
+    policies = load_policies(write(tmp_path, files), ORGANISATIONS_PEERS)
+    assert [(*each.demand.layers, each.demand.otherwise) for each in policies.require(sender).each] == required

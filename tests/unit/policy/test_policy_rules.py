@@ -1,0 +1,408 @@
+"""Rules: what each decides for which mail, that a message only ever raises, and what is said about a wrong rule.
+Standard: tests/data/rules.toml, a table that an administrator can read, and policies/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relay import toml
+from relay.addresses import MAX_ADDRESSES
+from relay.errors import ConfigError
+from relay.policy import Decision, LevelName, MessageFacts, PolicySet, load_policies
+from relay.policy.content import MAX_PARTS
+from relay.policy.patterns import Glob
+from relay.policy.strength import NAMES, SEALING, strength
+from relay.policy.units import parse_duration
+from tests.unit.policy.test_policy import PEERS, write
+
+TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "rules.toml").read_text(encoding="utf-8"))
+DECISIONS = Path(__file__).parents[2] / "data" / "decisions.toml"
+SENDER = "ann@alice.example"
+
+
+def message(row: Mapping[str, Any]) -> bytes:
+    """The mail of a row of the table."""
+    if "raw" in row:
+        return str(row["raw"]).encode()
+    lines = [f"Subject: {row['subject'].replace('LONG', 'x' * 20_000)}"] if "subject" in row else []
+    lines += row.get("header", [])
+    body = row.get("body", "text") + "\r\n"
+    if "attachment" in row:
+        kind, _, name = row["attachment"].partition(" ")
+        lines += ["MIME-Version: 1.0", 'Content-Type: multipart/mixed; boundary="b"']
+        body = (
+            "--b\r\n\r\ntext\r\n"
+            f'--b\r\nContent-Type: {kind}\r\nContent-Disposition: attachment; filename="{name}"\r\n\r\nx\r\n--b--\r\n'
+        )
+    text = ("\r\n".join(["X: y", *lines]) + "\r\n\r\n" + body).encode()
+    octets: bytes = text.ljust(int(row.get("size", 0)), b"x")
+    return octets
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> PolicySet:
+    """The files of the table."""
+    return load_policies(write(tmp_path_factory.mktemp("rules"), TABLE["files"]), PEERS)
+
+
+@pytest.mark.parametrize("row", TABLE["decision"], ids=lambda row: row["why"])
+def test_the_table_of_rules(policies: PolicySet, row: dict[str, Any]) -> None:
+    recipient = f"x@{row['file'].removesuffix('.toml')}"
+    decision = policies.decide(row.get("from", SENDER), recipient, MessageFacts(message(row)))
+    seen = dataclasses.asdict(decision) | {"levels": list(decision.levels), "max_size": dict(decision.max_size)}
+    expected = {key: value for key, value in row.items() if key in seen}
+    assert {key: seen[key] for key in expected} == expected
+    assert Path(decision.source).name == row["file"]
+
+
+def test_the_tables_have_at_least_150_decisions() -> None:
+    with DECISIONS.open("rb") as file:
+        assert len(tomllib.load(file)["decision"]) + len(TABLE["decision"]) >= 150
+
+
+def test_a_decision_names_the_line_of_the_rules_levels(policies: PolicySet) -> None:
+    decision = policies.decide("cfo@alice.example", "x@board.example")
+    assert TABLE["files"]["board.example.toml"].splitlines()[decision.line - 1] == 'levels = ["otp", "aes"]'
+    assert policies.decide("x@lab.alice.example", "x@board.example").line == 13
+
+
+def test_without_a_message_no_rule_applies_that_looks_into_it(policies: PolicySet) -> None:
+    assert policies.decide("a@alice.example", "x@both.example").rule == 0
+    assert policies.decide("a@alice.example", "x@both.example").looks_inside
+    assert not policies.decide("a@alice.example", "x@board.example").looks_inside
+
+
+def test_an_explanation_says_of_each_rule_why_it_did_not_apply(policies: PolicySet) -> None:
+    explanation = policies.explain(SENDER, "x@tag.example", MessageFacts(b"Subject: x\r\nX-Seal-Strongly: y\r\n\r\n"))
+    assert [(look.rule, look.applies, look.because) for look in explanation.rules] == [
+        (1, False, "the subject does not have '[secret]'"),
+        (2, False, "the subject does not have '[vs-nfd]' or '[streng geheim]'"),
+        (3, False, "no header field is 'X-Classification: *secret*'"),
+        (4, True, "raises what holds without it"),
+    ]
+    assert [look.line for look in explanation.rules] == [5, 8, 12, 16]
+
+
+def test_the_reasons_name_what_is_there(policies: PolicySet) -> None:
+    because = [
+        look.because for look in policies.explain("x@alice.example", "x@size.example", MessageFacts(b"\r\nabc")).rules
+    ]
+    assert because == [
+        "the message has 5 octets, not more than 10000",
+        "the sender is not 'big@alice.example'",
+    ]
+    nothing = policies.explain(SENDER, "x@parts.example").rules
+    assert {look.because for look in nothing} == {"it looks into the message, and there is none"}
+
+
+# --- properties ----------------------------------------------------------------------------------------
+
+LEVELS = st.one_of(st.lists(st.sampled_from(SEALING), min_size=1, unique=True).map(tuple), st.just(("plaintext",)))
+QUANTUM = st.sampled_from(["off", "preferred", "required"])
+SIZES = st.sampled_from(["", "max_size = 20\n", "max_size = { otp = 20 }\n", "max_size = { aes = 20, pqc = 90 }\n"])
+CONTENTS = st.sampled_from(
+    [
+        b"Subject: [a]\r\n\r\n",
+        b"Subject: [b] [a]\r\n\r\nbody",
+        b"X-B: 1\r\n\r\n",
+        b"Subject: [b]\r\nX-B: 1\r\n\r\n" + b"x" * 100,
+        b"Content-Type: a/b; name=c\r\n\r\n",
+        b"",
+        b"x" * 60,
+    ]
+)
+CONDITIONS = [
+    'sender = "ann@*"',
+    'sender = "bob@*"',
+    'subject_tag = "[a]"',
+    'subject_tag = "[b]"',
+    'header = "X-B"',
+    "larger_than = 50",
+    'attachment_name = "c"',
+    'sender = "ann@*"\nsubject_tag = "[a]"',
+]
+
+
+@st.composite
+def policy_texts(draw: st.DrawFn) -> str:
+    """A policy file with rules; some are such that the relay refuses to load it."""
+
+    def body(levels: tuple[str, ...]) -> str:
+        priority = draw(st.sampled_from(["", 'priority = "low"\n', 'priority = "normal"\n']))
+        quantum = draw(QUANTUM)
+        quantum = "off" if levels == ("plaintext",) else quantum
+        return f'levels = {list(levels)}\nquantum = "{quantum}"\n{priority}{draw(SIZES)}'.replace("'", '"')
+
+    text = body(draw(LEVELS))
+    for condition in draw(st.lists(st.sampled_from(CONDITIONS), max_size=4)):
+        text += f"[[when]]\n{condition}\n{body(draw(LEVELS))}"
+    return text
+
+
+def what_leaves(decision: Decision, can: set[LevelName], octets: int) -> int | None:
+    """The strength of the first level that can be had, or None where the mail stays."""
+    for level in decision.levels:
+        if level in can and not decision.too_big(level, octets):
+            return strength(level)
+    return None
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    text=policy_texts(), content=CONTENTS, can=st.sets(st.sampled_from(NAMES)), sender=st.sampled_from(["ann", "bob"])
+)
+def test_no_message_can_lower_the_level(
+    tmp_path_factory: pytest.TempPathFactory, text: str, content: bytes, can: set[LevelName], sender: str
+) -> None:
+    try:
+        policies = load_policies(write(tmp_path_factory.mktemp("p"), {"bob.example.toml": text}), PEERS)
+    except ConfigError:
+        return  # a rule that plainly lowers is not loaded at all
+    with_message = policies.decide(f"{sender}@alice.example", "x@bob.example", MessageFacts(content))
+    without = policies.decide(f"{sender}@alice.example", "x@bob.example")
+    quanta = ("off", "preferred", "required")
+    assert quanta.index(with_message.quantum) >= quanta.index(without.quantum)
+    assert (with_message.priority, without.priority) != ("low", "normal")
+    assert max(map(strength, with_message.levels)) >= max(map(strength, without.levels))
+    assert min(map(strength, with_message.levels)) >= min(map(strength, without.levels))
+    leaves, would_leave = (what_leaves(each, can, len(content)) for each in (with_message, without))
+    if leaves is not None:
+        assert leaves >= (would_leave if would_leave is not None else min(map(strength, without.levels)))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=policy_texts(), content=st.none() | CONTENTS, sender=st.sampled_from(["ann@alice.example", "", "x"]))
+def test_decide_and_explain_never_differ(
+    tmp_path_factory: pytest.TempPathFactory, text: str, content: bytes | None, sender: str
+) -> None:
+    try:
+        policies = load_policies(write(tmp_path_factory.mktemp("p"), {"default.toml": text}), PEERS)
+    except ConfigError:
+        return
+    read = None if content is None else MessageFacts(content)
+    assert policies.explain(sender, "x@y.example", read).decision == policies.decide(sender, "x@y.example", read)
+
+
+HEADERS = st.sampled_from(
+    [b"Content-Type", b"Content-Disposition", b"Content-Transfer-Encoding", b"Subject", b"From", b"X", b"Received"]
+)
+VALUES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [
+            b"multipart/mixed; boundary=a",
+            b"multipart/digest; boundary*=''a",
+            b"message/rfc822",
+            b"a/b; name*0*=x''%",
+            b"=?x?b?=?=",
+            b"; Thu, 99 Foo 2026",
+            b"=?utf-8?b?!?=",
+            b"attachment; filename*=bogus'x'y",
+        ]
+    ),
+)
+LINES = st.one_of(
+    st.builds(lambda name, value: name + b": " + value.replace(b"\n", b"").replace(b"\r", b""), HEADERS, VALUES),
+    st.sampled_from([b"", b"--a", b"--a--", b"--a ", b"text"]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(lines=st.lists(LINES, max_size=25))
+def test_any_message_can_be_asked_anything(lines: list[bytes]) -> None:
+    content = MessageFacts(b"\r\n".join(lines))
+    assert len(content.parts) <= MAX_PARTS
+    assert content.unclear in (True, False)
+    assert all(address.domain for address in content.authors or ())
+    assert content.waited(datetime.now(UTC)) is None or content.waited(datetime.now(UTC)) is not None
+    assert all(isinstance(value, str) for name in ("subject", "x", "from") for value in content.values(name) or ())
+
+
+@given(pattern=st.text(alphabet="ab*", max_size=8), text=st.text(alphabet="ab", max_size=10))
+def test_a_pattern_matches_as_in_a_shell(pattern: str, text: str) -> None:
+    import fnmatch
+
+    assert Glob.of(pattern).matches(text) == fnmatch.fnmatchcase(text, pattern)
+
+
+# --- messages that shall cost time or memory -----------------------------------------------------------------
+
+
+def test_a_message_of_many_or_deep_parts_is_not_followed_to_its_end() -> None:
+    many = MessageFacts(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\n\r\n" * 100_000)
+    assert many.unclear
+    assert len(many.parts) <= MAX_PARTS
+    deep = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(100))
+    assert MessageFacts(deep).unclear
+
+
+def test_a_pattern_of_many_stars_takes_no_time() -> None:
+    assert not Glob.of("*a" * 400 + "*b").matches("a" * 1000)
+
+
+def test_the_time_waited_is_that_since_the_topmost_received_field() -> None:
+    now = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
+    received = b"Received: from a by b;\r\n\tWed, 25 Nov 2026 12:30:00 +0100\r\nReceived: x; Tue, 1 Jan 2019 00:00:00 +0000\r\n"
+    assert MessageFacts(received + b"\r\n").waited(now) == 1800
+    assert MessageFacts(b"Date: Tue, 1 Jan 2019 00:00:00 +0000\r\n\r\n").waited(now) is None
+    assert MessageFacts(b"Received: no date\r\n\r\n").waited(now) is None
+    assert MessageFacts(b"Received: x; Wed, 25 Nov 2026 12:30:00 +0000\r\n\r\n").waited(now) == 0
+
+
+def test_authors_are_those_of_all_from_fields_folded() -> None:
+    header = (
+        b'From: "ceo@bob.example" <x@list.example>, (a@b) Ann\r\n <Ann@Alice.example>\r\nFROM : second@bob.example\r\n'
+    )
+    content = MessageFacts(header + b"Sender: Boss <boss@[192.0.2.1]>\r\n\r\n")
+    assert content.authors == (("ann", "alice.example"), ("second", "bob.example"), ("x", "list.example"))
+    assert content.senders == (("boss", "[192.0.2.1]"),)
+    assert MessageFacts(b"Subject: x\r\n\r\n").authors == ()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"From: Ann", b"From:", b"From: a@b_c!d", b"From: a@b.example\r\nFrom: Ann", b"From: a@b.example\r\n" * 500],
+)
+def test_authors_in_doubt_are_not_guessed(field: bytes) -> None:
+    assert MessageFacts(field + b"\r\n\r\n").authors is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30 min", 1800), ("4h", 14400), ("2 d", 172800), (90, 90)])
+def test_times_are_read_as_people_write_them(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+# --- wrong rules ---------------------------------------------------------------------------------------------
+
+RULE = 'levels = ["aes"]\n[[when]]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (RULE + 'levels = ["otp"]', ":2: when.0: a rule needs a condition: sender, subject_tag, header,"),
+        (RULE + 'sender = "a@b.example"', ":2: when.0: a rule needs a setting that it changes, for instance levels"),
+        (RULE + 'sendr = "a@b"\nlevels = [1]', ":3: when.0.sendr: unknown setting; did you mean 'sender'?"),
+        (RULE + 'sender = "bob.example"\nlevels = [1]', ':3: when.0.sender: \'bob.example\': write an address, "*@'),
+        (RULE + 'sender = []\nlevels = [1]', ":3: when.0.sender: write a text in quotes, or a list of them"),
+        (RULE + 'sender = "x@a b"\nlevels = [1]', ":3: when.0.sender: 'a b' is not a mail domain"),
+        (RULE + 'header = "X Y: z"\nlevels = [1]', ":3: when.0.header: 'X Y: z': write a field name"),
+        (RULE + 'attachment_type = "pdf"\nlevels = [1]', ":3: when.0.attachment_type: 'pdf': write a MIME type"),
+        (RULE + 'larger_than = "big"\nlevels = [1]', ":3: when.0.larger_than: write a size such as"),
+        (RULE + "larger_than = 9\nsmaller_than = 10\nlevels = [1]", ":2: when.0: no message is larger_than and"),
+        (RULE + 'subject_tag = "[x]"\nlevels = ["pqc"]', ":4: when.0.levels: a rule that looks into the message may"),
+        (RULE + 'subject_tag = "[x]"\nlevels = ["plaintext"]', ':2: when.0: a rule that looks into the message may only'),
+        (RULE + 'subject_tag = "[x]"\nquantum = "off"', ":4: when.0.quantum: a rule that looks into the message may"),
+        (RULE + 'subject_tag = "[x]"\npriority = "low"', ":4: when.0.priority: a rule that looks into the message may"),
+        (RULE + 'subject_tag = "[x]"\nmax_size = 5', ":4: when.0.max_size: a rule that looks into the message may"),
+        (RULE + 'sender = "a@b"\npeer = "bob"', ":4: when.0.peer: unknown setting; "),
+        ('levels = ["aes"]\nmax_size = { opt = 5 }', ":2: max_size: 'opt' is not a level; did you mean 'otp'?"),
+        ('levels = ["aes"]\nmax_size = { aes = 0 }', ":2: max_size: aes: write a size such as"),
+        ('levels = ["aes"]\nmax_size = { plaintext = 1 }', ":2: max_size: a size for plaintext decides nothing"),
+        ('levels = ["aes"]\nhold_for = "5 weeks"', ':2: hold_for: write a time such as "30 min", "4 h" or "2 d"'),
+        ('levels = ["aes"]\nhold_for = "31 d"', ":2: hold_for: write a time such as"),
+        ('levels = ["aes"]\npriority = "urgent"', ":2: priority: input should be 'low' or 'normal'"),
+        ('levels = ["aes"]\nkem = "ML-KEM-512"', ":2: kem: 'ML-KEM-512' is not a KEM that is known here; did you mean 'ml-kem-1024'?"),
+        ('levels = ["aes"]\nsign = "none"', ":2: sign: input should be 'ML-DSA-87'"),
+        ('levels = ["aes"]\nrequire = "plaintext"', ':2: require: "plaintext" requires nothing; leave the setting out'),
+        ('levels = ["aes"]\nrequire = ["aes", "plaintext"]', ':2: require: "plaintext" requires nothing; leave'),
+        ('levels = ["aes"]\nrequire = []', ":2: require: write what must all be there, for instance"),
+        ('levels = ["aes"]\nrequire = ["aes", 2]', ":2: require: one of them is listed twice; leave one out"),
+        ('levels = ["aes"]\nrequire = ["pqs"]', ":2: require: 'pqs' is not a level; did you mean 'pqc'?"),
+        ('levels = ["aes"]\nrequire = ""\nunprotected = "mark"', ":2: require: '' is not a level; known: otp, aes,"),
+        ('levels = ["aes"]\nunprotected = "mark"', ":2: unprotected: without `require` nothing is unprotected"),
+        (
+            'levels = ["aes"]\nrequire = "aes"\nunprotected = "drop"',
+            ":3: unprotected: input should be 'refuse', 'quarantine' or 'mark'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_rule_is_named_with_file_line_and_remedy(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_policies(write(tmp_path, {"bob.example.toml": text}), PEERS)
+    [heard] = caught.value.problems
+    assert heard.removeprefix(f"{tmp_path}/").startswith(f"bob.example.toml{said}"), heard
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'levels = [1]\n[[when]]\nsender = "a@b"\nlevels = [2]\n[[when]] # x\nsender = "c@d"\notherwise = "hold"\n',
+        '# levels = [1]\n  levels = [1]\nwhen = [{ sender = "a@b", levels = [2] }]\n',
+        'levels = [1]\n[["when"]]\nsender = "a@b"\n"levels" = [2]\n',
+        "levels = [1]\r\n\r\n[[when]]\r\nsender = 'a@b'\r\nlevels = [2]\r\n",
+        '"levels" = [\n 1,\n]\n[[ when ]]\nsender = """\na@b"""\nlevels = [2]\n',
+        'levels = [\n1\n]\n[[when]]\nlevels = [1]\nsubject_tag = "x\\n[[when]]"\nsender = "a@b"\n',
+    ],
+)
+def test_lines_are_those_that_a_toml_reader_finds(tmp_path: Path, text: str) -> None:
+    text = text.replace("\na@b'''", "a@b'''").replace('\na@b"""', 'a@b"""')
+    file = load_policies(write(tmp_path, {"default.toml": text}), PEERS).files["default.toml"]
+    assert file.line == toml.line_of(text, ("levels",))
+    expected = [toml.line_of(text, ("when", number, "levels")) for number in range(len(file.policy.when))]
+    assert list(file.rule_lines) == expected
+
+
+def test_a_thousand_rules_load_in_no_time_and_more_are_refused(tmp_path: Path) -> None:
+    rule = '[[when]]\nsender = "a@b"\nlevels = [2]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": "levels = [1]\n" + rule * 1000}), PEERS)
+    assert policies.decide("x@y", "x@y").rule == 0
+    with pytest.raises(ConfigError, match="1000 items"):
+        load_policies(write(tmp_path, {"default.toml": "levels = [1]\n" + rule * 1001}), PEERS)
+
+
+HOSTILE = {
+    "encoded words": b"Subject: " + b"=?utf-8?q?b?= " * 100_000 + b"\r\n\r\n",
+    "many subjects": b"Subject: =?utf-8?q?b?=\r\n" * 15_000 + b"\r\n",
+    "parentheses in From": b"From: " + b"(" * 1_000_000 + b"\r\n\r\n",
+    "quotes in From": b"From: " + b'"\\' * 500_000 + b"\r\n\r\n",
+    "one long author": b"From: " + b"a" * 1_000_000 + b"@b\r\n\r\n",
+    "lines like a boundary": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"\r\n--bx" * 2_000_000,
+    "boundaries in boundaries": b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (depth, depth) for depth in range(8)
+    )
+    + b"\r\n-" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_no_message_takes_long(name: str) -> None:
+    content = MessageFacts(HOSTILE[name])
+    began = time.process_time()
+    content.read()
+    assert len(content.authors or ()) <= 1
+    assert content.values("subject") is None or len(content.values("subject") or ()) <= 1
+    content.waited(datetime.now(UTC))
+    assert time.process_time() - began < 2.0  # some hundredths here; what is not linear takes minutes
+
+
+def test_of_more_authors_than_anybody_has_nobody_is_guessed() -> None:
+    many = (b"a%d@b.example" % number for number in range(MAX_ADDRESSES + 1))
+    assert MessageFacts(b"".join(b"From: %s\r\n" % each for each in many) + b"\r\n").authors is None
+
+
+@pytest.mark.parametrize("name", [b"From", b"Sender"])
+def test_marks_that_could_be_put_in_order_for_seconds_are_not_looked_at(name: bytes) -> None:
+    content = MessageFacts(name + b": a@" + "\u0315\u0300".encode() * 250_000 + b".example\r\n\r\n")
+    began = time.process_time()
+    assert None in (content.authors, content.senders)
+    assert time.process_time() - began < 0.1
+
+
+def test_more_fields_of_one_name_than_are_looked_at_count_as_matching(tmp_path: Path) -> None:
+    text = 'levels = ["pqc"]\n[[when]]\nheader = "X-Secret: yes"\nlevels = ["aes"]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": text}), PEERS)
+    few, many = (MessageFacts(b"X-Secret: no\r\n" * number + b"\r\n") for number in (20, 21))
+    assert policies.decide(SENDER, "x@y.example", few).levels == ("pqc",)
+    assert policies.decide(SENDER, "x@y.example", many).levels == ("aes",)

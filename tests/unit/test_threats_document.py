@@ -1,0 +1,37 @@
+"""relay/THREATS.md and tests/integration/attacks/README.md name tests that are there.
+Standard: a promise without a test is none; a test that was renamed takes its promise along.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("relay/THREATS.md", "tests/integration/attacks/README.md")
+
+
+def _named(document: str) -> list[tuple[str, str]]:
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / document).read_text())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_test_that_is_named_is_there(document: str) -> None:
+    named = _named(document)
+    assert len(named) > 10
+    for file, test in named:
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_every_promise_names_a_test() -> None:
+    promises = (ROOT / "relay/THREATS.md").read_text().partition("## Promises")[2].partition("### Against the thief")[0]
+    for promise in re.split(r"^\* ", promises, flags=re.MULTILINE)[1:]:
+        assert "`tests/" in promise, promise.splitlines()[0]
+
+
+def test_every_attack_has_its_row() -> None:
+    text = (ROOT / "tests/integration/attacks/README.md").read_text()
+    for file in sorted((ROOT / "tests/integration/attacks").glob("test_*.py")):
+        assert f"tests/integration/attacks/{file.name}::" in text, file.name
