@@ -33,6 +33,8 @@ WAIT_S = 5.0
 """So long one that starts waits for another that ends."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
+LOCKS_READ = 5
+"""So often it is read: while other locks come and go, one reading may leave some out."""
 
 # In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
@@ -171,10 +173,11 @@ def _locked(database: Path) -> int | None:
 
 def _holder(database: Path) -> str:
     """The number of the process that serves, for people; "unknown" where the system does not tell."""
-    try:
+    with suppress(OSError):
         inode = database.stat().st_ino
-        locks = [line.split() for line in _LOCKS.read_text().splitlines()]
-    except OSError:
-        return "unknown"
-    found = [lock[4] for lock in locks if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{inode}")]
-    return found[0] if found else "unknown"
+        for _ in range(LOCKS_READ):
+            locks = [line.split() for line in _LOCKS.read_text().splitlines()]
+            for lock in locks:
+                if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{inode}"):
+                    return lock[4]
+    return "unknown"

@@ -8,7 +8,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,23 +27,20 @@ from tests.testlib.wire import Wire
 pytestmark = requires_dovecot
 
 
-async def test_a_sealed_message_is_readable_within_a_second_of_arriving(
+async def test_a_sealed_message_is_opened_when_it_arrives_long_before_the_folder_is_polled(
     alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
     sealed = await alice.seal(original("first"))
     async with AsyncExitStack() as stack:
         wire = await stack.enter_async_context(IMAPWire(server))
-        bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
+        bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca, "poll = 3600"))
         await stack.enter_async_context(app.running(bob.config))
         await wire.passed("IDLE", 1)
-        begin = time.monotonic()
         await asyncio.to_thread(server.deliver, sealed)
         [put_away] = await server.until(1, "Sealed")
         [found] = server.messages()
-        took = time.monotonic() - begin
     assert opened([found]) == [original("first")]
     assert put_away.endswith(sealed)
-    assert took < 1, took
 
 
 @pytest.mark.parametrize("table", ["idle = false\npoll = 0.1", 'tls = "starttls"'], ids=["by polling", "by STARTTLS"])
