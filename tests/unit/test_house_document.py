@@ -1,0 +1,51 @@
+"""relay/README.md is a map: every place on it is there, and every name on it is where the map says.
+A method that moves or is called otherwise has to move on the map too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import relay
+
+RELAY = Path(relay.__file__).parent
+MAP = (RELAY / "README.md").read_text()
+LINKS = sorted(set(re.findall(r"\]\(([^)#:]+)\)", MAP)))
+METHODS = sorted(set(re.findall(r"`([A-Z]\w+\.\w+)`", MAP)))
+
+
+def classes() -> dict[str, set[str]]:
+    """The methods of each class in relay/, those that it has from another class there included."""
+    found: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
+    for file in RELAY.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+                found.setdefault(node.name, set()).update(methods)
+                bases.setdefault(node.name, []).extend(each.id for each in node.bases if isinstance(each, ast.Name))
+    for name, known in bases.items():
+        for base in known:
+            found[name] |= found.get(base, set())
+    return found
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_each_place_on_the_map_is_there(link: str) -> None:
+    assert (RELAY / link).exists()
+
+
+def test_each_method_on_the_map_is_there() -> None:
+    known = classes()
+    assert len(METHODS) >= 20
+    assert [each for each in METHODS if each.split(".")[1] not in known.get(each.split(".")[0], ())] == []
+
+
+def test_a_message_out_a_message_in_and_a_key_take_ten_steps_each() -> None:
+    for title in ("A message out", "A message in", "A key"):
+        part = MAP.split(f"## {title}, in ten steps\n")[1].split("\n## ")[0]
+        assert re.findall(r"^(\d+)\. ", part, re.MULTILINE) == [str(number) for number in range(1, 11)]
