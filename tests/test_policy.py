@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from relay.errors import ConfigError, PolicyHolds, RelayError
 from relay.policy import Decision, LevelName, Policy, PolicySet, load_policies
 from relay.policy import walk as policy_walk
+from relay.policy.load import PolicyFolder
 from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
 
 POLICIES = Path(__file__).parent.parent / "policies"
@@ -472,10 +473,10 @@ def test_a_pipe_is_an_error_and_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"default.toml": AES})
 
-    def no_permission(self: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def no_permission(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "open", no_permission)
+    monkeypatch.setattr(os, "open", no_permission)
     assert faults(tmp_path) == ["default.toml: cannot be read: Permission denied"]
 
 
@@ -648,8 +649,8 @@ def test_the_working_set_seals_for_the_other_site_at_both(site: str, other: str)
 
 def test_every_example_of_the_readme_loads(tmp_path: Path) -> None:
     assert README.count("```toml") == len(EXAMPLES) + len(ORGANISATIONS)
-    policies = load_policies(write(tmp_path, EXAMPLES), PEERS)
-    assert set(policies.files) == set(EXAMPLES) - {"floors.toml", "groups.toml"}
+    policies = PolicyFolder(write(tmp_path, EXAMPLES), PEERS).read_tested()
+    assert set(policies.files) == set(EXAMPLES) - {"floors.toml", "groups.toml", "tests.toml"}
     assert policies.floors
     assert policies.groups
 

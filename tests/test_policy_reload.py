@@ -5,12 +5,15 @@ Standard: waiting is for the new set or a counter, never for a time.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -20,12 +23,14 @@ from relay import app
 from relay.config import Address
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from relay.policy import load_policies
-from relay.policy import watch as policy_watch
+from relay.policy import PolicySet, load_policies
+from relay.policy import reload as policy_reload
+from relay.policy.inotify import Inotify
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
-from relay.policy.watch import changed_names
+from relay.policy.walk import FileText, read_file
+from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from tests.test_policy import AES, PEERS, write
 from tests.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -35,6 +40,13 @@ from tests.testlib.submit import submit
 
 PQC = 'levels = ["pqc"]\n'
 BROKEN = "levels = [\n"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less quiet than administrators get is enough for files that a test writes at once."""
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.1)
+    monkeypatch.setattr(policy_reload, "GONE_QUIET_S", 0.5)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -154,23 +166,33 @@ async def test_being_told_to_read_again_reads_what_no_watch_can_see(tmp_path: Pa
         await until(lambda: levels(policies, "x@y.example") == ("pqc",))
 
 
-async def test_where_the_kernel_can_watch_no_more_files_are_looked_at_again_and_again(
+async def test_where_the_kernel_can_watch_no_more_files_are_looked_at_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: LogCapture
 ) -> None:
-    def too_many(*_: object, **__: object) -> None:
-        raise RuntimeError("OS file watch limit reached")
+    add = Inotify.add
+    limited = True
 
-    monkeypatch.setattr(policy_watch, "awatch", too_many)
-    monkeypatch.setattr(policy_watch, "RETRY_S", 0.02)
+    def limited_add(self: Inotify, directory: Path | str) -> int:
+        if limited:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(self, directory)
+
+    def said(event: str) -> list[str]:
+        return [entry.get("hint", "") for entry in log.entries if entry["event"] == event]
+
+    monkeypatch.setattr(Inotify, "add", limited_add)
+    monkeypatch.setattr(policy_reload, "UNWATCHED_S", 0.02)
     write(tmp_path, {"default.toml": AES})
     async with watched(tmp_path) as policies:
         write(tmp_path, {"default.toml": PQC})
         await until(lambda: levels(policies) == ("pqc",))
         write(tmp_path, {"default.toml": AES})
         await until(lambda: levels(policies) == ("aes",))
-    assert [entry["cause"] for entry in log.entries if entry["event"] == "policies_not_watched"] == [
-        "OS file watch limit reached"
-    ]
+        assert said("policies_not_watched") == ["raise fs.inotify.max_user_watches"]
+        limited = False
+        await until(lambda: bool(said("policies_watched_again")))
+        write(tmp_path, {"default.toml": PQC})
+        await until(lambda: levels(policies) == ("pqc",))
 
 
 def test_without_a_watch_reading_again_is_at_once(tmp_path: Path) -> None:
@@ -212,40 +234,140 @@ def test_what_is_read_again_is_as_if_all_had_been_read(tmp_path: Path) -> None:
             assert all(again.files[name].policy == file.policy for name, file in fresh.files.items())
 
 
+@pytest.fixture
+def looking(tmp_path: Path) -> Iterator[DirectoryWatch]:
+    """A watch that has been set up on a few files."""
+    write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES, "README.md": ""})
+    watch = DirectoryWatch(tmp_path)
+    assert watch.look() == EVERYTHING
+    assert watch.look() == Changes()
+    yield watch
+    watch.close()
+
+
+def of(*names: str, directories: Collection[str] = ()) -> Changes:
+    return Changes(frozenset(names), frozenset(directories))
+
+
 @pytest.mark.parametrize(
-    ("paths", "expected"),
+    ("edit", "told"),
     [
-        (["default.toml", "bob.example/x.toml"], {"default.toml", "bob.example/x.toml"}),
-        ([".x.swp", "README.md", "4913", "default.toml~", ".git/index", "bob.example/.x", "a/b/c.toml"], set()),
-        (["bob.example"], None),
-        (["..data"], None),
-        (["bob.example.TOML"], None),
-        (["."], None),
+        (lambda top: write(top, {"default.toml": PQC, "bob.example/x.toml": PQC}), of("default.toml", "bob.example/x.toml")),
+        (lambda top: (top / "default.toml").unlink(), of("default.toml")),
+        (lambda top: (top / "README.md").rename(top / "a.example.toml"), of("a.example.toml")),
+        (lambda top: write(top, {".x.swp": "", "README.md": "x", "4913": "", "default.toml~": "", "bob.example/.x": ""}), of()),
+        (lambda top: write(top, {".git/index": "", ".git/x.toml": ""}), of()),
+        (lambda top: write(top, {"c.example/y.toml": AES}), of(directories=["c.example"])),
+        (lambda top: write(top, {"bob.example/deep/y.toml": AES}), of(directories=["bob.example"])),
+        (lambda top: write(top, {"bob.example/Y.TOML": AES}), of(directories=["bob.example"])),
+        (lambda top: (top / "bob.example").rename(top / ".away"), of(directories=["bob.example"])),
+        (lambda top: (top / "c.example").symlink_to("bob.example"), of(directories=["c.example"])),
+        (lambda top: write(top, {"Default.TOML": AES}), EVERYTHING),
+        (lambda top: (top / "..data").symlink_to("bob.example"), EVERYTHING),
+        (lambda top: shutil.rmtree(top), EVERYTHING),
     ],
-)
-def test_what_a_changed_path_means(tmp_path: Path, paths: list[str], expected: set[str] | None) -> None:
-    assert changed_names(tmp_path, [tmp_path / path for path in paths], ["bob.example/x.toml"]) == expected
+)  # fmt: skip
+def test_what_an_edit_means(
+    looking: DirectoryWatch, tmp_path: Path, edit: Callable[[Path], object], told: Changes
+) -> None:
+    edit(tmp_path)
+    assert looking.look() == told
 
 
-async def test_a_file_edited_without_pause_is_taken_up_and_nothing_piles_up(tmp_path: Path) -> None:
+def test_a_directory_that_has_just_appeared_or_was_replaced_is_watched_too(
+    looking: DirectoryWatch, tmp_path: Path
+) -> None:
+    write(tmp_path, {"c.example/y.toml": AES})
+    shutil.rmtree(tmp_path / "bob.example")
+    write(tmp_path, {"bob.example/x.toml": AES})
+    looking.look()
+    write(tmp_path, {"c.example/z.toml": AES, "bob.example/x.toml": PQC})
+    assert looking.look() == of("c.example/z.toml", "bob.example/x.toml")
+
+
+def test_where_the_kernel_has_lost_events_everything_is_looked_at(
+    looking: DirectoryWatch, tmp_path: Path, log: LogCapture
+) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 100_000:
+        pytest.skip("it would take long to lose an event here")
+    with (tmp_path / "default.toml").open("a") as one, (tmp_path / "bob.example" / "x.toml").open("a") as other:
+        for _ in range(limit // 2 + 1):
+            for file in (one, other):  # the same twice would be one event
+                file.write(" ")
+                file.flush()
+    (tmp_path / "bob.example.toml").write_text(AES)
+    assert looking.look() == EVERYTHING
+    assert [entry["event"] for entry in log.entries] == ["policy_changes_lost"]
+    (tmp_path / "bob.example.toml").write_text(PQC)
+    assert looking.look() == of("bob.example.toml")
+
+
+def test_files_that_somebody_is_writing_are_known_until_they_are_closed(
+    looking: DirectoryWatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "default.toml").open("a") as file:
+        file.write(" ")
+        file.flush()
+        looking.look()
+        assert looking.written == {"default.toml"}
+    looking.look()
+    assert looking.written == set()
+
+
+async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sed -i` does it: each file by a temporary one beside it."""
+    files = {f"bob.example/p{number}.toml": AES for number in range(300)}
+    write(tmp_path, {"default.toml": AES} | files)
+    read: list[str] = []
+    threads = set()
+
+    def counted(directory: str, name: str) -> FileText:
+        read.append(name)
+        threads.add(threading.current_thread())
+        return read_file(directory, name)
+
+    def looked(self: DirectoryWatch, *rest: Any, **named: Any) -> Changes:
+        threads.add(threading.current_thread())
+        return look(self, *rest, **named)
+
+    look = DirectoryWatch.look
+    monkeypatch.setattr(DirectoryWatch, "look", looked)
+    async with watched(tmp_path) as policies:
+        write(tmp_path, {"carol.example.toml": AES})
+        await until(lambda: count(policies, "loaded") == 1)
+        monkeypatch.setattr("relay.policy.load.read_file", counted)
+        edited = sorted(files)[:200]
+        for name in edited:
+            (tmp_path / "bob.example" / "sedAbCdEf").write_text(PQC)
+            (tmp_path / "bob.example" / "sedAbCdEf").replace(tmp_path / name)
+        await until(lambda: all(levels(policies, f"{name[12:-5]}@bob.example") == ("pqc",) for name in edited))
+    assert sorted(read) == edited
+    assert {thread.name for thread in threads} == {"policy watch"}
+
+
+async def test_files_edited_without_pause_come_into_force_once_and_as_a_whole(tmp_path: Path) -> None:
     write(tmp_path, {"default.toml": AES})
     async with watched(tmp_path) as policies:
-        await until(lambda: count(policies, "loaded") == 0)
 
         def edit() -> None:
-            for number in range(3000):
+            for number in range(300):
                 write(tmp_path, {"default.toml": AES + f"# {number}\n", "bob.example.toml": AES})
             write(tmp_path, {"default.toml": PQC, "bob.example.toml": PQC})
 
         await asyncio.to_thread(edit)
         await until(lambda: levels(policies) == ("pqc",) and not policies.problems)
-        assert count(policies, "loaded") < 200
+        assert count(policies, "loaded") < 10
 
 
 async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_none(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1,000 mails, an edit about every 100 ms (by writing, by renaming, by swapping a link), one in three broken."""
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.02)
+    monkeypatch.setattr(policy_reload, "GATHER_S", 0.01)
     releases = tmp_path / "alice" / "releases"
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={},
@@ -323,3 +445,97 @@ async def test_sighup_reads_the_policies_again(
         await until(lambda: any(entry["event"] == "policies_loaded" for entry in log.entries))
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     assert any(entry["event"] == "sent_in_clear" for entry in log.entries)
+
+
+# --- what ends no watch, and what is no whole set ---------------------------------------------------------------
+
+
+async def test_no_edit_ends_the_watch_neither_a_link_to_itself_nor_a_directory_that_is_gone_for_a_while(
+    tmp_path: Path,
+) -> None:
+    directory = write(tmp_path / "one", {"default.toml": AES})
+    link = tmp_path / "policies"
+    link.symlink_to("one")
+    async with watched(link) as policies:
+        for number, break_it in enumerate(["itself", "nowhere", "one/default.toml"], 1):
+            link.unlink()
+            link.symlink_to("policies" if break_it == "itself" else break_it)
+            await until(lambda: bool(policies.problems))
+            assert levels(policies) == ("aes",)
+            link.unlink()
+            link.symlink_to("one")
+            write(directory, {"default.toml": PQC + f"# {number}\n", "bob.example.toml": PQC})
+            await until(lambda: levels(policies) == ("pqc",))
+            write(directory, {"default.toml": AES, "bob.example.toml": AES})
+            await until(lambda: levels(policies) == ("aes",))
+
+
+async def test_a_file_that_is_half_written_is_never_in_force_however_long_the_writer_takes(
+    tmp_path: Path, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_reload, "LOUD_S", 0.0)
+    rule = '[[when]]\nsender = "*@board.alice.example"\nlevels = ["otp"]\n'
+    write(tmp_path, {"default.toml": AES + rule})
+    seen = set()
+
+    def board() -> tuple[str, ...]:
+        seen.add(policies().decide("a@board.alice.example", "x@bob.example").levels)
+        return policies().decide("a@board.alice.example", "x@bob.example").levels
+
+    def waits() -> bool:
+        board()
+        return any(entry["event"] == "policies_not_quiet" and entry["open_for_writing"] for entry in log.entries)
+
+    async with watched(tmp_path) as policies:
+        write(tmp_path, {"carol.example.toml": AES})
+        await until(lambda: count(policies, "loaded") == 1)
+        with (tmp_path / "default.toml").open("w") as file:
+            file.write(AES)
+            file.flush()
+            await until(lambda: waits() or len(seen) > 1)
+            file.write("# half\n")
+            file.flush()
+            await until(lambda: waits() or len(seen) > 1)
+            file.write(rule.replace("otp", "pqc"))
+        await until(lambda: board() == ("pqc",))
+    assert seen == {("otp",), ("pqc",)}
+
+
+async def test_files_behind_links_that_lead_elsewhere_count_without_being_asked_for(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"x.toml": AES, "domain/y.toml": AES, "other/y.toml": PQC})
+    directory = write(tmp_path / "policies", {"bob.example.toml": AES})
+    (directory / "default.toml").symlink_to(elsewhere / "x.toml")
+    (elsewhere / "hop").symlink_to("domain")
+    (directory / "bob.example").symlink_to(elsewhere / "hop")
+    async with watched(directory) as policies:
+        (elsewhere / "x.toml").write_text(PQC)
+        await until(lambda: levels(policies, "x@y.example") == ("pqc",))
+        (elsewhere / "domain" / "y.toml").write_text('levels = ["otp"]\n')
+        await until(lambda: levels(policies, "y@bob.example") == ("otp",))
+        (elsewhere / "new").symlink_to("other")
+        (elsewhere / "new").replace(elsewhere / "hop")
+        await until(lambda: levels(policies, "y@bob.example") == ("pqc",))
+        (elsewhere / "other" / "y.toml").write_text(AES)
+        await until(lambda: levels(policies, "y@bob.example") == ("aes",))
+
+
+async def test_after_anything_unforeseen_edits_count_again(
+    tmp_path: Path, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"default.toml": AES})
+    read_again = PolicyFolder.read_again
+    failing = True
+
+    def unforeseen(self: PolicyFolder, names: Collection[str]) -> PolicySet:
+        if failing:
+            raise RuntimeError("unforeseen")
+        return read_again(self, names)
+
+    monkeypatch.setattr(policy_reload, "UNWATCHED_S", 0.02)
+    async with watched(tmp_path) as policies:
+        monkeypatch.setattr(PolicyFolder, "read_again", unforeseen)
+        write(tmp_path, {"default.toml": PQC})
+        await until(lambda: any("unforeseen" in entry.get("cause", "") for entry in log.entries))
+        assert levels(policies) == ("aes",)
+        failing = False
+        await until(lambda: levels(policies) == ("pqc",))

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
-from relay.policy import MessageFacts, load_policies
+from relay.policy import MessageFacts, PolicySet, load_policies
+from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
-from relay.policy.reload import GONE_QUIET_S, PoliciesInForce
-from relay.policy.watch import EVERYTHING, NOTHING, Changes
+from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
+from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
 from tests.test_policy import AES, PEERS, write
 from tests.test_policy_cli import Run
 from tests.test_policy_cli import log_as_before as log_as_before  # a fixture
@@ -29,6 +30,7 @@ from tests.test_policy_reload import levels, until, watched
 from tests.test_refusals import log as log  # a fixture
 
 CLEAR = 'levels = ["plaintext"]\n'
+PQC = 'levels = ["pqc"]\n'
 BY_SENDER = AES + '[[when]]\nsender = "*@alice.example"\nlevels = ["plaintext"]\n'
 RAISING = CLEAR + '[[when]]\nsubject_tag = "[secret]"\nlevels = ["aes"]\n'
 
@@ -50,6 +52,12 @@ def clock() -> Clock:
 
 def in_force(directory: Path, clock: Callable[[], float]) -> PoliciesInForce:
     return PoliciesInForce(directory, PEERS, PolicyMetrics(CollectorRegistry()), clock)
+
+
+def follow(policies: PoliciesInForce, changes: Changes) -> None:
+    """As the watch does it, which looks again and again."""
+    policies.note(changes)
+    policies.settle()
 
 
 # --- a peer's domain and plaintext ------------------------------------------------------------------------
@@ -122,14 +130,14 @@ def test_a_file_that_vanishes_is_in_force_until_nothing_has_changed_for_a_while(
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES + 'peer = "bob"'}), clock)
     (tmp_path / "hosted.example.toml").unlink()
-    policies.follow(Changes(frozenset({"hosted.example.toml"})))
+    follow(policies, Changes(frozenset({"hosted.example.toml"})))
     assert levels(policies, "x@hosted.example") == ("aes",)
     clock.now += GONE_QUIET_S - 0.1
-    policies.follow(NOTHING)
+    follow(policies, NOTHING)
     assert levels(policies, "x@hosted.example") == ("aes",)
     assert not [entry for entry in log.entries if entry["event"] == "policy_file_gone"]
     clock.now += 0.2
-    policies.follow(NOTHING)
+    follow(policies, NOTHING)
     assert levels(policies, "x@hosted.example") == ("plaintext",)
     [gone] = [entry for entry in log.entries if entry["event"] == "policy_file_gone"]
     assert (gone["files"], gone["log_level"]) == (["hosted.example.toml"], "warning")
@@ -140,12 +148,14 @@ def test_every_change_in_the_directory_begins_the_quiet_anew(tmp_path: Path, clo
     (tmp_path / "hosted.example.toml").unlink()
     for number in range(20):
         write(tmp_path, {"default.toml": f"{CLEAR}# {number}\n"})
-        policies.follow(Changes(frozenset({"default.toml", "hosted.example.toml"} if not number else {"default.toml"})))
+        follow(
+            policies, Changes(frozenset({"default.toml", "hosted.example.toml"} if not number else {"default.toml"}))
+        )
         clock.now += GONE_QUIET_S * 0.9
-        policies.follow(NOTHING)
+        follow(policies, NOTHING)
         assert levels(policies, "x@hosted.example") == ("aes",)
     clock.now += GONE_QUIET_S
-    policies.follow(NOTHING)
+    follow(policies, NOTHING)
     assert levels(policies, "x@hosted.example") == ("plaintext",)
 
 
@@ -155,10 +165,13 @@ def test_while_a_file_is_missing_the_whole_set_from_before_is_in_force(tmp_path:
     before = policies().version
     (tmp_path / "bob.example.toml").unlink()
     write(tmp_path, {"default.toml": CLEAR, "bob.example/x.toml": AES})
-    policies.follow(EVERYTHING)
+    follow(policies, EVERYTHING)
     assert policies().version == before
     write(tmp_path, {"bob.example.toml": AES})
-    policies.follow(Changes(frozenset({"bob.example.toml"})))
+    follow(policies, Changes(frozenset({"bob.example.toml"})))
+    assert policies().version == before
+    clock.now += QUIET_S * 1.1
+    follow(policies, NOTHING)
     assert (len(policies().files), levels(policies, "x@y.example")) == (3, ("plaintext",))
 
 
@@ -167,21 +180,23 @@ def test_a_file_that_is_back_after_the_quiet_but_before_it_was_noticed_is_not_go
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES}), clock)
     (tmp_path / "hosted.example.toml").unlink()
-    policies.follow(EVERYTHING)
+    follow(policies, EVERYTHING)
     write(tmp_path, {"hosted.example.toml": 'levels = ["pqc"]\n'})
     clock.now += GONE_QUIET_S + 1
-    policies.follow(NOTHING)
+    follow(policies, NOTHING)
+    assert levels(policies, "x@hosted.example") == ("aes",)
+    clock.now += QUIET_S * 1.1
+    follow(policies, NOTHING)
     assert levels(policies, "x@hosted.example") == ("pqc",)
 
 
 def test_where_no_changes_are_told_a_file_is_gone_when_it_was_missed_twice(tmp_path: Path, clock: Clock) -> None:
     policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES}), clock)
     (tmp_path / "hosted.example.toml").unlink()
-    looked = EVERYTHING._replace(happened=False)
-    policies.follow(looked)
+    follow(policies, EVERYTHING)
     clock.now += GONE_QUIET_S + 0.1
     assert levels(policies, "x@hosted.example") == ("aes",)
-    policies.follow(looked)
+    follow(policies, EVERYTHING)
     assert levels(policies, "x@hosted.example") == ("plaintext",)
 
 
@@ -296,10 +311,12 @@ def test_replacing_a_file_in_any_way_never_lets_mail_out_in_clear(
     for number, text in enumerate(["pqc", "aes", "pqc"]):
         for step, _ in enumerate(way(directory / place, f'peer = "bob"\nlevels = ["{text}"]\n')):
             changes = EVERYTHING if told == "everything" else Changes(frozenset({place}))
-            policies.follow(NOTHING if told == "half" and (step + number) % 2 else changes)
+            follow(policies, NOTHING if told == "half" and (step + number) % 2 else changes)
             assert levels(policies, recipient)[0] in ("aes", "pqc")
-            clock.now += GONE_QUIET_S / 10
-        policies.follow(EVERYTHING)
+            clock.now += GONE_QUIET_S / 4
+        follow(policies, EVERYTHING)
+        clock.now += QUIET_S * 1.1
+        follow(policies, NOTHING)
         assert levels(policies, recipient) == (text,)
 
 
@@ -311,11 +328,72 @@ def test_replacing_the_directory_of_all_policies_never_lets_mail_out_in_clear(
     policies = in_force(directory, clock)
     for text in ("pqc", "aes"):
         for _ in way(directory / "hosted.example.toml", f'levels = ["{text}"]\n'):
-            policies.follow(EVERYTHING)
+            follow(policies, EVERYTHING)
             assert levels(policies, "x@hosted.example")[0] in ("aes", "pqc")
-            clock.now += GONE_QUIET_S / 10
-        policies.follow(EVERYTHING)
+            clock.now += GONE_QUIET_S / 4
+        follow(policies, EVERYTHING)
+        clock.now += QUIET_S * 1.1
+        follow(policies, NOTHING)
         assert levels(policies, "x@hosted.example") == (text,)
+
+
+# --- a moment of quiet --------------------------------------------------------------------------------------
+
+
+def test_a_set_comes_into_force_when_none_of_its_files_changes_any_more(tmp_path: Path, clock: Clock) -> None:
+    """As in a checkout of many files, each of which is told, or of which all were looked at."""
+    policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
+    before = policies().version
+    for number in range(20):
+        write(tmp_path, {f"d{number}.example.toml": PQC})
+        follow(policies, EVERYTHING if number % 2 else Changes(frozenset({f"d{number}.example.toml"})))
+        assert policies().version == before
+        clock.now += QUIET_S * 0.9
+        follow(policies, NOTHING)
+        assert policies().version == before
+    clock.now += QUIET_S * 0.2
+    follow(policies, NOTHING)
+    assert len(policies().files) == 21
+
+
+def test_a_file_that_grows_without_a_word_from_the_kernel_is_not_taken(tmp_path: Path, clock: Clock) -> None:
+    policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
+    write(tmp_path, {"default.toml": PQC})
+    follow(policies, Changes(frozenset({"default.toml"})))
+    for number in range(1, 5):
+        write(tmp_path, {"default.toml": PQC + "# more\n" * number})
+        clock.now += QUIET_S * 1.1
+        follow(policies, NOTHING)
+        assert levels(policies) == ("aes",)
+    clock.now += QUIET_S * 1.1
+    follow(policies, NOTHING)
+    assert levels(policies) == ("pqc",)
+
+
+def test_what_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
+    watch = DirectoryWatch(tmp_path)
+    watch.look()
+    read_again = PolicyFolder.read_again
+
+    def edited(self: PolicyFolder, names: Collection[str]) -> PolicySet:
+        monkeypatch.setattr(PolicyFolder, "read_again", read_again)
+        result = read_again(self, names)
+        write(tmp_path, {"default.toml": PQC, "bob.example.toml": PQC})
+        return result
+
+    monkeypatch.setattr(PolicyFolder, "read_again", edited)
+    write(tmp_path, {"default.toml": 'levels = ["plaintext"]\n'})
+    policies.note(watch.look())
+    clock.now += QUIET_S * 1.1
+    policies.settle(watch)
+    assert levels(policies, "x@y.example") == ("aes",)
+    clock.now += QUIET_S * 1.1
+    policies.settle(watch)
+    assert levels(policies, "x@y.example") == ("pqc",)
+    watch.close()
 
 
 async def test_no_mail_leaves_in_clear_while_files_are_replaced_under_a_watch(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
-from relay.policy import load_policies
 from relay.policy.findings import kems_not_here, peers_held
+from relay.policy.load import PolicyFolder
 from relay.store import SiteSecret, Store, open_store, transport_problem
 from relay.store.secret import SECRET_LENGTH
 
@@ -136,7 +136,7 @@ async def _findings(config: Config, trial_keys: bool) -> AsyncIterator[Finding]:
 def _policies(config: Config) -> Finding:
     directory = config.policies.directory
     try:
-        policies = load_policies(directory, config.peer_domains, max_bounce=config.max_bounce)
+        policies = PolicyFolder(directory, config.peer_domains, max_bounce=config.max_bounce).read_tested()
     except ConfigError as error:
         return Finding("policies", str(directory), tuple(error.problems))
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)

@@ -13,12 +13,13 @@ from typing import BinaryIO
 import click
 
 from relay.cli.options import config_option
-from relay.cli.policy_now import Now, look_now
 from relay.cli.policy_print import plain_console, print_explanation, print_policies
-from relay.cli.policy_site import PolicySite, load_site
-from relay.cli.policy_traffic import diff, simulate
+from relay.cli.policy_sets import diff, install, list_files
+from relay.cli.policy_site import PolicySite, load_site, look_now
+from relay.cli.policy_traffic import simulate
 from relay.errors import ConfigError
-from relay.policy import Decision, MessageFacts
+from relay.policy import MessageFacts
+from relay.policy.expected import failures
 from relay.policy.findings import Doubt, doubtful
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
@@ -41,7 +42,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
     KMEs can ever give, and mail in clear.
     """
-    site = load_site(config_file)
+    site = load_site(config_file, tested=True)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
         _print_json(
@@ -75,6 +76,24 @@ async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
 
 @policy.command()
 @config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@click.argument("directory", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
+    """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
+    site = load_site(config_file, directory)
+    failed = failures(site.tests, site.policies)
+    if as_json:
+        _print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
+    else:
+        for each in failed:
+            click.echo(each)
+        click.echo(f"{len(site.tests)} tests, {len(failed)} failed.")
+    if failed:
+        sys.exit(1)
+
+
+@policy.command()
+@config_option
 @_offline
 @click.option("--message", type=click.File("rb"), help="A message file, for rules that look into messages.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
@@ -92,17 +111,13 @@ def explain(
     explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
     now = None
     if explanation.decision is not None and not offline:
-        now = asyncio.run(_now(site, explanation.decision, content))
+        now = asyncio.run(look_now(site, explanation.decision, content))
     if as_json:
         _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
     else:
         print_explanation(plain_console(), explanation, now)
     if explanation.decision is None:
         raise SystemExit(1)
-
-
-async def _now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
-    return await look_now(site, decision, content)
 
 
 def _message(file: BinaryIO) -> bytes:
@@ -115,5 +130,5 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-policy.add_command(simulate)
-policy.add_command(diff)
+for command in (simulate, diff, install, list_files):
+    policy.add_command(command)

@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.policy_now import Now
-from relay.cli.policy_tally import Differences, Tally
+from relay.cli.policy_site import Now
 from relay.keys.report import PoolRow
 from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
 from relay.policy.names import printable
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
-MAX_CHANGES = 50
 
 _OTHERWISE = {
     "hold": "held: the sending server keeps the mail and tries again",
@@ -177,41 +175,3 @@ def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
     if file.scope == "default" or file.policy.subdomains:
         return Text("by domain")
     return Text("none", style="bold yellow")
-
-
-def print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
-    """The sums as tables, and the odd ones out."""
-    table = Table("Result", "Protection", "Recipients", "Octets")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for row, number in sorted(tally.recipients.items()):
-        result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
-        table.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
-    console.print(table)
-    for peer, bits in sorted(tally.quantum_bits.items()):
-        console.print(f"Quantum key for peer {peer}: {bits:,} bits")
-    console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
-    if odd := tally.odd():
-        console.print(f"The {len(odd)} that were treated as the fewest others:")
-    for name, outcome in odd:
-        what = f"{outcome.result} {outcome.protection}".rstrip()
-        console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
-        for cause in outcome.causes:
-            console.print(printable(f"      {cause}"))
-
-
-def print_differences(console: Console, differences: Differences) -> None:
-    """Whose mail is treated differently, what goes down first."""
-    table = Table("", "Recipient", "Before", "After", "Mails")
-    shown = list(differences.most_important())
-    for change, number in shown[:MAX_CHANGES]:
-        style = "bold red" if change.direction in ("down", "let go") else ""
-        table.add_row(
-            Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
-        )
-    if shown:
-        console.print(table)
-    if len(shown) > MAX_CHANGES:
-        console.print(f"... and {len(shown) - MAX_CHANGES} more")
-    sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
-    console.print(f"Changed: {sums}; unchanged: {differences.same}.")

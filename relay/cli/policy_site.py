@@ -1,15 +1,18 @@
-"""What the policy commands work with: configuration, policies, keys, and what would be sealed with them.
-Standard: nothing is started, stored or taken; a KME is asked once for its status, and not again and again.
+"""What the policy commands work with: configuration, policies, keys, and what would be sealed with them now.
+Nothing is started, stored or taken; a KME is asked once for its status, and not again and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+from cryptography import x509
 
 from relay import app, mime
 from relay.cli.logs import configure_logging
@@ -17,12 +20,15 @@ from relay.config import Config, Log, load_config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates
 from relay.keys.build import key_ring
+from relay.keys.report import PoolRow
 from relay.keys.ring import KeyRing
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import PolicySet, load_policies
+from relay.policy import Decision, MessageFacts, PolicySet
+from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
+from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.traffic import Sample
 
@@ -34,6 +40,7 @@ class PolicySite:
     config: Config
     certificates: dict[str, PeerCertificates]
     policies: PolicySet
+    tests: tuple[Expected, ...] = ()
 
     @property
     def largest(self) -> int:
@@ -105,21 +112,32 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
     return max(found, default=None)
 
 
-def load_site(config_file: Path, directory: Path | None = None) -> PolicySite:
-    """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1."""
+def load_configuration(config_file: Path) -> tuple[Config, dict[str, PeerCertificates]]:
+    """The configuration, and the certificates of peers' documents; prints every fault and exits with 1."""
     configure_logging(Log(level="error"))
-    config: Config | None = None
     try:
-        config, certificates = app.with_documents(load_config(config_file))
-        policies = load_policies(
-            directory or config.policies.directory, config.peer_domains, max_bounce=config.max_bounce
-        )
+        return app.with_documents(load_config(config_file))
     except ConfigError as error:
         for problem in error.problems:
-            in_policy = config is not None
-            click.echo(printable(with_column(problem) if in_policy else problem), err=True)
+            click.echo(printable(problem), err=True)
         raise SystemExit(1) from error
-    return PolicySite(config, certificates, policies)
+
+
+def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
+    """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1.
+
+    With `tested`, a test of tests.toml that fails is a fault.
+    """
+    config, certificates = load_configuration(config_file)
+    read_from = directory or config.policies.directory
+    folder = PolicyFolder(read_from, config.peer_domains, max_bounce=config.max_bounce)
+    try:
+        policies = folder.read_tested() if tested else folder.read()
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(printable(with_column(problem)), err=True)
+        raise SystemExit(1) from error
+    return PolicySite(config, certificates, policies, folder.tests)
 
 
 def with_column(problem: str) -> str:
@@ -134,3 +152,75 @@ def with_column(problem: str) -> str:
         return problem
     setting = what.partition(":")[0].rpartition(".")[2]
     return f"{source}:{line}:{column_of(text, int(line), setting)}: {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One certificate that the levels pqc and rsa would need, and when it ends."""
+
+    what: str
+    ends: datetime
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """`outcome` for a message of `octets`; `keys` are the peer's KMEs, `unknown` says what could not be found out."""
+
+    outcome: Outcome | None
+    octets: int
+    keys: tuple[PoolRow, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    unknown: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        outcome = self.outcome
+        return {
+            "result": outcome.result if outcome else None,
+            "protection": outcome.protection if outcome else None,
+            "quantum_bits": outcome.quantum_bits if outcome else None,
+            "causes": list(outcome.causes) if outcome else [],
+            "smtp_reply": outcome.reply if outcome else None,
+            "octets": self.octets,
+            "keys": [asdict(row) for row in self.keys],
+            "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],
+            "unknown": self.unknown or None,
+        }
+
+
+async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
+    """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
+    octets = content.size if content is not None else 0
+    sample = Sample("", decision.sender, (decision.recipient,), octets, content)
+    async with site.keys() as keys:
+        try:
+            planner = site.planner()
+        except ConfigError as error:
+            return Now(None, octets, unknown="; ".join(error.problems))
+        [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
+        rows = await _rows(keys, decision.peer) if keys is not None else ()
+        unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
+        return Now(outcome, octets, rows, _certificates(site, decision), unknown)
+
+
+async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:
+    if peer is None or peer not in keys.peers:
+        return ()
+    return tuple(row for row in (await keys.report()).pools if row.peer == peer)
+
+
+def _certificates(site: PolicySite, decision: Decision) -> tuple[Certificate, ...]:
+    """The peer's, where a level that needs them is listed."""
+    if not {"pqc", "rsa"} & set(decision.levels) or decision.peer not in site.certificates:
+        return ()
+    return tuple(sorted(_of_peer(site.certificates[decision.peer]), key=lambda each: each.ends))
+
+
+def _of_peer(peer: PeerCertificates) -> list[Certificate]:
+    return [_certificate(f"{peer.name}, {role.label}", each) for role, each in peer.certificates.items()]
+
+
+def _certificate(what: str, certificate: x509.Certificate) -> Certificate:
+    ends = certificate.not_valid_after_utc
+    return Certificate(what, ends, (ends - datetime.now(UTC)).days)

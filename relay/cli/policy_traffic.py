@@ -1,5 +1,5 @@
-"""`qumail-relay policy simulate` and `diff`: what policies, or an edit of them, would do with real mail.
-Standard: nothing is sent, stored or taken; messages are read one by one, with progress on standard error.
+"""`qumail-relay policy simulate`, and `diff` by messages: what policies, or an edit of them, would do with real mail.
+Nothing is sent, stored or taken; messages are read one by one, and memory grows with different results alone.
 """
 
 from __future__ import annotations
@@ -7,47 +7,168 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from relay.cli.options import config_option
-from relay.cli.policy_print import plain_console, print_differences, print_tally
+from relay.cli.policy_print import CLEAR, plain_console
 from relay.cli.policy_site import PolicySite, load_site
-from relay.cli.policy_tally import Differences, Tally
 from relay.errors import ConfigError
 from relay.mail import domain_of
-from relay.plan import Outcome
+from relay.plan import Outcome, Result
 from relay.planner import Planner
+from relay.policy import MessageFacts
+from relay.policy.names import printable
+from relay.policy.strength import strength_of
 from relay.policy.traffic import Sample, samples, total_octets
 from relay.shadow import read_shadow
 
-_shadow = click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
-_since = click.option(
+ODD = 10
+"""So many messages are shown that were treated as few others."""
+MAX_KINDS = 10_000
+
+
+Kind = tuple[Result, str, str]
+"""Messages that were treated alike: what became of them, how they were protected, by which policy."""
+
+
+MAX_CHANGES = 50
+
+shadow_option = click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
+since_option = click.option(
     "--since", type=click.FloatRange(0), default=24.0, show_default=True, help="Hours of that record."
 )
-_json = click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
-_messages = click.argument("messages", nargs=-1, type=click.Path(path_type=Path, exists=True))
-_directory = click.Path(path_type=Path, exists=True, file_okay=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+messages_argument = click.argument("messages", nargs=-1, type=click.Path(path_type=Path, exists=True))
+
+
+@dataclass
+class Tally:
+    """The sums; `add` each recipient once."""
+
+    recipients: Counter[tuple[Result, str]] = field(default_factory=Counter)
+    octets: Counter[tuple[Result, str]] = field(default_factory=Counter)
+    quantum_bits: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    _examples: dict[Kind, list[tuple[str, Outcome]]] = field(default_factory=dict)
+
+    def add(self, name: str, outcome: Outcome) -> None:
+        """One more recipient of the message called `name`."""
+        row = (outcome.result, outcome.protection)
+        self.recipients[row] += 1
+        self.octets[row] += outcome.octets
+        if outcome.quantum_bits and outcome.peer is not None:
+            self.quantum_bits[outcome.peer] += outcome.quantum_bits
+        kind = (*row, outcome.policy)
+        if kind in self.kinds or len(self.kinds) < MAX_KINDS:
+            self.kinds[kind] += 1
+            examples = self._examples.setdefault(kind, [])
+            if len(examples) < ODD:
+                examples.append((name, outcome))
+
+    def odd(self) -> list[tuple[str, Outcome]]:
+        """At most ten that were treated as the fewest others, the rarest first; none where all are alike."""
+        if len(self.kinds) < 2:
+            return []
+        rarest = sorted(self.kinds.items(), key=lambda item: (item[1], item[0]))[:-1]
+        return [example for kind, _ in rarest for example in self._examples[kind]][:ODD]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {
+            "results": [
+                {"result": row[0], "protection": row[1], "recipients": number, "octets": self.octets[row]}
+                for row, number in sorted(self.recipients.items())
+            ],
+            "quantum_bits": dict(sorted(self.quantum_bits.items())),
+            "odd": [{"message": name} | asdict(outcome) for name, outcome in self.odd()],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TreatedOtherwise:
+    """A recipient whose treatment differs between two sets of policies."""
+
+    recipient: str
+    before: str
+    after: str
+    direction: str
+
+
+@dataclass
+class TrafficDifferences:
+    """Recipients by change, with the number of mails; at most MAX_KINDS different ones."""
+
+    changes: Counter[TreatedOtherwise] = field(default_factory=Counter)
+    directions: Counter[str] = field(default_factory=Counter)
+    same: int = 0
+
+    def add(self, before: Outcome, after: Outcome) -> None:
+        """The same recipient of the same message under the old policies and the new ones."""
+        first, second = _said(before), _said(after)
+        if first == second:
+            self.same += 1
+            return
+        direction = _direction(before, after)
+        self.directions[direction] += 1
+        change = TreatedOtherwise(before.recipient, first, second, direction)
+        if change in self.changes or len(self.changes) < MAX_KINDS:
+            self.changes[change] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        changes = [asdict(change) | {"mails": number} for change, number in self.most_important()]
+        return {"changes": changes, "unchanged": self.same}
+
+    def most_important(self) -> Iterator[tuple[TreatedOtherwise, int]]:
+        """Those that go down first, and of these the ones with the most mails."""
+        order = {"down": 0, "stopped": 1, "let go": 2, "other": 3, "up": 4}
+        yield from sorted(
+            self.changes.items(), key=lambda item: (order[item[0].direction], -item[1], item[0].recipient)
+        )
+
+
+def _said(outcome: Outcome) -> str:
+    return outcome.protection or outcome.result
+
+
+def _direction(before: Outcome, after: Outcome) -> str:
+    """`up` and `down` by strength; `stopped` and `let go` where mail no longer leaves, or now does."""
+    left, leaves = before.result in ("sealed", "clear"), after.result in ("sealed", "clear")
+    if left and leaves:
+        first, second = strength_of(before.protection), strength_of(after.protection)
+        if first == second:
+            return "up" if after.protection.count("+") > before.protection.count("+") else "down"
+        return "up" if second > first else "down"
+    if left or leaves:
+        return "stopped" if left else "let go"
+    return "other"
 
 
 @click.command()
 @config_option
-@_shadow
-@_since
-@_json
-@_messages
+@shadow_option
+@since_option
+@json_option
+@messages_argument
 def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messages: tuple[Path, ...]) -> None:
     """Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.
 
     Sender and recipients are those of the header; recipients of this site's own domains are left out. Keys are
     taken to be there: the bits that they would need are counted.
     """
-    _either(shadow, messages)
+    if shadow == bool(messages):
+        raise click.UsageError("give messages, or --shadow, and not both")
     site = load_site(config_file)
     if shadow:
         tally, number, left_out = _recorded(site, since)
@@ -56,41 +177,7 @@ def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messa
     if as_json:
         click.echo(json.dumps({"messages": number, "left_out": left_out} | tally.as_dict(), indent=2))
     else:
-        print_tally(plain_console(), tally, number, left_out)
-
-
-@click.command()
-@config_option
-@_shadow
-@_since
-@_json
-@click.argument("old", type=_directory)
-@click.argument("new", type=_directory)
-@_messages
-def diff(
-    config_file: Path, shadow: bool, since: float, as_json: bool, old: Path, new: Path, messages: tuple[Path, ...]
-) -> None:
-    """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down, with MESSAGES.
-
-    With --shadow, rules that look into messages do not apply: the record holds no content.
-    """
-    _either(shadow, messages)
-    before, after = load_site(config_file, old), load_site(config_file, new)
-    differences = asyncio.run(_compared(before, after, _shadowed(before, since) if shadow else _read(list(messages))))
-    if as_json:
-        changes = [
-            {"recipient": each.recipient, "before": each.before, "after": each.after, "direction": each.direction}
-            | {"mails": number}
-            for each, number in differences.most_important()
-        ]
-        click.echo(json.dumps({"changes": changes, "unchanged": differences.same}, indent=2))
-    else:
-        print_differences(plain_console(), differences)
-
-
-def _either(shadow: bool, messages: tuple[Path, ...]) -> None:
-    if shadow == bool(messages):
-        raise click.UsageError("give messages, or --shadow, and not both")
+        _print_tally(plain_console(), tally, number, left_out)
 
 
 async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[Tally, int, int]:
@@ -106,12 +193,21 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[Tally, int, i
     return tally, number, left_out
 
 
-async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sample]) -> Differences:
+def compared_by_traffic(
+    before: PolicySite, after: PolicySite, messages: tuple[Path, ...], since: float | None
+) -> TrafficDifferences:
+    """By these messages, or by what shadow mode has recorded in so many hours."""
+    return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
+
+
+async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sample]) -> TrafficDifferences:
     old, new = _planner(before), _planner(after)
-    differences = Differences()
+    differences = TrafficDifferences()
     for sample in found:
         outside = _outside(before, sample)
-        later = {each.recipient: each for each in await after.foresee(new, sample, outside)}
+        # A message of its own for each set: it remembers what was decided about it.
+        again = replace(sample, content=MessageFacts(sample.content.message)) if sample.content is not None else sample
+        later = {each.recipient: each for each in await after.foresee(new, again, outside)}
         for outcome in await before.foresee(old, sample, outside):
             differences.add(outcome, later[outcome.recipient])
     return differences
@@ -166,3 +262,41 @@ def _read(paths: list[Path]) -> Iterator[Sample]:
             yield sample
             read += sample.read
             bar.update(task, completed=read)
+
+
+def _print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
+    """The sums as tables, and the odd ones out."""
+    table = Table("Result", "Protection", "Recipients", "Octets")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row, number in sorted(tally.recipients.items()):
+        result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
+        table.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
+    console.print(table)
+    for peer, bits in sorted(tally.quantum_bits.items()):
+        console.print(f"Quantum key for peer {peer}: {bits:,} bits")
+    console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
+    if odd := tally.odd():
+        console.print(f"The {len(odd)} that were treated as the fewest others:")
+    for name, outcome in odd:
+        what = f"{outcome.result} {outcome.protection}".rstrip()
+        console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
+        for cause in outcome.causes:
+            console.print(printable(f"      {cause}"))
+
+
+def print_traffic_differences(console: Console, differences: TrafficDifferences) -> None:
+    """Whose mail is treated differently, what goes down first."""
+    table = Table("", "Recipient", "Before", "After", "Mails")
+    shown = list(differences.most_important())
+    for change, number in shown[:MAX_CHANGES]:
+        style = "bold red" if change.direction in ("down", "let go") else ""
+        table.add_row(
+            Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > MAX_CHANGES:
+        console.print(f"... and {len(shown) - MAX_CHANGES} more")
+    sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
+    console.print(f"Changed: {sums}; unchanged: {differences.same}.")

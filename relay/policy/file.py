@@ -5,15 +5,10 @@ Standard: policies/README.md is the reference and has every setting that stands 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 import re
-import stat
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
@@ -21,21 +16,13 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 from relay import toml
 from relay.errors import ConfigError
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
-from relay.policy.names import Scope, printable, scope_of
+from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, SealingSettings, Sign
 from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
-
-Stamp = tuple[int, int, int, int, int]
-"""Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
-
-DOUBTFUL_NS = 2_000_000_000
-"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
-
-SMALL_OCTETS = 16 * 1024
 
 _LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
 _EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
@@ -135,8 +122,7 @@ class PolicyFile:
 
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default,
     `source` is its path for messages, `line` (1 is the first) is where its `levels` stand, and `rule_lines`
-    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text, `stamp`
-    tells the file from a changed one if it is `settled`.
+    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text.
     """
 
     name: str
@@ -148,8 +134,6 @@ class PolicyFile:
     rule_lines: tuple[int, ...]
     own: Chosen
     digest: int
-    stamp: Stamp
-    settled: bool
 
 
 Known = dict[tuple[Scope, str], Policy]
@@ -158,19 +142,15 @@ Known = dict[tuple[Scope, str], Policy]
 MAX_KNOWN = 10_000
 
 
-def read_policy(directory: Path, name: str, peers: Collection[str], known: Known) -> PolicyFile:
-    """Read the file `name` in `directory`. Raises ConfigError with all its faults.
+def parse_policy(name: str, source: str, text: str, digest: int, peers: Collection[str], known: Known) -> PolicyFile:
+    """The policy file called `name`, of this text. Raises ConfigError with all its faults.
 
     `known` is looked into and added to; it must be used with the same `peers` always.
     """
-    source = printable(f"{directory}/{name}")
     try:
         scope, domain = scope_of(name)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
-    path = directory / name
-    stamp = _stamp_of_regular(path, source)
-    text = _text(path, stamp)
     meaning = (scope, _without_comments(text))
     policy = known.get(meaning)
     if policy is None:
@@ -180,23 +160,8 @@ def read_policy(directory: Path, name: str, peers: Collection[str], known: Known
         if len(known) < MAX_KNOWN:
             known[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
-    settled = time.time_ns() - stamp[1] > DOUBTFUL_NS
-    digest = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
     own = Chosen(policy.levels, source=source).instead(policy, line)
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, stamp, settled)
-
-
-def _text(path: Path, stamp: Stamp) -> str:
-    """What the file holds: by a short way where it is small and plain ASCII."""
-    if stamp[2] < SMALL_OCTETS:
-        try:
-            with path.open("rb") as file:
-                raw = file.read(SMALL_OCTETS)
-        except OSError:
-            raw = b""
-        if raw and raw.isascii() and len(raw) < SMALL_OCTETS:
-            return raw.decode("ascii")
-    return toml.read(path)
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest)
 
 
 def _without_comments(text: str) -> str:
@@ -263,26 +228,3 @@ def _levels_line(text: str, start: int, end: int) -> int | None:
 
 def _line_at(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """What differs after a file was written to or replaced; None where there is no file."""
-    try:
-        return _stamp(path.stat())
-    except OSError:
-        return None
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
-
-
-def _stamp_of_regular(path: Path, source: str) -> Stamp:
-    """Raises ConfigError for a pipe or device, which would never end, and for a link that leads nowhere."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{source}: not a regular file; a policy is a file (or a link to one)")
-    return _stamp(found)

@@ -1,26 +1,32 @@
 """Reads policy files into a PolicySet, and again after edits, or says everything that is wrong with all of them.
-Standard: all files or none; what is read again is only what changed, and the result is as if all had been.
+All files or none: what is read again is only what changed, and the result is as if all had been.
 """
 
 from __future__ import annotations
 
-import hashlib
+import gc
+import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from relay import toml
 from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
-from relay.policy.file import Known, PolicyFile, read_policy, stamp_of
+from relay.policy.expected import Expected, failures, read_tests
+from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
-from relay.policy.walk import MAX_FILES, policy_names
+from relay.policy.walk import MAX_FILES, FileText, Listing, Stamp, read_file, stamp_of
+
+FREEZE_FILES = 1000
+"""After so many files were read, they are put where the garbage collector does not look."""
+RELEASE_FILES = 1000
+"""So many files are let go at once: longer, and all other threads would wait."""
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files that are for no domain and belong to the set all the same."""
@@ -29,7 +35,8 @@ BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
 
-    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad.
+    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad. What tests.toml
+    expects is read and not tried.
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
@@ -47,78 +54,177 @@ class PolicyFolder:
         self._owner_faults: list[str] = []
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
         self._files: dict[str, PolicyFile] = {}
+        self._beside: dict[str, int] = {}
+        self._stamps: dict[str, tuple[Stamp, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
-        self._walk_faults: list[str] = []
+        self._listing_faults: dict[str, list[str]] = {}
+        self._links: dict[str, Stamp | None] = {}
+        self._tests: tuple[Expected, ...] = ()
         self._known: Known = {}
+        self._unfrozen = 0
+        self._let_go: list[PolicyFile] = []
         self._total = 0
         self._patterns = 0
         self._demands: Counter[Demand] = Counter()
-        self._beside: dict[str, int] = {}
         self._floors: tuple[PlacedRule, ...] = ()
         self._groups: Groups = {}
         self._naming_groups: dict[str, frozenset[str]] = {}
 
+    @property
+    def tests(self) -> tuple[Expected, ...]:
+        """What tests.toml expects of the set that was read last."""
+        return self._tests
+
+    @property
+    def beside(self) -> frozenset[str]:
+        """Which of BESIDE there are."""
+        return frozenset(self._beside)
+
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
-        self._walk_faults = []
-        names = policy_names(self.directory, self._walk_faults)
-        for gone in (self._files.keys() | self._faulty.keys() | self._beside.keys()) - set(names):
-            self._forget(gone)
-        for name in names:
-            file = self._files.get(name)
-            if file is None or not file.settled or file.stamp != stamp_of(self.directory / name):
-                self._read(name)
-        return self._set()
+        return self.read_again(self.outdated())
 
-    def read_again(self, names: Collection[str]) -> PolicySet:
+    def read_tested(self) -> PolicySet:
+        """All files, and no test of tests.toml fails. Raises ConfigError."""
+        policies = self.read()
+        if failed := failures(self._tests, policies):
+            raise ConfigError(failed)
+        return policies
+
+    def read_again(self, names: Iterable[str]) -> PolicySet:
         """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
+        directory = str(self.directory)
         for name in names:
-            path = self.directory / name
-            if path.is_symlink() or path.exists():
-                self._read(name)
-            else:
+            try:
+                read = read_file(directory, name)
+            except ConfigError as error:
                 self._forget(name)
+                if os.path.lexists(f"{directory}/{name}"):
+                    self._faulty[name] = error.problems
+                continue
+            try:
+                self._take(name, read)
+            except ConfigError as error:
+                self._faulty[name] = error.problems
         return self._set()
 
-    def _read(self, name: str) -> None:
-        self._forget(name)
-        try:
-            if name in BESIDE:
-                self._read_beside(name)
-                return
-            file = read_policy(self.directory, name, self._peers.keys(), self._known)
-        except ConfigError as error:
-            self._faulty[name] = error.problems
-        else:
-            self._files[name] = file
-            self._total += file.digest
-            self._patterns += file.policy.patterns
-            self._count_demand(file, 1)
-            if file.policy.groups:
-                self._naming_groups[name] = file.policy.groups
+    def look_at(self, names: Iterable[str]) -> dict[str, Stamp | None]:
+        """The stamps now of files that may have changed, None for one that is not there."""
+        found = {name: stamp_of(self.directory / name) for name in names}
+        for name, stamp in found.items():
+            self._links.pop(name, None)
+            if (self.directory / name).is_symlink():
+                self._links[name] = stamp
+        return found
 
-    def _read_beside(self, name: str) -> None:
-        path = self.directory / name
-        source, text = printable(str(path)), toml.read(path)
+    def outdated(self, directory: str = "") -> dict[str, Stamp | None]:
+        """Looks at one domain's directory, or at all: the files that are not as they were read, with their stamps now.
+
+        None is for a file that is not there. Where the directory itself cannot be read, its files stay known.
+        """
+        listing = Listing(self.directory)
+        try:
+            listing.look(directory)
+        except ConfigError as error:
+            self._listing_faults = {"": error.problems}
+            return {}
+        if not directory:
+            self._listing_faults = listing.faults
+            self._links = {}
+        else:
+            self._listing_faults.pop(directory, None)
+            self._links.pop(directory, None)
+            if os.path.lexists(self.directory / directory):  # it need not be there
+                self._listing_faults |= listing.faults
+            if (self.directory / directory).is_symlink():
+                listing.links.add(directory)
+        for name in listing.links:
+            self._links[name] = listing.files[name] if name in listing.files else stamp_of(self.directory / name)
+        if "" in listing.missing:
+            return {}
+        found = {name: stamp for name, stamp in listing.files.items() if not self._is_as_read(name, stamp)}
+        return found | {name: None for name in self._names_in(directory) if name not in listing.files}
+
+    def moved_links(self) -> set[str]:
+        """The files and directories behind links that are not as they were, which no watch can tell for sure."""
+        return {name for name, stamp in self._links.items() if stamp_of(self.directory / name) != stamp}
+
+    def stamp(self, name: str) -> Stamp | None:
+        """That of the file when it was read, faulty or not; None where it was not there."""
+        return self._stamps[name][0] if name in self._stamps else None
+
+    def release(self) -> bool:
+        """Lets go some of the files that were replaced; False when there are none left.
+
+        Should a mail hold the last word on 100,000 of them, the event loop would stand still when it ends.
+        """
+        del self._let_go[-RELEASE_FILES:]
+        return bool(self._let_go)
+
+    def _is_as_read(self, name: str, stamp: Stamp | None) -> bool:
+        return stamp is not None and self._stamps.get(name) == (stamp, True)
+
+    def _names_in(self, directory: str) -> list[str]:
+        """The files known in a domain's directory, or all."""
+        names = list(self._files) + [name for each in (self._beside, self._faulty) for name in each]
+        return [name for name in names if name.startswith(f"{directory}/")] if directory else names
+
+    def _take(self, name: str, read: FileText) -> None:
+        """Takes in what a file holds. Raises ConfigError."""
+        before = self._files.get(name)
+        if before is None or before.digest != read.digest:
+            self._forget(name)
+            self._stamps[name] = (read.stamp, read.settled)
+            if name in BESIDE:
+                self._take_beside(name, read)
+            else:
+                source = printable(f"{self.directory}/{name}")
+                self._add(parse_policy(name, source, read.text, read.digest, self._peers.keys(), self._known))
+        self._stamps[name] = (read.stamp, read.settled)
+
+    def _add(self, file: PolicyFile) -> None:
+        self._files[file.name] = file
+        self._total += file.digest
+        self._patterns += file.policy.patterns
+        self._count_demand(file, 1)
+        if file.policy.groups:
+            self._naming_groups[file.name] = file.policy.groups
+        self._unfrozen += 1
+        if self._unfrozen >= FREEZE_FILES:
+            # A full collection over all files would hold every thread for longer than mail may wait.
+            self._unfrozen = 0
+            gc.collect(1)
+            gc.freeze()
+
+    def _take_beside(self, name: str, read: FileText) -> None:
+        source = printable(f"{self.directory}/{name}")
+        if not read.text:
+            # Truncated and not yet written, it would take back what it says.
+            raise ConfigError(f"{source}: there is nothing in it; delete it, or write a comment into it")
         if name == FLOORS_FILE:
-            self._floors = read_floors(text, source)
+            self._floors = read_floors(read.text, source)
             self._naming_groups[name] = frozenset(group for floor in self._floors for group in floor.when.groups)
         elif name == GROUPS_FILE:
-            self._groups = read_groups(text, source)
-        self._beside[name] = int.from_bytes(hashlib.sha256(f"{name}\0{text}".encode()).digest(), "big")
-        self._total += self._beside[name]
+            self._groups = read_groups(read.text, source)
+        else:
+            self._tests = read_tests(read.text, source)
+        self._beside[name] = read.digest
+        self._total += read.digest
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
+        self._stamps.pop(name, None)
         self._naming_groups.pop(name, None)
-        if name in self._beside:
-            self._total -= self._beside.pop(name)
+        if name in BESIDE:
+            self._total -= self._beside.pop(name, 0)
             self._floors = () if name == FLOORS_FILE else self._floors
             self._groups = {} if name == GROUPS_FILE else self._groups
+            self._tests = () if name == TESTS_FILE else self._tests
         if (file := self._files.pop(name, None)) is not None:
             self._total -= file.digest
             self._patterns -= file.policy.patterns
             self._count_demand(file, -1)
+            self._let_go.append(file)
 
     def _count_demand(self, file: PolicyFile, number: int) -> None:
         policy = file.policy
@@ -127,11 +233,10 @@ class PolicyFolder:
             self._demands[demand] += number
 
     def _set(self) -> PolicySet:
-        faults = [*self._owner_faults, *self._walk_faults]
-        for name in sorted(self._faulty):
-            faults += self._faulty[name]
+        faults = [*self._owner_faults, *self._faults_of_files()]
         if GROUPS_FILE not in self._faulty:
-            faults += unknown_groups(self.directory, self._naming_groups, self._groups)
+            unknown = {name: each for name, each in self._naming_groups.items() if not each <= self._groups.keys()}
+            faults += unknown_groups(self.directory, unknown, self._groups)
         if len(self._files) + len(self._faulty) > MAX_FILES:
             faults.append(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
         if not faults and not self._files:
@@ -149,6 +254,11 @@ class PolicyFolder:
             self._floors,
             self._groups,
         )
+
+    def _faults_of_files(self) -> Iterator[str]:
+        for each in (self._listing_faults, self._faulty):
+            for name in sorted(each):
+                yield from each[name]
 
 
 def _version(total: int) -> str:

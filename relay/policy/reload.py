@@ -1,32 +1,60 @@
-"""The policy set in force, and how edits come into it: a whole new set or none.
-Standard: a broken edit leaves the set before in force, and is logged and counted; whoever asked keeps what they got.
+"""The policy set in force, and how edits come into it: a whole new set or none, after a moment of quiet.
+A broken edit leaves the set before in force, and is logged and counted; whoever asked keeps what they got.
 
 A file that is not there may be on its way back: many programs replace a file by deleting it first, and mail that falls
-to another file meanwhile may leave in clear. So a set that lacks a file comes into force after a moment of quiet only.
+to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
 from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
+from relay.policy.expected import failures
 from relay.policy.load import PolicyFolder
 from relay.policy.metrics import PolicyMetrics
-from relay.policy.watch import LOOK_AGAIN, NOTHING, Changes, watch
+from relay.policy.names import SUFFIX
+from relay.policy.walk import Stamp
+from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 
 log = structlog.get_logger(__name__)
 
 MAX_LOGGED = 20
 """No more faults, and no more names, than this are in one log line."""
+QUIET_S = 0.4
+"""A set comes into force when none of its files has changed for so long (seconds)."""
 GONE_QUIET_S = 2.0
 """Files that vanish are gone when nothing in the directory has changed for so long (seconds)."""
+LOUD_S = 10.0
+"""Where it takes longer than this until there is quiet (seconds), the log says why."""
+LOOK_S = 0.5
+"""How often it is looked whether the directory, and what links lead to, is still the same (seconds)."""
+GATHER_S = 0.05
+"""Changes that come one after the other are looked at together, so often (seconds)."""
+RESCAN_S = 60.0
+"""How often all files are looked at, for what the kernel does not tell of (seconds)."""
+UNWATCHED_S = 2.0
+"""How often, where the kernel cannot tell of changes at all."""
+RELEASE_S = 60.0
+"""Files that were replaced are let go after this time without changes: no mail takes longer."""
+SHARE = 0.002
+UNWATCHED_SHARE = 0.05
+"""No more of the time than this is spent on looking, with a watch and without: many files are looked at less often."""
+JOIN_S = 5.0
+
+T = TypeVar("T")
 
 
 class PoliciesInForce:
@@ -41,19 +69,24 @@ class PoliciesInForce:
         *,
         max_bounce: int = MAX_BOUNCE,
     ) -> None:
-        """Reads the directory. Raises ConfigError: a relay does not start on policies that it cannot read.
+        """Reads the directory, and tries its tests. Raises ConfigError: a relay does not start on what is wrong.
 
         `clock` gives seconds since any moment.
         """
         self.metrics = metrics or PolicyMetrics()
         self._clock = clock
-        self._changed_at = clock()
-        self._incomplete = ""
         self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
-        self._current = self._folder.read()
+        self._current = self._folder.read_tested()
+        self._beside = self._folder.beside
         self._problems: tuple[str, ...] = ()
-        self._asked = asyncio.Event()
-        self._watching = False
+        self._pending: dict[str, Stamp | None] = {}
+        self._missing: list[str] = []
+        self._unsettled = False
+        self._changed_at = self._began_at = clock()
+        self._loud = False
+        self._asked = False
+        self._rescan_at = self._links_at = float("-inf")
+        self._thread: _Thread | None = None
         self.metrics.files.set(len(self._current.files))
 
     def __call__(self) -> PolicySet:
@@ -65,58 +98,106 @@ class PoliciesInForce:
         return self._problems
 
     def reload(self) -> None:
-        """Reads what has changed, whole or not at all: at once, or as soon as `watch` can where that runs."""
-        if self._watching:
-            self._asked.set()
+        """Looks at everything, and takes it whole or not at all: at once, or as soon as `watch` can where that runs."""
+        if self._thread is not None:
+            self._asked = True
+            self._thread.wake()
         else:
-            self.follow(LOOK_AGAIN)
+            self.note(EVERYTHING)
+            self.settle(quiet_s=0.0)
 
     async def watch(self) -> None:
-        """Takes edits up as they come, until it is cancelled; reading is done in a thread."""
-        self._watching = True
+        """Takes edits up as they come, until it is cancelled; all of it is done in a thread of its own."""
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._thread = _Thread(self._follow_edits, lambda: loop.call_soon_threadsafe(ended.set))
         try:
-            async for changes in watch(self._folder.directory, self._asked, lambda: self._current.files):
-                if changes != NOTHING or self._incomplete:
-                    await asyncio.to_thread(self.follow, changes)
+            await ended.wait()
+            raise RuntimeError("the thread that follows edits of policies has ended")
         finally:
-            self._watching = False
+            thread, self._thread = self._thread, None
+            await asyncio.to_thread(thread.end)
 
-    def follow(self, changes: Changes) -> None:
-        """Takes these changes up; NOTHING ends the wait for files that have vanished when its time has come."""
-        if changes.happened:
-            self._changed_at = self._clock()
-        if changes == NOTHING:
-            if not self._incomplete or not self._quiet():
-                return
-            changes = LOOK_AGAIN
-        names = changes.names
-        read = self._folder.read if names is None else lambda: self._folder.read_again(names)
-        self._take_over(read, names)
+    def note(self, changes: Changes) -> None:
+        """Takes down what changed; with every file that is not as it was before, the quiet begins anew."""
+        if changes.everything:
+            found = self._folder.outdated()
+            self._unsettle()
+        else:
+            found = self._folder.look_at(changes.names)
+            for directory in changes.directories:
+                found |= self._folder.outdated(directory)
+                self._unsettle()
+        self._take_down(found)
 
-    def _take_over(self, read: Callable[[], PolicySet], names: frozenset[str] | None) -> None:
+    def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
+        """Takes over what was noted, if there has been quiet for so long, and nobody is still writing."""
+        if self._unsettled and not self._still_busy(watch, QUIET_S if quiet_s is None else quiet_s):
+            self._take_over(self._pending, watch)
+        elif not self._unsettled and self._missing and self._quiet(GONE_QUIET_S):
+            self._take_over(self._missing, watch)
+
+    def _unsettle(self) -> None:
+        if not self._unsettled:
+            self._unsettled, self._loud, self._began_at = True, False, self._clock()
+
+    def _take_down(self, found: Mapping[str, Stamp | None]) -> None:
+        for name, stamp in found.items():
+            if stamp != (self._pending[name] if name in self._pending else self._folder.stamp(name)):
+                self._changed_at = self._clock()
+            self._pending[name] = stamp
+            self._unsettle()
+
+    def _quiet(self, seconds: float) -> bool:
+        return self._clock() - self._changed_at >= seconds
+
+    def _still_busy(self, watch: DirectoryWatch | None, quiet_s: float) -> bool:
+        """Whether files still change or are open for writing; where that goes on and on, the log says so."""
+        written = sorted(watch.written) if watch is not None else []
+        busy = bool(written) or not self._quiet(quiet_s)
+        if busy and not self._loud and self._clock() - self._began_at >= LOUD_S:
+            self._loud = True
+            names = sorted(self._pending)
+            version = self._current.version
+            log.warning(
+                "policies_not_quiet",
+                files=names[:MAX_LOGGED],
+                number=len(names),
+                open_for_writing=written[:MAX_LOGGED],
+                version=version,
+            )
+        return busy
+
+    def _take_over(self, names: Collection[str], watch: DirectoryWatch | None) -> None:
         """The new set, unless something is wrong with it; nothing is said where nothing changed."""
         began = time.perf_counter()
         before = self._current
+        problems: list[str] = []
+        policies = before
         try:
-            policies = read()
+            policies = self._folder.read_again(names)
+            if policies.version != before.version or self._problems:
+                problems = failures(self._folder.tests, policies)
         except ConfigError as error:
-            self._incomplete = ""
-            if tuple(error.problems) != self._problems:
-                self._problems = tuple(error.problems)
-                self.metrics.reloads.labels(outcome="broken").inc()
-                self.metrics.problems.set(len(error.problems))
-                log.error("policies_not_reloaded", problems=error.problems[:MAX_LOGGED], version=before.version)
+            problems = error.problems
+        if self._has_changed_meanwhile(watch):
             return
-        gone = sorted(before.files.keys() - policies.files.keys())
-        if gone and self._waits(policies, gone):
+        read, self._pending, self._unsettled = sorted(names)[:MAX_LOGGED], {}, False
+        if problems:
+            self._missing = []
+            self._keep(before, problems)
             return
-        self._incomplete = ""
+        gone = [name for name in before.files if name not in policies.files]
+        gone += sorted(self._beside - self._folder.beside)
+        if gone and self._waits(gone):
+            return
+        self._missing = []
         if policies.version == before.version and not self._problems:
             return
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._problems = ()
-        self._current = policies
+        self._current, self._beside = policies, self._folder.beside
         self.metrics.reloads.labels(outcome="loaded").inc()
         self.metrics.problems.set(0)
         self.metrics.files.set(len(policies.files))
@@ -125,18 +206,123 @@ class PoliciesInForce:
             version=policies.version,
             before=before.version,
             files=len(policies.files),
-            read=sorted(names)[:MAX_LOGGED] if names is not None else "all that changed",
+            read=read,
             seconds=round(time.perf_counter() - began, 4),
         )
 
-    def _waits(self, policies: PolicySet, gone: list[str]) -> bool:
-        """Whether a set that lacks files is not to be believed yet; one that differs from the last has just changed."""
-        if policies.version != self._incomplete:
+    def _has_changed_meanwhile(self, watch: DirectoryWatch | None) -> bool:
+        """Whether files have changed since the quiet began: what was read may be half old and half new."""
+        changed = False
+        for name, stamp in self._pending.items():
+            if stamp != (now := self._folder.stamp(name)):
+                self._pending[name], changed = now, True
+        if changed:
             self._changed_at = self._clock()
-            if not self._incomplete:
-                log.info("policy_file_missing", files=gone[:MAX_LOGGED], number=len(gone), gone_in_s=GONE_QUIET_S)
-            self._incomplete = policies.version
-        return not self._quiet()
+        if watch is not None:
+            changed_at = self._changed_at
+            self.note(watch.look())
+            changed |= self._changed_at != changed_at
+        return changed
 
-    def _quiet(self) -> bool:
-        return self._clock() - self._changed_at >= GONE_QUIET_S
+    def _keep(self, before: PolicySet, problems: list[str]) -> None:
+        if tuple(problems) != self._problems:
+            self._problems = tuple(problems)
+            self.metrics.reloads.labels(outcome="broken").inc()
+            self.metrics.problems.set(len(problems))
+            log.error("policies_not_reloaded", problems=problems[:MAX_LOGGED], version=before.version)
+
+    def _waits(self, gone: list[str]) -> bool:
+        """Whether a set that lacks files is not to be believed yet."""
+        if not self._missing:
+            log.info("policy_file_missing", files=gone[:MAX_LOGGED], number=len(gone), gone_in_s=GONE_QUIET_S)
+        self._missing = gone
+        return not self._quiet(GONE_QUIET_S)
+
+    def _follow_edits(self, thread: _Thread) -> None:
+        """Until the thread is told to end. Nothing that goes wrong ends it before."""
+        watch = DirectoryWatch(self._folder.directory)
+        trouble = ""
+        while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
+            try:
+                self._step(watch)
+                trouble = ""
+            except Exception as error:
+                if trouble != (trouble := f"{type(error).__name__}: {error}"):
+                    log.error("policies_not_followed", cause=trouble, instead="tried again", exc_info=error)
+                watch.close()
+        watch.close()
+
+    def _pause_s(self) -> float:
+        return GATHER_S if self._unsettled and not self._loud else LOOK_S
+
+    def _step(self, watch: DirectoryWatch) -> None:
+        """One look at what has changed, and what follows from it."""
+        now = self._clock()
+        moved: set[str] = set()
+        if now >= self._links_at:
+            moved, cost = _timed(self._folder.moved_links)
+            self._links_at = now + max(LOOK_S, cost / SHARE)
+        look_at_all = self._asked or now >= self._rescan_at
+        self._asked = False
+        directories = {name for name in moved if not name.endswith(SUFFIX)}
+        changes = watch.look(directories, anew=look_at_all)
+        self.note(Changes(changes.names | (moved - directories), changes.directories))
+        if look_at_all or changes.everything:
+            _, cost = _timed(lambda: self.note(EVERYTHING))
+            every, share = (RESCAN_S, SHARE) if watch.fd is not None else (UNWATCHED_S, UNWATCHED_SHARE)
+            self._rescan_at = now + max(every, cost / share)
+        self.settle(watch)
+        if not self._unsettled and self._quiet(RELEASE_S):
+            while self._folder.release():
+                time.sleep(0.001)
+
+
+class _Thread:
+    """A thread that waits for a file descriptor or a word, until it is told to end."""
+
+    def __init__(self, work: Callable[[_Thread], None], ended: Callable[[], object]) -> None:
+        """Starts `work`; `ended` is called when that is over."""
+        self._ending = False
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, args=(work, ended), name="policy watch", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Ends the present wait."""
+        with suppress(BlockingIOError):
+            os.write(self._write_end, b"!")
+
+    def wait(self, fd: int | None, seconds: float) -> bool:
+        """Waits until there is something to read from `fd`, or for so long; False where the thread shall end."""
+        poll = select.poll()
+        for each in (self._read_end, fd):
+            if each is not None:
+                poll.register(each, select.POLLIN)
+        ready = poll.poll(seconds * 1000)
+        if any(each == fd for each, _ in ready):
+            time.sleep(GATHER_S)
+        with suppress(BlockingIOError):
+            os.read(self._read_end, 4096)
+        return not self._ending
+
+    def end(self) -> None:
+        """Ends the work, and waits for it, though not for long: it may be in the middle of 100,000 files."""
+        self._ending = True
+        self.wake()
+        self._thread.join(JOIN_S)
+        if not self._thread.is_alive():
+            os.close(self._read_end)
+            os.close(self._write_end)
+
+    def _run(self, work: Callable[[_Thread], None], ended: Callable[[], object]) -> None:
+        try:
+            work(self)
+        finally:
+            with suppress(RuntimeError):  # the event loop may be closed by now
+                ended()
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and how many seconds of this thread's time it took."""
+    began = time.thread_time()
+    return work(), time.thread_time() - began

@@ -1,130 +1,200 @@
-"""Notices that something changed in a policy directory: which files, or that everything has to be looked at.
-Standard: writing in place, renaming over a file, and swapping a link to the directory or to one in it are all seen.
+"""Tells which policy files in a directory have changed, as the kernel tells it: by name, or that all must be looked at.
+Writing in place, renaming over a file, and swapping a link to the directory or one in it are all seen.
 
-The kernel tells of changes below the directory; what it cannot tell (files behind links that lead elsewhere) is
-found by looking at every file's time of change once a minute.
+What the kernel cannot tell (files behind links that lead elsewhere, edits of other machines) others have to look for.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
-from watchfiles import awatch
 
+from relay.policy import inotify
+from relay.policy.inotify import Event, Inotify
 from relay.policy.names import SUFFIX
 
 log = structlog.get_logger(__name__)
 
-LOOK_MS = 500
-"""How often it is looked whether the directory is still the same one (milliseconds)."""
-QUIET_MS = 50
-"""Changes are handed on when nothing has changed for this long, so that an editor is done (milliseconds)."""
-GATHER_MS = 250
-"""Changes are handed on after this time even if there is no quiet (milliseconds)."""
-RESCAN_S = 60.0
-RETRY_S = 2.0
-"""Where nothing can be watched, everything is looked at again after this time."""
+TOP = ""
+_NO_MORE = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_HINTS = {
+    errno.ENOSPC: "raise fs.inotify.max_user_watches",
+    errno.EMFILE: "raise fs.inotify.max_user_instances",
+}
+_ENDED = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED
+_CLOSED = inotify.CLOSE_WRITE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO
+_APPEARED = inotify.CREATE | inotify.MOVED_TO
 
 
-class Changes(NamedTuple):
-    """Names of the policy files that changed, or None where all have to be looked at.
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed: policy files, and domains' directories of which all has to be looked at, by name.
 
-    `happened` is False where nothing is known to have changed, and it is only time to look again.
+    With `everything`, all has to be looked at.
     """
 
-    names: frozenset[str] | None
-    happened: bool = True
+    names: frozenset[str] = frozenset()
+    directories: frozenset[str] = frozenset()
+    everything: bool = False
 
 
-EVERYTHING = Changes(None)
-LOOK_AGAIN = Changes(None, happened=False)
-NOTHING = Changes(frozenset(), happened=False)
+NOTHING = Changes()
+EVERYTHING = Changes(everything=True)
 
 
-async def watch(directory: Path, asked: asyncio.Event, known: Callable[[], Collection[str]]) -> AsyncIterator[Changes]:
-    """Changes below `directory`, until cancelled; NOTHING now and then. Setting `asked` gives LOOK_AGAIN.
+class DirectoryWatch:
+    """A watch on one directory of policies; whatever happens to it, `look` tells. Not for two threads at once."""
 
-    `known` gives the names of the files in force, by which a directory that has vanished is recognised.
-    """
-    trouble = ""
-    while True:
-        asked.clear()
-        again = EVERYTHING
-        target = await asyncio.to_thread(directory.resolve)
+    def __init__(self, directory: Path) -> None:
+        """Watches nothing until it is asked to `look`."""
+        self._directory = directory
+        self._inotify: Inotify | None = None
+        self._identity: tuple[int, int] | None = None
+        self._places: dict[int, set[str]] = {}
+        self._watches: dict[str, int] = {}
+        self._written: set[str] = set()
+        self._trouble = ""
+        self._exhausted = False
+
+    @property
+    def fd(self) -> int | None:
+        """What can be read when something has changed; None where the kernel does not tell."""
+        return self._inotify.fd if self._inotify is not None else None
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The policy files that somebody has written to and not yet closed."""
+        return frozenset(self._written)
+
+    def look(self, moved: Iterable[str] = (), *, anew: bool = False) -> Changes:
+        """All that changed since the last time; raises nothing.
+
+        `moved` are domains' directories that are links and now lead elsewhere. With `anew` a watch that the kernel
+        could not give is tried again.
+        """
         try:
-            async for changes in _watched(target, directory, asked, known):
-                yield changes
-        except (OSError, RuntimeError) as error:  # gone just now, or too many for the kernel
-            if str(error) != trouble:
-                trouble = str(error)
-                log.error("policies_not_watched", directory=str(directory), cause=trouble, instead="looked at again")
-            await _pause(asked)
-            again = LOOK_AGAIN
-        yield LOOK_AGAIN if asked.is_set() else again
-
-
-async def _watched(
-    target: Path, directory: Path, asked: asyncio.Event, known: Callable[[], Collection[str]]
-) -> AsyncIterator[Changes]:
-    """Changes of files; ends when the watch has to be set up anew and everything has to be looked at."""
-    if not await asyncio.to_thread(target.is_dir):
-        raise FileNotFoundError(f"{target} is no directory")
-    looked = float("-inf")
-    events = awatch(
-        target,
-        watch_filter=None,
-        debounce=GATHER_MS,
-        step=QUIET_MS,
-        stop_event=asked,
-        rust_timeout=LOOK_MS,
-        yield_on_timeout=True,
-        recursive=True,
-    )
-    async for found in events:
-        if await asyncio.to_thread(directory.resolve) != target:
-            return
-        names = changed_names(target, [Path(path) for _, path in found], known())
-        if names is None:
-            return
-        if time.monotonic() - looked >= RESCAN_S:
-            # The first time: what changed between the last reading and the beginning of the watch.
-            looked = time.monotonic()
-            yield EVERYTHING if names else LOOK_AGAIN
-        else:
-            yield Changes(frozenset(names)) if names else NOTHING
-
-
-def changed_names(target: Path, paths: Iterable[Path], known: Collection[str]) -> set[str] | None:
-    """The policy files that these changed paths are, or None where the change is a larger one."""
-    names: set[str] = set()
-    for path in paths:
+            found = self._directory.stat()
+        except OSError as error:  # not there just now, or a link to itself
+            return self._lost(error)
         try:
-            parts = path.relative_to(target).parts
-        except ValueError:
-            return None
-        if not parts:
-            return None
-        hidden = next((part for part in parts if part.startswith(".")), "")
-        if hidden.startswith("..") or (hidden and path.is_symlink()):
-            return None  # mounted volumes are swapped by such a link
-        if hidden or len(parts) > 2 or parts[-1].endswith("~"):
-            continue
-        name = "/".join(parts)
-        if name.endswith(SUFFIX) and not path.is_dir():
+            if self._inotify is None and self._exhausted and not anew:
+                return NOTHING
+            if self._inotify is None or (found.st_dev, found.st_ino) != self._identity:
+                return self._begin()
+            return self._told(set(moved))
+        except OSError as error:
+            return self._lost(error)
+
+    def close(self) -> None:
+        """Ends the watch."""
+        if self._inotify is not None:
+            self._inotify.close()
+        self._inotify, self._identity = None, None
+        self._places, self._watches, self._written = {}, {}, set()
+
+    def follow(self, directory: str) -> None:
+        """Watches a domain's directory from here on, whatever of this name was watched before. Raises OSError."""
+        if self._inotify is None:
+            return
+        try:
+            watch = self._inotify.add(self._directory / directory)
+        except OSError as error:
+            self._unfollow(directory)
+            if error.errno in _NO_MORE:
+                raise
+            return  # gone again, no directory, or not to be read: listing it says so
+        if self._watches.get(directory) != watch:
+            self._unfollow(directory)
+            self._places.setdefault(watch, set()).add(directory)
+            self._watches[directory] = watch
+
+    def _begin(self) -> Changes:
+        """Sets the watch up before anything is looked at, so that no change falls between. Raises OSError."""
+        self.close()
+        self._inotify = Inotify()
+        top = self._inotify.add(self._directory)
+        found = self._directory.stat()
+        self._identity = (found.st_dev, found.st_ino)
+        self._places[top], self._watches[TOP] = {TOP}, top
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and not entry.name.endswith(SUFFIX) and entry.is_dir():
+                    self.follow(entry.name)
+        if self._trouble:
+            self._trouble = ""
+            log.info("policies_watched_again", directory=str(self._directory))
+        self._exhausted = False
+        return EVERYTHING
+
+    def _lost(self, error: OSError) -> Changes:
+        """Says so, once for each cause; everything has to be looked at."""
+        self.close()
+        self._exhausted = error.errno in _NO_MORE or error.errno is None
+        trouble = f"{error.strerror or error}"
+        if trouble == self._trouble:
+            return NOTHING
+        self._trouble = trouble
+        hint = {"hint": _HINTS[error.errno]} if error.errno in _HINTS else {}
+        log.error(
+            "policies_not_watched", directory=str(self._directory), cause=trouble, instead="looked at again", **hint
+        )
+        return EVERYTHING
+
+    def _told(self, directories: set[str]) -> Changes:
+        """What the kernel tells, and these directories. Raises OSError."""
+        assert self._inotify is not None  # noqa: S101 - whoever calls has looked
+        names: set[str] = set()
+        everything = False
+        for event in self._inotify.read():
+            if event.mask & inotify.Q_OVERFLOW:
+                log.warning("policy_changes_lost", directory=str(self._directory), instead="all files are looked at")
+                return self._begin()
+            for place in self._places.get(event.watch, ()):
+                if place == TOP and event.mask & _ENDED:
+                    return self._begin()
+                everything |= self._understood(event, place, names, directories)
+        for directory in directories:
+            self.follow(directory)
+        return EVERYTHING if everything else Changes(frozenset(names), frozenset(directories))
+
+    def _understood(self, event: Event, place: str, names: set[str], directories: set[str]) -> bool:
+        """Adds what the event means; True where it means that everything has to be looked at."""
+        if not event.name:
+            if event.mask & _ENDED:
+                directories.add(place)
+            return False
+        if event.name.startswith("."):
+            # Mounted volumes are swapped by a hidden link.
+            return event.name.startswith("..") and bool(event.mask & _APPEARED)
+        is_directory = bool(event.mask & inotify.ISDIR)
+        name = f"{place}/{event.name}" if place else event.name
+        if event.name.endswith(SUFFIX) and not is_directory:
             names.add(name)
-        elif path.is_dir() or any(each.startswith(f"{name}/") for each in known) or name.lower().endswith(SUFFIX):
-            return None
-    return names
+            if event.mask & _CLOSED:
+                self._written.discard(name)
+            elif event.mask & inotify.MODIFY:
+                self._written.add(name)
+        elif event.name.lower().endswith(SUFFIX) or (place and is_directory):
+            if not place:
+                return True  # only a look at all of the top tells whether that is wrong
+            directories.add(place)
+        elif not place and (is_directory or name in self._watches or (self._directory / name).is_dir()):
+            directories.add(name)
+        return False
 
-
-async def _pause(asked: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(RETRY_S):
-            await asked.wait()
-    except TimeoutError:
-        pass
+    def _unfollow(self, directory: str) -> None:
+        watch = self._watches.pop(directory, None)
+        if watch is None:
+            return
+        self._written = {name for name in self._written if not name.startswith(f"{directory}/")}
+        places = self._places[watch]
+        places.discard(directory)
+        if not places:
+            del self._places[watch]
+            if self._inotify is not None:
+                self._inotify.remove(watch)

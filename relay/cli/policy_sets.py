@@ -1,0 +1,221 @@
+"""`qumail-relay policy diff`, `install` and `list`: what an edit changes, how it comes into force, what files say.
+Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before; codes in JSON are stable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from relay.cli.options import config_option
+from relay.cli.policy_print import plain_console
+from relay.cli.policy_site import PolicySite, load_configuration, load_site
+from relay.cli.policy_traffic import (
+    MAX_CHANGES,
+    compared_by_traffic,
+    json_option,
+    messages_argument,
+    print_traffic_differences,
+    shadow_option,
+    since_option,
+)
+from relay.errors import ConfigError
+from relay.policy import LevelName
+from relay.policy.compare import Comparison, compare
+from relay.policy.index import ListedFile, listed
+from relay.policy.load import PolicyFolder
+from relay.policy.names import printable
+from relay.policy.strength import NAMES
+
+INDEX = "policy-list.json"
+
+_directory = click.Path(path_type=Path, exists=True, file_okay=False)
+_strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
+
+
+@click.command()
+@config_option
+@shadow_option
+@since_option
+@_strict
+@json_option
+@click.argument("old", type=_directory)
+@click.argument("new", type=_directory)
+@messages_argument
+def diff(
+    config_file: Path,
+    shadow: bool,
+    since: float,
+    strict: bool,
+    as_json: bool,
+    old: Path,
+    new: Path,
+    messages: tuple[Path, ...],
+) -> None:
+    """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
+
+    Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
+    sealed. With MESSAGES, or what shadow mode has recorded, by these alone; a record holds no content, so rules that
+    look into messages do not apply to it.
+    """
+    if shadow and messages:
+        raise click.UsageError("give messages, or --shadow, and not both")
+    before, after = load_site(config_file, old), load_site(config_file, new)
+    if not shadow and not messages:
+        comparison = compare(before.policies, after.policies)
+        weaker = comparison.weaker
+        _show(comparison, as_json=as_json)
+    else:
+        differences = compared_by_traffic(before, after, messages, since if shadow else None)
+        weaker = bool(differences.directions["down"] or differences.directions["let go"])
+        if as_json:
+            _print_json(differences.as_dict())
+        else:
+            print_traffic_differences(plain_console(), differences)
+    if strict and weaker:
+        sys.exit(1)
+
+
+@click.command()
+@config_option
+@_strict
+@json_option
+@click.argument("directory", type=_directory)
+def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
+    """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.
+
+    The directory that relay.toml names has to be a link: it is swapped for one to DIRECTORY, which must stay as it is
+    from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
+    installed again in the same way.
+    """
+    after = load_site(config_file, directory, tested=True)
+    link = after.config.policies.directory
+    if not link.is_symlink() and os.path.lexists(link):
+        moved = link.with_name(link.name + ".1")
+        _fail(
+            f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
+        )
+    before = str(link.resolve()) if link.exists() else None
+    comparison = _compared_with_present(after)
+    if strict and (comparison is None or comparison.weaker):
+        if comparison is not None:
+            _show(comparison, as_json=as_json)
+        _fail("Not installed: something would be weaker." if comparison else "Not installed: nothing to compare with.")
+    try:
+        _swap(link, directory.resolve())
+    except OSError as error:
+        _fail(f"Not installed: {link}: {error.strerror}")
+    if as_json:
+        installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
+        _print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
+        return
+    if comparison is not None:
+        _show(comparison, as_json=False)
+    click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
+    if before is not None:
+        click.echo(f"Undo with: qumail-relay policy install {before}")
+
+
+def _compared_with_present(after: PolicySite) -> Comparison | None:
+    """None where what is there cannot be used, which may be just what is being mended."""
+    config = after.config
+    folder = PolicyFolder(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
+    try:
+        return compare(folder.read(), after.policies)
+    except ConfigError as error:
+        click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
+        return None
+
+
+def _fail(why: str) -> NoReturn:
+    click.echo(why, err=True)
+    sys.exit(1)
+
+
+def _swap(link: Path, directory: Path) -> None:
+    """The link leads to the directory from one moment to the next, also after a loss of power."""
+    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    os.sync()  # the files themselves, before anything leads to them
+    beside.symlink_to(directory)
+    try:
+        beside.replace(link)
+    except OSError:
+        beside.unlink()
+        raise
+    parent = os.open(link.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+@click.command(name="list")
+@config_option
+@click.option("--clear", is_flag=True, help="Only what lets mail out in clear.")
+@click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
+@click.option("--peer", help="Only what seals for this peer.")
+@click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
+@json_option
+def list_files(
+    config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
+) -> None:
+    """List the policy files, or those of which all that is asked for is true."""
+    config, _ = load_configuration(config_file)
+    directory, index = config.policies.directory, config.state_directory / INDEX
+    try:
+        rows, number = listed(
+            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
+        )
+    except ConfigError as error:
+        _fail("\n".join(map(printable, error.problems)))
+    if as_json:
+        # One line for each file: 100,000 of them are written at once.
+        click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
+        return
+    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
+    for cells in map(_cells, rows):
+        click.echo(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
+        )
+    click.echo(f"{len(rows)} of {number} files.")
+
+
+def _cells(row: ListedFile) -> list[str]:
+    rules = f" + {row.rules} rules" if row.rules else ""
+    return [printable(row.file), ", ".join(row.levels) + rules, row.peer or "", ", ".join(row.codes)]
+
+
+def _show(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_as_dict(comparison))
+        return
+    console = plain_console()
+    table = Table("", "Mail to", "From", "Message", "What changes")
+    for each in comparison.differences[:MAX_CHANGES]:
+        style = "bold red" if each.direction in ("down", "let go") else ""
+        shown = (printable(each.recipients), printable(each.sender), printable(each.message))
+        table.add_row(Text(each.direction, style=style), *shown, printable("; ".join(each.changed)))
+    if comparison.differences:
+        console.print(table)
+    if len(comparison.differences) > MAX_CHANGES:
+        console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
+    for who in comparison.coarse[:MAX_CHANGES]:
+        console.print(printable(f"So many rules are for {who} that they were tried one by one, and not together."))
+    number = len(comparison.differences)
+    console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
+
+
+def _as_dict(comparison: Comparison) -> dict[str, Any]:
+    differences = [each.as_dict() for each in comparison.differences]
+    return {"differences": differences, "weaker": comparison.weaker, "coarse": list(comparison.coarse)}
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))

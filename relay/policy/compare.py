@@ -1,0 +1,355 @@
+"""Compares two sets of policies over all decisions that can differ, without any mail, for `qumail-relay policy diff`.
+For every file, rule, pattern and floor of either set it makes the mail that they are about, and asks both sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
+
+from relay.errors import RelayError
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.expected import DescribedMessage
+from relay.policy.file import PolicyFile
+from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, encode_local, parse_address
+from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
+from relay.policy.require import Demand
+from relay.policy.rules import When
+from relay.policy.strength import strength
+
+Direction = Literal["down", "let go", "stopped", "other", "up"]
+"""Of what leaves, or stops to leave: what is weaker anywhere counts as down."""
+
+ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
+"""The most important first."""
+MAX_TRIES = 20_000
+"""Of mails that are made for one kind of recipient; where there would be more, rules are tried one by one."""
+_ANYBODY = "anybody"
+_ELSEWHERE = "elsewhere.invalid"
+_COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
+_QUANTA = ("off", "preferred", "required")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One kind of recipient whose mail the two sets treat otherwise, with a mail that shows it.
+
+    `before` and `after` are None where the mail is held because nothing covers it. `changed` says what is otherwise.
+    """
+
+    recipients: str
+    sender: str
+    message: str
+    before: Decision | None
+    after: Decision | None
+    changed: tuple[str, ...]
+    direction: Direction
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {
+            "recipients": self.recipients,
+            "sender": self.sender,
+            "message": self.message,
+            "before": list(self.before.levels) if self.before else None,
+            "after": list(self.after.levels) if self.after else None,
+            "in_clear": bool(self.after and self.after.in_clear),
+            "changed": list(self.changed),
+            "direction": self.direction,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All differences, the most important first; `coarse` are recipients for whom rules were tried one by one only."""
+
+    differences: tuple[Difference, ...]
+    coarse: tuple[str, ...]
+
+    @property
+    def weaker(self) -> bool:
+        """Whether anything that leaves is weaker, or leaves only now."""
+        return any(each.direction in ("down", "let go") for each in self.differences)
+
+
+class _Kind(NamedTuple):
+    """Recipients whom both sets cannot tell apart: one of them, and how to call them all."""
+
+    address: str
+    called: str
+
+
+class _Made(NamedTuple):
+    """A message that rules look for, as `DescribedMessage` takes it, and how to call it."""
+
+    called: str
+    subject: str = ""
+    fields: tuple[str, ...] = ()
+    attachments: tuple[str, ...] = ()
+    octets: int | None = None
+
+
+def compare(old: PolicySet, new: PolicySet) -> Comparison:
+    """Every decision that can differ between the two."""
+    found: list[Difference] = []
+    coarse: list[str] = []
+    same_for_all = _same_for_all(old, new)
+    for kind in _kinds(old, new):
+        address = parse_address(kind.address)
+        if same_for_all and not _differ(old, new, address):
+            continue
+        files = [_deciding(policies, address) for policies in (old, new)]
+        rules = [rule for file in files for rule in (file.policy.when if file else ())]
+        rules += [floor.when for each in (old, new) for floor in each.floors]
+        tries = list(_tries(rules, old, new))
+        if len(tries) > MAX_TRIES:
+            coarse.append(kind.called)
+            tries = list(_tries(rules, old, new, pairs=False))[:MAX_TRIES]
+        found += _of_kind(old, new, kind, tries)
+    found.sort(key=lambda each: ORDER.index(each.direction))
+    return Comparison(tuple(found), tuple(coarse))
+
+
+def _of_kind(old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _Made]]) -> Iterator[Difference]:
+    """What these mails to one kind of recipient show, and what is asked of mail from them, each difference once."""
+    seen = set()
+    for sender, message in tries:
+        before, after = (_decide(policies, sender, kind.address, message) for policies in (old, new))
+        changed = _changed(before, after)
+        if changed and changed not in seen:
+            seen.add(changed)
+            direction = _direction(before, after)
+            yield Difference(kind.called, sender or NULL_SENDER, message.called, before, after, changed, direction)
+    asked, asks = ({each.demand for each in policies.require(kind.address).each} for policies in (old, new))
+    if asked != asks:
+        changed = tuple(f"require: {demand} no longer" for demand in map(_demanded, asked - asks))
+        changed += tuple(f"require: {demand} from now on" for demand in map(_demanded, asks - asked))
+        yield Difference(kind.called, kind.address, "arriving", None, None, changed, "down" if asked - asks else "up")
+
+
+def _demanded(demand: Demand) -> str:
+    return f"{' and '.join(demand.layers)} of peer {demand.peer}, or {demand.otherwise}"
+
+
+def _same_for_all(old: PolicySet, new: PolicySet) -> bool:
+    """Whether what is for everybody is the same: floors and groups."""
+    floors = [[floor.when for floor in each.floors] for each in (old, new)]
+    return floors[0] == floors[1] and dict(old.groups) == dict(new.groups)
+
+
+def _decide(policies: PolicySet, sender: str, recipient: str, message: _Made) -> Decision | None:
+    # A message of its own for each set: it remembers what was decided about it.
+    content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
+    try:
+        return policies.decide(sender, recipient, content)
+    except RelayError:
+        return None
+
+
+# --- whom a set can tell from others ------------------------------------------------------------------------------
+
+
+def _kinds(old: PolicySet, new: PolicySet) -> Iterator[_Kind]:
+    """Every kind of recipient that files, peers' domains and floors of either set make."""
+    kinds: dict[str, _Kind] = {}
+    for each in (old, new):
+        for name, file in each.files.items():
+            for kind in _of_file(name, file):
+                kinds.setdefault(kind.address, kind)
+        for domain in each.owners:
+            kind = _Kind(f"{_ANYBODY}@{domain}", f"everybody else at {domain}")
+            kinds.setdefault(kind.address, kind)
+    kinds.setdefault(f"{_ANYBODY}@{_ELSEWHERE}", _Kind(f"{_ANYBODY}@{_ELSEWHERE}", "everybody else"))
+    patterns = {
+        glob
+        for each in (old, new)
+        for floor in each.floors
+        for glob in AddressPatterns.of(getattr(floor.when, "recipient", None) or ()).all(each.groups)
+    }
+    domains = {kind.address.rpartition("@")[2] for kind in kinds.values()} if patterns else set()
+    for glob in patterns:
+        local = _witness(glob).partition("@")[0]
+        for address in (_witness(glob), *(f"{local}@{domain}" for domain in domains)):
+            if glob.matches(address) and _is_address(address):
+                kinds.setdefault(address, _Kind(address, address))
+    yield from kinds.values()
+
+
+def _of_file(name: str, file: PolicyFile) -> Iterator[_Kind]:
+    if name == DEFAULT_FILE:
+        return
+    if file.scope == "person":
+        local = unquote(name.rpartition("/")[2].removesuffix(SUFFIX))
+        plain = encode_local(local) == local
+        quoted = local.replace("\\", "\\\\").replace('"', '\\"')
+        address = f"{local}@{file.domain}" if plain else f'"{quoted}"@{file.domain}'
+        yield _Kind(address, f"{local}@{file.domain}")
+        return
+    yield _Kind(f"{_ANYBODY}@{file.domain}", f"everybody else at {file.domain}")
+    yield _Kind(f"{_ANYBODY}@{_ANYBODY}.{file.domain}", f"everybody below {file.domain}")
+
+
+def _deciding(policies: PolicySet, address: FoldedAddress) -> PolicyFile | None:
+    for name, step in candidates(address):
+        file = policies.files.get(name)
+        if file is not None and not file.policy.ended and (step != "parent domain" or file.policy.subdomains):
+            return file
+    return None
+
+
+def _differ(old: PolicySet, new: PolicySet, address: FoldedAddress) -> bool:
+    """Whether more than comments differ in the files that may be about an address."""
+    for name, _ in candidates(address):
+        before, after = old.files.get(name), new.files.get(name)
+        if before is None or after is None:
+            if before is not after:
+                return True
+        elif before.digest != after.digest and before.policy != after.policy:
+            return True
+    return False
+
+
+# --- the mails that rules look for ----------------------------------------------------------------------------------
+
+
+def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True) -> Iterator[tuple[str, _Made]]:
+    """Senders and messages: those that no rule looks for, those of each rule, and with `pairs` those of any two."""
+    globs = list(dict.fromkeys(glob for rule in rules for each in (old, new) for glob in rule.senders.all(each.groups)))
+    senders = dict.fromkeys(["", f"{_ANYBODY}@{_ELSEWHERE}", *map(_witness, globs)])
+    messages = dict.fromkeys([_Made("any"), *(message for rule in rules for message in _messages(rule))])
+    if pairs:
+        senders |= dict.fromkeys(both for one, other in combinations(globs, 2) if (both := _both(one, other)))
+        asked = list(messages)[1:]
+        messages |= dict.fromkeys(_joined(*two) for two in combinations(asked, 2))
+        if len(asked) > 2:
+            messages[_joined(*asked)] = None
+    for sender in senders:
+        if not sender or _is_address(sender):
+            for message in messages:
+                yield sender, message
+
+
+def _messages(rule: When) -> Iterator[_Made]:
+    """For each text of each condition a message that has it, and the first text of each other condition."""
+    if not rule.looks_inside:
+        return
+    texts = {
+        name: tuple(text.replace("*", "x") for text in getattr(rule, name) or ("",))
+        for name in ("subject_tag", "header", "attachment_type", "attachment_name")
+    }
+    for name, values in texts.items():
+        for value in values if len(values) > 1 else values[: name == "subject_tag"]:
+            one = {each: (value if each == name else others[0]) for each, others in texts.items()}
+            yield _message(rule, one)
+
+
+def _message(rule: When, texts: dict[str, str]) -> _Made:
+    octets = None
+    if rule.larger_than is not None:
+        octets = rule.larger_than + 1
+    elif rule.smaller_than is not None:
+        octets = max(0, rule.smaller_than - 1)
+    field = texts["header"]
+    fields = (field if ":" in field else f"{field}: x",) if field else ()
+    kind, name = texts["attachment_type"], texts["attachment_name"]
+    attachments = (f"{name or 'x'}: {kind}" if kind else name,) if kind or name else ()
+    said = [f"subject {texts['subject_tag']!r}"] if texts["subject_tag"] else []
+    said += [f"field {each!r}" for each in fields] + [f"attachment {each!r}" for each in attachments]
+    said += [f"{octets} octets"] if octets is not None else []
+    return _Made(", ".join(said), texts["subject_tag"], fields, attachments, octets)
+
+
+def _joined(*messages: _Made) -> _Made:
+    """One message that has what all of these have."""
+    return _Made(
+        ", ".join(dict.fromkeys(each.called for each in messages)),
+        " ".join(dict.fromkeys(each.subject for each in messages if each.subject)),
+        tuple(dict.fromkeys(field for each in messages for field in each.fields)),
+        tuple(dict.fromkeys(name for each in messages for name in each.attachments)),
+        max((each.octets for each in messages if each.octets is not None), default=None),
+    )
+
+
+def _witness(glob: Glob) -> str:
+    """A text that fits; "" for the null sender."""
+    return "" if str(glob) == NULL_SENDER else _ANYBODY.join(glob.parts)
+
+
+def _both(one: Glob, other: Glob) -> str:
+    """A sender that fits both, or "" where none is found."""
+    local, domain = (_common(*(str(glob).rpartition("@")[place] for glob in (one, other))) for place in (0, 2))
+    return f"{local}@{domain}" if local and domain else ""
+
+
+def _common(one: str, other: str) -> str:
+    """A text that fits two patterns, or ""."""
+    globs = Glob.of(one), Glob.of(other)
+    begin, end = (max((glob.parts[place] for glob in globs), key=len) for place in (0, -1))
+    middle = [part for glob in globs for part in glob.parts[1:-1]]
+    for text in (one, other, _ANYBODY.join([begin, *middle, end])):
+        if "*" not in text and all(glob.matches(text) for glob in globs):
+            return text
+    return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+# --- what is otherwise ----------------------------------------------------------------------------------------------
+
+
+def _changed(before: Decision | None, after: Decision | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        if before is after:
+            return ()
+        return (f"{_shown(after)} instead of {_shown(before)}",)
+    values = ((name, getattr(before, name), getattr(after, name)) for name in _COMPARED)
+    return tuple(f"{name}: {_text(now)} instead of {_text(was)}" for name, was, now in values if was != now)
+
+
+def _shown(decision: Decision | None) -> str:
+    return "held" if decision is None else ", then ".join(decision.levels)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(" ".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _direction(before: Decision | None, after: Decision | None) -> Direction:
+    if before is None or after is None:
+        return "let go" if before is None else "stopped"
+    steps = list(_steps(before, after))
+    if any(step < 0 for step in steps):
+        return "down"
+    return "up" if any(step > 0 for step in steps) else "other"
+
+
+def _steps(before: Decision, after: Decision) -> Iterable[int]:
+    """Below 0 for each thing that is weaker after, above 0 for each that is stronger."""
+    was, now = list(map(strength, before.levels)), list(map(strength, after.levels))
+    yield min(now) - min(was)
+    yield now[0] - was[0]
+    if {"pqc", "rsa"} & set(before.levels) & set(after.levels):
+        yield _QUANTA.index(after.quantum) - _QUANTA.index(before.quantum)
+    if "pqc" in before.levels and "pqc" in after.levels:
+        yield -1 if set(before.kem) - set(after.kem) else len(after.kem) - len(before.kem)
+    limits, new_limits = dict(before.max_size), dict(after.max_size)
+    for level in after.levels[:-1]:
+        if level in before.levels:
+            endless = 2**63
+            yield _sign(new_limits.get(level, endless) - limits.get(level, endless))
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)

@@ -1,0 +1,198 @@
+"""tests.toml: what an administrator expects of the policies, tried before a set of them comes into force.
+policies/README.md has every setting; a test asks the policies alone, and takes all keys to be there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from relay import toml
+from relay.config import SizeSetting
+from relay.errors import RelayError, TryLater
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.names import parse_address, printable
+from relay.policy.settings import Otherwise, Priority, today
+from relay.policy.strength import LevelName, Quantum, parse_levels
+from relay.policy.units import Texts
+
+MAX_TESTS = 10_000
+
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*test[ \t]*\]\]", re.MULTILINE)
+_LONG_STRING = re.compile(r"\"{3}|'{3}")
+
+Expectation = tuple[LevelName, ...] | Literal["held", "refused"]
+"""The levels that are tried, in order, or what becomes of mail that gets none."""
+
+
+def _expectation(value: object) -> Expectation:
+    if value == "held":
+        return "held"
+    if value == "refused":
+        return "refused"
+    return parse_levels(value if isinstance(value, list) else [value])
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+class Test(toml.Table):
+    """One mail and what is expected of it. What is left out of the message is not there, or does not matter."""
+
+    sender: str
+    recipient: Annotated[str, BeforeValidator(_address)]
+    subject: str = ""
+    header: Texts = ()
+    attachments: Texts = ()
+    size: SizeSetting | None = None
+    expect: Annotated[Expectation, BeforeValidator(_expectation)]
+    peer: str | None = None
+    file: str | None = None
+    quantum: Quantum | None = None
+    otherwise: Otherwise | None = None
+    priority: Priority | None = None
+    until: date | None = None
+
+    @field_validator("sender")
+    @classmethod
+    def _sender_is_an_address(cls, text: str) -> str:
+        return "" if text == "<>" else _address(text)
+
+    @field_validator("subject", "header", "attachments")
+    @classmethod
+    def _one_line_each(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if any("\r" in text or "\n" in text or '"' in text for text in ([value] if isinstance(value, str) else value)):
+            raise ValueError("write it without quotes in it and without line ends")
+        return value
+
+    @field_validator("header")
+    @classmethod
+    def _fields_have_values(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(":" in text for text in texts):
+            raise ValueError('write each field as "Name: value"')
+        return texts
+
+    @property
+    def content(self) -> MessageFacts:
+        """A message with these facts."""
+        return DescribedMessage(self.subject, self.header, self.attachments, self.size)
+
+
+class Tests(toml.Table):
+    """All of the file."""
+
+    test: Annotated[tuple[Test, ...], BeforeValidator(lambda each: tuple(each) if isinstance(each, list) else each)] = (
+        Field(min_length=1, max_length=MAX_TESTS)
+    )
+
+
+class DescribedMessage(MessageFacts):
+    """A message made of what rules may ask: its size need not be that of what is there."""
+
+    def __init__(
+        self, subject: str, fields: tuple[str, ...] = (), attachments: tuple[str, ...] = (), octets: int | None = None
+    ) -> None:
+        """`fields` are `Name: value`, `attachments` are file names, or `name: type/subtype`."""
+        lines = [f"Subject: {subject}", *fields, "MIME-Version: 1.0"]
+        if attachments:
+            lines += ['Content-Type: multipart/mixed; boundary="="', ""]
+            for name, _, mime_type in (each.partition(":") for each in attachments):
+                kind = mime_type.strip() or "application/octet-stream"
+                lines += [
+                    "--=",
+                    f"Content-Type: {kind}",
+                    f'Content-Disposition: attachment; filename="{name}"',
+                    "",
+                    "",
+                ]
+            lines += ["--=--"]
+        super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
+        self._octets = len(self.message) if octets is None else octets
+
+    @property
+    def size(self) -> int:
+        """Octets, as they were described."""
+        return self._octets
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One test: `where` is its file and line."""
+
+    where: str
+    test: Test
+
+    def failure(self, policies: PolicySet) -> str:
+        """What is otherwise than expected, as a line with file and line number, or ""."""
+        test = self.test
+        if test.until is not None and test.until < today():
+            return ""
+        found, decision, because = becomes(policies, test.sender, test.recipient, test.content)
+        wrong = [] if found == test.expect else [f"expected {shown(test.expect)}, and it is {shown(found)}"]
+        for what, wanted in (("peer", test.peer), ("file", test.file), *_settings(test)):
+            if wanted is not None and (got := _got(policies, decision, what)) != wanted:
+                wrong.append(f"expected {what} {wanted!r}, and it is {got!r}")
+        if not wrong:
+            return ""
+        mail = f"mail from {test.sender or '<>'} to {test.recipient}"
+        return printable(f"{self.where}: {mail}: {'; '.join(wrong)} ({because})")
+
+
+def becomes(
+    policies: PolicySet, sender: str, recipient: str, content: MessageFacts
+) -> tuple[Expectation, Decision | None, str]:
+    """What policy alone makes of a mail, the decision if there is one, and which file or lack of one is the cause."""
+    try:
+        decision = policies.decide(sender, recipient, content)
+    except RelayError as error:
+        return "held" if isinstance(error, TryLater) else "refused", None, str(error)
+    levels = tuple(level for level in decision.levels if not decision.too_big(level, content.size))
+    if not levels or decision.hopeless(content.size):
+        _, action = decision.without_level(content.size)
+        return "held" if action == "hold" else "refused", decision, f"decided by {decision.where}"
+    return levels, decision, f"decided by {decision.where}"
+
+
+def read_tests(text: str, source: str) -> tuple[Expected, ...]:
+    """The tests of a tests.toml. Raises ConfigError."""
+    tests = toml.parse(text, Tests, source=source).test
+    lines = _lines(text, len(tests))
+    return tuple(Expected(f"{source}:{line}", test) for line, test in zip(lines, tests, strict=True))
+
+
+def failures(tests: tuple[Expected, ...], policies: PolicySet) -> list[str]:
+    """A line for each test that fails."""
+    return [failure for each in tests if (failure := each.failure(policies))]
+
+
+def shown(expectation: Expectation) -> str:
+    """As a person reads it."""
+    return expectation if isinstance(expectation, str) else ", then ".join(expectation)
+
+
+def _lines(text: str, number: int) -> list[int]:
+    """Where each test begins: by a short way where that is plain."""
+    headers = [text.count("\n", 0, match.start()) + 1 for match in _HEADER.finditer(text)]
+    if len(headers) == number and not _LONG_STRING.search(text):
+        return headers
+    return [toml.line_of(text, ("test", place)) or 1 for place in range(number)]
+
+
+def _settings(test: Test) -> tuple[tuple[str, str | None], ...]:
+    return ("quantum", test.quantum), ("otherwise", test.otherwise), ("priority", test.priority)
+
+
+def _got(policies: PolicySet, decision: Decision | None, what: str) -> str | None:
+    if decision is None:
+        return None
+    if what == "file":
+        return decision.source.removeprefix(printable(f"{policies.directory}/"))
+    return str(getattr(decision, what)) if getattr(decision, what) is not None else None

@@ -1,0 +1,396 @@
+"""Sets of policy files as wholes: tests.toml, `policy test`, `diff` without mail, `install`, `list`.
+policies/README.md says what each does; what the relay makes of it is looked at, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from prometheus_client import CollectorRegistry
+from structlog.testing import LogCapture
+
+from relay.errors import ConfigError
+from relay.policy import load_policies
+from relay.policy import reload as policy_reload
+from relay.policy.compare import Difference, compare
+from relay.policy.load import PolicyFolder
+from relay.policy.metrics import PolicyMetrics
+from relay.policy.reload import PoliciesInForce
+from relay.policy.walk import FileText, read_file
+from tests.test_policy import AES, PEERS, write
+from tests.test_policy_cli import log_as_before as log_as_before  # a fixture
+from tests.test_policy_cli import site as site  # a fixture
+from tests.test_policy_reload import count, levels, until, watched
+from tests.test_refusals import log as log  # a fixture
+
+PQC = 'levels = ["pqc"]\n'
+CLEAR = 'levels = ["plaintext"]\n'
+BANK = """
+peer = "bob"
+levels = ["aes"]
+max_size = "1 MiB"
+
+[[when]]
+sender = "*@board.alice.example"
+levels = ["otp"]
+max_size = { otp = "256 KiB" }
+otherwise = "refuse"
+
+[[when]]
+subject_tag = "[secret]"
+levels = ["otp", "aes"]
+"""
+TESTS = """
+# The board's mail goes by one-time pad.
+[[test]]
+sender = "ceo@board.alice.example"
+recipient = "x@bank.example"
+expect = ["otp"]
+peer = "bob"
+file = "bank.example.toml"
+otherwise = "refuse"
+
+[[test]]
+sender = "ceo@board.alice.example"
+recipient = "x@bank.example"
+size = "300 KiB"
+expect = "refused"
+
+[[test]]
+sender = "ann@alice.example"
+recipient = "x@bank.example"
+subject = "[Secret] plan"
+expect = ["otp", "aes"]
+
+[[test]]
+sender = "ann@alice.example"
+recipient = "x@bank.example"
+size = "2 MiB"
+expect = "held"
+
+[[test]]
+sender = "<>"
+recipient = "x@nobody.example"
+expect = "held"
+"""
+SETS = {"bank.example.toml": BANK, "tests.toml": TESTS}
+Run = Callable[..., Result]
+
+
+def failed(directory: Path, tests: str, files: Mapping[str, str] | None = None) -> list[str]:
+    """What is said of these tests, as seen from the directory."""
+    write(directory, {**(files or {"bank.example.toml": BANK}), "tests.toml": tests})
+    with pytest.raises(ConfigError) as caught:
+        PolicyFolder(directory, PEERS).read_tested()
+    return [problem.removeprefix(f"{directory}/") for problem in caught.value.problems]
+
+
+# --- tests.toml -----------------------------------------------------------------------------------------------------
+
+
+def test_tests_that_are_met_say_nothing_and_belong_to_the_version(tmp_path: Path) -> None:
+    folder = PolicyFolder(write(tmp_path, SETS), PEERS)
+    version = folder.read_tested().version
+    assert len(folder.tests) == 5
+    assert set(folder.read().files) == {"bank.example.toml"}
+    write(tmp_path, {"tests.toml": TESTS + "# more\n"})
+    assert folder.read_tested().version != version
+
+
+def test_a_test_that_fails_is_told_with_its_line_and_what_decided(tmp_path: Path) -> None:
+    [said] = failed(tmp_path, TESTS.replace('expect = ["otp", "aes"]', 'expect = "aes"\nquantum = "required"'))
+    assert said == (
+        "tests.toml:17: mail from ann@alice.example to x@bank.example: expected aes, and it is otp, then aes; "
+        f"expected quantum 'required', and it is 'preferred' (decided by {tmp_path}/bank.example.toml:14)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "there is nothing in it"),
+        ("# none\n", "test: missing"),
+        ("[[test]]\nsender = 'a@b'\nrecipient = 'x'\nexpect = 'aes'", ":3: test.0.recipient: it has no domain"),
+        ("[[test]]\nsender = 'a'\nrecipient = 'x@y'\nexpect = 'aes'", ":2: test.0.sender: it has no domain"),
+        ("[[test]]\nsender = 'a@b'\nrecipient = 'x@y'\nexpect = 'seald'", ":4: test.0.expect: 'seald' is not a level"),
+        ("[[test]]\nsender = 'a@b'\nrecipient = 'x@y'\nexpects = 'aes'", "unknown setting; did you mean 'expect'?"),
+        ("[[test]]\nsender = 'a@b'\nrecipient = 'x@y'\nexpect = 'aes'\nheader = 'X'", ':5: test.0.header: write each field as "Name: value"'),
+    ],
+)  # fmt: skip
+def test_a_wrong_tests_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    assert said in "\n".join(failed(tmp_path, text))
+
+
+def test_a_test_with_an_end_is_not_tried_any_more_when_that_is_over(tmp_path: Path) -> None:
+    wrong = "[[test]]\nsender = 'a@b'\nrecipient = 'x@bank.example'\nexpect = 'plaintext'\nuntil = {}\n"
+    write(tmp_path, {"bank.example.toml": BANK, "tests.toml": wrong.format("2001-01-01")})
+    PolicyFolder(tmp_path, PEERS).read_tested()
+    assert failed(tmp_path, wrong.format("2999-01-01"))
+
+
+async def test_a_set_whose_tests_fail_does_not_come_into_force(
+    tmp_path: Path, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.1)
+    directory = write(tmp_path / "policies", SETS)
+    async with watched(directory) as policies:
+        before = policies().version
+        write(directory, {"bank.example.toml": BANK.replace('["otp"]', '["aes"]'), "default.toml": AES})
+        await until(lambda: bool(policies.problems))
+        assert (policies().version, count(policies, "broken")) == (before, 1)
+        assert "expected otp, and it is aes" in policies.problems[0]
+        write(directory, {"tests.toml": TESTS.replace("nobody.example", "bank.example")})
+        write(directory, {"bank.example.toml": BANK})
+        await until(lambda: "expected held, and it is aes" in "".join(policies.problems))
+        write(directory, {"tests.toml": TESTS.partition('[[test]]\nsender = "<>"')[0]})
+        await until(lambda: not policies.problems)
+        assert levels(policies, "x@y.example") == ("aes",)
+    with pytest.raises(ConfigError, match="expected"):
+        write(directory, {"tests.toml": TESTS})
+        PoliciesInForce(directory, PEERS, PolicyMetrics(CollectorRegistry()))
+
+
+@pytest.mark.parametrize("name", ["floors.toml", "groups.toml", "tests.toml"])
+def test_files_beside_the_policies_vanish_like_them_and_are_for_no_domain_of_that_name(
+    name: str, tmp_path: Path
+) -> None:
+    text = {"floors.toml": '[[floor]]\nsender = "a@b"\nlevels = ["otp"]\n', "groups.toml": 'staff = ["*@x.example"]\n'}
+    write(tmp_path, SETS | {name: text.get(name, TESTS)})
+    now = 1000.0
+    policies = PoliciesInForce(tmp_path, PEERS, PolicyMetrics(CollectorRegistry()), lambda: now)
+    before = policies().version
+    assert name not in policies().files
+    assert policies().explain("", f"x@{name[:-5]}").decision is None
+    (tmp_path / name).unlink()
+    policies.reload()
+    assert policies().version == before
+    now += policy_reload.GONE_QUIET_S
+    policies.reload()
+    assert policies().version != before
+    (tmp_path / name).touch()
+    policies.reload()
+    assert "there is nothing in it" in policies.problems[0]
+
+
+def test_the_commands_run_the_tests(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
+    run = site(SETS)
+    assert (run("test").exit_code, run("test").output) == (0, "5 tests, 0 failed.\n")
+    assert run("check", "--offline").exit_code == 0
+    write(tmp_path / "policies", {"bank.example.toml": BANK.replace('["otp"]', '["aes"]')})
+    result = run("test", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["tests"], len(found["failed"])) == (1, 5, 2)
+    checked = run("check", "--offline")
+    assert (checked.exit_code, "expected otp, and it is aes" in checked.stderr) == (1, True)
+    assert run("explain", "--offline", "a@b.example", "x@bank.example").exit_code == 0
+
+
+# --- diff -----------------------------------------------------------------------------------------------------------
+
+
+def differences(tmp_path: Path, old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
+    sets = [load_policies(write(tmp_path / name, each), PEERS) for name, each in (("old", old), ("new", new))]
+    return list(compare(*sets).differences)
+
+
+RULE = '[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
+DEFAULT = {"default.toml": AES}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param({}, {"default.toml": "# other\n" + AES}, [], id="a comment"),
+        pytest.param({}, {"default.toml": PQC}, [("down", "everybody else", "levels: pqc instead of aes"),
+            ("down", "everybody else at bob.example", "levels: pqc instead of aes"),
+            ("down", "everybody else at carol.example", "levels: pqc instead of aes")], id="default.toml"),
+        pytest.param({}, {"bob.example.toml": 'levels = ["aes", "rsa"]'}, [("down", "everybody else at bob.example", "levels: aes, rsa instead of aes")], id="a fallback"),
+        pytest.param({}, {"bob.example.toml": AES + 'otherwise = "refuse"'}, [("other", "everybody else at bob.example", "otherwise: refuse instead of hold")], id="otherwise"),
+        pytest.param({}, {"x.example.toml": AES + 'peer = "bob"'}, [("other", "everybody else at x.example", "peer: bob instead of none")], id="a peer"),
+        pytest.param({}, {"x.example/a%40b.toml": AES}, [("let go", "a@b@x.example", "aes instead of held")], id="what may be a route"),
+        pytest.param({}, {"bob.example/x.toml": CLEAR}, [("down", "x@bob.example", "levels: plaintext instead of aes")], id="clear text for one"),
+        pytest.param({}, {"default.toml": CLEAR}, [("down", "everybody else", "levels: plaintext instead of aes"),
+            ("stopped", "everybody else at bob.example", "held instead of aes"),
+            ("stopped", "everybody else at carol.example", "held instead of aes")], id="clear text, and peers held"),
+        pytest.param({"x.example.toml": PQC}, {"x.example.toml": PQC + "subdomains = true"}, [("down", "everybody below x.example", "levels: pqc instead of aes")], id="subdomains"),
+        pytest.param({"bob.example.toml": PQC + 'quantum = "required"'}, {"bob.example.toml": PQC}, [("down", "everybody else at bob.example", "quantum: preferred instead of required")], id="quantum"),
+        pytest.param({"bob.example.toml": 'levels = ["otp", "aes"]\nmax_size = { otp = "1 MiB" }'}, {"bob.example.toml": 'levels = ["otp", "aes"]\nmax_size = { otp = "1 KiB" }'},
+            [("down", "everybody else at bob.example", "max_size: otp 1024 instead of otp 1048576")], id="a size that leads to less"),
+        pytest.param({}, {"bob.example.toml": AES + RULE.format("<>", "rsa")}, [("down", "everybody else at bob.example", "levels: rsa instead of aes")], id="bounces"),
+        pytest.param({"bob.example.toml": AES + RULE.format("*@a.example", "otp") + RULE.format("ceo@*", "rsa")}, {"bob.example.toml": AES + RULE.format("ceo@*", "rsa") + RULE.format("*@a.example", "otp")},
+            [("down", "everybody else at bob.example", "levels: rsa instead of otp")], id="the order of two rules"),
+        pytest.param({"bob.example.toml": AES + '[[when]]\nsubject_tag = ["a", "b"]\nlevels = ["otp"]'}, {"bob.example.toml": AES + '[[when]]\nsubject_tag = "a"\nlevels = ["otp"]'},
+            [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="the second of two texts"),
+        pytest.param({"bob.example.toml": AES + '[[when]]\nlarger_than = "1 MiB"\nattachment_name = "*.docx"\nlevels = ["otp"]'}, {"bob.example.toml": AES},
+            [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="a large attachment"),
+        pytest.param({"floors.toml": '[[floor]]\nsender = "legal@alice.example"\nrecipient = "vip*@bob.example"\nlevels = ["otp"]'}, {},
+            [("down", "vipanybody@bob.example", "levels: aes instead of otp")], id="a floor"),
+        pytest.param({"groups.toml": 'staff = ["*@x.example", "a@y.example"]', "bob.example.toml": AES + RULE.format("group:staff", "otp")},
+            {"groups.toml": 'staff = ["*@x.example"]', "bob.example.toml": AES + RULE.format("group:staff", "otp")},
+            [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="a group"),
+        pytest.param({"bob.example.toml": AES + 'require = "pqc"'}, {"bob.example.toml": AES},
+            [("down", "everybody else at bob.example", "require: pqc of peer bob, or refuse no longer")], id="what must arrive sealed"),
+    ],
+)  # fmt: skip
+def test_diff_finds_every_decision_that_differs_without_any_mail(
+    old: Mapping[str, str], new: Mapping[str, str], expected: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    found = differences(tmp_path, DEFAULT | dict(old), DEFAULT | dict(new))
+    assert sorted((each.direction, each.recipients, "; ".join(each.changed)) for each in found) == sorted(expected)
+
+
+def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
+    run = site(DEFAULT | {"bob.example.toml": AES})
+    old, new = str(tmp_path / "policies"), str(write(tmp_path / "new", DEFAULT | {"bob.example.toml": CLEAR}))
+    found = json.loads(run("diff", old, new, "--json").stdout)
+    assert found["weaker"]
+    assert [(each["direction"], each["recipients"], each["in_clear"]) for each in found["differences"]] == [
+        ("down", "everybody else at bob.example", True)
+    ]
+    assert [run("diff", *two, "--strict").exit_code for two in ((old, new), (new, old), (old, old))] == [1, 0, 0]
+    assert "levels: plaintext instead of aes" in run("diff", old, new).stdout
+
+
+# --- install --------------------------------------------------------------------------------------------------------
+
+
+def in_place(site: Callable[[Mapping[str, str]], Run], top: Path, files: Mapping[str, str]) -> Run:
+    """The command on a site whose policies are a link to the directory `one`."""
+    run = site({})
+    write(top / "one", files)
+    (top / "policies").symlink_to("one")
+    return run
+
+
+def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    write(tmp_path / "two", {"bank.example.toml": BANK} | DEFAULT)
+    result = run("install", str(tmp_path / "two"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "policies").readlink() == tmp_path / "two"
+    assert "let go" in result.stdout
+    assert f"Undo with: qumail-relay policy install {tmp_path / 'one'}" in result.stdout
+    assert run("install", str(tmp_path / "one")).exit_code == 0
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"bank.example.toml": "levels = ["}, "bank.example.toml:1"),
+        ({"bank.example.toml": BANK.replace('["otp"]', '["aes"]'), "tests.toml": TESTS}, "expected otp, and it is aes"),
+        ({"bank.example.toml": BANK.replace('["otp"]', '["aes"]')}, "Not installed: something would be weaker."),
+    ],
+)
+def test_install_leaves_all_as_it_was_where_something_is_wrong(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, files: Mapping[str, str], said: str
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    result = run("install", "--strict", str(write(tmp_path / "two", files)))
+    assert (result.exit_code, said in result.stderr) == (1, True)
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+
+
+def test_install_says_how_a_directory_becomes_a_link(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
+    run = site(SETS)
+    result = run("install", str(write(tmp_path / "two", SETS)))
+    assert result.exit_code == 1
+    how = result.stderr.partition("once: ")[2].strip()
+    assert os.system(how) == 0
+    assert run("install", str(tmp_path / "two")).exit_code == 0
+
+
+def test_install_mends_a_set_that_is_broken_or_gone(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
+    run = in_place(site, tmp_path, {"bank.example.toml": "levels = ["})
+    two = str(write(tmp_path / "two", SETS))
+    assert "nothing to compare with" in run("install", "--strict", two).stderr
+    result = run("install", two, "--json")
+    assert (result.exit_code, "cannot be used" in result.stderr) == (0, True)
+    assert json.loads(result.stdout)["directory"] == two
+    (tmp_path / "policies").unlink()
+    (tmp_path / "policies").symlink_to("policies")
+    assert run("install", two).exit_code == 0
+    assert (tmp_path / "policies").resolve() == tmp_path / "two"
+
+
+async def test_a_relay_takes_an_installed_set_as_a_whole(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, log: LogCapture
+) -> None:
+    run = in_place(site, tmp_path, {"default.toml": AES, "bob.example.toml": AES})
+    write(tmp_path / "two", {"default.toml": PQC, "bob.example.toml": PQC})
+    async with watched(tmp_path / "policies") as policies:
+        result: Any = await asyncio.to_thread(run, "install", str(tmp_path / "two"))
+        assert result.exit_code == 0
+        await until(lambda: levels(policies) == levels(policies, "x@y.example") == ("pqc",))
+        assert count(policies, "loaded") == 1
+
+
+# --- list -----------------------------------------------------------------------------------------------------------
+
+
+def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], Run]) -> None:
+    run = site(
+        {
+            "default.toml": AES,
+            "bob.example.toml": 'levels = ["otp", "aes"]\n',
+            "clear.example.toml": CLEAR + 'reason = "a list"\n',
+            "old.example.toml": CLEAR + "until = 2001-01-01\n",
+            "rule.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n' + RULE.format("*@a.example", "plaintext"),
+            "lost.example/x.toml": AES,
+        }
+    )
+
+    def listed(*options: str) -> dict[str, list[str]]:
+        return {row["file"]: row["codes"] for row in json.loads(run("list", *options, "--json").stdout)}
+
+    assert len(listed()) == 6
+    assert listed("--clear") == {
+        "clear.example.toml": ["clear"],
+        "old.example.toml": ["clear", "expired"],
+        "rule.example.toml": ["clear_by_rule"],
+    }
+    assert listed("--expired") == {"old.example.toml": ["clear", "expired"]}
+    assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml"}
+    assert set(listed("--level", "aes")) == {"default.toml", "bob.example.toml", "lost.example/x.toml"}
+    assert listed("--level", "aes", "--peer", "bob") == {"bob.example.toml": []}
+    assert listed()["lost.example/x.toml"] == ["no_peer"]
+    assert "1 of 6 files" in run("list", "--expired").stdout
+
+
+def test_a_list_reads_only_files_that_have_changed_since_the_last_one(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = site({"default.toml": AES} | {f"d{number}.example.toml": CLEAR for number in range(20)})
+    read: list[str] = []
+
+    def counted(directory: str, name: str) -> FileText:
+        read.append(name)
+        return read_file(directory, name)
+
+    monkeypatch.setattr("relay.policy.index.read_file", counted)
+    monkeypatch.setattr("relay.policy.walk.DOUBTFUL_NS", 0)
+    first = run("list", "--clear", "--json")
+    assert (first.exit_code, len(json.loads(first.stdout)), len(read)) == (0, 20, 21)
+    read.clear()
+    assert run("list", "--clear", "--json").stdout == first.stdout
+    assert read == []
+    write(tmp_path / "policies", {"d7.example.toml": AES, "new.example.toml": CLEAR})
+    (tmp_path / "policies" / "d8.example.toml").unlink()
+    assert len(json.loads(run("list", "--clear", "--json").stdout)) == 19
+    assert sorted(read) == ["d7.example.toml", "new.example.toml"]
+    for damage in ("", "[]", "{}", '{"key": 1, "meanings": [], "files": {}}'):
+        (tmp_path / "policy-list.json").write_text(damage)
+        assert len(json.loads(run("list", "--clear", "--json").stdout)) == 19
+    write(tmp_path / "policies", {"d7.example.toml": "levels = ["})
+    broken = run("list")
+    assert (broken.exit_code, "d7.example.toml" in broken.stderr) == (1, True)
