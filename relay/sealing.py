@@ -70,7 +70,7 @@ class SealedMail:
     policy_version: str = ""
 
 
-class Made(NamedTuple):
+class SealedBefore(NamedTuple):
     """What is known of a message that was sealed here: the peer and the mailboxes that it is for, and its layers."""
 
     peer: str
@@ -89,7 +89,7 @@ class Sealer:
     planner: Planner
     policies: Callable[[], PolicySet]
     keys: KeysWithReserve
-    made: dict[bytes, Made] = field(default_factory=dict, repr=False)
+    made: dict[bytes, SealedBefore] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
         """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
@@ -156,7 +156,9 @@ class Sealer:
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
-        self._note_made(digest, Made(peer, frozenset(each.mailbox for each in made.recipients), made.protection))
+        self._note_made(
+            digest, SealedBefore(peer, frozenset(each.mailbox for each in made.recipients), made.protection)
+        )
         return made
 
     async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> SealedPayload:
@@ -175,7 +177,7 @@ class Sealer:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
         return sealed
 
-    def _note_made(self, digest: bytes, made: Made) -> None:
+    def _note_made(self, digest: bytes, made: SealedBefore) -> None:
         """What is in this message will be known again. Only the event loop's thread changes what is known."""
         self.made[digest] = made
         if len(self.made) > MAX_MADE:

@@ -70,21 +70,22 @@ def _raised(base: Chosen, rules: Sequence[PlacedRule]) -> Chosen:
     """
     levels = strongest((base.levels, *(rule.when.levels for rule in rules if rule.when.levels)))
     counting = [rule for rule in rules if not rule.when.levels or set(rule.when.levels) & set(levels)]
+    quantum, kem, priority = base.quantum, base.kem, base.priority
+    for rule in rules:
+        quantum = raised_quantum(quantum, rule.when.quantum or quantum)
+        kem = with_kems(kem, rule.when.kem) if rule.when.kem else kem
+        priority = "normal" if rule.when.priority == "normal" else priority
     result = replace(
         base,
         levels=levels,
+        quantum=quantum,
+        kem=kem,
         max_size=_sizes(levels, base, counting),
         otherwise=_first([rule.when.otherwise for rule in counting], base.otherwise),
         impossible=_first([rule.when.impossible for rule in counting], base.impossible),
         hold_for=_first([rule.when.hold_for for rule in counting], base.hold_for),
+        priority=priority,
     )
-    for rule in rules:
-        result = replace(
-            result,
-            quantum=raised_quantum(result.quantum, rule.when.quantum or result.quantum),
-            kem=with_kems(result.kem, rule.when.kem or ()),
-            priority="normal" if rule.when.priority == "normal" else result.priority,
-        )
     if result == base:
         return base
     deciding = [rule for rule in counting if rule.when.levels or levels == base.levels] or list(rules)

@@ -152,7 +152,7 @@ class PolicySet:
         """The first of these files that covers its address; every one looked for is put into `lookups`."""
         for name, step in names:
             file = self.files.get(name)
-            ended = file is not None and file.policy.ended
+            ended = file is not None and file.policy.until is not None and file.policy.ended
             decides = file is not None and not ended and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
                 lookups.append(Lookup(name, step, file is not None, decides, ended))

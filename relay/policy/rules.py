@@ -48,6 +48,7 @@ class When(SealingSettings):
     attachment_type: Texts | None = None
     attachment_name: Texts | None = None
 
+    _inside: bool = PrivateAttr(default=False)
     _senders: AddressPatterns = PrivateAttr(AddressPatterns())
     _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
     _tags: tuple[str, ...] = PrivateAttr(())
@@ -82,7 +83,8 @@ class When(SealingSettings):
             raise ValueError("a rule needs a setting that it changes, for instance levels")
         if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
             raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
-        if self.looks_inside and self.levels == ("plaintext",):
+        self._inside = not set(self.conditions) <= {"sender", "recipient"}
+        if self._inside and self.levels == ("plaintext",):
             raise ValueError(
                 'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
                 "decide by sender, or in the file of the recipient"
@@ -102,7 +104,7 @@ class When(SealingSettings):
     @property
     def looks_inside(self) -> bool:
         """Whether it asks about the message and not only about the envelope: then it may only raise."""
-        return not set(self.conditions) <= {"sender", "recipient"}
+        return self._inside
 
     @property
     def only_raises(self) -> bool:
@@ -138,7 +140,7 @@ class When(SealingSettings):
 
         Without content no rule that looks inside applies.
         """
-        if self.ended:
+        if self.until is not None and self.ended:
             return f"it ended on {self.until}"
         if self.sender and not self._senders.match(sender, groups):
             return f"the sender is not {_listed(self.sender)}"

@@ -20,7 +20,7 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
 from relay.policy import load_policies
-from relay.sealing import Made
+from relay.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -216,13 +216,13 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     assert not walks
 
 
-class Noted(dict[bytes, Made]):
+class Noted(dict[bytes, SealedBefore]):
     """Knows which threads have changed it."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
 
-    def __setitem__(self, key: bytes, value: Made) -> None:
+    def __setitem__(self, key: bytes, value: SealedBefore) -> None:
         self.threads.add(threading.get_ident())
         super().__setitem__(key, value)
 
