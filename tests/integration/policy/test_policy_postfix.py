@@ -1,11 +1,13 @@
 """Policies are edited while real Postfix sends a thousand mails through the relay: each by one version, none lost.
-Standard: an edit about every 100 ms, one in three broken; what the log says of a mail is what happened to it.
+One edit follows when the relay has taken the one before, or said why not; what the log says of a mail is what
+happened to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from relay.kme import DevelopmentKMEs
@@ -20,6 +22,9 @@ from tests.unit.policy.test_policy import write
 pytestmark = requires_postfix
 
 MAILS = 1000
+SENDERS = 10
+EDITS = 12
+"""So many are settled before the last mails are sent."""
 LEVELS = ("aes", "plaintext", None)
 """What the edits say in turn; None is a broken one."""
 
@@ -27,8 +32,9 @@ LEVELS = ("aes", "plaintext", None)
 class Editor:
     """Edits the policies until it is stopped, and knows which level each version says."""
 
-    def __init__(self, policies: Path, beside: Path) -> None:
-        self.policies, self.beside = policies, beside
+    def __init__(self, policies: Path, beside: Path, log_size: Callable[[], int]) -> None:
+        self.policies, self.beside, self.log_size = policies, beside, log_size
+        self.settled: list[asyncio.Event] = []
         self.versions: dict[str, str] = {}
         self.stop = asyncio.Event()
 
@@ -42,17 +48,27 @@ class Editor:
         self.versions[set_of_it.version] = level
         return text
 
-    async def run(self) -> None:
-        number = 0
+    async def run(self, settled: Callable[[int], Awaitable[None]]) -> None:
+        """`settled` waits until the relay has taken an edit, or refused it, and gets how long its log was before."""
         while not self.stop.is_set():
-            number += 1
-            write(self.policies, {".new": self.text(number)})
+            self.settled.append(asyncio.Event())
+            logged = self.log_size()
+            write(self.policies, {".new": self.text(len(self.settled))})
             (self.policies / ".new").replace(self.policies / "bob.example.toml")
-            try:
-                async with asyncio.timeout(0.1):
-                    await self.stop.wait()
-            except TimeoutError:
-                continue
+            await settled(logged)
+            self.settled[-1].set()
+
+    async def reached(self, number: int) -> None:
+        """Waits until so many edits are settled."""
+        while sum(each.is_set() for each in self.settled) < number:
+            await asyncio.sleep(0.02)
+
+
+def events(log: str) -> set[str]:
+    """Those of the whole lines of a log."""
+    return {
+        json.loads(line)["event"] for line in log.splitlines(keepends=True) if line[:1] == "{" and line[-1:] == "\n"
+    }
 
 
 async def test_a_thousand_mails_through_postfix_while_policies_are_edited(
@@ -65,17 +81,24 @@ async def test_a_thousand_mails_through_postfix_while_policies_are_edited(
             peer_inbound=to_bob, policies={"bob.example.toml": 'levels = ["aes"]\n# 0\n'},
         )  # fmt: skip
         async with site as alice:
-            editor = Editor(alice.site.directory / "policies", tmp_path / "beside")
+            editor = Editor(alice.site.directory / "policies", tmp_path / "beside", lambda: len(alice.relay.log))
             editor.text(0)
-            editing = asyncio.create_task(editor.run())
+
+            async def settled(logged: int) -> None:
+                async with asyncio.timeout(30):
+                    while not {"policies_loaded", "policies_not_reloaded"} & events(alice.relay.log[logged:]):
+                        await asyncio.sleep(0.02)
+
+            editing = asyncio.create_task(editor.run(settled))
 
             async def send(numbers: range) -> None:
-                for number in numbers:
+                for sent, number in enumerate(numbers):
+                    await editor.reached(sent * EDITS * SENDERS // MAILS)
                     message = mails.plain(body=f"number {number}.\r\n")
                     reply = await alice.postfix.submit(message, recipients=[f"u{number}@bob.example"])
                     assert reply.code == 250, reply
 
-            await asyncio.gather(*(send(range(first, MAILS, 10)) for first in range(10)))
+            await asyncio.gather(*(send(range(first, MAILS, SENDERS)) for first in range(SENDERS)))
             await sink.messages(MAILS)
             editor.stop.set()
             await editing
