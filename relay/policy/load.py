@@ -101,6 +101,8 @@ class PolicyFolder:
                 self._forget(name)
                 if os.path.lexists(f"{directory}/{name}"):
                     self._faulty[name] = error.problems
+                    if stamp := stamp_of(self.directory / name):
+                        self._stamps[name] = (stamp, False)
                 continue
             try:
                 self._take(name, read)
