@@ -181,7 +181,9 @@ class PoliciesInForce:
             problems = error.problems
         if self._has_changed_meanwhile(watch):
             return
-        read, self._pending, self._unsettled = _some(names), {}, False
+        read, self._unsettled = _some(names), False
+        while self._pending:  # one by one: to let 100,000 go at once would hold every thread
+            self._pending.popitem()
         if problems:
             self._missing = []
             self._keep(before, problems)
