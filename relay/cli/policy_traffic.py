@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.plan import Outcome, Result
 from relay.planner import Planner
-from relay.policy import MessageFacts
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 from relay.policy.traffic import Sample, samples, total_octets
@@ -205,9 +204,7 @@ async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sampl
     differences = TrafficDifferences()
     for sample in found:
         outside = _outside(before, sample)
-        # A message of its own for each set: it remembers what was decided about it.
-        again = replace(sample, content=MessageFacts(sample.content.message)) if sample.content is not None else sample
-        later = {each.recipient: each for each in await after.foresee(new, again, outside)}
+        later = {each.recipient: each for each in await after.foresee(new, sample, outside)}
         for outcome in await before.foresee(old, sample, outside):
             differences.add(outcome, later[outcome.recipient])
     return differences

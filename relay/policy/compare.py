@@ -83,7 +83,7 @@ class _Kind(NamedTuple):
     called: str
 
 
-class _Made(NamedTuple):
+class _SampleMessage(NamedTuple):
     """A message that rules look for, as `DescribedMessage` takes it, and how to call it."""
 
     called: str
@@ -114,11 +114,14 @@ def compare(old: PolicySet, new: PolicySet) -> Comparison:
     return Comparison(tuple(found), tuple(coarse))
 
 
-def _of_kind(old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _Made]]) -> Iterator[Difference]:
+def _of_kind(
+    old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _SampleMessage]]
+) -> Iterator[Difference]:
     """What these mails to one kind of recipient show, and what is asked of mail from them, each difference once."""
     seen = set()
     for sender, message in tries:
-        before, after = (_decide(policies, sender, kind.address, message) for policies in (old, new))
+        content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
+        before, after = (_decide(policies, sender, kind.address, content) for policies in (old, new))
         changed = _changed(before, after)
         if changed and changed not in seen:
             seen.add(changed)
@@ -141,9 +144,7 @@ def _same_for_all(old: PolicySet, new: PolicySet) -> bool:
     return floors[0] == floors[1] and dict(old.groups) == dict(new.groups)
 
 
-def _decide(policies: PolicySet, sender: str, recipient: str, message: _Made) -> Decision | None:
-    # A message of its own for each set: it remembers what was decided about it.
-    content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
+def _decide(policies: PolicySet, sender: str, recipient: str, content: DescribedMessage) -> Decision | None:
     try:
         return policies.decide(sender, recipient, content)
     except RelayError:
@@ -216,11 +217,13 @@ def _differ(old: PolicySet, new: PolicySet, address: FoldedAddress) -> bool:
 # --- the mails that rules look for ----------------------------------------------------------------------------------
 
 
-def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True) -> Iterator[tuple[str, _Made]]:
+def _tries(
+    rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True
+) -> Iterator[tuple[str, _SampleMessage]]:
     """Senders and messages: those that no rule looks for, those of each rule, and with `pairs` those of any two."""
     globs = list(dict.fromkeys(glob for rule in rules for each in (old, new) for glob in rule.senders.all(each.groups)))
     senders = dict.fromkeys(["", f"{_ANYBODY}@{_ELSEWHERE}", *map(_witness, globs)])
-    messages = dict.fromkeys([_Made("any"), *(message for rule in rules for message in _messages(rule))])
+    messages = dict.fromkeys([_SampleMessage("any"), *(message for rule in rules for message in _messages(rule))])
     if pairs:
         senders |= dict.fromkeys(both for one, other in combinations(globs, 2) if (both := _both(one, other)))
         asked = list(messages)[1:]
@@ -233,7 +236,7 @@ def _tries(rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = T
                 yield sender, message
 
 
-def _messages(rule: When) -> Iterator[_Made]:
+def _messages(rule: When) -> Iterator[_SampleMessage]:
     """For each text of each condition a message that has it, and the first text of each other condition."""
     if not rule.looks_inside:
         return
@@ -247,7 +250,7 @@ def _messages(rule: When) -> Iterator[_Made]:
             yield _message(rule, one)
 
 
-def _message(rule: When, texts: dict[str, str]) -> _Made:
+def _message(rule: When, texts: dict[str, str]) -> _SampleMessage:
     octets = None
     if rule.larger_than is not None:
         octets = rule.larger_than + 1
@@ -260,12 +263,12 @@ def _message(rule: When, texts: dict[str, str]) -> _Made:
     said = [f"subject {texts['subject_tag']!r}"] if texts["subject_tag"] else []
     said += [f"field {each!r}" for each in fields] + [f"attachment {each!r}" for each in attachments]
     said += [f"{octets} octets"] if octets is not None else []
-    return _Made(", ".join(said), texts["subject_tag"], fields, attachments, octets)
+    return _SampleMessage(", ".join(said), texts["subject_tag"], fields, attachments, octets)
 
 
-def _joined(*messages: _Made) -> _Made:
+def _joined(*messages: _SampleMessage) -> _SampleMessage:
     """One message that has what all of these have."""
-    return _Made(
+    return _SampleMessage(
         ", ".join(dict.fromkeys(each.called for each in messages)),
         " ".join(dict.fromkeys(each.subject for each in messages if each.subject)),
         tuple(dict.fromkeys(field for each in messages for field in each.fields)),

@@ -180,7 +180,7 @@ class PolicySet:
         elif content is None or looks is not None:
             chosen = choose(file, floors, sender, content, self.groups, looks)
         else:
-            what = (file.digest, sender, tuple(floor.number for floor in floors))
+            what = (self.version, file.digest, sender, tuple(floor.number for floor in floors))
             chosen = content.once(what, lambda: choose(file, floors, sender, content, self.groups))
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
@@ -193,7 +193,7 @@ class PolicySet:
             spelled = spellings(sender)
             return [floor.when.mismatch(spelled, content, self.groups) for floor in self.floors]
 
-        found = mismatches() if content is None else content.once(("floors", sender), mismatches)
+        found = mismatches() if content is None else content.once((self.version, sender), mismatches)
         to = spellings(recipient)
         applying: list[PlacedRule] = []
         for floor, mismatch in zip(self.floors, found, strict=True):

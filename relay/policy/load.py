@@ -101,6 +101,8 @@ class PolicyFolder:
                 self._forget(name)
                 if os.path.lexists(f"{directory}/{name}"):
                     self._faulty[name] = error.problems
+                    if stamp := stamp_of(self.directory / name):
+                        self._stamps[name] = (stamp, False)
                 continue
             try:
                 self._take(name, read)
@@ -142,8 +144,12 @@ class PolicyFolder:
             self._links[name] = listing.files[name] if name in listing.files else stamp_of(self.directory / name)
         if "" in listing.missing:
             return {}
-        found = {name: stamp for name, stamp in listing.files.items() if not self._is_as_read(name, stamp)}
-        return found | {name: None for name in self._names_in(directory) if name not in listing.files}
+        found: dict[str, Stamp | None] = {name: None for name in self._names_in(directory) if name not in listing.files}
+        while listing.files:  # taken out one by one: to let 100,000 go at once would hold every thread
+            name, stamp = listing.files.popitem()
+            if not self._is_as_read(name, stamp):
+                found[name] = stamp
+        return found
 
     def moved_links(self) -> set[str]:
         """The files and directories behind links that are not as they were, which no watch can tell for sure."""

@@ -12,8 +12,9 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -157,14 +158,12 @@ class PoliciesInForce:
         busy = bool(written) or not self._quiet(quiet_s)
         if busy and not self._loud and self._clock() - self._began_at >= LOUD_S:
             self._loud = True
-            names = sorted(self._pending)
-            version = self._current.version
             log.warning(
                 "policies_not_quiet",
-                files=names[:MAX_LOGGED],
-                number=len(names),
+                files=_some(self._pending),
+                number=len(self._pending),
                 open_for_writing=written[:MAX_LOGGED],
-                version=version,
+                version=self._current.version,
             )
         return busy
 
@@ -182,7 +181,9 @@ class PoliciesInForce:
             problems = error.problems
         if self._has_changed_meanwhile(watch):
             return
-        read, self._pending, self._unsettled = sorted(names)[:MAX_LOGGED], {}, False
+        read, self._unsettled = _some(names), False
+        while self._pending:  # one by one: to let 100,000 go at once would hold every thread
+            self._pending.popitem()
         if problems:
             self._missing = []
             self._keep(before, problems)
@@ -262,8 +263,9 @@ class PoliciesInForce:
         if now >= self._links_at:
             moved, cost = _timed(self._folder.moved_links)
             self._links_at = now + max(LOOK_S, cost / SHARE)
-        look_at_all = self._asked or now >= self._rescan_at
-        self._asked = False
+        look_at_all = now >= self._rescan_at
+        if self._asked:
+            self._asked, look_at_all = False, True
         directories = {name for name in moved if not name.endswith(SUFFIX)}
         changes = watch.look(directories, anew=look_at_all)
         self.note(Changes(changes.names | (moved - directories), changes.directories))
@@ -320,6 +322,11 @@ class _Thread:
         finally:
             with suppress(RuntimeError):  # the event loop may be closed by now
                 ended()
+
+
+def _some(names: Iterable[str]) -> list[str]:
+    """As many as are logged; to sort all of 100,000 would hold every thread."""
+    return sorted(islice(names, MAX_LOGGED))
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import shutil
 import signal
@@ -206,6 +207,10 @@ def test_without_a_watch_reading_again_is_at_once(tmp_path: Path) -> None:
     assert (levels(policies), len(policies.problems), count(policies, "broken")) == (("pqc",), 1, 1)
     with pytest.raises(ConfigError):
         PoliciesInForce(tmp_path, PEERS)
+    write(tmp_path, {"default.toml": PQC})
+    os.mkfifo(tmp_path / "bob.example.toml")
+    policies.reload()
+    assert [problem.partition(": ")[2][:18] for problem in policies.problems] == ["not a regular file"]
 
 
 def test_what_is_read_again_is_as_if_all_had_been_read(tmp_path: Path) -> None:
