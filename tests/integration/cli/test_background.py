@@ -60,7 +60,7 @@ async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
 
     running = False
     monkeypatch.setattr(upkeep, "SWEEP_S", 0.01)
-    monkeypatch.setattr(Triage, "look", failing)
+    monkeypatch.setattr(Triage, "refresh", failing)
     monkeypatch.setattr(ReceivedKeys, "destroy_expired", destroying)
     async with app.running(site.config):
         running = True

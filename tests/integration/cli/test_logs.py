@@ -13,8 +13,8 @@ import pytest
 PROGRAM = """
 import structlog
 from relay.cli.logs import configure_logging
-from relay.config import Log
-configure_logging(Log(level="debug", format="{format}"))
+from relay.config import LogSettings
+configure_logging(LogSettings(level="debug", format="{format}"))
 def fails(key):
     raise ValueError("what went wrong")
 try:

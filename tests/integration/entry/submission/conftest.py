@@ -122,7 +122,7 @@ def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str, monkeypatch: p
         failure_delay: float = 0.0,
     ) -> AsyncIterator[Server]:
         directory = tmp_path / "relay"
-        monkeypatch.setattr("relay.entry.auth.FAILURE_DELAY_S", failure_delay)
+        monkeypatch.setattr("relay.entry.smtp.auth.FAILURE_DELAY_S", failure_delay)
         (directory / "policies").mkdir(parents=True)
         (directory / "policies" / "default.toml").write_text('levels = ["plaintext"]\n')
         write_users(directory / "users", users)
