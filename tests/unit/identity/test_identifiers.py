@@ -28,6 +28,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
+from relay.store import Begun
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.unit.identity.homes import NOW, Home
@@ -195,8 +196,8 @@ def test_our_own_certificate_with_such_an_identifier_is_refused_before_peers_do(
 class _Nothing:
     """No memory of what was opened."""
 
-    async def admit(self, *_: object) -> dict[str, str]:
-        return {}
+    async def admit(self, *_: object) -> Begun:
+        return Begun()
 
 
 @every_order
