@@ -309,12 +309,18 @@ async def _check(
     broken_promises += [f"came twice with no kill in the gap of SMTP: {what}" for what in report.twice_without_a_kill]
     sealed = await _sealed_in_queue(field_.bob)
     reasons = {each.recipient: f"{each.queue}, {each.reason}" for each in await field_.bob.postfix.queue()}
+    before = await _in_queue(field_.alice)
+    reasons_before = {each.recipient: f"{each.queue}, {each.reason}" for each in await field_.alice.postfix.queue()}
     for each in messages:
         missing = [recipient for recipient in each.recipients if not arrived[each.number, recipient]]
         waiting = sealed.get(each.number, {})
         for recipient in missing:
             lost = waiting.get(recipient)
-            if lost is None:
+            if lost is None and recipient in before.get(each.number, ()):
+                broken_promises.append(
+                    f"message {each.number} was not sealed for {recipient}; Postfix says: {reasons_before.get(recipient)}"
+                )
+            elif lost is None:
                 broken_promises.append(f"message {each.number} is lost for {recipient}")
             elif field_.accounts.lost_on_the_wire(lost, wire_broken):
                 report.lost_on_the_wire += 1
@@ -352,13 +358,20 @@ async def _check_keys(report: Report, field_: Battlefield, wrong: Spans, wire_br
     report.faults += broken
 
 
-async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
-    """By number and recipient, the key_IDs of the sealed messages that wait in a site's queue."""
-    found: dict[int, dict[str, set[str]]] = defaultdict(dict)
+async def _in_queue(site: MailSite) -> dict[int, dict[str, bytes]]:
+    """By number and recipient, the messages that wait in a site's queue."""
+    found: dict[int, dict[str, bytes]] = defaultdict(dict)
     for name, recipients in (await site.postfix.queued_names()).items():
         if not (message := await site.postfix.queued_message(name)):
             continue
         number = int(message.split(b"Message-ID: <")[1].split(b".")[0])
-        for recipient in recipients:
-            found[number][recipient] = key_ids(mime.sealed_content(message))
+        found[number] |= dict.fromkeys(recipients, message)
     return found
+
+
+async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
+    """The same, with the key_IDs that each sealed message names."""
+    return {
+        number: {recipient: key_ids(mime.sealed_content(message)) for recipient, message in waiting.items()}
+        for number, waiting in (await _in_queue(site)).items()
+    }
