@@ -213,11 +213,15 @@ class DevelopmentKME(Faults):
         if how.kind in ("lose_reply", "hang_in_body"):
             self._not_brought(key_ids, how)
             return _close(request) if how.kind == "lose_reply" else await _half(request, answer)
-        await answer.prepare(request)
-        await answer.write_eof()
-        if request.transport is None or request.transport.is_closing():
+        try:
+            await answer.prepare(request)
+            await answer.write_eof()
+            left_before = request.transport is None or request.transport.is_closing()
+        except ConnectionError:
+            left_before = True
+        if left_before:
             self.link.did_not_arrive(key_ids, "client left")
-        elif how.kind == "close_unsaid":
+        elif how.kind == "close_unsaid" and request.transport is not None:
             request.transport.close()
         else:
             self._sent[asked.connection] = key_ids

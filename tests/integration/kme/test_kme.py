@@ -27,6 +27,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog.testing
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -686,6 +687,18 @@ async def test_a_client_that_leaves_before_the_answer_has_lost_its_keys(site: Si
         await asyncio.sleep(0)
     [issued] = site.kmes.link.keys.values()
     assert issued.lost == "client left"
+
+
+async def test_keys_of_an_answer_that_a_closing_connection_does_not_take_are_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closing(*_: object) -> None:
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr(web.Response, "write_eof", closing)
+    with pytest.raises(aiohttp.ClientError):
+        await site.alice.get("1/enc_keys")
+    assert {each.lost for each in site.kmes.link.keys.values()} == {"client left"}
 
 
 async def test_the_command_runs_servers_that_misbehave_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
