@@ -34,6 +34,7 @@ from tests.testlib.submit import Reply
 from tests.testlib.wire import Wire
 
 SUBMITTERS = 4
+READINGS = 20
 SETTLE_S = 120.0
 LOSES_ANSWERS = ("killed", "sealed_", "opened_")
 """Words of the faults that a next hop's answer can be lost by."""
@@ -363,11 +364,24 @@ async def _in_queue(site: MailSite) -> dict[int, dict[str, bytes]]:
     """By number and recipient, the messages that wait in a site's queue."""
     found: dict[int, dict[str, bytes]] = defaultdict(dict)
     for name, recipients in (await site.postfix.queued_names()).items():
-        if not (message := await site.postfix.queued_message(name)):
+        message = await _read_from_queue(site, name)
+        if not message:
             continue
         number = int(message.split(b"Message-ID: <")[1].split(b".")[0])
         found[number] |= dict.fromkeys(recipients, message)
     return found
+
+
+async def _read_from_queue(site: MailSite, name: str) -> bytes:
+    """A message that waits; b"" where it waits no more. A file that goes to another queue just now is read again."""
+    before = b""
+    for _ in range(READINGS):
+        if (message := await site.postfix.queued_message(name)) and message == before:
+            return message
+        before = message
+        if not message and name not in await site.postfix.queued_names():
+            return b""
+    return before
 
 
 async def _sealed_in_queue(site: MailSite) -> dict[int, dict[str, set[str]]]:
