@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tests.system.fuzz.edits import MAX_OCTETS, edited, random_edits
+from tests.system.fuzz.targets import FOUND, TARGETS, found, target_of
 
 if TYPE_CHECKING:
     from tests.system.fuzz.target import Target
@@ -54,20 +55,18 @@ def main() -> int:
 
 def _target(name: str, led: bool) -> Target | None:
     """The target of this name, its readers imported so that atheris sees where they go if it leads."""
+    if name not in TARGETS:
+        print(f"no target {name!r}; there are: {', '.join(sorted(TARGETS))}", file=sys.stderr)  # noqa: T201
+        return None
     with ExitStack() as stack:
         if led:
             import atheris
 
             stack.enter_context(atheris.instrument_imports(include=["relay", "aiosmtpd", "tomllib"]))
-        from tests.system.fuzz.targets import TARGETS
-    if name not in TARGETS:
-        print(f"no target {name!r}; there are: {', '.join(sorted(TARGETS))}", file=sys.stderr)  # noqa: T201
-    return TARGETS.get(name)
+        return target_of(name)
 
 
 def _seeds(target: Target) -> list[bytes]:
-    from tests.system.fuzz.targets import found
-
     return [*target.seeds(), *(path.read_bytes() for path in found() if path.parent.name == target.name)]
 
 
@@ -124,8 +123,6 @@ def _with_atheris(target: Target, seconds: int, seed: int, corpus: Path | None) 
 
 def _written(target: Target, data: bytes) -> Path:
     """The file in found/ that now holds this input; give it a name that says what was wrong."""
-    from tests.system.fuzz.targets import FOUND
-
     path = FOUND / target.name / hashlib.sha256(data).hexdigest()[:16]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

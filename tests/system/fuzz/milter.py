@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from unittest import mock
 
 from relay.budget import Budget
@@ -110,11 +111,11 @@ class _Writer:
         """Nothing waits."""
 
     @property
-    def transport(self) -> mock.Mock:
-        return mock.Mock(get_write_buffer_size=lambda: 0, is_closing=lambda: False)
+    def transport(self) -> SimpleNamespace:
+        return SimpleNamespace(get_write_buffer_size=lambda: 0, is_closing=lambda: False)
 
-    def get_extra_info(self, name: str) -> mock.Mock:
-        return mock.Mock(family=socket.AF_UNIX)
+    def get_extra_info(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(family=socket.AF_UNIX)
 
 
 def target(data: bytes) -> None:

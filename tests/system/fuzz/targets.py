@@ -4,30 +4,44 @@ Standard: found/NAME/ has one file an input, as it was; its name says what was w
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.system.fuzz import conversations, messages, milter, replies, rules, senders, settings, signatures, structures
+if TYPE_CHECKING:
+    from tests.system.fuzz.target import Target
 
 TARGETS = {
-    target.name: target
-    for target in (
-        conversations.SMTP,
-        conversations.LMTP,
-        milter.MILTER,
-        messages.MIME,
-        messages.TRIPWIRE,
-        structures.CMS,
-        structures.OPENING,
-        replies.KME,
-        rules.RULES,
-        senders.SENDERS,
-        signatures.DKIM,
-        settings.POLICY,
-        settings.RELAY,
-    )
+    "smtp": "conversations.SMTP",
+    "lmtp": "conversations.LMTP",
+    "milter": "milter.MILTER",
+    "mime": "messages.MIME",
+    "tripwire": "messages.TRIPWIRE",
+    "cms": "structures.CMS",
+    "opening": "structures.OPENING",
+    "kme": "replies.KME",
+    "rules": "rules.RULES",
+    "senders": "senders.SENDERS",
+    "dkim": "signatures.DKIM",
+    "policy": "settings.POLICY",
+    "relay": "settings.RELAY",
 }
+"""Where each one is: only what is asked for is imported, with the readers that it needs."""
 
 FOUND = Path(__file__).parent / "found"
+
+
+def target_of(name: str) -> Target:
+    """The target of this name, which TARGETS has."""
+    module, _, attribute = TARGETS[name].partition(".")
+    target: Target = getattr(import_module(f"tests.system.fuzz.{module}"), attribute)
+    assert target.name == name
+    return target
+
+
+def all_targets() -> dict[str, Target]:
+    """Every target by its name."""
+    return {name: target_of(name) for name in TARGETS}
 
 
 def found() -> list[Path]:
