@@ -1,9 +1,11 @@
-// Seals, opens, signs, verifies and parses CMS messages with Bouncy Castle, one subcommand a run, files in and out.
+// Seals, opens, signs, verifies and parses CMS messages with Bouncy Castle: a subcommand a line, files in and out.
 // Standard: RFC 5652, RFC 5083, RFC 5084 (GCM), RFC 4055 (OAEP, PSS), RFC 9629 and 9936 (ML-KEM), RFC 9882 (ML-DSA).
 
+import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.Reader;
 import java.nio.charset.StandardCharsets;
@@ -98,7 +100,11 @@ import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
 import org.bouncycastle.util.encoders.Hex;
 
-/** Exits with 0 when done, 3 with the reason on standard error when the message is refused, 2 for a wrong call. */
+/**
+ * Each line of standard input is one subcommand, its words between tabs. The answer is one line, "STATUS OCTETS", and
+ * then so many octets: 0 with what the subcommand prints, 3 with the reason when the message is refused, 2 for a wrong
+ * call. The program ends where its input does.
+ */
 public final class Interop {
     private static final ASN1ObjectIdentifier QKD_KEY =
         new ASN1ObjectIdentifier("2.25.70870596422438752823789839143307439983");
@@ -120,26 +126,38 @@ public final class Interop {
 
     public static void main(String[] args) throws IOException {
         Security.addProvider(new BouncyCastleProvider());
-        try {
-            run(args);
-        } catch (IllegalCallException wrong) {
-            System.err.println(USAGE);
-            System.exit(2);
-        } catch (Exception refused) {
-            System.err.println(refused);
-            for (Throwable cause = refused.getCause(); cause != null; cause = cause.getCause()) {
-                System.err.println("  because: " + cause);
+        BufferedReader requests = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (String line = requests.readLine(); line != null; line = requests.readLine()) {
+            try {
+                answer(0, run(line.split("\t", -1)));
+            } catch (IllegalCallException wrong) {
+                answer(2, USAGE);
+            } catch (Exception refused) {
+                StringBuilder reason = new StringBuilder(refused.toString());
+                for (Throwable cause = refused.getCause(); cause != null; cause = cause.getCause()) {
+                    reason.append("\n  because: ").append(cause);
+                }
+                answer(3, reason.toString());
             }
-            System.exit(3);
         }
     }
 
-    private static void run(String[] args) throws Exception {
-        if (args.length == 0 || !Integer.valueOf(args.length).equals(WORDS.get(args[0]))) {
+    private static void answer(int status, String text) {
+        byte[] octets = text.getBytes(StandardCharsets.UTF_8);
+        System.out.print(status + " " + octets.length + "\n");
+        System.out.writeBytes(octets);
+        System.out.flush();
+    }
+
+    /** What the subcommand prints; only one prints anything. */
+    private static String run(String[] args) throws Exception {
+        if (!Integer.valueOf(args.length).equals(WORDS.get(args[0]))) {
             throw new IllegalCallException();
         }
         switch (args[0]) {
-            case "parse" -> System.out.println(json(summary(read(args[1]))));
+            case "parse" -> {
+                return json(summary(read(args[1])));
+            }
             case "to-der" -> write(args[2], toDER(read(args[1])));
             case "open-kek" -> write(args[2], open(
                 read(args[1]),
@@ -160,6 +178,7 @@ public final class Interop {
             case "verify" -> write(args[2], verify(read(args[1]), certificate(args[3])));
             default -> throw new AssertionError(args[0]);
         }
+        return "";
     }
 
     // Opening

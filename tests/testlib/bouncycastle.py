@@ -1,5 +1,5 @@
 """Bouncy Castle as a second implementation of every structure: seals, opens, signs, verifies, parses.
-Standard: Debian's libbcpkix-java and a JDK; tests/java/Interop.java is compiled once a test session.
+Standard: Debian's libbcpkix-java and a JDK; tests/java/Interop.java is compiled and started once a test session.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import shutil
 import subprocess
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +105,64 @@ def _form(ber: bool) -> str:
 
 
 def _run(command: str, *arguments: Argument | Path) -> bytes:
-    """One run of Interop.java; arguments that are not text become files, and a Path says where output goes."""
+    """One subcommand of Interop.java; arguments that are not text become files, and a Path says where output goes."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         words = [_word(argument, directory, number) for number, argument in enumerate(arguments)]
-        done = subprocess.run(
-            # Serial collection and one tier of compilation: these programs live for less than a second.
-            ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", _class_path(), "Interop", command, *words],
-            capture_output=True, check=False, timeout=DEADLINE_S,
-        )  # fmt: skip
-        if done.returncode == _REFUSED:
-            raise Refused(done.stderr.decode())
-        if done.returncode:
-            raise RuntimeError(f"Interop.java {command}: {done.stderr.decode()}")
+        status, printed = _program().run(command, *words)
+        if status == _REFUSED:
+            raise Refused(printed.decode())
+        if status:
+            raise RuntimeError(f"Interop.java {command}: {printed.decode()}")
         output = directory / "out"
-        return output.read_bytes() if output.exists() else done.stdout
+        return output.read_bytes() if output.exists() else printed
+
+
+class _Program:
+    """Interop.java in one process for all calls, which share nothing in it: each reads its files and writes its own."""
+
+    def __init__(self) -> None:
+        # Serial collection and one tier of compilation: it has a hundred calls or fewer to answer.
+        self._process = subprocess.Popen(
+            ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", _class_path(), "Interop"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *words: str) -> tuple[int, bytes]:
+        """The status of one subcommand, and what it prints."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert not any(set("\t\r\n") & set(word) for word in words)
+        deadline = threading.Timer(DEADLINE_S, self._process.kill)
+        deadline.start()
+        try:
+            self._process.stdin.write("\t".join(words).encode() + b"\n")
+            self._process.stdin.flush()
+            status, octets = (int(number) for number in self._process.stdout.readline().split())
+            printed = self._process.stdout.read(octets)
+        except (OSError, ValueError) as error:
+            self.end()
+            raise RuntimeError(f"Interop.java {words[0]}: no answer, or none within {DEADLINE_S} s") from error
+        finally:
+            deadline.cancel()
+        if len(printed) < octets:
+            self.end()
+            raise RuntimeError(f"Interop.java {words[0]}: an answer of {octets} octets broke off")
+        return status, printed
+
+    def end(self) -> None:
+        """The process is gone, and the next call starts another."""
+        _program.cache_clear()
+        self._process.kill()
+        with suppress(OSError):
+            self._process.communicate()
+
+
+@functools.cache
+def _program() -> _Program:
+    program = _Program()
+    atexit.register(program.end)
+    return program
 
 
 def _word(argument: Argument | Path, directory: Path, number: int) -> str:
@@ -140,7 +185,8 @@ def _class_path() -> str:
     directory = tempfile.mkdtemp(prefix="interop-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     jars = ":".join(str(jar) for jar in JARS)
-    command = ["javac", "-Xlint:all,-path", "-Werror", "-cp", jars, "-d", directory, str(SOURCE)]
+    cheap = ["-J-XX:+UseSerialGC", "-J-XX:TieredStopAtLevel=1"]
+    command = ["javac", *cheap, "-Xlint:all,-path", "-Werror", "-cp", jars, "-d", directory, str(SOURCE)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=DEADLINE_S)
     if done.returncode:
         raise RuntimeError(f"{SOURCE} does not compile: {done.stderr.decode()}")

@@ -4,10 +4,12 @@ Standard: the words are those of tests/vectors/README.md. The relay is a black b
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -45,9 +47,9 @@ from relay.levels.rsa import RSA
 from relay.mail import Recipient
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
-from relay.store import SiteSecret, open_store
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.people import Person, person
 
 KINDS: Mapping[type[RelayError], str] = {
@@ -159,19 +161,22 @@ def by_reader(
     return Came(outcome.kind)
 
 
-async def by_relay(
+def by_relay(
     message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,), sender: str = SENDER
 ) -> Came:
     """What the relay makes of it, with a store that knows nothing yet."""
-    config, directory = _bob()
-    secret = SiteSecret.load_or_create(directory / "site.secret")
-    for old in directory.glob("relay.db*"):
-        old.unlink()
+    runner, stores = _stores()
+    return runner.run(_by_relay(stores, message, keys, recipients, sender))
+
+
+async def _by_relay(
+    stores: WipedStore, message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str], sender: str
+) -> Came:
     bob, certificates = _person("bob"), {"alice": _person("alice").certificates}
-    async with await open_store(directory / "relay.db", secret) as store:
+    async with stores.empty() as store:
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
-        layers = Layers(config, LEVELS, ring, bob.identity, certificates)
+        layers = Layers(_config(), LEVELS, ring, bob.identity, certificates)
         opener = MailOpener(layers, store.received, store.deliveries)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
@@ -216,9 +221,28 @@ def _site() -> Site:
 
 
 @cache
-def _bob() -> tuple[Config, Path]:
+def _directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="side-by-side-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    (directory / "relay.toml").write_text(_CONFIG)
-    (directory / "policies").mkdir()
-    return load_config(directory / "relay.toml"), directory
+    return directory
+
+
+@cache
+def _config() -> Config:
+    (_directory() / "relay.toml").write_text(_CONFIG)
+    (_directory() / "policies").mkdir()
+    return load_config(_directory() / "relay.toml")
+
+
+@cache
+def _stores() -> tuple[asyncio.Runner, WipedStore]:
+    """A store, and the loop that it is used in; both are there until the process ends."""
+    runner, opened = asyncio.Runner(), AsyncExitStack()
+    stores = runner.run(opened.enter_async_context(wiped_store(_directory())))
+
+    def close() -> None:
+        runner.run(opened.aclose())
+        runner.close()
+
+    atexit.register(close)
+    return runner, stores

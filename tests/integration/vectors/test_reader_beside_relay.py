@@ -44,7 +44,7 @@ def _sealed(protection: str) -> SealedMail:
 
 def _agree(message: bytes, mail: SealedMail) -> Came:
     """Both open it to the same, or neither does; what came of it at the reader."""
-    reader, relay = by_reader(message, mail.keys), asyncio.run(by_relay(message, mail.keys))
+    reader, relay = by_reader(message, mail.keys), by_relay(message, mail.keys)
     if reader.opened or relay.opened:
         assert reader == relay
     return reader

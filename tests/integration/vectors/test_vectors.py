@@ -4,19 +4,20 @@ Standard: relay/FORMAT.md; tests/vectors/README.md says what a file holds.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import pytest
+import pytest_asyncio
 
 from relay import cms
 from relay.cms import KeyUse
@@ -51,8 +52,9 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
-from relay.store import Bound, OpenedMail, SiteSecret, Store, open_store
+from relay.store import Bound, OpenedMail, Store
 from relay.store.received_table import KeyName, find
+from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person
 
@@ -216,11 +218,14 @@ def _mailboxes(recipients: Iterable[str]) -> list[str]:
     return [Recipient(each).mailbox for each in recipients]
 
 
-def _config(case: Case, directory: Path) -> Config:
-    aliases = "".join(f'"{name}" = {list(boxes)}\n' for name, boxes in case.aliases.items())
-    (directory / "relay.toml").write_text(configuration(case.peers, case.groups) + f"[aliases]\n{aliases}")
-    (directory / "policies").mkdir()
-    return load_config(directory / "relay.toml")
+@functools.cache
+def _config(text: str) -> Config:
+    """This relay.toml as the relay reads it."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "relay.toml").write_text(text)
+        (directory / "policies").mkdir()
+        return load_config(directory / "relay.toml")
 
 
 @pytest.fixture(autouse=True)
@@ -229,28 +234,23 @@ def further_kems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liboqs, "decapsulate", lambda _kem, secret, _ciphertext: secret)
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a store that knows nothing, to be copied."""
-    directory = tmp_path_factory.mktemp("store")
-
-    async def make() -> None:
-        secret = SiteSecret.load_or_create(directory / "site.secret")
-        async with await open_store(directory / "relay.db", secret):
-            pass
-
-    asyncio.run(make())
-    return directory
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WipedStore]:
+    """A store that knows nothing, again for each case."""
+    async with wiped_store(tmp_path_factory.mktemp("store")) as stores:
+        yield stores
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_each_case_ends_as_its_file_says(case: Case, tmp_path: Path, empty_store: Path) -> None:
-    shutil.copytree(empty_store, tmp_path, dirs_exist_ok=True)
-    secret = SiteSecret.load_or_create(tmp_path / "site.secret")
-    async with await open_store(tmp_path / "relay.db", secret) as store:
-        bob = Bob(case, _config(case, tmp_path), store)
+async def test_each_case_ends_as_its_file_says(case: Case, stores: WipedStore) -> None:
+    aliases = "".join(f'"{name}" = {list(boxes)}\n' for name, boxes in case.aliases.items())
+    config = _config(configuration(case.peers, case.groups) + f"[aliases]\n{aliases}")
+    async with stores.empty() as store:
+        bob = Bob(case, config, store)
         await bob.remember()
-        before = await bob.bindings()
+        # Else none: the store was empty.
+        before = await bob.bindings() if case.bound else set()
         if case.expect == "success":
             _as_expected(case, await bob.opens())
         else:

@@ -451,9 +451,7 @@ _attacks = {
 
 
 def _nested_sets(depth: int, content: bytes) -> bytes:
-    for _ in range(depth):
-        content = indefinite(SET, b"\x05\x00", content)
-    return content
+    return b"\x31\x80\x05\x00" * depth + content + END * depth
 
 
 def _cut_short(size: int) -> bytes:
@@ -464,9 +462,9 @@ def _cut_short(size: int) -> bytes:
 @pytest.mark.parametrize("name", _attacks)
 def test_each_attack_is_refused_within_100_ms_and_64_mib(name: str) -> None:
     message = _attacks[name]()
-    # A busy or slow machine is measured against itself: this takes 20 ms where nothing else runs.
-    allowed = 0.1 * max(1.0, _seconds(_reference) / 0.02)
-    assert _seconds(lambda: _refused(message)) < allowed
+    seconds = _seconds(lambda: _refused(message), enough=0.1)
+    # A busy or slow machine is measured against itself: the reference takes 20 ms where nothing else runs.
+    assert seconds < 0.1 or seconds < 0.1 * _seconds(_reference) / 0.02
     assert _peak(lambda: _refused(message)) < 64 * MIB
 
 
@@ -499,14 +497,16 @@ def _reference() -> None:
         total += number & 0xFF
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Processor time of this process, the best of three."""
-    times = []
+def _seconds(work: Callable[[], object], enough: float = 0.0) -> float:
+    """Processor time of this process, the best of three, or the first that is less than `enough`."""
+    best = float("inf")
     for _ in range(3):
         start = time.process_time()
         work()
-        times.append(time.process_time() - start)
-    return min(times)
+        best = min(best, time.process_time() - start)
+        if best < enough:
+            break
+    return best
 
 
 def _peak(work: Callable[[], object]) -> int:
