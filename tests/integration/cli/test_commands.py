@@ -104,8 +104,7 @@ async def test_open_that_is_stopped_keeps_the_key_that_is_on_its_way(
     (tmp_path / "sealed.eml").write_bytes(sealed)
     answer = asyncio.Event()
     kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
-    command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)
+    process = await relay_command.start("open", "--config", bob.config_file, tmp_path / "sealed.eml")
     while not kmes.link.delivered:
         await kmes.km2.next_request()
     for _ in range(2):  # a second one is no reason to let the key go
