@@ -341,7 +341,7 @@ async def test_the_development_key_servers_say_where_they_are_and_that_they_are_
 async def test_the_demonstration_ends_in_demo_ok(umask: int) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", "0", "--kme-port", "0",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=umask,
     )  # fmt: skip
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
