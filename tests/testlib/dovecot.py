@@ -11,6 +11,7 @@ import shutil
 import smtplib
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -132,21 +133,30 @@ class Dovecot:
     def messages(self, folder: str = "INBOX", user: str = "ben") -> list[bytes]:
         """All messages in a folder, as they are stored."""
         with self.client(user, folder) as client:
-            _, found = client.uid("FETCH", "1:*", "(BODY.PEEK[])")
-            return [part[1] for part in found if isinstance(part, tuple)]
+            return _all(client)
 
     async def until(self, number: int, folder: str = "INBOX", user: str = "ben") -> list[bytes]:
         """Waits until a folder has just so many messages."""
-        return await self.until_so(lambda found: len(found) == number, folder, user)
+        return await asyncio.to_thread(self._wait, number, lambda found: len(found) == number, folder, user)
 
     async def until_so(
         self, true: Callable[[list[bytes]], bool], folder: str = "INBOX", user: str = "ben"
     ) -> list[bytes]:
         """Waits until something is true of the messages in a folder."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not true(found := await asyncio.to_thread(self.messages, folder, user)):
-                await asyncio.sleep(0.02)
-        return found
+        return await asyncio.to_thread(self._wait, None, true, folder, user)
+
+    def _wait(self, number: int | None, true: Callable[[list[bytes]], bool], folder: str, user: str) -> list[bytes]:
+        """All over one connection; the messages are fetched when there are others, and `number` of them if it is given."""
+        deadline, before = time.monotonic() + DEADLINE_S, None
+        with self.client(user, folder) as client:
+            while time.monotonic() < deadline:
+                there = int(client.select(folder)[1][0] or b"0")
+                state = (there, client.response("UIDNEXT")[1])
+                if state != before and number in (None, there) and true(found := _all(client)):
+                    return found
+                before = state
+                time.sleep(0.02)
+        raise TimeoutError(f"{folder} is not as it should be after {DEADLINE_S} s")
 
     async def flagged(self, flag: str, user: str = "ben") -> None:
         """Waits until a message in the INBOX has a flag."""
@@ -159,6 +169,11 @@ class Dovecot:
         async with asyncio.timeout(DEADLINE_S):
             while not await asyncio.to_thread(search):
                 await asyncio.sleep(0.02)
+
+
+def _all(client: imaplib.IMAP4_SSL) -> list[bytes]:
+    _, found = client.uid("FETCH", "1:*", "(BODY.PEEK[])")
+    return [part[1] for part in found if isinstance(part, tuple)]
 
 
 @asynccontextmanager

@@ -104,8 +104,7 @@ async def test_open_that_is_stopped_keeps_the_key_that_is_on_its_way(
     (tmp_path / "sealed.eml").write_bytes(sealed)
     answer = asyncio.Event()
     kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
-    command = ["-m", "relay", "open", "--config", str(bob.config_file), str(tmp_path / "sealed.eml")]
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.DEVNULL)
+    process = await relay_command.start("open", "--config", bob.config_file, tmp_path / "sealed.eml")
     while not kmes.link.delivered:
         await kmes.km2.next_request()
     for _ in range(2):  # a second one is no reason to let the key go
@@ -342,7 +341,7 @@ async def test_the_development_key_servers_say_where_they_are_and_that_they_are_
 async def test_the_demonstration_ends_in_demo_ok(umask: int) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(ROOT / "deploy" / "demo.py"), "--once", "--kme-port", "0", "--kme-port", "0",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=umask,
     )  # fmt: skip
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()

@@ -52,18 +52,29 @@ class World:
     """Alice, who seals; the forger, who seals in Alice's name; Bob's KME and relay, and where his mail ends."""
 
     directory: Path
+    certificates: Path
     genuine: DevelopmentKME
     forger: DevelopmentKME
     bobs: DevelopmentKME
     sink: Sink
+    forgeries: dict[tuple[int, str, int], list[bytes]]
 
-    async def sealed(
-        self, number: int, *, forged: bool, how: str = POLICIES["default.toml"], size: int = 0
-    ) -> list[bytes]:
-        """So many messages of `size` octets from Alice's domain for Bob."""
-        kme = self.forger if forged else self.genuine
+    async def forged(self, number: int, *, how: str = POLICIES["default.toml"], size: int = 0) -> list[bytes]:
+        """So many messages of `size` octets as if from Alice's domain for Bob; no KME of Bob's ever knew their keys.
+
+        Sealed when they are first asked for: to each test's Bob they are new.
+        """
+        if (number, how, size) not in self.forgeries:
+            self.forgeries[number, how, size] = await self._sealed(self.forger, number, how, size)
+        return self.forgeries[number, how, size]
+
+    async def sealed(self, number: int) -> list[bytes]:
+        """So many genuine ones."""
+        return await self._sealed(self.genuine, number, POLICIES["default.toml"], 0)
+
+    async def _sealed(self, kme: DevelopmentKME, number: int, how: str, size: int) -> list[bytes]:
         site = make_site(
-            self.directory / kme.url[-5:], "alice", state=self.directory, kme_url=kme.url, outgoing=self.sink.address,
+            self.directory / kme.url[-5:], "alice", state=self.certificates, kme_url=kme.url, outgoing=self.sink.address,
             policies={"default.toml": how}, kme_settings="prefetch = false",
         )  # fmt: skip
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
@@ -81,23 +92,38 @@ class World:
     async def relay(self, settings: str = "") -> AsyncIterator[TCPAddress]:
         """Bob's relay as the defaults are; `settings` follow those of its KME."""
         bob = make_site(
-            self.directory / "bob", "bob", state=self.directory, kme_url=self.bobs.url, incoming=self.sink.address,
+            self.directory / "bob", "bob", state=self.certificates, kme_url=self.bobs.url, incoming=self.sink.address,
             kme_settings=settings,
         )  # fmt: skip
         async with app.running(bob.config) as addresses:
             yield addresses["incoming"]
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The KMEs' and SAEs' certificates."""
+    directory = tmp_path_factory.mktemp("certificates")
+    prepare(directory, "127.0.0.1")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def forgeries() -> dict[tuple[int, str, int], list[bytes]]:
+    """All that has been forged, by how many there are, how they are sealed, and how large they are."""
+    return {}
+
+
 @pytest.fixture
-async def world(tmp_path: Path, sink: Sink) -> AsyncIterator[World]:
-    prepare(tmp_path, "127.0.0.1")
+async def world(
+    tmp_path: Path, certificates: Path, sink: Sink, forgeries: dict[tuple[int, str, int], list[bytes]]
+) -> AsyncIterator[World]:
     link = a_link()
     async with AsyncExitStack() as stack:
         genuine, forger, bobs = [
-            await stack.enter_async_context(DevelopmentKME(name, keys, server_context(tmp_path, name), other=other))
+            await stack.enter_async_context(DevelopmentKME(name, keys, server_context(certificates, name), other=other))
             for keys, name, other in ((link, "KM1", "KM2"), (a_link(), "KM1", "KM2"), (link, "KM2", "KM1"))
         ]
-        yield World(tmp_path, genuine, forger, bobs, sink)
+        yield World(tmp_path, certificates, genuine, forger, bobs, sink, forgeries)
 
 
 class MailServer:
@@ -150,8 +176,8 @@ async def mail_server(relay: TCPAddress, queue: Iterable[bytes]) -> AsyncIterato
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_genuine_mail_does_not_wait_for_keys_that_never_come(world: World, answer: str) -> None:
     world.bobs.not_found = ANSWERS[answer]
-    forged = await world.sealed(80, forged=True)
-    genuine = [*await world.sealed(12, forged=False), mails.plain()]
+    forged = await world.forged(80)
+    genuine = [*await world.sealed(12), mails.plain()]
     async with world.relay() as relay, mail_server(relay, [*forged, *genuine]) as server:
         await server.check(genuine)
     assert len(world.sink.got) == len(genuine)
@@ -162,8 +188,8 @@ async def test_genuine_mail_among_forged_does_not_wait_either(world: World, late
     """Each call that it shares with forged mail fails; it takes as long as a call to a KME in a cloud takes."""
     world.bobs.not_found = ANSWERS["500"]
     world.bobs.latency = latency
-    forged = iter(await world.sealed(40, forged=True))
-    genuine = await world.sealed(10, forged=False)
+    forged = iter(await world.forged(40))
+    genuine = await world.sealed(10)
     mixed = [each for one in genuine for each in (next(forged), next(forged), one, next(forged), next(forged))]
     async with world.relay() as relay, mail_server(relay, mixed) as server:
         await server.check(genuine)
@@ -174,23 +200,23 @@ async def test_genuine_mail_does_not_wait_for_pads_of_a_thousand_keys(world: Wor
     world.bobs.not_found = ANSWERS[answer]
     world.bobs.latency = 0.05
     world.forger.limits["max_key_size"] = 256
-    forged = await world.sealed(24, forged=True, how='levels = ["otp"]\n', size=14_000)
-    genuine = await world.sealed(12, forged=False)
+    forged = await world.forged(24, how='levels = ["otp"]\n', size=14_000)
+    genuine = await world.sealed(12)
     async with world.relay() as relay, mail_server(relay, [*forged, *genuine]) as server:
         await server.check(genuine)
         assert len(world.bobs.got("dec_keys")) < 20 * len(forged) + len(genuine)
 
 
 async def test_large_mail_does_not_wait_for_its_keys_and_so_keeps_no_memory_from_others(world: World) -> None:
-    [forged] = await world.sealed(1, forged=True, size=2_500_000)
+    [forged] = await world.forged(1, size=2_500_000)
     async with world.relay("lag_patience = 60") as relay, asyncio.timeout(30):
         assert str(await submit(relay, forged)).startswith("451 4.7.5")
 
 
 async def test_forged_mail_that_is_tried_again_and_again_has_its_keys_asked_for_now_and_then(world: World) -> None:
     world.bobs.not_found = ANSWERS["500"]
-    forged = await world.sealed(20, forged=True)
-    [genuine] = await world.sealed(1, forged=False)
+    forged = await world.forged(20)
+    [genuine] = await world.sealed(1)
     async with world.relay("lag_patience = 0") as relay:
         for _ in range(3):
             async with mail_server(relay, [*forged, genuine]) as server:

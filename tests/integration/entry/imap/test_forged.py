@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from relay.kme import DevelopmentKMEs
 from relay.store import SiteSecret
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.integration.entry.imap.test_kill import another
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.imap_wire import IMAPWire, Point
 from tests.testlib.sites import Site
@@ -149,9 +148,7 @@ async def test_killed_anywhere_and_run_again_each_message_is_there_once(
             client.append("INBOX", "", "", MARK + each)
     async with IMAPWire(server, point) as wire:
         bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
-        )
+        process = await relay_command.start("imap", "once", "--config", bob.config_file)
         wire.reached = process.kill
         assert await process.wait() < 0, "the point was reached"
         [visited] = await visit(bob)

@@ -8,7 +8,6 @@ import asyncio
 import errno
 import fcntl
 import shutil
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tests.integration.entry.imap.conftest import (
     visit,
     watching,
 )
+from tests.testlib import relay_command
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.imap_wire import IMAPWire, Point
 from tests.testlib.sites import Site, make_site
@@ -76,9 +76,7 @@ async def test_killed_anywhere_and_run_again_each_original_is_there_once(
     sealed = await fill(alice, server)
     async with IMAPWire(server, point) as wire:
         bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
-        )
+        process = await relay_command.start("imap", "once", "--config", bob.config_file)
         wire.reached = process.kill
         assert await process.wait() < 0, "the point was reached"
         [visited] = await visit(bob)
@@ -100,9 +98,7 @@ async def test_an_original_that_was_filed_away_does_not_come_again_when_its_seal
     async with IMAPWire(server, point) as wire:
         bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca, f'after = "{after}"'))
         if how == "killed":
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
-            )
+            process = await relay_command.start("imap", "once", "--config", bob.config_file)
             wire.reached = process.kill
             await process.wait()
         elif how == "cut off":
@@ -135,9 +131,7 @@ async def test_once_that_is_stopped_keeps_the_keys_that_are_on_their_way(
     bob = bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
     answer, before = asyncio.Event(), kmes.link.delivered
     kmes.km2.misbehave("dec_keys", "late", times=None, until=answer)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)
-    )
+    process = await relay_command.start("imap", "once", "--config", bob.config_file)
     while kmes.link.delivered == before:
         await kmes.km2.next_request()
     process.terminate()
