@@ -28,6 +28,11 @@ LONG_FIRST = (
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 
 
+def pytest_configure() -> None:
+    """Faults that tests provoke are logged plainly: a traceback with the variables of each frame costs a second."""
+    structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; else in the order of their names."""
     items.sort(

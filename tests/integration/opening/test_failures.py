@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from structlog.dev import ConsoleRenderer, plain_traceback
 
 from relay import app, mime
 from relay.dkim import Arrivals
@@ -30,12 +29,6 @@ from tests.testlib.hop import HANG_UP, SILENCE, Answer
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit, submit_lmtp, until_settled
-
-
-@pytest.fixture(autouse=True)
-def _plain_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults of ours are logged with a traceback: that of rich, with the locals of every frame, takes a second."""
-    monkeypatch.setattr(ConsoleRenderer.get_active(), "exception_formatter", plain_traceback)
 
 
 def raising(error: BaseException) -> Callable[..., object]:
