@@ -312,7 +312,12 @@ async def soak(
     """
     report, began = Report(), time.monotonic()
     link = LinkSettings(
-        key_rate=1e9, stored_key_limit=100_000_000, lifetime=1e9, max_sae_id_count=int(trial), remembered=10_000_000
+        remembered=10_000_000,
+        key_rate=1e9,
+        stored_key_limit=100_000_000,
+        lifetime=1e9,
+        max_sae_id_count=int(trial),
+        remembered=10_000_000,
     )
     kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
     chance = random.Random(seed)

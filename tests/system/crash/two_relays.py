@@ -186,7 +186,9 @@ async def twins(directory: Path, server: PostgreSQLServer, kmes: DevelopmentKMEs
 async def run(directory: Path, server: PostgreSQLServer, *, seconds: float, seed: int, senders: int = 8) -> Report:
     """Mail flows under fire for so long; then everything is mended, and every promise is checked."""
     chance, report = random.Random(seed), Report()
-    link = LinkSettings(key_rate=1e9, stored_key_limit=1_000_000, max_sae_id_count=0)  # no keys for trials
+    link = LinkSettings(
+        key_rate=1e9, stored_key_limit=1_000_000, max_sae_id_count=0, remembered=10_000_000
+    )  # no keys for trials
     async with AsyncExitStack() as stack:
         kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
         await stack.enter_async_context(kmes)
