@@ -27,7 +27,7 @@ KINDS = (
     "repeat_ids",  # all keys of the reply under one ID
     "same_again",  # the keys of the reply before
     "same_octets",  # the octets of the reply before under new IDs
-    "other_keys",  # keys under IDs that were not asked for
+    "other_keys",  # dec_keys: keys under IDs that were not asked for
     "lower_case",  # all field names in lower case
     "object_keys",  # `keys` as an object
     "capital_keys",  # `Keys` for `keys`
@@ -147,8 +147,6 @@ class Faults:
 
 def key_container(keys: list[Key], how: Misbehaviour) -> dict[str, Any]:
     """Clause 6.3, Key container, spoilt in that way."""
-    if how.kind == "other_keys":
-        keys = [renamed(key) for key in keys]
     entries: list[dict[str, Any]] = [{"key_ID": key.key_ID, "key": b64encode(key.key).decode()} for key in keys]
     match how.kind:
         case "repeat_ids":

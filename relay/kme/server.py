@@ -250,7 +250,9 @@ class DevelopmentKME(Faults):
                     keys = self._fresh(request, asked, how)
                 case _:
                     keys = self._fetched(request, asked, how)
-            return keys, _json(key_container(keys, how))
+            # Fresh keys have the names under which the other side asks for them, whatever else is wrong.
+            others = how.kind == "other_keys" and asked.call == "dec_keys"
+            return keys, _json(key_container(list(map(renamed, keys)) if others else keys, how))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
             return [], self._error(error, request)
 

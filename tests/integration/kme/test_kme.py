@@ -701,6 +701,12 @@ async def test_keys_of_an_answer_that_a_closing_connection_does_not_take_are_los
     assert {each.lost for each in site.kmes.link.keys.values()} == {"client left"}
 
 
+async def test_fresh_keys_have_names_that_the_other_side_knows_however_the_kme_misbehaves(site: Site) -> None:
+    site.kmes.km1.misbehave("enc_keys", "other_keys")
+    answer = await site.alice.get("1/enc_keys")
+    assert {entry["key_ID"] for entry in answer.body["keys"]} == set(site.kmes.link.keys)
+
+
 async def test_the_command_runs_servers_that_misbehave_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     state = tmp_path / "kme"

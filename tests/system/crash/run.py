@@ -101,7 +101,6 @@ async def battlefield(
 ) -> AsyncIterator[Battlefield]:
     """Two whole sites that run, with so many relays each on one database."""
     link = LinkSettings(
-        remembered=10_000_000,
         max_sae_id_count=0,  # no key is spent on a trial
         key_rate=1e9,
         stored_key_limit=4_000_000,

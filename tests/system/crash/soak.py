@@ -312,12 +312,7 @@ async def soak(
     """
     report, began = Report(), time.monotonic()
     link = LinkSettings(
-        remembered=10_000_000,
-        key_rate=1e9,
-        stored_key_limit=100_000_000,
-        lifetime=1e9,
-        max_sae_id_count=int(trial),
-        remembered=10_000_000,
+        key_rate=1e9, stored_key_limit=100_000_000, lifetime=1e9, max_sae_id_count=int(trial), remembered=10_000_000
     )
     kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
     chance = random.Random(seed)
