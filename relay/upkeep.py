@@ -75,10 +75,13 @@ async def write_what_is_late(store: Store, sent: SentRecords) -> None:
 async def tell_of_endings(policies: PoliciesInForce) -> None:
     """Once a day: which files and rules of the policies end soon."""
     while True:
-        found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
-        policies.metrics.ends_soon.set(len(found))
-        for cause in found[:MAX_ENDINGS]:
-            log.warning("policy_ends", cause=cause, number=len(found))
+        try:
+            found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
+            policies.metrics.ends_soon.set(len(found))
+            for cause in found[:MAX_ENDINGS]:
+                log.warning("policy_ends", cause=cause, number=len(found))
+        except Exception as error:  # noqa: BLE001 - what ends is to be told tomorrow, whatever stands in the way today
+            log.error("policy_ends_not_told", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(DAY_S)
 
 

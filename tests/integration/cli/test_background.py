@@ -5,6 +5,7 @@ Standard: keys whose time is over are destroyed; a log line tells of everything 
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ async def test_keys_are_destroyed_also_after_something_unforeseen_has_failed(
     async with app.running(site.config), asyncio.timeout(20):
         await again.wait()
     assert {entry["cause"] for entry in log.entries if entry["event"] == "sweep_failed"} == {"RuntimeError: unforeseen"}
+
+
+async def test_policies_that_end_are_told_of_again_after_something_unforeseen(
+    site: Site, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    again = threading.Event()
+
+    def failing(_: object) -> list[object]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            again.set()
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(upkeep, "DAY_S", 0.01)
+    monkeypatch.setattr(upkeep, "endings", failing)
+    async with app.running(site.config):
+        assert await asyncio.to_thread(again.wait, 20)
+    told = {entry["cause"] for entry in log.entries if entry["event"] == "policy_ends_not_told"}
+    assert told == {"RuntimeError: unforeseen"}
 
 
 async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
