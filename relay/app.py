@@ -23,7 +23,7 @@ from relay.config import Config, PeerSettings, TCPAddress
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_key
 from relay.entry import Door, DoorModule, Inside
-from relay.entry.listening import Where, all_bound, close_all
+from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.forward import NextHop
 from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
@@ -61,6 +61,7 @@ from relay.upkeep import (
     tell_of_endings,
     write_what_is_late,
 )
+from relay.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -204,21 +205,30 @@ def own_identity(config: Config) -> Identity | None:
     return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
+async def bound(config: Config) -> Sockets:
+    """The listening sockets of all doors that relay.toml needs. Raises ConfigError."""
+    return await all_bound(_addresses(doors(config), config))
+
+
 @asynccontextmanager
 async def running(
-    config: Config, *, key_receiver: socket.socket | None = None, stop: Stop | None = None
+    config: Config,
+    *,
+    key_receiver: socket.socket | None = None,
+    stop: Stop | None = None,
+    worker: Worker | None = None,
 ) -> AsyncIterator[dict[str, TCPAddress]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. Raises ConfigError,
-    StoreUnavailable and Stopped when it cannot start.
+    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. A `worker` is one
+    of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
         folders = doors(config)
-        sockets = await all_bound(_addresses(folders, config))
+        sockets = worker.listening() if worker is not None else await bound(config)
         stack.callback(close_all, sockets)
-        if isinstance(config.store.database, Path):
+        if worker is None and isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
@@ -229,15 +239,18 @@ async def running(
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)
+        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving, worker)
         work = {
             "key intake": built.receiving.go_on(),
-            "sweep": sweep(built.store, built.triage),
             "late words": write_what_is_late(built.store, built.sent),
             "key report": report.keep_up(),
             "policy watch": built.policies.watch(),
-            "policy ends": tell_of_endings(built.policies),
         }
+        if worker is None or worker.first:
+            work["sweep"] = sweep(built.store, built.triage)
+            work["policy ends"] = tell_of_endings(built.policies)
+        if worker is not None and stop is not None:
+            work["supervisor"] = worker.stop_with_supervisor(stop)
         if stop is not None:
             work["second process"] = report.stop_without_receiver(stop)
         for name, doing in work.items():
@@ -301,14 +314,19 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    """Runs the relay until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
+async def serve(
+    config: Config,
+    key_receiver: socket.socket,
+    ready: Callable[[Mapping[str, TCPAddress]], None],
+    worker: Worker | None = None,
+) -> None:
+    """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
 
     `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
     with their addresses.
     """
     with told_to_stop() as stop:
-        async with running(config, key_receiver=key_receiver, stop=stop) as addresses:
+        async with running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses:
             ready(addresses)
             await stop.wait()
         if stop.cause:

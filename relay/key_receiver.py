@@ -120,10 +120,11 @@ def _keys(records: Sequence[bytes]) -> dict[tuple[str, str], dict[str, bytes]]:
     return found
 
 
-def start(config: Config) -> socket.socket:
+def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
     """Starts the process; the socket is the way to it, and it ends when that is closed.
 
-    To be called before there are an event loop and threads, of which a fork would copy a part.
+    To be called before there are an event loop and threads, of which a fork would copy a part. The descriptors that are
+    `not_for_it` it closes: it outlives this process, and would keep locks and sockets for so long.
     """
     ours, theirs = socket.socketpair()
     if os.fork():
@@ -132,6 +133,8 @@ def start(config: Config) -> socket.socket:
     status = 1
     try:
         ours.close()
+        for each in not_for_it:
+            os.close(each)
         os.setsid()
         # systemd ends all processes of a service at once: this one has to stay until its calls are over.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -21,6 +21,7 @@ from relay.quarantine.triage import Triage
 from relay.stopping import Stop
 from relay.store import SentRecords, SiteSecret, Store, claims
 from relay.store.sent import take_over_sent
+from relay.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -87,12 +88,16 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeysFile:
-    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key."""
+    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key.
+
+    A worker's goes by way of the process that starts workers, which has those of all.
+    """
 
     path: Path
     secret_id: str
     keys: KeyRing
     receiving: Receiving
+    worker: Worker | None = None
 
     async def keep_up(self) -> None:
         """Writes it every WRITE_DOWN_S seconds."""
@@ -105,7 +110,10 @@ class KeysFile:
         try:
             report = (await self.keys.report(ask=False)).as_json()
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
-            write_whole(self.path, json.dumps(report))
+            if self.worker is not None:
+                self.worker.say("keys", report)
+            else:
+                write_whole(self.path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(self.path), cause=f"{type(error).__name__}: {error}")
 

@@ -124,8 +124,10 @@ def aiosqlite_connection(raw: PoolProxiedConnection) -> aiosqlite.Connection:
 
 
 @asynccontextmanager
-async def sole_relay(database: Path) -> AsyncIterator[None]:
-    """From here to the end of the block no other process serves from this file, which is made if missing.
+async def sole_relay(database: Path) -> AsyncIterator[int]:
+    """From here to the end of the block no other relay serves from this file, which is made if missing.
+
+    Gives the lock's descriptor: it counts for whoever inherits it as well.
 
     The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
     meanwhile would keep the lock. Raises ConfigError.
@@ -145,7 +147,7 @@ async def sole_relay(database: Path) -> AsyncIterator[None]:
             waits = True
         await asyncio.sleep(LOOK_S)
     try:
-        yield
+        yield file
     finally:
         # After the store: to close any descriptor of this file takes SQLite's own locks (fcntl) from the whole process.
         os.close(file)
