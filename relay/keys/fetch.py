@@ -39,7 +39,7 @@ CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
 
 WAIT_FOR_COMPANY_S = 0.005
-"""A call waits so long for the keys of further mails, where the KME takes several."""
+"""While another call is under way, one waits so long for the keys of further mails, where the KME takes several."""
 
 AGAIN_EVERY_S = 0.1
 """Keys that did not come before are asked for in one call after the other, and no more often than this."""
@@ -84,6 +84,7 @@ class Fetcher:
         self._again_unnamed = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
+        self._gathering = False
         self._unkept: dict[tuple[str, str], Key] = {}
         self._closed = False
         self.calls = 0
@@ -160,7 +161,7 @@ class Fetcher:
     def _send_calls(self) -> None:
         if self._closed:
             return
-        if len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
+        if not self._gathering and len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
             self._asking.add(call)
             call.add_done_callback(self._ended)
@@ -183,12 +184,20 @@ class Fetcher:
             most = await self._most(master)
             if master.most_until <= self._timing.clock():
                 master.most = MOST_PER_CALL
-            if most > 1:
-                await self._timing.sleep(WAIT_FOR_COMPANY_S)
+            # A mail that is alone goes at once; while a call is under way, those that come meanwhile share the next.
+            if most > 1 and len(self._asking) > 1:
+                await self._gather_company()
             if batches := master.take(most):
-                if master.queue:
-                    self._send_calls()
+                self._send_calls()
                 await self._ask(master, batches)
+
+    async def _gather_company(self) -> None:
+        """Whoever comes meanwhile needs no call of their own."""
+        self._gathering = True
+        try:
+            await self._timing.sleep(WAIT_FOR_COMPANY_S)
+        finally:
+            self._gathering = False
 
     async def _ask_again_in_turn(self) -> None:
         """Calls for the first keys of messages whose keys did not come before, one after the other."""
