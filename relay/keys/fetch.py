@@ -85,6 +85,7 @@ class Fetcher:
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
         self._gathering = False
+        """Whether a call will take all who wait, so that nobody needs another."""
         self._unkept: dict[tuple[str, str], Key] = {}
         self._closed = False
         self.calls = 0
@@ -163,6 +164,7 @@ class Fetcher:
             return
         if not self._gathering and len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
+            self._gathering = True
             self._asking.add(call)
             call.add_done_callback(self._ended)
         if self._again and self._asking_again is None:
@@ -171,6 +173,7 @@ class Fetcher:
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._asking.discard(call)
+        self._gathering = False
         if call is self._asking_again:
             self._asking_again = None
         if not call.cancelled() and (error := call.exception()):
@@ -181,23 +184,19 @@ class Fetcher:
         """Calls, one after the other, the masters in turn, until nobody waits."""
         while not self._closed and (master := self._next_master()):
             self._masters[master.master_sae] = self._masters.pop(master.master_sae)  # it comes last from now on
-            most = await self._most(master)
-            if master.most_until <= self._timing.clock():
-                master.most = MOST_PER_CALL
-            # A mail that is alone goes at once; while a call is under way, those that come meanwhile share the next.
-            if most > 1 and len(self._asking) > 1:
-                await self._gather_company()
+            self._gathering = True
+            try:
+                most = await self._most(master)
+                if master.most_until <= self._timing.clock():
+                    master.most = MOST_PER_CALL
+                # Who is alone goes at once; while a call is under way, those that come meanwhile share the next.
+                if most > 1 and len(self._asking) > 1:
+                    await self._timing.sleep(WAIT_FOR_COMPANY_S)
+            finally:
+                self._gathering = False
             if batches := master.take(most):
                 self._send_calls()
                 await self._ask(master, batches)
-
-    async def _gather_company(self) -> None:
-        """Whoever comes meanwhile needs no call of their own."""
-        self._gathering = True
-        try:
-            await self._timing.sleep(WAIT_FOR_COMPANY_S)
-        finally:
-            self._gathering = False
 
     async def _ask_again_in_turn(self) -> None:
         """Calls for the first keys of messages whose keys did not come before, one after the other."""
