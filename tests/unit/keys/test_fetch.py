@@ -92,8 +92,7 @@ async def test_those_that_come_while_a_call_is_under_way_share_the_next(
     asked = [asyncio.create_task(group.fetch("alice", [first]))]
     while group.members[0].fetcher.calls < 1:
         await asyncio.sleep(0)
-    for key_ID in others:
-        asked.append(asyncio.create_task(group.fetch("alice", [key_ID])))
+    asked += [asyncio.create_task(group.fetch("alice", [key_ID])) for key_ID in others]
     assert all(await asyncio.gather(*asked))
     assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1, 29]
     assert time.slept == [fetch.WAIT_FOR_COMPANY_S]
