@@ -19,13 +19,13 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Column, Double, LargeBinary, Row, String, Table, Text, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Connection, Double, LargeBinary, Row, String, Table, Text, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
-from relay.store.claims import Claims
+from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, GroupCommit, batches, metadata, to_its_end
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.received_table import Bound, bind_keys
@@ -154,8 +154,7 @@ class DeliveryRecords:
     async def load(self) -> None:
         """Reads of which mails there is something. With SQLite one process writes that and needs to look no more."""
         if self._database.is_sqlite:
-            async with self._database.reading() as connection:
-                self._known = await _all_known(connection)
+            self._known = await self._database.reading(_all_known)
 
     def check(self, relay: str) -> None:
         """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
@@ -219,20 +218,21 @@ class DeliveryRecords:
     async def _begin_all(self, beginnings: Sequence[_Beginning]) -> None:
         """In one transaction, in the order in which they came; what was written by whoever had it before is seen."""
         wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
-        async with self._claims.change(wanted) as change:
-            for each, trouble in zip(
-                beginnings, await bind_keys(change.connection, [each.bound for each in beginnings]), strict=True
-            ):
-                each.trouble = trouble
-            await self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-            known, copies = await self._find(change.connection, beginnings)
-            free = set(change.taken)
-            for each in beginnings:
-                if each.trouble is None:
-                    free -= _found(each, known, copies, free, change.relay)
-            await change.give_back(free)
+        await self._claims.change(partial(self._begin, beginnings), wanted)
 
-    async def _refuse_replays(self, connection: AsyncConnection, beginnings: Sequence[_Beginning]) -> None:
+    def _begin(self, beginnings: Sequence[_Beginning], change: ClaimsTransaction) -> None:
+        bound = bind_keys(change.connection, [each.bound for each in beginnings])
+        for each, trouble in zip(beginnings, bound, strict=True):
+            each.trouble = trouble
+        self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
+        known, copies = self._find(change.connection, beginnings)
+        free = set(change.taken)
+        for each in beginnings:
+            if each.trouble is None:
+                free -= _found(each, known, copies, free, change.relay)
+        change.give_back(free)
+
+    def _refuse_replays(self, connection: Connection, beginnings: Sequence[_Beginning]) -> None:
         """Adds rows for what is new; two relays that write the same ones wait for each other here."""
         rows: dict[bytes, dict[str, Any]] = {}
         for opened in (each.opened for each in beginnings if each.opened):
@@ -241,17 +241,17 @@ class DeliveryRecords:
         if not rows:
             return
         new = self._database.insert(_opened).on_conflict_do_nothing()
-        await connection.execute(new, [rows[mail] for mail in sorted(rows)])
+        connection.execute(new, [rows[mail] for mail in sorted(rows)])
         first: dict[bytes, bytes] = {}
         for some in batches(sorted(rows)):
             query = select(_opened.c.mail, _opened.c.fingerprint).where(_opened.c.mail.in_(some))
-            first.update({row.mail: row.fingerprint for row in await connection.execute(query)})
+            first.update({row.mail: row.fingerprint for row in connection.execute(query)})
         for each in beginnings:
             if each.opened and first[each.mail] != each.opened.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
 
-    async def _find(
-        self, connection: AsyncConnection, beginnings: Sequence[_Beginning]
+    def _find(
+        self, connection: Connection, beginnings: Sequence[_Beginning]
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
         """The rows that there are, as the copy of each recipient, and these copies."""
         known: dict[bytes, str | None] = {}
@@ -259,10 +259,10 @@ class DeliveryRecords:
             [at for each in beginnings if each.opened or self._may_know(each.mail) for at in each.mailboxes]
         ):
             query = select(_recipients.c.recipient, _recipients.c.copy).where(_recipients.c.recipient.in_(some))
-            known.update({row.recipient: row.copy for row in await connection.execute(query)})
+            known.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
         for names in batches(sorted({copy for copy in known.values() if copy})):
-            waiting = await connection.execute(select(_copies).where(_copies.c.copy.in_(names)))
+            waiting = connection.execute(select(_copies).where(_copies.c.copy.in_(names)))
             copies.update({row.copy: row for row in waiting})
         return known, copies
 
@@ -345,36 +345,38 @@ class DeliveryRecords:
         outcomes = list(self._unwritten)
         if not outcomes:
             return
-        rows: dict[bytes, dict[str, Any] | None] = {}
-        forget_at = self._clock() + KEEP_FOR_S
-        async with self._claims.change() as change:
-            ours = await change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
-            for each in outcomes:
-                # What whoever has claimed somebody meanwhile knows of them is newer.
-                lost = each.claims.keys() - ours
-                until = None if each.opened else forget_at
-                rows.update((at, None) for at in each.replaced if at not in lost)
-                rows.update(
-                    (at, _row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
-                )
-                rows.update((at, _row(each.mail, at, None, until)) for at in each.delivered)
-            put = [row for at in sorted(rows) if (row := rows[at])]
-            wanted = {row["copy"] for row in put}
-            if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
-                await change.connection.execute(self._database.insert(_copies).on_conflict_do_nothing(), new)
-            for some in batches([at for at in sorted(rows) if rows[at] is None]):
-                await change.connection.execute(delete(_recipients).where(_recipients.c.recipient.in_(some)))
-            if put:
-                await change.connection.execute(self._put(), put)
-            replaced = {each.mail for each in outcomes if each.replaced}
-            await _destroy_copies(change.connection, replaced)
-            left = await _mails_of(change.connection, replaced)
-            await self._note_served(change.connection, [each for each in outcomes if each.opened])
+        forgotten, known = await self._claims.change(partial(self._put_down, outcomes))
         written = set(outcomes)
         self._unwritten = [each for each in self._unwritten if each not in written]
         if self._known is not None:
-            self._known -= replaced - left
-            self._known |= {row["mail"] for row in put if row["forget_at"] is not None}
+            self._known -= forgotten
+            self._known |= known
+
+    def _put_down(self, outcomes: Sequence[_Settlement], change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
+        """The mails of which there is nothing any more, and those, not opened ones, of which there is something."""
+        rows: dict[bytes, dict[str, Any] | None] = {}
+        forget_at = self._clock() + KEEP_FOR_S
+        ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
+        for each in outcomes:
+            # What whoever has claimed somebody meanwhile knows of them is newer.
+            lost = each.claims.keys() - ours
+            until = None if each.opened else forget_at
+            rows.update((at, None) for at in each.replaced if at not in lost)
+            rows.update((at, _row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost)
+            rows.update((at, _row(each.mail, at, None, until)) for at in each.delivered)
+        put = [row for at in sorted(rows) if (row := rows[at])]
+        wanted = {row["copy"] for row in put}
+        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
+            change.connection.execute(self._database.insert(_copies).on_conflict_do_nothing(), new)
+        for some in batches([at for at in sorted(rows) if rows[at] is None]):
+            change.connection.execute(delete(_recipients).where(_recipients.c.recipient.in_(some)))
+        if put:
+            change.connection.execute(self._put(), put)
+        replaced = {each.mail for each in outcomes if each.replaced}
+        _destroy_copies(change.connection, replaced)
+        left = _mails_of(change.connection, replaced)
+        self._note_served(change.connection, [each for each in outcomes if each.opened])
+        return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
 
     def _put(self) -> Any:
         """Another relay may have written of the same recipient meanwhile."""
@@ -382,11 +384,11 @@ class DeliveryRecords:
         newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
         return put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
-    async def _note_served(self, connection: AsyncConnection, outcomes: Sequence[_Settlement]) -> None:
+    def _note_served(self, connection: Connection, outcomes: Sequence[_Settlement]) -> None:
         served: dict[bytes, set[bytes]] = {each.mail: set() for each in outcomes}
         for some in batches(list(served)):
             query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))
-            for row in await connection.execute(query):
+            for row in connection.execute(query):
                 served[row.mail].add(row.recipient)
         for each in outcomes:
             each.served = served[each.mail]
@@ -404,16 +406,20 @@ class DeliveryRecords:
         now = self._clock() if now is None else now
         old = _recipients.c.forget_at < now
         closed = select(_opened.c.mail).where(_opened.c.forget_at < now)
-        async with self._database.writing() as connection:
-            waited = await connection.scalar(select(func.count()).where(old, _recipients.c.copy.is_not(None)))
-            gone = await connection.execute(delete(_recipients).where(old))
+
+        def forget(connection: Connection) -> tuple[int, set[bytes] | None]:
+            waited = connection.scalar(select(func.count()).where(old, _recipients.c.copy.is_not(None)))
+            gone = connection.execute(delete(_recipients).where(old))
             wanted = select(_recipients.c.copy).where(_recipients.c.copy.is_not(None))
-            await connection.execute(delete(_copies).where(_copies.c.forget_at < now, _copies.c.copy.not_in(wanted)))
-            await connection.execute(delete(_recipients).where(_recipients.c.mail.in_(closed)))
-            await connection.execute(delete(_opened).where(_opened.c.forget_at < now))
-            if self._known is not None and gone.rowcount:
-                self._known = await _all_known(connection)
-        return int(waited or 0)
+            connection.execute(delete(_copies).where(_copies.c.forget_at < now, _copies.c.copy.not_in(wanted)))
+            connection.execute(delete(_recipients).where(_recipients.c.mail.in_(closed)))
+            connection.execute(delete(_opened).where(_opened.c.forget_at < now))
+            return int(waited or 0), _all_known(connection) if self._known is not None and gone.rowcount else None
+
+        waited, known = await self._database.writing(forget)
+        if known is not None:
+            self._known = known
+        return waited
 
 
 def _found(
@@ -449,23 +455,21 @@ def _row(mail: bytes, recipient: bytes, copy: str | None, forget_at: float | Non
     return {"recipient": recipient, "mail": mail, "copy": copy, "forget_at": forget_at}
 
 
-async def _all_known(connection: AsyncConnection) -> set[bytes]:
+def _all_known(connection: Connection) -> set[bytes]:
     """The mails of which there is something, without those that were opened."""
-    return set(await connection.scalars(select(_recipients.c.mail).where(_recipients.c.forget_at >= 0).distinct()))
+    return set(connection.scalars(select(_recipients.c.mail).where(_recipients.c.forget_at >= 0).distinct()))
 
 
-async def _mails_of(connection: AsyncConnection, mails: Collection[bytes]) -> set[bytes]:
+def _mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
     """Those of these mails of which there is still something."""
     found: set[bytes] = set()
     for some in batches(list(mails)):
-        found.update(
-            await connection.scalars(select(_recipients.c.mail).where(_recipients.c.mail.in_(some)).distinct())
-        )
+        found.update(connection.scalars(select(_recipients.c.mail).where(_recipients.c.mail.in_(some)).distinct()))
     return found
 
 
-async def _destroy_copies(connection: AsyncConnection, mails: Collection[bytes]) -> None:
+def _destroy_copies(connection: Connection, mails: Collection[bytes]) -> None:
     """Of these mails, those for which nobody waits any more."""
     for some in batches(list(mails)):
         wanted = select(_recipients.c.copy).where(_recipients.c.mail.in_(some), _recipients.c.copy.is_not(None))
-        await connection.execute(delete(_copies).where(_copies.c.mail.in_(some), _copies.c.copy.not_in(wanted)))
+        connection.execute(delete(_copies).where(_copies.c.mail.in_(some), _copies.c.copy.not_in(wanted)))

@@ -9,14 +9,25 @@ import hmac
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from relay.cms import KeyUse
 from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
 from relay.store.database import ROWS_AT_ONCE, Database, GroupCommit, batches, to_its_end
-from relay.store.received_table import KeyName, find, from_column, held, keys, new_row, opened_key, place
+from relay.store.received_table import (
+    KeyName,
+    ReceivedKeyRow,
+    find,
+    from_column,
+    held,
+    keys,
+    new_row,
+    opened_key,
+    place,
+)
 from relay.store.secret import SealedOctets, SiteSecret
 
 OTP_KEEP_FOR_S = 900.0
@@ -104,8 +115,7 @@ class ReceivedKeys:
         was changed or its secret is gone: never another key.
         """
         names = [KeyName(group, master_sae, key_ID) for key_ID in key_IDs]
-        async with self._database.reading() as connection:
-            found = await find(connection, names)
+        found = await self._database.reading(lambda connection: find(connection, names))
         if use is not None:
             for name, row in found.items():
                 if trouble := use.trouble(row.level, row.bound_to):
@@ -130,7 +140,7 @@ class ReceivedKeys:
         """
         now = self._clock() if now is None else now
         destroyed = 0
-        while places := await self._overwrite(now):
+        while places := await self._database.writing(partial(_overwrite, now)):
             deleted = update(keys).where(keys.c.place.in_(places)).values(sealed=None, secret_id=None)
             await self._database.write(deleted)
             destroyed += len(places)
@@ -138,23 +148,6 @@ class ReceivedKeys:
             await self._database.scrub()
         await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
         return destroyed
-
-    async def _overwrite(self, now: float) -> list[bytes]:
-        """Puts noise over some expired keys, which count as destroyed from then on; returns their places."""
-        due = (
-            select(keys.c.place, func.length(keys.c.sealed))
-            .where(held, keys.c.expires_at <= now)
-            .order_by(keys.c.place)
-            .limit(ROWS_AT_ONCE)
-            # A relay that does the same work now has locked its part; we take another.
-            .with_for_update(skip_locked=True)
-        )
-        noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)
-        async with self._database.writing() as connection:
-            rows = (await connection.execute(due)).all()
-            if rows:
-                await connection.execute(noise, [{"at": at, "noise": os.urandom(length)} for at, length in rows])
-        return [at for at, _ in rows]
 
     async def counts(self) -> dict[tuple[str, str], Counts]:
         """Counts by (KME group, master SAE). Raises StoreUnavailable."""
@@ -175,12 +168,15 @@ class ReceivedKeys:
         now = self._clock()
         ends = now + UNUSED_KEEP_FOR_S
         insert = self._database.insert(keys).on_conflict_do_nothing()
-        async with self._database.writing() as connection:
+
+        def store(connection: Connection) -> dict[KeyName, ReceivedKeyRow]:
             # In one order, so that two relays which put the same keys do not wait for each other.
             for some in batches(sorted(names, key=lambda row: row[0])):
                 rows = [new_row(self._secret, name, key, now=now, expires_at=ends) for _, name, key in some]
-                await connection.execute(insert, rows)
-            found = await find(connection, [name for _, name, _ in names])
+                connection.execute(insert, rows)
+            return find(connection, [name for _, name, _ in names])
+
+        found = await self._database.writing(store)
         for put in puts:
             unlike = (self._unlike(name, key, found[name].sealed) for name, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
@@ -189,15 +185,18 @@ class ReceivedKeys:
         """One transaction for all."""
         now = self._clock()
         fresh = held & keys.c.first_used_at.is_(None)
-        async with self._database.writing() as connection:
+
+        def mark(connection: Connection) -> None:
             # Locked in one order, so that two relays with the same keys do not wait for each other.
             for some in batches(sorted(set().union(*(use.places for use in uses)))):
                 rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
-                await connection.execute(rows.with_for_update())
+                connection.execute(rows.with_for_update())
             for use in uses:
                 used = update(keys).values(first_used_at=now, expires_at=now + use.keep_for)
                 for some in batches(list(use.places)):
-                    await connection.execute(used.where(fresh, keys.c.place.in_(some)))
+                    connection.execute(used.where(fresh, keys.c.place.in_(some)))
+
+        await self._database.writing(mark)
 
     def _unlike(self, name: KeyName, key: bytes, row: SealedOctets | None) -> TryLater | None:
         """What is wrong with the stored key, seen from the one that came; None where they are the same."""
@@ -210,3 +209,20 @@ class ReceivedKeys:
         if hmac.compare_digest(stored, key):
             return None
         return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other octets")
+
+
+def _overwrite(now: float, connection: Connection) -> list[bytes]:
+    """Puts noise over some expired keys, which count as destroyed from then on; returns their places."""
+    due = (
+        select(keys.c.place, func.length(keys.c.sealed))
+        .where(held, keys.c.expires_at <= now)
+        .order_by(keys.c.place)
+        .limit(ROWS_AT_ONCE)
+        # A relay that does the same work now has locked its part; we take another.
+        .with_for_update(skip_locked=True)
+    )
+    noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)
+    rows = connection.execute(due).all()
+    if rows:
+        connection.execute(noise, [{"at": at, "noise": os.urandom(length)} for at, length in rows])
+    return [at for at, _ in rows]

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
 
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed
@@ -121,13 +120,13 @@ class ReceivedKeyRow:
     bound_to: bytes | None
 
 
-async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
+def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
     by_place = {place(name): name for name in names}
     columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
     found = {}
     for places in batches(list(by_place)):
-        for row in await connection.execute(columns.where(keys.c.place.in_(places))):
+        for row in connection.execute(columns.where(keys.c.place.in_(places))):
             sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
             found[by_place[row.place]] = ReceivedKeyRow(sealed, row.level, row.bound_to)
     return found
@@ -148,7 +147,7 @@ class Bound:
         return {place(KeyName(self.group, self.master_sae, key_ID)): key_ID for key_ID in self.key_IDs}
 
 
-async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bound]]) -> list[CannotOpen | None]:
+def bind_keys(connection: Connection, messages: Sequence[Sequence[Bound]]) -> list[CannotOpen | None]:
     """Binds the keys of each message to what they have opened; what stands in the way of each, if anything does."""
     wanted = sorted({at for each in messages for bound in each for at in bound.places})
     known: dict[bytes, tuple[str | None, bytes | None]] = {}
@@ -156,7 +155,7 @@ async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bou
     for some in batches(wanted):
         # Locked in one order, so that two relays with the same keys do not wait for each other.
         rows = columns.where(held, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
-        known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
+        known.update({row.place: (row.level, row.bound_to) for row in connection.execute(rows)})
     changed: set[bytes] = set()
     troubles: list[CannotOpen | None] = []
     for each in messages:
@@ -170,7 +169,7 @@ async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bou
     if changed:
         change = update(keys).where(keys.c.place == bindparam("at"))
         rows_changed = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
-        await connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
+        connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
     return troubles
 
 

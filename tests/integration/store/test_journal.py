@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
@@ -213,8 +213,8 @@ async def test_a_claim_of_which_nobody_heard_whether_it_was_made_does_not_stay(
 ) -> None:
     """The connection to the database breaks as the transaction is committed."""
 
-    async def broken(connection: AsyncConnection, _: object) -> None:
-        await connection.commit()
+    def broken(connection: Connection, _: object) -> None:
+        connection.commit()
         raise StoreUnavailable("connection lost")
 
     with monkeypatch.context() as patched:

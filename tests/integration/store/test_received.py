@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.errors import KMEBadReply, TryLater
 from relay.store import (
@@ -176,10 +178,10 @@ async def test_uses_that_are_noted_at_once_share_their_transactions(
     transactions = 0
     writing = Database.writing
 
-    def counted(database: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def counted(database: Database, work: Callable[[Connection], Any]) -> Any:
         nonlocal transactions
         transactions += 1
-        return writing(database)
+        return await writing(database, work)
 
     monkeypatch.setattr(Database, "writing", counted)
     await asyncio.gather(*(store.received.mark_used("g", "alice", [key, "k0"], 900) for key in keys))

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, Store, open_store
@@ -26,6 +27,7 @@ KEY = bytes(range(32))
 OPEN = """
 import asyncio, resource, sys
 from pathlib import Path
+from typing import Any
 from relay.errors import StoreUnavailable
 from relay.store import SiteSecret, open_store
 
@@ -123,9 +125,9 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
     begun = await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
     writing = Database.writing
 
-    def counted(self: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def counted(self: Database, work: Callable[[Connection], Any]) -> Any:
         tries.append(self)
-        return writing(self)
+        return await writing(self, work)
 
     async with backend.connection() as connection:
         lock = backend.lock if backend.name == "sqlite" else "LOCK TABLE deliveries, relays, claims"

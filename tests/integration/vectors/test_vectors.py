@@ -188,8 +188,7 @@ class Bob:
     async def bindings(self) -> set[Binding]:
         """What each key of the case has opened by now."""
         names = {*self.case.keys, *(bound.name for bound in self.case.bound)}
-        async with self.store.deliveries._database.reading() as connection:
-            rows = await find(connection, [KeyName(*name) for name in names])
+        rows = await self.store.deliveries._database.reading(lambda at: find(at, [KeyName(*name) for name in names]))
         return {
             Binding(Name(name.group, name.master_sae, name.key_ID), row.level, _cut(row.bound_to))
             for name, row in rows.items()
