@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -50,11 +51,13 @@ from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store import SentRecords, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
+from relay.store.neighbours import Neighbours
 from relay.store.sqlite import sole_relay
 from relay.upkeep import (
     ALONE,
     SENT,
     KeysFile,
+    end_what_the_dead_had,
     keys_file,
     sweep,
     take_over_what_was_sent,
@@ -233,9 +236,12 @@ async def running(
             await stack.enter_async_context(sole_relay(database))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
-        await built.store.claims.end_claims()
         secret = SiteSecret.load(config.store.secret)
-        await take_over_what_was_sent(config, built.store, secret)
+        if worker is not None and worker.neighbours >= 0:
+            neighbours = Neighbours(worker.neighbours, worker.life)
+            stack.callback(neighbours.close)
+            built.store.deliveries.share(neighbours, partial(take_over_what_was_sent, config, built.store, secret))
+        await end_what_the_dead_had(config, built.store, secret)
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
@@ -247,7 +253,7 @@ async def running(
             "policy watch": built.policies.watch(),
         }
         if worker is None or worker.first:
-            work["sweep"] = sweep(built.store, built.triage)
+            work["sweep"] = sweep(config, built.store, secret, built.triage)
             work["policy ends"] = tell_of_endings(built.policies)
         if worker is not None and stop is not None:
             work["supervisor"] = worker.stop_with_supervisor(stop)

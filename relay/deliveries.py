@@ -140,6 +140,7 @@ class Deliveries:
         delivery = Delivery(name, mail, like_no_other)
         delivery.check = partial(self._check, delivery)
         try:
+            await self._records.mark(name, mail.envelope.mailboxes)
             self._take_room(delivery)  # before a key is spent on it
             if begin:
                 await self.begin(delivery)
@@ -154,6 +155,7 @@ class Deliveries:
             raise
         finally:
             self._under_way -= recipients
+            self._records.unmark(name, mail.envelope.mailboxes)
             self._note_name(delivery)
 
     async def begin(self, delivery: Delivery) -> Mail:
@@ -233,11 +235,13 @@ class Deliveries:
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= recipients
         try:
+            await self._records.mark(name, delivered)
             await self._records.remember(name, [recipient_name(name, mailbox) for mailbox in delivered])
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
         finally:
             self._under_way -= recipients
+            self._records.unmark(name, delivered)
 
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(len(mail.message), name_as_it_came, self._direction, mail)

@@ -28,7 +28,9 @@ class Worker:
 
     `sockets` are the listening ones, by setting; `relay_toml` has the text of relay.toml as it was when the relay was
     started; `supervisor` is the way to the process that starts workers, and ends with it. `lock` is that of the
-    embedded database, which is held for as long as anybody serves from it; -1 where there is none.
+    embedded database, which is held for as long as anybody serves from it; with it comes the memory of `neighbours`
+    (store/neighbours.py), in which this worker is `life`. Both are -1 with PostgreSQL, where the store itself keeps
+    several relays apart.
     """
 
     number: int
@@ -37,6 +39,8 @@ class Worker:
     relay_toml: int
     supervisor: int
     lock: int = -1
+    life: int = 0
+    neighbours: int = -1
 
     @classmethod
     def from_json(cls, text: str) -> Worker:
@@ -52,8 +56,9 @@ class Worker:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All of them."""
-        all_of_them = (*(each for some in self.sockets.values() for each in some), self.relay_toml, self.supervisor)
-        return all_of_them if self.lock < 0 else (*all_of_them, self.lock)
+        listening = (each for some in self.sockets.values() for each in some)
+        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours)
+        return (*listening, *(each for each in others if each >= 0))
 
     @property
     def first(self) -> bool:

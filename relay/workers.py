@@ -28,6 +28,7 @@ from relay.config import Config, TCPAddress
 from relay.entry.listening import Sockets, close_all
 from relay.keys.report import together
 from relay.stopping import Stop, Stopped, told_to_stop
+from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
 from relay.upkeep import keys_file, write_whole
 from relay.worker import Worker
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 MOST_OCTETS = 2**20
 """No worker says more at once."""
+START_S = 60.0
+"""So long a worker that is started anew may take until it serves: with many policy files that is some seconds."""
 PAUSES_S = (0.1, 1.0, 5.0, 30.0)
 """So long a worker that has ended is waited with, the more often it ended soon after its start."""
 SOON_S = 60.0
@@ -45,22 +48,28 @@ SOON_S = 60.0
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand."""
 
+    number: int
+    life: int
     process: Process
     began: float
     addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
     keys: dict[str, Any] | None = None
-    listening: asyncio.Task[None] | None = None
 
 
 class Workers:
     """All workers of a relay that serves."""
 
     def __init__(self, config: Config, relay_toml: Path, common: Worker) -> None:
-        """`common` is what each of them is handed, but for its number and the way to it."""
+        """`common` is what each of them is handed, but for its number, its life and the way to it."""
         self._config = config
         self._relay_toml = relay_toml
         self._common = common
         self._running: dict[int, _Running] = {}
+        self._neighbours = Neighbours(common.neighbours) if common.neighbours >= 0 else None
+        self._running_now: set[_Running] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._lives = self._ended_soon = 0
+        self._stopping = False
         self._anew = asyncio.Event()
 
     async def start(self) -> Mapping[str, TCPAddress]:
@@ -74,32 +83,19 @@ class Workers:
         return found[0]
 
     async def keep_up(self) -> None:
-        """Starts anew whichever ends by itself, and with SIGUSR1 all of them, one after the other; for ever."""
-        ended_soon = 0
-        anew = asyncio.create_task(self._anew.wait())
+        """With SIGUSR1 starts each anew, one after the other; for ever."""
         while True:
-            ends = {number: asyncio.create_task(each.process.wait()) for number, each in self._running.items()}
-            await asyncio.wait({anew, *ends.values()}, return_when=asyncio.FIRST_COMPLETED)
-            for number, end in ends.items():
-                if end.done():
-                    gone = self._running[number]
-                    log.error("worker_ended", worker=number, status=end.result())
-                    soon = asyncio.get_running_loop().time() - gone.began < SOON_S
-                    ended_soon = ended_soon + 1 if soon else 0
-                    await asyncio.sleep(PAUSES_S[min(ended_soon, len(PAUSES_S) - 1)])
-                    self._running[number] = await self._started(number)
-                else:
-                    end.cancel()
-            if anew.done():
-                self._anew.clear()
-                anew = asyncio.create_task(self._anew.wait())
-                await self._all_anew()
+            await self._anew.wait()
+            self._anew.clear()
+            await self._all_anew()
 
     async def stop(self) -> None:
         """Returns when all have ended, each after its mails in flight."""
-        for each in self._running.values():
+        self._stopping = True
+        for each in self._running_now:
             _tell(each.process, signal.SIGTERM)
-        await asyncio.gather(*(each.process.wait() for each in self._running.values()))
+        while self._watching:
+            await asyncio.wait(self._watching)
 
     def reload(self) -> None:
         """Each reads again what may change while it serves."""
@@ -113,24 +109,40 @@ class Workers:
     async def _all_anew(self) -> None:
         """The old one is told to stop once the new one serves: were that to fail, mail would wait for a person."""
         for number in sorted(self._running):
-            new, old = await self._started(number), self._running[number]
-            if await new.addresses is None:
+            new = await self._started(number)
+            await asyncio.wait([new.addresses], timeout=START_S)
+            if not new.addresses.done() or new.addresses.result() is None:
                 log.error(
                     "workers_not_started_anew", worker=number, cause="the new one cannot serve: the old ones stay"
                 )
-                _tell(new.process, signal.SIGTERM)
-                await new.process.wait()
+                _tell(new.process, signal.SIGKILL)
                 return
-            self._running[number] = new
+            old, self._running[number] = self._running[number], new
             _tell(old.process, signal.SIGTERM)
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
+
+    async def _watch(self, running: _Running) -> None:
+        """Starts another one in the place of one that has ended unasked."""
+        status = await running.process.wait()
+        # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
+        if self._neighbours is not None:
+            self._neighbours.has_ended(running.life)
+        self._running_now.discard(running)
+        while not self._stopping and self._running.get(running.number) is running:
+            log.error("worker_ended", worker=running.number, status=status)
+            soon = asyncio.get_running_loop().time() - running.began < SOON_S
+            self._ended_soon = self._ended_soon + 1 if soon else 0
+            await asyncio.sleep(PAUSES_S[min(self._ended_soon, len(PAUSES_S) - 1)])
+            if not self._stopping and self._running[running.number] is running:
+                self._running[running.number] = await self._started(running.number)
 
     async def _started(self, number: int) -> _Running:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
-            worker = replace(self._common, number=number, supervisor=theirs.fileno())
+            life = self._new_life()
+            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life)
             # What is read again is the program, for a worker of another version, and not relay.toml: two workers with
             # two stores would be two relays.
             command = [sys.executable, "-m", "relay", "serve", "--config", str(self._relay_toml)]
@@ -139,9 +151,21 @@ class Workers:
             )
         log.info("worker_started", worker=number, process=process.pid)
         loop = asyncio.get_running_loop()
-        running = _Running(process, loop.time(), loop.create_future())
-        running.listening = asyncio.create_task(self._listen(running, ours))
+        running = _Running(number, life, process, loop.time(), loop.create_future())
+        self._running_now.add(running)
+        for work in (self._listen(running, ours), self._watch(running)):
+            task = asyncio.create_task(work)
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        if self._stopping:
+            _tell(process, signal.SIGTERM)
         return running
+
+    def _new_life(self) -> int:
+        self._lives = self._lives % (LIVES - 1) + 1
+        if self._neighbours is not None:
+            self._neighbours.lives(self._lives)
+        return self._lives
 
     async def _listen(self, running: _Running, way: socket.socket) -> None:
         """Takes what a worker says, until it has ended."""
@@ -174,14 +198,16 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
         async with AsyncExitStack() as stack:
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
-            lock = -1
+            lock = neighbours = -1
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(config.store.database.resolve)
                 lock = await stack.enter_async_context(sole_relay(database))
+                neighbours = shared_memory()
+                stack.callback(os.close, neighbours)
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)
             os.write(relay_toml_here, text.encode())
-            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, lock)
+            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, lock, 0, neighbours)
             workers = Workers(config, relay_toml, common)
             stack.push_async_callback(workers.stop)
             await _serve(workers, stop, ready)

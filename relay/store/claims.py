@@ -179,20 +179,27 @@ class Claims:
         self._count(change.interrupted)
         return result
 
-    @to_its_end
-    async def end_claims(self) -> None:
-        """Ends the claims of those who live no more, and counts them. Raises StoreUnavailable.
+    async def dead_processes(self) -> frozenset[str]:
+        """Whose process is not there any more. Raises StoreUnavailable.
 
-        Of an embedded database all users are processes of this host, and who is not there any more is dead at once.
+        Of an embedded database all users are processes of this host; of another one nothing can be said.
         """
-        if not self._patient:
-            await self.change(self._end_those_of_the_dead)
+        if not self._database.is_sqlite:
+            return frozenset()
+        known = await self._database.rows(select(_relays.c.relay))
+        return frozenset(row.relay for row in known if row.relay != self._relay and not _lives(row.relay))
 
-    def _end_those_of_the_dead(self, change: ClaimsTransaction) -> None:
-        if self._database.is_sqlite:
-            known = change.connection.scalars(select(_relays.c.relay))
-            dead = [name for name in known if name != self._relay and not _lives(name)]
-            change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
+    async def end_claims(self, dead: frozenset[str] | None = None) -> None:
+        """Ends the claims of the `dead`, by default those there are now, and of whose lease is over, and counts them.
+
+        Raises StoreUnavailable.
+        """
+        dead = await self.dead_processes() if dead is None else dead
+        if not self._patient:
+            await self._database.to_its_end(self.change(partial(self._end_those_of_the_dead, dead)))
+
+    def _end_those_of_the_dead(self, dead: frozenset[str], change: ClaimsTransaction) -> None:
+        change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
         self._cut_short(change.connection)
         change.connection.execute(delete(_relays).where(~self._alive))
         alive = select(_relays.c.relay)

@@ -17,7 +17,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -28,6 +28,7 @@ from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailabl
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, GroupCommit, batches, metadata, to_its_end
 from relay.store.mail_identity import OpenedMail, recipient_name
+from relay.store.neighbours import Neighbours
 from relay.store.received_table import Bound, bind_keys
 
 KEEP_FOR_S = 5 * 86400.0
@@ -145,7 +146,10 @@ class DeliveryRecords:
         self._database = database
         self._claims = claims
         self._clock = clock
-        self._known: set[bytes] | None = None
+        self._known: set[bytes] | Neighbours | None = None
+        self._neighbours: Neighbours | None = None
+        self._take_over: Callable[[], Awaitable[object]] = _nothing
+        self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[_Settlement] = []
         self._begin_together = GroupCommit(self._begin_all)
         self._write_together = GroupCommit(self._write_all)
@@ -155,6 +159,40 @@ class DeliveryRecords:
         """Reads of which mails there is something. With SQLite one process writes that and needs to look no more."""
         if self._database.is_sqlite:
             self._known = await self._database.reading(_all_known)
+
+    def share(self, neighbours: Neighbours, take_over: Callable[[], Awaitable[object]]) -> None:
+        """Other workers use this store, which is SQLite, as well. To be called before the first try of a mail.
+
+        `take_over` brings what workers that have ended had delivered into the store, and returns when that is done.
+        """
+        for mail in self._known if isinstance(self._known, set) else ():
+            neighbours.add(mail)
+        self._known = self._neighbours = neighbours
+        self._take_over = take_over
+
+    async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
+
+        Raises DeliveryUnderWay where one has, and StoreUnavailable where it cannot be known what one had delivered.
+        """
+        if self._neighbours is None:
+            return
+        places = [recipient_name(mail, mailbox) for mailbox in mailboxes]
+        # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
+        while dead := self._neighbours.begin(places):
+            await self._take_over()
+            self._neighbours.forget(dead)
+        self._marked_still.pop(mail, None)
+
+    def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """The try is over. Where what became of it could not be written yet, the marks stay until it is."""
+        if self._neighbours is None:
+            return
+        places = {recipient_name(mail, mailbox) for mailbox in mailboxes}
+        if any(each.mail == mail for each in self._unwritten):
+            self._marked_still[mail] = places
+        else:
+            self._neighbours.end(places)
 
     def check(self, relay: str) -> None:
         """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
@@ -348,9 +386,14 @@ class DeliveryRecords:
         forgotten, known = await self._claims.change(partial(self._put_down, outcomes))
         written = set(outcomes)
         self._unwritten = [each for each in self._unwritten if each not in written]
-        if self._known is not None:
+        if isinstance(self._known, set):
             self._known -= forgotten
             self._known |= known
+        elif self._neighbours is not None:
+            for mail in known:
+                self._neighbours.add(mail)
+            for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
+                self._neighbours.end(self._marked_still.pop(mail))
 
     def _put_down(self, outcomes: Sequence[_Settlement], change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
         """The mails of which there is nothing any more, and those, not opened ones, of which there is something."""
@@ -414,12 +457,16 @@ class DeliveryRecords:
             connection.execute(delete(_copies).where(_copies.c.forget_at < now, _copies.c.copy.not_in(wanted)))
             connection.execute(delete(_recipients).where(_recipients.c.mail.in_(closed)))
             connection.execute(delete(_opened).where(_opened.c.forget_at < now))
-            return int(waited or 0), _all_known(connection) if self._known is not None and gone.rowcount else None
+            return int(waited or 0), _all_known(connection) if isinstance(self._known, set) and gone.rowcount else None
 
         waited, known = await self._database.writing(forget)
         if known is not None:
             self._known = known
         return waited
+
+
+async def _nothing() -> None:
+    """Nobody else has anything to be taken over."""
 
 
 def _found(

@@ -103,6 +103,8 @@ class Neighbours:
             for at, life, whose in self._cells(start):
                 if not life:
                     free = at
+                elif whose == tag and life == self._life:
+                    return 0  # its last try is over, and what became of it could not be written yet
                 elif whose == tag:
                     if self._memory[life]:
                         raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
