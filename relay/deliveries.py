@@ -155,8 +155,15 @@ class Deliveries:
             raise
         finally:
             self._under_way -= recipients
-            self._records.unmark(name, mail.envelope.mailboxes)
+            # After the answer, which is said in this step: were the relay killed in between, the client would try again
+            # at another worker, for which nothing was under way any more.
+            asyncio.get_running_loop().call_soon(self._unmark, name, mail)
             self._note_name(delivery)
+
+    def _unmark(self, name: bytes, mail: Mail) -> None:
+        """Unless there is another try by now."""
+        over = [each for each in mail.envelope.mailboxes if (name, each) not in self._under_way]
+        self._records.unmark(name, over)
 
     async def begin(self, delivery: Delivery) -> Mail:
         """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.

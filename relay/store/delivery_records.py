@@ -179,9 +179,10 @@ class DeliveryRecords:
             return
         places = [recipient_name(mail, mailbox) for mailbox in mailboxes]
         # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
-        while dead := self._neighbours.begin(places):
+        while ended := self._neighbours.ended():
             await self._take_over()
-            self._neighbours.forget(dead)
+            self._neighbours.forget(ended)
+        self._neighbours.begin(places)
         self._marked_still.pop(mail, None)
 
     def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:

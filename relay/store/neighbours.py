@@ -2,8 +2,9 @@
 Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
 
 A transaction for each mail would tell the same, and cost as much as sealing it. Here a try of a mail marks its
-recipients for its worker before anything is done; the marks of a worker that has ended say that it may have delivered
-what it wrote down at that moment (sent.py), which is to be taken over first.
+recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
+worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
+before these were taken over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 
 from relay.errors import DeliveryUnderWay
 
+_NOTICE, _LIVES, _ENDED = 0, 1, 2
+"""Where it stands that a worker has ended, and what stands at the number of each worker."""
 LIVES = 1 << 16
 """So many workers can be told apart, one after the other; their numbers begin at 1."""
 _KNOWN = 1 << 20
@@ -48,31 +51,49 @@ class Neighbours:
 
     def lives(self, life: int) -> None:
         """This worker is about to be started."""
-        self._memory[life % LIVES] = 1
+        self._memory[life] = _LIVES
 
     def has_ended(self, life: int) -> None:
-        """This worker's process is gone, and with it whatever it had open."""
-        self._memory[life % LIVES] = 0
+        """This worker's process is gone, and with it the locks on its files."""
+        self._memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
+        self._memory[_NOTICE] = 1
+
+    def ended(self) -> frozenset[int]:
+        """The workers that have ended, and whose files are to be taken over before any mail is begun."""
+        return frozenset(self._that_ended()) if self._memory[_NOTICE] else frozenset()
+
+    def forget(self, lives: frozenset[int]) -> None:
+        """What these had delivered was taken over: they have nothing under way."""
+        for start in self._used():
+            with self._locked(start):
+                for at, life, _ in self._cells(start):
+                    if life in lives:
+                        _CELL.pack_into(self._memory, at, 0, bytes(6))
+        for life in lives:
+            self._memory[life] = 0
+        self._memory[_NOTICE] = 0
+        if any(self._that_ended()):
+            self._memory[_NOTICE] = 1
+
+    def _that_ended(self) -> Iterator[int]:
+        life = 0
+        while (life := self._memory.find(bytes([_ENDED]), life + 1, LIVES)) > 0:
+            yield life
 
     # Mails that are under way
 
-    def begin(self, places: Sequence[bytes]) -> frozenset[int]:
-        """Marks all of these (32 octets each) as under way here, unless workers that have ended had any of them.
+    def begin(self, places: Sequence[bytes]) -> None:
+        """Marks all of these (32 octets each) as under way here; what was marked here before stays so.
 
-        Gives these workers; then nothing is marked, and what they had delivered is to be taken over, before they are
-        forgotten and this is tried again. Raises DeliveryUnderWay, with nothing marked, where another worker has one.
+        Raises DeliveryUnderWay, with nothing more marked, where another worker has one of them, or had when it ended.
         """
         marked: list[bytes] = []
         try:
             for place in places:
-                if dead := self._mark(place):
-                    self.end(marked)
-                    return frozenset({dead})
-                marked.append(place)
+                self._mark(place, marked)
         except DeliveryUnderWay:
             self.end(marked)
             raise
-        return frozenset()
 
     def end(self, places: Iterable[bytes]) -> None:
         """They are under way no more, and what is to be known of them is in the store."""
@@ -82,21 +103,8 @@ class Neighbours:
                 if (life, whose) == (self._life, tag):
                     _CELL.pack_into(self._memory, at, 0, bytes(6))
 
-    def the_dead(self) -> frozenset[int]:
-        """The workers that have ended with marks of theirs in place."""
-        found = {life for start in self._used() for _, life, _ in self._cells(start) if life}
-        return frozenset(life for life in found if not self._memory[life])
-
-    def forget(self, lives: frozenset[int]) -> None:
-        """What these had delivered was taken over: their marks say nothing more."""
-        for start in self._used():
-            with self._locked(start):
-                for at, life, _ in self._cells(start):
-                    if life in lives:
-                        _CELL.pack_into(self._memory, at, 0, bytes(6))
-
-    def _mark(self, place: bytes) -> int:
-        """Marks it; the worker that had it and has ended, else 0."""
+    def _mark(self, place: bytes, marked: list[bytes]) -> None:
+        """Adds it to those that are `marked`, if it was not before."""
         start, tag = _cell(place)
         with self._locked(start):
             free = -1
@@ -104,15 +112,13 @@ class Neighbours:
                 if not life:
                     free = at
                 elif whose == tag and life == self._life:
-                    return 0  # its last try is over, and what became of it could not be written yet
+                    return  # its last try is over, and what became of it could not be written yet
                 elif whose == tag:
-                    if self._memory[life]:
-                        raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
-                    return life
+                    raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
                 raise DeliveryUnderWay("too many mails are under way at the same place")
             _CELL.pack_into(self._memory, free, self._life, tag)
-            return 0
+            marked.append(place)
 
     @contextmanager
     def _locked(self, start: int) -> Iterator[None]:
