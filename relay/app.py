@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +32,7 @@ from relay.identity import Identity, PeerCertificates, common_groups, load_ident
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
+from relay.keys.refill import DrawCount, Draws
 from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.levels.aes import AES
@@ -51,7 +53,7 @@ from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store import SentRecords, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
-from relay.store.neighbours import Neighbours
+from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
 from relay.store.sqlite import sole_relay
 from relay.upkeep import (
     ALONE,
@@ -237,10 +239,9 @@ async def running(
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
-        if worker is not None and worker.neighbours >= 0:
+        if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
-            stack.callback(neighbours.close)
-            built.store.deliveries.share(neighbours, partial(take_over_what_was_sent, config, built.store, secret))
+            _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
         await end_what_the_dead_had(config, built.store, secret)
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
@@ -290,6 +291,19 @@ async def running(
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
+
+
+def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
+    """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
+    if isinstance(built.config.store.database, Path):
+        built.store.deliveries.share(neighbours, take_over)
+    kmes, saes = sorted(built.config.kmes), sorted(peer.sae_id for peer in built.config.peers.values())
+    places = {place: number for number, place in enumerate(product(kmes, saes)) if number < COUNTERS}
+
+    def draws_of(kme: str, sae: str) -> DrawCount:
+        return CountedTogether(neighbours, places[kme, sae]) if (kme, sae) in places else Draws()
+
+    built.keys.share(draws_of, first=worker.first)
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:

@@ -163,6 +163,8 @@ class KeysFile:
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
             if self.worker is not None:
                 self.worker.say("keys", report)
+                if dropping := self.keys.drop_undelivered:
+                    self.worker.say("alone", dropping)
             else:
                 write_whole(self.path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed

@@ -27,10 +27,9 @@ class Worker:
     """Which one of how many it is, and its descriptors.
 
     `sockets` are the listening ones, by setting; `relay_toml` has the text of relay.toml as it was when the relay was
-    started; `supervisor` is the way to the process that starts workers, and ends with it. `lock` is that of the
-    embedded database, which is held for as long as anybody serves from it; with it comes the memory of `neighbours`
-    (store/neighbours.py), in which this worker is `life`. Both are -1 with PostgreSQL, where the store itself keeps
-    several relays apart.
+    started; `supervisor` is the way to the process that starts workers, and ends with it. In the memory of `neighbours`
+    (store/neighbours.py) this worker is `life`. `lock` is that of the embedded database, which is held for as long as
+    anybody serves from it; -1 with PostgreSQL.
     """
 
     number: int
@@ -38,9 +37,9 @@ class Worker:
     sockets: Mapping[str, tuple[int, ...]]
     relay_toml: int
     supervisor: int
-    lock: int = -1
+    neighbours: int
     life: int = 0
-    neighbours: int = -1
+    lock: int = -1
 
     @classmethod
     def from_json(cls, text: str) -> Worker:

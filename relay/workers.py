@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +65,7 @@ class Workers:
         self._relay_toml = relay_toml
         self._common = common
         self._running: dict[int, _Running] = {}
-        self._neighbours = Neighbours(common.neighbours) if common.neighbours >= 0 else None
+        self._neighbours = Neighbours(common.neighbours)
         self._running_now: set[_Running] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._lives = self._ended_soon = 0
@@ -106,9 +106,20 @@ class Workers:
         """For another version of the relay, say: at no moment does nobody serve."""
         self._anew.set()
 
+    def _first_alone(self, kmes: Sequence[str]) -> None:
+        """Of KMEs that drop undelivered keys one process draws: mail at another one would be held each time."""
+        others = [each for number, each in self._running.items() if number > 1]
+        if others:
+            log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
+        self._running = {number: each for number, each in self._running.items() if number == 1}
+        for each in others:
+            _tell(each.process, signal.SIGTERM)
+
     async def _all_anew(self) -> None:
         """The old one is told to stop once the new one serves: were that to fail, mail would wait for a person."""
         for number in sorted(self._running):
+            if number not in self._running:
+                continue
             new = await self._started(number)
             await asyncio.wait([new.addresses], timeout=START_S)
             if not new.addresses.done() or new.addresses.result() is None:
@@ -126,8 +137,7 @@ class Workers:
         """Starts another one in the place of one that has ended unasked."""
         status = await running.process.wait()
         # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
-        if self._neighbours is not None:
-            self._neighbours.has_ended(running.life)
+        self._neighbours.has_ended(running.life)
         self._running_now.discard(running)
         while not self._stopping and self._running.get(running.number) is running:
             log.error("worker_ended", worker=running.number, status=status)
@@ -163,8 +173,7 @@ class Workers:
 
     def _new_life(self) -> int:
         self._lives = self._lives % (LIVES - 1) + 1
-        if self._neighbours is not None:
-            self._neighbours.lives(self._lives)
+        self._neighbours.lives(self._lives)
         return self._lives
 
     async def _listen(self, running: _Running, way: socket.socket) -> None:
@@ -178,6 +187,8 @@ class Workers:
                 elif what == "keys":
                     running.keys = value
                     self._write_keys()
+                elif what == "alone":
+                    self._first_alone(value)
             if not running.addresses.done():
                 running.addresses.set_result(None)
 
@@ -198,16 +209,16 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
         async with AsyncExitStack() as stack:
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
-            lock = neighbours = -1
+            neighbours = shared_memory()
+            stack.callback(os.close, neighbours)
+            lock = -1
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(config.store.database.resolve)
                 lock = await stack.enter_async_context(sole_relay(database))
-                neighbours = shared_memory()
-                stack.callback(os.close, neighbours)
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)
             os.write(relay_toml_here, text.encode())
-            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, lock, 0, neighbours)
+            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, lock=lock)
             workers = Workers(config, relay_toml, common)
             stack.push_async_callback(workers.stop)
             await _serve(workers, stop, ready)

@@ -20,7 +20,7 @@ from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Rate, Supply
+from relay.keys.refill import DrawCount, Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.types import (
     REAL_TIME,
@@ -176,6 +176,21 @@ class KeyRing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def share(self, draws_of: Callable[[str, str], DrawCount], *, first: bool) -> None:
+        """Other processes draw from the same KMEs as one relay; to be called before anything is drawn.
+
+        What is drawn of a KME (by name) for a slave SAE is counted there. Of KMEs that drop undelivered keys only the
+        `first` one draws.
+        """
+        for pool in self._pools():
+            pool.count_in(partial(draws_of, pool.client.name))
+            pool.undelivered.for_others = not first
+
+    @property
+    def drop_undelivered(self) -> list[str]:
+        """The names of those KMEs that were seen to drop undelivered keys."""
+        return [pool.client.name for pool in self._pools() if pool.undelivered.dropped]
 
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""

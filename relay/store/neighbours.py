@@ -31,7 +31,10 @@ _CELL = struct.Struct("<H6s")
 _BUCKET_OCTETS = _WAYS * _CELL.size
 _KNOWN_AT = LIVES
 _BUCKETS_AT = LIVES + _KNOWN
-_OCTETS = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
+COUNTERS, _COUNTED = 256, 64
+"""Amounts that are counted together, and workers that count each in a place of their own."""
+_COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
+_OCTETS = _COUNTERS_AT + COUNTERS * _COUNTED * 8
 
 
 class Neighbours:
@@ -40,27 +43,23 @@ class Neighbours:
     def __init__(self, descriptor: int, life: int = 0) -> None:
         """`descriptor` is what `shared_memory` gave; it is not closed here."""
         self._descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _OCTETS)
-        self._life = life
-
-    def close(self) -> None:
-        """Lets go of the memory."""
-        self._memory.close()
+        self.memory = mmap.mmap(descriptor, _OCTETS)
+        self.life = life
 
     # Workers
 
     def lives(self, life: int) -> None:
         """This worker is about to be started."""
-        self._memory[life] = _LIVES
+        self.memory[life] = _LIVES
 
     def has_ended(self, life: int) -> None:
         """This worker's process is gone, and with it the locks on its files."""
-        self._memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
-        self._memory[_NOTICE] = 1
+        self.memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
+        self.memory[_NOTICE] = 1
 
     def ended(self) -> frozenset[int]:
         """The workers that have ended, and whose files are to be taken over before any mail is begun."""
-        return frozenset(self._that_ended()) if self._memory[_NOTICE] else frozenset()
+        return frozenset(self._that_ended()) if self.memory[_NOTICE] else frozenset()
 
     def forget(self, lives: frozenset[int]) -> None:
         """What these had delivered was taken over: they have nothing under way."""
@@ -68,16 +67,16 @@ class Neighbours:
             with self._locked(start):
                 for at, life, _ in self._cells(start):
                     if life in lives:
-                        _CELL.pack_into(self._memory, at, 0, bytes(6))
+                        _CELL.pack_into(self.memory, at, 0, bytes(6))
         for life in lives:
-            self._memory[life] = 0
-        self._memory[_NOTICE] = 0
+            self.memory[life] = 0
+        self.memory[_NOTICE] = 0
         if any(self._that_ended()):
-            self._memory[_NOTICE] = 1
+            self.memory[_NOTICE] = 1
 
     def _that_ended(self) -> Iterator[int]:
         life = 0
-        while (life := self._memory.find(bytes([_ENDED]), life + 1, LIVES)) > 0:
+        while (life := self.memory.find(bytes([_ENDED]), life + 1, LIVES)) > 0:
             yield life
 
     # Mails that are under way
@@ -100,8 +99,8 @@ class Neighbours:
         for place in places:
             start, tag = _cell(place)
             for at, life, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
-                if (life, whose) == (self._life, tag):
-                    _CELL.pack_into(self._memory, at, 0, bytes(6))
+                if (life, whose) == (self.life, tag):
+                    _CELL.pack_into(self.memory, at, 0, bytes(6))
 
     def _mark(self, place: bytes, marked: list[bytes]) -> None:
         """Adds it to those that are `marked`, if it was not before."""
@@ -111,13 +110,13 @@ class Neighbours:
             for at, life, whose in self._cells(start):
                 if not life:
                     free = at
-                elif whose == tag and life == self._life:
+                elif whose == tag and life == self.life:
                     return  # its last try is over, and what became of it could not be written yet
                 elif whose == tag:
                     raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
                 raise DeliveryUnderWay("too many mails are under way at the same place")
-            _CELL.pack_into(self._memory, free, self._life, tag)
+            _CELL.pack_into(self.memory, free, self.life, tag)
             marked.append(place)
 
     @contextmanager
@@ -135,24 +134,45 @@ class Neighbours:
     def _cells(self, start: int) -> Iterator[tuple[int, int, bytes]]:
         """Where each mark of a bucket is, whose it is, and what of."""
         for at in range(start, start + _BUCKET_OCTETS, _CELL.size):
-            yield at, *_CELL.unpack_from(self._memory, at)
+            yield at, *_CELL.unpack_from(self.memory, at)
 
     def _used(self) -> Iterator[int]:
         """The buckets in which anything is."""
         nothing = bytes(_BUCKET_OCTETS)
-        for start in range(_BUCKETS_AT, _OCTETS, _BUCKET_OCTETS):
-            if self._memory[start : start + _BUCKET_OCTETS] != nothing:
+        for start in range(_BUCKETS_AT, _COUNTERS_AT, _BUCKET_OCTETS):
+            if self.memory[start : start + _BUCKET_OCTETS] != nothing:
                 yield start
 
     # Mails of which there is something in the store
 
     def add(self, mail: bytes) -> None:
         """There is something of this mail (its name, 32 octets) in the store, or will be when its try has ended."""
-        self._memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
+        self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
 
     def __contains__(self, mail: bytes) -> bool:
         """False: there is nothing. True: it has to be looked for."""
-        return self._memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] == 1
+        return self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] == 1
+
+
+class CountedTogether:
+    """An amount that all workers add to and see; what one has added stays when it ends."""
+
+    def __init__(self, neighbours: Neighbours, which: int) -> None:
+        """`which` is the number of the amount, the same for all, below COUNTERS."""
+        self._memory = neighbours.memory
+        self._all = struct.Struct(f"<{_COUNTED}Q")
+        self._at = _COUNTERS_AT + which * self._all.size
+        self._mine = self._at + neighbours.life % _COUNTED * 8
+
+    def add(self, amount: int) -> None:
+        """So much more."""
+        # Nobody else writes there, unless so many workers were started anew since that one of them has our place.
+        struct.pack_into("<Q", self._memory, self._mine, struct.unpack_from("<Q", self._memory, self._mine)[0] + amount)
+
+    @property
+    def total(self) -> int:
+        """What all have added so far."""
+        return sum(self._all.unpack_from(self._memory, self._at))
 
 
 def shared_memory() -> int:

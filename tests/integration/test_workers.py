@@ -187,3 +187,18 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: DevelopmentKMEs, site: Site) -> None:
+    kmes.link.drops_undelivered = True
+    async with workers(site, 3) as relay:
+        await until(relay, "workers_end")
+        first = pids(relay)[1]
+        async with asyncio.timeout(60):
+            while sum(map(_lives, pids(relay).values())) > 1:
+                await asyncio.sleep(0.05)
+        assert _lives(first)
+    text = site.config_file.read_text().replace("[kmes.kme]\n", "[kmes.kme]\none_batch_at_a_time = true\n")
+    site.config_file.write_text(text)
+    _, said, _ = await run("serve", "--config", site.config_file)
+    assert "set workers = 1" in said
