@@ -231,6 +231,8 @@ async def running(
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
         folders = doors(config)
+        if worker is not None and not worker.first:
+            folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
         sockets = worker.listening() if worker is not None else await bound(config)
         stack.callback(close_all, sockets)
         if worker is None and isinstance(config.store.database, Path):
