@@ -54,11 +54,15 @@ class HTTPRequest:
 
 @dataclass(frozen=True, slots=True)
 class HTTPReply:
-    """What came back: HTTP status, the body, and the seconds of Retry-After where they were given."""
+    """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
+
+    `kept`: it is on the disk, flushed, for whoever starts after a kill.
+    """
 
     code: int
     body: bytes
     retry_after: float | None = None
+    kept: bool = False
 
 
 class NoAnswer(Exception):

@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any, Literal, Protocol
 
@@ -80,6 +80,7 @@ class ReceiverHere:
                 self._spool.append(delivered.encoded())
                 if self._flush:
                     self._spool.flush()
+                    return replace(reply, kept=True)
             except StoreUnavailable as error:  # the keys are at hand, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
         return reply
@@ -96,9 +97,16 @@ class ReceiverHere:
 class ReceiverProcess:
     """Has it done by the process at the other end of a socket; once that has ended, by `instead`."""
 
-    def __init__(self, connection: socket.socket, instead: ReceiverHere) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        instead: ReceiverHere,
+        kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
+    ) -> None:
+        """`kept` is told of each request, and the KME's name, whose reply is on the disk, flushed."""
         self._connection = connection
         self._instead = instead
+        self._kept = kept
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
@@ -127,7 +135,9 @@ class ReceiverProcess:
         if "cause" in answer:
             fault = KMEFault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
-        return HTTPReply(answer["code"], body, answer["retry_after"])
+        if answer["kept"]:
+            self._kept(kme, request)
+        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""

@@ -32,12 +32,11 @@ from relay.store.quarantine_table import SEALED_MESSAGES, Arrival, Kept
 from relay.store.received import (
     OTP_KEEP_FOR_S,
     TOMBSTONE_KEEP_FOR_S,
-    UNUSED_KEEP_FOR_S,
     USED_KEEP_FOR_S,
     Counts,
     ReceivedKeys,
 )
-from relay.store.received_table import SEALED_KEYS, Bound
+from relay.store.received_table import SEALED_KEYS, UNUSED_KEEP_FOR_S, Bound, KeyName, KeysUsed
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.spent import Spending, Spent
@@ -58,6 +57,8 @@ __all__ = [
     "FirstSeen",
     "IssuedKeyMemory",
     "Kept",
+    "KeyName",
+    "KeysUsed",
     "OpenedMail",
     "PutAside",
     "Quarantine",
@@ -105,7 +106,7 @@ class Store:
         self.issued_keys = IssuedKeyMemory(database, secret, clock)
         self.trials = Trials(database, clock)
         self.claims = Claims(database)
-        self.deliveries = DeliveryRecords(database, self.claims, clock)
+        self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
         self.beat = Beat(database, beat_file, clock)

@@ -53,6 +53,8 @@ ROWS_AT_ONCE = 500
 """In one statement, well below either back end's limit on parameters."""
 
 Item = TypeVar("Item")
+Insert = sqlite.Insert | postgresql.Insert
+"""An INSERT that knows ON CONFLICT, which both back ends spell alike."""
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -140,8 +142,8 @@ class Database:
         self.is_sqlite = writer.dialect == "sqlite"
         """Whether this is the embedded database."""
 
-    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
+    def insert(self, table: Table) -> Insert:
+        """As the back end takes it."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     async def reading(self, work: Callable[[Connection], _Result]) -> _Result:

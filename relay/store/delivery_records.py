@@ -19,7 +19,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Column, Connection, Double, LargeBinary, Row, String, Table, Text, delete, func, select
@@ -28,7 +27,8 @@ from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailabl
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, GroupCommit, batches, metadata, to_its_end
 from relay.store.mail_identity import OpenedMail, recipient_name
-from relay.store.received_table import Bound, bind_keys
+from relay.store.received import ReceivedKeys
+from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
 KEEP_FOR_S = 5 * 86400.0
 """How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
@@ -104,14 +104,22 @@ class Begun:
 
 @dataclass(slots=True)
 class _Beginning:
-    """A try that begins, for these mailboxes by their names, and what was found."""
+    """A try that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it before."""
 
     kind: str
     mail: bytes
     mailboxes: dict[bytes, str]
     opened: OpenedMail | None = None
     bound: Sequence[Bound] = ()
+    first: bool = False
     begun: Begun = field(default_factory=Begun)
+    trouble: RelayError | None = None
+
+
+@dataclass(slots=True)
+class _Writing:
+    """Somebody waits until all that was said is written, and what went wrong."""
+
     trouble: RelayError | None = None
 
 
@@ -119,7 +127,8 @@ class _Beginning:
 class _Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
-    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
+    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
+    where these are `complete`, `used` are keys for which nobody waits any more.
     """
 
     mail: bytes
@@ -130,6 +139,8 @@ class _Settlement:
     claims: Mapping[bytes, str] = field(default_factory=dict)
     opened: bool = False
     served: set[bytes] = field(default_factory=set)
+    complete: Callable[[set[bytes]], bool] = lambda _: False
+    used: Sequence[KeysUsed] = ()
 
     @property
     def octets(self) -> int:
@@ -140,15 +151,17 @@ class _Settlement:
 class DeliveryRecords:
     """The records of one store."""
 
-    def __init__(self, database: Database, claims: Claims, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, claims: Claims, received: ReceivedKeys, clock: Callable[[], float] = time.time
+    ) -> None:
         """`clock` gives seconds since 1970."""
         self._database = database
         self._claims = claims
+        self._received = received
         self._clock = clock
         self._known: set[bytes] | None = None
         self._unwritten: list[_Settlement] = []
-        self._begin_together = GroupCommit(self._begin_all)
-        self._write_together = GroupCommit(self._write_all)
+        self._commit_together = GroupCommit(self._commit)
 
     @to_its_end
     async def load(self) -> None:
@@ -198,7 +211,7 @@ class DeliveryRecords:
         return await self._begun(_Beginning("opened", opened.name, names, opened, bound))
 
     async def _begun(self, this: _Beginning) -> Begun:
-        beginning = self._database.later(self._begin_together(this))
+        beginning = self._database.later(self._commit_together(this))
         try:
             await asyncio.shield(beginning)
         except BaseException:
@@ -215,13 +228,11 @@ class DeliveryRecords:
             others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
             self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
 
-    async def _begin_all(self, beginnings: Sequence[_Beginning]) -> None:
-        """In one transaction, in the order in which they came; what was written by whoever had it before is seen."""
-        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
-        await self._claims.change(partial(self._begin, beginnings), wanted)
-
-    def _begin(self, beginnings: Sequence[_Beginning], change: ClaimsTransaction) -> None:
-        bound = bind_keys(change.connection, [each.bound for each in beginnings])
+    def _begin(
+        self, beginnings: Sequence[_Beginning], fresh: Mapping[bytes, FreshKey], new: NewRows, change: ClaimsTransaction
+    ) -> None:
+        """In the order in which they came; what was written by whoever had it before is seen."""
+        bound = bind_keys(change.connection, [each.bound for each in beginnings], fresh, new)
         for each, trouble in zip(beginnings, bound, strict=True):
             each.trouble = trouble
         self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
@@ -240,13 +251,14 @@ class DeliveryRecords:
             rows.setdefault(opened.name, row)
         if not rows:
             return
-        new = self._database.insert(_opened).on_conflict_do_nothing()
-        connection.execute(new, [rows[mail] for mail in sorted(rows)])
-        first: dict[bytes, bytes] = {}
-        for some in batches(sorted(rows)):
+        new = self._database.insert(_opened).on_conflict_do_nothing().returning(_opened.c.mail)
+        added = set(connection.scalars(new, [rows[mail] for mail in sorted(rows)]))
+        first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
+        for some in batches(sorted(rows.keys() - added)):
             query = select(_opened.c.mail, _opened.c.fingerprint).where(_opened.c.mail.in_(some))
             first.update({row.mail: row.fingerprint for row in connection.execute(query)})
         for each in beginnings:
+            each.first = each.mail in added
             if each.opened and first[each.mail] != each.opened.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
 
@@ -255,9 +267,8 @@ class DeliveryRecords:
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
         """The rows that there are, as the copy of each recipient, and these copies."""
         known: dict[bytes, str | None] = {}
-        for some in batches(
-            [at for each in beginnings if each.opened or self._may_know(each.mail) for at in each.mailboxes]
-        ):
+        tried = [each for each in beginnings if not each.first and (each.opened or self._may_know(each.mail))]
+        for some in batches([at for each in tried for at in each.mailboxes]):
             query = select(_recipients.c.recipient, _recipients.c.copy).where(_recipients.c.recipient.in_(some))
             known.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
@@ -304,23 +315,35 @@ class DeliveryRecords:
             await self._write(outcome)
 
     async def settle_opened(
-        self, opened: OpenedMail, delivered: Iterable[str], not_delivered: Iterable[str] = ()
+        self,
+        opened: OpenedMail,
+        delivered: Iterable[str],
+        not_delivered: Iterable[str] = (),
+        *,
+        complete: Callable[[set[str]], bool] = lambda _: False,
+        used: Sequence[KeysUsed] = (),
     ) -> set[str]:
         """Notes who has the mail, and gives up the claims on who has it not; which of `opened.mailboxes` have it now.
 
-        Raises StoreUnavailable.
+        Where these are `complete`, the keys that were `used` end soon, in the same transaction; where those who got it
+        now are so already, nobody else is looked for. Raises StoreUnavailable.
         """
+        names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
         has_it = [recipient_name(opened.name, mailbox) for mailbox in delivered]
         claimed = self._claims.held([*has_it, *(recipient_name(opened.name, each) for each in not_delivered)])
-        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True)
+
+        def nobody_waits(served: set[bytes]) -> bool:
+            return complete({names[at] for at in served if at in names})
+
+        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True, complete=nobody_waits, used=used)
         await self._write(outcome)
-        return {mailbox for mailbox in opened.mailboxes if recipient_name(opened.name, mailbox) in outcome.served}
+        return {mailbox for at, mailbox in names.items() if at in outcome.served}
 
     @to_its_end
     async def go_on(self) -> None:
         """Writes what could not be written when it should have been. Raises StoreUnavailable."""
         if self._unwritten:
-            await self._write_together(None)
+            await self._write_now()
 
     async def _written_of(self, mail: bytes) -> None:
         """What was said of the mail so far is written when this returns. Raises StoreUnavailable."""
@@ -331,7 +354,7 @@ class DeliveryRecords:
     async def _write(self, outcome: _Settlement) -> None:
         self._unwritten.append(outcome)
         try:
-            await self._write_together(None)
+            await self._write_now()
         except StoreUnavailable:
             if sum(each.octets for each in self._unwritten) > MOST_LATE_OCTETS:
                 outcome.waiting, outcome.copies = {}, []  # a retry costs another key
@@ -340,12 +363,56 @@ class DeliveryRecords:
                 self._claims.drop(outcome.claims)
             raise
 
-    async def _write_all(self, _: Sequence[None]) -> None:
-        """In one transaction, in the order in which it was said; what is written twice changes nothing."""
+    async def _write_now(self) -> None:
+        writing = _Writing()
+        await self._commit_together(writing)
+        if writing.trouble is not None:
+            raise writing.trouble
+
+    # What begins and what ends, together
+
+    async def _commit(self, items: Sequence[_Beginning | _Writing]) -> None:
+        """Writes what was said, in the order in which it was, and begins what is to begin; what is written twice
+        changes nothing.
+
+        That is one transaction, but not where sealed copies are to be written: a disk that has no room for them may
+        have some for what begins. Nor on a server, where two relays with the same mails would wait for each other.
+        """
         outcomes = list(self._unwritten)
-        if not outcomes:
+        beginnings = [each for each in items if isinstance(each, _Beginning)]
+        if self._database.is_sqlite and not any(each.copies for each in outcomes):
+            await self._transact(outcomes, beginnings, items)
             return
-        forgotten, known = await self._claims.change(partial(self._put_down, outcomes))
+        if writings := [each for each in items if isinstance(each, _Writing)]:
+            await self._transact(outcomes, [], writings)
+        await self._transact([], beginnings, beginnings)
+
+    async def _transact(
+        self,
+        outcomes: Sequence[_Settlement],
+        beginnings: Sequence[_Beginning],
+        items: Sequence[_Beginning | _Writing],
+    ) -> None:
+        """One transaction; what went wrong with it, where it did, is noted in these items."""
+        if not outcomes and not beginnings:
+            return
+        fresh = self._received.fresh(at for each in beginnings for bound in each.bound for at in bound.places)
+        new = self._received.new_rows()
+
+        def work(change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
+            forgotten_and_known = self._put_down(outcomes, change)
+            if beginnings:
+                self._begin(beginnings, fresh, new, change)
+            return forgotten_and_known
+
+        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
+        try:
+            forgotten, known = await self._claims.change(work, wanted)
+        except StoreUnavailable as error:
+            for item in items:
+                item.trouble = StoreUnavailable(str(error))
+            return
+        self._received.have_rows(fresh)
         written = set(outcomes)
         self._unwritten = [each for each in self._unwritten if each not in written]
         if self._known is not None:
@@ -376,6 +443,9 @@ class DeliveryRecords:
         _destroy_copies(change.connection, replaced)
         left = _mails_of(change.connection, replaced)
         self._note_served(change.connection, [each for each in outcomes if each.opened])
+        used = [keys for each in outcomes if each.used and each.complete(each.served) for keys in each.used]
+        if used:
+            mark_used(change.connection, used, self._clock())
         return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
 
     def _put(self) -> Any:
@@ -385,13 +455,16 @@ class DeliveryRecords:
         return put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
     def _note_served(self, connection: Connection, outcomes: Sequence[_Settlement]) -> None:
-        served: dict[bytes, set[bytes]] = {each.mail: set() for each in outcomes}
-        for some in batches(list(served)):
+        for each in outcomes:
+            each.served = set(each.delivered)
+        asked = [each for each in outcomes if not each.complete(each.served)]
+        for some in batches(list({each.mail: None for each in asked})):
             query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))
+            served: dict[bytes, set[bytes]] = {mail: set() for mail in some}
             for row in connection.execute(query):
                 served[row.mail].add(row.recipient)
-        for each in outcomes:
-            each.served = served[each.mail]
+            for each in asked:
+                each.served |= served.get(each.mail, set())
 
     def _may_know(self, mail: bytes) -> bool:
         """Whether there may be something of this mail, that is none that was opened."""

@@ -195,12 +195,12 @@ async def test_where_the_database_clock_is_set_back_the_dead_keep_their_claims_f
 async def test_a_mail_that_somebody_has_is_not_begun_before_that_could_be_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: object) -> None:
+    async def full() -> None:
         raise StoreUnavailable("disk full")
 
     begun = await begin(store)
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries, "_write_together", full)
+        patched.setattr(store.deliveries, "_write_now", full)
         with pytest.raises(StoreUnavailable):
             await store.deliveries.settle(KEY, begun, ["a@x", "b@y"], ["a@x"])
         with pytest.raises(StoreUnavailable):

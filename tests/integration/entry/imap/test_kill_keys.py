@@ -31,7 +31,6 @@ UNTIL_SETTLED = [
     ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),
     ("relay.store.delivery_records", "DeliveryRecords.admit", "after"),
     ("relay.store.delivery_records", "DeliveryRecords.settle_opened", "after"),
-    ("relay.store.received", "ReceivedKeys.mark_used", "after"),
 ]
 KILLED = """
 import importlib, inspect, os, signal
