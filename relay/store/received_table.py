@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -84,6 +85,7 @@ held = keys.c.destroyed_at.is_(None)
 """The condition that a row holds a key."""
 
 
+@lru_cache(maxsize=4096)
 def place(name: KeyName) -> bytes:
     """The primary key of this key's row."""
     return name.place(keys.name)

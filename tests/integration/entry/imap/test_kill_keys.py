@@ -24,6 +24,8 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.spool", "Spool.append", "after"),
     ("relay.store.received", "ReceivedKeys.put", "before"),
     ("relay.store.received", "ReceivedKeys.put", "after"),
+    ("relay.store.received", "ReceivedKeys.have_rows", "before"),
+    ("relay.store.received", "ReceivedKeys.have_rows", "after"),
     ("relay.store.spool", "SpoolFile.remove", "before"),
     ("relay.store.spool", "SpoolFile.remove", "after"),
 ]
