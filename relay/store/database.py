@@ -139,12 +139,15 @@ class Database:
         self._writer = writer
         self._running: set[asyncio.Task[Any]] = set()
         self._written_at = float("-inf")
+        self._inserts: dict[Table, Insert] = {}
         self.is_sqlite = writer.dialect == "sqlite"
         """Whether this is the embedded database."""
 
     def insert(self, table: Table) -> Insert:
         """As the back end takes it."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        if table not in self._inserts:
+            self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return self._inserts[table]
 
     async def reading(self, work: Callable[[Connection], _Result]) -> _Result:
         """What `work` gives in a transaction that only reads. Raises StoreUnavailable."""

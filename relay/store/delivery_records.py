@@ -162,6 +162,11 @@ class DeliveryRecords:
         self._known: set[bytes] | None = None
         self._unwritten: list[_Settlement] = []
         self._commit_together = GroupCommit(self._commit)
+        self._new_opened = database.insert(_opened).on_conflict_do_nothing().returning(_opened.c.mail)
+        put = database.insert(_recipients)
+        # Another relay may have written of the same recipient meanwhile.
+        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
+        self._put = put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
     @to_its_end
     async def load(self) -> None:
@@ -251,8 +256,7 @@ class DeliveryRecords:
             rows.setdefault(opened.name, row)
         if not rows:
             return
-        new = self._database.insert(_opened).on_conflict_do_nothing().returning(_opened.c.mail)
-        added = set(connection.scalars(new, [rows[mail] for mail in sorted(rows)]))
+        added = set(connection.scalars(self._new_opened, [rows[mail] for mail in sorted(rows)]))
         first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
         for some in batches(sorted(rows.keys() - added)):
             query = select(_opened.c.mail, _opened.c.fingerprint).where(_opened.c.mail.in_(some))
@@ -438,7 +442,7 @@ class DeliveryRecords:
         for some in batches([at for at in sorted(rows) if rows[at] is None]):
             change.connection.execute(delete(_recipients).where(_recipients.c.recipient.in_(some)))
         if put:
-            change.connection.execute(self._put(), put)
+            change.connection.execute(self._put, put)
         replaced = {each.mail for each in outcomes if each.replaced}
         _destroy_copies(change.connection, replaced)
         left = _mails_of(change.connection, replaced)
@@ -447,12 +451,6 @@ class DeliveryRecords:
         if used:
             mark_used(change.connection, used, self._clock())
         return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
-
-    def _put(self) -> Any:
-        """Another relay may have written of the same recipient meanwhile."""
-        put = self._database.insert(_recipients)
-        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
-        return put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
     def _note_served(self, connection: Connection, outcomes: Sequence[_Settlement]) -> None:
         for each in outcomes:

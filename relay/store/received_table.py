@@ -91,6 +91,24 @@ def place(name: KeyName) -> bytes:
     return name.place(keys.name)
 
 
+_of_some = keys.c.place.in_(bindparam("some", expanding=True))
+_at = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held")).where(
+    _of_some
+)
+_to_bind = (
+    select(keys.c.place, keys.c.level, keys.c.bound_to, keys.c.secret_id, keys.c.sealed)
+    .where(held, _of_some)
+    .order_by(keys.c.place)
+    .with_for_update()
+)
+_bind = (
+    update(keys).where(keys.c.place == bindparam("at")).values(level=bindparam("its_level"), bound_to=bindparam("to"))
+)
+_unused = held & keys.c.first_used_at.is_(None) & _of_some
+_to_mark = select(keys.c.place).where(_unused).order_by(keys.c.place).with_for_update()
+_mark = update(keys).where(_unused).values(first_used_at=bindparam("now"), expires_at=bindparam("ends"))
+
+
 def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
     """The octets again; raises StoreUnavailable where they are not those that were sealed for this row."""
     return secret.open(sealed, name.context(keys.name))
@@ -139,10 +157,9 @@ def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, Rece
 
 def find_at(connection: Connection, places: Sequence[bytes]) -> dict[bytes, ReceivedKeyRow]:
     """The rows that exist at these places."""
-    columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
     found = {}
     for some in batches(places):
-        for row in connection.execute(columns.where(keys.c.place.in_(some))):
+        for row in connection.execute(_at, {"some": some}):
             sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
             found[row.place] = ReceivedKeyRow(sealed, row.level, row.bound_to)
     return found
@@ -219,11 +236,9 @@ def bind_keys(
     added = new.add(connection, fresh, wanted)
     known: dict[bytes, _Opened] = {at: (wanted[at].level, wanted[at].fingerprint) for at in added}
     other: dict[bytes, TryLater] = {}
-    columns = select(keys.c.place, keys.c.level, keys.c.bound_to, keys.c.secret_id, keys.c.sealed)
     for some in batches(sorted(wanted.keys() - added)):
         # Locked in one order, so that two relays with the same keys do not wait for each other.
-        rows = columns.where(held, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
-        for row in connection.execute(rows):
+        for row in connection.execute(_to_bind, {"some": some}):
             known[row.place] = (row.level, row.bound_to)
             # It has come twice, and what has opened the message need not be what is here.
             if row.place in fresh:
@@ -242,9 +257,7 @@ def bind_keys(
             changed.update(_bound(bound, known))
         troubles.append(trouble)
     if changed:
-        change = update(keys).where(keys.c.place == bindparam("at"))
-        rows_changed = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in sorted(changed)]
-        connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
+        connection.execute(_bind, [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in sorted(changed)])
     return troubles
 
 
@@ -265,20 +278,17 @@ class KeysUsed:
 
 def mark_used(connection: Connection, uses: Sequence[KeysUsed], now: float) -> None:
     """Notes that these keys were used now; a first use sets a key's end, later ones change nothing."""
-    fresh = held & keys.c.first_used_at.is_(None)
     places = [use.places for use in uses]
-    # Locked in one order, so that two relays with the same keys do not wait for each other.
-    for some in batches(sorted(set().union(*places))):
-        connection.execute(
-            select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
-        )
+    if connection.dialect.name != "sqlite":
+        # Locked in one order, so that two relays with the same keys do not wait for each other.
+        for some in batches(sorted(set().union(*places))):
+            connection.execute(_to_mark, {"some": some})
     ends: dict[float, set[bytes]] = {}
     for use, its in zip(uses, places, strict=True):
         ends.setdefault(now + use.keep_for, set()).update(its.difference(*ends.values()))
     for expires_at, its in ends.items():
         for some in batches(sorted(its)):
-            used = update(keys).where(fresh, keys.c.place.in_(some))
-            connection.execute(used.values(first_used_at=now, expires_at=expires_at))
+            connection.execute(_mark, {"some": some, "now": now, "ends": expires_at})
 
 
 _Opened = tuple[str | None, bytes | None]
