@@ -114,6 +114,8 @@ class ReceivedKeys:
         where a key_ID came with other octets or after its key was destroyed; the other keys are then stored.
         """
         names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
+        # Flushed by the second process before it answered: a kill from here on costs none of them, so that nobody has
+        # to wait for the database before a mail is opened. All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
         self._fresh |= _fresh({names[key_ID]: keys[key_ID] for key_ID in spooled})
         if others := {key_ID: key for key_ID, key in keys.items() if key_ID not in spooled}:
