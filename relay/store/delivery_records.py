@@ -161,7 +161,9 @@ class DeliveryRecords:
         self._clock = clock
         self._known: set[bytes] | None = None
         self._unwritten: list[_Settlement] = []
-        self._commit_together = GroupCommit(self._commit)
+        self._write_together = GroupCommit(self._commit)
+        # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
+        self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
         self._new_opened = database.insert(_opened).on_conflict_do_nothing().returning(_opened.c.mail)
         put = database.insert(_recipients)
         # Another relay may have written of the same recipient meanwhile.
@@ -216,7 +218,7 @@ class DeliveryRecords:
         return await self._begun(_Beginning("opened", opened.name, names, opened, bound))
 
     async def _begun(self, this: _Beginning) -> Begun:
-        beginning = self._database.later(self._commit_together(this))
+        beginning = self._database.later(self._begin_together(this))
         try:
             await asyncio.shield(beginning)
         except BaseException:
@@ -369,7 +371,7 @@ class DeliveryRecords:
 
     async def _write_now(self) -> None:
         writing = _Writing()
-        await self._commit_together(writing)
+        await self._write_together(writing)
         if writing.trouble is not None:
             raise writing.trouble
 
