@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,30 +87,49 @@ class Runner(Protocol):
 
 
 class InThreads:
-    """Transactions of an embedded database, each from its beginning to its end in one thread."""
+    """Transactions of an embedded database, each from beginning to end in one thread, which has a connection."""
 
     dialect = "sqlite"
 
     def __init__(self, engine: Engine, threads: int) -> None:
-        self.engine = engine
+        self._engine = engine
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._of_thread = threading.local()
+        self._open: set[Connection] = set()
 
     async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """As Runner.run."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
     def _run(self, work: Callable[[Connection], _Result]) -> _Result:
-        with self.engine.begin() as connection:
-            return work(connection)
+        connection = self._connection()
+        try:
+            with connection.begin():
+                return work(connection)
+        except BaseException:
+            # In what state it is nobody knows; the next transaction has another one.
+            del self._of_thread.connection
+            self._open.remove(connection)
+            connection.close()
+            raise
 
     async def checkpoint(self) -> None:
-        """Moves what was written into the file, between two transactions."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, checkpoint, self.engine)
+        """Moves the write-ahead log into the file and empties it, between two transactions."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, lambda: checkpoint(self._connection()))
 
     async def close(self) -> None:
         """As Runner.close."""
         await asyncio.to_thread(self._threads.shutdown)
-        self.engine.dispose()
+        while self._open:
+            self._open.pop().close()
+        self._engine.dispose()
+
+    def _connection(self) -> Connection:
+        if not hasattr(self._of_thread, "connection"):
+            self._of_thread.connection = self._engine.connect()
+            self._open.add(self._of_thread.connection)
+        connection: Connection = self._of_thread.connection
+        return connection
 
 
 class OnServer:
