@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from relay.bench.cases import COMPARISONS, Comparison, Kind
-from relay.bench.result import Machine
+from relay.bench.result import BenchmarkFailed, Machine
 from relay.errors import ConfigError
 
 FORMAT = 1
+FAILED = "failed"
+KEYS_RUN_OUT = "keys run out"
+"""What is noted of a level and size for which the KMEs have not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,11 @@ class Compared:
 
 @dataclass(slots=True)
 class Figures:
-    """For each case and kind of figure the rounds' values; `notes` say of a case why it has none."""
+    """For each case and kind the rounds' values; `notes` say why a case has none, `faults` what went wrong."""
 
     rounds: dict[str, dict[Kind, list[float]]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
     def add(self, case: str, kind: Kind, value: float) -> None:
         """One round's."""
@@ -42,6 +46,11 @@ class Figures:
         """The case has no figures, which would tell only of the part that went well."""
         self.notes[case] = why
         self.rounds.pop(case, None)
+
+    def failed(self, case: str, error: BenchmarkFailed) -> None:
+        """The case has no figures; others may have."""
+        self.note(case, FAILED)
+        self.faults.append(str(error))
 
     def of(self, case: str, kind: Kind) -> Sequence[float]:
         """The values of all rounds; none where it was not measured."""
@@ -74,7 +83,7 @@ class Figures:
         ]
         return {
             "format": FORMAT, "machine": asdict(machine), **about, "figures": self.rounds, "notes": self.notes,
-            "ratios": ratios,
+            "faults": self.faults, "ratios": ratios,
         }  # fmt: skip
 
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relay.bench.cases import OTHERS, PARTS, QUICK, WAYS, case_name
 from relay.bench.figures import Figures
 from relay.bench.others import EXPECTED_S, MEASURED
-from relay.bench.result import Progress
+from relay.bench.result import BenchmarkFailed, Progress
 from relay.bench.rounds import Case, Rounds, expected_seconds
 from relay.bench.servers import Servers
 from relay.bench.tools import why_not
@@ -52,7 +52,7 @@ class Run:
         return sorted((case for case in chosen if case.name not in self.figures.notes), key=lambda case: case.size)
 
     async def measure(self) -> None:
-        """Raises BenchmarkFailed where mail was not treated as it should; figures from before that stay."""
+        """Figures are there as soon as they are known. Raises BenchmarkFailed where a server did not start."""
         cases, others = self.cases, [name for name in OTHERS if not self.only or name in self.only]
         total = sum(expected_seconds(case, self.rounds) for case in cases)
         total += sum(EXPECTED_S[name][0 if self.quick else 1] for name in others)
@@ -60,7 +60,10 @@ class Run:
         async with Servers() as servers:
             await Rounds(servers, self.figures, say).run(cases, rounds=self.rounds)
             for name in others:
-                await MEASURED[name](servers, self.figures, say, quick=self.quick)
+                try:
+                    await MEASURED[name](servers, self.figures, say, quick=self.quick)
+                except BenchmarkFailed as error:
+                    self.figures.failed(name, error)
             say("stopping", 0.0)
 
     def _say(self, total: float, began: float) -> Callable[[str, float], None]:

@@ -80,6 +80,7 @@ async def measure_memory(servers: Servers, figures: Figures, say: Say, *, quick:
         if not idle:
             figures.note("memory, idle", "this system does not tell what processes hold")
             return
+        figures.add("memory, idle, first process", "MB", usage.resident(first_alone=True))
         figures.add("memory, idle", "MB", idle)
         for name, at_once in (("one 25 MB mail", 1), ("four 25 MB mails", 4)):
             say(f"memory: {name}", 1.0)

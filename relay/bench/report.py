@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.bench.cases import ALL, COMPARISONS, MB, WAYS, Kind, case_name
-from relay.bench.figures import Figures, met
+from relay.bench.figures import FAILED, KEYS_RUN_OUT, Figures, met
 
 _GRIDS: dict[Kind, str] = {
     "mails/s": "carried: mails/s, from 1 MB on MB/s",
@@ -23,33 +23,36 @@ _NAMES = list(dict.fromkeys(way.name for way in WAYS))
 def show(figures: Figures, about: str, earlier: Figures | None = None) -> None:
     """On standard output; `earlier` is another run, which stands beside."""
     console = Console()
-    for table in _tables(figures, earlier):
+    for title, table in _tables(figures, earlier):
         if table.row_count:
+            console.print(f"\n{title}", highlight=False, soft_wrap=True)
             console.print(table)
     for why, cases in _reasons(figures).items():
         console.print(f"{', '.join(cases)}: {why}", highlight=False, soft_wrap=True)
     console.print(about, highlight=False, soft_wrap=True)
 
 
-def _tables(figures: Figures, earlier: Figures | None) -> Iterator[Table]:
+def _tables(figures: Figures, earlier: Figures | None) -> Iterator[tuple[str, Table]]:
+    """Each with its title."""
     for kind, title in _GRIDS.items():
-        yield _grid(figures, kind, title)
-    yield _others(figures)
-    yield _comparisons(figures, earlier)
+        yield title, _grid(figures, kind)
+    yield "other figures", _others(figures)
+    yield "compared", _comparisons(figures, earlier)
     if earlier is not None:
-        yield _moved(figures, earlier)
+        yield "moved since the earlier run: no round of one lies among those of the other", _moved(figures, earlier)
 
 
-def _table(title: str, *columns: str, names: int = 1) -> Table:
-    table = Table(*columns, title=title, title_justify="left")
+def _table(*columns: str, names: int = 1) -> Table:
+    """The first columns are `names`, the others figures."""
+    table = Table(*columns)
     for column in table.columns[names:]:
         column.justify = "right"
     return table
 
 
-def _grid(figures: Figures, kind: Kind, title: str) -> Table:
+def _grid(figures: Figures, kind: Kind) -> Table:
     sizes = [size for size in ALL if any(figures.median(case_name(name, size), kind) is not None for name in _NAMES)]
-    table = _table(title, "", *(case_name("", size).strip() for size in sizes))
+    table = _table("", *(case_name("", size).strip() for size in sizes))
     for name in _NAMES:
         cells = [_cell(figures, case_name(name, size), kind, size) for size in sizes]
         if any(cells):
@@ -60,7 +63,8 @@ def _grid(figures: Figures, kind: Kind, title: str) -> Table:
 def _cell(figures: Figures, case: str, kind: Kind, size: int) -> str:
     value = figures.median(case, kind)
     if value is None:
-        return figures.notes.get(case, "") if kind == "mails/s" and len(figures.notes.get(case, "")) < 20 else ""
+        note = figures.notes.get(case, "")
+        return note if kind == "mails/s" and note in (KEYS_RUN_OUT, FAILED) else ""
     return number(value * size / MB if kind == "mails/s" and size >= MB else value)
 
 
@@ -70,7 +74,7 @@ def number(value: float) -> str:
 
 
 def _others(figures: Figures) -> Table:
-    table = _table("other figures", "", "", "median", "least", "most")
+    table = _table("", "", "median", "least", "most")
     for case, kinds in figures.rounds.items():
         for kind, values in kinds.items():
             if kind not in _GRIDS:
@@ -81,9 +85,7 @@ def _others(figures: Figures) -> Table:
 
 
 def _comparisons(figures: Figures, earlier: Figures | None) -> Table:
-    table = _table(
-        "compared", "case", "beside", "ratio", "least to most", "aim", "was", *(["earlier"] if earlier else []), names=2
-    )
+    table = _table("case", "beside", "ratio", "least to most", "aim", "was", *(["earlier"] if earlier else []), names=2)
     for one in COMPARISONS:
         if (compared := figures.compared(one)) is None:
             continue
@@ -103,9 +105,7 @@ def _comparisons(figures: Figures, earlier: Figures | None) -> Table:
 
 def _moved(figures: Figures, earlier: Figures) -> Table:
     """Figures of which no round of one run lies among those of the other."""
-    table = _table(
-        "moved since the earlier run: no round of one is within the other's", "", "", "earlier", "now", "now / earlier"
-    )
+    table = _table("", "", "earlier", "now", "now / earlier")
     for case, kinds in figures.rounds.items():
         for kind, now in kinds.items():
             before = earlier.of(case, kind)
@@ -119,5 +119,8 @@ def _reasons(figures: Figures) -> dict[str, list[str]]:
     """For each reason the cases that have no figures for it."""
     reasons: dict[str, list[str]] = {}
     for case, why in figures.notes.items():
-        reasons.setdefault(why, []).append(case)
+        way = next((name for name in _NAMES if case in {case_name(name, size) for size in ALL}), case)
+        names = reasons.setdefault(why, [])
+        name = case if why == KEYS_RUN_OUT else way
+        names += [] if name in names else [name]
     return reasons

@@ -7,11 +7,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from relay.bench.cases import CONNECTIONS, Way, case_name
-from relay.bench.figures import Figures
+from relay.bench.figures import KEYS_RUN_OUT, Figures
 from relay.bench.result import BenchmarkFailed
 from relay.bench.servers import Servers
 from relay.bench.sink import Sink
@@ -29,7 +29,6 @@ START_S, CHECK_S = 0.5, 0.3
 """What the start of a case and its first mails take, as expected."""
 TIMEOUT_S = 120.0
 POLL_S = 0.005
-KEYS_RUN_OUT = "keys run out"
 _NO_KEY = "4.7.5"
 """The status by which a relay says that there is no quantum key."""
 
@@ -74,7 +73,8 @@ class Rounds:
     async def run(self, cases: Sequence[Case], *, rounds: int) -> None:
         """With `rounds` of 0 each case is measured just once, with few mails.
 
-        Raises BenchmarkFailed where mail was refused for other reasons than missing keys, lost, or not as it should be.
+        Where mail was refused for other reasons than missing keys, lost, or not as it should be, the case has failed.
+        Raises BenchmarkFailed where a server did not start.
         """
         for case in cases:
             self._say(f"starting what {case.name} needs", START_S)
@@ -82,14 +82,20 @@ class Rounds:
         async with Sink(self._servers.sink) as sink:
             for case in cases:
                 self._say(f"{case.name}: does it arrive as it should?", CHECK_S)
-                await self._check(case, sink)
+                await self._step(case, self._check(case, sink))
         async with taking(self._servers.sink) as arrived:
             for number in range(rounds + 1):
                 for case in cases:
                     step = f"round {number} of {rounds}" if number else "trying"
                     self._say(f"{case.name}: {step}", _round_s(case) if number else CHECK_S)
                     if case.name not in self._figures.notes:
-                        await self._round(case, arrived, counts=number > 0 or not rounds)
+                        await self._step(case, self._round(case, arrived, counts=number > 0 or not rounds))
+
+    async def _step(self, case: Case, step: Coroutine[None, None, None]) -> None:
+        try:
+            await step
+        except BenchmarkFailed as error:
+            self._figures.failed(case.name, error)
 
     async def _check(self, case: Case, sink: Sink) -> None:
         """As many mails as there are at once in a round, which must arrive as the way says."""

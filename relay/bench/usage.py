@@ -5,6 +5,7 @@ Standard: proc(5) of Linux; elsewhere nothing is told.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,13 @@ class Usage:
         """MB that each process held at most, added up; what they share counts for each of them."""
         return self._sum("VmHWM")
 
-    def resident(self) -> float:
-        """MB that they hold now, counted as in `peak`."""
-        return self._sum("VmRSS")
+    def resident(self, *, first_alone: bool = False) -> float:
+        """MB that they hold now, counted as in `peak`; or those of the first process."""
+        return self._sum("VmRSS", [self.pid] if first_alone else None)
 
-    def _sum(self, name: str) -> float:
+    def _sum(self, name: str, pids: Iterable[int] | None = None) -> float:
         kib = 0
-        for pid in self.tree():
+        for pid in self.tree() if pids is None else pids:
             with suppress(OSError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
                 kib += sum(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

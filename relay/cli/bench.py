@@ -85,7 +85,7 @@ def _mail(
     earlier = Figures.read(compare) if compare else None
     if picture:
         plot.library()
-    began, where, fault = time.monotonic(), machine(), ""
+    began, where, interrupted = time.monotonic(), machine(), False
     with Console(stderr=True).status("") as status:
         run = Run(only, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
         # Like Ctrl-C: what was started is ended, and what is known is shown.
@@ -93,21 +93,25 @@ def _mail(
         try:
             uvloop.run(run.measure())
         except KeyboardInterrupt:
-            fault = "interrupted: this is what was known by then"
+            interrupted = True
         except BenchmarkFailed as error:
-            fault = f"failed: {error}"
+            run.figures.faults.append(str(error))
     seconds = time.monotonic() - began
     rounds = f"medians of {run.rounds} rounds" if run.rounds else "one short round, which says little of speed"
     about = f"{rounds}, {seconds:.0f} s in all; {where}"
     if json_file is not None:
-        write_json(json_file, run.figures.data(where, seconds=seconds, rounds=run.rounds, fault=fault))
+        write_json(json_file, run.figures.data(where, seconds=seconds, rounds=run.rounds, interrupted=interrupted))
     if json_file != STDOUT:
         show(run.figures, about, earlier)
     if picture is not None:
         plot.plot(run.figures, about, picture)
-    if fault:
-        click.echo(fault, err=True)
-        sys.exit(130 if fault.startswith("interrupted") else 1)
+    for fault in run.figures.faults:
+        click.echo(f"FAILED: {fault}", err=True)
+    if interrupted:
+        click.echo("interrupted: this is what was known by then", err=True)
+        sys.exit(130)
+    if run.figures.faults:
+        sys.exit(1)
 
 
 def _other(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
