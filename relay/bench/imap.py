@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import imaplib
-import itertools
 import json
 import shutil
 import ssl
@@ -20,10 +19,9 @@ from pathlib import Path
 
 from relay.bench.figures import Figures
 from relay.bench.postfix import free_ports
-from relay.bench.processes import START_S, process
+from relay.bench.processes import listens, process
 from relay.bench.result import BenchmarkFailed
 from relay.bench.servers import Servers
-from relay.bench.traffic import mails_of, send
 
 OCTETS = 20_000
 PASSWORD = "of-the-benchmark"  # noqa: S105 - of a server that lives for minutes, on loopback
@@ -84,7 +82,7 @@ async def measure_imap(
     What the command takes for a mailbox with nothing in it is taken off: copying has no such start.
     """
     names = [_EMPTY, *(f"ben{number}" for number in range(rounds))]
-    port, sealing = free_ports(1)[0], await servers.port("alice-to-bag")
+    [port] = free_ports(1)
     accounts = "".join(_ACCOUNT.format(name=name, port=port, kme=servers.directory / "kme") for name in names)
     config_file = await servers.config_file("bob-imap", accounts)
     config_file.with_name("password").touch(mode=0o600)
@@ -94,12 +92,7 @@ async def measure_imap(
         await _opened(config_file, _EMPTY)
         for number, name in enumerate(names[1:], 1):
             say(f"imap: {messages} messages, round {number} of {rounds}", 6 + messages / 70)
-            sent = await send(
-                sealing, itertools.islice(mails_of(OCTETS), messages), connections=8, recipient=f"{name}@bob.example"
-            )
-            sealed = servers.bag.taken()
-            if sent.fault:
-                raise BenchmarkFailed(f"imap: a mail was not sealed: {sent.fault}\n{servers.logs()}")
+            sealed = await servers.sealed(OCTETS, messages, f"{name}@bob.example")
             for user in (name, f"copied-{name}"):
                 _put(servers.directory / "dovecot" / "homes" / f"{user}@bob.example", sealed)
             copied = await asyncio.to_thread(_copied, port, servers.directory / "kme" / "ca.pem", f"copied-{name}")
@@ -157,15 +150,6 @@ async def _dovecot(directory: Path, kme: Path, port: int, users: Sequence[str]) 
     version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: ASYNC221, S607
     text = _DOVECOT_CONF.format(directory=directory, kme=kme, port=port, version=version.split("-")[0].split()[0])
     (directory / "dovecot.conf").write_text(text)
-    async with process("dovecot", "-F", "-c", str(directory / "dovecot.conf"), stdout=DEVNULL, stderr=PIPE) as started:
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                break
-            except OSError as error:
-                if started.returncode is not None or time.monotonic() > until:
-                    raise BenchmarkFailed("Dovecot did not start (it has to be 2.4)") from error
-                await asyncio.sleep(0.05)
+    async with process("dovecot", "-F", "-c", str(directory / "dovecot.conf"), stdout=DEVNULL, stderr=DEVNULL):
+        await listens(port, "Dovecot (2.4 is needed)")
         yield

@@ -70,9 +70,11 @@ class Run:
         """Hears of each step before it is taken, and of the seconds that it is expected to take."""
 
         def say(doing: str, seconds: float) -> None:
-            left = (total - self._done_s) * (time.monotonic() - began) / self._done_s if self._done_s else total
-            self.progress(f"{doing}, about {left / 60:.0f} min left" if left > 90 else f"{doing}, {left:.0f} s left",
-                          min(1.0, self._done_s / total))  # fmt: skip
+            # The first minute is believed to go as expected: starting servers tells little of what comes.
+            pace = (time.monotonic() - began + 60) / (self._done_s + 60)
+            left = max(0.0, total - self._done_s) * pace
+            remaining = f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+            self.progress(f"{doing}, {remaining} left", min(1.0, self._done_s / total))
             self._done_s += seconds
 
         return say

@@ -19,7 +19,7 @@ from relay.bench.processes import process
 from relay.bench.result import BenchmarkFailed
 from relay.bench.servers import Servers
 from relay.bench.tools import taking, why_not
-from relay.bench.traffic import mails_of, send, send_one
+from relay.bench.traffic import Handover, mails_of, send, send_one
 from relay.bench.usage import Usage
 
 PACE_S = 0.1
@@ -40,21 +40,18 @@ async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick
     rounds, mails = (1, 10) if quick else (3, 110)
     doors = {"sink": "sink", "pass-through": "pass-through", "sealing": "alice", "opening": "bob"}
     ports = {name: await servers.port(door) for name, door in doors.items()}
-    sealing = await servers.port("alice-to-bag")
     async with taking(servers.sink):
         for number in range(rounds):
             say(f"latency: round {number + 1} of {rounds}", 12.0 if not quick else 3.0)
-            await send(sealing, itertools.islice(mails_of(LATENCY_SIZE), mails), connections=8, recipient=RECIPIENT)
-            plain, sealed = mails_of(LATENCY_SIZE), servers.bag.taken()
             took: dict[str, list[float]] = {name: [] for name in ports}
-            for message in sealed:
+            for message in await servers.sealed(LATENCY_SIZE, mails, RECIPIENT):
                 # Each way has its part of the pace for itself, so that no mail waits for that of another way.
                 for name, port in ports.items():
                     next_one = time.perf_counter() + PACE_S / len(ports)
                     began = time.perf_counter()
-                    content = message if name == "opening" else next(plain)
-                    if fault := await send_one(port, content, recipient=RECIPIENT):
-                        raise BenchmarkFailed(f"latency, {name}: a mail was not accepted: {fault}\n{servers.logs()}")
+                    content = message if name == "opening" else next(mails_of(LATENCY_SIZE))
+                    fault = await send_one(port, content, recipient=RECIPIENT)
+                    servers.accepted(Handover(fault=fault), f"latency, {name}")
                     took[name].append((time.perf_counter() - began) * 1000)
                     await asyncio.sleep(max(0.0, next_one - time.perf_counter()))
             for name, times in took.items():
@@ -71,8 +68,7 @@ async def measure_memory(servers: Servers, figures: Figures, say: Say, *, quick:
 
     async def send_large(size: int, number: int, at_once: int) -> None:
         mails = itertools.islice(mails_of(size), number)
-        if fault := (await send(port, mails, connections=at_once, recipient=RECIPIENT)).fault:
-            raise BenchmarkFailed(f"memory: a mail was not accepted: {fault}\n{servers.logs()}")
+        servers.accepted(await send(port, mails, connections=at_once, recipient=RECIPIENT), "memory")
 
     async with taking(servers.sink):
         await send_large(LATENCY_SIZE, 20, 2)

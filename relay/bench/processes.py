@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -85,6 +86,20 @@ async def command(*arguments: str, ready_file: Path, log_file: Path) -> AsyncIte
                     raise BenchmarkFailed(f"`{arguments[0]}` did not start: {_text(log_file)[-2000:]}")
                 await asyncio.sleep(0.02)
             yield text, started.pid
+
+
+async def listens(port: int, who: str) -> None:
+    """Until somebody listens at a local port. Raises BenchmarkFailed."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return
+    raise BenchmarkFailed(f"{who} did not start")
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from relay.bench.cases import CONNECTIONS, Way, case_name
 from relay.bench.figures import KEYS_RUN_OUT, Figures
 from relay.bench.result import BenchmarkFailed
-from relay.bench.servers import Servers
+from relay.bench.servers import KeysRunOut, Servers
 from relay.bench.sink import Sink
 from relay.bench.tools import send_new, taking
 from relay.bench.traffic import Handover, mails_of, send
@@ -30,11 +29,6 @@ START_S, CHECK_S = 0.5, 0.3
 """What the start of a case and its first mails take, as expected."""
 TIMEOUT_S = 120.0
 POLL_S = 0.005
-_NO_KEY = re.compile(r"\b4\.7\.[15]\b")
-"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
-of the two it is, and why, stands in its log."""
-_TOO_LOW = "key pool too low"
-"""What the development KMEs say then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +92,15 @@ class Rounds:
     async def _step(self, case: Case, step: Coroutine[None, None, None]) -> None:
         try:
             await step
+        except KeysRunOut:
+            self._figures.note(case.name, KEYS_RUN_OUT)
         except BenchmarkFailed as error:
             self._figures.failed(case.name, error)
 
     async def _check(self, case: Case, sink: Sink) -> None:
         """As many mails as there are at once in a round, which must arrive as the way says."""
         number = CONNECTIONS[case.size]
-        mails = (
-            await self._sealed(case, number) if case.way.sealed else [*itertools.islice(mails_of(case.size), number)]
-        )
-        if not mails or not self._accepted(case, await self._send(case, mails)):
-            return
+        await self._send(case, await self._mails(case, number) or [*itertools.islice(mails_of(case.size), number)])
         arrived, until = sink.count(), time.monotonic() + TIMEOUT_S
         while arrived.mails < number and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
@@ -119,55 +111,39 @@ class Rounds:
 
     async def _round(self, case: Case, arrived: Callable[[], int], *, counts: bool) -> None:
         number = self._numbers.get(case, CONNECTIONS[case.size])
-        sealed = await self._sealed(case, number) if case.way.sealed else []
-        if case.name in self._figures.notes:
-            return
-        usage = Usage((await self._servers.server(case.way.told)).pid) if case.way.told else None
-        if usage is not None:
-            usage.forget_peak()
-        spent, before, started = usage.cpu_seconds() if usage else 0.0, arrived(), time.perf_counter()
-        sent = await self._send(case, sealed or number)
-        if not self._accepted(case, sent):
-            return
-        seconds = sent.seconds
+        mails = await self._mails(case, number)
+        usage = Usage((await self._servers.server(case.way.told)).pid if case.way.told else 0)
+        usage.forget_peak()
+        spent, before, started = usage.cpu_seconds(), arrived(), time.perf_counter()
+        seconds = (await self._send(case, mails or number)).seconds
         while arrived() - before < number:
             seconds = time.perf_counter() - started
             if seconds > TIMEOUT_S:
                 raise BenchmarkFailed(f"{case.name}: of {number} mails only {arrived() - before} have arrived")
             await asyncio.sleep(POLL_S)
         self._numbers[case] = max(1, min(int(number / seconds * ROUND_S), MOST_OCTETS // case.size))
-        if counts:
-            self._figures.add(case.name, "mails/s", number / seconds)
-        if counts and usage is not None:
+        if not counts:
+            return
+        self._figures.add(case.name, "mails/s", number / seconds)
+        if usage.tree():
             await asyncio.sleep(SETTLE_S)
             self._figures.add(case.name, "CPU ms", (usage.cpu_seconds() - spent) * 1000 / number)
             self._figures.add(case.name, "peak MB", usage.peak())
 
-    async def _sealed(self, case: Case, number: int) -> list[bytes]:
-        """Mails that another relay has sealed; none where keys have run out, which is noted then."""
-        port = await self._servers.port("alice-to-bag")
-        mails = itertools.islice(mails_of(case.size), number)
-        sent = await send(port, mails, connections=CONNECTIONS[case.size], recipient=case.recipient)
-        sealed = self._servers.bag.taken()
-        return sealed if self._accepted(case, sent) else []
+    async def _mails(self, case: Case, number: int) -> list[bytes]:
+        """Where the way is for sealed mails, so many."""
+        return await self._servers.sealed(case.size, number, case.recipient) if case.way.sealed else []
 
     async def _send(self, case: Case, mails: list[bytes] | int) -> Handover:
-        """These mails, or so many new ones."""
+        """These mails, or so many new ones. Raises BenchmarkFailed where one was not accepted."""
         port, connections, way = await self._servers.port(case.way.door), CONNECTIONS[case.size], case.way
+        sending = (
+            send_new(port, case.size, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp)
+            if isinstance(mails, int)
+            else send(port, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp)
+        )
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                if isinstance(mails, int):
-                    return await send_new(
-                        port, case.size, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp
-                    )
-                return await send(port, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp)
+                return self._servers.accepted(await sending, case.name)
         except TimeoutError as error:
             raise BenchmarkFailed(f"{case.name}: mails were not accepted in {TIMEOUT_S:.0f} s") from error
-
-    def _accepted(self, case: Case, sent: Handover) -> bool:
-        """Whether all were. Raises BenchmarkFailed where something else than missing keys was in the way."""
-        if _NO_KEY.search(sent.fault) and _TOO_LOW in self._servers.logs():
-            self._figures.note(case.name, KEYS_RUN_OUT)
-        elif sent.fault:
-            raise BenchmarkFailed(f"{case.name}: a mail was not accepted: {sent.fault}\n{self._servers.logs()}")
-        return not sent.fault

@@ -5,16 +5,20 @@ Each is started when it is first asked for, and runs on until all end; all files
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import re
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from relay.bench.cases import LEVELS
+from relay.bench.cases import CONNECTIONS, LEVELS
 from relay.bench.postfix import bench_postfix, free_ports
 from relay.bench.processes import Server, command, server
+from relay.bench.result import BenchmarkFailed
 from relay.bench.sink import Sink
+from relay.bench.traffic import Handover, mails_of, send
 from relay.config import Config
 from relay.identity import Identity, create_identity, peer_document
 
@@ -64,6 +68,17 @@ _INCOMING = '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 
 
+_NO_KEY = re.compile(r"\b4\.7\.[15]\b")
+"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
+of the two it is, and why, stands in its log."""
+_TOO_LOW = "key pool too low"
+"""What the development KMEs say then."""
+
+
+class KeysRunOut(BenchmarkFailed):
+    """The KMEs have not enough keys for such mails."""
+
+
 def workers_known() -> bool:
     """Whether relay.toml has the setting for more than one process."""
     return "workers" in Config.model_fields
@@ -99,12 +114,23 @@ class Servers:
             self._running[name] = await self._started(name)
         return self._running[name]
 
-    def logs(self) -> str:
-        """The end of what the relays said last."""
+    async def sealed(self, size: int, number: int, recipient: str) -> list[bytes]:
+        """So many mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
+        port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
+        connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
+        self.accepted(await send(port, mails, connections=connections, recipient=recipient), "sealing beforehand")
+        return self.bag.taken()
+
+    def accepted(self, sent: Handover, what: str) -> Handover:
+        """What is given. Raises KeysRunOut or BenchmarkFailed where a mail was not accepted."""
+        if not sent.fault:
+            return sent
         ends = [
             f"{name}: {one.log.read_text(errors='replace')[-600:]}" for name, one in self._running.items() if one.log
         ]
-        return "\n".join(ends)
+        logs = "\n".join(ends)
+        kind = KeysRunOut if _NO_KEY.search(sent.fault) and _TOO_LOW in logs else BenchmarkFailed
+        raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{logs}")
 
     async def _started(self, name: str) -> Server:
         enter = self._stack.enter_async_context

@@ -14,8 +14,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from relay.bench.processes import START_S, process
-from relay.bench.result import BenchmarkFailed
+from relay.bench.processes import listens, process
 from relay.bench.servers import workers_known
 from relay.bench.sink import Sink
 from relay.bench.traffic import Handover, mails_of, send
@@ -54,9 +53,7 @@ async def send_new(port: int, size: int, number: int, *, connections: int, recip
     async with process(*command, stdout=DEVNULL, stderr=PIPE) as source:
         _, complaint = await source.communicate()
     if source.returncode:
-        return Handover(
-            fault=complaint.decode(errors="replace").strip().partition(": fatal: ")[2] or "smtp-source failed"
-        )
+        return Handover(fault=complaint.decode(errors="replace").strip() or "smtp-source failed")
     return Handover(number, time.perf_counter() - started)
 
 
@@ -72,7 +69,7 @@ async def taking(port: int) -> AsyncIterator[Callable[[], int]]:
     async with process(_SINK, *user, "-c", f"127.0.0.1:{port}", "512", stdout=PIPE, stderr=DEVNULL) as started:
         counter = _Counter()
         reading = asyncio.create_task(counter.read(started))
-        await _listens(port)
+        await listens(port, "smtp-sink")
         try:
             yield lambda: counter.mails
         finally:
@@ -91,17 +88,3 @@ class _Counter:
             if found := _MESSAGES.findall(said := rest + said):
                 self.mails = int(found[-1])
             rest = said[said.rfind(b"\r") + 1 :]
-
-
-async def _listens(port: int) -> None:
-    """Until somebody listens. Raises BenchmarkFailed."""
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.02)
-        else:
-            writer.close()
-            return
-    raise BenchmarkFailed("smtp-sink did not start")

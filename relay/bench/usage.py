@@ -13,13 +13,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A server's, by the number of its first process."""
+    """A server's, by the number of its first process; 0 is none."""
 
     pid: int
 
     def tree(self) -> list[int]:
-        """The process and its descendants that live now."""
-        found = [self.pid]
+        """The process and its descendants that live now; none where the system does not tell."""
+        found = [self.pid] if Path(f"/proc/{self.pid}/stat").exists() else []
         for pid in found:
             with suppress(OSError):
                 for task in Path(f"/proc/{pid}/task").iterdir():

@@ -26,6 +26,7 @@ from relay.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, m
 from relay.bench.soak import soak
 from relay.cli.logs import configure_logging
 from relay.config import LogSettings
+from relay.errors import ConfigError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -83,8 +84,11 @@ def _mail(
     if names := unknown(only):
         raise click.UsageError(f"there is nothing called {names[0]!r} to measure; see --list")
     earlier = Figures.read(compare) if compare else None
-    if picture:
+    if picture is not None:
         plot.library()
+    for file in (json_file, picture):
+        if file is not None and file != STDOUT:
+            _check_writable(file)
     began, where, interrupted = time.monotonic(), machine(), False
     with Console(stderr=True).status("") as status:
         run = Run(only, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
@@ -99,10 +103,10 @@ def _mail(
     seconds = time.monotonic() - began
     rounds = f"medians of {run.rounds} rounds" if run.rounds else "one short round, which says little of speed"
     about = f"{rounds}, {seconds:.0f} s in all; {where}"
-    if json_file is not None:
-        write_json(json_file, run.figures.data(where, seconds=seconds, rounds=run.rounds, interrupted=interrupted))
     if json_file != STDOUT:
         show(run.figures, about, earlier)
+    if json_file is not None:
+        write_json(json_file, run.figures.data(where, seconds=seconds, rounds=run.rounds, interrupted=interrupted))
     if picture is not None:
         plot.plot(run.figures, about, picture)
     for fault in run.figures.faults:
@@ -112,6 +116,14 @@ def _mail(
         sys.exit(130)
     if run.figures.faults:
         sys.exit(1)
+
+
+def _check_writable(file: Path) -> None:
+    """Raises ConfigError where a run's result could not be written there afterwards."""
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 def _other(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:

@@ -30,6 +30,7 @@ from relay.bench.result import BenchmarkFailed
 from relay.bench.traffic import MARKER, mails_of
 from relay.cli import cli
 from relay.config.values import parse_address
+from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.dovecot import requires_dovecot
@@ -137,7 +138,7 @@ def test_when_interrupted_it_shows_what_it_knows_and_ends_all_that_it_started(tm
     )
     bench = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment)
     until = time.monotonic() + 100
-    # The second server to start of the second case: figures of the first are known by the time that memory is measured.
+    # The relay whose memory is measured starts when the figures of the other case are known.
     while not list(tmp_path.glob("*/alice-idle/ready")) and time.monotonic() < until:
         assert bench.poll() is None
         time.sleep(0.02)
@@ -161,6 +162,8 @@ def test_what_cannot_be_measured_is_said_before_anything_is_started() -> None:
     bench = CliRunner().invoke(cli, ["bench", "--only", "aes 3 KB"])
     assert bench.exit_code == 2
     assert "aes 3 KB" in bench.output
+    nowhere = CliRunner().invoke(cli, ["bench", "--json", "/nowhere/run.json"])
+    assert isinstance(nowhere.exception, ConfigError)
     listed = CliRunner().invoke(cli, ["bench", "--list"]).output
     assert all(way.name in listed for way in WAYS)
     assert all(f"{part}: " in listed for part in PARTS)
