@@ -51,8 +51,8 @@ async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick
                     began = time.perf_counter()
                     content = message if name == "opening" else next(mails_of(LATENCY_SIZE))
                     fault = await send_one(port, content, recipient=RECIPIENT)
-                    servers.accepted(Handover(fault=fault), f"latency, {name}")
                     took[name].append((time.perf_counter() - began) * 1000)
+                    servers.accepted(Handover(fault=fault), f"latency, {name}")
                     await asyncio.sleep(max(0.0, next_one - time.perf_counter()))
             for name, times in took.items():
                 percentiles = statistics.quantiles(times[len(times) // 10 :], n=100, method="inclusive")

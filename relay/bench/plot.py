@@ -32,7 +32,9 @@ def plot(figures: Figures, about: str, file: Path) -> None:
     _bars(small, figures, 4_000, "mails of 4 KB a second")
     _bars(large, figures, 10 * MB if figures.median(case_name("aes", 10 * MB), "mails/s") else MB, "MB/s")
     _aims(aims, figures)
-    figure.suptitle("QuMail Relay: mail that is sealed and opened, beside mail that is only passed on", fontsize=15)
+    figure.suptitle(
+        "QuMail Relay: mail that is sealed or opened (blue), and mail that is only passed on (grey)", fontsize=15
+    )
     figure.supxlabel(about, fontsize=9)
     try:
         figure.savefig(file, format="png", dpi=110)

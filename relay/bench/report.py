@@ -104,14 +104,15 @@ def _comparisons(figures: Figures, earlier: Figures | None) -> Table:
 
 
 def _moved(figures: Figures, earlier: Figures) -> Table:
-    """Figures of which no round of one run lies among those of the other."""
+    """Figures that differ by more than a twentieth, and of which no round of one run lies among those of the other."""
     table = _table("", "", "earlier", "now", "now / earlier")
     for case, kinds in figures.rounds.items():
         for kind, now in kinds.items():
             before = earlier.of(case, kind)
             if before and (min(now) > max(before) or max(now) < min(before)):
                 one, other = figures.median(case, kind) or 0.0, earlier.median(case, kind) or 0.0
-                table.add_row(case, kind, number(other), number(one), f"{one / other:.2f}" if other else "")
+                if abs(one - other) > other / 20:
+                    table.add_row(case, kind, number(other), number(one), f"{one / other:.2f}" if other else "")
     return table
 
 

@@ -66,8 +66,6 @@ _OUTGOING = (
 )
 _INCOMING = '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
-
-
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
 of the two it is, and why, stands in its log."""
@@ -118,8 +116,10 @@ class Servers:
         """So many mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
         port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
         connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
-        self.accepted(await send(port, mails, connections=connections, recipient=recipient), "sealing beforehand")
-        return self.bag.taken()
+        sent = await send(port, mails, connections=connections, recipient=recipient)
+        sealed = self.bag.taken()
+        self.accepted(sent, f"sealing {size} octets for {recipient} beforehand")
+        return sealed
 
     def accepted(self, sent: Handover, what: str) -> Handover:
         """What is given. Raises KeysRunOut or BenchmarkFailed where a mail was not accepted."""

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from relay.bench.processes import listens, process
 from relay.bench.servers import workers_known
 from relay.bench.sink import Sink
-from relay.bench.traffic import Handover, mails_of, send
+from relay.bench.traffic import TIMEOUT_S, TOO_SLOW, Handover, mails_of, send
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 _SOURCE, _SINK = shutil.which("smtp-source", path=_PATH), shutil.which("smtp-sink", path=_PATH)
@@ -50,8 +50,11 @@ async def send_new(port: int, size: int, number: int, *, connections: int, recip
     options = ("-s", connections, "-m", number, "-l", size - HEADER_OCTETS, "-f", "ann@alice.example", "-t", recipient)
     command = [_SOURCE, *(["-L"] if lmtp else []), *map(str, options), f"127.0.0.1:{port}"]
     started = time.perf_counter()
-    async with process(*command, stdout=DEVNULL, stderr=PIPE) as source:
-        _, complaint = await source.communicate()
+    try:
+        async with asyncio.timeout(TIMEOUT_S), process(*command, stdout=DEVNULL, stderr=PIPE) as source:
+            _, complaint = await source.communicate()
+    except TimeoutError:
+        return Handover(fault=TOO_SLOW)
     if source.returncode:
         return Handover(fault=complaint.decode(errors="replace").strip() or "smtp-source failed")
     return Handover(number, time.perf_counter() - started)

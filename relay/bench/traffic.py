@@ -31,6 +31,9 @@ User-Agent: A mail program of the usual kind 102.4\r
 
 
 _SERIALS = itertools.count()
+TIMEOUT_S = 120.0
+"""Mails that are sent together have to be accepted, and to arrive, within this."""
+TOO_SLOW = f"not within {TIMEOUT_S:.0f} s"
 
 
 def mails_of(size: int) -> Iterator[bytes]:
@@ -60,7 +63,7 @@ class Handover:
 async def send(
     port: int, messages: Iterable[bytes], *, connections: int, recipient: str, lmtp: bool = False
 ) -> Handover:
-    """Messages to a local `port`, so many at once, until they are all sent or one was not accepted."""
+    """Messages to a local `port`, so many at once, until they are all sent, one was not accepted, or time is over."""
     waiting, sent = iter(messages), Handover()
 
     async def keep_sending() -> None:
@@ -75,7 +78,11 @@ async def send(
             sent.mails += 1
 
     started = time.perf_counter()
-    await asyncio.gather(*(keep_sending() for _ in range(connections)))
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.gather(*(keep_sending() for _ in range(connections)))
+    except TimeoutError:
+        sent.fault = TOO_SLOW
     sent.seconds = time.perf_counter() - started
     return sent
 
