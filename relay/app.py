@@ -48,9 +48,11 @@ from relay.quarantine.triage import Notices, QuarantineMetrics, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import SentRecords, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
+from relay.store.secret import SiteSecret
+from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
+from relay.store.store import Store, open_store
 from relay.upkeep import (
     ALONE,
     SENT,

@@ -36,10 +36,12 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
-from relay.store import SiteSecret, Spool, Store, open_store, spool_contents, transport_problem
+from relay.store.database import transport_problem
 from relay.store.ledger import why_not_writable
-from relay.store.secret import SECRET_LENGTH
+from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
+from relay.store.store import Store, open_store
 
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""

@@ -24,7 +24,9 @@ from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings
 from relay.keys.build import key_ring
-from relay.store import SiteSecret, open_store, spool_contents
+from relay.store.secret import SiteSecret
+from relay.store.spool import spool_contents
+from relay.store.store import open_store
 
 FRESH_S = 60.0
 

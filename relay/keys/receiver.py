@@ -40,7 +40,7 @@ _FRAME = struct.Struct("!II")
 
 
 class ReplySpool(Protocol):
-    """Where replies are written down; see relay.store.Spool."""
+    """Where replies are written down; see relay.store.spool."""
 
     def ready(self) -> None:
         """Takes room for the next replies. Raises StoreUnavailable."""
