@@ -27,7 +27,7 @@ from relay.config import Config, DirectionSettings, KMESettings, LogSettings, lo
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
-from relay.identity import identity_findings
+from relay.identity import identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
@@ -108,7 +108,7 @@ async def _postfix(config_file: Path, directory: Path) -> list[State]:
 
 async def _all(config_file: Path, trial_keys: bool) -> list[State]:
     try:
-        config, _ = app.with_documents(load_config(config_file))
+        config, _ = with_documents(load_config(config_file))
         folders = app.doors(config).values()
     except ConfigError as error:
         return [("configuration", str(config_file), tuple(error.problems))]
