@@ -16,7 +16,7 @@ from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console, print_explanation, print_policies
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.errors import ConfigError
-from relay.policy import MessageFacts
+from relay.policy.content import MessageFacts
 from relay.policy.expected import failures
 from relay.policy.findings import Doubt, doubtful
 from relay.policy.traffic import MAX_MESSAGE_OCTETS

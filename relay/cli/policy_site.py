@@ -22,7 +22,9 @@ from relay.levels.all import all_levels
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import Decision, MessageFacts, PolicySet
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
 from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder

@@ -24,7 +24,9 @@ from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import KeysWithReserve, PolicySet, load_policies
+from relay.policy.decide import PolicySet
+from relay.policy.load import load_policies
+from relay.policy.priority import KeysWithReserve
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store

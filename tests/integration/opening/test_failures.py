@@ -18,7 +18,7 @@ from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, Quar
 from relay.forward import NextHop
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import PolicySet
+from relay.policy.decide import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
 from relay.store.delivery_records import DeliveryRecords
