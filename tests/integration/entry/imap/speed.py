@@ -4,6 +4,7 @@ Standard: real Dovecot and development KMEs on this machine; run as `python -m t
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import sys
@@ -60,6 +61,9 @@ async def measure(number: int, directory: Path) -> int:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.entry.imap.speed", description=__doc__)
+    parser.add_argument("number", nargs="?", type=int, default=1000, help="messages (%(default)s)")
+    number = parser.parse_args().number
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as name:
-        sys.exit(asyncio.run(measure(int((*sys.argv[1:], "1000")[0]), Path(name))))
+        sys.exit(asyncio.run(measure(number, Path(name))))
