@@ -1,4 +1,4 @@
-"""Builds the parts of a running relay out of relay.toml: the only place that picks concrete classes.
+"""Builds the parts of a running relay out of relay.toml; it alone picks concrete classes, save levels (levels/all.py).
 Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
 """
 
