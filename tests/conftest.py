@@ -4,8 +4,10 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -41,9 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Ten thousand collected tests live to the end: the garbage collector need not look at them again and again."""
+    """Ten thousand collected tests live to the end: the garbage collector need not look at them again and again.
+
+    What a test leaves is gone after so many objects more, and all of it at the end.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +66,12 @@ def _log_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    """Alice's, Bob's and Eve's certificates."""
-    return make_identities(tmp_path_factory.mktemp("identities"))
+    """Alice's, Bob's and Eve's certificates, made by the first process that needs them."""
+    ours = tmp_path_factory.getbasetemp()
+    directory = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "identities"
+    with (directory.parent / "identities.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_identities(directory)
 
 
 @pytest.fixture
