@@ -23,9 +23,11 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
 LONG_FIRST = (
-    "system/test_crash.py", "test_loop_clock.py", "test_key_receiver.py", "test_forged.py", "fuzz/test_fuzz.py",
-    "milter/test_alone.py", "imap/test_kill.py", "test_corpus.py", "test_deploy_postfix.py",
-    "test_policy_postfix.py", "test_bench.py", "/postfix/", "test_bouncycastle.py",
+    "system/test_crash.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py", "test_corpus.py", "opening/test_failures.py",
+    "milter/test_alone.py", "keys/test_forged.py", "store/test_received.py", "test_conversations.py",
+    "opening/test_late.py", "imap/test_kill.py", "test_bench.py", "/postfix/", "test_policy_postfix.py",
+    "cli/test_commands.py", "test_addresses.py", "test_liboqs_real.py", "test_bouncycastle.py", "test_key_receiver.py",
+    "unit/identity/", "unit/policy/",
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 
