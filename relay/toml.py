@@ -29,6 +29,9 @@ MAX_QUOTED_CHARS = 500
 MAX_NAMES = 200
 """Names in one dotted key; the time that tomllib takes for them grows with their square."""
 
+MAX_FAULTS = 100
+"""So many faults of a file are told; the others are counted."""
+
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""
 
@@ -95,8 +98,7 @@ def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any]
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        lines = _lines(text)
-        raise ConfigError([_fault(fault, lines, model, source) for fault in error.errors()]) from error
+        raise ConfigError(_told(error, _lines(text), model, source)) from error
 
 
 def line_of(text: str, location: Location) -> int | None:
@@ -166,6 +168,12 @@ def _split(dotted: str) -> Location:
         key, value = next(iter(value.items()))
         keys.append(key)
     return tuple(keys)
+
+
+def _told(error: ValidationError, lines: dict[Location, int], model: type[BaseModel], source: str) -> list[str]:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [_fault(fault, lines, model, source) for fault in faults[:MAX_FAULTS]]
+    return told if len(faults) <= MAX_FAULTS else [*told, f"{source}: {len(faults) - MAX_FAULTS} more faults"]
 
 
 def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], source: str) -> str:

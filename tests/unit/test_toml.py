@@ -203,8 +203,13 @@ def test_a_file_of_the_greatest_size_is_read(tmp_path: Path) -> None:
     assert toml.parse(toml.read(tmp_path / "x.toml"), File, source="x.toml") == File()
 
 
-def test_a_great_number_of_faults_is_told_in_reasonable_time() -> None:
-    assert len(faults("".join(f"x{number} = 1\n" for number in range(5000)))) == 5000
+def test_of_a_great_number_of_faults_the_first_are_told_and_the_others_counted() -> None:
+    *told, last = faults("".join(f"levle{number} = 1\n" for number in range(5000)))
+    assert told == [
+        f"f:{number + 1}: levle{number}: unknown setting; did you mean 'level'?" for number in range(toml.MAX_FAULTS)
+    ]
+    assert last == f"f: {5000 - toml.MAX_FAULTS} more faults"
+    assert len(faults("".join(f"x{number} = 1\n" for number in range(toml.MAX_FAULTS)))) == toml.MAX_FAULTS
 
 
 def test_a_very_long_dotted_key_is_looked_at_only_as_deep_as_needed() -> None:

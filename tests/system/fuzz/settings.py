@@ -103,5 +103,5 @@ def _check_faults(error: ConfigError, path: str) -> None:
         check(len(problem) < 5000, f"a fault of {len(problem)} characters")
 
 
-POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
-RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
+POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=4)
+RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=4)
