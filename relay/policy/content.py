@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.errors
 import email.header
+import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ MAX_PART_HEADER_OCTETS = 16 * 1024
 T = TypeVar("T")
 
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
+_MANY_MARKS = re.compile(r"([^\w\x00-\x7f]{31,})")
 _MESSAGES = frozenset({"message/rfc822", "message/global"})
 _FILE_NAMES = frozenset({"filename", "name"})
 _ENCODED = frozenset({"base64", "quoted-printable"})
@@ -150,8 +152,13 @@ class MessageFacts:
 
 
 def plain(text: str) -> str:
-    """As texts are compared: in lower case, in one form of Unicode, blanks made single."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+    """As texts are compared: in lower case, in one form of Unicode (NFC), blanks made single.
+
+    So many marks as no letter has stay as they are: to sort them takes the square of their number.
+    """
+    pieces = _MANY_MARKS.split(text.casefold())
+    pieces[::2] = [unicodedata.normalize("NFC", piece) for piece in pieces[::2]]
+    return " ".join("".join(pieces).split())
 
 
 def readings(value: bytes) -> Iterable[str]:
