@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
-from relay.policy import PolicySet, load_policies
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
-from relay.policy.load import PolicyFolder
+from relay.policy.decide import PolicySet
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
