@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import functools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,7 @@ def line_of(text: str, location: Location) -> int | None:
     return _nearest(_lines(text), location)
 
 
-def _nearest(lines: dict[Location, int], location: Location) -> int | None:
+def _nearest(lines: Mapping[Location, int], location: Location) -> int | None:
     while location:
         if location in lines:
             return lines[location]
@@ -117,8 +118,12 @@ def _nearest(lines: dict[Location, int], location: Location) -> int | None:
     return None
 
 
-def _lines(text: str) -> dict[Location, int]:
-    """Where each table header and each key stands in `text`, which is known to be TOML."""
+@functools.lru_cache(maxsize=1)
+def _lines(text: str) -> Mapping[Location, int]:
+    """Where each table header and each key stands in `text`, which is known to be TOML.
+
+    Remembered for the last text, since a reader asks for the line of each thing in it.
+    """
     found: dict[Location, int] = {}
     last: dict[Location, int] = {}
     table: Location = ()
@@ -170,13 +175,13 @@ def _split(dotted: str) -> Location:
     return tuple(keys)
 
 
-def _told(error: ValidationError, lines: dict[Location, int], model: type[BaseModel], source: str) -> list[str]:
+def _told(error: ValidationError, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> list[str]:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     told = [_fault(fault, lines, model, source) for fault in faults[:MAX_FAULTS]]
     return told if len(faults) <= MAX_FAULTS else [*told, f"{source}: {len(faults) - MAX_FAULTS} more faults"]
 
 
-def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], source: str) -> str:
+def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> str:
     location = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     line = _nearest(lines, location)
     where = f"{source}:{line}" if line else source
