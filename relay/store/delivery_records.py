@@ -25,7 +25,8 @@ from sqlalchemy import Column, Connection, Double, LargeBinary, Row, String, Tab
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
-from relay.store.database import Database, GroupCommit, batches, metadata, to_its_end
+from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used

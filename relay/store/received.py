@@ -15,7 +15,8 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from relay.cms import KeyUse
 from relay.errors import KeyUsed, TryLater
-from relay.store.database import ROWS_AT_ONCE, Database, GroupCommit, to_its_end
+from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
+from relay.store.group_commit import GroupCommit
 from relay.store.received_table import (
     FreshKey,
     KeyName,

@@ -16,7 +16,7 @@ from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.opening import MailOpener, Opened
-from relay.store import DeliveryRecords
+from relay.store.delivery_records import DeliveryRecords
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload

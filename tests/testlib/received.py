@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.store import KeysUsed, Store, received_table
+from relay.store import received_table
+from relay.store.store import Store
 
 
 async def held(store: Store, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
@@ -24,6 +25,6 @@ async def state(store: Store, group: str, master_sae: str, key_ID: str) -> str:
 async def mark_used(store: Store, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> None:
     """As if all mails had arrived that these keys have opened. Raises StoreUnavailable."""
     database, now = store.received._database, store.received._clock()
-    used = [KeysUsed(group, master_sae, tuple(key_IDs), keep_for)]
+    used = [received_table.KeysUsed(group, master_sae, tuple(key_IDs), keep_for)]
     marking = database.writing(lambda connection: received_table.mark_used(connection, used, now))
     await database.to_its_end(marking)

@@ -17,8 +17,13 @@ from sqlalchemy import Connection
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
 from relay.key_receiver import take_over_keys
-from relay.store import Bound, KeyName, OpenedMail, SiteSecret, Spool, Store, WaitingCopy, open_store
 from relay.store.database import Database
+from relay.store.delivery_records import WaitingCopy
+from relay.store.mail_identity import OpenedMail
+from relay.store.received_table import Bound, KeyName
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_spool import delivered

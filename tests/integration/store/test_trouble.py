@@ -16,8 +16,9 @@ import pytest
 from sqlalchemy import Connection
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, Store, open_store
 from relay.store.database import Database
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, PostgreSQLServer, python
 from tests.integration.store.test_spool import no_room
 from tests.testlib.received import held, mark_used, state
@@ -29,7 +30,8 @@ import asyncio, resource, sys
 from pathlib import Path
 from typing import Any
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.testlib.received import mark_used
 
 async def opened():
