@@ -21,11 +21,20 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Column, Connection, Double, LargeBinary, Row, String, Table, Text, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
-from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.database import Database, batches, to_its_end
+from relay.store.delivery_tables import (
+    all_known,
+    copy_rows,
+    destroy_copies,
+    mails_of,
+    opened_rows,
+    recipient_row,
+    recipient_rows,
+)
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.received import ReceivedKeys
@@ -40,36 +49,6 @@ RecipientState = Literal["due", "served", "busy"]
 """A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
 
 _Result = TypeVar("_Result")
-
-_recipients = Table(
-    "deliveries",
-    metadata,
-    Column("recipient", LargeBinary(32), primary_key=True),
-    Column("mail", LargeBinary(32), nullable=False, index=True),
-    Column("copy", String(32)),
-    Column("forget_at", Double, index=True),
-)
-"""Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
-since 1970, NULL for a mail in `opened_mails`."""
-
-_copies = Table(
-    "sealed_copies",
-    metadata,
-    Column("copy", String(32), primary_key=True),
-    Column("mail", LargeBinary(32), nullable=False, index=True),
-    Column("facts", Text, nullable=False),
-    Column("message", LargeBinary, nullable=False),
-    Column("forget_at", Double, nullable=False),
-)
-"""What waits to be sent again; `facts` is JSON."""
-
-_opened = Table(
-    "opened_mails",
-    metadata,
-    Column("mail", LargeBinary(32), primary_key=True),
-    Column("fingerprint", LargeBinary(32), nullable=False),
-    Column("forget_at", Double, nullable=False, index=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +144,8 @@ class DeliveryRecords:
         self._write_together = GroupCommit(self._commit)
         # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
         self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
-        self._new_opened = database.insert(_opened).on_conflict_do_nothing().returning(_opened.c.mail)
-        put = database.insert(_recipients)
+        self._new_opened = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
+        put = database.insert(recipient_rows)
         # Another relay may have written of the same recipient meanwhile.
         newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
         self._put = put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
@@ -175,7 +154,7 @@ class DeliveryRecords:
     async def load(self) -> None:
         """Reads of which mails there is something. With SQLite one process writes that and needs to look no more."""
         if self._database.is_sqlite:
-            self._known = await self._database.reading(_all_known)
+            self._known = await self._database.reading(all_known)
 
     def check(self, relay: str) -> None:
         """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
@@ -262,7 +241,7 @@ class DeliveryRecords:
         added = set(connection.scalars(self._new_opened, [rows[mail] for mail in sorted(rows)]))
         first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
         for some in batches(sorted(rows.keys() - added)):
-            query = select(_opened.c.mail, _opened.c.fingerprint).where(_opened.c.mail.in_(some))
+            query = select(opened_rows.c.mail, opened_rows.c.fingerprint).where(opened_rows.c.mail.in_(some))
             first.update({row.mail: row.fingerprint for row in connection.execute(query)})
         for each in beginnings:
             each.first = each.mail in added
@@ -276,11 +255,13 @@ class DeliveryRecords:
         known: dict[bytes, str | None] = {}
         tried = [each for each in beginnings if not each.first and (each.opened or self._may_know(each.mail))]
         for some in batches([at for each in tried for at in each.mailboxes]):
-            query = select(_recipients.c.recipient, _recipients.c.copy).where(_recipients.c.recipient.in_(some))
+            query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
+                recipient_rows.c.recipient.in_(some)
+            )
             known.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
         for names in batches(sorted({copy for copy in known.values() if copy})):
-            waiting = connection.execute(select(_copies).where(_copies.c.copy.in_(names)))
+            waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
             copies.update({row.copy: row for row in waiting})
         return known, copies
 
@@ -436,19 +417,21 @@ class DeliveryRecords:
             lost = each.claims.keys() - ours
             until = None if each.opened else forget_at
             rows.update((at, None) for at in each.replaced if at not in lost)
-            rows.update((at, _row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost)
-            rows.update((at, _row(each.mail, at, None, until)) for at in each.delivered)
+            rows.update(
+                (at, recipient_row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
+            )
+            rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
         put = [row for at in sorted(rows) if (row := rows[at])]
         wanted = {row["copy"] for row in put}
         if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
-            change.connection.execute(self._database.insert(_copies).on_conflict_do_nothing(), new)
+            change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
         for some in batches([at for at in sorted(rows) if rows[at] is None]):
-            change.connection.execute(delete(_recipients).where(_recipients.c.recipient.in_(some)))
+            change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
         if put:
             change.connection.execute(self._put, put)
         replaced = {each.mail for each in outcomes if each.replaced}
-        _destroy_copies(change.connection, replaced)
-        left = _mails_of(change.connection, replaced)
+        destroy_copies(change.connection, replaced)
+        left = mails_of(change.connection, replaced)
         self._note_served(change.connection, [each for each in outcomes if each.opened])
         used = [keys for each in outcomes if each.used and each.complete(each.served) for keys in each.used]
         if used:
@@ -460,7 +443,7 @@ class DeliveryRecords:
             each.served = set(each.delivered)
         asked = [each for each in outcomes if not each.complete(each.served)]
         for some in batches(list({each.mail: None for each in asked})):
-            query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))
+            query = select(recipient_rows.c.mail, recipient_rows.c.recipient).where(recipient_rows.c.mail.in_(some))
             served: dict[bytes, set[bytes]] = {mail: set() for mail in some}
             for row in connection.execute(query):
                 served[row.mail].add(row.recipient)
@@ -478,17 +461,17 @@ class DeliveryRecords:
         `now` is seconds since 1970, by default the clock's. Who waited is counted as recipients.
         """
         now = self._clock() if now is None else now
-        old = _recipients.c.forget_at < now
-        closed = select(_opened.c.mail).where(_opened.c.forget_at < now)
+        old = recipient_rows.c.forget_at < now
+        closed = select(opened_rows.c.mail).where(opened_rows.c.forget_at < now)
 
         def forget(connection: Connection) -> tuple[int, set[bytes] | None]:
-            waited = connection.scalar(select(func.count()).where(old, _recipients.c.copy.is_not(None)))
-            gone = connection.execute(delete(_recipients).where(old))
-            wanted = select(_recipients.c.copy).where(_recipients.c.copy.is_not(None))
-            connection.execute(delete(_copies).where(_copies.c.forget_at < now, _copies.c.copy.not_in(wanted)))
-            connection.execute(delete(_recipients).where(_recipients.c.mail.in_(closed)))
-            connection.execute(delete(_opened).where(_opened.c.forget_at < now))
-            return int(waited or 0), _all_known(connection) if self._known is not None and gone.rowcount else None
+            waited = connection.scalar(select(func.count()).where(old, recipient_rows.c.copy.is_not(None)))
+            gone = connection.execute(delete(recipient_rows).where(old))
+            wanted = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
+            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(wanted)))
+            connection.execute(delete(recipient_rows).where(recipient_rows.c.mail.in_(closed)))
+            connection.execute(delete(opened_rows).where(opened_rows.c.forget_at < now))
+            return int(waited or 0), all_known(connection) if self._known is not None and gone.rowcount else None
 
         waited, known = await self._database.writing(forget)
         if known is not None:
@@ -523,27 +506,3 @@ def _found(
         relay,
     )
     return claimed
-
-
-def _row(mail: bytes, recipient: bytes, copy: str | None, forget_at: float | None) -> dict[str, Any]:
-    return {"recipient": recipient, "mail": mail, "copy": copy, "forget_at": forget_at}
-
-
-def _all_known(connection: Connection) -> set[bytes]:
-    """The mails of which there is something, without those that were opened."""
-    return set(connection.scalars(select(_recipients.c.mail).where(_recipients.c.forget_at >= 0).distinct()))
-
-
-def _mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
-    """Those of these mails of which there is still something."""
-    found: set[bytes] = set()
-    for some in batches(list(mails)):
-        found.update(connection.scalars(select(_recipients.c.mail).where(_recipients.c.mail.in_(some)).distinct()))
-    return found
-
-
-def _destroy_copies(connection: Connection, mails: Collection[bytes]) -> None:
-    """Of these mails, those for which nobody waits any more."""
-    for some in batches(list(mails)):
-        wanted = select(_recipients.c.copy).where(_recipients.c.mail.in_(some), _recipients.c.copy.is_not(None))
-        connection.execute(delete(_copies).where(_copies.c.mail.in_(some), _copies.c.copy.not_in(wanted)))

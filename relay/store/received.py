@@ -119,6 +119,7 @@ class ReceivedKeys:
         # to wait for the database before a mail is opened. All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
         self._fresh |= _fresh({names[key_ID]: keys[key_ID] for key_ID in spooled})
+        self._spooled.difference_update(names.values())
         if others := {key_ID: key for key_ID, key in keys.items() if key_ID not in spooled}:
             await self.store(group, master_sae, others)
 
