@@ -1,4 +1,4 @@
-"""The tables of deliveries: who has a mail or waits for it, the sealed copies that wait, and the mails that were opened.
+"""The tables of deliveries: who has a mail or waits for it, the sealed copies that wait, the mails that were opened.
 What their rows mean is in delivery_records.py; names are digests, as in mail_identity.py.
 """
 
