@@ -1,5 +1,5 @@
 """The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
-A key taken from the KME is stored before it is used; nothing is handed on that was not verified.
+A key taken from the KME is on the disk before it is used; nothing is handed on that was not verified.
 
 What happens to a mail, in this order:
 
@@ -32,7 +32,7 @@ from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
-from relay.policy import MessageFacts
+from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
 
 log = structlog.get_logger(__name__)

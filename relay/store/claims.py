@@ -70,6 +70,12 @@ _claims = Table(
 """`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
 
 
+_delete = (
+    delete(_claims)
+    .where(_claims.c.place.in_(bindparam("some", expanding=True)), _claims.c.relay == bindparam("of"))
+    .returning(_claims.c.place)
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -103,8 +109,7 @@ class ClaimsTransaction:
     def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
         found: set[bytes] = set()
         for some in batches(places):
-            gone = delete(_claims).where(_claims.c.place.in_(some), _claims.c.relay == relay)
-            found.update(self.connection.scalars(gone.returning(_claims.c.place)))
+            found.update(self.connection.scalars(_delete, {"some": some, "of": relay}))
         return found
 
 
@@ -120,6 +125,7 @@ class Claims:
         self._patient_until = float("inf")
         self._beginning = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
+        self._new = database.insert(_claims).on_conflict_do_nothing().returning(_claims.c.place)
         self._held: dict[bytes, str] = {}
         self._dropped: dict[bytes, str] = {}
         self._ending: dict[bytes, str] = {}
@@ -308,8 +314,7 @@ class Claims:
     def _insert(self, change: ClaimsTransaction, wanted: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
         """Takes what nobody has; whether somebody has one of them."""
         rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in places]
-        new = self._database.insert(_claims).on_conflict_do_nothing().returning(_claims.c.place)
-        change.taken.update(change.connection.scalars(new, rows))
+        change.taken.update(change.connection.scalars(self._new, rows))
         return not change.taken.issuperset(places)
 
     def _count(self, interrupted: Counter[str]) -> None:

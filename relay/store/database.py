@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -52,7 +52,8 @@ SCHEMA_LOCK = 0x51754D61
 ROWS_AT_ONCE = 500
 """In one statement, well below either back end's limit on parameters."""
 
-Item = TypeVar("Item")
+Insert = sqlite.Insert | postgresql.Insert
+"""An INSERT that knows ON CONFLICT, which both back ends spell alike."""
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -84,30 +85,49 @@ class Runner(Protocol):
 
 
 class InThreads:
-    """Transactions of an embedded database, each from its beginning to its end in one thread."""
+    """Transactions of an embedded database, each from beginning to end in one thread, which has a connection."""
 
     dialect = "sqlite"
 
     def __init__(self, engine: Engine, threads: int) -> None:
-        self.engine = engine
+        self._engine = engine
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._of_thread = threading.local()
+        self._open: set[Connection] = set()
 
     async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """As Runner.run."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
 
     def _run(self, work: Callable[[Connection], _Result]) -> _Result:
-        with self.engine.begin() as connection:
-            return work(connection)
+        connection = self._connection()
+        try:
+            with connection.begin():
+                return work(connection)
+        except BaseException:
+            # In what state it is nobody knows; the next transaction has another one.
+            del self._of_thread.connection
+            self._open.remove(connection)
+            connection.close()
+            raise
 
     async def checkpoint(self) -> None:
-        """Moves what was written into the file, between two transactions."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, checkpoint, self.engine)
+        """Moves the write-ahead log into the file and empties it, between two transactions."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, lambda: checkpoint(self._connection()))
 
     async def close(self) -> None:
         """As Runner.close."""
         await asyncio.to_thread(self._threads.shutdown)
-        self.engine.dispose()
+        while self._open:
+            self._open.pop().close()
+        self._engine.dispose()
+
+    def _connection(self) -> Connection:
+        if not hasattr(self._of_thread, "connection"):
+            self._of_thread.connection = self._engine.connect()
+            self._open.add(self._of_thread.connection)
+        connection: Connection = self._of_thread.connection
+        return connection
 
 
 class OnServer:
@@ -137,12 +157,15 @@ class Database:
         self._writer = writer
         self._running: set[asyncio.Task[Any]] = set()
         self._written_at = float("-inf")
+        self._inserts: dict[Table, Insert] = {}
         self.is_sqlite = writer.dialect == "sqlite"
         """Whether this is the embedded database."""
 
-    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+    def insert(self, table: Table) -> Insert:
+        """As the back end takes it."""
+        if table not in self._inserts:
+            self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return self._inserts[table]
 
     async def reading(self, work: Callable[[Connection], _Result]) -> _Result:
         """What `work` gives in a transaction that only reads. Raises StoreUnavailable."""
@@ -263,51 +286,6 @@ def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     """The rows in order, ROWS_AT_ONCE at a time."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
         yield rows[start : start + ROWS_AT_ONCE]
-
-
-@dataclass(slots=True, eq=False)
-class _Queued(Generic[Item]):
-    item: Item
-    done: bool = False
-    error: StoreUnavailable | None = None
-
-
-class GroupCommit(Generic[Item]):
-    """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
-
-    Nobody is told "done" before the commit that holds their item has returned.
-    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
-    """
-
-    def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
-        self._commit = commit
-        self._turn = asyncio.Lock()
-        self._queue: list[_Queued[Item]] = []
-
-    async def __call__(self, item: Item) -> None:
-        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
-        mine = _Queued(item)
-        self._queue.append(mine)
-        try:
-            async with self._turn:
-                if not mine.done:
-                    await self._commit_all()
-        finally:
-            if not mine.done:
-                self._queue.remove(mine)
-        if mine.error:
-            raise StoreUnavailable(str(mine.error)) from mine.error
-
-    async def _commit_all(self) -> None:
-        together = list(self._queue)
-        error = None
-        try:
-            await self._commit([one.item for one in together])
-        except StoreUnavailable as trouble:
-            error = trouble
-        for one in together:
-            one.done, one.error = True, error
-        self._queue = [one for one in self._queue if not one.done]
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:

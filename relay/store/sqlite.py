@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
@@ -107,23 +107,21 @@ def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float)
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        _driver(connection).execute(begin).close()
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
 
 
-def checkpoint(engine: Engine) -> None:
-    """Moves the write-ahead log into the file and empties it; blocks."""
-    raw = engine.raw_connection()
-    try:
-        # Not by way of a SQLAlchemy connection, which would begin a transaction: there it is not permitted.
-        cursor = raw.cursor()
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.close()
-    finally:
-        raw.close()
+def checkpoint(connection: Connection) -> None:
+    """Moves the write-ahead log into the file and empties it; blocks. Not within a transaction: SQLite forbids it."""
+    _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection, which is spared the way through SQLAlchemy."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 @asynccontextmanager

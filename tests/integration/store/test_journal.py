@@ -14,9 +14,11 @@ from sqlalchemy import Connection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
-from relay.store import Begun, SiteSecret, Store, WaitingCopy, open_store, recipient_name
 from relay.store.claims import LEASE_S, PATIENCE_S
-from relay.store.delivery_records import KEEP_FOR_S
+from relay.store.delivery_records import KEEP_FOR_S, Begun, WaitingCopy
+from relay.store.mail_identity import recipient_name
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 
@@ -195,12 +197,12 @@ async def test_where_the_database_clock_is_set_back_the_dead_keep_their_claims_f
 async def test_a_mail_that_somebody_has_is_not_begun_before_that_could_be_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: object) -> None:
+    async def full() -> None:
         raise StoreUnavailable("disk full")
 
     begun = await begin(store)
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries, "_write_together", full)
+        patched.setattr(store.deliveries, "_write_now", full)
         with pytest.raises(StoreUnavailable):
             await store.deliveries.settle(KEY, begun, ["a@x", "b@y"], ["a@x"])
         with pytest.raises(StoreUnavailable):

@@ -52,8 +52,10 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
-from relay.store import Bound, OpenedMail, Store
-from relay.store.received_table import KeyName, find
+from relay.store.mail_identity import OpenedMail
+from relay.store.received_table import Bound, KeyName, find
+from relay.store.store import Store
+from tests.testlib.received import mark_used
 from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person
@@ -167,7 +169,7 @@ class Bob:
         """What came before the case."""
         for name in self.case.destroyed:
             await self.store.received.put(name.group, name.sae, {name.key_ID: b"\1"})
-            await self.store.received.mark_used(name.group, name.sae, [name.key_ID], keep_for=-1)
+            await mark_used(self.store, name.group, name.sae, [name.key_ID], keep_for=-1)
         if self.case.destroyed:
             assert await self.store.received.destroy_expired() == len(self.case.destroyed)
         for name, level, fingerprints in self.case.bound:
