@@ -140,9 +140,9 @@ class Outgoing:
         """Raises StoreUnavailable where it could not be written down who has it now."""
         mail = delivery.mail.to(copy.recipients)
         try:
-            leaving = mail.with_message(await self._signed(copy, mail.trace))
+            leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            supervision = Supervision(delivery.check, *noted)
+            supervision = Supervision(partial(self.deliveries.check, delivery), *noted)
             result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
@@ -159,21 +159,19 @@ class Outgoing:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
                 await self.deliveries.so_far(delivery)
         finally:
-            _report(copy, result, len(leaving.message))
+            _report(copy, result, leaving.size)
 
-    async def _signed(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
-        """As it may leave: under `trace` and the DKIM signatures of its author's domain, and sealed beyond doubt.
+    async def _top(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
+        """What a copy leaves under: `trace`, and the DKIM signatures of its author's domain; it is sealed beyond doubt.
 
         What leaves in clear is left to the mail server's signatures. Raises TrippedWire.
         """
         if copy.in_clear:
-            return trace + copy.message
-        message = trace + copy.message
+            return trace
         if self.signer is not None:
-            fields = await off_loop(len(copy.message), self.signer.fields, copy.message)
-            message = trace + fields + copy.message
-        await off_loop(len(message), check_sealed, message, copy.protection)
-        return message
+            trace += await off_loop(len(copy.message), self.signer.fields, copy.message)
+        await off_loop(len(copy.message), check_sealed, copy.message, copy.protection, trace)
+        return trace
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
@@ -221,10 +219,11 @@ class Outgoing:
 
     async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
         """What takes the mail's place, or None where it does not fit there."""
-        message = await self._signed(copy)
+        top = await self._top(copy)
+        message = top + copy.message if top else copy.message
         if not await off_loop(len(message), fits, message):
             return None
-        delivery.check()
+        self.deliveries.check(delivery)
         delivery.note(copy.recipients, (None,) * len(copy.recipients))
         self.entered.pop(delivery.name, None)
         _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))

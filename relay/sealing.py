@@ -5,7 +5,7 @@ Standard: the level files write the format; what cannot be sealed is held or ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
 from relay.levels import SealedPayload
 from relay.mail import Mail, Recipient
+from relay.pieces import Octets, Pieces
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
 from relay.policy import CopyKeys, Decision, KeysWithReserve, MessageFacts, PolicySet
@@ -152,10 +153,10 @@ class Sealer:
             return made
         try:
             sealed = await self._sealed(original, sender, group, copy)
+            made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
-        made.message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
         self._note_made(
             digest, SealedBefore(peer, frozenset(each.mailbox for each in made.recipients), made.protection)
         )
@@ -174,7 +175,7 @@ class Sealer:
         envelope = self.planner.sealed_envelope(copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
-            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
+            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
         return sealed
 
     def _note_made(self, digest: bytes, made: SealedBefore) -> None:
@@ -227,6 +228,13 @@ async def _decided(
     return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 
 
-def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:
-    """The outer message, and by what its content is known again."""
-    return mime.sealed_message(original, der), hashlib.sha256(der).digest()
+def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
+    """The outer message, encrypted and written piece by piece, and by what its content is known again."""
+    digest = hashlib.sha256()
+
+    def seen() -> Iterator[Octets]:
+        for piece in sealed:
+            digest.update(piece)
+            yield piece
+
+    return mime.sealed_message(original, Pieces(len(sealed), seen)), digest.digest()
