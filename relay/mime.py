@@ -62,7 +62,8 @@ _NO_FIELD = (re.compile(rb"\n(?![!-9;-~]+[ \t]*:|[ \t])"), re.compile(rb"\r(?!\n
 _MAILBOX_LINE = re.compile(rb">*From ")
 
 _LINE_OCTETS = 57
-_LINES = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS))
+_WHOLE = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS) + "0s")
+"""Cuts the base64 of a whole piece; what is left behind the last line is nothing, and ends that line."""
 
 
 def check_carriable(message: bytes, max_hops: int) -> None:
@@ -167,6 +168,12 @@ def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
     if raw:
         found.append((name, b"".join(raw)))
     return found
+
+
+def header_work(message: bytes) -> int:
+    """How many octets work on the header alone has to do with: all before the first empty line, at most."""
+    end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
+    return end if end >= 0 else min(len(message), MAX_HEADER_OCTETS)
 
 
 def without_hidden_fields(message: bytes) -> bytes:
@@ -345,12 +352,21 @@ def _base64_lines(pieces: Iterable[Octets]) -> Iterator[bytes]:
     """
     rest = b""
     for piece in pieces:
-        rest += piece
-        if len(rest) >= PIECE_OCTETS:
-            yield b"\r\n".join(_LINES.unpack(pybase64.b64encode(memoryview(rest)[:PIECE_OCTETS])))
-            yield b"\r\n"
-            rest = rest[PIECE_OCTETS:]
-    yield pybase64.encodebytes(rest).replace(b"\n", b"\r\n")
+        octets = rest + piece
+        end = len(octets) - len(octets) % _LINE_OCTETS
+        yield from _cut(pybase64.b64encode(memoryview(octets)[:end]))
+        rest = octets[end:]
+    yield from _cut(pybase64.b64encode(rest))
+
+
+def _cut(text: bytes) -> Iterator[bytes]:
+    """Lines of 76 characters, of which the last may be shorter, with CRLF."""
+    whole, rest = divmod(len(text), 76)
+    # The module's own functions would keep what they make of a hundred formats.
+    cut = _WHOLE if len(text) == _WHOLE.size else struct.Struct(f"{'76s' * whole}{rest}s")
+    yield b"\r\n".join(cut.unpack(text))
+    if rest:
+        yield b"\r\n"
 
 
 def _empty_line(message: bytes) -> int:

@@ -90,9 +90,9 @@ class Outgoing:
                 entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
             else:
                 # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
-                await off_loop(len(rest.message), _check_shown, rest.message)
+                await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
                 sealed = await self.sealer.seal(rest)
-                entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
+                entries = await _entries(rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
             await self._enter(delivery, entries)
         except RelayError as error:
@@ -203,7 +203,7 @@ class Outgoing:
         # Those who had it before are told of once more: a mail server may have to try again more than once.
         elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
         # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
-        if len(elsewhere) and await off_loop(len(mail.message), _has_message_id, mail.message):
+        if len(elsewhere) and await off_loop(mime.header_work(mail.message), _has_message_id, mail.message):
             outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
             await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
@@ -265,14 +265,17 @@ def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
     )
 
 
-def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
+async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
     """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
     alike: dict[tuple[int, str, str], list[Planned]] = {}
     for number, copy in enumerate(copies):
         for each in copy.planned:
             if each.downgrade:
                 alike.setdefault((number, each.policy["policy"], each.downgrade), []).append(each)
-    return [_entry(mail, copies[number], planned) for (number, _, _), planned in alike.items()]
+    return [
+        await off_loop(len(mail.message), _entry, mail, copies[number], planned)
+        for (number, _, _), planned in alike.items()
+    ]
 
 
 def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> LedgerEntry:

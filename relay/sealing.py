@@ -148,7 +148,7 @@ class Sealer:
         if copy.in_clear:
             return made
         peer = copy.peer or ""
-        if before := await off_loop(len(original), self._sealed_before, original, group, copy):
+        if before := await self._made_before(original, group, copy):
             made.protection, made.message = before
             return made
         try:
@@ -184,14 +184,18 @@ class Sealer:
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
 
+    async def _made_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
+        """As `_sealed_before`, beside the loop where that takes time."""
+        if not await off_loop(mime.header_work(message), mime.is_sealed, message):
+            return None
+        return await off_loop(len(message), self._sealed_before, message, group, copy)
+
     def _sealed_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
 
         None for everything else, and for layers that are less than this copy would have, or not what policy wants.
         What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
         """
-        if not mime.is_sealed(message):
-            return None
         try:
             der = mime.sealed_content(message)
         except BadStructure:

@@ -4,9 +4,9 @@ Standard: RFC 5321 4.1.1.4 (only CRLF.CRLF ends the content) and 4.5.2 (dots), R
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
+from relay.aio import off_loop
 from relay.budget import Share
 from relay.entry import STEP_OCTETS, room_for
 from relay.entry.smtp.aiosmtpd_base import CommandStream
@@ -43,7 +43,7 @@ async def receive(stream: CommandStream, limit: int, share: Share, got: Callable
     room = room_for(content.size)
     await share.hold(room)
     share.reduce(room)
-    return content.octets()
+    return await off_loop(content.size, content.octets)
 
 
 async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
@@ -64,44 +64,48 @@ def unstuffed(text: bytes) -> bytes:
 
 
 class _Content:
-    """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end.
-
-    It is collected where it stays: a message is there once, also while it arrives.
-    """
+    """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end."""
 
     def __init__(self) -> None:
         self.ended = False
         self.behind = b""
         self.size = 0
-        self._collected = io.BytesIO()
+        self._pieces: list[bytes] = []
         self._held = b"\r\n"  # so that a dot in the first line stands at a line start too
         self._extra = 2
 
     def add(self, piece: bytes) -> None:
         """What has come now. At its end, what may be the beginning of CRLF.CRLF is held back."""
-        text = self._held + piece
+        text = self._held + piece if self._held else piece
         # One octet is found much faster than five, and most pieces of an attachment have no dot at all.
         dotted = b"." in text
         end = text.find(END_OF_DATA) if dotted else -1
         if end >= 0:
             self.ended = True
-            self._held, self.behind = b"", text[end + len(END_OF_DATA) :]
-            text = text[: end + 2]
+            text, self._held, self.behind = text[: end + 2], b"", text[end + len(END_OF_DATA) :]
         else:
-            mark = text.find(b"\r", max(0, len(text) - len(END_OF_DATA) + 1))
-            while mark >= 0 and not END_OF_DATA.startswith(text[mark:]):
-                mark = text.find(b"\r", mark + 1)
-            text, self._held = (text, b"") if mark < 0 else (text[:mark], text[mark:])
+            text, self._held = _held_back(text)
         if dotted:
             text = unstuffed(text)
         if self._extra and text:
             text, self._extra = text[self._extra :], 0
-        self.size += self._collected.write(text)
+        self.size += len(text)
+        self._pieces.append(text)
 
     def drop(self) -> None:
         """Keeps nothing of what has come."""
-        self._collected = io.BytesIO()
+        self._pieces.clear()
 
     def octets(self) -> bytes:
-        """All of it, without a copy."""
-        return self._collected.getvalue()
+        """All of it, which is there twice until this is done: as often as when it is sealed then."""
+        content = b"".join(self._pieces)
+        self._pieces.clear()
+        return content
+
+
+def _held_back(text: bytes) -> tuple[bytes, bytes]:
+    """The text before what may be the beginning of CRLF.CRLF, and that."""
+    mark = text.find(b"\r", max(0, len(text) - len(END_OF_DATA) + 1))
+    while mark >= 0 and not END_OF_DATA.startswith(text[mark:]):
+        mark = text.find(b"\r", mark + 1)
+    return (text, b"") if mark < 0 else (text[:mark], text[mark:])
