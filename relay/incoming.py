@@ -256,4 +256,4 @@ class _KeptMail:
 
 
 def _has_other_body(message: bytes, other: bytes) -> bool:
-    return mime.split(message)[1] != mime.split(other)[1]
+    return not mime.has_body(message, memoryview(other)[mime.bounds(other)[1] :])

@@ -101,6 +101,11 @@ def split(message: bytes) -> tuple[bytes, bytes]:
     return message[:end], message[body:]
 
 
+def has_body(message: bytes, body: Octets) -> bool:
+    """Whether this is its body, as `split` gives it; nothing is copied. Raises MalformedMessage."""
+    return len(message) - bounds(message)[1] == len(body) and message.endswith(body)
+
+
 def header_of(message: bytes) -> bytes:
     """The header as `split` gives it, without a copy of the body. Raises MalformedMessage."""
     return message[: _bounds(message)[0]]

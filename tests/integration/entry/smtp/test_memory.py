@@ -230,7 +230,7 @@ async def test_all_entries_of_a_relay_share_the_budget_that_relay_toml_sets(
         make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     )
     with site.config_file.open("a") as file:
-        file.write('\n[limits]\nmessages_in_flight = "512 KiB"\n')
+        file.write('\n[limits]\nmessages_in_flight = "256 KiB"\n')
     wire.gate = asyncio.Event()
     async with app.running(site.config) as addresses, talking(addresses["outgoing"]) as talk:
         await talk.begin()
