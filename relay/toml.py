@@ -48,7 +48,7 @@ _LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}"
 class Table(BaseModel):
     """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
     removed: ClassVar[Mapping[str, str]] = {}
     """Settings that there were once, each with what to do about one that still stands in a file."""
 

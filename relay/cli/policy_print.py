@@ -5,15 +5,22 @@ Standard: addresses and file names are shown as they are, with everything that c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.policy_site import Now
-from relay.keys.report import PoolRow
-from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
+from relay.policy.chosen import RuleLook
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision, Explanation, Lookup
+from relay.policy.file import PolicyFile
 from relay.policy.names import printable
+from relay.policy.strength import LevelName
+
+if TYPE_CHECKING:
+    from relay.cli.policy_site import Now
+    from relay.keys.report import PoolRow
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
 

@@ -1,4 +1,4 @@
-"""`qumail-relay policy diff`, `install` and `list`: what an edit changes, how it comes into force, what files say.
+"""`qumail-relay policy diff` and `install`: what an edit changes, and how it comes into force.
 Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before; codes in JSON are stable.
 """
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console
-from relay.cli.policy_site import PolicySite, load_configuration, load_site
+from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
@@ -27,14 +27,9 @@ from relay.cli.policy_traffic import (
     since_option,
 )
 from relay.errors import ConfigError
-from relay.policy import LevelName
 from relay.policy.compare import Comparison, compare
-from relay.policy.index import ListedFile, listed
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
-from relay.policy.strength import NAMES
-
-INDEX = "policy-list.json"
 
 _directory = click.Path(path_type=Path, exists=True, file_okay=False)
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
@@ -154,42 +149,6 @@ def _swap(link: Path, directory: Path) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-@click.command(name="list")
-@config_option
-@click.option("--clear", is_flag=True, help="Only what lets mail out in clear.")
-@click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
-@click.option("--peer", help="Only what seals for this peer.")
-@click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
-@json_option
-def list_files(
-    config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
-) -> None:
-    """List the policy files, or those of which all that is asked for is true."""
-    config, _ = load_configuration(config_file)
-    directory, index = config.policies.directory, config.state_directory / INDEX
-    try:
-        rows, number = listed(
-            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
-        )
-    except ConfigError as error:
-        _fail("\n".join(map(printable, error.problems)))
-    if as_json:
-        # One line for each file: 100,000 of them are written at once.
-        click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
-        return
-    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
-    for cells in map(_cells, rows):
-        click.echo(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
-        )
-    click.echo(f"{len(rows)} of {number} files.")
-
-
-def _cells(row: ListedFile) -> list[str]:
-    rules = f" + {row.rules} rules" if row.rules else ""
-    return [printable(row.file), ", ".join(row.levels) + rules, row.peer or "", ", ".join(row.codes)]
 
 
 def _show(comparison: Comparison, *, as_json: bool) -> None:

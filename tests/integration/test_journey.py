@@ -20,7 +20,8 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Mail
 from relay.opening import MailOpener, Opened
 from relay.sealing import SealedCopy
-from relay.store import DeliveryRecords, ReceivedKeys
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.received import ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload

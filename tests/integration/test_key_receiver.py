@@ -23,7 +23,8 @@ from relay.config import TCPAddress
 from relay.keys import Key
 from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
-from relay.store import SiteSecret, Spool
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool
 from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
 from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, relay_process

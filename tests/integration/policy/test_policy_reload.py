@@ -24,10 +24,10 @@ from relay import app
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from relay.policy import PolicySet, load_policies
 from relay.policy import reload as policy_reload
+from relay.policy.decide import PolicySet
 from relay.policy.inotify import Inotify
-from relay.policy.load import PolicyFolder
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file

@@ -17,10 +17,9 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
-from relay.policy import load_policies
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Difference, compare
-from relay.policy.load import PolicyFolder
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relay.config import load_config
 from relay.errors import ConfigError, Refuse, TryLater
-from relay.policy import load_policies
+from relay.policy.load import load_policies
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from relay import toml
 from relay.addresses import MAX_ADDRESSES
 from relay.errors import ConfigError
-from relay.policy import Decision, LevelName, MessageFacts, PolicySet, load_policies
-from relay.policy.content import MAX_PARTS
+from relay.policy.content import MAX_PARTS, MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
-from relay.policy.strength import NAMES, SEALING, strength
+from relay.policy.strength import NAMES, SEALING, LevelName, strength
 from relay.policy.units import parse_duration
 from tests.unit.policy.test_policy import PEERS, write
 
