@@ -32,7 +32,7 @@ _KEM = bytes.fromhex("060b2a864886f70d0109100d03")
 _PAD = bytes.fromhex("06146982d5abc39fe9cb8a8bf1a89596bed7bfc8dc46")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
-_PIECE_OCTETS = _LINE_OCTETS * 4096
+_PIECE_OCTETS = _LINE_OCTETS * 512
 """The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"

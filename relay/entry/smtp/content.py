@@ -13,6 +13,8 @@ from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
 
 END_OF_DATA = b"\r\n.\r\n"
+FASTER = 16
+"""Putting pieces together is so many times faster than other work on as many octets."""
 
 
 async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
@@ -43,7 +45,7 @@ async def receive(stream: CommandStream, limit: int, share: Share, got: Callable
     room = room_for(content.size)
     await share.hold(room)
     share.reduce(room)
-    return await off_loop(content.size, content.octets)
+    return await off_loop(content.size // FASTER, content.octets)
 
 
 async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
