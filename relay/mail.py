@@ -93,7 +93,10 @@ class Mail:
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
-        return replace(self, envelope=replace(self.envelope, recipients=tuple(recipients)))
+        these = tuple(recipients)
+        if these == self.envelope.recipients:
+            return self
+        return replace(self, envelope=replace(self.envelope, recipients=these))
 
     def with_message(self, message: bytes) -> Mail:
         """The same envelope around other bytes."""
