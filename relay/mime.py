@@ -106,7 +106,7 @@ def header_of(message: bytes) -> bytes:
     return message[: _bounds(message)[0]]
 
 
-_MESSAGE_ID = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
+_IN_ANGLES = re.compile(rb"<([^<>\s]+)>")
 _NUMBERED = re.compile(rb"\bid\s+\S|;")
 
 
@@ -120,9 +120,14 @@ def is_like_no_other(message: bytes) -> bool:
     except MalformedMessage:
         return False
     for name, raw in fields(header):
-        if (name == b"message-id" and _MESSAGE_ID.search(raw)) or (name == b"received" and _NUMBERED.search(raw)):
+        if (name == b"message-id" and _has_id(raw)) or (name == b"received" and _NUMBERED.search(raw)):
             return True
     return False
+
+
+def _has_id(field: bytes) -> bool:
+    """Whether there is something before and behind an @. One pattern for that would take the square of the length."""
+    return any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(field))
 
 
 def searched_header(message: bytes) -> bytes:
