@@ -20,7 +20,6 @@ from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, String,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store.database import Database, batches, metadata, to_its_end
-from relay.store.received import PROOF_S
 from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 
@@ -74,11 +73,8 @@ class IssuedKeyMemory:
 
     @to_its_end
     async def ready(self) -> None:
-        """Returns when something could be written just now. Raises StoreUnavailable: then no key may be drawn.
-
-        Keys that then cannot be remembered wait, unused, until they can: so a proof that is a moment old will do.
-        """
-        await self._database.can_be_written(PROOF_S)
+        """Returns when something could be written just now. Raises StoreUnavailable: then no key may be drawn."""
+        await self._database.can_be_written()
 
     @to_its_end
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
