@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from relay.cli.dkim import dkim
 from relay.cli.identity_tables import (
     console,
     identity_as_dict,
@@ -24,6 +23,7 @@ from relay.cli.identity_tables import (
     print_peer,
     print_requested,
 )
+from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import config_option
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings, load_config
@@ -49,8 +49,15 @@ from relay.identity import (
 )
 from relay.policy.names import fold_domain
 
+COMMANDS = {
+    "dkim": Later(
+        "dkim:dkim",
+        "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
+    ),
+}
 
-@click.group()
+
+@click.group(cls=LazyGroup, later=COMMANDS)
 def identity() -> None:
     """Who this site is to its peers: keys, certificates, and the documents that sites exchange.
 
@@ -61,9 +68,6 @@ def identity() -> None:
       qumail-relay identity import bob.json        pin the other site's document
     and compare the fingerprints over the telephone before they answer yes.
     """
-
-
-identity.add_command(dkim)
 
 
 @identity.command()

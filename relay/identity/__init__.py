@@ -3,13 +3,13 @@ Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and
 """
 
 from relay.identity.certificates import domains_of, valid_now
-from relay.identity.directory import load_identity, make_passphrase
+from relay.identity.directory import load_identity, make_passphrase, own_identity
 from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
 from relay.identity.make import VALID_DAYS, About, Progress, create_identity, renew_identity, request_certificates
 from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
-from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
+from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers, with_documents
 
 __all__ = [
     "MAX_DOCUMENT",
@@ -34,6 +34,7 @@ __all__ = [
     "load_identity",
     "load_peer_documents",
     "make_passphrase",
+    "own_identity",
     "peer_document",
     "pin",
     "read_document",
@@ -42,4 +43,5 @@ __all__ = [
     "same_fingerprint",
     "trusted_peers",
     "valid_now",
+    "with_documents",
 ]

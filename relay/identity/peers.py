@@ -79,6 +79,20 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     return peers
 
 
+def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
+    """The configuration with the peers whose documents were imported, and the certificates in these.
+
+    What [peers.*] says of such a peer counts; what it leaves open comes from the document. Raises ConfigError.
+    """
+    certificates = trusted_peers(config)
+    peers = dict(config.peers)
+    for name, document in certificates.items():
+        table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
+        groups = table.kme_groups or common_groups(config, document)
+        peers[name] = table.model_copy(update={"kme_groups": groups})
+    return config.model_copy(update={"peers": peers}), certificates
+
+
 def examine(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
     """What importing this document under `name` (its own by default) would do; changes nothing.
 
