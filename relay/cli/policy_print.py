@@ -147,6 +147,8 @@ def _found(lookup: Lookup) -> str:
 
 
 def _covered(file: PolicyFile) -> str:
+    if file.policy.ended:
+        return f"nobody: it ended on {file.policy.until}"
     if file.scope == "default":
         return "everybody else"
     if file.scope == "person":
@@ -160,7 +162,7 @@ def _only_clear(file: PolicyFile) -> bool:
 
 def _levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
-        return CLEAR
+        return CLEAR if file.policy.in_clear else Text("plaintext")
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
     number = len(file.policy.when)
     rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""

@@ -4,6 +4,7 @@ Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before;
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -97,6 +98,10 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         _fail(
             f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
+    try:
+        _wait_for_others(click.get_current_context(), link.parent)
+    except OSError as error:
+        _fail(f"Not installed: {link.parent}: {error.strerror}")
     before = str(link.resolve()) if link.exists() else None
     comparison = _compared_with_present(after)
     if strict and (comparison is None or comparison.weaker):
@@ -116,6 +121,13 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
     if before is not None:
         click.echo(f"Undo with: qumail-relay policy install {before}")
+
+
+def _wait_for_others(context: click.Context, parent: Path) -> None:
+    """Until this command ends, nobody else installs: what it compares with is what it swaps. Raises OSError."""
+    number = os.open(parent, os.O_RDONLY)
+    context.call_on_close(lambda: os.close(number))
+    fcntl.flock(number, fcntl.LOCK_EX)
 
 
 def _compared_with_present(after: PolicySite) -> Comparison | None:
@@ -138,6 +150,7 @@ def _swap(link: Path, directory: Path) -> None:
     """The link leads to the directory from one moment to the next, also after a loss of power."""
     beside = link.with_name(f".{link.name}.{os.getpid()}")
     os.sync()  # the files themselves, before anything leads to them
+    beside.unlink(missing_ok=True)  # of a process of this number that was killed here
     beside.symlink_to(directory)
     try:
         beside.replace(link)

@@ -105,17 +105,17 @@ async def open_store(
     where: str | Path,
     secret: SiteSecret,
     *,
-    busy_timeout: float = BUSY_TIMEOUT_S,
+    busy_timeout: float | None = None,
     beat_file: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
-    `busy_timeout` is how many seconds to wait for another process that is writing. `beat_file` tells a restored store.
-    `clock` gives seconds since 1970.
+    `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None. `beat_file`
+    tells a restored store. `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
-    database = await open_database(where, busy_timeout=busy_timeout)
+    database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)
     store = Store(database, secret, clock, beat_file)
     try:
         await store.deliveries.load()

@@ -71,6 +71,7 @@ MAKERS: dict[str, Maker] = {
     "encoded words that do not end": lambda n: _message(b"Subject: " + _filled(b"=?a?q?", n) + b"\r\n"),
     "encoded words in From": lambda n: _message(b"From:" + _folded(b"=?utf-8?q?x?=", n) + b" <ann@alice.example>\r\n", without="From"),
     "one long encoded word": lambda n: _message(b"Subject: =?utf-8?q?" + _filled(b"=41", n) + b"?=\r\n"),
+    "at signs in a Message-ID": lambda n: _message(b"Message-ID: <" + _filled(b"@", n) + b"\r\n"),
     "received": lambda n: _message(_filled(b"Received: by a; now\r\n", n)),
     "received in one": lambda n: _message(b"Received: by a" + _filled(b"(", n) + b";\r\n\t" + _filled(b" 1", n // 2) + b"\r\n"),
     "comments in From": lambda n: _message(b"From: " + _filled(b"(", n) + b"ann@alice.example\r\n", without="From"),
@@ -236,7 +237,7 @@ REPLIES: dict[str, Maker] = {
 
 def _rules(octets: int) -> bytes:
     rule = '[[when]]\nsubject_tag = ["[a{0}]", "[b{0}]"]\nheader = "X-{0}: *a*b*c*"\nlevels = ["otp"]\n\n'
-    return ('levels = ["aes"]\n\n' + "".join(rule.format(number) for number in range(octets // 80))).encode()
+    return ('levels = ["aes"]\n\n' + "".join(rule.format(number) for number in range(octets // 96))).encode()
 
 
 FILES: dict[str, Maker] = {
@@ -248,7 +249,7 @@ FILES: dict[str, Maker] = {
     "lists in lists": lambda n: b"levels = " + _filled(b"[", n) + b"\n",
     "tables in tables": lambda n: b"levels = " + _filled(b"{a=", n) + b"\n",
     "dots in a name": lambda n: _filled(b"a.", n) + b"a = 1\n",
-    "names": lambda n: b"".join(b"k%d = 1\n" % number for number in range(n // 10)),
+    "names": lambda n: b"".join(b"k%d = 1\n" % number for number in range(n // 12)),
     "headers": lambda n: b"".join(b"[t%d]\n" % number for number in range(n // 9)),
     "dotted headers": lambda n: b"".join(b"[a.b.c.d.e%d]\n" % number for number in range(n // 17)),
     "empty rules": lambda n: b'levels = ["aes"]\n' + _filled(b"[[when]]\n", n),
