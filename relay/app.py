@@ -52,6 +52,7 @@ from relay.upkeep import (
     ALONE,
     SENT,
     KeysFile,
+    give_memory_back,
     keys_file,
     sweep,
     take_over_what_was_sent,
@@ -189,6 +190,7 @@ async def running(
         work = {
             "key intake": built.receiving.go_on(),
             "sweep": sweep(built.store, built.triage),
+            "memory": give_memory_back(),
             "late words": write_what_is_late(built.store, built.sent),
             "key report": report.keep_up(),
             "policy watch": built.policies.watch(),

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from relay.config import Server
 from relay.errors import NextHopRefused, NextHopUnavailable
+from relay.pieces import Octets
 
 REPLY_OCTETS = 32 * 1024
 """The longest reply that is read, all its lines together; real ones have a few hundred octets."""
@@ -187,7 +188,7 @@ class Client(asyncio.Protocol):
             raise fault(self.server, name, reply, Gone)
         return reply
 
-    async def write(self, piece: memoryview) -> None:
+    async def write(self, piece: Octets) -> None:
         """Writes a piece of content; returns when there is room for more. Raises Gone."""
         if not self.usable:
             self._raise("content")
