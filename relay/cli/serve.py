@@ -21,6 +21,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
+from relay.heap import use_one_heap
 from relay.upkeep import write_whole
 from relay.worker import Worker
 
@@ -47,7 +48,7 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
         return
     text = toml.read(config_file)
     config = load_config(config_file, text)
-    configure_logging(config.log)
+    configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:
@@ -60,6 +61,7 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
     if config.limits.workers > 1:
         uvloop.run(workers.serve(config, config_file, text, ready))
         return
+    use_one_heap()
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     uvloop.run(app.serve(config, key_receiver.start(config), ready))
 
@@ -67,7 +69,8 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
 def _serve_as_worker(worker: Worker, config_file: Path) -> None:
     """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
     config = worker.share_of(load_config(config_file, worker.text()))
-    configure_logging(config.log)
+    configure_logging(config.log, for_good=True)
+    use_one_heap()
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
     uvloop.run(app.serve(config, receiver, partial(worker.say, "serves"), worker))
