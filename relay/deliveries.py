@@ -138,6 +138,7 @@ class Deliveries:
         self._under_way |= recipients
         delivery = Delivery(name, mail, like_no_other)
         try:
+            await self._records.mark(name, mail.envelope.mailboxes)
             self._take_room(delivery)  # before a key is spent on it
             if begin:
                 await self.begin(delivery)
@@ -152,7 +153,15 @@ class Deliveries:
             raise
         finally:
             self._under_way -= recipients
+            # After the answer, which is said in this step: were the relay killed in between, the client would try again
+            # at another worker, for which nothing was under way any more.
+            asyncio.get_running_loop().call_soon(self._unmark, name, mail)
             self._note_name(delivery)
+
+    def _unmark(self, name: bytes, mail: Mail) -> None:
+        """Unless there is another try by now."""
+        over = [each for each in mail.envelope.mailboxes if (name, each) not in self._under_way]
+        self._records.unmark(name, over)
 
     async def begin(self, delivery: Delivery) -> Mail:
         """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
@@ -231,11 +240,13 @@ class Deliveries:
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= recipients
         try:
+            await self._records.mark(name, delivered)
             await self._records.remember(name, [recipient_name(name, mailbox) for mailbox in delivered])
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
         finally:
             self._under_way -= recipients
+            self._records.unmark(name, delivered)
 
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(len(mail.message), name_as_it_came, self._direction, mail)

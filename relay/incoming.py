@@ -1,5 +1,5 @@
 """The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
-A key taken from the KME is stored before it is used; nothing is handed on that was not verified.
+A key taken from the KME is on the disk before it is used; nothing is handed on that was not verified.
 
 What happens to a mail, in this order:
 

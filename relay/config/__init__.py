@@ -132,9 +132,12 @@ class Config(toml.Table):
         return {name: peer.domains for name, peer in self.peers.items()}
 
 
-def load_config(path: Path) -> Config:
-    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError."""
-    text = toml.read(path)
+def load_config(path: Path, text: str | None = None) -> Config:
+    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError.
+
+    A `text` that is given is read instead.
+    """
+    text = toml.read(path) if text is None else text
     context: dict[str, Any] = {"base": path.absolute().parent}
     config = toml.parse(text, Config, source=str(path), context=context)
     if found := [f"{path}:{toml.line_of(text, where) or 1}: {what}" for where, what in faults(config)]:

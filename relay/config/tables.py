@@ -238,11 +238,16 @@ class OTPSettings(toml.Table):
 
 
 class LimitSettings(toml.Table):
-    """How much memory the messages in flight may take in all."""
+    """How much memory the messages in flight may take in all, and how many processes serve.
+
+    `workers` processes share the listening sockets; each costs the memory of a relay, and has its share of the room for
+    messages and of the keys that are kept ready.
+    """
 
     removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
+    workers: int = Field(default=1, ge=1, le=64)
 
 
 class DKIMKeySettings(toml.Table):
