@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 
 import structlog
 
@@ -47,14 +46,12 @@ class Delivery:
 
     `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
     those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
-    `check` is to be called last before it leaves; it raises DeliveryUnderWay and StoreUnavailable. Of a mail that is
-    `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
+    Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
     """
 
     name: bytes
     mail: Mail
     like_no_other: bool = False
-    check: Callable[[], None] = lambda: None
     begun: Begun = field(default_factory=Begun)
     is_begun: bool = False
     copies: list[SealedCopy] = field(default_factory=list)
@@ -140,7 +137,6 @@ class Deliveries:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
         self._under_way |= recipients
         delivery = Delivery(name, mail, like_no_other)
-        delivery.check = partial(self._check, delivery)
         try:
             self._take_room(delivery)  # before a key is spent on it
             if begin:
@@ -173,8 +169,8 @@ class Deliveries:
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
         return delivery.rest
 
-    def _check(self, delivery: Delivery) -> None:
-        """Whether the mail may leave: what becomes of it can be written down, and nobody else has it by now.
+    def check(self, delivery: Delivery) -> None:
+        """To be called last before the mail leaves: what becomes of it can be written down, and nobody else has it.
 
         Raises DeliveryUnderWay and StoreUnavailable.
         """

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from relay import heap
 from relay.config import Config
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
+GIVE_BACK_S = 30.0
+"""How often memory that is free goes back to the system."""
 SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
 DAY_S = 86_400.0
@@ -61,6 +64,13 @@ async def sweep(store: Store, triage: Triage) -> None:
             await triage.refresh()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
+
+
+async def give_memory_back() -> None:
+    """What large messages have left free, every GIVE_BACK_S seconds."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        await asyncio.to_thread(heap.give_back)
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:

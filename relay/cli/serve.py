@@ -19,6 +19,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
+from relay.heap import use_one_heap
 from relay.upkeep import write_whole
 
 
@@ -36,7 +37,7 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     relay serves from it: a second one waits some seconds for that to end, then gives up.
     """
     config = load_config(config_file)
-    configure_logging(config.log)
+    configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:
@@ -46,6 +47,7 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     if ready_file is not None:
         # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.
         _try(ready_file)
+    use_one_heap()
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     uvloop.run(app.serve(config, key_receiver.start(config), ready))
 

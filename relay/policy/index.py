@@ -38,6 +38,12 @@ class Facts(NamedTuple):
         """Those of the file and of its rules."""
         return {*self.levels, *(level for levels, _ in self.rules for level in levels)}
 
+    def in_force(self, day: str) -> Facts:
+        """Without rules that had ended before this day; of a file that had, nothing is left but its end."""
+        if self.ended(day):
+            return self._replace(levels=(), rules=())
+        return self._replace(rules=tuple(rule for rule in self.rules if rule[1] is None or rule[1] >= day))
+
     def ended(self, day: str) -> bool:
         """Whether the time of the whole file was over before this day."""
         return self.until is not None and self.until < day
@@ -70,7 +76,10 @@ def listed(
     peer: str | None = None,
     expired: bool = False,
 ) -> tuple[list[ListedFile], int]:
-    """The files of which all that is asked for is true, by name, and how many there are. Raises ConfigError."""
+    """The files of which all that is asked for is true, by name, and how many there are. Raises ConfigError.
+
+    What has ended does not count, unless it is asked for.
+    """
     owners = {fold_domain(domain): name for name, domains in peers.items() for domain in domains}
     with _collecting_nothing():
         facts = _facts(directory, peers, index)
@@ -78,9 +87,11 @@ def listed(
 
     @cache  # many files say the same
     def wanted(said: Facts) -> bool:
+        counts = said if expired or (level, clear, peer) == (None, False, None) else said.in_force(day)
         return (
-            (level is None or level in said.all_levels)
-            and (not clear or "plaintext" in said.all_levels)
+            (level is None or level in counts.all_levels)
+            and (not clear or "plaintext" in counts.all_levels)
+            and (peer is None or bool(counts.levels))
             and (not expired or said.ended(day) or said.rule_ended(day))
         )
 
@@ -105,13 +116,14 @@ def _row(name: str, facts: Facts, owners: Mapping[str, str], day: str) -> Listed
     scope = "person" if slash else "default" if name == DEFAULT_FILE else "domain"
     domain = domain if slash else name.removesuffix(SUFFIX)
     peer = facts.peer or owners.get(domain)
-    ended = facts.ended(day)
+    ended, counts = facts.ended(day), facts.in_force(day)
     says = {
-        "clear": facts.levels == ("plaintext",),
-        "clear_by_rule": any("plaintext" in levels for levels, _ in facts.rules),
+        "clear": counts.levels == ("plaintext",),
+        "clear_by_rule": any("plaintext" in levels for levels, _ in counts.rules),
         "expired": ended,
         "rule_expired": facts.rule_ended(day),
         "ends": facts.until is not None and not ended,
+        "rule_ends": any(until is not None for _, until in counts.rules),
         "no_peer": peer is None and scope != "default" and facts.levels != ("plaintext",),
     }
     codes = tuple(code for code, is_so in says.items() if is_so)

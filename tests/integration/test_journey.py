@@ -5,6 +5,7 @@ Standard: what comes out is octet for octet what went in; what is on the wire sa
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay import app, cms, mime
+from relay.deliveries import Delivery
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
+from relay.mail import Mail
 from relay.opening import MailOpener, Opened
+from relay.sealing import SealedCopy
 from relay.store.delivery_records import DeliveryRecords
 from tests.conftest import Pair
 from tests.testlib import mails
@@ -198,3 +202,20 @@ async def test_a_hundred_mails_at_once_all_arrive_each_under_its_own_key(pair: P
     replies = await asyncio.gather(*(submit(pair.outgoing, body) for body in bodies))
     assert {reply.code for reply in replies} == {250}
     assert sorted(mails.untraced(got.message).removeprefix(AES_MARK) for got in sink.got) == sorted(bodies)
+
+
+async def test_a_mail_that_has_arrived_is_kept_in_memory_by_nothing(pair: Pair, sink: Sink) -> None:
+    """Not even until the next search for cycles, which an idle relay does not make for hours."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await submit(pair.outgoing, mails.plain())).code == 250
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = [each for each in gc.garbage if isinstance(each, Mail | Delivery | SealedCopy)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert sink.got
+    assert not kept

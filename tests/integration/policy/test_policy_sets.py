@@ -381,24 +381,33 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
             "old.example.toml": CLEAR + "until = 2001-01-01\n",
             "rule.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n' + RULE.format("*@a.example", "plaintext"),
             "lost.example/x.toml": AES,
+            "ends.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n'
+            + RULE.format("*@a.example", "plaintext")
+            + "until = 2001-01-01\n"
+            + RULE.format("*@b.example", "otp")
+            + "until = 2999-01-01\n",
         }
     )
 
     def listed(*options: str) -> dict[str, list[str]]:
         return {row["file"]: row["codes"] for row in json.loads(run("list", *options, "--json").stdout)}
 
-    assert len(listed()) == 6
+    assert len(listed()) == 7
+    assert listed()["ends.example.toml"] == ["rule_expired", "rule_ends"]
     assert listed("--clear") == {
         "clear.example.toml": ["clear"],
-        "old.example.toml": ["clear", "expired"],
         "rule.example.toml": ["clear_by_rule"],
     }
-    assert listed("--expired") == {"old.example.toml": ["clear", "expired"]}
-    assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml"}
+    assert listed("--expired") == {
+        "old.example.toml": ["expired"],
+        "ends.example.toml": ["rule_expired", "rule_ends"],
+    }
+    assert set(listed("--clear", "--expired")) == {"old.example.toml", "ends.example.toml"}
+    assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml", "ends.example.toml"}
     assert set(listed("--level", "aes")) == {"default.toml", "bob.example.toml", "lost.example/x.toml"}
     assert listed("--level", "aes", "--peer", "bob") == {"bob.example.toml": []}
     assert listed()["lost.example/x.toml"] == ["no_peer"]
-    assert "1 of 6 files" in run("list", "--expired").stdout
+    assert "2 of 7 files" in run("list", "--expired").stdout
 
 
 def test_a_list_reads_only_files_that_have_changed_since_the_last_one(
