@@ -25,6 +25,7 @@ COMMANDS = {
     "quarantine": "quarantine:quarantine",
     "seal": "files:seal_file",
     "serve": "serve:serve",
+    "setup": "setup:setup",
     "users": "users:users",
 }
 """Where each command is, `module:name` in relay.cli: one that is not called is not loaded, which takes a second."""
@@ -67,7 +68,7 @@ def _of_no_door(error: ModuleNotFoundError) -> click.Command:
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
 
-    Start with `qumail-relay check --config relay.toml`; deploy/relay.toml explains every setting.
+    Start with `qumail-relay setup`; deploy/SETTINGS.md explains every setting.
     """
 
 

@@ -24,6 +24,7 @@ from relay.cli.identity_tables import (
     print_peer,
     print_requested,
 )
+from relay.cli.invitations import accept
 from relay.cli.options import config_option
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings, load_config
@@ -33,11 +34,13 @@ from relay.identity import (
     SPOKEN,
     VALID_DAYS,
     About,
+    Identity,
     Import,
     Progress,
     create_identity,
     examine,
     expiring,
+    lines_of,
     load_identity,
     load_peer_documents,
     make_passphrase,
@@ -46,6 +49,7 @@ from relay.identity import (
     renew_identity,
     request_certificates,
     same_fingerprint,
+    write_invitation,
 )
 from relay.policy.names import fold_domain
 
@@ -57,13 +61,15 @@ def identity() -> None:
     \b
     Two sites that want to seal for each other at levels pqc and rsa each do:
       qumail-relay identity new                    once: make keys and certificates
-      qumail-relay identity export -o alice.json   write the document for the other site
-      qumail-relay identity import bob.json        pin the other site's document
-    and compare the fingerprints over the telephone before they answer yes.
+      qumail-relay identity invite -o alice.txt    write the invitation for the other site
+      qumail-relay identity accept bob.txt         take the other site in
+    and compare the words over the telephone before they answer yes. `export` and `import` do
+    the same with the bare document, and its fingerprint in digits.
     """
 
 
 identity.add_command(dkim)
+identity.add_command(accept)
 
 
 @identity.command()
@@ -172,6 +178,46 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
     than those before, so export again after every change here.
     """
+    document, ours = _own_document(config_file, levels)
+    if output is None:
+        click.echo(document, nl=False)
+    else:
+        _write(output, document)
+    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+
+
+@identity.command()
+@config_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. [default: standard output]",
+)
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(SPOKEN),
+    multiple=True,
+    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+)
+def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
+    """Write an invitation: this site's peer document, as text that a peer pastes into `setup` or `identity accept`.
+
+    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either: the other site calls you,
+    and you read the words to them that stand in it, and that `identity show` shows here.
+    """
+    document, ours = _own_document(config_file, levels)
+    text = write_invitation(document)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text.encode())
+    click.echo("Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(ours.fingerprint)), err=True)
+
+
+def _own_document(config_file: Path, levels: tuple[str, ...]) -> tuple[bytes, Identity]:
+    """A fresh peer document of this site, and the identity that it speaks for."""
     config, files = _configured(config_file)
     ours = load_identity(files.directory, passphrase=files.passphrase)
     groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
@@ -184,14 +230,14 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
         kme_groups=groups,
         levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
     )
-    if output is None:
-        click.echo(document, nl=False)
-    else:
-        try:
-            output.write_bytes(document)
-        except OSError as error:
-            raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
-    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+    return document, ours
+
+
+def _write(output: Path, content: bytes) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 @identity.command("import")

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.config import Config
-from relay.identity import Expiry, Identity, Import, PeerCertificates, common_groups, domains_of, key_identifier
+from relay.identity import (
+    Expiry,
+    Identity,
+    Import,
+    PeerCertificates,
+    common_groups,
+    domains_of,
+    key_identifier,
+    lines_of,
+)
 
 _CHANGES = {
     "new": "A new peer: nothing is pinned under this name yet.",
@@ -144,3 +153,6 @@ def _print_kems(out: Console, public_keys: Mapping[str, bytes]) -> None:
 
 def _print_fingerprint(out: Console, digits: str) -> None:
     out.print(f"Fingerprint: {digits}", style="bold", soft_wrap=True)
+    out.print("In words:", style="bold")
+    for line in lines_of(digits):
+        out.print(f"  {line}", soft_wrap=True)
