@@ -65,7 +65,7 @@ USER = "qumail-relay"
 @click.option("--postfix", help="The directory of the Postfix beside the relay, or `none`.")
 @click.option("--postfix-service", help="Where mail from outside arrives, as smtp/inet in master.cf.")
 @click.option("--apply/--no-apply", "apply_postfix", default=None, help="Change Postfix without asking, or not at all.")
-@click.option("--user", help=f"As whom the relay runs, where root sets it up. [default: {USER}]")
+@click.option("--user", envvar="QUMAIL_RELAY_USER", help=f"As whom it runs, where root sets it up. [default: {USER}]")
 @click.option("--replace", is_flag=True, help="Answer anew: relay.toml is written again, the old one kept beside it.")
 @click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
