@@ -187,9 +187,19 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     peers = dict(config.peers)
     for name, document in certificates.items():
         table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
-        groups = table.kme_groups or common_groups(config, document)
-        peers[name] = table.model_copy(update={"kme_groups": groups})
+        peers[name] = _with_groups(table, common_groups(config, document))
+    config = config.model_copy(update={"peers": peers})
+    if (group := config.sole_kme_group) is not None:
+        # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
+        peers = {name: peer if name in certificates else _with_groups(peer, (group,)) for name, peer in peers.items()}
     return config.model_copy(update={"peers": peers}), certificates
+
+
+def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
+    """The same with these KME groups where relay.toml leaves them open; an empty list there means none."""
+    if not groups or "kme_groups" in table.model_fields_set:
+        return table
+    return table.model_copy(update={"kme_groups": groups})
 
 
 def dkim_keys(config: Config) -> list[SigningKey]:
@@ -229,6 +239,8 @@ async def running(
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
+        for peer, cause in built.config.peers_without_keys.items():
+            log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
         report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)
         work = {
             "key intake": built.receiving.go_on(),

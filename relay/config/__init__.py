@@ -127,6 +127,26 @@ class Config(toml.Table):
         return any(kme.use in (level, "both") for kme in self.kmes.values() if kme.group == group)
 
     @property
+    def sole_kme_group(self) -> str | None:
+        """The group of all our KMEs where they have one and there is one peer: then nobody need name it."""
+        groups = {kme.group for kme in self.kmes.values()}
+        return groups.pop() if len(groups) == 1 and len(self.peers) == 1 else None
+
+    @property
+    def peers_without_keys(self) -> dict[str, str]:
+        """The peers with whom we use no quantum keys though we have KMEs and nobody has said so, and what to do.
+
+        For a configuration that has its peers' documents, and what follows from there being one group alone.
+        """
+        groups = ", ".join(sorted({kme.group for kme in self.kmes.values()}))
+        return {
+            name: f"no KME group is shared with it, so that NO QUANTUM KEYS are used; our groups: {groups}; write "
+            f"kme_groups in [peers.{name}], or kme_groups = [] if that is meant"
+            for name, peer in self.peers.items()
+            if self.kmes and not peer.kme_groups and "kme_groups" not in peer.model_fields_set
+        }
+
+    @property
     def peer_domains(self) -> dict[str, tuple[str, ...]]:
         """Each peer's name with its mail domains."""
         return {name: peer.domains for name, peer in self.peers.items()}
