@@ -287,7 +287,7 @@ def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
     if config.identity is None:
         raise ConfigError(
             f"{config_file}: no [identity] table, which says where keys and peers' documents are kept; "
-            "deploy/relay.toml shows one"
+            "deploy/SETTINGS.md shows one"
         )
     return config, config.identity
 

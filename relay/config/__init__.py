@@ -1,38 +1,40 @@
-"""relay.toml as one immutable, checked value; every setting is documented in deploy/relay.toml.
+"""relay.toml as one immutable, checked value; deploy/SETTINGS.md, made from this, explains every setting.
 Standard: TOML 1.0; a file with any unknown, missing or doubtful setting is not used at all.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from relay import toml
 from relay.config.checks import faults
-from relay.config.tables import (
+from relay.config.doors import (
     MAX_BOUNCE,
     DirectionSettings,
+    IMAPSettings,
+    IncomingSettings,
+    ListenerSettings,
+    OutgoingSettings,
+    SubmissionSettings,
+)
+from relay.config.kmes import KMESettings, PeerSettings
+from relay.config.tables import (
     DKIMKeySettings,
     DKIMSettings,
     IdentitySettings,
-    IMAPSettings,
-    IncomingSettings,
-    KMESettings,
     LedgerSettings,
     LimitSettings,
-    ListenerSettings,
     LogSettings,
     OTPSettings,
-    OutgoingSettings,
-    PeerSettings,
     PolicySettings,
     QuarantineSettings,
     SiteSettings,
     StoreSettings,
-    SubmissionSettings,
 )
 from relay.config.values import (
     Mailboxes,
@@ -78,6 +80,10 @@ __all__ = [
 class Config(toml.Table):
     """All of relay.toml."""
 
+    examples: ClassVar[Mapping[str, object]] = {
+        "aliases": {"info@alice.example": ["ann@alice.example", "anton@alice.example"]}
+    }
+
     site: SiteSettings
     outgoing: OutgoingSettings | None = None
     submission: SubmissionSettings | None = None
@@ -88,6 +94,12 @@ class Config(toml.Table):
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
+    """A sealed mail goes only to the recipients that its sender's relay has sealed into it. Where your mail server
+    rewrites recipients before the relay sees the mail (virtual aliases in front of the filter, a catch-all, an address
+    of old), say so here, or such a mail is put in quarantine as "redirected": the address that the sender wrote, and
+    those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an alias. Best
+    is a relay in front of all aliases and lists; then the table may be left out.
+    """
     otp: OTPSettings = OTPSettings()
     ledger: LedgerSettings = LedgerSettings()
     quarantine: QuarantineSettings = QuarantineSettings()
