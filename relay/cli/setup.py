@@ -17,11 +17,12 @@ from relay.cli.invitations import show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.config import Config, LogSettings, load_config
 from relay.config.values import parse_domain, parse_next_hop
+from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
 from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
 from relay.setup.development import development_kme, sae_beside
-from relay.setup.files import Owner
+from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE, Asker
@@ -68,8 +69,9 @@ USER = "qumail-relay"
 @click.option("--user", envvar="QUMAIL_RELAY_USER", help=f"As whom it runs, where root sets it up. [default: {USER}]")
 @click.option("--replace", is_flag=True, help="Answer anew: relay.toml is written again, the old one kept beside it.")
 @click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
+@click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
-def setup(config_file: Path | None, *, undo_postfix: bool, test: bool, **flags: Any) -> None:
+def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
     It asks about six things; each has a flag, and --yes takes the defaults. A relay.toml that is there counts as the
@@ -81,6 +83,8 @@ def setup(config_file: Path | None, *, undo_postfix: bool, test: bool, **flags: 
         places = Places(places.config_file, flags["state"].absolute())
     if undo_postfix:
         _undo(places)
+    elif keys:
+        _make_keys(load_config(places.config_file))
     elif test:
         _rehearse(load_config(places.config_file))
     else:
@@ -100,7 +104,11 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     else:
         click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
     config = load_config(places.config_file)
-    show_written(make_state(config, owner, lambda what: click.echo(f"making the key for {what} ...")))
+    show_written([make_directory(config.store.secret.parent, owner, state=True)])
+    if owner.is_another:
+        _as_relay(owner, "setup", "--keys", "--config", str(places.config_file), must=True)
+    else:
+        _make_keys(config)
     if document is not None:
         take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
     _beside_postfix(config, places, asker, flags)
@@ -143,7 +151,8 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
     if flags["door"] is None:
         door, next_hop = questions.ask_door(asker)
     else:
-        door, next_hop = flags["door"], flags["next_hop"] or ""
+        door, next_hop = flags["door"], ""
+    next_hop = flags["next_hop"] or next_hop
     if (door == "smarthost") != bool(next_hop):
         raise click.UsageError("--next-hop belongs to --door smarthost, which needs it")
     if next_hop:
@@ -219,10 +228,25 @@ def _rehearse(config: Config) -> None:
         sys.exit(1)
 
 
-def _as_relay(owner: Owner, *arguments: str) -> None:
-    """Another command, as the user that the relay runs as: what it makes must not be root's."""
+def _make_keys(config: Config) -> None:
+    show_written(make_state(config, lambda what: click.echo(f"making the key for {what} ...")))
+
+
+def _as_relay(owner: Owner, *arguments: str, must: bool = False) -> None:
+    """Another command, as the user that the relay runs as: what it makes must not be root's.
+
+    Nor would root be safe in directories of that user, who could have put links there.
+    """
     who: dict[str, Any] = {}
     if owner.is_another:
         who = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
     sys.stdout.flush()
-    subprocess.run([sys.executable, "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
+    try:
+        done = subprocess.run([sys.executable, "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
+    except PermissionError as error:
+        where = f"{owner.name} cannot run {sys.executable}"
+        raise ConfigError(
+            f"{where}: install the relay where that user can (deploy/install /opt/qumail-relay)"
+        ) from error
+    if must and done.returncode:
+        sys.exit(1)

@@ -4,7 +4,6 @@ Each step leaves what is there, so that an interrupted run is finished by the ne
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from relay.config import Config
@@ -34,19 +33,17 @@ def write_configuration(answers: Answers, places: Places, owner: Owner, *, repla
     return written
 
 
-def make_state(config: Config, owner: Owner, progress: Progress) -> list[Written]:
-    """Secret and identity where relay.toml wants them, for the user that the relay runs as. Raises ConfigError."""
-    secret, files = config.store.secret, config.identity
-    written = [make_directory(secret.parent, owner, state=True)]
+def make_state(config: Config, progress: Progress) -> list[Written]:
+    """Secret and identity where relay.toml wants them, for whoever runs this: the relay's user. Raises ConfigError."""
+    secret, files, me = config.store.secret, config.identity, Owner.myself()
+    written = [make_directory(secret.parent, me, state=True)]
     if isinstance(config.store.database, Path):
-        written.append(make_directory(config.store.database.parent, owner, state=True))
+        written.append(make_directory(config.store.database.parent, me, state=True))
     written.append(Written(secret, "there already" if secret.exists() else "made"))
     SiteSecret.load_or_create(secret)
-    if owner.is_another and written[-1].changed:
-        os.chown(secret, owner.uid, owner.gid)
     if files is None:
         return written
-    written += [make_directory(each, owner, state=True) for each in (files.directory, files.peers_directory)]
+    written += [make_directory(each, me, state=True) for each in (files.directory, files.peers_directory)]
     if needs_nothing(files.directory):
         return [*written, Written(files.directory / "ca.pem", "there already")]
     create_identity(
