@@ -33,7 +33,7 @@ class Terminal:
 
     def asked(self, questions: Sequence[str]) -> str | None:
         """Waits for one of these questions behind what was read so far; None where the program ends instead."""
-        pattern = re.compile("|".join(rf"^{re.escape(each)}[^\n]*: ?\Z" for each in questions), re.MULTILINE)
+        pattern = re.compile("|".join(rf"^{re.escape(each)}[^\n]*:\s?\Z" for each in questions), re.MULTILINE)
         while not (found := pattern.search(self.shown, self._read)):
             if not self._take():
                 return None

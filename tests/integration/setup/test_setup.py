@@ -25,6 +25,7 @@ from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
 from relay.setup.site import write_configuration
 from tests.testlib.identities import Identities, Person
+from tests.testlib.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +231,20 @@ def test_an_invitation_that_is_pasted_counts_as_well(home: Path, identities: Ide
     typed = write_invitation(identities.bob.document) + "y\n"
     result = run(home, group="identity accept", typed=typed)
     assert result.exit_code == 0, result.output
+    assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
+
+
+def test_an_invitation_pasted_at_a_terminal_arrives_whole(home: Path, identities: Identities) -> None:
+    """It is longer than what a terminal holds back for a program that is slow to read."""
+    run(home, *USUAL)
+    root = str(Path(__file__).parents[3])
+    words = [sys.executable, "-m", "relay", "identity", "accept", "--config", str(home / "relay.toml")]
+    terminal = Terminal(words, directory=home, environment={"PYTHONPATH": root})
+    assert terminal.asked(["Paste the invitation, all of it"]) is not None
+    terminal.paste(write_invitation(identities.bob.document))
+    assert terminal.asked(["Are these the words"]) is not None
+    terminal.answer("y")
+    assert terminal.end() == 0, terminal.shown[-500:]
     assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
 
 
