@@ -14,9 +14,9 @@ from relay.cli.options import config_option
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, same_words
+from relay.setup.asking import Asker, pasted_invitation, read_file
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in
-from relay.setup.questions import Asker, pasted_invitation, read_file
 
 CONFIRM = "Are these the words that the other site reads to you?"
 

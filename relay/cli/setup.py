@@ -21,11 +21,12 @@ from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
 from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
+from relay.setup.asking import Asker, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, undo
 from relay.setup.peers import document_in
-from relay.setup.questions import DEVELOPMENT, NONE, Asker
+from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.rehearsal import rehearse
 from relay.setup.site import make_state, write_configuration
 
@@ -125,7 +126,7 @@ def _owner(user: str | None) -> Owner:
 
 
 def _document(path: Path | None) -> bytes | None:
-    return document_in(questions.read_file(path)) if path is not None else None
+    return document_in(read_file(path)) if path is not None else None
 
 
 def _answered_already(flags: dict[str, Any]) -> str:

@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Every line comes by the same way (click.prompt), so that what is pasted is not lost between two ways of reading.
+Standard: at most 12 answers for a site, whatever KME it has.
 """
 
 from __future__ import annotations
@@ -7,64 +7,21 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import click
-
 from relay.config import parse_next_hop
 from relay.config.values import parse_domain
-from relay.errors import ConfigError
 from relay.identity import PeerCertificates, read_document
-from relay.identity.invitation import BEGIN, END, MAX_INVITATION
+from relay.identity.invitation import BEGIN
 from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Door, Everybody, KMEAccess
+from relay.setup.asking import Asker, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.peers import document_in
 
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
 """Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or no Postfix at all."""
-MAX_FILE = MAX_INVITATION
-
-
-class Asker:
-    """Asks a person, or takes the default where nobody is to be asked (`--yes`)."""
-
-    def __init__(self, *, ask: bool) -> None:
-        self._ask = ask
-
-    def ask(self, why: str, question: str, default: str | None, read: Callable[[str], object] = str) -> str:
-        """The answer, asked again until `read` takes it. Raises UsageError where nobody is asked, without a default."""
-        if not self._ask:
-            if default is None:
-                raise click.UsageError(f"--yes needs an answer by a flag: {question}")
-            return default
-        click.echo(f"\n{why}")
-        while True:
-            answer: str = click.prompt(question, default=default, type=str).strip()
-            try:
-                read(answer)
-            except (ValueError, ConfigError) as error:
-                click.echo(f"Not so: {error}")
-            else:
-                return answer
-
-    def choose(self, why: str, question: str, of: tuple[str, ...], default: str) -> str:
-        """One of some words."""
-
-        def one_of(answer: str) -> None:
-            if answer not in of:
-                raise ValueError(f"one of {', '.join(of)}")
-
-        return self.ask(why, f"{question} ({', '.join(of)})", default, one_of)
-
-    def confirm(self, why: str, question: str, *, unasked: bool) -> bool:
-        """Yes or no; `unasked` where nobody is asked."""
-        if not self._ask:
-            return unasked
-        click.echo(f"\n{why}")
-        return bool(click.confirm(question, default=False))
 
 
 def ask_domains(asker: Asker) -> tuple[str, ...]:
@@ -108,28 +65,6 @@ def ask_peer(asker: Asker) -> bytes | None:
 
     asker.ask(why, "Invitation of the other site", LATER, read)
     return pasted[-1] if pasted else None
-
-
-def pasted_invitation(first: str = "") -> bytes:
-    """The lines of an invitation that somebody pastes, after its `first` one. Raises ValueError for too many."""
-    lines = [first]
-    length = len(first)
-    while lines[-1].strip() != END:
-        line: str = click.prompt("", default="", show_default=False, prompt_suffix="")
-        length += len(line) + 1
-        if length > MAX_INVITATION:
-            raise ValueError(f"an invitation has at most {MAX_INVITATION} characters")
-        lines.append(line)
-    return "\n".join(lines).encode()
-
-
-def read_file(path: Path) -> bytes:
-    """A document or invitation. Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
