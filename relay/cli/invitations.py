@@ -21,6 +21,10 @@ from relay.setup.peers import document_in, examined, take_in
 CONFIRM = "Are these the words that the other site reads to you?"
 
 
+class NotConfirmed(ConfigError):
+    """A person has said that the words are others."""
+
+
 @click.command()
 @config_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
@@ -80,7 +84,7 @@ def take_in_peer(
             "that you know from elsewhere, and have somebody read the words of `qumail-relay identity show` to you."
         )
         if not asker.confirm(why, CONFIRM, unasked=True):
-            raise ConfigError("not taken in: the words were not confirmed")
+            raise NotConfirmed("not taken in: the words were not confirmed")
     found, policies = take_in(config, document, name=name, replace=replace, levels=levels)
     if found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import click
 
-from relay.cli.invitations import show_written, take_in_peer
+from relay.cli.invitations import NotConfirmed, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.config import Config, LogSettings, load_config
 from relay.config.values import parse_domain, parse_next_hop
@@ -111,7 +111,10 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     else:
         _make_keys(config)
     if document is not None:
-        take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
+        try:
+            take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
+        except NotConfirmed as error:
+            click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
     _beside_postfix(config, places, asker, flags)
     click.echo("\nA test message:")
     _as_relay(owner, "setup", "--test", "--config", str(places.config_file))

@@ -40,7 +40,10 @@ def _domains(answer: str) -> tuple[str, ...]:
 def usual_domain() -> str | None:
     """What Postfix takes for its domain, else that of this host's name; None where neither is a domain."""
     if postconf := shutil.which("postconf", path=":".join(ADMIN_PATHS)):
-        said = subprocess.run([postconf, "-hx", "mydomain"], capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
+        try:
+            said = subprocess.run([postconf, "-hx", "mydomain"], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        except subprocess.SubprocessError:
+            return None
         if (name := said.stdout.strip()) and name != "localdomain" and "." in name:
             return name.lower()
     host, dot, domain = socket.getfqdn().partition(".")

@@ -120,6 +120,7 @@ async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str
 
 
 @requires_postfix
+@pytest.mark.timeout(600)  # eight processes that make RSA keys and load everything, one after the other
 async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_at_each_level(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         machine, boxes = await stack.enter_async_context(bare_machine(tmp_path))

@@ -9,6 +9,7 @@ import json
 import textwrap
 import zlib
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -120,6 +121,21 @@ def test_another_document_behind_the_same_lines_is_refused(identities: Identitie
     """What a person reads in front, and what is pinned, is never of two sites."""
     with pytest.raises(ConfigError, match="something else"):
         read_invitation(_armour(identities.eve.document)(write_invitation(identities.alice.document)))
+
+
+def test_whatever_is_edited_is_refused_or_makes_no_difference(alice: Person) -> None:
+    """Half of it one character, half a whole piece that is gone, doubled or elsewhere; never another error."""
+    text, random = write_invitation(alice.document), Random(1)
+    refused = 0
+    for _ in range(400):
+        start, end = sorted(random.sample(range(len(text)), 2))
+        piece = random.choice(["", text[start:end] * 2, text[:40], "\n", "\x00", "é", "A"])
+        end = start + 1 if random.random() < 0.5 else end
+        try:
+            assert read_invitation(text[:start] + piece + text[end:]) == alice.document
+        except ConfigError:
+            refused += 1
+    assert refused > 300
 
 
 def test_a_document_with_a_changed_signature_is_refused(alice: Person) -> None:
