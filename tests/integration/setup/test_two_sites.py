@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import Postfix, requires_postfix
 from tests.testlib.sink import Sink
