@@ -21,6 +21,7 @@ from relay.identity import (
     domains_of,
     key_identifier,
     lines_of,
+    words_of,
 )
 
 _CHANGES = {
@@ -93,6 +94,7 @@ def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], 
     """All of it, for programs; times are RFC 3339."""
     return {
         "fingerprint": identity.fingerprint,
+        "words": list(words_of(identity.fingerprint)),
         "domains": list(identity.domains),
         "certificates": _certificates(identity),
         "kems": _kems(identity.offered_kems),
@@ -107,6 +109,7 @@ def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
     return {
         "name": peer.name,
         "fingerprint": peer.fingerprint,
+        "words": list(words_of(peer.fingerprint)),
         "domains": list(peer.domains),
         "sae_id": peer.sae_id,
         "kme_groups": list(peer.kme_groups),

@@ -163,8 +163,7 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
         _checked(parse_next_hop, next_hop)
     everybody = flags["everybody"] or questions.ask_everybody(asker)
     name = flags["name"] or domains[0].partition(".")[0]
-    levels, base = flags["levels"], flags["port_base"]
-    return Answers(name, domains, sae, kme, door, everybody, levels, next_hop, base), document
+    return Answers(name, domains, sae, kme, door, everybody, next_hop, flags["port_base"]), document
 
 
 def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:

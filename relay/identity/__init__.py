@@ -19,7 +19,7 @@ from relay.identity.make import (
 )
 from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
 from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
-from relay.identity.words import lines_of, same_words
+from relay.identity.words import lines_of, same_words, words_of
 
 __all__ = [
     "MAX_DOCUMENT",
@@ -57,5 +57,6 @@ __all__ = [
     "same_words",
     "trusted_peers",
     "valid_now",
+    "words_of",
     "write_invitation",
 ]

@@ -31,7 +31,7 @@ class KMEAccess:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it. Without `kme` there are levels pqc and rsa alone; `levels` are those of mail to peers, in order."""
+    """All of it but the peer. Without `kme` there are levels pqc and rsa alone."""
 
     name: str
     domains: tuple[str, ...]
@@ -39,7 +39,6 @@ class Answers:
     kme: KMEAccess | None
     door: Door = "content-filter"
     everybody: Everybody = "hold"
-    levels: tuple[str, ...] = ()
     next_hop: str = ""
     port_base: int = PORT_BASE
 
@@ -50,7 +49,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where relay.toml is, and the directory of what the relay itself writes."""
+    """Where relay.toml is (an absolute path), and the directory of what the relay itself writes."""
 
     config_file: Path
     state: Path
@@ -58,14 +57,15 @@ class Places:
     @classmethod
     def beside(cls, config_file: Path) -> Places:
         """/var/lib/NAME for /etc/NAME/relay.toml, as the unit has it; elsewhere the directory `state` beside it."""
-        directory = config_file.absolute().parent
+        config_file = config_file.absolute()
+        directory = config_file.parent
         in_etc = directory.parent == Path("/etc")
         return cls(config_file, Path("/var/lib") / directory.name if in_etc else directory / "state")
 
     @property
     def directory(self) -> Path:
         """Where relay.toml, policies and the KME's files are."""
-        return self.config_file.absolute().parent
+        return self.config_file.parent
 
 
 def usual_config_file() -> Path:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from relay.errors import ConfigError
 
-Outcome = Literal["made", "there already", "kept as it is", "replaced"]
+Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
             if path.read_bytes() == content:
                 return Written(path, "there already")
             if not replace:
-                return Written(path, "kept as it is")
+                return Written(path, "kept, though it says something else")
             backed_up(path)
             outcome = "replaced"
         write_whole(path, content, 0o640 if owner.is_another else 0o600, (0, owner.gid) if owner.is_another else None)

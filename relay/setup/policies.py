@@ -30,8 +30,11 @@ def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> lis
     """The files for our own domains and for everybody else. Raises ConfigError."""
     own = '# Our own domain: its mail stays inside, as it is.\nlevels = ["plaintext"]\nreason = "stays inside"\n'
     written = [_put(directory, domain, own, owner) for domain in answers.domains]
+    default = directory / "default.toml"
     if answers.everybody != "hold":
-        written.append(put(directory / "default.toml", EVERYBODY[answers.everybody].encode(), owner))
+        written.append(put(default, EVERYBODY[answers.everybody].encode(), owner))
+    elif default.exists():
+        written.append(Written(default, "kept, though it says something else"))
     return written
 
 

@@ -137,6 +137,14 @@ def test_mail_for_everybody_else_is_as_answered(home: Path, everybody: str, leve
     assert run(home, "--offline", group="policy check").exit_code == 0
 
 
+def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
+    """That file counts; whoever has answered `hold` must not think that nothing leaves in clear."""
+    run(home, *USUAL, "--everybody", "clear")
+    result = run(home, *USUAL, "--replace", "--everybody", "hold")
+    assert "policies/default.toml: kept, though it says something else" in result.output
+    assert "plaintext" in (home / "policies/default.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -263,7 +271,7 @@ def test_a_policy_that_is_there_for_the_peer_stays(home: Path, tmp_path: Path, i
     run(home, *USUAL)
     (home / "policies/bob.example.toml").write_text(mine := 'levels = ["otp"]\n')
     result = run(home, invitation(tmp_path, identities.bob), "--yes", group="identity accept")
-    assert "bob.example.toml: kept as it is" in result.output
+    assert "bob.example.toml: kept, though it says something else" in result.output
     assert (home / "policies/bob.example.toml").read_text() == mine
 
 
