@@ -90,10 +90,14 @@ def apply(change: PostfixChange, beside: Path) -> Path:
             for name, content in contents.items():
                 write_whole(backup / when / name, content, 0o600)
         # Last: `undo` finds a whole backup, or none.
-        (backup / "directory").write_text(f"{change.directory.absolute()}\n")
+        write_whole(backup / "directory", f"{change.directory.absolute()}\n".encode(), 0o600)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
+    try:
         _put_back(change.directory, change.after)
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+        what = f"{error.filename or change.directory}: {error.strerror}"
+        raise ConfigError(f"{what}; perhaps half of it was changed: `setup --undo` puts all back") from error
     return backup
 
 

@@ -10,7 +10,7 @@ from relay.config import Config
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
 from relay.setup.files import Owner, Written
-from relay.setup.policies import write_peer_policies
+from relay.setup.policies import policy_file, write_peer_policies
 
 
 def document_in(raw: bytes) -> bytes:
@@ -31,7 +31,11 @@ def usual_levels(config: Config, peer: PeerCertificates | None) -> tuple[str, ..
 
 def examined(config: Config, document: bytes, *, name: str | None = None, replace: bool = False) -> Import:
     """What taking this document would do. Raises ConfigError with what speaks against it."""
-    return examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
+    found = examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
+    for domain in found.peer.domains:
+        # Before it is pinned: a stranger names these, and must not come to write floors.toml or default.toml.
+        policy_file(domain)
+    return found
 
 
 def take_in(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.policy.names import fold_domain
+from relay.policy.names import NO_DOMAIN, SUFFIX, fold_domain
 from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
 
@@ -48,9 +48,16 @@ def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterabl
     return [_put(directory, domain, text, owner) for domain in domains]
 
 
-def _put(directory: Path, domain: str, text: str, owner: Owner) -> Written:
+def policy_file(domain: str) -> str:
+    """The name of a domain's policy file. Raises ConfigError where a file of another meaning has that name."""
     try:
-        name = fold_domain(domain)
+        name = fold_domain(domain) + SUFFIX
     except ValueError as error:
         raise ConfigError(f"{domain}: {error}") from error
-    return put(directory / f"{name}.toml", text.encode(), owner)
+    if name in NO_DOMAIN:
+        raise ConfigError(f"the domain {domain!r} cannot have a policy file: {name} says something else")
+    return name
+
+
+def _put(directory: Path, domain: str, text: str, owner: Owner) -> Written:
+    return put(directory / policy_file(domain), text.encode(), owner)

@@ -12,7 +12,7 @@ from relay.identity import Progress, create_identity, needs_nothing
 from relay.policy.names import fold_domain
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put
-from relay.setup.policies import write_first_policies
+from relay.setup.policies import policy_file, write_first_policies
 from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store import SiteSecret
 
@@ -22,6 +22,8 @@ MAX_PEM = 65_536
 
 def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:
     """Everything that is configuration. Raises ConfigError; where a KME's file is missing nothing is written yet."""
+    for domain in answers.domains:
+        policy_file(domain)
     pem = _pem_files(answers.kme, places.directory) if answers.kme else []
     written = [make_directory(path, owner) for path in (places.directory, places.directory / "policies")]
     if pem:

@@ -14,6 +14,7 @@ from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.setup import mail_server
 from relay.setup.answers import Answers, Door, Places
+from relay.setup.files import write_whole
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.relay_toml import relay_toml
 from tests.testlib import postfix
@@ -103,7 +104,7 @@ async def test_an_edit_between_looking_and_applying_is_never_lost(etc: Path, tmp
     assert texts(etc) == edited
 
 
-@pytest.mark.parametrize("writes", range(1, 8))
+@pytest.mark.parametrize("writes", range(1, 9))
 async def test_a_kill_at_any_write_can_be_undone_or_has_changed_nothing(
     etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
@@ -118,7 +119,7 @@ async def test_a_kill_at_any_write_can_be_undone_or_has_changed_nothing(
             raise KeyboardInterrupt
         path.write_bytes(content)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) if writes < 7 else nullcontext():
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) if writes < 8 else nullcontext():
         patched.setattr(mail_server, "write_whole", dies)
         apply(change, tmp_path)
     if texts(etc) != before:
@@ -146,3 +147,23 @@ async def test_owner_and_mode_of_postfixs_files_stay(etc: Path, tmp_path: Path) 
 async def test_a_directory_without_postfix_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is Postfix configured there"):
         await planned_change(tmp_path / "nowhere", site(tmp_path))
+
+
+async def test_a_full_disk_half_way_is_told_and_undone(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = texts(etc)
+    change = await planned_change(etc, site(tmp_path))
+    real = write_whole
+
+    def full(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+        if path == etc / "master.cf":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content, mode, owner)
+
+    with monkeypatch.context() as patched, pytest.raises(ConfigError, match="setup --undo"):
+        patched.setattr(mail_server, "write_whole", full)
+        apply(change, tmp_path)
+    assert texts(etc) != before
+    undo(tmp_path)
+    assert texts(etc) == before

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from relay.cli import cli
 from relay.config import load_config
 from relay.errors import ConfigError
-from relay.identity import lines_of, write_invitation
+from relay.identity import create_identity, lines_of, peer_document, write_invitation
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
@@ -216,6 +216,22 @@ def test_setup_goes_on_without_a_peer_whose_words_are_others(
     assert "not taken in: the words were not confirmed" in result.output
     assert not list((home / "state/peers").iterdir())
     assert not (home / "policies/bob.example.toml").exists()
+
+
+def test_a_peer_whose_domain_has_the_name_of_another_file_gets_no_hand_on_that(home: Path, tmp_path: Path) -> None:
+    """Such a document is a whole one; a floors.toml out of it would take the policies of everybody out of force."""
+    run(home, *USUAL)
+    keys, domains = tmp_path / "mallory", ["bob.example", "floors"]
+    identity = create_identity(keys, name="mallory", domains=domains)
+    document = peer_document(
+        keys, identity, name="mallory", domains=domains, sae_id="1", kme_groups=["default"], levels=["aes"]
+    )
+    (tmp_path / "invitation").write_text(write_invitation(document))
+    before = contents(home)
+    refused = run(home, str(tmp_path / "invitation"), "--yes", group="identity accept")
+    assert refused.exit_code == 1
+    assert "'floors' cannot have a policy file" in str(refused.exception)
+    assert contents(home) == before
 
 
 def test_accepting_shows_the_words_and_asks(home: Path, tmp_path: Path, identities: Identities) -> None:
