@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: at most 12 answers for a site, whatever KME it has.
+Standard: at most 12 answers for a site beside a Postfix, whatever KME it has.
 """
 
 from __future__ import annotations
