@@ -1,4 +1,4 @@
-"""Builds the parts of a running relay out of relay.toml: the only place that picks concrete classes.
+"""Builds the parts of a running relay out of relay.toml; it alone picks concrete classes, save levels (levels/all.py).
 Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
 """
 
@@ -18,25 +18,19 @@ import structlog
 
 from relay.aio import in_background
 from relay.budget import Budget
-from relay.cms import FURTHER_KEMS
-from relay.config import Config, PeerSettings, TCPAddress
+from relay.config import Config, TCPAddress
 from relay.deliveries import Deliveries
-from relay.dkim import Signer, SigningKey, arrivals, load_key
+from relay.dkim import Signer, SigningKey, arrivals, load_keys
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.forward import NextHop
-from relay.identity import Identity, PeerCertificates, common_groups, load_identity, trusted_peers
+from relay.identity import own_identity, with_documents
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
-from relay.levels import Level
-from relay.levels.aes import AES
-from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
+from relay.levels.all import all_levels
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
@@ -48,9 +42,11 @@ from relay.quarantine.triage import Notices, QuarantineMetrics, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store import SentRecords, SiteSecret, Store, open_store
 from relay.store.ledger import AddressHash, Ledger
+from relay.store.secret import SiteSecret
+from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
+from relay.store.store import Store, open_store
 from relay.upkeep import (
     ALONE,
     SENT,
@@ -119,7 +115,7 @@ async def parts(
         opener = MailOpener(
             Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
         )
-        signing_keys = dkim_keys(config)
+        signing_keys = load_keys(config)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
@@ -161,57 +157,6 @@ def _is_set(config: Config, table: str, name: str = "") -> bool:
 
 def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, Where]:
     return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
-
-
-def all_levels(config: Config) -> dict[str, Level]:
-    """The levels that this relay can do, by name."""
-    otp = OneTimePad(config.otp.padding, compression=config.otp.compression)
-    levels: list[Level] = [otp, AES(), PQC(), RSA(), *map(FurtherKEM, FURTHER_KEMS)]
-    return {level.name: level for level in levels}
-
-
-def planner(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
-    """What tells how mail would be sealed; `config` is one `with_documents`.
-
-    Raises ConfigError where this site's own certificates cannot be used.
-    """
-    return Planner(config, all_levels(config), own_identity(config), certificates)
-
-
-def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
-    """The configuration with the peers whose documents were imported, and the certificates in these.
-
-    What [peers.*] says of such a peer counts; what it leaves open comes from the document. Raises ConfigError.
-    """
-    certificates = trusted_peers(config)
-    peers = dict(config.peers)
-    for name, document in certificates.items():
-        table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
-        peers[name] = _with_groups(table, common_groups(config, document))
-    config = config.model_copy(update={"peers": peers})
-    if (group := config.sole_kme_group) is not None:
-        # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
-        peers = {name: peer if name in certificates else _with_groups(peer, (group,)) for name, peer in peers.items()}
-    return config.model_copy(update={"peers": peers}), certificates
-
-
-def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
-    """The same with these KME groups where relay.toml leaves them open; an empty list there means none."""
-    if not groups or "kme_groups" in table.model_fields_set:
-        return table
-    return table.model_copy(update={"kme_groups": groups})
-
-
-def dkim_keys(config: Config) -> list[SigningKey]:
-    """The keys of [[dkim.keys]]. Raises ConfigError where one cannot be used."""
-    return [load_key(table) for table in config.dkim.keys] if config.dkim else []
-
-
-def own_identity(config: Config) -> Identity | None:
-    """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
-    if config.identity is None or not config.identity.directory.exists():
-        return None
-    return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
 @asynccontextmanager

@@ -31,7 +31,9 @@ from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
 from relay.opening import Opened
 from relay.sealing import SealedCopy
-from relay.store import Begun, DeliveryRecords, SentRecords, WaitingCopy, name_as_it_came, recipient_name
+from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
+from relay.store.mail_identity import name_as_it_came, recipient_name
+from relay.store.sent import SentRecords
 
 log = structlog.get_logger(__name__)
 

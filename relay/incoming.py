@@ -32,7 +32,7 @@ from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
-from relay.policy import MessageFacts
+from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
 
 log = structlog.get_logger(__name__)

@@ -36,7 +36,9 @@ from relay.keys.receiver import (
     frame,
     read_frame,
 )
-from relay.store import ReceivedKeys, SiteSecret, Spool, take_over
+from relay.store.received import ReceivedKeys
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool, take_over
 
 log = structlog.get_logger(__name__)
 

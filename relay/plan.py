@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError, TryLater
 from relay.mail import Recipient
-from relay.policy import Decision, Priority
+from relay.policy.decision import Decision
+from relay.policy.settings import Priority
 
 Result = Literal["sealed", "clear", "held", "refused"]
 

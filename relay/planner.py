@@ -18,8 +18,11 @@ from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient
 from relay.plan import QUANTUM, Copy, Group, Planned
-from relay.policy import Decision, KeysWithReserve, LevelName, MessageFacts, PolicySet
-from relay.policy.strength import strength_of
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.priority import KeysWithReserve
+from relay.policy.strength import LevelName, strength_of
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates

@@ -19,7 +19,10 @@ from relay.levels import SealedPayload
 from relay.mail import Mail, Recipient
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import CopyKeys, Decision, KeysWithReserve, MessageFacts, PolicySet
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
 
 log = structlog.get_logger(__name__)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import functools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,9 @@ MAX_QUOTED_CHARS = 500
 MAX_NAMES = 200
 """Names in one dotted key; the time that tomllib takes for them grows with their square."""
 
+MAX_FAULTS = 100
+"""So many faults of a file are told; the others are counted."""
+
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""
 
@@ -48,7 +52,7 @@ _LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}"
 class Table(BaseModel):
     """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
     removed: ClassVar[Mapping[str, str]] = {}
     """Settings that there were once, each with what to do about one that still stands in a file."""
     examples: ClassVar[Mapping[str, object]] = {}
@@ -97,8 +101,7 @@ def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any]
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        lines = _lines(text)
-        raise ConfigError([_fault(fault, lines, model, source) for fault in error.errors()]) from error
+        raise ConfigError(_told(error, _lines(text), model, source)) from error
 
 
 def line_of(text: str, location: Location) -> int | None:
@@ -109,7 +112,7 @@ def line_of(text: str, location: Location) -> int | None:
     return _nearest(_lines(text), location)
 
 
-def _nearest(lines: dict[Location, int], location: Location) -> int | None:
+def _nearest(lines: Mapping[Location, int], location: Location) -> int | None:
     while location:
         if location in lines:
             return lines[location]
@@ -117,8 +120,12 @@ def _nearest(lines: dict[Location, int], location: Location) -> int | None:
     return None
 
 
-def _lines(text: str) -> dict[Location, int]:
-    """Where each table header and each key stands in `text`, which is known to be TOML."""
+@functools.lru_cache(maxsize=1)
+def _lines(text: str) -> Mapping[Location, int]:
+    """Where each table header and each key stands in `text`, which is known to be TOML.
+
+    Remembered for the last text, since a reader asks for the line of each thing in it.
+    """
     found: dict[Location, int] = {}
     last: dict[Location, int] = {}
     table: Location = ()
@@ -170,7 +177,13 @@ def _split(dotted: str) -> Location:
     return tuple(keys)
 
 
-def _fault(fault: Any, lines: dict[Location, int], model: type[BaseModel], source: str) -> str:
+def _told(error: ValidationError, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> list[str]:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [_fault(fault, lines, model, source) for fault in faults[:MAX_FAULTS]]
+    return told if len(faults) <= MAX_FAULTS else [*told, f"{source}: {len(faults) - MAX_FAULTS} more faults"]
+
+
+def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> str:
     location = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     line = _nearest(lines, location)
     where = f"{source}:{line}" if line else source

@@ -19,8 +19,10 @@ from relay.policy.findings import endings
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
 from relay.stopping import Stop
-from relay.store import SentRecords, SiteSecret, Store, claims
-from relay.store.sent import take_over_sent
+from relay.store import claims
+from relay.store.secret import SiteSecret
+from relay.store.sent import SentRecords, take_over_sent
+from relay.store.store import Store
 
 log = structlog.get_logger(__name__)
 

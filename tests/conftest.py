@@ -4,8 +4,10 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,9 +23,11 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
 LONG_FIRST = (
-    "system/test_crash.py", "test_loop_clock.py", "test_key_receiver.py", "test_forged.py", "fuzz/test_fuzz.py",
-    "milter/test_alone.py", "imap/test_kill.py", "test_corpus.py", "test_deploy_postfix.py",
-    "test_policy_postfix.py", "test_bench.py", "/postfix/", "test_bouncycastle.py",
+    "system/test_crash.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py", "test_corpus.py", "opening/test_failures.py",
+    "milter/test_alone.py", "keys/test_forged.py", "store/test_received.py", "test_conversations.py",
+    "opening/test_late.py", "imap/test_kill.py", "test_bench.py", "/postfix/", "test_policy_postfix.py",
+    "cli/test_commands.py", "test_addresses.py", "test_liboqs_real.py", "test_bouncycastle.py", "test_key_receiver.py",
+    "unit/identity/", "unit/policy/",
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 
@@ -41,9 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Ten thousand collected tests live to the end: the garbage collector need not look at them again and again."""
+    """Ten thousand collected tests live to the end: the garbage collector need not look at them again and again.
+
+    What a test leaves is gone after so many objects more, and all of it at the end.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +68,12 @@ def _log_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    """Alice's, Bob's and Eve's certificates."""
-    return make_identities(tmp_path_factory.mktemp("identities"))
+    """Alice's, Bob's and Eve's certificates, made by the first process that needs them."""
+    ours = tmp_path_factory.getbasetemp()
+    directory = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "identities"
+    with (directory.parent / "identities.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_identities(directory)
 
 
 @pytest.fixture

@@ -1,17 +1,19 @@
-"""Benchmarks: each measures one thing and gives a BenchResult, which `qumail-relay bench` shows.
-Everything that a figure compares is measured in one run, on one machine, one after the other.
+"""Benchmarks, which `qumail-relay bench` shows: mail through whole relays (mail.py), or one part alone (the others).
+Everything that a figure compares is measured in one run, on one machine, in turn.
 
 | read | for |
 |---|---|
-| processes.py | processes that are started and asked, and a relay that seals among them |
-| traffic.py, sink.py | where mail comes from, and where it ends and is looked at |
-| rounds.py | ways of mail in turn, round after round |
-| mail.py | the relay beside a server that passes on (baselines.py) |
-| milter.py | the milter and the content filter of a Postfix (postfix.py), beside a bare milter (baselines.py) |
+| cases.py | what is measured and what is compared, with the aims: two tables |
+| mail.py | the run: cases are chosen, and measured by rounds.py (mail, in turn) and others.py, imap.py (all else) |
+| servers.py, processes.py, postfix.py | relays, KMEs, and a Postfix, each started when it is needed |
+| baselines.py | what relays are compared with: servers that pass on, and a milter that replaces bodies |
+| tools.py, traffic.py, sink.py | where mail comes from, where it ends, and where it is looked at |
+| usage.py | processor time and memory of processes |
+| figures.py, report.py, plot.py | medians, ratios, the JSON file; tables; the picture |
 | levels.py | what each level costs, beside its bare cryptography |
 | keys.py, soak.py | the KM client: how fast, and how it stands a KME that fails |
 | policy.py | loading and asking 100,000 policy files |
-| result.py | what comes of each, and its printing |
+| result.py | what comes of the last three, and the machine |
 
 Nothing imports this but the command line.
 """

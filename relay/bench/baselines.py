@@ -13,6 +13,7 @@ from typing import Any
 
 import aiosmtplib
 import uvloop
+from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from relay.bench.processes import serve
@@ -20,6 +21,8 @@ from relay.bench.processes import serve
 OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80 | 0x40000 | 0x80000).to_bytes(4)
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
 BODY_OCTETS = 65_535
+MOST_OCTETS = 100_000_000
+"""Of a mail that a server passes on; a relay in front makes 25 MB a third larger."""
 LINE = b"A" * 76 + b"\r\n"
 
 
@@ -87,14 +90,18 @@ def _packet(command: bytes, data: bytes = b"") -> bytes:
     return (1 + len(data)).to_bytes(4) + command + data
 
 
-async def _main(*next_hop: str) -> None:
-    """With the port of a next hop it is the server, without one the milter."""
+async def _main(protocol: str, next_hop: str = "0") -> None:
+    """`milter`, or a server that passes on to the port `next_hop`: `smtp`, or `lmtp` for one recipient a mail."""
     loop = asyncio.get_running_loop()
-    if not next_hop:
+    if protocol == "milter":
         await serve(BareMilter)
         return
-    handler = PassOn(int(next_hop[0]))
-    await serve(lambda: SMTP(handler, hostname="pass-through.example", enable_SMTPUTF8=True, loop=loop))
+    server, handler = {"smtp": SMTP, "lmtp": LMTP}[protocol], PassOn(int(next_hop))
+    await serve(
+        lambda: server(
+            handler, hostname="pass-through.example", enable_SMTPUTF8=True, data_size_limit=MOST_OCTETS, loop=loop
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def _parties(directory: Path) -> Parties:
 
 
 async def _figures(parties: Parties, name: str, size: int, rounds: int) -> LevelFigures:
-    message = b"".join(mails_of(size).mail(1))
+    message = next(mails_of(size))
     identity, peer, keys = parties.identity, parties.certificates, _Keys()
     assert identity is not None and peer is not None  # noqa: S101 - made above
     sealed = opened = b""

@@ -1,69 +1,99 @@
-"""How much mail the outgoing relay carries at level aes, beside a bare pass-through that seals nothing.
-Above 1 the ratio says that the relay is faster although it seals.
+"""The run that `qumail-relay bench` is: chooses cases, starts what they need, and collects their figures.
+What it has so far is in `Figures` at any moment, so that an interrupted run is worth something too.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from relay.bench.processes import sealing_relay, server
-from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
-from relay.bench.rounds import Case, CaseFigures, Rounds, RoundsPlan, Route
-from relay.bench.sink import Sink
+from relay.bench.cases import OTHERS, PARTS, QUICK, WAYS, case_name
+from relay.bench.figures import Figures
+from relay.bench.others import EXPECTED_S, MEASURED
+from relay.bench.result import BenchmarkFailed, Progress
+from relay.bench.rounds import Case, Rounds, expected_seconds
+from relay.bench.servers import Servers
+from relay.bench.tools import why_not
 
-FULL = RoundsPlan((Case("4 KB", 4_000, 16, 1.0), Case("10 MB", 10_000_000, 3, 0.5)), rounds=9, limit=50.0)
-QUICK = RoundsPlan((Case("4 KB", 4_000, 16, 0.5), Case("10 MB", 10_000_000, 2, 0.1)), rounds=1, limit=6.0)
-
-
-async def measure_mail(*, quick: bool, progress: Progress) -> BenchResult:
-    """Runs one of the plans. Raises BenchmarkFailed where a mail was refused, got lost, or was not as it should be."""
-    started = time.monotonic()
-    progress("starting", 0.0)
-    async with (
-        Sink() as sink,
-        sealing_relay(sink.port) as relay,
-        server("relay.bench.baselines", str(sink.port)) as pass_through,
-    ):
-        ways = (
-            Route("relay", relay.ports["outgoing"], "sealed"),
-            Route("pass_through", pass_through, "same"),
-        )
-        rounds = Rounds(sink)
-        stock = await relay.keys_left()
-        try:
-            figures = await rounds.run(QUICK if quick else FULL, ways, started, progress)
-        except BenchmarkFailed as error:
-            log = relay.log.read_text(errors="replace")[-1000:]
-            raise BenchmarkFailed(f"{error}\nThe relay's log ends in: {log}") from error
-        keys = stock - await relay.keys_left()
-    seconds, where = time.monotonic() - started, machine()
-    number = len(figures[0].rounds["relay"])
-    return BenchResult(
-        columns=("", "relay, sealing", "pass-through", "relay / pass-through"),
-        rows=[
-            (each.name, _figure(each, "relay"), _figure(each, "pass_through"), each.spread("relay", "pass_through"))
-            for each in figures
-        ],
-        notes=f"{f'Medians of {number} rounds' if number > 1 else 'One round'}, each target in turn; "
-        f"{seconds:.0f} s in all.\n{rounds.sealed} mails sealed and arrived; {keys} keys left the KME.\n{where}",
-        data={
-            "figures": [_data(each) for each in figures],
-            "sealed": rounds.sealed, "keys": keys, "seconds": seconds, "machine": asdict(where),
-        },
-    )  # fmt: skip
+ROUNDS = 5
 
 
-def _figure(figures: CaseFigures, way: str) -> str:
-    """Small mails are counted, large ones weighed (1 MB = 1,000,000 octets of the original)."""
-    median = figures.median(way)
-    return f"{median * figures.size / 1e6:,.0f} MB/s" if figures.size >= 1_000_000 else f"{median:,.0f} mails/s"
+@dataclass(slots=True)
+class Run:
+    """The cases that are measured, and how far they are."""
+
+    only: Sequence[str]
+    """Names of parts, ways or cases; none are all."""
+    quick: bool
+    progress: Progress
+    figures: Figures = field(default_factory=Figures)
+    _done_s: float = 0.0
+    """Seconds of work that are done, as they were expected."""
+
+    @property
+    def rounds(self) -> int:
+        """0: each case is measured just once, with few mails."""
+        return 0 if self.quick else ROUNDS
+
+    @property
+    def cases(self) -> list[Case]:
+        """In the order in which they are measured; those that cannot be are noted."""
+        chosen = [
+            Case(way, size)
+            for way in WAYS
+            for size in way.sizes
+            if not (self.quick and size not in QUICK)
+            and (not self.only or {way.part, way.name, case_name(way.name, size)} & set(self.only))
+        ]
+        for case in chosen:
+            if why := next(filter(None, map(why_not, case.way.needs)), ""):
+                self.figures.note(case.name, why)
+        return sorted((case for case in chosen if case.name not in self.figures.notes), key=lambda case: case.size)
+
+    async def measure(self) -> None:
+        """Figures are there as soon as they are known. Raises BenchmarkFailed where a server did not start."""
+        cases, others = self.cases, [name for name in OTHERS if not self.only or name in self.only]
+        total = sum(expected_seconds(case, self.rounds) for case in cases)
+        total += sum(EXPECTED_S[name][0 if self.quick else 1] for name in others)
+        say = self._say(total, time.monotonic())
+        async with Servers() as servers:
+            await Rounds(servers, self.figures, say).run(cases, rounds=self.rounds)
+            for name in others:
+                try:
+                    await MEASURED[name](servers, self.figures, say, quick=self.quick)
+                except BenchmarkFailed as error:
+                    self.figures.failed(name, error)
+            say("stopping", 0.0)
+
+    def _say(self, total: float, began: float) -> Callable[[str, float], None]:
+        """Hears of each step before it is taken, and of the seconds that it is expected to take."""
+
+        def say(doing: str, seconds: float) -> None:
+            # The first minute is believed to go as expected: starting servers tells little of what comes.
+            pace = (time.monotonic() - began + 60) / (self._done_s + 60)
+            left = max(0.0, total - self._done_s) * pace
+            remaining = f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+            self.progress(f"{doing}, {remaining} left", min(1.0, self._done_s / total))
+            self._done_s += seconds
+
+        return say
 
 
-def _data(figures: CaseFigures) -> dict[str, object]:
-    """All figures of one case."""
-    ways = {
-        way: {"mails_per_s": figures.median(way), "octets_per_s": figures.median(way) * figures.size, "rounds": rounds}
-        for way, rounds in figures.rounds.items()
-    }
-    return {"name": figures.name, "size": figures.size, **ways, "ratio": figures.ratio("relay", "pass_through")}
+def list_cases() -> str:
+    """What --only can choose, and why some of it cannot be measured here."""
+    lines = []
+    for part, what in PARTS.items():
+        lines.append(f"{part}: {what}")
+        for way in WAYS:
+            if way.part == part:
+                why = next(filter(None, map(why_not, way.needs)), "")
+                sizes = ", ".join(case_name("", size).strip() for size in way.sizes)
+                lines.append(f"    {way.name}: {sizes}{f'   ({why})' if why else ''}")
+    return "\n".join(lines)
+
+
+def unknown(names: Sequence[str]) -> list[str]:
+    """Those that --only cannot choose."""
+    known = {*PARTS, *(way.name for way in WAYS), *(case_name(way.name, size) for way in WAYS for size in way.sizes)}
+    return [name for name in names if name not in known]

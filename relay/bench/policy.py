@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from relay.bench.result import BenchResult, Progress, machine
-from relay.policy import PolicySet
+from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
 
 FULL_FILES = 100_000

@@ -16,10 +16,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from relay.errors import RelayError
+from relay.errors import ConfigError, RelayError
 
 Progress = Callable[[str, float], None]
 """Hears what is done now and the share of it that is over (0 to 1)."""
+
+
+STDOUT = Path("-")
+"""As the name of a file."""
 
 
 class BenchmarkFailed(RelayError):
@@ -57,10 +61,10 @@ class BenchResult:
     missed: Sequence[int] = ()
     faults: Sequence[str] = ()
 
-    def show(self, *, as_json: bool) -> None:
-        """On standard output."""
-        if as_json:
-            click.echo(json.dumps(self.data, indent=2))
+    def show(self, json_file: Path | None) -> None:
+        """On standard output; with a file only the data, there."""
+        if json_file is not None:
+            write_json(json_file, self.data)
             return
         table = Table(*self.columns)
         for column in table.columns[self.names :]:
@@ -70,6 +74,18 @@ class BenchResult:
         console = Console()
         console.print(table)
         console.print(self.notes, highlight=False, soft_wrap=True)
+
+
+def write_json(file: Path, data: Any) -> None:
+    """To a file or STDOUT. Raises ConfigError where it cannot be written."""
+    text = json.dumps(data, indent=2)
+    if file == STDOUT:
+        click.echo(text)
+        return
+    try:
+        file.write_text(f"{text}\n")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 def machine() -> Machine:

@@ -1,130 +1,145 @@
-"""Ways that mail can take, measured in turn, round after round, so that what else the machine does meets all of them.
-Every mail must have arrived, and as it should; the figures are medians.
+"""Mail in rounds: at each size all ways in turn, then all again, so that what else the machine does meets all of them.
+Before the first round each way carries a few mails to a sink that looks at them; afterwards they are only counted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from relay.bench.result import BenchmarkFailed, Progress
+from relay.bench.cases import CONNECTIONS, Way, case_name
+from relay.bench.figures import KEYS_RUN_OUT, Figures
+from relay.bench.result import BenchmarkFailed
+from relay.bench.servers import KeysRunOut, Servers
 from relay.bench.sink import Sink
-from relay.bench.traffic import Traffic
+from relay.bench.tools import send_new, taking
+from relay.bench.traffic import TIMEOUT_S, Handover, mails_of, send
+from relay.bench.usage import Usage
 
-ROUND_TIMEOUT_S = 120.0
-"""A round that has not ended by then has failed."""
-POLL_S = 0.01
+ROUND_S = 1.0
+"""How long the mails of a round shall take."""
+MOST_OCTETS = 300_000_000
+"""So much is sent in a round at most."""
+SETTLE_S = 0.5
+"""After a round, until processor time is read: what a relay puts off is work too."""
+START_S, CHECK_S = 0.5, 0.3
+"""What the start of a case and its first mails take, as expected."""
+POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Mails of `size` octets, over `connections` at once, for about `seconds` a round."""
+    """A way at a size of octets."""
 
-    name: str
+    way: Way
     size: int
-    connections: int
-    seconds: float
+
+    @property
+    def name(self) -> str:
+        return case_name(self.way.name, self.size)
+
+    @property
+    def recipient(self) -> str:
+        """For whom policy wants the way's level."""
+        return f"{self.way.level}@bob.example"
 
 
-@dataclass(frozen=True, slots=True)
-class RoundsPlan:
-    """What is measured: each case in `rounds`, fewer where `limit` (seconds, from the start) would be passed."""
-
-    cases: tuple[Case, ...]
-    rounds: int
-    limit: float
+def expected_seconds(case: Case, rounds: int) -> float:
+    """How long a case takes."""
+    return START_S + 2 * CHECK_S + rounds * _round_s(case)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Mail that comes in at `port` and `arrives` at the sink: sealed, as it was, or changed and in clear nowhere."""
-
-    name: str
-    port: int
-    arrives: Literal["sealed", "same", "changed"]
-
-
-@dataclass(frozen=True, slots=True)
-class CaseFigures:
-    """Mails a second of one case, for each way a value for each round."""
-
-    name: str
-    size: int
-    rounds: dict[str, list[float]]
-
-    def median(self, way: str) -> float:
-        """Mails a second."""
-        return statistics.median(self.rounds[way])
-
-    def ratio(self, way: str, base: str) -> float:
-        """One way's median by that of another."""
-        return self.median(way) / self.median(base)
-
-    def spread(self, way: str, base: str) -> str:
-        """The ratio, with the smallest and the largest one of a round."""
-        ratios = [one / other for one, other in zip(self.rounds[way], self.rounds[base], strict=True)]
-        return f"{self.ratio(way, base):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def _round_s(case: Case) -> float:
+    """Mail that is opened is sealed first."""
+    return ROUND_S * (2 if case.way.sealed else 1) + (SETTLE_S if case.way.told else 0.0)
 
 
 class Rounds:
-    """Sends through ways and looks at what arrives; where mail is `queued`, it is waited for."""
+    """The rounds of one run, over servers that are started for it; their figures go to `figures`."""
 
-    def __init__(self, sink: Sink, *, queued: bool = False) -> None:
-        self._traffic = Traffic()
-        self._sink = sink
-        self._queued = queued
-        self.sealed = 0
-        """How many mails have arrived sealed so far."""
+    def __init__(self, servers: Servers, figures: Figures, say: Callable[[str, float], None]) -> None:
+        """`say` hears of each step before it is taken, and of the seconds that it is expected to take."""
+        self._servers = servers
+        self._figures = figures
+        self._say = say
+        self._numbers: dict[Case, int] = {}
 
-    async def run(
-        self, plan: RoundsPlan, ways: Sequence[Route], started: float, progress: Progress
-    ) -> list[CaseFigures]:
-        """All rounds, after one mail for each connection to warm up; `started` is when the limit began to run.
+    async def run(self, cases: Sequence[Case], *, rounds: int) -> None:
+        """With `rounds` of 0 each case is measured just once, with few mails.
 
-        Raises BenchmarkFailed where a mail was refused, got lost, or was not as it should be.
+        Where mail was refused for other reasons than missing keys, lost, or not as it should be, the case has failed.
+        Raises BenchmarkFailed where a server did not start.
         """
-        for case in plan.cases:
-            for way in ways:
-                await self._round(Case(case.name, case.size, 2, 0.0), way)
-        figures = [CaseFigures(case.name, case.size, {way.name: [] for way in ways}) for case in plan.cases]
-        for number in range(plan.rounds):
-            begun = time.monotonic()
-            for place, (case, each) in enumerate(zip(plan.cases, figures, strict=True)):
-                done = (number + place / len(plan.cases)) / plan.rounds
-                progress(f"round {number + 1} of {plan.rounds}, {case.name}", done)
-                for way in ways:
-                    each.rounds[way.name].append(await self._round(case, way))
-            now = time.monotonic()
-            if now - started + (now - begun) > plan.limit:
-                break
-        progress("stopping", 1.0)
-        return figures
+        for case in cases:
+            self._say(f"starting what {case.name} needs", START_S)
+            await self._servers.port(case.way.door)
+        async with Sink(self._servers.sink) as sink:
+            for case in cases:
+                self._say(f"{case.name}: does it arrive as it should?", CHECK_S)
+                await self._step(case, self._check(case, sink))
+        async with taking(self._servers.sink) as arrived:
+            for number in range(rounds + 1):
+                for case in cases:
+                    step = f"round {number} of {rounds}" if number else "trying"
+                    self._say(f"{case.name}: {step}", _round_s(case) if number else CHECK_S)
+                    if case.name not in self._figures.notes:
+                        await self._step(case, self._round(case, arrived, counts=number > 0 or not rounds))
 
-    async def _round(self, case: Case, way: Route) -> float:
-        """Mails a second, until the last has been accepted, or where they are queued has arrived."""
-        begun = time.monotonic()
+    async def _step(self, case: Case, step: Coroutine[None, None, None]) -> None:
         try:
-            async with asyncio.timeout(ROUND_TIMEOUT_S):
-                sent = await self._traffic.send(way.port, case.size, connections=case.connections, seconds=case.seconds)
-        except TimeoutError as error:
-            raise BenchmarkFailed(f"{way.name}: mails were not accepted in {ROUND_TIMEOUT_S:.0f} s") from error
-        if sent.fault:
-            raise BenchmarkFailed(f"{way.name}: a mail was not accepted: {sent.fault}")
-        arrived = self._sink.count()
-        while self._queued and arrived.mails < sent.mails and time.monotonic() - begun < ROUND_TIMEOUT_S:
+            await step
+        except KeysRunOut:
+            self._figures.note(case.name, KEYS_RUN_OUT)
+        except BenchmarkFailed as error:
+            self._figures.failed(case.name, error)
+
+    async def _check(self, case: Case, sink: Sink) -> None:
+        """As many mails as there are at once in a round, which must arrive as the way says."""
+        number = CONNECTIONS[case.size]
+        await self._send(case, await self._mails(case, number) or [*itertools.islice(mails_of(case.size), number)])
+        arrived, until = sink.count(), time.monotonic() + TIMEOUT_S
+        while arrived.mails < number and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
-            arrived.add(self._sink.count())
-        seconds = time.monotonic() - begun if self._queued else sent.seconds
-        if arrived.mails != sent.mails:
-            raise BenchmarkFailed(f"{way.name}: {sent.mails} mails were accepted, {arrived.mails} have arrived")
-        sealed, in_clear = (sent.mails if way.arrives == how else 0 for how in ("sealed", "same"))
-        octets, original = arrived.octets, sent.mails * case.size
-        changed = not self._queued and (octets <= original if sealed else octets != original)
-        if (arrived.sealed, arrived.in_clear) != (sealed, in_clear) or changed:
-            raise BenchmarkFailed(f"{way.name}: mails arrived otherwise than they should ({way.arrives}): {arrived}")
-        self.sealed += sealed
-        return sent.mails / seconds
+            arrived.add(sink.count())
+        expected = {"sealed": (number, 0), "same": (0, number), "changed": (0, 0)}[case.way.arrives]
+        if arrived.mails != number or (arrived.sealed, arrived.in_clear) != expected:
+            raise BenchmarkFailed(f"{case.name}: {number} mails were to arrive ({case.way.arrives}), but: {arrived}")
+
+    async def _round(self, case: Case, arrived: Callable[[], int], *, counts: bool) -> None:
+        number = self._numbers.get(case, CONNECTIONS[case.size])
+        mails = await self._mails(case, number)
+        usage = Usage((await self._servers.server(case.way.told)).pid if case.way.told else 0)
+        usage.forget_peak()
+        spent, before, started = usage.cpu_seconds(), arrived(), time.perf_counter()
+        seconds = (await self._send(case, mails or number)).seconds
+        while arrived() - before < number:
+            seconds = time.perf_counter() - started
+            if seconds > TIMEOUT_S:
+                raise BenchmarkFailed(f"{case.name}: of {number} mails only {arrived() - before} have arrived")
+            await asyncio.sleep(POLL_S)
+        self._numbers[case] = max(1, min(int(number / seconds * ROUND_S), MOST_OCTETS // case.size))
+        if not counts:
+            return
+        self._figures.add(case.name, "mails/s", number / seconds)
+        if usage.tree():
+            await asyncio.sleep(SETTLE_S)
+            self._figures.add(case.name, "CPU ms", (usage.cpu_seconds() - spent) * 1000 / number)
+            self._figures.add(case.name, "peak MB", usage.peak())
+
+    async def _mails(self, case: Case, number: int) -> list[bytes]:
+        """Where the way is for sealed mails, so many."""
+        return await self._servers.sealed(case.size, number, case.recipient) if case.way.sealed else []
+
+    async def _send(self, case: Case, mails: list[bytes] | int) -> Handover:
+        """These mails, or so many new ones. Raises BenchmarkFailed where one was not accepted."""
+        port, connections, way = await self._servers.port(case.way.door), CONNECTIONS[case.size], case.way
+        if isinstance(mails, int):
+            sent = await send_new(
+                port, case.size, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp
+            )
+        else:
+            sent = await send(port, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp)
+        return self._servers.accepted(sent, case.name)

@@ -75,7 +75,16 @@ class SinkConnection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Greets; `transport` is an asyncio.Transport in all but name where uvloop made it."""
         self._transport: asyncio.Transport = transport
+        self._sink.connections.add(self)
         transport.write(b"220 sink.example ESMTP\r\n")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client has gone."""
+        self._sink.connections.discard(self)
+
+    def close(self) -> None:
+        """At once."""
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Commands or content, in whatever pieces they come."""
@@ -127,18 +136,26 @@ class SinkConnection(asyncio.Protocol):
 class Sink:
     """The server, as an async context manager, and what has arrived at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0, *, whole: bool = False) -> None:
+        """Listens at `port`, or any; `whole` mails are kept for `taken`, and not counted."""
+        self._port = port
+        self._whole = whole
+        self._messages: list[bytes] = []
         self._count = SinkCount()
         self._first = True
+        self.connections: set[SinkConnection] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: SinkConnection(self), "127.0.0.1", 0, backlog=512
+            lambda: SinkConnection(self), "127.0.0.1", self._port, backlog=512
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Also ends kept connections, over which mail would still come here, and not to who listens there next."""
         self._server.close()
+        for connection in [*self.connections]:
+            connection.close()
 
     @property
     def port(self) -> int:
@@ -148,13 +165,21 @@ class Sink:
     def octets_to_keep(self) -> float:
         """How much of the mail that now begins is looked at later."""
         first, self._first = self._first, False
-        return float("inf") if first else KEPT_OCTETS
+        return float("inf") if first or self._whole else KEPT_OCTETS
 
     def accept(self, message: bytes, octets: int, *, whole: bool) -> None:
         """Notes one mail, of which `message` was kept."""
+        if self._whole:
+            self._messages.append(message)
+            return
         self._count.mails += 1
         self._count.octets += octets
         self._count.kept.append((message, whole))
+
+    def taken(self) -> list[bytes]:
+        """The whole mails that have come since the last question."""
+        taken, self._messages = self._messages, []
+        return taken
 
     def count(self) -> SinkCount:
         """What has arrived since the last question, looked at; the next counts from nothing."""

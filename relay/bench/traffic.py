@@ -1,5 +1,5 @@
-"""The mails of a benchmark, and who sends them, over many connections at once, one mail each, as fast as they go.
-Standard: RFC 5322 and MIME for the mails, which need no dot-stuffing; RFC 5321 for the client, command by command.
+"""The mails of a benchmark, and a client that sends them, over many connections at once, one mail each.
+Standard: RFC 5322 and MIME for the mails, which need no dot-stuffing; RFC 5321 and 2033, command by command.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import itertools
 import random
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,33 +30,25 @@ User-Agent: A mail program of the usual kind 102.4\r
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Mails:
-    """Mails of one size that differ in their Message-ID: `size` octets with the header."""
+_SERIALS = itertools.count()
+TIMEOUT_S = 120.0
+"""Mails that are sent together have to be accepted, and to arrive, within this."""
+TOO_SLOW = f"not within {TIMEOUT_S:.0f} s"
 
-    size: int
-    body: bytes
 
-    def mail(self, serial: int) -> tuple[bytes, bytes]:
-        """Header and body of one of them."""
-        return (_HEADER % serial).encode(), self.body
+def mails_of(size: int) -> Iterator[bytes]:
+    """Mails without end, of `size` octets with the header, from 1000 on; no two have the same Message-ID."""
+    body = _body(size)
+    for serial in _SERIALS:
+        yield (_HEADER % serial).encode() + body
 
 
 @cache
-def mails_of(size: int) -> Mails:
-    """Mails of `size` octets, from 1000 on; the body is random base64."""
+def _body(size: int) -> bytes:
+    """Random base64 for a mail of `size` octets."""
     room = size - len(_HEADER % 0) - len(MARKER) - 2
     data = base64.encodebytes(random.Random(1).randbytes(room)).replace(b"\n", b"\r\n")  # noqa: S311
-    return Mails(size, MARKER + b"\r\n" + data[: room - 2].rstrip(b"\r\n").ljust(room - 2, b"=") + b"\r\n")
-
-
-_ENVELOPE = (
-    (b"", b"220"),
-    (b"EHLO sender.example\r\n", b"250"),
-    (b"MAIL FROM:<ann@alice.example>\r\n", b"250"),
-    (b"RCPT TO:<ben@bob.example>\r\n", b"250"),
-    (b"DATA\r\n", b"354"),
-)
+    return MARKER + b"\r\n" + data[: room - 2].rstrip(b"\r\n").ljust(room - 2, b"=") + b"\r\n"
 
 
 @dataclass
@@ -67,48 +60,49 @@ class Handover:
     fault: str = ""
 
 
-class Traffic:
-    """Sends mails; serial numbers are never used twice."""
+async def send(
+    port: int, messages: Iterable[bytes], *, connections: int, recipient: str, lmtp: bool = False
+) -> Handover:
+    """Messages to a local `port`, so many at once, until they are all sent, one was not accepted, or time is over."""
+    waiting, sent = iter(messages), Handover()
 
-    def __init__(self) -> None:
-        self._serials = itertools.count()
-
-    async def send(self, port: int, size: int, *, connections: int, seconds: float) -> Handover:
-        """Mails of `size` octets to a local `port` over so many `connections` at once.
-
-        Each sends one mail at least; none is begun when `seconds` have passed, and those begun come to their end.
-        """
-        mails, sent = mails_of(size), Handover()
-        started = time.perf_counter()
-        until = started + seconds
-        await asyncio.gather(*(self._keep_sending(port, mails, sent, until) for _ in range(connections)))
-        sent.seconds = time.perf_counter() - started
-        return sent
-
-    async def _keep_sending(self, port: int, mails: Mails, sent: Handover, until: float) -> None:
-        """One of the connections: at least one mail, more until time is over or something went wrong."""
-        while not sent.fault:
+    async def keep_sending() -> None:
+        for message in waiting:
             try:
-                fault = await _send(port, *mails.mail(next(self._serials)))
+                fault = await send_one(port, message, recipient=recipient, lmtp=lmtp)
             except OSError as error:
                 fault = f"{type(error).__name__}: {error}"
-            if fault:
+            if fault or sent.fault:
                 sent.fault = sent.fault or fault
                 return
             sent.mails += 1
-            if time.perf_counter() >= until:
-                return
 
-
-async def _send(port: int, header: bytes, body: bytes) -> str:
-    """Sends one mail; gives the first reply that was not as expected, or ""."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    started = time.perf_counter()
     try:
-        for command, expected in _ENVELOPE:
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.gather(*(keep_sending() for _ in range(connections)))
+    except TimeoutError:
+        sent.fault = TOO_SLOW
+    sent.seconds = time.perf_counter() - started
+    return sent
+
+
+async def send_one(port: int, message: bytes, *, recipient: str, lmtp: bool = False) -> str:
+    """Sends one mail over a connection of its own; gives the first reply that was not as expected, or ""."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    envelope = (
+        (b"", b"220"),
+        (b"%sHLO sender.example\r\n" % (b"L" if lmtp else b"E"), b"250"),
+        (b"MAIL FROM:<ann@alice.example>\r\n", b"250"),
+        (b"RCPT TO:<%s>\r\n" % recipient.encode(), b"250"),
+        (b"DATA\r\n", b"354"),
+    )
+    try:
+        for command, expected in envelope:
             writer.write(command)
             if not (reply := await _reply(reader)).startswith(expected):
                 return reply.decode("utf-8", "replace") or "the connection was closed"
-        writer.writelines((header, body, b".\r\n"))
+        writer.writelines((message, b".\r\n"))
         await writer.drain()
         reply = await _reply(reader)
         writer.write(b"QUIT\r\n")

@@ -5,65 +5,63 @@ The exit status is 0 for fine, 1 where something is wrong with what was asked ab
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 import click
 
+from relay.cli.lazy import Later, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.no_dumps import forbid_core_dumps
 
 COMMANDS = {
-    "bench": "bench:bench",
-    "check": "check:check",
-    "identity": "identity:identity",
-    "imap": "imap:imap",
-    "keys": "keys:keys",
-    "kme": "kme:kme",
-    "ledger": "ledger:ledger",
-    "open": "files:open_file",
-    "policy": "policy:policy",
-    "quarantine": "quarantine:quarantine",
-    "seal": "files:seal_file",
-    "serve": "serve:serve",
-    "setup": "setup:setup",
-    "users": "users:users",
+    "bench": Later(
+        "bench:bench", "Measure the outgoing relay at level aes, beside a bare aiosmtpd-to-aiosmtplib pass-through."
+    ),
+    "check": Later(
+        "check:check",
+        "Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.",
+    ),
+    "identity": Later(
+        "identity:identity",
+        "Who this site is to its peers: keys, certificates, and the documents that sites exchange.",
+    ),
+    "imap": Later("imap:imap", "Mailboxes that this relay reaches only by IMAP ([imap.*]).", door="imap"),
+    "keys": Later("keys:keys", "Look after the quantum keys: stored, used, and how long they will last."),
+    "kme": Later(
+        "kme:kme", "Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM."
+    ),
+    "ledger": Later(
+        "ledger:ledger", "Look at the record of mails that left with less than the first level listed for them."
+    ),
+    "open": Later(
+        "files:open_file",
+        "Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.",
+    ),
+    "policy": Later("policy:policy", "Check the policy files, explain what they decide, and try them on real mail."),
+    "quarantine": Later(
+        "quarantine:quarantine", "Look at arriving mail that could not be opened, release it, or drop it."
+    ),
+    "seal": Later(
+        "files:seal_file",
+        "Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.",
+    ),
+    "serve": Later("serve:serve", "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM."),
+    "setup": Later(
+        "setup:setup",
+        "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",
+    ),
+    "users": Later(
+        "users:users",
+        "Say who may submit mail to the relay, and from which addresses ([submission] users).",
+        door="smtp",
+    ),
 }
-"""Where each command is, `module:name` in relay.cli: one that is not called is not loaded, which takes a second."""
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands are loaded when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands."""
-        return sorted({*super().list_commands(ctx), *COMMANDS})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or None where there is none of this name."""
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            module, _, name = COMMANDS[cmd_name].partition(":")
-            try:
-                command = getattr(import_module(f"relay.cli.{module}"), name)
-            except ModuleNotFoundError as error:
-                command = _of_no_door(error)
-            self.add_command(command, cmd_name)
-        return super().get_command(ctx, cmd_name)
-
-
-def _of_no_door(error: ModuleNotFoundError) -> click.Command:
-    """Stands for a command of a door whose folder was taken away. Raises the error where it is another one."""
-    if not (error.name or "").startswith("relay.entry."):
-        raise error
-    cause = f"this relay has no {error.name}, which it needs"
-
-    def missing() -> None:
-        raise ConfigError(cause)
-
-    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-    return click.Command(None, anything, missing, help=cause, add_help_option=False)
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    later=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="qumail-relay")
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).

@@ -1,4 +1,4 @@
-"""`qumail-relay bench`: how much mail this machine carries, sealed, and what costs what.
+"""`qumail-relay bench`: how much mail this machine carries, sealed and opened, and what it costs beside other programs.
 Progress is on standard error, the result on standard output; nothing is left behind.
 """
 
@@ -7,57 +7,132 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
+from pathlib import Path
 from types import FrameType
 
 import click
 import uvloop
 from rich.console import Console
 
+from relay.bench import plot
+from relay.bench.figures import Figures
 from relay.bench.keys import measure_keys
 from relay.bench.levels import measure_levels
-from relay.bench.mail import measure_mail
-from relay.bench.milter import measure_milter
+from relay.bench.mail import Run, list_cases, unknown
 from relay.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
-from relay.bench.result import BenchResult, Progress
+from relay.bench.report import show
+from relay.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, machine, write_json
 from relay.bench.soak import soak
 from relay.cli.logs import configure_logging
 from relay.config import LogSettings
+from relay.errors import ConfigError
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One short round: shows that all works, says little about speed.")
+@click.option(
+    "--quick", is_flag=True, help="Each case once, with few mails: shows that all works, says little of speed."
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Only this part, way or case (--list); may be repeated.")
+@click.option("--list", "listed", is_flag=True, help="What can be measured, and what cannot be here, and why.")
+@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write all figures of all rounds; - is stdout.")
+@click.option("--compare", type=_FILE, metavar="FILE", help="Beside an earlier run, which --json has written.")
+@click.option("--plot", "picture", type=_FILE, metavar="FILE", help="Draw a PNG (needs matplotlib: the extra `bench`).")
 @click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow development KME.")
 @click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
 @click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
-@click.option("--milter", "what", flag_value="milter", help="The milter in a Postfix instead (root, Postfix).")
 @click.option("--soak", "soak_s", type=click.FloatRange(1, 86400), help="So many seconds of mail over failing KMEs.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: all figures of all rounds.")
-def bench(quick: bool, what: str | None, soak_s: float | None, as_json: bool) -> None:
-    """Measure the outgoing relay at level aes, beside a bare aiosmtpd-to-aiosmtplib pass-through.
+def bench(
+    quick: bool, only: tuple[str, ...], listed: bool, json_file: Path | None, compare: Path | None,
+    picture: Path | None, what: str | None, soak_s: float | None,
+) -> None:  # fmt: skip
+    """Measure how much mail relays on this machine seal and open, beside programs that only pass it on.
 
-    Everything runs on this machine, on free ports, with development keys: sender, relay, pass-through, and a
-    sink that checks that each mail arrived and was sealed. It takes up to a minute, --quick up to 10 s.
+    All of it runs on free ports of this machine, with development keys: two sites, a bare aiosmtpd-to-aiosmtplib
+    pass-through, and, as root where they are installed, a Postfix and a Dovecot of its own. smtp-source sends and
+    smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way
+    must first bring mail to a sink that looks whether it is sealed, or open, as it should be.
+
+    Ways are measured in turn, round after round; figures are medians. On two cores all of it takes 20 minutes,
+    with --quick under one. Ctrl-C ends it with what is known by then. Leave the machine alone meanwhile.
+
+    \b
+      qumail-relay bench --quick                          does everything work here?
+      qumail-relay bench --json now.json --plot now.png   all figures, and a picture
+      qumail-relay bench --only opening --compare now.json
     """
     signal.signal(signal.SIGTERM, _stopped)
+    if listed:
+        click.echo(list_cases())
+        return
+    if what is None and soak_s is None:
+        _mail(only, quick, json_file, compare, picture)
+        return
     with Console(stderr=True).status("") as status:
-        result = _measured(what, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
-    result.show(as_json=as_json)
+        result = _other(what, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
+    result.show(json_file)
     if result.faults:
         sys.exit(1)
 
 
-def _measured(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
+def _mail(
+    only: tuple[str, ...], quick: bool, json_file: Path | None, compare: Path | None, picture: Path | None
+) -> None:
+    """The run of all cases or some. What is missing for its output is said before it begins, not afterwards."""
+    if names := unknown(only):
+        raise click.UsageError(f"there is nothing called {names[0]!r} to measure; see --list")
+    earlier = Figures.read(compare) if compare else None
+    if picture is not None:
+        plot.library()
+    for file in (json_file, picture):
+        if file is not None and file != STDOUT:
+            _check_writable(file)
+    began, where, interrupted = time.monotonic(), machine(), False
+    with Console(stderr=True).status("") as status:
+        run = Run(only, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
+        # Like Ctrl-C: what was started is ended, and what is known is shown.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            uvloop.run(run.measure())
+        except KeyboardInterrupt:
+            interrupted = True
+        except BenchmarkFailed as error:
+            run.figures.faults.append(str(error))
+    seconds = time.monotonic() - began
+    rounds = f"medians of {run.rounds} rounds" if run.rounds else "one short round, which says little of speed"
+    about = f"{rounds}, {seconds:.0f} s in all; {where}"
+    if json_file != STDOUT:
+        show(run.figures, about, earlier)
+    if json_file is not None:
+        write_json(json_file, run.figures.data(where, seconds=seconds, rounds=run.rounds, interrupted=interrupted))
+    if picture is not None:
+        plot.plot(run.figures, about, picture)
+    for fault in run.figures.faults:
+        click.echo(f"FAILED: {fault}", err=True)
+    if interrupted:
+        click.echo("interrupted: this is what was known by then", err=True)
+        sys.exit(130)
+    if run.figures.faults:
+        sys.exit(1)
+
+
+def _check_writable(file: Path) -> None:
+    """Raises ConfigError where a run's result could not be written there afterwards."""
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def _other(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
     if soak_s is not None or what == "keys":
         configure_logging(LogSettings(level="error"))
         return asyncio.run(measure_keys(progress) if soak_s is None else soak(soak_s, progress=progress))
-    match what:
-        case "levels":
-            return measure_levels(quick=quick, progress=progress)
-        case "policy":
-            return measure_policy(files=QUICK_FILES if quick else FULL_FILES, progress=progress)
-        case "milter":
-            return uvloop.run(measure_milter(quick=quick, progress=progress))
-    return uvloop.run(measure_mail(quick=quick, progress=progress))
+    if what == "levels":
+        return measure_levels(quick=quick, progress=progress)
+    return measure_policy(files=QUICK_FILES if quick else FULL_FILES, progress=progress)
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:

@@ -28,7 +28,7 @@ from relay.config import Config, DirectionSettings, KMESettings, LogSettings, lo
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
-from relay.identity import PeerCertificates, identity_findings
+from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
@@ -37,10 +37,12 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
-from relay.store import SiteSecret, Spool, Store, open_store, spool_contents, transport_problem
+from relay.store.database import transport_problem
 from relay.store.ledger import why_not_writable
-from relay.store.secret import SECRET_LENGTH
+from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
+from relay.store.store import Store, open_store
 
 HELD = "mail is held (451)"
 SPOOLS = (
@@ -114,7 +116,7 @@ async def _postfix(config_file: Path, directory: Path) -> Found:
 
 async def _all(config_file: Path, trial_keys: bool) -> Found:
     try:
-        config, certificates = app.with_documents(load_config(config_file))
+        config, certificates = with_documents(load_config(config_file))
         folders = app.doors(config).values()
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]

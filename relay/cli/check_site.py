@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from contextlib import suppress
 from pathlib import Path
 
-from relay import app
 from relay.config import Config
 from relay.entry import DoorModule
 from relay.entry.listening import Where
 from relay.errors import ConfigError
-from relay.identity import PeerCertificates
+from relay.identity import PeerCertificates, own_identity
+from relay.levels.all import all_levels
 from relay.planner import Planner
-from relay.policy import LevelName
+from relay.policy.strength import LevelName
 
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
@@ -29,10 +29,10 @@ PATIENCE_S = 2.0
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
     """A line for each peer, with what it shares with us, and one for each level, with whom it can be had for."""
-    try:
-        planner = app.planner(config, certificates)
-    except ConfigError:  # our identity cannot be used, which is found elsewhere
-        planner = app.planner(config.model_copy(update={"identity": None}), certificates)
+    identity = None
+    with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
+        identity = own_identity(config)
+    planner = Planner(config, all_levels(config), identity, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
         can = [level for level in LEVELS if not planner.obstacle_for_peer(name, level)]

@@ -14,11 +14,10 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from relay import app
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings, load_config
-from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, make_key
+from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, load_keys, make_key
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
@@ -94,7 +93,7 @@ def show(config_file: Path, as_json: bool) -> None:
     config = load_config(config_file)
     if config.dkim is None or not config.dkim.keys:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
-    found = asyncio.run(_published(config.dkim, app.dkim_keys(config)))
+    found = asyncio.run(_published(config.dkim, load_keys(config)))
     if as_json:
         click.echo(json.dumps([_as_dict(key, problems) for key, problems in found], indent=2))
     else:
@@ -120,7 +119,7 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
             yield what, f"{key.algorithm}, {key.bits} bits, in the DNS", tuple(problems)
     if config.dkim.arc_seal:
         try:
-            arrivals(config, app.dkim_keys(config))
+            arrivals(config, load_keys(config))
         except ConfigError as error:
             yield "ARC", "", tuple(error.problems)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from relay.cli.dkim import dkim
 from relay.cli.identity_tables import (
     console,
     identity_as_dict,
@@ -24,7 +23,7 @@ from relay.cli.identity_tables import (
     print_peer,
     print_requested,
 )
-from relay.cli.invitations import accept
+from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import config_option
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings, load_config
@@ -53,8 +52,19 @@ from relay.identity import (
 )
 from relay.policy.names import fold_domain
 
+COMMANDS = {
+    "accept": Later(
+        "invitations:accept",
+        "Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.",
+    ),
+    "dkim": Later(
+        "dkim:dkim",
+        "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
+    ),
+}
 
-@click.group()
+
+@click.group(cls=LazyGroup, later=COMMANDS)
 def identity() -> None:
     """Who this site is to its peers: keys, certificates, and the documents that sites exchange.
 
@@ -66,10 +76,6 @@ def identity() -> None:
     and compare the words over the telephone before they answer yes. `export` and `import` do
     the same with the bare document, and its fingerprint in digits.
     """
-
-
-identity.add_command(dkim)
-identity.add_command(accept)
 
 
 @identity.command()

@@ -18,14 +18,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relay import app, key_receiver, upkeep
+from relay import key_receiver, upkeep
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
-from relay.identity import identity_findings
+from relay.identity import identity_findings, with_documents
 from relay.keys.build import key_ring
-from relay.store import SiteSecret, open_store, spool_contents
+from relay.store.secret import SiteSecret
+from relay.store.spool import spool_contents
+from relay.store.store import open_store
 
 FRESH_S = 60.0
 
@@ -45,7 +47,7 @@ def status(config_file: Path, as_json: bool) -> None:
     Exit status 1 where a KME is in trouble, keys will soon be gone, or a peer has no KME group.
     """
     configure_logging(LogSettings(level="error"))
-    config, _ = app.with_documents(load_config(config_file))
+    config, _ = with_documents(load_config(config_file))
     report = asyncio.run(_report(config))
     if as_json:
         click.echo(json.dumps(report, indent=2))

@@ -17,8 +17,8 @@ from rich.table import Table
 from relay.cli.options import config_option
 from relay.config import Config, load_config
 from relay.policy.names import printable
-from relay.store import SiteSecret
 from relay.store.ledger import AddressHash, ledger_entries, verify_ledger
+from relay.store.secret import SiteSecret
 
 EVENTS = ("downgrade", "plaintext", "shadow", "released", "dropped")
 

@@ -5,15 +5,22 @@ Standard: addresses and file names are shown as they are, with everything that c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay.cli.policy_site import Now
-from relay.keys.report import PoolRow
-from relay.policy import Decision, Explanation, LevelName, Lookup, PolicyFile, PolicySet, RuleLook
+from relay.policy.chosen import RuleLook
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision, Explanation, Lookup
+from relay.policy.file import PolicyFile
 from relay.policy.names import printable
+from relay.policy.strength import LevelName
+
+if TYPE_CHECKING:
+    from relay.cli.policy_site import Now
+    from relay.keys.report import PoolRow
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
 
@@ -140,6 +147,8 @@ def _found(lookup: Lookup) -> str:
 
 
 def _covered(file: PolicyFile) -> str:
+    if file.policy.ended:
+        return f"nobody: it ended on {file.policy.until}"
     if file.scope == "default":
         return "everybody else"
     if file.scope == "person":
@@ -153,7 +162,7 @@ def _only_clear(file: PolicyFile) -> bool:
 
 def _levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
-        return CLEAR
+        return CLEAR if file.policy.in_clear else Text("plaintext")
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
     number = len(file.policy.when)
     rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""

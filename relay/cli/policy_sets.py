@@ -1,9 +1,10 @@
-"""`qumail-relay policy diff`, `install` and `list`: what an edit changes, how it comes into force, what files say.
+"""`qumail-relay policy diff` and `install`: what an edit changes, and how it comes into force.
 Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before; codes in JSON are stable.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console
-from relay.cli.policy_site import PolicySite, load_configuration, load_site
+from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
@@ -27,14 +28,9 @@ from relay.cli.policy_traffic import (
     since_option,
 )
 from relay.errors import ConfigError
-from relay.policy import LevelName
 from relay.policy.compare import Comparison, compare
-from relay.policy.index import ListedFile, listed
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
-from relay.policy.strength import NAMES
-
-INDEX = "policy-list.json"
 
 _directory = click.Path(path_type=Path, exists=True, file_okay=False)
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
@@ -102,6 +98,10 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         _fail(
             f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
+    try:
+        _wait_for_others(click.get_current_context(), link.parent)
+    except OSError as error:
+        _fail(f"Not installed: {link.parent}: {error.strerror}")
     before = str(link.resolve()) if link.exists() else None
     comparison = _compared_with_present(after)
     if strict and (comparison is None or comparison.weaker):
@@ -121,6 +121,13 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
     if before is not None:
         click.echo(f"Undo with: qumail-relay policy install {before}")
+
+
+def _wait_for_others(context: click.Context, parent: Path) -> None:
+    """Until this command ends, nobody else installs: what it compares with is what it swaps. Raises OSError."""
+    number = os.open(parent, os.O_RDONLY)
+    context.call_on_close(lambda: os.close(number))
+    fcntl.flock(number, fcntl.LOCK_EX)
 
 
 def _compared_with_present(after: PolicySite) -> Comparison | None:
@@ -143,6 +150,7 @@ def _swap(link: Path, directory: Path) -> None:
     """The link leads to the directory from one moment to the next, also after a loss of power."""
     beside = link.with_name(f".{link.name}.{os.getpid()}")
     os.sync()  # the files themselves, before anything leads to them
+    beside.unlink(missing_ok=True)  # of a process of this number that was killed here
     beside.symlink_to(directory)
     try:
         beside.replace(link)
@@ -154,42 +162,6 @@ def _swap(link: Path, directory: Path) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-@click.command(name="list")
-@config_option
-@click.option("--clear", is_flag=True, help="Only what lets mail out in clear.")
-@click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
-@click.option("--peer", help="Only what seals for this peer.")
-@click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
-@json_option
-def list_files(
-    config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
-) -> None:
-    """List the policy files, or those of which all that is asked for is true."""
-    config, _ = load_configuration(config_file)
-    directory, index = config.policies.directory, config.state_directory / INDEX
-    try:
-        rows, number = listed(
-            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
-        )
-    except ConfigError as error:
-        _fail("\n".join(map(printable, error.problems)))
-    if as_json:
-        # One line for each file: 100,000 of them are written at once.
-        click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
-        return
-    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
-    for cells in map(_cells, rows):
-        click.echo(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
-        )
-    click.echo(f"{len(rows)} of {number} files.")
-
-
-def _cells(row: ListedFile) -> list[str]:
-    rules = f" + {row.rules} rules" if row.rules else ""
-    return [printable(row.file), ", ".join(row.levels) + rules, row.peer or "", ", ".join(row.codes)]
 
 
 def _show(comparison: Comparison, *, as_json: bool) -> None:

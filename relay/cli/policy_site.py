@@ -9,28 +9,30 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
 from cryptography import x509
 
-from relay import app, mime
-from relay.cli.logs import configure_logging
-from relay.config import Config, LogSettings, load_config
+from relay import mime
+from relay.cli.policy_config import exit_with, load_configuration
+from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
-from relay.identity import PeerCertificates
-from relay.keys.build import key_ring
-from relay.keys.report import PoolRow
-from relay.keys.ring import KeyRing
+from relay.identity import PeerCertificates, own_identity
+from relay.levels.all import all_levels
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
-from relay.policy import Decision, MessageFacts, PolicySet
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
 from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
-from relay.policy.names import printable
 from relay.policy.traffic import Sample
+
+if TYPE_CHECKING:
+    from relay.keys.report import PoolRow
+    from relay.keys.ring import KeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class PolicySite:
     @asynccontextmanager
     async def keys(self) -> AsyncIterator[KeyRing | None]:
         """The site's keys, with nothing running; None where the KMEs' certificates cannot be used."""
+        # Here, so that a command that asks no KME does not load what asks them.
+        from relay.keys.build import key_ring
+
         impatient = {
             name: kme.model_copy(update={"retry_attempts": 0}) for name, kme in self.config.kmes.items()
         }  # fmt: skip
@@ -66,7 +71,7 @@ class PolicySite:
 
     def planner(self) -> Planner:
         """Plans what would become of mail. Raises ConfigError."""
-        return app.planner(self.config, self.certificates)
+        return Planner(self.config, all_levels(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
         self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
@@ -112,17 +117,6 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
     return max(found, default=None)
 
 
-def load_configuration(config_file: Path) -> tuple[Config, dict[str, PeerCertificates]]:
-    """The configuration, and the certificates of peers' documents; prints every fault and exits with 1."""
-    configure_logging(LogSettings(level="error"))
-    try:
-        return app.with_documents(load_config(config_file))
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(problem), err=True)
-        raise SystemExit(1) from error
-
-
 def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
     """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1.
 
@@ -134,9 +128,7 @@ def load_site(config_file: Path, directory: Path | None = None, *, tested: bool 
     try:
         policies = folder.read_tested() if tested else folder.read()
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(with_column(problem)), err=True)
-        raise SystemExit(1) from error
+        exit_with(error, with_column)
     return PolicySite(config, certificates, policies, folder.tests)
 
 

@@ -30,7 +30,10 @@ from relay.quarantine import REASONS
 from relay.quarantine.release import Release, Released, why_not
 from relay.quarantine.triage import SHARES
 from relay.stopping import Stopped, told_to_stop
-from relay.store import Kept, Quarantine, SiteSecret, Store, open_store
+from relay.store.quarantine import Quarantine
+from relay.store.quarantine_table import Kept
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 
 NEARLY_FULL = 0.8
 

@@ -27,7 +27,6 @@ from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE
-from relay.setup.rehearsal import rehearse
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -223,6 +222,8 @@ def _undo(places: Places) -> None:
 
 
 def _rehearse(config: Config) -> None:
+    from relay.setup.rehearsal import rehearse  # loads all that seals, which the questions do without
+
     failed = False
     for to, became, wrong in asyncio.run(rehearse(config)):
         click.echo(f"{'WRONG' if wrong else 'ok   '}  to {to}: {wrong or became}")

@@ -2,7 +2,7 @@
 Standard: RFC 6376 (DKIM), RFC 8463 (Ed25519), RFC 8617 (ARC), RFC 8601 (Authentication-Results).
 """
 
-from relay.dkim.keys import ADVISED_RSA_BITS, Algorithm, SigningKey, load_key, make_key, record_name
+from relay.dkim.keys import ADVISED_RSA_BITS, Algorithm, SigningKey, load_key, load_keys, make_key, record_name
 from relay.dkim.records import KeyRecords
 from relay.dkim.results import AuthResult
 from relay.dkim.signing import Signer
@@ -19,6 +19,7 @@ __all__ = [
     "Verifier",
     "arrivals",
     "load_key",
+    "load_keys",
     "make_key",
     "record_name",
 ]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 
-from relay.config import DKIMKeySettings
+from relay.config import Config, DKIMKeySettings
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.policy.names import fold_domain
@@ -79,6 +79,11 @@ def public_octets(key: RSAPublicKey | Ed25519PublicKey) -> bytes:
     if isinstance(key, RSAPublicKey):
         return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def load_keys(config: Config) -> list[SigningKey]:
+    """The keys of [[dkim.keys]]. Raises ConfigError where one cannot be used."""
+    return [load_key(table) for table in config.dkim.keys] if config.dkim else []
 
 
 def load_key(table: DKIMKeySettings) -> SigningKey:

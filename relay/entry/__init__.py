@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.incoming import Incoming
     from relay.opening.original import Originals
     from relay.outgoing import Outgoing
-    from relay.store import SiteSecret, Spent
+    from relay.store.secret import SiteSecret
+    from relay.store.spent import Spent
 
 STEP_OCTETS = 1024 * 1024
 """Room for content whose size was not declared is asked for in steps of so many octets."""

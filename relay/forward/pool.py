@@ -164,7 +164,10 @@ def _wake(client: Client) -> Client:
 def _context(ca: Path | str, *, verify: bool) -> ssl.SSLContext:
     """`ca` is a file of CA certificates, or a word for the system's. Raises ConfigError."""
     try:
-        context = ssl.create_default_context(cafile=ca if isinstance(ca, Path) else None)
+        if isinstance(ca, Path):
+            context = ssl.create_default_context(cafile=ca)
+        else:  # the system's take milliseconds to read
+            context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     except OSError as error:
         raise ConfigError(f"next_hop_ca: {ca} cannot be used as CA certificates: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2

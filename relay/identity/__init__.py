@@ -3,7 +3,7 @@ Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and
 """
 
 from relay.identity.certificates import domains_of, valid_now
-from relay.identity.directory import load_identity, make_passphrase
+from relay.identity.directory import load_identity, make_passphrase, own_identity
 from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
@@ -18,7 +18,7 @@ from relay.identity.make import (
     request_certificates,
 )
 from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
-from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers
+from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers, with_documents
 from relay.identity.words import lines_of, same_words, words_of
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "load_peer_documents",
     "make_passphrase",
     "needs_nothing",
+    "own_identity",
     "peer_document",
     "pin",
     "read_document",
@@ -57,6 +58,7 @@ __all__ = [
     "same_words",
     "trusted_peers",
     "valid_now",
+    "with_documents",
     "words_of",
     "write_invitation",
 ]

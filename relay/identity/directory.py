@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.identity.certificates import (
@@ -163,6 +164,13 @@ def as_rsa(key: object) -> RSAPrivateKey:
     signature = key.sign(message, PKCS1v15(), SHA256())
     key.public_key().verify(signature, message, PKCS1v15(), SHA256())
     return key
+
+
+def own_identity(config: Config) -> Identity | None:
+    """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
+    if config.identity is None or not config.identity.directory.exists():
+        return None
+    return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
 def load_identity(directory: Path, *, passphrase: Path | None = None, now: datetime | None = None) -> Identity:

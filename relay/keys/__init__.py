@@ -10,7 +10,7 @@ From a message down to the wire::
     receiver.py    received keys, written down as they come
     etsi014.py     the ETSI client     skip.py   the SKIP client
     client.py      what both have, and one call: breaker, time limit, retries     health.py faults.py replies.py
-    http.py        one request, sent once                            tls.py
+    transport.py   one request, sent once                            http.py tls.py
     development.py the clients that programs share, with a key cache
 
 A program that wants keys and nothing else uses what this package exports, and reads its log through `logging`: below

@@ -6,8 +6,10 @@ practices (base units, `_total`). Labels carry names, never key_IDs.
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-import prometheus_client as prometheus
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 class Accounts:
@@ -73,7 +75,10 @@ _WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 class KeyMetrics:
     """The metrics of all KM clients of a relay, in `registry`; without one, in a registry of their own."""
 
-    def __init__(self, registry: prometheus.CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        # Here, since it brings HTTP servers and clients along: who counts nothing does not wait for them.
+        import prometheus_client as prometheus
+
         self.registry = prometheus.CollectorRegistry() if registry is None else registry
         self.requests = prometheus.Counter(
             "qumail_kme_requests",

@@ -47,7 +47,7 @@ from relay.keys.faults import (
     unclear,
 )
 from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
-from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender, Transport
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Key, Timing
@@ -125,6 +125,9 @@ class KMEClient(ABC):
         `name` (default: the URL) stands in logs and metrics. Raises ConfigError for another scheme than https, and
         when the files cannot be used.
         """
+        # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
+        from relay.keys.transport import Transport
+
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
         self.url = url.rstrip("/")

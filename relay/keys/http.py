@@ -1,33 +1,17 @@
-"""Requests to one KME over pooled TLS connections: each is sent exactly once, or the error says that it was.
-Standard: HTTP/1.1 (RFC 9112); ETSI GS QKD 014 V1.1.1, clause 5.1. Nothing here knows what a key is.
-
-aiohttp sends an idempotent request (GET) again by itself when the connection breaks, on a fresh connection
-too. A GET for keys that is sent twice burns or loses keys, so `_once` takes that second sending away.
+"""One request to a KME, what comes back, and who may send it; transport.py does.
+Standard: HTTP/1.1 (RFC 9112). Nothing here knows what a key is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
-from relay.keys.tls import ClientTLS
 
-MAX_REPLY_OCTETS = 32 * 1024 * 1024
-"""A longer reply is given up: no KME sends one, and memory is for mail."""
-
-CONNECT_TIMEOUT_S = 2.0
-"""A connection is there within this time or not at all: a handshake with a KME in the cloud takes a quarter second."""
-
-MAX_RETRY_AFTER_S = 3600.0
-"""A Retry-After beyond an hour is taken as an hour."""
+if TYPE_CHECKING:
+    from relay.keys.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,118 +58,6 @@ class NoAnswer(Exception):
         self.in_time = in_time
 
 
-class _Broken(aiohttp.ClientError):
-    """A broken connection, as an error that aiohttp does not answer by sending again."""
-
-
-class Transport:
-    """Connections to one KME. At most `per_host` to one address and `connections` in all; `timeout`s in seconds.
-
-    Without `keep_alive` each request gets a connection of its own.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        tls: ClientTLS,
-        *,
-        connections: int,
-        per_host: int,
-        keep_alive: bool = True,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self.tls = tls
-        self._connections = connections
-        self._per_host = per_host
-        self._keep_alive = keep_alive
-        self._session: aiohttp.ClientSession | None = None
-        self._under_way: Counter[aiohttp.ClientSession] = Counter()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def send(self, request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
-        """Sends once and reads the whole reply `within` seconds. Raises NoAnswer.
-
-        `on_sent` is called when the request goes out: from then on the KME may carry it out.
-        """
-        sent: list[bool] = []
-
-        def note_sent() -> None:
-            sent.append(True)
-            on_sent()
-
-        query = URL.build(query=request.query).raw_query_string if request.query else ""
-        target = URL(f"{self.url}{request.path}{'?' if query else ''}{query}", encoded=True)
-        session = self._open()
-        self._under_way[session] += 1
-        try:
-            async with session.request(
-                request.method,
-                target,
-                json=request.json,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT_S),
-                trace_request_ctx=note_sent,
-                middlewares=(_once,),
-            ) as reply:
-                body = await _read_bounded(reply.content)
-                return HTTPReply(reply.status, body, _retry_after(reply.headers.get("Retry-After")))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise _no_answer(error, sent=bool(sent)) from error
-        finally:
-            self._under_way[session] -= 1
-            if not self._under_way[session]:
-                del self._under_way[session]
-                if session is not self._session:
-                    await session.close()
-
-    def renew(self, what: str, *, anyway: bool = False) -> bool:
-        """Takes certificates that were renewed; whether there were any. `what` names the KME for the log.
-
-        Requests under way end over the connections they have; later ones open new connections.
-        """
-        if not self.tls.renew(what, anyway=anyway):
-            return False
-        session, self._session = self._session, None
-        # Its idle connections are closed when the last request over it has ended, or here.
-        if session is not None and not self._under_way[session]:
-            del self._under_way[session]
-            _drop(session)
-        return True
-
-    async def close(self) -> None:
-        """Closes all connections; a later request opens new ones."""
-        session, self._session = self._session, None
-        for each in {*self._under_way, *([session] if session is not None else [])}:
-            await each.close()
-
-    def __del__(self) -> None:
-        # A script that forgot to close its client is not punished with noise: what it needed has been done.
-        if session := self.__dict__.get("_session"):
-            _drop(session)
-
-    def _open(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            if self._session is not None:
-                self._session.detach()  # its loop has ended, and its connections with it
-            self._loop = loop
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_note_sent)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._connections,
-                    limit_per_host=self._per_host,
-                    ssl=self.tls.context,
-                    force_close=not self._keep_alive,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                trace_configs=[trace],
-            )
-        return self._session
-
-
 Sender = Callable[[HTTPRequest, float, Callable[[], None]], Awaitable[HTTPReply]]
 """One KME's way of sending requests: Transport.send, or a Receiver's for that KME."""
 
@@ -203,77 +75,3 @@ class Receiver(Protocol):
 
     async def close(self) -> None:
         """Lets calls under way end, for a moment, and lets go of the spool."""
-
-
-def _drop(session: aiohttp.ClientSession) -> None:
-    """Closes the session's connections at once, outside of any loop too."""
-    connector = session.connector
-    session.detach()
-    if connector is not None and not connector.closed:
-        connector._close()
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Client middleware: a connection that breaks under a request is the end of that request."""
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise  # nothing was sent, and aiohttp does not try again
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _Broken(f"{type(error).__name__}: {error}") from error
-
-
-async def _note_sent(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
-    context.trace_request_ctx()
-
-
-async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in content.iter_chunked(65536):
-        body += chunk
-        if len(body) > MAX_REPLY_OCTETS:
-            raise ValueError(f"the reply is larger than {MAX_REPLY_OCTETS} octets")
-    return bytes(body)
-
-
-def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
-        sent = False
-    if tls := _tls_fault(error):
-        # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
-        return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
-    return NoAnswer(what, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
-
-
-def _tls_fault(error: BaseException) -> str | None:
-    """What TLS did not like about either side, where that is what went wrong; a lost connection is not that."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-            return str(cause)
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return f"{cause}; is our certificate known there?"
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in seen:
-        seen.append(following)
-        yield following
-        inner = getattr(following, "os_error", None) or getattr(following, "certificate_error", None)
-        if isinstance(inner, BaseException):
-            yield inner
-        following = following.__cause__ or following.__context__
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header in its numeric form; a date says no more than "later"."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        return 1.0
-    return min(MAX_RETRY_AFTER_S, seconds) if seconds >= 0 else None

@@ -17,15 +17,18 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
 from relay.keys.faults import KMEFault
-from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Transport
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.replies import json_body, keys_asked_for
 from relay.keys.skip import key_asked_for
+
+if TYPE_CHECKING:
+    from relay.keys.transport import Transport
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +43,7 @@ _FRAME = struct.Struct("!II")
 
 
 class ReplySpool(Protocol):
-    """Where replies are written down; see relay.store.Spool."""
+    """Where replies are written down; see relay.store.spool."""
 
     def ready(self) -> None:
         """Takes room for the next replies. Raises StoreUnavailable."""

@@ -32,15 +32,10 @@ from relay.opening.recipients import (
     read_envelope,
     told_apart,
 )
-from relay.store import (
-    OTP_KEEP_FOR_S,
-    USED_KEEP_FOR_S,
-    Beat,
-    DeliveryRecords,
-    OpenedMail,
-    ReceivedKeys,
-    recipient_name,
-)
+from relay.store.beat import Beat
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.mail_identity import OpenedMail, recipient_name
+from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 
 log = structlog.get_logger(__name__)
 

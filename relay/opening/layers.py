@@ -22,7 +22,7 @@ from relay.keys.types import by_origin
 from relay.levels import Level, Opening
 from relay.levels.signatures import names, signs_under
 from relay.mail import domain_of
-from relay.store import Bound
+from relay.store.received_table import Bound
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates

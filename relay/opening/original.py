@@ -16,7 +16,9 @@ from relay import mime
 from relay.aio import off_loop
 from relay.dkim import Arrivals
 from relay.opening import MailOpener, Opened
-from relay.policy import MessageFacts, Missed, PolicySet, author
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.require import Missed, author
 
 log = structlog.get_logger(__name__)
 

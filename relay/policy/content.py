@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import email.errors
 import email.header
-from collections.abc import Callable, Hashable, Iterator
+import re
+import unicodedata
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
-from email.utils import parsedate_to_datetime
+from email.utils import collapse_rfc2231_value, parsedate_to_datetime
 from functools import cached_property
 from typing import TypeVar, cast
 
@@ -34,6 +36,9 @@ MAX_PART_HEADER_OCTETS = 16 * 1024
 T = TypeVar("T")
 
 _STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
+_MANY_MARKS = re.compile(r"([^\w\x00-\x7f]{31,})")
+_MESSAGES = frozenset({"message/rfc822", "message/global"})
+_FILE_NAMES = frozenset({"filename", "name"})
 _ENCODED = frozenset({"base64", "quoted-printable"})
 """What no part that holds others may be (RFC 2045, 6.4)."""
 
@@ -42,7 +47,7 @@ _ENCODED = frozenset({"base64", "quoted-printable"})
 class Part:
     """One part of a message that is not a wrapper around others: MIME type and file names, in lower case.
 
-    There may be two names, since mail programs do not agree which of two places counts.
+    There may be several names, since mail programs do not agree which of two places counts.
     """
 
     type: str
@@ -78,14 +83,15 @@ class MessageFacts:
         return found
 
     def values(self, name: str) -> list[str] | None:
-        """All values of a field (its name in lower case), unfolded, decoded, in lower case; [] where it is not there.
+        """All values of a field (its name in lower case) as `plain`, unfolded, decoded; [] where it is not there.
 
-        None where there are so many, or one that is so long, that not all is looked at.
+        A field that can be read in two ways has two. None where there are so many, or one that is so long, that not all
+        is looked at.
         """
         if name not in self._values:
             raw = self._fields.get(name.encode("ascii", "replace"), [])
             many = len(raw) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in raw)
-            self._values[name] = None if many else [decoded(each.partition(b":")[2]) for each in raw]
+            self._values[name] = None if many else [text for each in raw for text in readings(each.partition(b":")[2])]
         return self._values[name]
 
     @cached_property
@@ -145,19 +151,51 @@ class MessageFacts:
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
 
 
-def decoded(value: bytes) -> str:
-    """A field's value unfolded, with encoded words read (RFC 2047), in lower case, blanks made single."""
-    text = value.replace(b"\r\n", b"").decode("utf-8", "replace")
-    if "=?" in text:
-        text = _words(text)
-    return " ".join(text.casefold().split())
+def plain(text: str) -> str:
+    """As texts are compared: in lower case, in one form of Unicode (NFC), blanks made single.
+
+    So many marks as no letter has stay as they are: to sort them takes the square of their number.
+    """
+    pieces = _MANY_MARKS.split(text.casefold())
+    pieces[::2] = [unicodedata.normalize("NFC", piece) for piece in pieces[::2]]
+    return " ".join("".join(pieces).split())
+
+
+def readings(value: bytes) -> Iterable[str]:
+    """A field's value unfolded, with encoded words read (RFC 2047), as `plain`.
+
+    Octets that are no UTF-8 are read as Latin-1, too: old programs write a subject so, and mail programs show it.
+    """
+    unfolded = value.replace(b"\r\n", b"")
+    texts = {unfolded.decode("utf-8", "replace"), unfolded.decode("utf-8" if _is_utf8(unfolded) else "iso-8859-1")}
+    return {plain(_words(text)) for text in texts}
+
+
+def _is_utf8(octets: bytes) -> bool:
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _words(text: str) -> str:
-    try:
-        return str(email.header.make_header(email.header.decode_header(text)))
-    except (ValueError, LookupError, email.errors.MessageError):
+    """The text with each encoded word read where it stands; as it is where one is broken."""
+    if "=?" not in text:
         return text
+    try:
+        parts = email.header.decode_header(text)
+    except (ValueError, email.errors.MessageError):
+        return text
+    return "".join(part if isinstance(part, str) else _text(part, charset) for part, charset in parts)
+
+
+def _text(octets: bytes, charset: str | None) -> str:
+    """What these octets are, as far as that can be told; without a character set, decode_header has encoded text."""
+    try:
+        return octets.decode(charset or "raw-unicode-escape", "replace")
+    except (ValueError, LookupError):
+        return octets.decode("iso-8859-1")
 
 
 def _seconds_since(date: str, now: datetime) -> float | None:
@@ -188,10 +226,12 @@ class _PartFinder:
         entity = _structured(header)
         entity.set_default_type("message/rfc822" if in_digest else "text/plain")
         kind = entity.get_content_type()
-        wrapper = kind == "message/rfc822" or kind.startswith("multipart/")
+        if kind == "message/partial" or not set(kind).isdisjoint(" \t()"):  # a piece, or with a comment in its type
+            raise _Unclear
+        wrapper = kind in _MESSAGES or kind.startswith("multipart/")
         if wrapper and entity.get("content-transfer-encoding", "").strip().lower() in _ENCODED:
             raise _Unclear
-        if kind == "message/rfc822":
+        if kind in _MESSAGES:
             self.entity(message, body, end, depth + 1)
         elif wrapper:
             self._multipart(message, body, end, entity, depth)
@@ -268,15 +308,13 @@ def _boundary(entity: Message) -> bytes:
 
 
 def _file_names(entity: Message) -> tuple[str, ...]:
-    """What a mail program may offer for saving the part (RFC 2183, RFC 2231, RFC 2047)."""
+    """Every name that a mail program may offer for saving the part (RFC 2183, RFC 2231, RFC 2047)."""
+    names = set()
     try:
-        first = entity.get_filename("")
-        del entity["content-disposition"]
-        second = entity.get_filename("")
+        for field in ("content-disposition", "content-type"):
+            for key, value in entity.get_params([], header=field):
+                if key.lower() in _FILE_NAMES:
+                    names.add(plain(_words(collapse_rfc2231_value(value))))
     except (ValueError, LookupError, TypeError) as error:
         raise _Unclear from error
-    return tuple({_plain(name) for name in (first, second) if name})
-
-
-def _plain(name: str) -> str:
-    return " ".join((_words(name) if "=?" in name else name).casefold().split())
+    return tuple(names - {""})

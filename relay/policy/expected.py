@@ -4,7 +4,6 @@ policies/README.md has every setting; a test asks the policies alone, and takes 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal
@@ -23,9 +22,6 @@ from relay.policy.strength import LevelName, Quantum, parse_levels
 from relay.policy.units import Texts
 
 MAX_TESTS = 10_000
-
-_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*test[ \t]*\]\]", re.MULTILINE)
-_LONG_STRING = re.compile(r"\"{3}|'{3}")
 
 Expectation = tuple[LevelName, ...] | Literal["held", "refused"]
 """The levels that are tried, in order, or what becomes of mail that gets none."""
@@ -164,7 +160,7 @@ def becomes(
 def read_tests(text: str, source: str) -> tuple[Expected, ...]:
     """The tests of a tests.toml. Raises ConfigError."""
     tests = toml.parse(text, Tests, source=source).test
-    lines = _lines(text, len(tests))
+    lines = (toml.line_of(text, ("test", number)) or 1 for number in range(len(tests)))
     return tuple(Expected(f"{source}:{line}", test) for line, test in zip(lines, tests, strict=True))
 
 
@@ -176,14 +172,6 @@ def failures(tests: tuple[Expected, ...], policies: PolicySet) -> list[str]:
 def shown(expectation: Expectation) -> str:
     """As a person reads it."""
     return expectation if isinstance(expectation, str) else ", then ".join(expectation)
-
-
-def _lines(text: str, number: int) -> list[int]:
-    """Where each test begins: by a short way where that is plain."""
-    headers = [text.count("\n", 0, match.start()) + 1 for match in _HEADER.finditer(text)]
-    if len(headers) == number and not _LONG_STRING.search(text):
-        return headers
-    return [toml.line_of(text, ("test", place)) or 1 for place in range(number)]
 
 
 def _settings(test: Test) -> tuple[tuple[str, str | None], ...]:

@@ -153,7 +153,8 @@ class PolicyFolder:
 
     def moved_links(self) -> set[str]:
         """The files and directories behind links that are not as they were, which no watch can tell for sure."""
-        return {name for name, stamp in self._links.items() if stamp_of(self.directory / name) != stamp}
+        links = ((name, stamp, self.directory / name) for name, stamp in self._links.items())
+        return {name for name, stamp, path in links if stamp_of(path) != stamp or not os.path.lexists(path)}
 
     def stamp(self, name: str) -> Stamp | None:
         """That of the file when it was read, faulty or not; None where it was not there."""

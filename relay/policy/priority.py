@@ -4,11 +4,12 @@ Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the r
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from relay.keys.pads import Pad
-from relay.keys.refill import Supply
-from relay.keys.types import SealingKey
+if TYPE_CHECKING:
+    from relay.keys.pads import Pad
+    from relay.keys.refill import Supply
+    from relay.keys.types import SealingKey
 
 
 class KeysWithReserve(Protocol):

@@ -39,7 +39,9 @@ QUIET_S = 0.4
 GONE_QUIET_S = 2.0
 """Files that vanish are gone when nothing in the directory has changed for so long (seconds)."""
 LOUD_S = 10.0
-"""Where it takes longer than this until there is quiet (seconds), the log says why."""
+"""Where it takes longer than this until there is quiet, or to read the files (seconds), the log says so."""
+HANG_LOOK_S = 1.0
+"""How often it is looked whether the thread that reads files still waits for one (seconds)."""
 LOOK_S = 0.5
 """How often it is looked whether the directory, and what links lead to, is still the same (seconds)."""
 GATHER_S = 0.05
@@ -86,6 +88,7 @@ class PoliciesInForce:
         self._changed_at = self._began_at = clock()
         self._loud = False
         self._asked = False
+        self._step_began: float | None = None
         self._rescan_at = self._links_at = float("-inf")
         self._thread: _Thread | None = None
         self.metrics.files.set(len(self._current.files))
@@ -112,8 +115,12 @@ class PoliciesInForce:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._thread = _Thread(self._follow_edits, lambda: loop.call_soon_threadsafe(ended.set))
+        told: float | None = None
         try:
-            await ended.wait()
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), HANG_LOOK_S)
+                told = self._say_if_it_hangs(told)
             raise RuntimeError("the thread that follows edits of policies has ended")
         finally:
             thread, self._thread = self._thread, None
@@ -244,6 +251,7 @@ class PoliciesInForce:
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
+            self._step_began = self._clock()
             try:
                 self._step(watch)
                 trouble = ""
@@ -251,7 +259,19 @@ class PoliciesInForce:
                 if trouble != (trouble := f"{type(error).__name__}: {error}"):
                     log.error("policies_not_followed", cause=trouble, instead="tried again", exc_info=error)
                 watch.close()
+            self._step_began = None
         watch.close()
+
+    def _say_if_it_hangs(self, told: float | None) -> float | None:
+        """Says once of each step that it takes long, for no edit counts meanwhile; gives when the last began."""
+        began = self._step_began
+        if began is None or began == told or self._clock() - began < LOUD_S:
+            return told
+        cause = "reading takes long, as where a file system does not answer"
+        log.error(
+            "policies_take_long", directory=str(self._folder.directory), cause=cause, version=self._current.version
+        )
+        return began
 
     def _pause_s(self) -> float:
         return GATHER_S if self._unsettled and not self._loud else LOOK_S

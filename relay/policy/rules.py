@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
-from relay.policy.content import MessageFacts, Part
+from relay.policy.content import MessageFacts, Part, plain
 from relay.policy.patterns import AddressPatterns, Glob, Groups
 from relay.policy.settings import SealingSettings
 from relay.policy.units import Texts
@@ -30,11 +30,7 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
     name, colon, value = text.partition(":")
     if not _FIELD_NAME.fullmatch(name.strip()):
         raise ValueError(f'{text!r}: write a field name, or "Name: value" with * where anything may stand')
-    return name.strip().lower(), Glob.of(_plain(value)) if colon else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return name.strip().lower(), Glob.of(plain(value)) if colon else None
 
 
 class When(SealingSettings):
@@ -91,9 +87,9 @@ class When(SealingSettings):
             )
         self._senders = AddressPatterns.of(self.sender or ())
         self._fields = tuple(map(_field_pattern, self.header or ()))
-        self._tags = tuple(map(_plain, self.subject_tag or ()))
+        self._tags = tuple(map(plain, self.subject_tag or ()))
         self._types = tuple(map(_type_pattern, self.attachment_type or ()))
-        self._names = tuple(Glob.of(_plain(text)) for text in self.attachment_name or ())
+        self._names = tuple(Glob.of(plain(text)) for text in self.attachment_name or ())
         return self
 
     @property

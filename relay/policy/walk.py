@@ -71,6 +71,9 @@ class Listing:
                 raise ConfigError(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
             self.files[name] = stamp_of(entry)
             self._note_link(name, entry)
+        elif not directory and _leads_nowhere(entry):  # it may be a domain's directory, whose files are missed then
+            self._note_link(name, entry)
+            self.look(name)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
 
@@ -87,6 +90,10 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself; reading it will say so
         return False
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not Path(entry.path).exists()
 
 
 class FileText(NamedTuple):

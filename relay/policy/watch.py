@@ -183,9 +183,14 @@ class DirectoryWatch:
             if not place:
                 return True  # only a look at all of the top tells whether that is wrong
             directories.add(place)
-        elif not place and (is_directory or name in self._watches or (self._directory / name).is_dir()):
+        elif not place and (is_directory or name in self._watches or self._may_lead_to_one(name)):
             directories.add(name)
         return False
+
+    def _may_lead_to_one(self, name: str) -> bool:
+        """Whether this is a link to a directory, or to what is not there and may become one."""
+        path = self._directory / name
+        return path.is_dir() or (path.is_symlink() and not path.exists())
 
     def _unfollow(self, directory: str) -> None:
         watch = self._watches.pop(directory, None)

@@ -17,8 +17,9 @@ from relay.forward import NextHop, NextHopResult
 from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
-from relay.store import Kept, Quarantine
 from relay.store.ledger import Event, Ledger, LedgerEntry
+from relay.store.quarantine import Quarantine
+from relay.store.quarantine_table import Kept
 
 
 @dataclass(frozen=True, slots=True)

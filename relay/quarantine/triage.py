@@ -25,7 +25,9 @@ from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
 from relay.quarantine import REASONS, reason_of, told
-from relay.store import Arrival, Room, Store, Total
+from relay.store.quarantine import Room, Total
+from relay.store.quarantine_table import Arrival
+from relay.store.store import Store
 
 log = structlog.get_logger(__name__)
 

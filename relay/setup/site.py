@@ -14,7 +14,7 @@ from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put
 from relay.setup.policies import policy_file, write_first_policies
 from relay.setup.relay_toml import kme_files, relay_toml
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 
 MAX_PEM = 65_536
 """Octets of a certificate or key file that is copied."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Column, Executable, Integer, MetaData, Table, delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -34,7 +33,6 @@ SCHEMA_LOCK = 0x51754D61
 ROWS_AT_ONCE = 500
 """In one statement, well below either back end's limit on parameters."""
 
-Item = TypeVar("Item")
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -195,51 +193,6 @@ def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     """The rows in order, ROWS_AT_ONCE at a time."""
     for start in range(0, len(rows), ROWS_AT_ONCE):
         yield rows[start : start + ROWS_AT_ONCE]
-
-
-@dataclass(slots=True, eq=False)
-class _Queued(Generic[Item]):
-    item: Item
-    done: bool = False
-    error: StoreUnavailable | None = None
-
-
-class GroupCommit(Generic[Item]):
-    """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
-
-    Nobody is told "done" before the commit that holds their item has returned.
-    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
-    """
-
-    def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
-        self._commit = commit
-        self._turn = asyncio.Lock()
-        self._queue: list[_Queued[Item]] = []
-
-    async def __call__(self, item: Item) -> None:
-        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
-        mine = _Queued(item)
-        self._queue.append(mine)
-        try:
-            async with self._turn:
-                if not mine.done:
-                    await self._commit_all()
-        finally:
-            if not mine.done:
-                self._queue.remove(mine)
-        if mine.error:
-            raise StoreUnavailable(str(mine.error)) from mine.error
-
-    async def _commit_all(self) -> None:
-        together = list(self._queue)
-        error = None
-        try:
-            await self._commit([one.item for one in together])
-        except StoreUnavailable as trouble:
-            error = trouble
-        for one in together:
-            one.done, one.error = True, error
-        self._queue = [one for one in self._queue if not one.done]
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:

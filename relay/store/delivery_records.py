@@ -26,7 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
 from relay.store.claims import Claims
-from relay.store.database import Database, GroupCommit, batches, metadata, to_its_end
+from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.received_table import Bound, bind_keys
 

@@ -26,7 +26,7 @@ import structlog
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Mail
-from relay.store.database import GroupCommit
+from relay.store.group_commit import GroupCommit
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import sync_directory
 

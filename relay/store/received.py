@@ -15,7 +15,8 @@ from sqlalchemy import bindparam, delete, func, select, update
 
 from relay.cms import KeyUse
 from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
-from relay.store.database import ROWS_AT_ONCE, Database, GroupCommit, batches, to_its_end
+from relay.store.database import ROWS_AT_ONCE, Database, batches, to_its_end
+from relay.store.group_commit import GroupCommit
 from relay.store.received_table import KeyName, find, from_column, held, keys, new_row, opened_key, place
 from relay.store.secret import SealedOctets, SiteSecret
 

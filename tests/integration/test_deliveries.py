@@ -25,7 +25,9 @@ from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.sealing import SealedCopy
-from relay.store import SentRecords, SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.sent import SentRecords
+from relay.store.store import open_store
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.hop import SILENCE, Answer, Hop

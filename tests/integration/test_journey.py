@@ -16,7 +16,8 @@ from relay import app, cms, mime
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.opening import MailOpener, Opened
-from relay.store import DeliveryRecords, ReceivedKeys
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.received import ReceivedKeys
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload

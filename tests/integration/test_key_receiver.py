@@ -23,10 +23,11 @@ from relay.config import TCPAddress
 from relay.keys import Key
 from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
-from relay.store import SiteSecret, Spool
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool
 from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
-from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import SOON_LOCKED_OUT, DidNotStart, RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
@@ -161,7 +162,7 @@ async def test_a_relay_that_is_stopped_while_its_store_is_locked_opens_the_mail_
 ) -> None:
     other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
     given = when_given(kmes, lambda: lock(other))
-    async with relay_process(bob) as relay:
+    async with relay_process(bob, before=SOON_LOCKED_OUT) as relay:
         sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
         await given.get()
         relay.process.terminate()
@@ -177,7 +178,7 @@ async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
 ) -> None:
     given = when_given(kmes)
-    async with relay_process(bob) as relay:
+    async with relay_process(bob, before=SOON_LOCKED_OUT) as relay:
         other = sqlite3.connect(bob.directory / "relay.db", isolation_level=None)
         lock(other)
         several = several[:2]

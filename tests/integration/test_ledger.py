@@ -20,8 +20,8 @@ from relay.cli.ledger import ledger as command
 from relay.errors import ConfigError, StoreUnavailable
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import SiteSecret
 from relay.store.ledger import AddressHash, Ledger, LedgerEntry, ledger_entries, verify_ledger
+from relay.store.secret import SiteSecret
 from tests.integration.test_refusals import closed_port
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails

@@ -4,11 +4,11 @@ It prints how soon edits count, how long the event loop stood still meanwhile, a
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -131,4 +131,6 @@ async def _released(policies: PoliciesInForce) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else bench.FULL_FILES))
+    parser = argparse.ArgumentParser(prog="python -m tests.system.policy_scale", description=__doc__)
+    parser.add_argument("files", nargs="?", type=int, default=bench.FULL_FILES, help="policy files (%(default)s)")
+    uvloop.run(main(parser.parse_args().files))

@@ -1,4 +1,4 @@
-"""The mail benchmark from outside: it ends, its figures hang together, and it leaves nothing behind.
+"""The mail benchmark from outside: it ends, every kind of case has figures, and it leaves nothing behind.
 No time and no speed is asserted, since the machine may be busy.
 """
 
@@ -7,70 +7,166 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from relay.bench import servers, tools
+from relay.bench.cases import PARTS, WAYS, Way
+from relay.bench.figures import KEYS_RUN_OUT
+from relay.bench.mail import Run
 from relay.bench.processes import command, server
+from relay.bench.report import show
 from relay.bench.result import BenchmarkFailed
 from relay.bench.traffic import MARKER, mails_of
+from relay.cli import cli
 from relay.config.values import parse_address
+from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
+from tests.testlib.dovecot import requires_dovecot
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
 
-
-def _bench(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, its temporary files under `directory`."""
-    return subprocess.run(
-        [sys.executable, "-m", "relay", "bench", "--quick", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        env={**os.environ, "TMPDIR": str(directory)},
-    )
+SOME = ("pass-through 4 KB", "aes 4 KB", "aes, LMTP 4 KB", "opening aes 4 KB", "sealed and opened 4 KB")
 
 
-def test_a_quick_run_measures_both_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = _bench(tmp_path, "--json")
+def _command(directory: Path, *options: str) -> tuple[list[str], dict[str, str]]:
+    """The command, and its environment: temporary files under `directory`."""
+    return [sys.executable, "-m", "relay", "bench", *options], {**os.environ, "TMPDIR": str(directory)}
+
+
+def _bench(directory: Path, *options: str) -> Any:
+    """What `bench --quick --json -` says; nothing is left behind in `directory`."""
+    command, environment = _command(directory, "--quick", "--json", "-", *options)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    small, large = result["figures"]
-    for figures in (small, large):
-        relay, bare = figures["relay"], figures["pass_through"]
-        assert len(relay["rounds"]) == len(bare["rounds"]) == 1
-        assert relay["mails_per_s"] > 0
-        assert relay["octets_per_s"] == relay["mails_per_s"] * figures["size"]
-        assert figures["ratio"] == pytest.approx(relay["mails_per_s"] / bare["mails_per_s"])
-    assert small["size"] < large["size"]
-    assert result["keys"] >= result["sealed"] > 0
-    assert result["machine"]["cores"] >= 1
-    assert not list(tmp_path.iterdir())
+    assert not list(directory.iterdir())
+    return json.loads(done.stdout)
+
+
+def _only(*names: str) -> list[str]:
+    return [option for name in names for option in ("--only", name)]
+
+
+def test_each_direction_door_and_part_is_measured_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    result = _bench(tmp_path, *_only(*SOME, "latency", "memory", "commands"))
+    figures = result["figures"]
+    for name in SOME:
+        assert set(figures[name]) == {"mails/s", "CPU ms", "peak MB"}
+        assert figures[name]["mails/s"][0] > 0
+        assert figures[name]["peak MB"][0] > 1
+    for name in ("sink", "pass-through", "sealing", "opening"):
+        [middle], [worst] = figures[f"latency, {name}"]["p50 ms"], figures[f"latency, {name}"]["p99 ms"]
+        assert 0 < middle <= worst
+    assert figures["memory, idle"]["MB"][0] > figures["memory, idle, first process"]["MB"][0] > 1
+    assert figures["memory, one 25 MB mail above idle"]["x size"][0] > 0
+    assert figures["command, --help"]["s"][0] > 0
+    assert "memory, kept above idle" in result["notes"]
+    [ratio] = [one for one in result["ratios"] if one["this"] == "aes 4 KB"]
+    assert ratio["value"] == figures["aes 4 KB"]["mails/s"][0] / figures["pass-through 4 KB"]["mails/s"][0]
 
 
 @requires_postfix
-def test_a_quick_run_with_postfix_measures_each_way_and_leaves_nothing_behind() -> None:
+def test_filters_and_milters_in_a_postfix_are_measured_beside_it(in_the_open: Path) -> None:
+    ways = [way.name for way in WAYS if way.needs == ("Postfix",)]
+    result = _bench(in_the_open, *_only(*(f"{way} 4 KB" for way in ways)))
+    assert len(ways) == 5
+    assert all(result["figures"][f"{way} 4 KB"]["mails/s"][0] > 0 for way in ways)
+
+
+@requires_dovecot
+def test_mailboxes_are_opened_and_copied(in_the_open: Path) -> None:
+    figures = _bench(in_the_open, *_only("imap"))["figures"]
+    assert figures["IMAP, copied"]["s"][0] > 0
+    assert "IMAP, opened" in figures
+
+
+@pytest.fixture
+def in_the_open() -> Iterator[Path]:
+    """A directory into which the users of other servers get, which they may not below pytest's directories."""
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)  # Postfix's own user must get in, which it may not below pytest's directories
-        done = _bench(Path(name), "--milter", "--json")
-        left = list(Path(name).iterdir())
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    for figures in result["figures"]:
-        rounds = figures["rounds"]
-        assert set(rounds) == {"postfix", "bare", "milter", "lmtp"}
-        assert all(len(each) == 1 and each[0] > 0 for each in rounds.values())
-        ratio = result["ratios"][figures["name"]]["milter"]
-        assert ratio == pytest.approx(rounds["milter"][0] / rounds["postfix"][0])
-    assert result["sealed"] > 0
-    assert not left
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def test_it_is_said_at_which_level_and_size_the_keys_run_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(servers, "STOCK_OF_KEYS", 200_000)
+    run = Run(("otp 4 KB", "otp 1 MB"), quick=True, progress=lambda *_: None)
+    await run.measure()
+    assert run.figures.notes == {"otp 1 MB": KEYS_RUN_OUT}
+    assert run.figures.median("otp 4 KB", "mails/s")
+    show(run.figures, "")
+    assert f"otp 1 MB: {KEYS_RUN_OUT}" in capsys.readouterr().out
+
+
+async def test_without_the_tools_of_postfix_python_sends_and_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "_SOURCE", None)
+    run = Run(("pass-through 4 KB", "source to sink 4 KB"), quick=True, progress=lambda *_: None)
+    await run.measure()
+    assert run.figures.median("pass-through 4 KB", "mails/s")
+    assert "not installed" in run.figures.notes["source to sink 4 KB"]
+
+
+async def test_a_way_that_loses_its_protection_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in clear is never reported as the speed of sealing."""
+    open_way = Way("sealing", "open", "pass-through", "sealed")
+    monkeypatch.setattr("relay.bench.mail.WAYS", (open_way,))
+    run = Run(("open 4 KB",), quick=True, progress=lambda *_: None)
+    await run.measure()
+    assert not run.figures.rounds
+    assert "16 mails were to arrive (sealed)" in run.figures.faults[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_interrupted_it_shows_what_it_knows_and_ends_all_that_it_started(tmp_path: Path, number: int) -> None:
+    command, environment = _command(
+        tmp_path, "--quick", *_only("pass-through 4 KB", "sealed and opened 4 KB", "memory")
+    )
+    bench = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment)
+    until = time.monotonic() + 100
+    # The relay whose memory is measured starts when the figures of the other case are known.
+    while not list(tmp_path.glob("*/alice-idle/ready")) and time.monotonic() < until:
+        assert bench.poll() is None
+        time.sleep(0.02)
+    bench.send_signal(number)
+    shown, complaint = bench.communicate(timeout=60)
+    assert bench.returncode == 130
+    assert "interrupted" in complaint
+    assert "pass-through" in shown
+    assert not list(tmp_path.iterdir())
+    assert not [each for each in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(each)]
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_started() -> None:
+    bench = CliRunner().invoke(cli, ["bench", "--only", "aes 3 KB"])
+    assert bench.exit_code == 2
+    assert "aes 3 KB" in bench.output
+    nowhere = CliRunner().invoke(cli, ["bench", "--json", "/nowhere/run.json"])
+    assert isinstance(nowhere.exception, ConfigError)
+    listed = CliRunner().invoke(cli, ["bench", "--list"]).output
+    assert all(way.name in listed for way in WAYS)
+    assert all(f"{part}: " in listed for part in PARTS)
 
 
 async def test_a_relay_that_serves_has_loaded_no_benchmark_and_no_development_kme(
@@ -91,13 +187,13 @@ async def test_a_relay_that_serves_has_loaded_no_benchmark_and_no_development_km
         await relay.wait()
     loaded = (tmp_path / "loaded").read_text().split()
     assert "relay.app" in loaded
-    assert not [module for module in loaded if module.startswith(("relay.bench", "relay.kme"))]
+    assert not [module for module in loaded if module.startswith(("relay.bench", "relay.kme", "matplotlib"))]
 
 
 @pytest.mark.parametrize("size", [1_000, 1_001, 4_000, 4_077, 100_000])
 def test_mails_have_their_size_and_need_no_dot_stuffing(size: int) -> None:
     mails = mails_of(size)
-    first, second = (b"".join(mails.mail(serial)) for serial in (1, 999_999_999_999))
+    first, second = next(mails), next(mails)
     assert len(first) == len(second) == size
     assert first != second
     assert MARKER in first

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 from tests.integration.store.backends import Backend, PostgreSQLServer
 from tests.integration.store.conftest import postgresql as postgresql  # a fixture
 from tests.integration.store.conftest import server as server  # a fixture

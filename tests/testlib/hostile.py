@@ -236,7 +236,7 @@ REPLIES: dict[str, Maker] = {
 
 def _rules(octets: int) -> bytes:
     rule = '[[when]]\nsubject_tag = ["[a{0}]", "[b{0}]"]\nheader = "X-{0}: *a*b*c*"\nlevels = ["otp"]\n\n'
-    return ('levels = ["aes"]\n\n' + "".join(rule.format(number) for number in range(octets // 80))).encode()
+    return ('levels = ["aes"]\n\n' + "".join(rule.format(number) for number in range(octets // 96))).encode()
 
 
 FILES: dict[str, Maker] = {
@@ -248,7 +248,7 @@ FILES: dict[str, Maker] = {
     "lists in lists": lambda n: b"levels = " + _filled(b"[", n) + b"\n",
     "tables in tables": lambda n: b"levels = " + _filled(b"{a=", n) + b"\n",
     "dots in a name": lambda n: _filled(b"a.", n) + b"a = 1\n",
-    "names": lambda n: b"".join(b"k%d = 1\n" % number for number in range(n // 10)),
+    "names": lambda n: b"".join(b"k%d = 1\n" % number for number in range(n // 12)),
     "headers": lambda n: b"".join(b"[t%d]\n" % number for number in range(n // 9)),
     "dotted headers": lambda n: b"".join(b"[a.b.c.d.e%d]\n" % number for number in range(n // 17)),
     "empty rules": lambda n: b'levels = ["aes"]\n' + _filled(b"[[when]]\n", n),

@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from relay.config import TCPAddress
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import Postfix

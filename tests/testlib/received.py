@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.store import Store
+from relay.store.store import Store
 
 
 async def held(store: Store, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:

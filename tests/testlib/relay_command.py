@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import click
+
 ROOT = Path(__file__).parents[2]
 MOST = 65_536
 
@@ -144,11 +146,9 @@ def _forker() -> socket.socket:
 
 def fork_for_ever(descriptor: int) -> None:
     """What that process does."""
-    from relay import cli
-    from relay.cli import COMMANDS
+    from relay.cli import cli
 
-    for command in COMMANDS:
-        cli.cli.get_command(None, command)  # type: ignore[arg-type] # it does not look at the context
+    _load(cli)
     connection = socket.socket(fileno=descriptor)
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -173,6 +173,15 @@ def fork_for_ever(descriptor: int) -> None:
                 running[pid] = files.pop()
                 for file in files:
                     os.close(file)
+
+
+def _load(group: click.Group) -> None:
+    """All its commands, and theirs."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            _load(command)
 
 
 def _tell_who_ended(running: dict[int, int]) -> None:

@@ -51,6 +51,10 @@ kme_groups = ["alice-bob"]
 """
 
 
+SOON_LOCKED_OUT = "from relay.store import store; store.BUSY_TIMEOUT_S = 0.5"
+"""Run before a relay, this has it wait no longer for another who writes to its store."""
+
+
 @dataclass(frozen=True)
 class Site:
     """A directory with all that one relay needs."""

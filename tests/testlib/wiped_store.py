@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from relay.store import SiteSecret, Store, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 
 
 class WipedStore:

@@ -23,7 +23,7 @@ from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
 from relay.levels.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
 from relay.opening.recipients import SKEW, WINDOW
-from relay.store import OTP_KEEP_FOR_S, UNUSED_KEEP_FOR_S, USED_KEEP_FOR_S
+from relay.store.received import OTP_KEEP_FOR_S, UNUSED_KEEP_FOR_S, USED_KEEP_FOR_S
 from tests.vectors import trees
 from tests.vectors.case import read_all
 from tests.vectors.trees import Node

@@ -5,6 +5,7 @@ Standard: TOML 1.0; every fault of a file is one line, `file:line: key: what is 
 from __future__ import annotations
 
 import time
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,6 +144,28 @@ def test_a_value_without_a_line_of_its_own_has_that_of_its_parent() -> None:
     assert toml.line_of("a = 1", ("x",)) is None
 
 
+def test_the_lines_of_a_text_are_looked_for_once_however_many_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = 300
+    text = "".join(f"key{number} = 1\n" for number in range(keys))
+    read: list[str] = []
+    real = tomllib.loads
+
+    def counted(each: str) -> dict[str, Any]:
+        read.append(each)
+        return real(each)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert [toml.line_of(text, (f"key{number}",)) for number in range(keys)] == list(range(1, keys + 1))
+    assert len(read) == keys
+
+
+def test_of_very_many_faults_the_first_are_told_and_how_many_there_are_more() -> None:
+    told = faults("".join(f"key{number} = 1\n" for number in range(toml.MAX_FAULTS + 7)))
+    assert len(told) == toml.MAX_FAULTS + 1
+    assert told[0].startswith("f:1: key0: unknown setting")
+    assert told[-1] == "f: 7 more faults"
+
+
 def test_all_faults_are_told_at_once() -> None:
     assert faults('level = "x"\nmode = "bounce"\nnoet = ""') == [
         "f:1: level: input should be a valid integer",
@@ -203,8 +226,13 @@ def test_a_file_of_the_greatest_size_is_read(tmp_path: Path) -> None:
     assert toml.parse(toml.read(tmp_path / "x.toml"), File, source="x.toml") == File()
 
 
-def test_a_great_number_of_faults_is_told_in_reasonable_time() -> None:
-    assert len(faults("".join(f"x{number} = 1\n" for number in range(5000)))) == 5000
+def test_of_a_great_number_of_faults_the_first_are_told_and_the_others_counted() -> None:
+    *told, last = faults("".join(f"levle{number} = 1\n" for number in range(5000)))
+    assert told == [
+        f"f:{number + 1}: levle{number}: unknown setting; did you mean 'level'?" for number in range(toml.MAX_FAULTS)
+    ]
+    assert last == f"f: {5000 - toml.MAX_FAULTS} more faults"
+    assert len(faults("".join(f"x{number} = 1\n" for number in range(toml.MAX_FAULTS)))) == toml.MAX_FAULTS
 
 
 def test_a_very_long_dotted_key_is_looked_at_only_as_deep_as_needed() -> None:

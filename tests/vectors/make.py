@@ -4,7 +4,7 @@ Standard: cases of levels otp and aes come out octet for octet the same; signatu
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -37,4 +37,6 @@ def write(directory: Path, made: Iterable[Case]) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else DIRECTORY, cases())
+    parser = argparse.ArgumentParser(prog="python -m tests.vectors.make", description=__doc__)
+    parser.add_argument("directory", nargs="?", type=Path, default=DIRECTORY, help="its *.txt are replaced")
+    write(parser.parse_args().directory, cases())

@@ -16,7 +16,7 @@ import re
 
 from relay import mime
 from relay.errors import MalformedMessage
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 
 FIELDS = ("Content-Type", "X-QuMail-Protection", "Message-ID")
 """The header fields that tell sealed messages, originals, and marks that nobody here wrote."""

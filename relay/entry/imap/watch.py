@@ -25,7 +25,7 @@ from relay.entry.imap.opening import MailboxOpener
 from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.opening.original import Originals
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)
 

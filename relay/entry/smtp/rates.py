@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from relay.errors import RelayError
-from relay.store import Spending, Spent
-from relay.store.spent import ROWS_AT_ONCE
+from relay.store.spent import ROWS_AT_ONCE, Spending, Spent
 
 log = structlog.get_logger(__name__)
 

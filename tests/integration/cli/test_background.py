@@ -15,7 +15,7 @@ from relay import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
-from relay.store import ReceivedKeys
+from relay.store.received import ReceivedKeys
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site

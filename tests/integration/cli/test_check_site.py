@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import mime
+from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.identities import Identities
@@ -76,8 +77,8 @@ async def test_a_peer_without_a_group_is_found_by_check_keys_status_and_the_log(
 async def test_no_quantum_keys_on_purpose_are_no_finding(alice: Site) -> None:
     with_second_group(alice)
     edit(alice, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')
-    assert app.with_documents(alice.config)[0].peers["bob"].kme_groups == ()
-    assert not app.with_documents(alice.config)[0].peers_without_keys
+    assert with_documents(alice.config)[0].peers["bob"].kme_groups == ()
+    assert not with_documents(alice.config)[0].peers_without_keys
 
 
 async def test_a_document_that_names_our_group_does_not_count_where_none_is_meant(
@@ -86,11 +87,11 @@ async def test_a_document_that_names_our_group_does_not_count_where_none_is_mean
     site = make_site(
         tmp_path / "other", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, identities=identities
     )  # fmt: skip
-    assert app.with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
     edit(site, GROUPS, "")
-    assert app.with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
     edit(site, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')
-    assert app.with_documents(site.config)[0].peers["bob"].kme_groups == ()
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ()
 
 
 async def test_a_line_for_each_kme_peer_level_and_door_under_a_summary_and_over_what_to_run_next(alice: Site) -> None:

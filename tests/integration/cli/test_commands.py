@@ -22,7 +22,9 @@ from relay.cli import check
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import SiteSecret, open_store, sqlite
+from relay.store import sqlite
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.testlib import mails, relay_command
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run

@@ -22,7 +22,7 @@ from relay.errors import StoreUnavailable
 from relay.forward.pool import GOODBYE_S
 from relay.keys import fetch, receiver
 from relay.kme import DevelopmentKMEs
-from relay.store import BUSY_TIMEOUT_S, Store, open_store
+from relay.store.store import BUSY_TIMEOUT_S, Store, open_store
 from tests.integration.entry.milter.mta import MTA, in_thread
 from tests.testlib import mails
 from tests.testlib.sink import Sink

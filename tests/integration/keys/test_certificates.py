@@ -10,8 +10,6 @@ import logging
 import os
 import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +28,7 @@ from relay.kme import DevelopmentKMEs
 from tests.integration.keys.test_build import _write
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 
@@ -160,15 +159,10 @@ async def test_the_log_says_it_daily(own: Certificates, caplog: pytest.LogCaptur
 async def test_check_says_it(own: Certificates, kme: FakeKME, tmp_path: Path) -> None:
     _issue(own.directory, own.authority, days=10)
     config = _write(tmp_path, own.directory, url=kme.url)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "relay", "check", "--config", str(config), "--json"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    out, _ = await process.communicate()
+    status, _, out = await run("check", "--config", config, "--json")
     problems = {finding["what"]: finding["problems"] for finding in json.loads(out)}
     assert "sae.pem: sae-alice ends on" in problems["KME one: certificates"][0]
-    assert process.returncode == 1
+    assert status == 1
 
 
 async def test_sighup_reads_them_again(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture) -> None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from relay import app, upkeep
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
+from relay.store import store
 from tests.integration.keys.test_undelivered import LINK
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -59,8 +60,9 @@ async def test_a_kme_that_drops_undelivered_keys_is_found_out_with_two_keys_on_d
 
 
 async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_noted(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.5)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
     async with app.parts(site.config, prefetch=False) as parts:
         await parts.keys.take("bob", level="otp")

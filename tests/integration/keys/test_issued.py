@@ -23,7 +23,8 @@ from relay.keys.types import Key
 from relay.kme import DevelopmentKME, LinkSettings, SimulatedLink
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import backend as backend  # fixtures
 from tests.integration.store.conftest import postgresql as postgresql

@@ -21,7 +21,9 @@ from relay.keys.report import KeyCollector
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.store import SiteSecret, Trials, open_store
+from relay.store.kme_memory import Trials
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.store.conftest import Clock
 from tests.testlib import mails
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime

@@ -60,8 +60,9 @@ from relay.levels.aes import AES
 from relay.levels.further_kem import FurtherKEM
 from relay.levels.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import MessageFacts, load_policies
+from relay.policy.content import MessageFacts
 from relay.policy.findings import kems_not_here
+from relay.policy.load import load_policies
 from relay.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person

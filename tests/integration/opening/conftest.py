@@ -24,8 +24,12 @@ from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import KeysWithReserve, PolicySet, load_policies
-from relay.store import Kept, SiteSecret, Store, open_store
+from relay.policy.decide import PolicySet
+from relay.policy.load import load_policies
+from relay.policy.priority import KeysWithReserve
+from relay.store.quarantine_table import Kept
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, sqlite_file
 from tests.integration.store.conftest import postgresql as postgresql  # a fixture
 from tests.integration.store.conftest import server as server  # a fixture

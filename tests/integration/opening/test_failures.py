@@ -18,10 +18,10 @@ from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, Quar
 from relay.forward import NextHop
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import PolicySet
+from relay.policy.decide import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
-from relay.store import DeliveryRecords
+from relay.store.delivery_records import DeliveryRecords
 from relay.store.ledger import Ledger
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails

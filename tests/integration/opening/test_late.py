@@ -9,7 +9,7 @@ from sqlalchemy import text
 from structlog.testing import LogCapture
 
 from relay.opening.recipients import SKEW, WINDOW
-from relay.store import Store
+from relay.store.store import Store
 from tests.integration.opening.conftest import ANN, BEA, BEN, Alice, Bob, Clock, at_every_level
 from tests.testlib.relay_command import run
 from tests.testlib.submit import until_settled

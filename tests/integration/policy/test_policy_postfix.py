@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from relay.kme import DevelopmentKMEs
-from relay.policy import load_policies
+from relay.policy.load import load_policies
 from tests.testlib import mails, postfix
 from tests.testlib.mail_site import mail_site
 from tests.testlib.postfix import requires_postfix

@@ -24,10 +24,10 @@ from relay import app
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from relay.policy import PolicySet, load_policies
 from relay.policy import reload as policy_reload
+from relay.policy.decide import PolicySet
 from relay.policy.inotify import Inotify
-from relay.policy.load import PolicyFolder
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
@@ -544,3 +544,45 @@ async def test_after_anything_unforeseen_edits_count_again(
         assert levels(policies) == ("aes",)
         failing = False
         await until(lambda: levels(policies) == ("pqc",))
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_is_told_and_counts_when_it_can(
+    tmp_path: Path, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"default.toml": AES})
+    answers = threading.Event()
+
+    def hangs(directory: str, name: str) -> FileText:
+        answers.wait()
+        return read_file(directory, name)
+
+    monkeypatch.setattr(policy_reload, "LOUD_S", 0.2)
+    async with watched(tmp_path) as policies:
+        monkeypatch.setattr("relay.policy.load.read_file", hangs)
+        try:
+            write(tmp_path, {"default.toml": PQC})
+            await until(lambda: any(entry["event"] == "policies_take_long" for entry in log.entries))
+            assert levels(policies) == ("aes",)
+        finally:
+            answers.set()
+        await until(lambda: levels(policies) == ("pqc",))
+
+
+async def test_a_link_to_a_directory_that_is_not_there_is_an_error_until_it_is(tmp_path: Path, log: LogCapture) -> None:
+    """Else the persons whose files should be there would fall to the file of their domain."""
+    directory, elsewhere = tmp_path / "policies", tmp_path / "elsewhere"
+    write(directory, {"default.toml": AES})
+    (directory / "bob.example").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=r"bob\.example: cannot be read: No such file"):
+        load_policies(directory, PEERS)
+    (directory / "bob.example").unlink()
+    async with watched(directory) as policies:
+        (directory / "bob.example").symlink_to(elsewhere)
+        await until(lambda: "bob.example: cannot be read" in " ".join(policies.problems))
+        write(elsewhere, {"x.toml": PQC})
+        await until(lambda: levels(policies) == ("pqc",))
+        assert policies.problems == ()
+        (directory / "c.example").symlink_to("nowhere")
+        await until(lambda: "c.example: cannot be read" in " ".join(policies.problems))
+        (directory / "c.example").unlink()
+        await until(lambda: policies.problems == ())

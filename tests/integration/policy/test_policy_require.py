@@ -13,9 +13,10 @@ from structlog.testing import LogCapture
 
 from relay import app
 from relay.kme import DevelopmentKMEs
-from relay.policy import MessageFacts, Requirements, author, load_policies
-from relay.policy.load import PolicyFolder
+from relay.policy.content import MessageFacts
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import fold_domain
+from relay.policy.require import Requirements, author
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink

@@ -19,7 +19,7 @@ from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import content as policy_content
-from relay.policy import load_policies
+from relay.policy.load import load_policies
 from relay.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails

@@ -5,6 +5,7 @@ policies/README.md says what each does; what the relay makes of it is looked at,
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
-from relay.policy import load_policies
 from relay.policy import reload as policy_reload
-from relay.policy.compare import Difference, compare
-from relay.policy.load import PolicyFolder
+from relay.policy.compare import Comparison, Difference, compare
+from relay.policy.decide import PolicySet
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
@@ -284,6 +285,39 @@ def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
 
 
+def test_two_installs_wait_for_each_other(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one with --strict could be compared with a set that is no longer there when it is swapped."""
+    run = in_place(site, tmp_path, SETS)
+    write(tmp_path / "two", SETS)
+    refused: list[bool] = []
+
+    def compared(old: PolicySet, new: PolicySet) -> Comparison:
+        other = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            refused.append(False)
+        except BlockingIOError:
+            refused.append(True)
+        finally:
+            os.close(other)
+        return compare(old, new)
+
+    monkeypatch.setattr("relay.cli.policy_sets.compare", compared)
+    assert run("install", str(tmp_path / "two")).exit_code == 0
+    assert refused == [True]
+
+
+def test_a_link_that_a_killed_install_has_left_is_in_nobodys_way(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    (tmp_path / f".policies.{os.getpid()}").symlink_to("gone")
+    assert run("install", str(write(tmp_path / "two", SETS))).exit_code == 0
+    assert (tmp_path / "policies").readlink() == tmp_path / "two"
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
@@ -347,24 +381,33 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
             "old.example.toml": CLEAR + "until = 2001-01-01\n",
             "rule.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n' + RULE.format("*@a.example", "plaintext"),
             "lost.example/x.toml": AES,
+            "ends.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n'
+            + RULE.format("*@a.example", "plaintext")
+            + "until = 2001-01-01\n"
+            + RULE.format("*@b.example", "otp")
+            + "until = 2999-01-01\n",
         }
     )
 
     def listed(*options: str) -> dict[str, list[str]]:
         return {row["file"]: row["codes"] for row in json.loads(run("list", *options, "--json").stdout)}
 
-    assert len(listed()) == 6
+    assert len(listed()) == 7
+    assert listed()["ends.example.toml"] == ["rule_expired", "rule_ends"]
     assert listed("--clear") == {
         "clear.example.toml": ["clear"],
-        "old.example.toml": ["clear", "expired"],
         "rule.example.toml": ["clear_by_rule"],
     }
-    assert listed("--expired") == {"old.example.toml": ["clear", "expired"]}
-    assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml"}
+    assert listed("--expired") == {
+        "old.example.toml": ["expired"],
+        "ends.example.toml": ["rule_expired", "rule_ends"],
+    }
+    assert set(listed("--clear", "--expired")) == {"old.example.toml", "ends.example.toml"}
+    assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml", "ends.example.toml"}
     assert set(listed("--level", "aes")) == {"default.toml", "bob.example.toml", "lost.example/x.toml"}
     assert listed("--level", "aes", "--peer", "bob") == {"bob.example.toml": []}
     assert listed()["lost.example/x.toml"] == ["no_peer"]
-    assert "1 of 6 files" in run("list", "--expired").stdout
+    assert "2 of 7 files" in run("list", "--expired").stdout
 
 
 def test_a_list_reads_only_files_that_have_changed_since_the_last_one(

@@ -17,6 +17,7 @@ from structlog.testing import LogCapture
 from relay import app, mime
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.triage import identity
+from relay.store import store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -179,7 +180,10 @@ async def test_hostile_names_disturb_no_terminal(bob: Bob, seal: Seal) -> None:
     assert b"\x1b" not in out
 
 
-async def test_a_store_that_cannot_be_written_holds_the_mail(bob: Bob, seal: Seal, sink: Sink) -> None:
+async def test_a_store_that_cannot_be_written_holds_the_mail(
+    bob: Bob, seal: Seal, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.5)
     message = flipped(await seal())
     async with bob.running() as relay:
         with closing(sqlite3.connect(bob.site.directory / "relay.db", isolation_level=None)) as somebody:

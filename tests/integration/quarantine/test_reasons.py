@@ -15,7 +15,8 @@ from relay import app
 from relay.errors import BadTag, KeyNotFound
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
 from tests.testlib import mails
 from tests.testlib.identities import Identities

@@ -16,7 +16,8 @@ from relay import app
 from relay.errors import StoreUnavailable
 from relay.quarantine.release import Release
 from relay.stopping import Stop
-from relay.store import DeliveryRecords, Quarantine
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.quarantine import Quarantine
 from tests.integration.quarantine.conftest import Bob, Seal, flipped, settings
 from tests.testlib import mails
 from tests.testlib.hop import Hop

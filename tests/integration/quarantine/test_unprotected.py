@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.policy import MessageFacts, load_policies
+from relay.policy.content import MessageFacts
+from relay.policy.load import load_policies
 from tests.integration.quarantine.conftest import Bob, Seal, settings
 from tests.testlib import mails
 from tests.testlib.sink import Sink

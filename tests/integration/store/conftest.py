@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.store import SiteSecret, Store, claims, open_store
+from relay.store import claims
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import (
     Backend,
     PostgreSQLServer,

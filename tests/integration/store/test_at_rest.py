@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.errors import StoreUnavailable
-from relay.store import UNUSED_KEEP_FOR_S, SiteSecret, Store, open_store
+from relay.store.received import UNUSED_KEEP_FOR_S
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.testlib.received import held

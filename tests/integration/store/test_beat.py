@@ -13,7 +13,9 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, beat, open_store
+from relay.store import beat
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.integration.test_refusals import log as log  # a fixture
@@ -142,7 +144,8 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
 FROZEN = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from relay.store import SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 
 def clock():  # called before the beat's transaction, and within it, when the row is locked
     calls.append(True)

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store import SiteSecret, open_store
 from relay.store.database import SCHEMA_VERSION, open_database
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.store.backends import Backend, PostgreSQLServer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from relay.errors import StoreUnavailable
-from relay.store.database import GroupCommit
+from relay.store.group_commit import GroupCommit
 
 
 class Disk:

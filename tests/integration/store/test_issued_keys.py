@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, Store, kme_memory, open_store
+from relay.store import kme_memory
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_trouble import OPEN

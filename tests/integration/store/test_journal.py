@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
-from relay.store import Begun, SiteSecret, Store, WaitingCopy, open_store, recipient_name
 from relay.store.claims import LEASE_S, PATIENCE_S
-from relay.store.delivery_records import KEEP_FOR_S
+from relay.store.delivery_records import KEEP_FOR_S, Begun, WaitingCopy
+from relay.store.mail_identity import recipient_name
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 

@@ -17,8 +17,11 @@ import pytest
 
 from relay.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
-from relay.store import Bound, OpenedMail, SiteSecret, Store, open_store
 from relay.store.delivery_records import RecipientState
+from relay.store.mail_identity import OpenedMail
+from relay.store.received_table import Bound
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 
@@ -384,7 +387,10 @@ _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from relay.cms import KeyUse
-from relay.store import OpenedMail, Bound, SiteSecret, open_store
+from relay.store.mail_identity import OpenedMail
+from relay.store.received_table import Bound
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 
 async def main(where, secret, settle):
     store = await open_store(where, SiteSecret.load(Path(secret)), clock=lambda: 1_700_000_000.0)

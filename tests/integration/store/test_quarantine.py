@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Envelope, Mail, Origin, Recipient
-from relay.store import Arrival, Kept, PutAside, Room, SiteSecret, Store, Total, open_store
-from relay.store.quarantine import CLAIM_S, MOST_BETWEEN_S, WAITED_KEEP_FOR_S
+from relay.store.quarantine import CLAIM_S, MOST_BETWEEN_S, WAITED_KEEP_FOR_S, PutAside, Room, Total
+from relay.store.quarantine_table import Arrival, Kept
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_at_rest import keep_only_newest, on_disk
@@ -206,7 +208,8 @@ PUT_FOR_EVER = (
     OPEN
     + """
 from relay.mail import Envelope, Mail, Recipient
-from relay.store import Arrival, Room
+from relay.store.quarantine import Room
+from relay.store.quarantine_table import Arrival
 
 async def main():
     store = await opened()

@@ -14,18 +14,11 @@ from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import KMEBadReply, TryLater
-from relay.store import (
-    OTP_KEEP_FOR_S,
-    TOMBSTONE_KEEP_FOR_S,
-    UNUSED_KEEP_FOR_S,
-    USED_KEEP_FOR_S,
-    Counts,
-    SiteSecret,
-    Store,
-    open_store,
-)
 from relay.store.database import Database
+from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, UNUSED_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
 from relay.store.received_table import KeyName, as_column, from_column
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.testlib.received import held, state

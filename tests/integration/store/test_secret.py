@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store import SiteSecret
-from relay.store.secret import SealedOctets
+from relay.store.secret import SealedOctets, SiteSecret
 
 FIXED = bytes(range(32))
 FIXED_LINE = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -10,8 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import mime
-from relay.store import SentRecords, SiteSecret, Spool, Store, left_behind, recipient_name
-from relay.store.sent import KEPT_S, take_over_sent
+from relay.store.mail_identity import recipient_name
+from relay.store.secret import SiteSecret
+from relay.store.sent import KEPT_S, SentRecords, take_over_sent
+from relay.store.spool import Spool, left_behind
+from relay.store.store import Store
 
 SECRET = SiteSecret(bytes(range(32)))
 BEN = [recipient_name(bytes(32), "ben@bob.example")]

@@ -8,7 +8,10 @@ import pytest
 
 from relay.entry.smtp.rates import HourlyRate, Seen, SharedRates, named
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, Spending, Spent, Store, open_store, spent
+from relay.store import spent
+from relay.store.secret import SiteSecret
+from relay.store.spent import Spending, Spent
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 

@@ -21,8 +21,9 @@ from structlog.testing import capture_logs
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.keys.receiver import Delivered
-from relay.store import SiteSecret, Spool, Store, left_behind, spool_contents
-from relay.store.secret import SealedOctets
+from relay.store.secret import SealedOctets, SiteSecret
+from relay.store.spool import Spool, left_behind, spool_contents
+from relay.store.store import Store
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]

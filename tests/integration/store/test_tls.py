@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 from relay.cli.check import check
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store import SiteSecret, open_store, transport_problem
-from relay.store.database import open_database
+from relay.store.database import open_database, transport_problem
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.store.backends import PostgreSQLServer, find_programs
 from tests.testlib.postfix import free_addresses
 from tests.unit.identity.homes import write_config

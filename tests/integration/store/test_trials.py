@@ -4,8 +4,8 @@ Standard: both back ends.
 
 from __future__ import annotations
 
-from relay.store import Store
 from relay.store.kme_memory import BELIEVED_S
+from relay.store.store import Store
 from tests.integration.store.conftest import Clock
 
 KME = ("https://kme.alice.example", "2", "1")

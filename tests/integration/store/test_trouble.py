@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, Store, open_store
 from relay.store.database import Database
+from relay.store.secret import SiteSecret
+from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, PostgreSQLServer, python
 from tests.integration.store.test_spool import no_room
 from tests.testlib.received import held, state
@@ -27,7 +28,8 @@ OPEN = """
 import asyncio, resource, sys
 from pathlib import Path
 from relay.errors import StoreUnavailable
-from relay.store import SiteSecret, open_store
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 
 async def opened():
     return await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])))

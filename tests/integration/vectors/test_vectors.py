@@ -52,8 +52,9 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
-from relay.store import Bound, OpenedMail, Store
-from relay.store.received_table import KeyName, find
+from relay.store.mail_identity import OpenedMail
+from relay.store.received_table import Bound, KeyName, find
+from relay.store.store import Store
 from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person

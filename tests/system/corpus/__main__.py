@@ -4,6 +4,7 @@ Standard: what stands in the files is exactly what is submitted; nothing that is
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,20 +19,18 @@ def _expectation(case: Case) -> str:
     return f"arrives with {len(case.arrives)} octets of {len(case.message)}"
 
 
-def main() -> int:
+def main() -> None:
     """Exit status 2 where no directory is named."""
-    if len(sys.argv) != 2:
-        sys.stderr.write("usage: python -m tests.system.corpus DIRECTORY\n")
-        return 2
-    directory = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m tests.system.corpus", description=__doc__)
+    parser.add_argument("directory", type=Path, help="made where it is missing")
+    directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     cases = corpus()
     for case in cases:
         (directory / f"{case.name}.eml").write_bytes(case.message)
     (directory / "expected.txt").write_text("".join(f"{case.name}: {_expectation(case)}\n" for case in cases))
     sys.stdout.write(f"{len(cases)} messages in {directory}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

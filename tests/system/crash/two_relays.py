@@ -24,7 +24,7 @@ import click
 
 from relay import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 from tests.integration.store.backends import PostgreSQLServer, find_programs
 from tests.system.crash.outcome import tell_and_exit
 from tests.system.crash.watch import key_ids

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.errors import MalformedMessage
-from relay.policy import MessageFacts, PolicySet, load_policies
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.load import load_policies
 from tests.system.fuzz import messages
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile, mails

@@ -1,4 +1,4 @@
-"""Fuzz targets for what administrators write: relay.toml and policy files.
+"""Fuzz targets for what administrators write: relay.toml, policy files, and what they expect of these.
 Standard: a file is used whole or not at all; every fault is one line that begins with the file's name.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relay.config import load_config
 from relay.errors import ConfigError, Refuse, TryLater
-from relay.policy import load_policies
+from relay.policy.load import PolicyFolder, load_policies
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile, reference
@@ -33,7 +33,7 @@ WORDS = (
     b"[", b"]", b"[[", b"]]", b"[[when]]\n", b"[peers.bob]\n", b"[kmes.x]\n", b"=", b" = ", b"\n", b"\r\n", b"\r", b'"', b"'", b'"""', b"'''", b"#",
     b"{", b"}", b",", b".", b"\\", b"\\u0000", b"\\U0010FFFF", b"\xff", b"\xef\xbb\xbf", b"\0", b"inf", b"nan", b"true", b"-1", b"0x1", b"1_0",
     b"9" * 5000, b"1979-05-27T07:32:00Z", b"a." * 300, b"[" * 300, b"levels = [1, 'aes']\n", b"levels = ['plaintext']\n", b'sender = "*@*"\n',
-    b'recipient = "["\n', b'subject = "(a+)+$"\n', b"max_size = \"1 KiB\"\n", b'quantum = "required"\n', b'peer = "bob"\n', b'require = "aes"\n',
+    b"[[test]]\n", b'expect = "held"\n', b"until = 2026-01-01\n", b'header = "A: =?utf-8?q?=FF?="\n', b'recipient = "["\n', b'subject = "(a+)+$"\n', b"max_size = \"1 KiB\"\n", b'quantum = "required"\n', b'peer = "bob"\n', b'require = "aes"\n',
     b'"127.0.0.1:1"', b'"50 MiB"', b"*" * 50, b'"a\\nb" = 1\n', b'"\\n\\u001b[2J"', b"k" * 3000, b"\xc3\xa9",
 )  # fmt: skip
 
@@ -92,6 +92,39 @@ def relay(data: bytes) -> None:
     check(tomllib.loads(data.decode()), "what is no TOML was accepted")
 
 
+def tests_seeds() -> list[bytes]:
+    """Files of tests, of which some fail."""
+    mail = b'[[test]]\nsender = "ann@alice.example"\nrecipient = "ben@bob.example"\n'
+    asked = (
+        b'subject = "[secret]"\nheader = ["X-Secret: yes"]\nattachments = ["a.xlsx", "b: image/png"]\nsize = "1 MiB"\n'
+    )
+    more = b'expect = ["aes", 1]\npeer = "bob"\nfile = "default.toml"\nquantum = "off"\notherwise = "hold"\nuntil = 2099-12-31\n'
+    null = mail.replace(b"ann@alice.example", b"<>") + b'expect = "held"\n'
+    return [
+        mail + b'expect = "aes"\n',
+        mail + asked + b'expect = "refused"\n',
+        mail + asked + more,
+        null * 3,
+        FLOORS + mail,
+    ]
+
+
+def tests(data: bytes) -> None:
+    """A tests.toml beside good policies: it is read and tried, or it says what is wrong, as a test that fails does."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "default.toml").write_bytes(
+            b'levels = ["aes"]\n[[when]]\nsubject_tag = "[secret]"\nlevels = ["otp"]\n'
+        )
+        (directory / "tests.toml").write_bytes(data)
+        try:
+            policies = PolicyFolder(directory, PEERS).read_tested()
+        except ConfigError as error:
+            _check_faults(error, f"{directory}/tests.toml")
+            return
+    check(set(policies.files) == {"default.toml"}, "what is expected of policies became one of them")
+
+
 def _check_faults(error: ConfigError, path: str) -> None:
     check(error.problems, "a file is refused without a reason")
     for problem in error.problems:
@@ -100,5 +133,6 @@ def _check_faults(error: ConfigError, path: str) -> None:
         check(len(problem) < 5000, f"a fault of {len(problem)} characters")
 
 
-POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
-RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=10)
+POLICY = Target("policy", policy, policy_seeds, WORDS, hostile.FILES, seconds_a_mib=4)
+TESTS = Target("tests", tests, tests_seeds, WORDS, hostile.FILES, seconds_a_mib=4)
+RELAY = Target("relay", relay, relay_seeds, WORDS, hostile.FILES, seconds_a_mib=4)

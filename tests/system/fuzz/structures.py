@@ -25,7 +25,10 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
-from relay.store import Begun, Bound, DeliveryRecords, OpenedMail, ReceivedKeys
+from relay.store.delivery_records import Begun, DeliveryRecords
+from relay.store.mail_identity import OpenedMail
+from relay.store.received import ReceivedKeys
+from relay.store.received_table import Bound
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile

@@ -24,6 +24,7 @@ TARGETS = {
     "senders": "senders.SENDERS",
     "dkim": "signatures.DKIM",
     "policy": "settings.POLICY",
+    "tests": "settings.TESTS",
     "relay": "settings.RELAY",
 }
 """Where each one is: only what is asked for is imported, with the readers that it needs."""

@@ -166,6 +166,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
     "senders": (submission_senders, "read_addresses", lambda field: [("ann", "alice.example")]),
     "policy": (toml, "_short", lambda text: f"{text}\n"),
+    "tests": (toml, "_short", lambda text: f"{text}\n"),
     "relay": (toml, "_short", lambda text: text * 1000),
 }
 

@@ -370,7 +370,7 @@ async def test_a_kme_that_dies_and_comes_back_is_used_again(kme: FakeKME, time: 
 async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_timeout(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.keys.http.CONNECT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("relay.keys.transport.CONNECT_TIMEOUT_S", 0.1)
     gone = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

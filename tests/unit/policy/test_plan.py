@@ -13,7 +13,8 @@ import pytest
 
 from relay.keys.ring import KeyRing
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import Decision, PolicySet
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
 from relay.sealing import SealedCopy, Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of

@@ -21,10 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError, PolicyHolds, RelayError
-from relay.policy import Decision, LevelName, Policy, PolicySet, load_policies
 from relay.policy import walk as policy_walk
-from relay.policy.load import PolicyFolder
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.file import Policy
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
+from relay.policy.strength import LevelName
 
 POLICIES = Path(__file__).parents[3] / "policies"
 TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "decisions.toml").read_text(encoding="utf-8"))

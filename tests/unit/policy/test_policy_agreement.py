@@ -30,7 +30,9 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.outgoing import Outgoing
 from relay.plan import Outcome
 from relay.planner import Planner
-from relay.policy import MessageFacts, PolicySet, load_policies
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.load import load_policies
 from relay.policy.traffic import Sample
 from relay.sealing import SealedCopy, Sealer
 from relay.shadow import Shadow

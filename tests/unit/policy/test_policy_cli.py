@@ -5,6 +5,7 @@ Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -102,6 +103,13 @@ def test_check_lists_what_the_files_mean_and_marks_plaintext(site: Site) -> None
     }
     assert "5 policy files" in result.stdout
     assert "In clear: 1 of them." in result.stdout
+
+
+def test_check_does_not_say_that_mail_leaves_in_clear_by_a_file_that_has_ended(site: Site) -> None:
+    ended = 'levels = ["plaintext"]\nuntil = 2020-01-01\n'
+    result = site(FILES | {"old.example.toml": ended})("check")
+    assert "In clear: 1 of them." in result.stdout
+    assert re.search(r"old\.example\.toml +│ nobody: it ended on 2020-01-01", result.stdout)
 
 
 def test_check_says_every_fault_with_file_and_line(site: Site, tmp_path: Path) -> None:

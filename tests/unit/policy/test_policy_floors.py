@@ -14,10 +14,11 @@ import pytest
 from relay.errors import ConfigError, PolicyHolds
 from relay.keys.ring import KeyRing
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import MessageFacts, PolicySet, load_policies
 from relay.policy import settings as policy_settings
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
 from relay.policy.findings import endings
-from relay.policy.load import PolicyFolder
+from relay.policy.load import PolicyFolder, load_policies
 from relay.sealing import Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of

@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
-from relay.policy import MessageFacts, PolicySet, load_policies
-from relay.policy.load import PolicyFolder
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
 from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch

@@ -15,7 +15,7 @@ import pytest
 from relay import app, mime
 from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.integration.entry.imap.test_kill import another
 from tests.testlib import mails, relay_command

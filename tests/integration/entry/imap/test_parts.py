@@ -19,7 +19,7 @@ from relay.entry.imap.marks import OriginalMarks, mark_in
 from relay.entry.imap.opening import has_just_come, sender_of
 from relay.entry.imap.responses import Fetched, encoded, fetched, namespaces, searched, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
-from relay.store import SiteSecret
+from relay.store.secret import SiteSecret
 
 DEPLOY = Path(__file__).parents[4] / "deploy" / "imap"
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tests.testlib import mails
 from tests.testlib.dovecot import Dovecot, dovecot, requires_dovecot
 from tests.testlib.identities import Identities
 from tests.testlib.imap_wire import IMAPWire
+from tests.testlib.relay_command import run
 from tests.testlib.sites import Site, make_site
 from tests.testlib.wire import Wire
 
@@ -173,10 +172,9 @@ async def test_a_first_run_over_thousands_of_messages_opens_all_that_are_sealed(
     for number in range(300):
         messages[number * 6 + 5] = await alice.seal(original(f"sealed {number:03}"))
     await asyncio.to_thread(server.put, messages)
-    command = [sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file), "--json"]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
-    [visited] = json.loads(done.stdout)
+    status, said, out = await run("imap", "once", "--config", bob.config_file, "--json")
+    assert (status, said) == (0, "")
+    [visited] = json.loads(out)
     assert (visited["opened"], visited["unopened"]) == (300, 0)
     found = server.messages()
     assert len(found) == 2000
@@ -192,11 +190,10 @@ async def test_what_is_changed_stays_sealed_and_flagged(alice: Alice, bob: Site,
     changed = sealed[:middle] + (b"A" if sealed[middle : middle + 1] != b"A" else b"B") + sealed[middle + 1 :]
     good = await alice.seal(original("two"))
     await asyncio.to_thread(server.deliver, changed, good)
-    command = [sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file)]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout.startswith("ben INBOX: 1 opened, 1 left sealed")
-    assert "BadTag" in done.stderr
+    status, said, out = await run("imap", "once", "--config", bob.config_file)
+    assert status == 1
+    assert out.startswith(b"ben INBOX: 1 opened, 1 left sealed")
+    assert "BadTag" in said
     with server.client() as client:
         _, [flagged] = client.search(None, "KEYWORD", "$QuMailUnopened")
     found = server.messages()
@@ -330,8 +327,7 @@ async def test_the_sample_in_deploy_watches_a_mailbox(
     assert len(server.messages("Sealed")) == 1
 
 
-def test_once_says_which_accounts_there_are(bob: Site) -> None:
-    command = [sys.executable, "-m", "relay", "imap", "once", "--config", str(bob.config_file), "--account", "bea"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "there is no [imap.bea]; known: ben" in done.stderr
+async def test_once_says_which_accounts_there_are(bob: Site) -> None:
+    status, said, out = await run("imap", "once", "--config", bob.config_file, "--account", "bea")
+    assert (status, out) == (1, b"")
+    assert "there is no [imap.bea]; known: ben" in said

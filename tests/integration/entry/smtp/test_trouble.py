@@ -19,7 +19,7 @@ from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.test_lmtp import POLICIES, with_lmtp
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import SOON_LOCKED_OUT, RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit, submit_lmtp
 
 BOTH = ["ben@bob.example", "press@open.example"]
@@ -52,7 +52,7 @@ def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
 
 @pytest.fixture
 async def bobs_relay(bob: Site) -> AsyncIterator[RelayProcess]:
-    async with relay_process(bob) as relay:
+    async with relay_process(bob, before=SOON_LOCKED_OUT) as relay:
         yield relay
 
 
@@ -107,7 +107,7 @@ async def test_what_goes_out_is_answered_by_what_the_next_hop_says_and_never_in_
     alice: Site, wire: Sink, trouble: str
 ) -> None:
     """The mail in clear would have to be written into the ledger first, so it waits; the sealed one need not."""
-    async with relay_process(alice) as relay:
+    async with relay_process(alice, before=SOON_LOCKED_OUT) as relay:
         with full_disk(relay) if trouble == "full" else locked(alice):
             replies = await submit_lmtp(relay.addresses["outgoing_lmtp"], mails.plain(), recipients=BOTH)
         assert replies[0].code in (250, 451)

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,14 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
+quick_hasher = partial(PasswordHasher, time_cost=1, memory_cost=64, parallelism=1)
+"""Each relay hashes a password of nobody when it starts, which takes a tenth of a second with usual parameters."""
+
+
 @pytest.fixture(scope="session")
 def correct_horse() -> str:
     """A hash of `correct horse` that is quickly checked."""
-    return PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("correct horse")
+    return quick_hasher().hash("correct horse")
 
 
 @pytest.fixture
@@ -120,8 +125,10 @@ def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str, monkeypatch: p
         users_setting: str = 'users = "users"',
         next_hop: TCPAddress | None = None,
         failure_delay: float = 0.0,
+        hasher: Callable[[], PasswordHasher] = quick_hasher,
     ) -> AsyncIterator[Server]:
         directory = tmp_path / "relay"
+        monkeypatch.setattr("relay.entry.smtp.users.PasswordHasher", hasher)
         monkeypatch.setattr("relay.entry.smtp.auth.FAILURE_DELAY_S", failure_delay)
         (directory / "policies").mkdir(parents=True)
         (directory / "policies" / "default.toml").write_text('levels = ["plaintext"]\n')
@@ -129,8 +136,7 @@ def start(tmp_path: Path, ca: trustme.CA, sink: Sink, users: str, monkeypatch: p
         write_certificate(directory, ca)
         text = RELAY_TOML.format(next_hop=next_hop or sink.address, users=users_setting, settings=settings)
         (directory / "relay.toml").write_text(text)
-        trust = ssl.create_default_context()
-        ca.configure_trust(trust)
+        trust = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
         async with app.running(load_config(directory / "relay.toml")) as addresses:
             yield Server(directory, addresses["submission"], addresses["submission_tls"], trust, ca)
 

@@ -131,7 +131,7 @@ async def test_neither_passwords_nor_responses_are_logged(server: Server, capsys
 
 
 async def test_a_name_that_is_not_there_costs_as_much_work_as_a_wrong_password(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
     verify = PasswordHasher.verify
@@ -141,7 +141,7 @@ async def test_a_name_that_is_not_there_costs_as_much_work_as_a_wrong_password(
         return verify(self, password_hash, password)
 
     monkeypatch.setattr(PasswordHasher, "verify", counted)
-    async with server.program(tls=True) as program:
+    async with start(hasher=PasswordHasher) as server, server.program(tls=True) as program:
         await program.ask("EHLO program.example")
         await program.log_in("nobody", "correct horse")
     [password_hash] = checked

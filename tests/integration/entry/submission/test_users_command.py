@@ -19,7 +19,14 @@ from relay.cli import cli
 from relay.entry.smtp.check import certificate_state
 from relay.entry.smtp.users import UserFile, read_users
 from relay.errors import ConfigError
-from tests.integration.entry.submission.conftest import RELAY_TOML, write_certificate, write_users
+from tests.integration.entry.submission.conftest import RELAY_TOML, quick_hasher, write_certificate, write_users
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes that are quickly made, but where these are what is looked at."""
+    if "hashes_are" not in request.node.name:
+        monkeypatch.setattr("relay.entry.smtp.users.PasswordHasher", quick_hasher)
 
 
 @pytest.fixture

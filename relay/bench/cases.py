@@ -1,0 +1,139 @@
+"""What is measured, and what is compared with what: two tables, read by everything else here.
+A case is a way that mail takes, at one size; its name stands in the output, in --only and in the JSON file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KB, MB = 1_000, 1_000_000
+ALL = (1 * KB, 4 * KB, 100 * KB, 1 * MB, 10 * MB, 25 * MB)
+SOME = (4 * KB, 1 * MB, 10 * MB)
+QUICK = (4 * KB, 1 * MB)
+CONNECTIONS = {1 * KB: 16, 4 * KB: 16, 100 * KB: 8, 1 * MB: 4, 10 * MB: 3, 25 * MB: 2}
+"""How many mails are on their way at once, by their size."""
+
+Kind = Literal["mails/s", "CPU ms", "peak MB", "p50 ms", "p99 ms", "s", "MB", "x size"]
+"""What a figure says: mails a second; processor time a mail, and the largest memory of all processes of the server
+that the way is about; percentiles of the time that a mail takes; seconds; memory; memory by a mail's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Mail in at a `door` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
+
+    `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
+    whose processor time and memory are told. `needs` is what has to be there for it.
+    """
+
+    part: str
+    name: str
+    door: str
+    arrives: Literal["sealed", "same", "changed"]
+    sizes: tuple[int, ...] = SOME
+    level: str = "aes"
+    lmtp: bool = False
+    sealed: bool = False
+    told: str = ""
+    needs: tuple[str, ...] = ()
+
+
+_POSTFIX = ("Postfix",)
+LIMIT, PASS, POSTFIX = "source to sink", "pass-through", "Postfix"
+LEVELS = ("aes", "otp", "pqc", "rsa")
+
+WAYS = (
+    Way("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
+    Way("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
+    Way("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
+    *(Way("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
+    Way("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers", needs=("workers",)),
+    Way("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
+    Way("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
+    *(
+        way
+        for level in LEVELS
+        for way in (
+            Way("opening", f"pass-through, sealed {level}", "pass-through", "sealed", SOME, level, sealed=True),
+            Way("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),
+        )
+    ),
+    Way("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers",
+        needs=("workers",)),
+    Way("both", "two pass-throughs", "two-pass-throughs", "same", told="two-pass-throughs"),
+    Way("both", "sealed and opened", "alice-then-bob", "same", told="alice-then-bob"),
+    Way("postfix", "Postfix, null filter", "postfix:null", "same", needs=_POSTFIX),
+    Way("postfix", "Postfix, LMTP filter", "postfix:lmtp", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
+    Way("postfix", "Postfix, bare milter", "postfix:bare", "changed", told="bare-milter", needs=_POSTFIX),
+    Way("postfix", "Postfix, milter", "postfix:milter", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
+)  # fmt: skip
+
+OTHERS = {
+    "latency": "what sealing and opening add to a mail at 10 mails/s, 4 KB",
+    "memory": "what a relay holds: idle, with 25 MB messages in flight, a minute later",
+    "imap": "1,000 messages of 20 KB opened in a mailbox, beside copying them by IMAP",
+    "commands": "how long short commands take",
+}
+"""What is measured otherwise than by rounds of mail (relay/bench/others.py)."""
+
+PARTS = {
+    "sealing": "each level by SMTP, beside the limit, a bare pass-through and Postfix",
+    "workers": "a relay with 2 workers",
+    "lmtp": "level aes by LMTP",
+    "opening": "mail of each level opened, beside the same mail passed through",
+    "both": "sealed by one relay and opened by the next, beside two pass-throughs in a row",
+    "postfix": "filters and milters in a Postfix, beside those that do nothing or only replace bodies",
+    **OTHERS,
+}
+
+
+def case_name(way: str, size: int) -> str:
+    """The name of a way at a size of octets: `aes 4 KB`."""
+    return f"{way} {size // MB} MB" if size >= MB else f"{way} {size // KB} KB"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One figure by another of the same kind, less another where `added`, or alone where there is no other.
+
+    `aim` is what it has to reach, at most or at least; `before` what it was when that was set, in words.
+    """
+
+    this: str
+    beside: str
+    aim: float
+    before: str
+    kind: Kind = "mails/s"
+    at_most: bool = False
+    added: bool = False
+
+
+COMPARISONS = (
+    Comparison("aes 4 KB", "pass-through 4 KB", 1.5, "0.90"),
+    Comparison("aes, 2 workers 4 KB", "Postfix 4 KB", 1.5, "0.97 with 1"),
+    Comparison("otp 4 KB", "aes 4 KB", 0.9, "0.83"),
+    Comparison("pqc 4 KB", "aes 4 KB", 0.6, "0.44"),
+    Comparison("rsa 4 KB", "aes 4 KB", 0.45, "0.37"),
+    Comparison("sealed and opened 4 KB", "two pass-throughs 4 KB", 1.0, "0.43"),
+    *(
+        Comparison(f"opening aes {size}", f"aes {size}", 1.1, "2 to 3.5", "CPU ms", at_most=True)
+        for size in ("4 KB", "1 MB", "10 MB")
+    ),
+    Comparison("aes 1 MB", "pass-through 1 MB", 5, "3.5"),
+    Comparison("aes 10 MB", "pass-through 10 MB", 5, "2.9"),
+    Comparison("aes 1 MB", f"{LIMIT} 1 MB", 0.6, "0.41"),
+    Comparison("aes 10 MB", f"{LIMIT} 10 MB", 0.6, "0.36"),
+    Comparison("latency, opening", "latency, sink", 4, "15", "p50 ms", at_most=True, added=True),
+    Comparison("latency, opening", "latency, sink", 10, "22", "p99 ms", at_most=True, added=True),
+    Comparison("Postfix, LMTP filter 4 KB", "Postfix, null filter 4 KB", 1.2, "0.96"),
+    Comparison("Postfix, LMTP filter 1 MB", "Postfix, null filter 1 MB", 3, "2.3"),
+    Comparison("Postfix, milter 4 KB", "Postfix 4 KB", 0.75, "0.58"),
+    Comparison("Postfix, milter 10 MB", "Postfix 10 MB", 0.45, "0.34"),
+    Comparison("IMAP, opened", "IMAP, copied", 1.4, "1.9", "s", at_most=True),
+    Comparison("memory, one 25 MB mail above idle", "", 4, "8.2", "x size", at_most=True),
+    Comparison("memory, kept above idle", "", 30, "290", "MB", at_most=True),
+    Comparison("memory, idle, first process", "", 80, "121", "MB", at_most=True),
+    Comparison("command, --help", "", 0.4, "1.5", "s", at_most=True),
+)
+"""What a site is to notice nothing of, in figures; more mails a second, and less of everything else."""

@@ -1,0 +1,242 @@
+"""The servers that mail passes in a benchmark: relays of two sites with development KMEs, pass-throughs, a Postfix.
+Each is started when it is first asked for, and runs on until all end; all files lie in one directory that is gone then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+from relay.bench.cases import CONNECTIONS, LEVELS
+from relay.bench.postfix import bench_postfix, free_ports
+from relay.bench.processes import Server, command, server
+from relay.bench.result import BenchmarkFailed
+from relay.bench.sink import Sink
+from relay.bench.traffic import Handover, mails_of, send
+from relay.config import Config
+from relay.identity import Identity, create_identity, peer_document
+
+STOCK_OF_KEYS = 100_000_000
+"""Keys of 256 bits that the KMEs have at the start; none comes in, so that making them takes no time from the mail."""
+WORKERS = "workers = {}\n"
+"""The line of relay.toml for more than one process."""
+
+_RELAY_TOML = """\
+{workers}[site]
+name = "{site}"
+domains = ["{site}.example"]
+sae_id = "{sae}"
+hostname = "relay.{site}.example"
+
+{direction}
+[policies]
+directory = "{files}/policies"
+
+[store]
+database = "relay.db"
+secret = "site.secret"
+
+[identity]
+directory = "{files}/{site}-identity"
+peers_directory = "{files}/{site}-peers"
+
+[log]
+format = "json"
+
+[kmes.km]
+url = "{kme}"
+group = "alice-bob"
+ca = "{files}/kme/ca.pem"
+certificate = "{files}/kme/sae-{sae}.pem"
+key = "{files}/kme/sae-{sae}.key"
+
+[peers.{peer}]
+domains = ["{peer}.example"]
+sae_id = "{peer_sae}"
+kme_groups = ["alice-bob"]
+"""
+_OUTGOING = (
+    '[outgoing]\nlisten = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
+)
+_INCOMING = '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
+_BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
+_NO_KEY = re.compile(r"\b4\.7\.[15]\b")
+"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
+of the two it is, and why, stands in its log."""
+_TOO_LOW = "key pool too low"
+"""What the development KMEs say then."""
+
+
+class KeysRunOut(BenchmarkFailed):
+    """The KMEs have not enough keys for such mails."""
+
+
+def workers_known() -> bool:
+    """Whether relay.toml has the setting for more than one process."""
+    return "workers" in Config.model_fields
+
+
+class Servers:
+    """All of them, by name, as an async context manager; mail ends at the local port `sink`, or in `bag`."""
+
+    def __init__(self) -> None:
+        self.sink = free_ports(1)[0]
+        self.bag = Sink(whole=True)
+        self._running: dict[str, Server] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Raises BenchmarkFailed."""
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qumail-relay-bench-"))
+        self.directory = Path(directory)
+        await self._stack.enter_async_context(self.bag)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def port(self, door: str) -> int:
+        """Where a door is: `server` or `server:door`. Raises BenchmarkFailed."""
+        name, _, which = door.partition(":")
+        return (await self.server(name)).ports[which]
+
+    async def server(self, name: str) -> Server:
+        """The server of this name, which runs. Raises BenchmarkFailed."""
+        if name not in self._running:
+            self._running[name] = await self._started(name)
+        return self._running[name]
+
+    async def sealed(self, size: int, number: int, recipient: str) -> list[bytes]:
+        """So many mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
+        port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
+        connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
+        sent = await send(port, mails, connections=connections, recipient=recipient)
+        sealed = self.bag.taken()
+        self.accepted(sent, f"sealing {size} octets for {recipient} beforehand")
+        return sealed
+
+    def accepted(self, sent: Handover, what: str) -> Handover:
+        """What is given. Raises KeysRunOut or BenchmarkFailed where a mail was not accepted."""
+        if not sent.fault:
+            return sent
+        ends = [
+            f"{name}: {one.log.read_text(errors='replace')[-600:]}" for name, one in self._running.items() if one.log
+        ]
+        logs = "\n".join(ends)
+        kind = KeysRunOut if _NO_KEY.search(sent.fault) and _TOO_LOW in logs else BenchmarkFailed
+        raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{logs}")
+
+    async def _started(self, name: str) -> Server:
+        enter = self._stack.enter_async_context
+        match name:
+            case "sink":
+                return Server({"": self.sink})
+            case "pass-through":
+                return await enter(server("relay.bench.baselines", "smtp", str(self.sink)))
+            case "pass-through-lmtp":
+                return await enter(server("relay.bench.baselines", "lmtp", str(self.sink)))
+            case "two-pass-throughs":
+                return await enter(server("relay.bench.baselines", "smtp", str(await self.port("pass-through"))))
+            case "bare-milter":
+                return await enter(server("relay.bench.baselines", "milter"))
+            case "alice" | "alice-idle":
+                return await self._relay(name, _OUTGOING.format(self.sink))
+            case "alice-2-workers":
+                return await self._relay(name, _OUTGOING.format(self.sink), workers=2)
+            case "alice-then-bob":
+                return await self._relay(name, _OUTGOING.format(await self.port("bob")))
+            case "alice-to-bag":
+                return await self._relay(name, _OUTGOING.format(self.bag.port))
+            case "alice-behind-postfix":
+                return await self._relay(name, _OUTGOING.format(await self.port("postfix-back")))
+            case "bob":
+                return await self._relay(name, _INCOMING.format(self.sink))
+            case "bob-2-workers":
+                return await self._relay(name, _INCOMING.format(self.sink), workers=2)
+            case "kmes":
+                return await self._kmes()
+            case "postfix-back":
+                return Server({"": free_ports(1)[0]})
+            case "postfix":
+                return await self._postfix()
+        raise AssertionError(name)
+
+    async def config_file(self, name: str, direction: str, *, workers: int = 1) -> Path:
+        """The configuration of a relay of Alice's site or Bob's, as its `name` begins, in a directory of its own."""
+        kmes = self.directory / "kme" / "endpoints.json"
+        await self.server("kmes")
+        site, sae, kme, peer, peer_sae = ("alice", "2", "KM1", "bob", "1")
+        if name.startswith("bob"):
+            site, sae, kme, peer, peer_sae = ("bob", "1", "KM2", "alice", "2")
+        directory = self.directory / name
+        directory.mkdir(mode=0o700)
+        (directory / "relay.toml").write_text(
+            _RELAY_TOML.format(
+                workers=WORKERS.format(workers) if workers > 1 else "", site=site, sae=sae, peer=peer,
+                peer_sae=peer_sae, kme=json.loads(kmes.read_text())[kme], files=self.directory, direction=direction,
+            )
+        )  # fmt: skip
+        return directory / "relay.toml"
+
+    async def _relay(self, name: str, direction: str, *, workers: int = 1) -> Server:
+        config_file = await self.config_file(name, direction, workers=workers)
+        ready, log = config_file.with_name("ready"), config_file.with_name("relay.log")
+        serve = command(
+            "serve", "--config", str(config_file), "--ready-file", str(ready), ready_file=ready, log_file=log
+        )
+        text, pid = await self._stack.enter_async_context(serve)
+        words = [line.split() for line in text.splitlines()]
+        doors = {entry.partition("_")[2]: int(address.rpartition(":")[2]) for entry, address in words}
+        return Server(doors, pid, log)
+
+    async def _kmes(self) -> Server:
+        """The KMEs, and what the sites have in common: policies, and certificates for levels pqc and rsa."""
+        (self.directory / "policies" / "bob.example").mkdir(parents=True)
+        for file, level in [("default", "aes"), *((f"bob.example/{level}", level) for level in LEVELS)]:
+            (self.directory / "policies" / f"{file}.toml").write_text(f'levels = ["{level}"]\n')
+        alice, bob = await asyncio.gather(*(asyncio.to_thread(self._identity, site) for site in ("alice", "bob")))
+        for site, sae, identity, peer in (("alice", "2", alice, "bob"), ("bob", "1", bob, "alice")):
+            document = peer_document(
+                self.directory / f"{site}-identity", identity, name=site, domains=[f"{site}.example"], sae_id=sae,
+                kme_groups=["alice-bob"], levels=LEVELS,
+            )  # fmt: skip
+            pinned = self.directory / f"{peer}-peers" / f"{site}.json"
+            pinned.parent.mkdir(mode=0o700)
+            pinned.touch(mode=0o600)
+            pinned.write_bytes(document)
+        state = self.directory / "kme"
+        state.mkdir(mode=0o700)
+        kmes = command(
+            "kme", "--host", "127.0.0.1", "--port", "0", "--port", "0", "--state", str(state), "--key-rate", "0",
+            "--stored-keys", str(STOCK_OF_KEYS), "--lifetime", "86400",
+            ready_file=state / "endpoints.json", log_file=self.directory / "kme.log",
+        )  # fmt: skip
+        _, pid = await self._stack.enter_async_context(kmes)
+        return Server({}, pid)
+
+    def _identity(self, site: str) -> Identity:
+        directory = self.directory / f"{site}-identity"
+        directory.mkdir(mode=0o700)
+        return create_identity(directory, name=site, domains=[f"{site}.example"])
+
+    async def _postfix(self) -> Server:
+        back = await self.port("postfix-back")
+        null = await self._stack.enter_async_context(server("relay.bench.baselines", "lmtp", str(back)))
+        bare, relay = await self.port("bare-milter"), await self.server("alice-behind-postfix")
+        options = {
+            "alone": "",
+            "null": f"-o content_filter=qumail:[127.0.0.1]:{null.ports['']}",
+            "lmtp": f"-o content_filter=qumail:[127.0.0.1]:{relay.ports['lmtp']}",
+            "bare": f"-o smtpd_milters=inet:127.0.0.1:{bare}",
+            "milter": f"-o smtpd_milters=inet:127.0.0.1:{relay.ports['milter']}",
+        }
+        ports = dict(zip(options, free_ports(len(options)), strict=True))
+        ways_in = {ports[door]: option for door, option in options.items()} | {back: _BACK}
+        self._stack.enter_context(bench_postfix(ways_in, self.sink))
+        return Server(ports)

@@ -1,0 +1,79 @@
+"""Groups of commands that are loaded when they are called: to list them, and to start one, loads no other.
+What help shows of each stands here too; tests compare it with the command's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from relay.errors import ConfigError
+
+_DOORS = Path(__file__).parents[1] / "entry"
+
+
+class Later(NamedTuple):
+    """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
+
+    `door` is the folder of relay.entry that it is for, and without which there is no such command.
+    """
+
+    place: str
+    help: str
+    door: str = ""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands, or some of them, are loaded when they are called; `later` has these by name."""
+
+    def __init__(self, *args: Any, later: Mapping[str, Later], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._later = later
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._later})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None where there is none of this name."""
+        if cmd_name in self._later and cmd_name not in self.commands:
+            later = self._later[cmd_name]
+            module, _, name = later.place.partition(":")
+            missing = _missing(later)
+            self.add_command(_of_no_door(missing) if missing else _loaded(module, name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """All commands, with what they do, as click shows them; none is loaded for that."""
+        shown = {name: click.Command(name, help=_missing(each) or each.help) for name, each in self._later.items()}
+        shown.update(self.commands)
+        limit = formatter.width - 6 - max(map(len, shown))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, shown[name].get_short_help_str(limit)) for name in sorted(shown)])
+
+
+def _loaded(module: str, name: str) -> click.Command:
+    command = getattr(import_module(f"relay.cli.{module}"), name)
+    assert isinstance(command, click.Command)  # noqa: S101 - or the table is wrong
+    return command
+
+
+def _missing(later: Later) -> str:
+    """What this relay has not and the command needs, or ""."""
+    if not later.door or (_DOORS / later.door).is_dir():
+        return ""
+    return f"this relay has no relay.entry.{later.door}, which it needs"
+
+
+def _of_no_door(cause: str) -> click.Command:
+    """Stands for a command of a door whose folder was taken away."""
+
+    def missing() -> None:
+        raise ConfigError(cause)
+
+    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    return click.Command(None, anything, missing, help=cause, add_help_option=False)

@@ -1,0 +1,123 @@
+"""`qumail-relay policy check`, `test` and `explain`: what is wrong with the policy files, and what they decide.
+Standard: every fault is one line, `file:line:column: what, how to mend it`; exit status 0 fine, 1 wrong, 2 usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from relay.cli.options import config_option
+from relay.cli.policy_print import plain_console, print_explanation, print_policies
+from relay.cli.policy_site import PolicySite, load_site, look_now
+from relay.errors import ConfigError
+from relay.policy.content import MessageFacts
+from relay.policy.expected import failures
+from relay.policy.findings import Doubt, doubtful
+from relay.policy.traffic import MAX_MESSAGE_OCTETS
+
+_offline = click.option("--offline", is_flag=True, help="Ask no KME.")
+
+
+@click.command()
+@config_option
+@_offline
+@click.option("--strict", is_flag=True, help="Exit with 1 for what is doubtful, too.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None:
+    """Say what is wrong with the policy files and what is doubtful, or list what they mean.
+
+    Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
+    KMEs can ever give, and mail in clear.
+    """
+    site = load_site(config_file, tested=True)
+    findings = asyncio.run(_doubtful(site, offline=offline))
+    if as_json:
+        _print_json(
+            {
+                "directory": str(site.policies.directory),
+                "version": site.policies.version,
+                "files": len(site.policies.files),
+                "doubtful": [
+                    {"file": each.source, "line": each.line, "column": each.column, "what": each.what}
+                    for each in findings
+                ],
+            }
+        )
+    else:
+        print_policies(plain_console(), site.policies)
+        for each in findings:
+            click.echo(f"doubtful: {each}")
+    if strict and findings:
+        sys.exit(1)
+
+
+async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
+    try:
+        if offline:
+            return list(doubtful(site.policies, await site.capabilities(None)))
+        async with site.keys() as keys:
+            return list(doubtful(site.policies, await site.capabilities(keys)))
+    except ConfigError as error:
+        return [Doubt(str(site.policies.directory), 1, 1, problem) for problem in error.problems]
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@click.argument("directory", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
+    """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
+    site = load_site(config_file, directory)
+    failed = failures(site.tests, site.policies)
+    if as_json:
+        _print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
+    else:
+        for each in failed:
+            click.echo(each)
+        click.echo(f"{len(site.tests)} tests, {len(failed)} failed.")
+    if failed:
+        sys.exit(1)
+
+
+@click.command()
+@config_option
+@_offline
+@click.option("--message", type=click.File("rb"), help="A message file, for rules that look into messages.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@click.argument("sender")
+@click.argument("recipient")
+def explain(
+    config_file: Path, offline: bool, message: BinaryIO | None, as_json: bool, sender: str, recipient: str
+) -> None:
+    """Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.
+
+    SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
+    """
+    site = load_site(config_file)
+    content = MessageFacts(_message(message)) if message is not None else None
+    explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
+    now = None
+    if explanation.decision is not None and not offline:
+        now = asyncio.run(look_now(site, explanation.decision, content))
+    if as_json:
+        _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
+    else:
+        print_explanation(plain_console(), explanation, now)
+    if explanation.decision is None:
+        raise SystemExit(1)
+
+
+def _message(file: BinaryIO) -> bytes:
+    """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
+    message = file.read(MAX_MESSAGE_OCTETS)
+    return message if b"\r" in message else message.replace(b"\n", b"\r\n")
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,55 @@
+"""`qumail-relay policy list`: the policy files, or those of them that are looked for.
+Exit status: 0 fine, 1 something is wrong; codes in JSON are stable.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from relay.cli.options import config_option
+from relay.cli.policy_config import exit_with, load_configuration
+from relay.errors import ConfigError
+from relay.policy.index import ListedFile, listed
+from relay.policy.names import printable
+from relay.policy.strength import NAMES, LevelName
+
+INDEX = "policy-list.json"
+
+
+@click.command(name="list")
+@config_option
+@click.option("--clear", is_flag=True, help="Only what lets mail out in clear.")
+@click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
+@click.option("--peer", help="Only what seals for this peer.")
+@click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list with one object for each file.")
+def list_files(
+    config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
+) -> None:
+    """List the policy files, or those of which all that is asked for is true."""
+    config, _ = load_configuration(config_file)
+    directory, index = config.policies.directory, config.state_directory / INDEX
+    try:
+        rows, number = listed(
+            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
+        )
+    except ConfigError as error:
+        exit_with(error)
+    if as_json:
+        # One line for each file: 100,000 of them are written at once.
+        click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
+        return
+    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
+    for cells in map(_cells, rows):
+        click.echo(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
+        )
+    click.echo(f"{len(rows)} of {number} files.")
+
+
+def _cells(row: ListedFile) -> list[str]:
+    rules = f" + {row.rules} rules" if row.rules else ""
+    return [printable(row.file), ", ".join(row.levels) + rules, row.peer or "", ", ".join(row.codes)]

@@ -1,0 +1,128 @@
+"""The store: a class for each thing that it keeps, over one database, opened and closed together.
+What each promises is in __init__.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from relay.errors import StoreUnavailable
+from relay.store.beat import Beat
+from relay.store.claims import Claims
+from relay.store.database import Database, open_database
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.kme_memory import IssuedKeyMemory, Trials
+from relay.store.quarantine import FirstSeen, Quarantine
+from relay.store.quarantine_table import SEALED_MESSAGES
+from relay.store.received import ReceivedKeys
+from relay.store.received_table import SEALED_KEYS
+from relay.store.secret import SiteSecret
+from relay.store.spent import Spent
+
+SEALED_ROWS = (SEALED_KEYS, SEALED_MESSAGES)
+BUSY_TIMEOUT_S = 5.0
+"""Seconds to wait for another writer before the mail is held."""
+
+log = structlog.get_logger(__name__)
+
+
+class Store:
+    """An open store; `async with` closes it."""
+
+    def __init__(
+        self,
+        database: Database,
+        secret: SiteSecret,
+        clock: Callable[[], float],
+        beat_file: Path | None,
+    ) -> None:
+        self._database = database
+        self._secret = secret
+        self.received = ReceivedKeys(database, secret, clock)
+        self.issued_keys = IssuedKeyMemory(database, secret, clock)
+        self.trials = Trials(database, clock)
+        self.claims = Claims(database)
+        self.deliveries = DeliveryRecords(database, self.claims, clock)
+        self.quarantine = Quarantine(database, secret, clock)
+        self.first_seen = FirstSeen(database, clock)
+        self.beat = Beat(database, beat_file, clock)
+        self.spent = Spent(database, clock)
+
+    async def missing_secrets(self) -> dict[str, int]:
+        """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
+
+        Raises StoreUnavailable.
+        """
+        missing = [await each.missing_secrets(self._database, self._secret) for each in SEALED_ROWS]
+        return dict(sum(missing, Counter[str]()))
+
+    async def reseal(self) -> int:
+        """Seals anew, under the newest secret, every row that is under an older one; returns how many.
+
+        Once it has returned, the older secrets may be taken out of the file. Raises StoreUnavailable, also
+        where some rows could not be opened; all others are then resealed nevertheless.
+        """
+        resealed = 0
+        troubles = []
+        for each in SEALED_ROWS:
+            try:
+                resealed += await each.reseal(self._database, self._secret)
+            except StoreUnavailable as error:
+                troubles.append(str(error))
+        if troubles:
+            raise StoreUnavailable("; ".join(troubles))
+        return resealed
+
+    async def close(self) -> None:
+        """Closes all connections; to be called once, when nothing uses the store any more.
+
+        A store that is locked or away is waited for once, by the first who has something to say.
+        """
+        await self._database.quiet()
+        with suppress(StoreUnavailable):
+            await self.deliveries.go_on()
+            await self.claims.close()
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_store(
+    where: str | Path,
+    secret: SiteSecret,
+    *,
+    busy_timeout: float | None = None,
+    beat_file: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Store:
+    """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
+
+    `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None. `beat_file`
+    tells a restored store. `clock` gives seconds since 1970.
+    Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
+    """
+    database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)
+    store = Store(database, secret, clock, beat_file)
+    try:
+        await store.deliveries.load()
+        await store.beat.load()
+        for secret_id, rows in (await store.missing_secrets()).items():
+            log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
+    except BaseException:
+        await store.close()
+        raise
+    return store

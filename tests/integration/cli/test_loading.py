@@ -1,0 +1,124 @@
+"""What starting a command loads: help and commands that look at files are there before anything that serves mail.
+It is told by what a fresh interpreter has imported, not by time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from relay.cli import cli
+from relay.cli.lazy import LazyGroup
+
+SERVING = frozenset(
+    {"aiohttp", "sqlalchemy", "aiosqlite", "asyncpg", "oqs", "numpy", "dns", "dkim", "prometheus_client"}
+)
+"""Packages that only a relay needs which seals, opens, asks or keeps something."""
+OF_SERVING = (
+    "relay.app",
+    "relay.entry",
+    "relay.opening",
+    "relay.outgoing",
+    "relay.incoming",
+    "relay.bench",
+    "relay.kme",
+)
+FURTHER = frozenset({"cryptography", "pydantic", "rich", "structlog"})
+"""What help does without as well."""
+
+LOADED = """
+import json, sys
+from relay.cli import cli
+try:
+    cli.main(sys.argv[1:], prog_name="qumail-relay")
+except SystemExit as ended:
+    status = ended.code
+print("\\n" + json.dumps([status, sorted(sys.modules)]))
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site's configuration and one policy; it has no peers, and its keys are not made yet."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "bob.example.toml").write_text('levels = ["pqc", "aes"]\n')
+    (tmp_path / "relay.toml").write_text(
+        '[site]\nname = "alice"\ndomains = ["alice.example"]\nhostname = "relay.alice.example"\nsae_id = "sae-alice"\n'
+        '[outgoing]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:9"\n[policies]\ndirectory = "policies"\n'
+        '[store]\ndatabase = "store.sqlite"\nsecret = "secret"\n'
+        '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n'
+        '[kmes.km1]\ngroup = "one"\nurl = "https://127.0.0.1:9"\nca = "ca"\ncertificate = "c"\nkey = "k"\n'
+        '[peers.bob]\ndomains = ["bob.example"]\nsae_id = "sae-bob"\nkme_groups = ["one"]\n'
+    )
+    return tmp_path
+
+
+def loaded(site: Path, *arguments: str) -> tuple[int, set[str]]:
+    """The exit status of a command in an interpreter of its own, and every module that it has imported."""
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        cwd=site, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    status, modules = json.loads(ran.stdout.splitlines()[-1])
+    return status, set(modules)
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["policy", "list", "--clear"],
+        ["policy", "check", "--offline"],
+        ["policy", "explain", "--offline", "ann@alice.example", "ben@bob.example"],
+        ["policy", "test"],
+        ["identity", "show"],
+        ["ledger", "verify"],
+        ["ledger", "show"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_looks_at_files_loads_nothing_that_serves_mail(site: Path, command: list[str]) -> None:
+    if command[0] == "identity":
+        assert loaded(site, "identity", "new")[0] == 0
+    status, modules = loaded(site, *command)
+    assert status == 0
+    assert not SERVING & packages(modules)
+    assert not [name for name in modules if name.startswith(OF_SERVING)]
+
+
+@pytest.mark.parametrize("group", [[], ["policy"]], ids=["", "policy"])
+def test_help_loads_no_command(site: Path, group: list[str]) -> None:
+    status, modules = loaded(site, *group, "--help")
+    assert status == 0
+    assert not (SERVING | FURTHER) & packages(modules)
+    commands = {f"relay.cli.{name}" for name in ("lazy", "policy")}
+    assert {name for name in modules if name.startswith("relay.cli.")} <= commands
+
+
+def lazy_commands(group: LazyGroup) -> Iterator[tuple[str, str, click.Command]]:
+    """Of each command that a group loads later: its name, its help there, and itself."""
+    for name, later in group._later.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        yield name, later.help, command
+        if isinstance(command, LazyGroup):
+            yield from lazy_commands(command)
+
+
+def test_what_help_says_of_a_command_is_what_the_command_says_of_itself() -> None:
+    assert isinstance(cli, LazyGroup)
+    seen = dict[str, str]()
+    for name, said, command in lazy_commands(cli):
+        shown = click.Command(name, help=said).get_short_help_str(10_000)
+        assert shown == command.get_short_help_str(10_000), name
+        seen[name] = said
+    assert {"serve", "list", "dkim"} <= set(seen)
