@@ -5,6 +5,7 @@ Standard: whatever is started is stopped, in the opposite order, also when start
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -266,6 +267,9 @@ async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Ma
     """
     with told_to_stop() as stop:
         async with running(config, key_receiver=key_receiver, stop=stop) as addresses:
+            # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
+            gc.collect()
+            gc.freeze()
             ready(addresses)
             await stop.wait()
         if stop.cause:

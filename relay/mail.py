@@ -75,6 +75,9 @@ class Origin:
     user: str = ""
 
 
+UNKNOWN = Origin()
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
@@ -88,12 +91,15 @@ class Mail:
     message: bytes = field(repr=False)
     id: str = ""
     trace: bytes = field(default=b"", repr=False)
-    origin: Origin = Origin()
+    origin: Origin = UNKNOWN
     each_answered: bool = False
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
-        return replace(self, envelope=replace(self.envelope, recipients=tuple(recipients)))
+        these = tuple(recipients)
+        if these == self.envelope.recipients:
+            return self
+        return replace(self, envelope=replace(self.envelope, recipients=these))
 
     def with_message(self, message: bytes) -> Mail:
         """The same envelope around other bytes."""

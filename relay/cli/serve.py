@@ -36,7 +36,7 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     relay serves from it: a second one waits some seconds for that to end, then gives up.
     """
     config = load_config(config_file)
-    configure_logging(config.log)
+    configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:

@@ -395,8 +395,9 @@ class KeyRing:
 
     def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
         place = (peer, level)
-        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock, began=self._began))
-        rate.add(bits)
+        if place not in self._level_use:
+            self._level_use[place] = Rate(RATE_WINDOW_S, self._timing.clock, began=self._began)
+        self._level_use[place].add(bits)
         self._level_keys[place] = self._level_keys.get(place, 0) + keys
 
     def pool_rows(self) -> Iterable[PoolRow]:
