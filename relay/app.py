@@ -205,6 +205,8 @@ async def running(
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
+        for peer, cause in built.config.peers_without_keys.items():
+            log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
         report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving, worker)
         work = {
             "key intake": built.receiving.go_on(),

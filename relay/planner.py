@@ -209,6 +209,12 @@ class Planner:
         obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
         return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
 
+    def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
+        """Why nothing can be sealed for a peer at a level, whatever policy says, or "" where it can be tried."""
+        if level in QUANTUM and (cause := self._no_kme(peer)):
+            return cause
+        return self.levels[level].obstacle(self.parties(peer))
+
     def acceptable(self, decision: Decision) -> set[str]:
         """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
         found: set[str] = set()
