@@ -4,7 +4,7 @@ For every file, rule, pattern and floor of either set it makes the mail that the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, 
 from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
 from relay.policy.require import Demand
 from relay.policy.rules import When
-from relay.policy.strength import strength
+from relay.policy.strength import never_weaker
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Of what leaves, or stops to leave: what is weaker anywhere counts as down."""
@@ -123,9 +123,10 @@ def _of_kind(
         content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
         before, after = (_decide(policies, sender, kind.address, content) for policies in (old, new))
         changed = _changed(before, after)
-        if changed and changed not in seen:
-            seen.add(changed)
-            direction = _direction(before, after)
+        # The same change may mean more for one mail than for another.
+        if changed and (told := (_direction(before, after), changed)) not in seen:
+            seen.add(told)
+            direction = told[0]
             yield Difference(kind.called, sender or NULL_SENDER, message.called, before, after, changed, direction)
     asked, asks = ({each.demand for each in policies.require(kind.address).each} for policies in (old, new))
     if asked != asks:
@@ -237,9 +238,14 @@ def _tries(
 
 
 def _messages(rule: When) -> Iterator[_SampleMessage]:
-    """For each text of each condition a message that has it, and the first text of each other condition."""
+    """For each text of each condition a message that has it, and the first text of each other condition.
+
+    What a rule for small messages leaves to others is larger.
+    """
     if not rule.looks_inside:
         return
+    if rule.smaller_than is not None:
+        yield _SampleMessage(f"{rule.smaller_than} octets", octets=rule.smaller_than)
     texts = {
         name: tuple(text.replace("*", "x") for text in getattr(rule, name) or ("",))
         for name in ("subject_tag", "header", "attachment_type", "attachment_name")
@@ -332,27 +338,31 @@ def _text(value: object) -> str:
 def _direction(before: Decision | None, after: Decision | None) -> Direction:
     if before is None or after is None:
         return "let go" if before is None else "stopped"
-    steps = list(_steps(before, after))
+    steps = [*_signatures(before, after)]
+    for octets in _sizes(before, after):
+        was, now = (
+            tuple(level for level in each.levels if not each.too_big(level, octets)) for each in (before, after)
+        )
+        if was and now:
+            steps.append(-1 if not never_weaker(now, was) else not never_weaker(was, now))
     if any(step < 0 for step in steps):
         return "down"
+    hopeless = [(before.hopeless(octets), after.hopeless(octets)) for octets in _sizes(before, after)]
+    if any(was != now for was, now in hopeless):
+        return "let go" if (True, False) in hopeless else "stopped"
     return "up" if any(step > 0 for step in steps) else "other"
 
 
-def _steps(before: Decision, after: Decision) -> Iterable[int]:
-    """Below 0 for each thing that is weaker after, above 0 for each that is stronger."""
-    was, now = list(map(strength, before.levels)), list(map(strength, after.levels))
-    yield min(now) - min(was)
-    yield now[0] - was[0]
-    if {"pqc", "rsa"} & set(before.levels) & set(after.levels):
+def _sizes(*decisions: Decision) -> list[int]:
+    """Sizes of messages, one for each that they can tell from others."""
+    limits = {limit for each in decisions for _, limit in each.max_size}
+    limits |= {each.max_bounce for each in decisions if each.max_bounce is not None}
+    return sorted({0, *(limit + 1 for limit in limits)})
+
+
+def _signatures(before: Decision, after: Decision) -> Iterator[int]:
+    """Of levels pqc and rsa: below 0 for each thing that is weaker after, above 0 for each that is stronger."""
+    if all({"pqc", "rsa"} & set(each.levels) for each in (before, after)):
         yield _QUANTA.index(after.quantum) - _QUANTA.index(before.quantum)
     if "pqc" in before.levels and "pqc" in after.levels:
         yield -1 if set(before.kem) - set(after.kem) else len(after.kem) - len(before.kem)
-    limits, new_limits = dict(before.max_size), dict(after.max_size)
-    for level in after.levels[:-1]:
-        if level in before.levels:
-            endless = 2**63
-            yield _sign(new_limits.get(level, endless) - limits.get(level, endless))
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)

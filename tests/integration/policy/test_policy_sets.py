@@ -201,7 +201,8 @@ def differences(tmp_path: Path, old: Mapping[str, str], new: Mapping[str, str]) 
     return list(compare(*sets).differences)
 
 
-RULE = '[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
+RULE = '\n[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
+SMALL = '[[when]]\nsmaller_than = "2 KiB"\nlevels = ["{}"]\n'
 DEFAULT = {"default.toml": AES}
 
 
@@ -214,7 +215,7 @@ DEFAULT = {"default.toml": AES}
             ("down", "everybody else at carol.example", "levels: pqc instead of aes")], id="default.toml"),
         pytest.param({}, {"bob.example.toml": 'levels = ["aes", "rsa"]'}, [("down", "everybody else at bob.example", "levels: aes, rsa instead of aes")], id="a fallback"),
         pytest.param({}, {"bob.example.toml": AES + 'otherwise = "refuse"'}, [("other", "everybody else at bob.example", "otherwise: refuse instead of hold")], id="otherwise"),
-        pytest.param({}, {"x.example.toml": AES + 'peer = "bob"'}, [("other", "everybody else at x.example", "peer: bob instead of none")], id="a peer"),
+        pytest.param({}, {"x.example.toml": AES + 'peer = "bob"'}, [("let go", "everybody else at x.example", "peer: bob instead of none")], id="a peer"),
         pytest.param({}, {"x.example/a%40b.toml": AES}, [("let go", "a@b@x.example", "aes instead of held")], id="what may be a route"),
         pytest.param({}, {"bob.example/x.toml": CLEAR}, [("down", "x@bob.example", "levels: plaintext instead of aes")], id="clear text for one"),
         pytest.param({}, {"default.toml": CLEAR}, [("down", "everybody else", "levels: plaintext instead of aes"),
@@ -238,6 +239,19 @@ DEFAULT = {"default.toml": AES}
             [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="a group"),
         pytest.param({"bob.example.toml": AES + 'require = "pqc"'}, {"bob.example.toml": AES},
             [("down", "everybody else at bob.example", "require: pqc of peer bob, or refuse no longer")], id="what must arrive sealed"),
+        pytest.param({"bob.example.toml": AES + SMALL.format("otp")}, {"bob.example.toml": CLEAR + SMALL.format("otp")},
+            [("down", "everybody else at bob.example", "levels: plaintext instead of aes")], id="large mail beside a rule for small mail"),
+        pytest.param({"bob.example.toml": 'levels = ["otp", "aes", "rsa"]'}, {"bob.example.toml": 'levels = ["otp", "rsa"]'},
+            [("down", "everybody else at bob.example", "levels: otp, rsa instead of otp, aes, rsa")], id="a level between two others"),
+        pytest.param({"bob.example.toml": 'levels = ["rsa", "otp"]\nmax_size = { rsa = "1 KiB" }'}, {"bob.example.toml": 'levels = ["rsa", "otp"]'},
+            [("down", "everybody else at bob.example", "max_size: none instead of rsa 1024")], id="a larger size for a lesser level"),
+        pytest.param({"bob.example.toml": AES + 'max_size = "1 KiB"'}, {"bob.example.toml": AES + 'max_size = "1 MiB"'},
+            [("let go", "everybody else at bob.example", "max_size: otp 1048576, aes 1048576, pqc 1048576, rsa 1048576 instead of otp 1024, aes 1024, pqc 1024, rsa 1024")], id="a larger size for the only level"),
+        pytest.param({"bob.example.toml": 'levels = ["otp"]\nquantum = "required"' + RULE.format("ceo@*", "pqc")}, {"bob.example.toml": 'levels = ["otp"]\nquantum = "off"' + RULE.format("ceo@*", "pqc")},
+            [("other", "everybody else at bob.example", "quantum: off instead of required"),
+             ("down", "everybody else at bob.example", "quantum: off instead of required")], id="the same change that means more elsewhere"),
+        pytest.param({"bob.example.toml": 'levels = ["rsa"]\nquantum = "required"'}, {"bob.example.toml": 'levels = ["pqc"]\nquantum = "off"'},
+            [("down", "everybody else at bob.example", "levels: pqc instead of rsa; quantum: off instead of required")], id="a better level without the quantum key"),
     ],
 )  # fmt: skip
 def test_diff_finds_every_decision_that_differs_without_any_mail(
