@@ -5,6 +5,7 @@ policies/README.md says what each does; what the relay makes of it is looked at,
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib import relay_command
 from tests.unit.policy.test_policy import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # a fixture
 from tests.unit.policy.test_policy_cli import site as site  # a fixture
@@ -296,6 +298,34 @@ def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
     assert f"Undo with: qumail-relay policy install {tmp_path / 'one'}" in result.stdout
     assert run("install", str(tmp_path / "one")).exit_code == 0
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+
+
+async def test_nothing_is_installed_that_cannot_be_said(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path
+) -> None:
+    in_place(site, tmp_path, SETS)
+    new = write(tmp_path / "two", DEFAULT)
+    with Path("/dev/full").open("wb") as full:
+        command = ("policy", "install", "--config", tmp_path / "relay.toml", new)
+        process = await relay_command.start(*command, stdout=full)
+        assert await process.wait() == 1
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+
+
+def test_what_was_swapped_is_called_installed_whatever_comes_after(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    (tmp_path / ".policies.new").symlink_to("left by one that was killed")
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    result = run("install", str(write(tmp_path / "two", DEFAULT)))
+    assert (result.exit_code, (tmp_path / "policies").resolve()) == (1, tmp_path / "two")
+    assert result.stderr == f"Installed: {tmp_path / 'two'}; but afterwards: Input/output error\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
 
 
