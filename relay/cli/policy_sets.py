@@ -187,7 +187,7 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     if len(comparison.differences) > MAX_CHANGES:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
     for who in comparison.coarse[:MAX_CHANGES]:
-        console.print(printable(f"So many rules are for {who} that they were tried one by one, and not together."))
+        console.print(printable(f"Not all was tried, because there is too much of it: {who}."))
     number = len(comparison.differences)
     console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
 

@@ -5,7 +5,8 @@ For every file, rule, pattern and floor of either set it makes the mail that the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, 
 from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
 from relay.policy.require import Demand
 from relay.policy.rules import When
+from relay.policy.settings import SealingSettings, today
 from relay.policy.strength import never_weaker
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
@@ -28,6 +30,8 @@ ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 """The most important first."""
 MAX_TRIES = 20_000
 """Of mails that are made for one kind of recipient; where there would be more, rules are tried one by one."""
+MAX_DAYS = 20
+"""On which something ends, and what is left is compared."""
 _ANYBODY = "anybody"
 _ELSEWHERE = "elsewhere.invalid"
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
@@ -65,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, the most important first; `coarse` are recipients for whom rules were tried one by one only."""
+    """All differences, the most important first; `coarse` are recipients for whom not all was tried."""
 
     differences: tuple[Difference, ...]
     coarse: tuple[str, ...]
@@ -94,7 +98,49 @@ class _SampleMessage(NamedTuple):
 
 
 def compare(old: PolicySet, new: PolicySet) -> Comparison:
-    """Every decision that can differ between the two."""
+    """Every decision that can differ between the two, today or when something has ended."""
+    found, coarse = _compared(old, new)
+    seen = {(each.recipients, each.direction, each.changed) for each in found}
+    days = _days(old, new)
+    for day in days[:MAX_DAYS]:
+        later, _ = _compared(_on(old, day), _on(new, day))
+        for each in later:
+            if (told := (each.recipients, each.direction, each.changed)) not in seen:
+                seen.add(told)
+                found.append(replace(each, message=f"{each.message}, from {day} on"))
+    if len(days) > MAX_DAYS:
+        coarse.append(f"everybody, after {days[MAX_DAYS - 1]}")
+    found.sort(key=lambda each: ORDER.index(each.direction))
+    return Comparison(tuple(found), tuple(coarse))
+
+
+def _days(old: PolicySet, new: PolicySet) -> list[date]:
+    """The days from which on something counts no more, of the files that are not the same in both."""
+    ends: set[date] = set()
+    for one, other in ((old, new), (new, old)):
+        for name, file in one.files.items():
+            if (same := other.files.get(name)) is None or same.digest != file.digest:
+                ends |= {each.until for each in (file.policy, *file.policy.when) if each.until is not None}
+    return sorted(end + timedelta(days=1) for end in ends if today() <= end < date.max)
+
+
+def _on(policies: PolicySet, day: date) -> PolicySet:
+    """What still counts on a day to come."""
+
+    def counts(settings: SealingSettings) -> bool:
+        return settings.until is None or settings.until >= day
+
+    files = {name: file for name, file in policies.files.items() if counts(file.policy)}
+    for name, file in files.items():
+        left = [each for each in zip(file.policy.when, file.rule_lines, strict=True) if counts(each[0])]
+        if len(left) < len(file.policy.when):
+            policy = file.policy.model_copy(update={"when": tuple(rule for rule, _ in left)})
+            files[name] = replace(file, policy=policy, rule_lines=tuple(line for _, line in left))
+    return replace(policies, files=files)
+
+
+def _compared(old: PolicySet, new: PolicySet) -> tuple[list[Difference], list[str]]:
+    """The differences, and for whom rules were tried one by one only."""
     found: list[Difference] = []
     coarse: list[str] = []
     same_for_all = _same_for_all(old, new)
@@ -110,8 +156,7 @@ def compare(old: PolicySet, new: PolicySet) -> Comparison:
             coarse.append(kind.called)
             tries = list(_tries(rules, old, new, pairs=False))[:MAX_TRIES]
         found += _of_kind(old, new, kind, tries)
-    found.sort(key=lambda each: ORDER.index(each.direction))
-    return Comparison(tuple(found), tuple(coarse))
+    return found, coarse
 
 
 def _of_kind(

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
+from relay.policy import compare as policy_compare
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.decide import PolicySet
@@ -261,6 +262,37 @@ def test_diff_finds_every_decision_that_differs_without_any_mail(
 ) -> None:
     found = differences(tmp_path, DEFAULT | dict(old), DEFAULT | dict(new))
     assert sorted((each.direction, each.recipients, "; ".join(each.changed)) for each in found) == sorted(expected)
+
+
+UNTIL = "until = {}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (CLEAR + UNTIL.format("2998-01-31"), CLEAR, [("down", "any, from 2998-02-01 on", "levels: plaintext instead of aes")]),
+        (CLEAR + UNTIL.format("2998-01-31"), CLEAR + UNTIL.format("2999-12-31"), [("down", "any, from 2998-02-01 on", "levels: plaintext instead of aes")]),
+        (CLEAR, CLEAR + UNTIL.format("2998-01-31"), [("up", "any, from 2998-02-01 on", "levels: aes instead of plaintext")]),
+        ('levels = ["otp"]\n', 'levels = ["otp"]\n' + UNTIL.format("2998-01-31"), [("down", "any, from 2998-02-01 on", "levels: aes instead of otp")]),
+        (AES + RULE.format("ceo@*", "rsa") + UNTIL.format("2998-01-31"), AES + RULE.format("ceo@*", "rsa"), [("down", "any, from 2998-02-01 on", "levels: rsa instead of aes")]),
+        (AES + RULE.format("ceo@*", "rsa") + UNTIL.format("2998-01-31") + RULE.format("*@a.example", "otp"), AES + RULE.format("ceo@*", "rsa") + RULE.format("*@a.example", "otp"),
+            [("down", "any, from 2998-02-01 on", "levels: rsa instead of aes"), ("down", "any, from 2998-02-01 on", "levels: rsa instead of otp")]),
+        (CLEAR + UNTIL.format("2998-01-31"), PQC + UNTIL.format("2998-01-31"), [("up", "any", "levels: pqc instead of plaintext")]),
+    ],
+    ids=["no end any more", "a later end", "an end", "of what is stronger", "of a rule", "of one of two rules", "the same end"],
+)  # fmt: skip
+def test_diff_looks_at_the_days_after_what_ends(
+    before: str, after: str, expected: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    found = differences(tmp_path, *(DEFAULT | {"bob.example/x.toml": text} for text in (before, after)))
+    assert [(each.direction, each.message, "; ".join(each.changed)) for each in found] == expected
+
+
+def test_diff_says_where_more_ends_than_it_can_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_compare, "MAX_DAYS", 1)
+    old = {f"bob.example/{number}.toml": CLEAR + UNTIL.format(f"299{number}-01-31") for number in (1, 2)}
+    sets = [load_policies(write(tmp_path / name, DEFAULT | each), PEERS) for name, each in (("old", old), ("new", {}))]
+    assert compare(*sets).coarse == ("everybody, after 2991-02-01",)
 
 
 def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
