@@ -116,7 +116,7 @@ class Workers:
             _tell(each.process, signal.SIGTERM)
 
     async def _all_anew(self) -> None:
-        """The old one is told to stop once the new one serves: were that to fail, mail would wait for a person."""
+        """The old one is told to end once the new one serves: were that to fail, mail would wait for a person."""
         for number in sorted(self._running):
             if number not in self._running:
                 continue
@@ -129,7 +129,7 @@ class Workers:
                 _tell(new.process, signal.SIGKILL)
                 return
             old, self._running[number] = self._running[number], new
-            _tell(old.process, signal.SIGTERM)
+            _tell(old.process, signal.SIGUSR1)  # not SIGTERM: who has just connected would be sent away
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 

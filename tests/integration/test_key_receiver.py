@@ -31,7 +31,8 @@ from tests.testlib.sites import SOON_LOCKED_OUT, DidNotStart, RelayProcess, Site
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
-QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\n"
+QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\nprefetch = false\n"
+"""Nothing else is asked of the KME meanwhile, whose answer could be taken for the one that is to be held."""
 
 
 @pytest.fixture
