@@ -31,6 +31,7 @@ from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
+from relay.notify import READY, STOPPING, notify, stay_alive
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
@@ -263,9 +264,14 @@ async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Ma
     with their addresses.
     """
     with told_to_stop() as stop:
-        async with running(config, key_receiver=key_receiver, stop=stop) as addresses:
+        async with (
+            in_background("watchdog", stay_alive()),
+            running(config, key_receiver=key_receiver, stop=stop) as addresses,
+        ):
             ready(addresses)
+            notify(READY)
             await stop.wait()
+            notify(STOPPING)
         if stop.cause:
             raise Stopped(stop.cause)
 

@@ -1,5 +1,5 @@
-"""Writes man pages and shell completion out of the commands themselves: `python pages.py VERSION DIRECTORY` (usr/share).
-Standard: man(7), one page for each command and group of commands; bash-completion and zsh's compsys, as click makes them.
+"""Writes man pages and shell completion out of the commands: `python pages.py VERSION DIRECTORY`, which is usr/share.
+Standard: man(7), one page for each command and group of commands; completion for bash and zsh as click makes it.
 """
 
 from __future__ import annotations
