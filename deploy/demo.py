@@ -125,7 +125,7 @@ async def send(address: TCPAddress, sender: str, recipients: list[str], message:
             await client.rcpt(recipient)
         await client.execute_command(b"DATA")
         assert client.protocol is not None
-        client.protocol.write(stuffed(message))
+        client.protocol.write(b"".join(stuffed(message)))
         reply = await client.protocol.read_response(timeout=60)
         return f"{reply.code} {reply.message}"
 

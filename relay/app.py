@@ -5,12 +5,15 @@ Standard: whatever is started is stopped, in the opposite order, also when start
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -22,13 +25,14 @@ from relay.config import Config, TCPAddress
 from relay.deliveries import Deliveries
 from relay.dkim import Signer, SigningKey, arrivals, load_keys
 from relay.entry import Door, DoorModule, Inside
-from relay.entry.listening import Where, all_bound, close_all
+from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.forward import NextHop
 from relay.identity import own_identity, with_documents
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
+from relay.keys.refill import DrawCount, Draws
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
 from relay.notify import READY, STOPPING, notify, stay_alive
@@ -44,6 +48,7 @@ from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.ledger import AddressHash, Ledger
+from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
@@ -52,12 +57,15 @@ from relay.upkeep import (
     ALONE,
     SENT,
     KeysFile,
+    end_what_the_dead_had,
+    give_memory_back,
     keys_file,
     sweep,
     take_over_what_was_sent,
     tell_of_endings,
     write_what_is_late,
 )
+from relay.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -160,40 +168,59 @@ def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, W
     return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
 
 
+async def bound(config: Config) -> Sockets:
+    """The listening sockets of all doors that relay.toml needs. Raises ConfigError."""
+    return await all_bound(_addresses(doors(config), config))
+
+
 @asynccontextmanager
 async def running(
-    config: Config, *, key_receiver: socket.socket | None = None, stop: Stop | None = None
+    config: Config,
+    *,
+    key_receiver: socket.socket | None = None,
+    stop: Stop | None = None,
+    worker: Worker | None = None,
 ) -> AsyncIterator[dict[str, TCPAddress]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. Raises ConfigError,
-    StoreUnavailable and Stopped when it cannot start.
+    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. A `worker` is one
+    of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
         folders = doors(config)
-        sockets = await all_bound(_addresses(folders, config))
+        if worker is not None and not worker.first:
+            folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
+        sockets = worker.listening() if worker is not None else await bound(config)
         stack.callback(close_all, sockets)
-        if isinstance(config.store.database, Path):
+        if worker is None and isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
         built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
         await built.store.beat.go_on()
-        await built.store.claims.end_claims()
         secret = SiteSecret.load(config.store.secret)
-        await take_over_what_was_sent(config, built.store, secret)
+        if worker is not None:
+            neighbours = Neighbours(worker.neighbours, worker.life)
+            _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
+        await end_what_the_dead_had(config, built.store, secret)
         await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
-        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving)
+        for peer, cause in built.config.peers_without_keys.items():
+            log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving, worker)
         work = {
             "key intake": built.receiving.go_on(),
-            "sweep": sweep(built.store, built.triage),
+            "memory": give_memory_back(),
             "late words": write_what_is_late(built.store, built.sent),
             "key report": report.keep_up(),
             "policy watch": built.policies.watch(),
-            "policy ends": tell_of_endings(built.policies),
         }
+        if worker is None or worker.first:
+            work["sweep"] = sweep(config, built.store, secret, built.triage)
+            work["policy ends"] = tell_of_endings(built.policies)
+        if worker is not None and stop is not None:
+            work["supervisor"] = worker.stop_with_supervisor(stop)
         if stop is not None:
             work["second process"] = report.stop_without_receiver(stop)
         for name, doing in work.items():
@@ -229,6 +256,19 @@ async def running(
         built.keys.wait_no_more()
 
 
+def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
+    """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
+    if isinstance(built.config.store.database, Path):
+        built.store.deliveries.share(neighbours, take_over)
+    kmes, saes = sorted(built.config.kmes), sorted(peer.sae_id for peer in built.config.peers.values())
+    places = {place: number for number, place in enumerate(product(kmes, saes)) if number < COUNTERS}
+
+    def draws_of(kme: str, sae: str) -> DrawCount:
+        return CountedTogether(neighbours, places[kme, sae]) if (kme, sae) in places else Draws()
+
+    built.keys.share(draws_of, first=worker.first)
+
+
 def outgoing_recipe(built: Parts) -> Outgoing:
     """The journey out; [outgoing] must be set."""
     config = built.config
@@ -257,8 +297,13 @@ def incoming_recipe(built: Parts) -> Incoming:
     )
 
 
-async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    """Runs the relay until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
+async def serve(
+    config: Config,
+    key_receiver: socket.socket,
+    ready: Callable[[Mapping[str, TCPAddress]], None],
+    worker: Worker | None = None,
+) -> None:
+    """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
 
     `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
     with their addresses.
@@ -266,8 +311,11 @@ async def serve(config: Config, key_receiver: socket.socket, ready: Callable[[Ma
     with told_to_stop() as stop:
         async with (
             in_background("watchdog", stay_alive()),
-            running(config, key_receiver=key_receiver, stop=stop) as addresses,
+            running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
         ):
+            # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
+            gc.collect()
+            gc.freeze()
             ready(addresses)
             notify(READY)
             await stop.wait()

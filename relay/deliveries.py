@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 
 import structlog
 
@@ -47,14 +46,12 @@ class Delivery:
 
     `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
     those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
-    `check` is to be called last before it leaves; it raises DeliveryUnderWay and StoreUnavailable. Of a mail that is
-    `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
+    Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
     """
 
     name: bytes
     mail: Mail
     like_no_other: bool = False
-    check: Callable[[], None] = lambda: None
     begun: Begun = field(default_factory=Begun)
     is_begun: bool = False
     copies: list[SealedCopy] = field(default_factory=list)
@@ -140,8 +137,8 @@ class Deliveries:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
         self._under_way |= recipients
         delivery = Delivery(name, mail, like_no_other)
-        delivery.check = partial(self._check, delivery)
         try:
+            await self._records.mark(name, mail.envelope.mailboxes)
             self._take_room(delivery)  # before a key is spent on it
             if begin:
                 await self.begin(delivery)
@@ -156,7 +153,15 @@ class Deliveries:
             raise
         finally:
             self._under_way -= recipients
+            # After the answer, which is said in this step: were the relay killed in between, the client would try again
+            # at another worker, for which nothing was under way any more.
+            asyncio.get_running_loop().call_soon(self._unmark, name, mail)
             self._note_name(delivery)
+
+    def _unmark(self, name: bytes, mail: Mail) -> None:
+        """Unless there is another try by now."""
+        over = [each for each in mail.envelope.mailboxes if (name, each) not in self._under_way]
+        self._records.unmark(name, over)
 
     async def begin(self, delivery: Delivery) -> Mail:
         """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
@@ -173,8 +178,8 @@ class Deliveries:
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
         return delivery.rest
 
-    def _check(self, delivery: Delivery) -> None:
-        """Whether the mail may leave: what becomes of it can be written down, and nobody else has it by now.
+    def check(self, delivery: Delivery) -> None:
+        """To be called last before the mail leaves: what becomes of it can be written down, and nobody else has it.
 
         Raises DeliveryUnderWay and StoreUnavailable.
         """
@@ -235,11 +240,13 @@ class Deliveries:
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= recipients
         try:
+            await self._records.mark(name, delivered)
             await self._records.remember(name, [recipient_name(name, mailbox) for mailbox in delivered])
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
         finally:
             self._under_way -= recipients
+            self._records.unmark(name, delivered)
 
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(len(mail.message), name_as_it_came, self._direction, mail)

@@ -1,5 +1,5 @@
 """The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
-A key taken from the KME is stored before it is used; nothing is handed on that was not verified.
+A key taken from the KME is on the disk before it is used; nothing is handed on that was not verified.
 
 What happens to a mail, in this order:
 
@@ -117,9 +117,10 @@ class Incoming:
     async def _hand_on(self, delivery: Delivery, mail: Mail, original: Original, kept: _KeptMail | None) -> None:
         """The original goes to the next hop for those who are due, or is put aside."""
         opened, missed, due = original.opened, original.missed, original.opened.to_the_due(mail)
-        leaving = due.with_message(mail.trace + original.message)
+        leaving = due.with_message(original.message)
         if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
-            keeping = self.triage.unprotected(due, leaving.message, opened.protection, opened.peer, missed.cause)
+            stored = mail.trace + original.message
+            keeping = self.triage.unprotected(due, stored, opened.protection, opened.peer, missed.cause)
             await self._put_aside(delivery, due, keeping)
             return
         await self._deliver(delivery, leaving, kept, opened)
@@ -132,11 +133,11 @@ class Incoming:
             raise PolicyRefuses(missed.cause)
         if missed:
             message = b"X-QuMail-Protection: none" + missed.mark.encode() + b"\r\n" + message
-        leaving = mail.with_message(mail.trace + message)
         if missed and missed.otherwise == "quarantine":
-            await self._put_aside(delivery, mail, self.triage.unprotected(mail, leaving.message, "", "", missed.cause))
+            stored = mail.trace + message
+            await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))
             return
-        await self._deliver(delivery, leaving, kept)
+        await self._deliver(delivery, mail.with_message(message), kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Whoever sent it need not try again, once it is in quarantine on the disk."""
@@ -147,10 +148,11 @@ class Incoming:
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
     ) -> None:
         """Hands it to the next hop, who says what becomes of each recipient, unless the mail server keeps it."""
-        result = await kept.put_in_place(leaving, delivery.check) if kept is not None else None
+        check = partial(self.deliveries.check, delivery)
+        result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            result = await self.next_hop.deliver(leaving, Supervision(delivery.check, *noted))
+            result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
         delivery.note(leaving.envelope.recipients, result.outcomes)
         refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}
@@ -254,4 +256,4 @@ class _KeptMail:
 
 
 def _has_other_body(message: bytes, other: bytes) -> bool:
-    return mime.split(message)[1] != mime.split(other)[1]
+    return not mime.has_body(message, memoryview(other)[mime.bounds(other)[1] :])

@@ -37,6 +37,7 @@ from relay.keys.receiver import (
     read_frame,
 )
 from relay.store.received import ReceivedKeys
+from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool, take_over
 
@@ -58,8 +59,9 @@ class Receiving:
         self._directory = config.state_directory / SPOOL
         self._secret = secret
         self._received = received
-        here = ReceiverHere(Spool(self._directory, secret), _origins(config))
-        self._process = ReceiverProcess(process, here) if process is not None else None
+        self._origins = _origins(config)
+        here = ReceiverHere(Spool(self._directory, secret), self._origins)
+        self._process = ReceiverProcess(process, here, self._kept) if process is not None else None
         self.receiver: Receiver = self._process or here
 
     @property
@@ -73,9 +75,14 @@ class Receiving:
 
     async def take_over(self) -> None:
         """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""
+        have_rows = self._received.taken_over_from_now_on()
         await self.receiver.hand_over()
-        if number := await take_over_keys(self._directory, self._secret, self._received):
+        if number := await take_over_keys(self._directory, self._secret, self._received, have_rows):
             log.debug("received_keys_taken_over", number=number)
+
+    def _kept(self, kme: str, request: HTTPRequest) -> None:
+        group, _ = self._origins[kme]
+        self._received.spooled(group, request.sae, request.key_IDs)
 
     async def go_on(self) -> None:
         """Takes over, for ever; what cannot be stored now waits in the spool, and no KME is asked for more."""
@@ -95,17 +102,20 @@ class Receiving:
             log.error("received_keys_wait_in_spool", directory=str(self._directory), cause=str(error))
 
 
-async def take_over_keys(directory: Path, secret: SiteSecret, received: ReceivedKeys) -> int:
+async def take_over_keys(
+    directory: Path, secret: SiteSecret, received: ReceivedKeys, have_rows: frozenset[KeyName] = frozenset()
+) -> int:
     """Puts the keys of all replies into the store that nobody writes to any more; returns how many keys.
 
-    A key that the store has, or had, stays as it is there. Raises StoreUnavailable: the rest is for the next time.
+    Those that `have_rows` there are left out. A key that the store has, or had, stays as it is there. Raises
+    StoreUnavailable: the rest is for the next time.
     """
 
     async def put(records: Sequence[bytes]) -> int:
-        found = await asyncio.to_thread(_keys, records)
+        found = await asyncio.to_thread(_keys, records, have_rows)
         for (group, master), keys in found.items():
             try:
-                await received.put(group, master, keys)
+                await received.store(group, master, keys)
             except KMEBadReply as error:  # of one of them; the others are stored
                 log.warning("received_key_not_taken_over", cause=str(error))
         return sum(map(len, found.values()))
@@ -113,19 +123,24 @@ async def take_over_keys(directory: Path, secret: SiteSecret, received: Received
     return await take_over(directory, secret, put, "received_keys_not_read")
 
 
-def _keys(records: Sequence[bytes]) -> dict[tuple[str, str], dict[str, bytes]]:
-    """Octets by key_ID, by KME group and master SAE."""
+def _keys(records: Sequence[bytes], have_rows: frozenset[KeyName]) -> dict[tuple[str, str], dict[str, bytes]]:
+    """Octets by key_ID, by KME group and master SAE, of those keys that have no rows."""
     found: defaultdict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
     for record in records:
         delivered = Delivered.decoded(record)
-        found[delivered.group, delivered.master_sae].update(delivered.keys())
+        group, master = delivered.group, delivered.master_sae
+        if all(KeyName(group, master, key_ID) in have_rows for key_ID in delivered.key_IDs):
+            continue
+        keys = delivered.keys().items()
+        found[group, master].update((name, key) for name, key in keys if KeyName(group, master, name) not in have_rows)
     return found
 
 
-def start(config: Config) -> socket.socket:
+def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
     """Starts the process; the socket is the way to it, and it ends when that is closed.
 
-    To be called before there are an event loop and threads, of which a fork would copy a part.
+    To be called before there are an event loop and threads, of which a fork would copy a part. The descriptors that are
+    `not_for_it` it closes: it outlives this process, and would keep locks and sockets for so long.
     """
     ours, theirs = socket.socketpair()
     if os.fork():
@@ -134,6 +149,8 @@ def start(config: Config) -> socket.socket:
     status = 1
     try:
         ours.close()
+        for each in not_for_it:
+            os.close(each)
         os.setsid()
         # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
         # are over.
@@ -188,7 +205,7 @@ async def _answer(
         client.renew_certificates()
         request = HTTPRequest.from_json(asked["request"])
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
-        answer, body = {"code": reply.code, "retry_after": reply.retry_after}, reply.body
+        answer, body = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept}, reply.body
     except NoAnswer as error:
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:

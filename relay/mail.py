@@ -75,12 +75,15 @@ class Origin:
     user: str = ""
 
 
+UNKNOWN = Origin()
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
 
-    `id` names the mail in log lines. `trace` is the Received field of this relay (RFC 5321, 4.4): it goes on
-    top of what is sent on, and is no part of what is sealed. `origin` is the client it came from, and
+    `id` names the mail in log lines. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
+    on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all.
     """
 
@@ -88,20 +91,32 @@ class Mail:
     message: bytes = field(repr=False)
     id: str = ""
     trace: bytes = field(default=b"", repr=False)
-    origin: Origin = Origin()
+    origin: Origin = UNKNOWN
     each_answered: bool = False
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
-        return replace(self, envelope=replace(self.envelope, recipients=tuple(recipients)))
+        these = tuple(recipients)
+        if these == self.envelope.recipients:
+            return self
+        return replace(self, envelope=replace(self.envelope, recipients=these))
 
     def with_message(self, message: bytes) -> Mail:
         """The same envelope around other bytes."""
         return replace(self, message=message)
 
+    def under(self, trace: bytes) -> Mail:
+        """The same mail with these fields on top, in place of those before."""
+        return replace(self, trace=trace)
+
     def with_header_in_bounces(self) -> Mail:
         """The same mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content."""
         return replace(self, envelope=replace(self.envelope, ret="HDRS"))
+
+    @property
+    def size(self) -> int:
+        """The octets that are sent on."""
+        return len(self.trace) + len(self.message)
 
     @property
     def digest(self) -> str:

@@ -90,9 +90,9 @@ class Outgoing:
                 entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
             else:
                 # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
-                await off_loop(len(rest.message), _check_shown, rest.message)
+                await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
                 sealed = await self.sealer.seal(rest)
-                entries = await off_loop(len(rest.message), _entries, rest, sealed.copies)
+                entries = await _entries(rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
             await self._enter(delivery, entries)
         except RelayError as error:
@@ -140,9 +140,9 @@ class Outgoing:
         """Raises StoreUnavailable where it could not be written down who has it now."""
         mail = delivery.mail.to(copy.recipients)
         try:
-            leaving = mail.with_message(await self._signed(copy, mail.trace))
+            leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            supervision = Supervision(delivery.check, *noted)
+            supervision = Supervision(partial(self.deliveries.check, delivery), *noted)
             result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
@@ -159,21 +159,19 @@ class Outgoing:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
                 await self.deliveries.so_far(delivery)
         finally:
-            _report(copy, result, len(leaving.message))
+            _report(copy, result, leaving.size)
 
-    async def _signed(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
-        """As it may leave: under `trace` and the DKIM signatures of its author's domain, and sealed beyond doubt.
+    async def _top(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
+        """What a copy leaves under: `trace`, and the DKIM signatures of its author's domain; it is sealed beyond doubt.
 
         What leaves in clear is left to the mail server's signatures. Raises TrippedWire.
         """
         if copy.in_clear:
-            return trace + copy.message
-        message = trace + copy.message
+            return trace
         if self.signer is not None:
-            fields = await off_loop(len(copy.message), self.signer.fields, copy.message)
-            message = trace + fields + copy.message
-        await off_loop(len(message), check_sealed, message, copy.protection)
-        return message
+            trace += await off_loop(len(copy.message), self.signer.fields, copy.message)
+        await off_loop(len(copy.message), check_sealed, copy.message, copy.protection, trace)
+        return trace
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
@@ -205,7 +203,7 @@ class Outgoing:
         # Those who had it before are told of once more: a mail server may have to try again more than once.
         elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
         # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
-        if len(elsewhere) and await off_loop(len(mail.message), _has_message_id, mail.message):
+        if len(elsewhere) and await off_loop(mime.header_work(mail.message), _has_message_id, mail.message):
             outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
             await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
@@ -221,10 +219,11 @@ class Outgoing:
 
     async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
         """What takes the mail's place, or None where it does not fit there."""
-        message = await self._signed(copy)
+        top = await self._top(copy)
+        message = top + copy.message if top else copy.message
         if not await off_loop(len(message), fits, message):
             return None
-        delivery.check()
+        self.deliveries.check(delivery)
         delivery.note(copy.recipients, (None,) * len(copy.recipients))
         self.entered.pop(delivery.name, None)
         _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
@@ -266,14 +265,17 @@ def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
     )
 
 
-def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
+async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
     """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
     alike: dict[tuple[int, str, str], list[Planned]] = {}
     for number, copy in enumerate(copies):
         for each in copy.planned:
             if each.downgrade:
                 alike.setdefault((number, each.policy["policy"], each.downgrade), []).append(each)
-    return [_entry(mail, copies[number], planned) for (number, _, _), planned in alike.items()]
+    return [
+        await off_loop(len(mail.message), _entry, mail, copies[number], planned)
+        for (number, _, _), planned in alike.items()
+    ]
 
 
 def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> LedgerEntry:

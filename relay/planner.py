@@ -62,6 +62,7 @@ class Planner:
     levels: Mapping[str, Level]
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(
         self,
@@ -181,13 +182,15 @@ class Planner:
 
     def parties(self, peer: str) -> Parties:
         """The two ends of what is sealed for this peer."""
-        return Parties(
-            master_sae=self.config.site.sae_id,
-            slave_sae=self.config.peers[peer].sae_id,
-            peer=peer,
-            identity=self.identity,
-            certificates=self.certificates.get(peer),
-        )
+        if peer not in self._parties:
+            self._parties[peer] = Parties(
+                master_sae=self.config.site.sae_id,
+                slave_sae=self.config.peers[peer].sae_id,
+                peer=peer,
+                identity=self.identity,
+                certificates=self.certificates.get(peer),
+            )
+        return self._parties[peer]
 
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
         """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
@@ -205,6 +208,12 @@ class Planner:
         parties = self.parties(decision.peer)
         obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
         return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
+
+    def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
+        """Why nothing can be sealed for a peer at a level, whatever policy says, or "" where it can be tried."""
+        if level in QUANTUM and (cause := self._no_kme(peer)):
+            return cause
+        return self.levels[level].obstacle(self.parties(peer))
 
     def acceptable(self, decision: Decision) -> set[str]:
         """The protections that satisfy a decision: those that it can lead to, and stronger ones."""

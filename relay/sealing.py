@@ -5,7 +5,7 @@ Standard: the level files write the format; what cannot be sealed is held or ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
 from relay.levels import SealedPayload
 from relay.mail import Mail, Recipient
+from relay.pieces import Octets, Pieces
 from relay.plan import Copy, Group, Planned
 from relay.planner import Decided, Planner, decide, seconds_waited
 from relay.policy.content import MessageFacts
@@ -150,15 +151,15 @@ class Sealer:
         if copy.in_clear:
             return made
         peer = copy.peer or ""
-        if before := await off_loop(len(original), self._sealed_before, original, group, copy):
+        if before := await self._made_before(original, group, copy):
             made.protection, made.message = before
             return made
         try:
             sealed = await self._sealed(original, sender, group, copy)
+            made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
-        made.message, digest = await off_loop(len(sealed.der), _finished, original, sealed.der)
         self._note_made(
             digest, SealedBefore(peer, frozenset(each.mailbox for each in made.recipients), made.protection)
         )
@@ -177,7 +178,7 @@ class Sealer:
         envelope = self.planner.sealed_envelope(copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
-            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.der), parties, keys)
+            sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
         return sealed
 
     def _note_made(self, digest: bytes, made: SealedBefore) -> None:
@@ -186,14 +187,18 @@ class Sealer:
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
 
+    async def _made_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
+        """As `_sealed_before`, beside the loop where that takes time."""
+        if not await off_loop(mime.header_work(message), mime.is_sealed, message):
+            return None
+        return await off_loop(len(message), self._sealed_before, message, group, copy)
+
     def _sealed_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
 
         None for everything else, and for layers that are less than this copy would have, or not what policy wants.
         What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
         """
-        if not mime.is_sealed(message):
-            return None
         try:
             der = mime.sealed_content(message)
         except BadStructure:
@@ -230,6 +235,13 @@ async def _decided(
     return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 
 
-def _finished(original: bytes, der: bytes) -> tuple[bytes, bytes]:
-    """The outer message, and by what its content is known again."""
-    return mime.sealed_message(original, der), hashlib.sha256(der).digest()
+def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
+    """The outer message, encrypted and written piece by piece, and by what its content is known again."""
+    digest = hashlib.sha256()
+
+    def seen() -> Iterator[Octets]:
+        for piece in sealed:
+            digest.update(piece)
+            yield piece
+
+    return mime.sealed_message(original, Pieces(len(sealed), seen)), digest.digest()

@@ -55,6 +55,8 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
     removed: ClassVar[Mapping[str, str]] = {}
     """Settings that there were once, each with what to do about one that still stands in a file."""
+    examples: ClassVar[Mapping[str, object]] = {}
+    """What the reference shows for settings that have no default, or whose default is to be away."""
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import struct
 from collections.abc import Iterator
 
 import pybase64
@@ -30,6 +31,13 @@ _ONE_TIME_PAD = bytes.fromhex("0614698286a6dcf08ff1ca9e97b8c5a2c1d1aea39e71")
 _KEM = bytes.fromhex("060b2a864886f70d0109100d03")
 _PAD = bytes.fromhex("06146982d5abc39fe9cb8a8bf1a89596bed7bfc8dc46")
 
+_LINE_OCTETS, _CUT = 78, "76s2x"
+_PIECE_OCTETS = _LINE_OCTETS * 512
+"""The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
+_WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
+_TAG = b"\x04\x10"
+"""Before the last 16 octets of all: the authentication tag."""
+
 _Form = tuple[int, bytes, bytes]
 """The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
 _KEM_FORM: _Form = (0xA4, _KEM, _AES_256_GCM)
@@ -44,16 +52,16 @@ _READABLE = b"Content-Type: "
 """Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""
 
 
-def check_sealed(message: bytes, protection: str) -> None:
+def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
-    `protection` names the layers from the inside out, `pqc+aes` for instance, of which the last can be seen; a name
-    that is not here is that of a further KEM.
+    `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
+    instance, of which the last can be seen; a name that is not here is that of a further KEM.
     """
-    header, empty_line, body = message.partition(b"\r\n\r\n")
-    if not empty_line:
+    end = message.find(b"\r\n\r\n") + 2
+    if end < 2:
         raise TrippedWire("there is no body")
-    fields = shown_fields(header + b"\r\n")
+    fields = shown_fields(top + message[:end])
     for name, expected in ((b"subject", [b"[...]"]), (b"content-transfer-encoding", [b"base64"])):
         if fields.get(name) != expected:
             raise TrippedWire(f"{name.decode()} is not {expected[0].decode()!r}")
@@ -61,7 +69,7 @@ def check_sealed(message: bytes, protection: str) -> None:
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
     last = protection.rpartition("+")[2]
-    _check_body(body, _FORMS.get(last, _KEM_FORM))
+    _check_body(_Body(message, end + 2), _FORMS.get(last, _KEM_FORM))
 
 
 def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
@@ -87,54 +95,128 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
     return {name: [b" ".join(each) for each in values] for name, values in found.items()}
 
 
-def _check_body(body: bytes, form: _Form) -> None:
+class _Body:
+    """What stands in the body in base64, decoded piece by piece; only what is asked for is kept.
+
+    `size` is how many octets it must have in all, by the length of the text.
+    """
+
+    def __init__(self, message: bytes, begin: int) -> None:
+        """The body begins there. Raises TrippedWire where there is none."""
+        lines = -(-(len(message) - begin) // _LINE_OCTETS)
+        characters = len(message) - begin - 2 * lines
+        self.size = characters // 4 * 3 - message.count(b"=", max(begin, len(message) - 4))
+        self._pieces = _decoded(message, begin)
+        self._head = bytearray()
+        self._last = b""
+
+    def octets(self, start: int, end: int) -> bytes:
+        """These octets of it, as far as they are there."""
+        while len(self._head) < end and (piece := next(self._pieces, b"")):
+            self._head += piece
+        return bytes(self._head[start:end])
+
+    def ends_with(self, octets: int) -> bytes:
+        """Its last octets, so many, after all of it was decoded and is as long as it must be."""
+        size, last = len(self._head), bytes(self._head[-octets:])
+        for piece in self._pieces:
+            size += len(piece)
+            last = (last + piece)[-octets:]
+        if size != self.size:
+            raise TrippedWire("the body is not base64 alone")
+        return last
+
+
+def _decoded(message: bytes, begin: int) -> Iterator[bytes]:
+    """The octets, after a look that nothing in them can be read. Raises TrippedWire where it is not base64 alone."""
+    before, ended = b"", False
+    for start in range(begin, len(message), _PIECE_OCTETS):
+        text = _characters(message[start : start + _PIECE_OCTETS])
+        try:
+            piece = pybase64.b64decode(text, validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise TrippedWire("the body is not base64 alone") from error
+        if ended:
+            raise TrippedWire("the body goes on after its end")
+        ended = len(piece) * 4 != len(text) * 3
+        if _READABLE in piece or _READABLE in before + piece[: len(_READABLE)]:
+            raise TrippedWire("the sealed content can be read")
+        before = piece[-len(_READABLE) :]
+        yield piece
+
+
+def _characters(lines: bytes) -> bytes:
+    """The text of lines of 76 characters, of which the last may be shorter. Raises TrippedWire.
+
+    Cutting lines takes a third of the time of taking CR and LF out, wherever they are.
+    """
+    whole, rest = divmod(len(lines), _LINE_OCTETS)
+    ends = lines[76::_LINE_OCTETS] == b"\r" * whole and lines[77::_LINE_OCTETS] == b"\n" * whole
+    if rest and lines[-2:] != b"\r\n":
+        ends = False
+    if not ends:
+        raise TrippedWire("the body is not in lines of 76 characters")
+    cut = _WHOLE if len(lines) == _WHOLE.size else struct.Struct(f"{_CUT * whole}{max(0, rest - 2)}s{min(rest, 2)}x")
+    return b"".join(cut.unpack(lines))
+
+
+def _check_body(body: _Body, form: _Form) -> None:
     """The body is base64, all of it, of one DER element: AuthEnvelopedData of this form (RFC 5083, 2.1)."""
-    try:
-        der = pybase64.b64decode(body.translate(None, b"\r\n"), validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise TrippedWire("the body is not base64 alone") from error
-    (content_info,) = _inside(memoryview(der), 0x30)
-    content_type, content = _inside(content_info, 0x06, 0xA0)
-    (enveloped,) = _inside(content, 0x30)
-    if content_type != _AUTH_ENVELOPED_DATA:
+    (content_info,) = _inside(body, (0, body.size), 0x30)
+    content_type, content = _inside(body, content_info, 0x06, 0xA0)
+    (enveloped,) = _inside(body, content, 0x30)
+    if body.octets(*content_type) != _AUTH_ENVELOPED_DATA:
         raise TrippedWire("the body is not authenticated enveloped data")
-    version, recipients, encrypted, tag = _inside(enveloped, 0x02, 0x31, 0x30, 0x04)
-    inner_type, algorithm, ciphertext = _inside(encrypted, 0x06, 0x30, 0x80)
-    if bytes(version) != b"\0" or inner_type != _DATA or not ciphertext or len(tag) != 16:
+    tag_octets = len(_TAG) + 16
+    version, recipients, encrypted = _inside(body, (enveloped[0], enveloped[1] - tag_octets), 0x02, 0x31, 0x30)
+    inner_type, algorithm, ciphertext = _inside(body, encrypted, 0x06, 0x30, 0x80)
+    right = body.octets(*version) == b"\0" and body.octets(*inner_type) == _DATA and ciphertext[0] < ciphertext[1]
+    found = list(_elements(body, recipients, _MAX_RECIPIENTS))
+    has_form = found and _has_form(body, form, found, algorithm)
+    if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
-    found = list(_elements(recipients, _MAX_RECIPIENTS))
-    if not found or not _has_form(form, found, algorithm):
+    if not has_form:
         raise TrippedWire("it is not sealed at the level that policy wants")
-    if _READABLE in der:
-        raise TrippedWire("the sealed content can be read")
 
 
-def _has_form(form: _Form, recipients: list[tuple[int, memoryview]], algorithm: memoryview) -> bool:
+_Range = tuple[int, int]
+"""Where the contents of an element begin and end."""
+
+
+def _has_form(body: _Body, form: _Form, recipients: list[tuple[int, _Range]], algorithm: _Range) -> bool:
     tag, beginning, content = form
-    alike = all(each == tag and inside[: len(beginning)] == beginning for each, inside in recipients)
-    return alike and algorithm[: len(content)] == content
+    alike = all(each == tag and _begins(body, inside, beginning) for each, inside in recipients)
+    return alike and _begins(body, algorithm, content)
 
 
-def _inside(octets: memoryview, *tags: int) -> list[memoryview]:
-    """The contents of the elements that `octets` consist of, whose tags must be these."""
-    found = list(_elements(octets, len(tags)))
+def _begins(body: _Body, where: _Range, octets: bytes) -> bool:
+    start, end = where
+    return body.octets(start, min(end, start + len(octets))) == octets
+
+
+def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
+    """The contents of the elements that stand there, whose tags must be these."""
+    found = list(_elements(body, where, len(tags)))
     if [tag for tag, _ in found] != [*tags]:
         raise TrippedWire("the body is not CMS as sealed messages have it")
     return [inside for _, inside in found]
 
 
-def _elements(octets: memoryview, most: int) -> Iterator[tuple[int, memoryview]]:
+def _elements(body: _Body, where: _Range, most: int) -> Iterator[tuple[int, _Range]]:
     """Tag and contents of each of at most so many elements, their lengths in the shortest form (X.690, 10.1)."""
-    position = 0
-    while position < len(octets):
+    position, limit = where
+    while position < limit:
+        head = body.octets(position, min(limit, position + 2 + 8))
         start = position + 2
-        length = octets[position + 1] if start <= len(octets) else 0x80
+        if len(head) < 2:
+            raise TrippedWire("the body is shorter than its CMS")
+        length = head[1]
         if length >= 0x80:
             start += length & 0x7F
-            length = int.from_bytes(octets[position + 2 : start])
+            length = int.from_bytes(head[2 : 2 + (length & 0x7F)])
         shortest = 2 if length < 0x80 else 2 + (length.bit_length() + 7) // 8
         most -= 1
-        if most < 0 or start - position != shortest or start + length > len(octets):
+        if most < 0 or start - position != shortest or start + length > limit:
             raise TrippedWire("the body is longer or shorter than its CMS")
-        yield octets[position], octets[start : start + length]
+        yield head[0], (start, start + length)
         position = start + length

@@ -5,14 +5,19 @@ Whatever stands in the way is logged, and tried again: only the end of the relay
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from relay import heap
 from relay.config import Config
+from relay.errors import StoreUnavailable
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
@@ -23,13 +28,18 @@ from relay.store import claims
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords, take_over_sent
 from relay.store.store import Store
+from relay.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
+GIVE_BACK_S = 30.0
+"""How often memory that is free goes back to the system."""
 SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
+ALONE_S, LOOK_S = 5.0, 0.01
+"""So long a worker waits for another that takes over what was sent, and so often it looks."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """No more files and rules that end are named in the log at once."""
@@ -40,18 +50,63 @@ ALONE = "the second process, which asks KMEs for received keys, has ended: the r
 
 
 async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecret) -> None:
-    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable."""
-    if number := await take_over_sent(config.state_directory / SENT, secret, store.deliveries):
+    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable.
+
+    Two workers do that one after the other: who returned while the other one is at it would take it for done.
+    """
+    directory = config.state_directory / SENT
+    async with _alone(directory):
+        number = await take_over_sent(directory, secret, store.deliveries)
+    if number:
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
 
-async def sweep(store: Store, triage: Triage) -> None:
+@asynccontextmanager
+async def _alone(directory: Path) -> AsyncIterator[None]:
+    """No other process takes over from this directory. Raises StoreUnavailable where one does for too long."""
+    descriptor = await asyncio.to_thread(_opened, directory)
+    until = asyncio.get_running_loop().time() + ALONE_S
+    try:
+        while not _locked(descriptor):
+            if asyncio.get_running_loop().time() > until:
+                raise StoreUnavailable(f"{directory}: another worker takes over from it, and does not end")
+            await asyncio.sleep(LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _opened(directory: Path) -> int:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def end_what_the_dead_had(config: Config, store: Store, secret: SiteSecret) -> None:
+    """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
+
+    In the other order another worker could claim, and send again, what is not known to have been sent yet; so could it
+    with the claims of one that ends meanwhile.
+    """
+    dead = await store.claims.dead_processes()
+    await take_over_what_was_sent(config, store, secret)
+    await store.claims.end_claims(dead)
+
+
+async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage) -> None:
     """Ends what has expired, every SWEEP_S seconds."""
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
-            await store.claims.end_claims()
+            await end_what_the_dead_had(config, store, secret)
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.deliveries.expire(store.beat.past):
@@ -61,6 +116,13 @@ async def sweep(store: Store, triage: Triage) -> None:
             await triage.refresh()
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
+
+
+async def give_memory_back() -> None:
+    """What large messages have left free, every GIVE_BACK_S seconds."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        await asyncio.to_thread(heap.give_back)
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
@@ -89,12 +151,16 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KeysFile:
-    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key."""
+    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key.
+
+    A worker's goes by way of the process that starts workers, which has those of all.
+    """
 
     path: Path
     secret_id: str
     keys: KeyRing
     receiving: Receiving
+    worker: Worker | None = None
 
     async def keep_up(self) -> None:
         """Writes it every WRITE_DOWN_S seconds."""
@@ -107,7 +173,12 @@ class KeysFile:
         try:
             report = (await self.keys.report(ask=False)).as_json()
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
-            write_whole(self.path, json.dumps(report))
+            if self.worker is not None:
+                self.worker.say("keys", report)
+                if dropping := self.keys.drop_undelivered:
+                    self.worker.say("alone", dropping)
+            else:
+                write_whole(self.path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(self.path), cause=f"{type(error).__name__}: {error}")
 

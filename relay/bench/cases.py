@@ -48,7 +48,7 @@ WAYS = (
     Way("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
     Way("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
     *(Way("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
-    Way("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers", needs=("workers",)),
+    Way("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
     Way("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
     Way("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
     *(
@@ -59,8 +59,7 @@ WAYS = (
             Way("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),
         )
     ),
-    Way("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers",
-        needs=("workers",)),
+    Way("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers"),
     Way("both", "two pass-throughs", "two-pass-throughs", "same", told="two-pass-throughs"),
     Way("both", "sealed and opened", "alice-then-bob", "same", told="alice-then-bob"),
     Way("postfix", "Postfix, null filter", "postfix:null", "same", needs=_POSTFIX),

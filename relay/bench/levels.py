@@ -196,8 +196,8 @@ async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> byt
     inner, _, enhanced = name.partition("+")
     sealed = await _LEVELS[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)
     if enhanced:
-        sealed = await _LEVELS[enhanced].seal(mime.wrap_enveloped(sealed.der), parties, keys)
-    return await off_loop(len(sealed.der), mime.sealed_message, message, sealed.der)
+        sealed = await _LEVELS[enhanced].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
+    return await off_loop(len(sealed.pieces), mime.sealed_message, message, sealed.pieces)
 
 
 async def _open(message: bytes, opening: Opening) -> bytes:

@@ -19,16 +19,12 @@ from relay.bench.processes import Server, command, server
 from relay.bench.result import BenchmarkFailed
 from relay.bench.sink import Sink
 from relay.bench.traffic import Handover, mails_of, send
-from relay.config import Config
 from relay.identity import Identity, create_identity, peer_document
 
 STOCK_OF_KEYS = 100_000_000
 """Keys of 256 bits that the KMEs have at the start; none comes in, so that making them takes no time from the mail."""
-WORKERS = "workers = {}\n"
-"""The line of relay.toml for more than one process."""
-
 _RELAY_TOML = """\
-{workers}[site]
+[site]
 name = "{site}"
 domains = ["{site}.example"]
 sae_id = "{sae}"
@@ -60,6 +56,9 @@ key = "{files}/kme/sae-{sae}.key"
 domains = ["{peer}.example"]
 sae_id = "{peer_sae}"
 kme_groups = ["alice-bob"]
+
+[limits]
+workers = {workers}
 """
 _OUTGOING = (
     '[outgoing]\nlisten = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
@@ -75,11 +74,6 @@ _TOO_LOW = "key pool too low"
 
 class KeysRunOut(BenchmarkFailed):
     """The KMEs have not enough keys for such mails."""
-
-
-def workers_known() -> bool:
-    """Whether relay.toml has the setting for more than one process."""
-    return "workers" in Config.model_fields
 
 
 class Servers:
@@ -178,7 +172,7 @@ class Servers:
         directory.mkdir(mode=0o700)
         (directory / "relay.toml").write_text(
             _RELAY_TOML.format(
-                workers=WORKERS.format(workers) if workers > 1 else "", site=site, sae=sae, peer=peer,
+                workers=workers, site=site, sae=sae, peer=peer,
                 peer_sae=peer_sae, kme=json.loads(kmes.read_text())[kme], files=self.directory, direction=direction,
             )
         )  # fmt: skip

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from relay.bench.processes import listens, process
-from relay.bench.servers import workers_known
 from relay.bench.sink import Sink
 from relay.bench.traffic import TIMEOUT_S, TOO_SLOW, Handover, mails_of, send
 
@@ -37,8 +36,6 @@ def why_not(need: str) -> str:
             return "Dovecot is not installed"
         case "Postfix" | "Dovecot" if os.geteuid() != 0:
             return f"only root can start a {need} of its own"
-        case "workers" if not workers_known():
-            return "relay.toml has no setting `workers` yet"
     return ""
 
 

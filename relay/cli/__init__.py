@@ -14,7 +14,8 @@ from relay.no_dumps import forbid_core_dumps
 
 COMMANDS = {
     "bench": Later(
-        "bench:bench", "Measure the outgoing relay at level aes, beside a bare aiosmtpd-to-aiosmtplib pass-through."
+        "bench:bench",
+        "Measure how much mail relays on this machine seal and open, beside programs that only pass it on.",
     ),
     "check": Later(
         "check:check",
@@ -45,6 +46,10 @@ COMMANDS = {
         "Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.",
     ),
     "serve": Later("serve:serve", "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM."),
+    "setup": Later(
+        "setup:setup",
+        "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",
+    ),
     "users": Later(
         "users:users",
         "Say who may submit mail to the relay, and from which addresses ([submission] users).",
@@ -62,7 +67,7 @@ COMMANDS = {
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
 
-    Start with `qumail-relay check --config relay.toml`; deploy/relay.toml explains every setting.
+    Start with `qumail-relay setup`; deploy/SETTINGS.md explains every setting.
     """
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix, upkeep
+from relay.cli.check_site import State, door_states, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
@@ -27,7 +28,7 @@ from relay.config import Config, DirectionSettings, KMESettings, LogSettings, lo
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
-from relay.identity import identity_findings, with_documents
+from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
@@ -42,10 +43,6 @@ from relay.store.secret import SECRET_LENGTH, SiteSecret
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
 from relay.store.store import Store, open_store
-
-State = tuple[str, str, tuple[str, ...]]
-"""One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
-
 
 HELD = "mail is held (451)"
 SPOOLS = (
@@ -80,42 +77,56 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
     """
     configure_logging(LogSettings(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
-    states = asyncio.run(looking)
+    config, states = asyncio.run(looking)
     console = Console()
     if as_json:
         console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
     else:
-        for what, detail, problems in states:
-            if not problems:
-                console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
-            for problem in problems:
-                console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
+        _print(console, states)
+        for step in () if postfix_directory else next_steps(config_file, config, states):
+            console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)
 
 
-async def _postfix(config_file: Path, directory: Path) -> list[State]:
+def _print(console: Console, states: list[State]) -> None:
+    console.print(Text(summary(states), "bold red" if any(problems for *_, problems in states) else "green"))
+    for what, detail, problems in states:
+        if not problems:
+            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
+        for problem in problems:
+            console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
+
+
+Found = tuple[Config | None, list[State]]
+"""The configuration where it can be used, and all that was looked at."""
+
+
+async def _postfix(config_file: Path, directory: Path) -> Found:
     try:
         config = load_config(config_file)
     except ConfigError as error:
-        return [("configuration", str(config_file), tuple(error.problems))]
+        return None, [("configuration", str(config_file), tuple(error.problems))]
     try:
         problems = tuple(map(str, await postfix.faults(directory, config)))
     except ConfigError as error:
         problems = tuple(error.problems)
-    return [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
+    return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
 
 
-async def _all(config_file: Path, trial_keys: bool) -> list[State]:
+async def _all(config_file: Path, trial_keys: bool) -> Found:
     try:
-        config, _ = with_documents(load_config(config_file))
+        config, certificates = with_documents(load_config(config_file))
         folders = app.doors(config).values()
     except ConfigError as error:
-        return [("configuration", str(config_file), tuple(error.problems))]
-    return [("configuration", str(config_file), ()), *[state async for state in _states(config, folders, trial_keys)]]
+        return None, [("configuration", str(config_file), tuple(error.problems))]
+    looked = [state async for state in _states(config, certificates, folders, trial_keys)]
+    return config, [("configuration", str(config_file), ()), *looked]
 
 
-async def _states(config: Config, folders: Collection[DoorModule], trial_keys: bool) -> AsyncIterator[State]:
+async def _states(
+    config: Config, certificates: Mapping[str, PeerCertificates], folders: Collection[DoorModule], trial_keys: bool
+) -> AsyncIterator[State]:
     now = datetime.now(UTC)
     for state in (_policies(config), _secret(config), await _store(config)):
         yield state
@@ -125,8 +136,10 @@ async def _states(config: Config, folders: Collection[DoorModule], trial_keys: b
         yield "quarantine", *await quarantine_state(config)
     for what, problems in identity_findings(config, now):
         yield what, "", problems
+    for state in peer_states(config, certificates):
+        yield state
     doors = [folder.states(config) for folder in folders]
-    for parts in (*doors, dkim_findings(config), _kmes(config, trial_keys)):
+    for parts in (door_states(config, folders), *doors, dkim_findings(config), _kmes(config, trial_keys)):
         async for state in parts:
             yield state
     if key_receiver_ended(config):
@@ -284,6 +297,8 @@ async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[State]:
             continue
         async with client:
             untried = trial_keys
+            if not any(kme.group in peer.kme_groups for peer in config.peers.values()):
+                yield what, f"{kme.url}: not asked, for no peer has its group {kme.group!r}", ()
             for peer_name, peer in config.peers.items():
                 if kme.group not in peer.kme_groups:
                     continue

@@ -33,11 +33,13 @@ from relay.identity import (
     SPOKEN,
     VALID_DAYS,
     About,
+    Identity,
     Import,
     Progress,
     create_identity,
     examine,
     expiring,
+    lines_of,
     load_identity,
     load_peer_documents,
     make_passphrase,
@@ -46,10 +48,15 @@ from relay.identity import (
     renew_identity,
     request_certificates,
     same_fingerprint,
+    write_invitation,
 )
 from relay.policy.names import fold_domain
 
 COMMANDS = {
+    "accept": Later(
+        "invitations:accept",
+        "Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.",
+    ),
     "dkim": Later(
         "dkim:dkim",
         "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
@@ -64,9 +71,10 @@ def identity() -> None:
     \b
     Two sites that want to seal for each other at levels pqc and rsa each do:
       qumail-relay identity new                    once: make keys and certificates
-      qumail-relay identity export -o alice.json   write the document for the other site
-      qumail-relay identity import bob.json        pin the other site's document
-    and compare the fingerprints over the telephone before they answer yes.
+      qumail-relay identity invite -o alice.txt    write the invitation for the other site
+      qumail-relay identity accept bob.txt         take the other site in
+    and compare the words over the telephone before they answer yes. `export` and `import` do
+    the same with the bare document, and its fingerprint in digits.
     """
 
 
@@ -176,6 +184,46 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
     than those before, so export again after every change here.
     """
+    document, ours = _own_document(config_file, levels)
+    if output is None:
+        click.echo(document, nl=False)
+    else:
+        _write(output, document)
+    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+
+
+@identity.command()
+@config_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. [default: standard output]",
+)
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(SPOKEN),
+    multiple=True,
+    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+)
+def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
+    """Write an invitation: this site's peer document, as text that a peer pastes into `setup` or `identity accept`.
+
+    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either: the other site calls you,
+    and you read the words to them that stand in it, and that `identity show` shows here.
+    """
+    document, ours = _own_document(config_file, levels)
+    text = write_invitation(document)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text.encode())
+    click.echo("Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(ours.fingerprint)), err=True)
+
+
+def _own_document(config_file: Path, levels: tuple[str, ...]) -> tuple[bytes, Identity]:
+    """A fresh peer document of this site, and the identity that it speaks for."""
     config, files = _configured(config_file)
     ours = load_identity(files.directory, passphrase=files.passphrase)
     groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
@@ -188,14 +236,14 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
         kme_groups=groups,
         levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
     )
-    if output is None:
-        click.echo(document, nl=False)
-    else:
-        try:
-            output.write_bytes(document)
-        except OSError as error:
-            raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
-    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+    return document, ours
+
+
+def _write(output: Path, content: bytes) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 @identity.command("import")
@@ -245,7 +293,7 @@ def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
     if config.identity is None:
         raise ConfigError(
             f"{config_file}: no [identity] table, which says where keys and peers' documents are kept; "
-            "deploy/relay.toml shows one"
+            "deploy/SETTINGS.md shows one"
         )
     return config, config.identity
 

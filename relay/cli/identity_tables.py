@@ -12,7 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.config import Config
-from relay.identity import Expiry, Identity, Import, PeerCertificates, common_groups, domains_of, key_identifier
+from relay.identity import (
+    Expiry,
+    Identity,
+    Import,
+    PeerCertificates,
+    common_groups,
+    domains_of,
+    key_identifier,
+    lines_of,
+    words_of,
+)
 
 _CHANGES = {
     "new": "A new peer: nothing is pinned under this name yet.",
@@ -84,6 +94,7 @@ def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], 
     """All of it, for programs; times are RFC 3339."""
     return {
         "fingerprint": identity.fingerprint,
+        "words": list(words_of(identity.fingerprint)),
         "domains": list(identity.domains),
         "certificates": _certificates(identity),
         "kems": _kems(identity.offered_kems),
@@ -98,6 +109,7 @@ def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
     return {
         "name": peer.name,
         "fingerprint": peer.fingerprint,
+        "words": list(words_of(peer.fingerprint)),
         "domains": list(peer.domains),
         "sae_id": peer.sae_id,
         "kme_groups": list(peer.kme_groups),
@@ -144,3 +156,6 @@ def _print_kems(out: Console, public_keys: Mapping[str, bytes]) -> None:
 
 def _print_fingerprint(out: Console, digits: str) -> None:
     out.print(f"Fingerprint: {digits}", style="bold", soft_wrap=True)
+    out.print("In words:", style="bold")
+    for line in lines_of(digits):
+        out.print(f"  {line}", soft_wrap=True)

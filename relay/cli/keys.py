@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from relay import key_receiver, upkeep
@@ -43,7 +44,7 @@ def status(config_file: Path, as_json: bool) -> None:
     """Show each KME and peer: keys stored, refill and use, time to empty; received keys; certificates that end.
 
     Figures of use come from the relay that serves; without one, only what the KMEs themselves say is known.
-    Exit status 1 where a KME is in trouble or keys will soon be gone.
+    Exit status 1 where a KME is in trouble, keys will soon be gone, or a peer has no KME group.
     """
     configure_logging(LogSettings(level="error"))
     config, _ = with_documents(load_config(config_file))
@@ -53,7 +54,7 @@ def status(config_file: Path, as_json: bool) -> None:
     else:
         _print(Console(), report)
     troubled = any(row["trouble"] or row["alarm"] for row in report["pools"])
-    if troubled or any(row["problems"] for row in report["certificates"]):
+    if troubled or report["peers_without_keys"] or any(row["problems"] for row in report["certificates"]):
         sys.exit(1)
 
 
@@ -127,7 +128,8 @@ async def _report(config: Config) -> dict[str, Any]:
     certificates = [
         {"what": what, "problems": list(problems)} for what, problems in identity_findings(config, datetime.now(UTC))
     ]
-    return report | {"received": await _received(config), "certificates": certificates}
+    without = [{"peer": name, "problem": problem} for name, problem in config.peers_without_keys.items()]
+    return report | {"received": await _received(config), "certificates": certificates, "peers_without_keys": without}
 
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
@@ -196,6 +198,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         for row in report["received"]:
             received.add_row(*(str(value) for value in row.values()))
         console.print(received)
+    for row in report["peers_without_keys"]:
+        console.print(f"[bold red]peer {row['peer']}[/]: {escape(row['problem'])}", soft_wrap=True)
     for row in report["certificates"]:
         for problem in row["problems"]:
             console.print(f"[bold red]{row['what']}[/]: {problem}", soft_wrap=True)

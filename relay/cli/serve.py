@@ -8,18 +8,22 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import click
+import structlog
 import uvloop
 
-from relay import app, key_receiver
+from relay import app, key_receiver, toml, workers
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
+from relay.heap import use_one_heap
 from relay.upkeep import write_whole
+from relay.worker import Worker
 
 
 @click.command()
@@ -29,14 +33,22 @@ from relay.upkeep import write_whole
     type=click.Path(path_type=Path),
     help="Written once all entries listen: a line `name host:port` for each (useful with port 0).",
 )
-def serve(config_file: Path, ready_file: Path | None) -> None:
+@click.option("--worker", "as_worker", hidden=True, help="Of the process that starts the workers.")
+def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     SIGHUP reads the policy files and certificates again. The log goes to standard error. With the embedded database one
     relay serves from it: a second one waits some seconds for that to end, then gives up.
+
+    With workers = N in [limits] so many processes serve at the same addresses. SIGUSR1 starts each anew, one after the
+    other, as after an upgrade; no connection is refused meanwhile.
     """
-    config = load_config(config_file)
-    configure_logging(config.log)
+    if as_worker is not None:
+        _serve_as_worker(Worker.from_json(as_worker), config_file)
+        return
+    text = toml.read(config_file)
+    config = load_config(config_file, text)
+    configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:
         if ready_file is not None:
@@ -46,8 +58,22 @@ def serve(config_file: Path, ready_file: Path | None) -> None:
     if ready_file is not None:
         # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.
         _try(ready_file)
+    if config.limits.workers > 1:
+        uvloop.run(workers.serve(config, config_file, text, ready))
+        return
+    use_one_heap()
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     uvloop.run(app.serve(config, key_receiver.start(config), ready))
+
+
+def _serve_as_worker(worker: Worker, config_file: Path) -> None:
+    """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
+    config = worker.share_of(load_config(config_file, worker.text()))
+    configure_logging(config.log, for_good=True)
+    use_one_heap()
+    structlog.contextvars.bind_contextvars(worker=worker.number)
+    receiver = key_receiver.start(config, worker.descriptors)
+    uvloop.run(app.serve(config, receiver, partial(worker.say, "serves"), worker))
 
 
 def _try(path: Path) -> None:

@@ -20,6 +20,7 @@ from relay.cms.enveloped import (
     PadContent,
     decode_enveloped,
     encode_enveloped,
+    enveloped_pieces,
 )
 from relay.cms.recipients import (
     FURTHER_KEMS,
@@ -35,7 +36,7 @@ from relay.cms.recipients import (
     kem_kdf_info,
 )
 from relay.cms.sealed_envelope import SealedEnvelope, decode_sealed_envelope
-from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed
+from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed, signed_pieces
 
 __all__ = [
     "FURTHER_KEMS",
@@ -63,5 +64,7 @@ __all__ = [
     "decode_signed",
     "encode_enveloped",
     "encode_signed",
+    "enveloped_pieces",
     "kem_kdf_info",
+    "signed_pieces",
 ]

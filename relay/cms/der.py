@@ -30,10 +30,10 @@ def element(tag: int, *parts: bytes) -> bytes:
     return b"".join(around(tag, parts))
 
 
-def around(tag: int, pieces: Iterable[bytes]) -> list[bytes]:
-    """The same in pieces: so what is large, and inside several elements, is copied once, at the end."""
+def around(tag: int, pieces: Iterable[bytes], more: int = 0) -> list[bytes]:
+    """The same in pieces, the last ones left out, which have `more` octets: what is large need not be there."""
     pieces = list(pieces)
-    return [header(tag, sum(map(len, pieces))), *pieces]
+    return [header(tag, sum(map(len, pieces)) + more), *pieces]
 
 
 def sequence(*parts: bytes) -> bytes:

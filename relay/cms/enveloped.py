@@ -5,6 +5,7 @@ Standard: RFC 5083; content encryption is AES-256-GCM (RFC 5084) or the one-time
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
@@ -15,6 +16,7 @@ from cryptography.x509 import ObjectIdentifier
 from relay.cms import ber, der, oids, recipients
 from relay.cms.recipients import Recipient
 from relay.errors import BadStructure
+from relay.pieces import Octets, Pieces, part_of
 
 TAG_OCTETS = 16
 NONCE_OCTETS = 12
@@ -74,9 +76,9 @@ class AuthEnveloped:
 
         Recipients are left out: nobody may make a second message of one by writing them otherwise.
         """
-        digest = hashlib.sha256()
-        for piece in _content_and_tag(self):
-            digest.update(piece)
+        digest = hashlib.sha256(b"".join(_before_ciphertext(self.content, len(self.ciphertext))))
+        digest.update(self.ciphertext)
+        digest.update(_BEFORE_TAG + self.tag)
         return digest.digest()
 
 
@@ -111,9 +113,36 @@ class KeyUse:
 
 def encode_enveloped(enveloped: AuthEnveloped) -> bytes:
     """The ContentInfo around it, as DER."""
-    infos = der.set_of(map(recipients.encode, enveloped.recipients))
-    data = der.around(der.SEQUENCE, [_VERSION, infos, *_content_and_tag(enveloped)])
-    return b"".join(der.around(der.SEQUENCE, [_AUTH_ENVELOPED_DATA, *der.around(0xA0, data)]))
+
+    def encrypted() -> Generator[Octets, None, bytes]:
+        yield enveloped.ciphertext
+        return enveloped.tag
+
+    size = len(enveloped.ciphertext)
+    return bytes(enveloped_pieces(enveloped.recipients, enveloped.content, size, encrypted))
+
+
+def enveloped_pieces(
+    to: Sequence[Recipient],
+    content: GCMContent | PadContent,
+    size: int,
+    encrypted: Callable[[], Generator[Octets, None, bytes]],
+) -> Pieces:
+    """The ContentInfo, as DER, around a ciphertext of `size` octets, which is made when the pieces are taken.
+
+    `encrypted` yields the ciphertext and returns the tag.
+    """
+    infos = der.set_of(map(recipients.encode, to))
+    more = size + len(_BEFORE_TAG) + TAG_OCTETS
+    data = der.around(der.SEQUENCE, [_VERSION, infos, *_before_ciphertext(content, size)], more)
+    before = b"".join(der.around(der.SEQUENCE, [_AUTH_ENVELOPED_DATA, *der.around(0xA0, data, more)], more))
+
+    def made() -> Generator[Octets]:
+        yield from part_of(before)
+        tag = yield from encrypted()
+        yield _BEFORE_TAG + tag
+
+    return Pieces(len(before) + more, made)
 
 
 def decode_enveloped(octets: bytes) -> AuthEnveloped:
@@ -142,15 +171,13 @@ def decode_enveloped(octets: bytes) -> AuthEnveloped:
     )
 
 
-def _content_and_tag(enveloped: AuthEnveloped) -> list[bytes]:
-    """The encryptedContentInfo and the mac, in pieces."""
-    if isinstance(enveloped.content, PadContent):
-        algorithm = der.algorithm(oids.ID_ONE_TIME_PAD, enveloped.content.encode())
+def _before_ciphertext(content: GCMContent | PadContent, size: int) -> list[bytes]:
+    """The encryptedContentInfo as far as its `size` octets of ciphertext, with which it ends."""
+    if isinstance(content, PadContent):
+        algorithm = der.algorithm(oids.ID_ONE_TIME_PAD, content.encode())
     else:
-        algorithm = _BEFORE_NONCE + enveloped.content.nonce + _BEHIND_NONCE
-    ciphertext = enveloped.ciphertext
-    content = [_DATA, algorithm, der.header(0x80, len(ciphertext)), ciphertext]
-    return [*der.around(der.SEQUENCE, content), _BEFORE_TAG, enveloped.tag]
+        algorithm = _BEFORE_NONCE + content.nonce + _BEHIND_NONCE
+    return der.around(der.SEQUENCE, [_DATA, algorithm, der.header(0x80, size)], size)
 
 
 def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:

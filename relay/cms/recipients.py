@@ -8,6 +8,7 @@ HQC, FrodoKEM and Classic McEliece, as liboqs 0.16 has them, have no object iden
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from cryptography.hazmat import asn1
@@ -170,11 +171,17 @@ def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientIn
 
 def _encode_kek(recipient: KEKRecipient) -> bytes:
     kekid = [der.element(der.OCTET_STRING, recipient.key_identifier)]
-    if named := recipient.attribute:
-        value = _KeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
-        kekid.append(der.sequence(_QKD_KEY, asn1.encode_der(value)))
+    if recipient.attribute:
+        kekid.append(_encode_attribute(recipient.attribute))
     wrapped = der.element(der.OCTET_STRING, recipient.wrapped_cek)
     return der.element(0xA2, _KEK_VERSION, der.sequence(*kekid), _AES256_WRAP, wrapped)
+
+
+@lru_cache(maxsize=256)
+def _encode_attribute(named: QKDKeyAttribute) -> bytes:
+    """The OtherKeyAttribute; there are as many as peers and groups of KMEs."""
+    value = _KeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
+    return der.sequence(_QKD_KEY, asn1.encode_der(value))
 
 
 def _decode_kek(info: _KEKRecipientInfo) -> KEKRecipient:

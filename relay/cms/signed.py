@@ -18,6 +18,7 @@ from cryptography.x509 import ObjectIdentifier
 from relay.cms import ber, der, oids
 from relay.cms.recipients import CertificateID, IssuerAndSerial, decode_rid, encode_rid
 from relay.errors import BadStructure
+from relay.pieces import Octets, Pieces
 
 MAX_SIGNATURE_OCTETS = 8192
 MAX_ATTRIBUTES_OCTETS = 16 * 1024
@@ -68,6 +69,11 @@ def attributes_to_sign(scheme: SignatureScheme, digest: bytes, when: datetime) -
 
 def encode_signed(signed: Signed) -> bytes:
     """The ContentInfo around it, as DER."""
+    return bytes(signed_pieces(signed, signed.content))
+
+
+def signed_pieces(signed: Signed, content: Octets | Pieces) -> Pieces:
+    """The same around this content instead of its own, in pieces."""
     digest_algorithm, signature_algorithm = _ALGORITHMS[signed.scheme]
     version = der.integer(_version(signed.signer))
     signer_info = der.sequence(
@@ -78,16 +84,13 @@ def encode_signed(signed: Signed) -> bytes:
         signature_algorithm,
         der.element(der.OCTET_STRING, signed.signature),
     )
-    content = der.around(0xA0, der.around(der.OCTET_STRING, [signed.content]))
-    data = [
-        version,
-        der.set_of([digest_algorithm]),
-        *der.around(der.SEQUENCE, [_DATA, *content]),
-        der.element(0xA0, signed.certificate) if signed.certificate else b"",
-        der.set_of([signer_info]),
-    ]
-    inside = [der.oid(oids.ID_SIGNED_DATA), *der.around(0xA0, der.around(der.SEQUENCE, data))]
-    return b"".join(der.around(der.SEQUENCE, inside))
+    certificate = der.element(0xA0, signed.certificate) if signed.certificate else b""
+    behind = certificate + der.set_of([signer_info])
+    size, more = len(content), len(content) + len(behind)
+    encapsulated = der.around(0xA0, der.around(der.OCTET_STRING, [], size), size)
+    data = [version, der.set_of([digest_algorithm]), *der.around(der.SEQUENCE, [_DATA, *encapsulated], size)]
+    inside = [der.oid(oids.ID_SIGNED_DATA), *der.around(0xA0, der.around(der.SEQUENCE, data, more), more)]
+    return Pieces.of(b"".join(der.around(der.SEQUENCE, inside, more)), content, behind)
 
 
 def decode_signed(octets: bytes) -> Signed:

@@ -1,38 +1,40 @@
-"""relay.toml as one immutable, checked value; every setting is documented in deploy/relay.toml.
+"""relay.toml as one immutable, checked value; deploy/SETTINGS.md, made from this, explains every setting.
 Standard: TOML 1.0; a file with any unknown, missing or doubtful setting is not used at all.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from relay import toml
 from relay.config.checks import faults
-from relay.config.tables import (
+from relay.config.doors import (
     MAX_BOUNCE,
     DirectionSettings,
+    IMAPSettings,
+    IncomingSettings,
+    ListenerSettings,
+    OutgoingSettings,
+    SubmissionSettings,
+)
+from relay.config.kmes import KMESettings, PeerSettings
+from relay.config.tables import (
     DKIMKeySettings,
     DKIMSettings,
     IdentitySettings,
-    IMAPSettings,
-    IncomingSettings,
-    KMESettings,
     LedgerSettings,
     LimitSettings,
-    ListenerSettings,
     LogSettings,
     OTPSettings,
-    OutgoingSettings,
-    PeerSettings,
     PolicySettings,
     QuarantineSettings,
     SiteSettings,
     StoreSettings,
-    SubmissionSettings,
 )
 from relay.config.values import (
     Mailboxes,
@@ -78,6 +80,10 @@ __all__ = [
 class Config(toml.Table):
     """All of relay.toml."""
 
+    examples: ClassVar[Mapping[str, object]] = {
+        "aliases": {"info@alice.example": ["ann@alice.example", "anton@alice.example"]}
+    }
+
     site: SiteSettings
     outgoing: OutgoingSettings | None = None
     submission: SubmissionSettings | None = None
@@ -88,6 +94,12 @@ class Config(toml.Table):
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
+    """A sealed mail goes only to the recipients that its sender's relay has sealed into it. Where your mail server
+    rewrites recipients before the relay sees the mail (virtual aliases in front of the filter, a catch-all, an address
+    of old), say so here, or such a mail is put in quarantine as "redirected": the address that the sender wrote, and
+    those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an alias. Best
+    is a relay in front of all aliases and lists; then the table may be left out.
+    """
     otp: OTPSettings = OTPSettings()
     ledger: LedgerSettings = LedgerSettings()
     quarantine: QuarantineSettings = QuarantineSettings()
@@ -127,14 +139,37 @@ class Config(toml.Table):
         return any(kme.use in (level, "both") for kme in self.kmes.values() if kme.group == group)
 
     @property
+    def sole_kme_group(self) -> str | None:
+        """The group of all our KMEs where they have one and there is one peer: then nobody need name it."""
+        groups = {kme.group for kme in self.kmes.values()}
+        return groups.pop() if len(groups) == 1 and len(self.peers) == 1 else None
+
+    @property
+    def peers_without_keys(self) -> dict[str, str]:
+        """The peers with whom we use no quantum keys though we have KMEs and nobody has said so, and what to do.
+
+        For a configuration that has its peers' documents, and what follows from there being one group alone.
+        """
+        groups = ", ".join(sorted({kme.group for kme in self.kmes.values()}))
+        return {
+            name: f"no KME group is shared with it, so that NO QUANTUM KEYS are used; our groups: {groups}; write "
+            f"kme_groups in [peers.{name}], or kme_groups = [] if that is meant"
+            for name, peer in self.peers.items()
+            if self.kmes and not peer.kme_groups and "kme_groups" not in peer.model_fields_set
+        }
+
+    @property
     def peer_domains(self) -> dict[str, tuple[str, ...]]:
         """Each peer's name with its mail domains."""
         return {name: peer.domains for name, peer in self.peers.items()}
 
 
-def load_config(path: Path) -> Config:
-    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError."""
-    text = toml.read(path)
+def load_config(path: Path, text: str | None = None) -> Config:
+    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError.
+
+    A `text` that is given is read instead.
+    """
+    text = toml.read(path) if text is None else text
     context: dict[str, Any] = {"base": path.absolute().parent}
     config = toml.parse(text, Config, source=str(path), context=context)
     if found := [f"{path}:{toml.line_of(text, where) or 1}: {what}" for where, what in faults(config)]:

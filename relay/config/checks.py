@@ -26,6 +26,7 @@ def faults(config: Config) -> Iterator[WrongSetting]:
         _quarantine_too_small,
         _dkim_that_cannot_be,
         _groups_that_cannot_be,
+        _workers_that_cannot_be,
         _peers_that_cannot_be,
     ):
         yield from check(config)
@@ -42,6 +43,14 @@ def _nothing_to_serve(config: Config) -> Iterator[WrongSetting]:
             continue
         yield (name,), f"{name}: none of listen (SMTP), lmtp and milter is set, so no mail can come in"
     yield from _listening_twice(config)
+
+
+def _workers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
+    """With such a KME one process draws the next keys when those before were fetched; it knows only of its own."""
+    for name, kme in config.kmes.items():
+        if kme.one_batch_at_a_time and config.limits.workers > 1:
+            cause = f"kmes.{name}.one_batch_at_a_time is set, and of such a KME one process draws; set workers = 1"
+            yield ("limits", "workers"), f"limits.workers: {cause}"
 
 
 def _listening_twice(config: Config) -> Iterator[WrongSetting]:

@@ -133,8 +133,8 @@ class ARCSealer:
         """
         if chain.ended or chain.result == "temperror":
             return b""
-        raw, body = mime.split(message)
-        header = Header(raw)
+        end, begin = mime.bounds(message)
+        header, body = Header(message[:end]), memoryview(message)[begin:]
         number = ("i", str(chain.length + 1))
         who = [number, *key_tags(self._key, str(int(self._clock())))]
         said = (*(each for each in results if each.method != "arc"), chain.as_result)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dkim.canonicalization import CanonicalizationPolicy, Relaxed
 
 from relay import mime
+from relay.pieces import PIECE_OCTETS, Octets
 
 _BLANKS = re.compile(rb"[\t ]{2,}|\t")
 _SIGNATURE_TAG = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
@@ -65,7 +66,7 @@ def without_signature(raw: bytes) -> bytes:
     return name + b":" + _SIGNATURE_TAG.sub(rb"\1", value, count=1)
 
 
-def body_hash(body: bytes, *, relaxed: bool = True, limit: int | None = None) -> BodyHash:
+def body_hash(body: Octets, *, relaxed: bool = True, limit: int | None = None) -> BodyHash:
     """The hash of the canonical body (RFC 6376, 3.4.3 and 3.4.4), or of its first `limit` octets (l=).
 
     A body whose last line has no CRLF counts as if it had. It is read in pieces, so that other threads get their turn.
@@ -77,7 +78,7 @@ def body_hash(body: bytes, *, relaxed: bool = True, limit: int | None = None) ->
     return BodyHash(hasher.digest(), length)
 
 
-def _canonical_pieces(body: bytes, relaxed: bool) -> Iterator[bytes]:
+def _canonical_pieces(body: Octets, relaxed: bool) -> Iterator[bytes]:
     """Ends of lines, and with `relaxed` a blank, are kept back until it is known that more follows."""
     kept_back = b" \r\n" if relaxed else b"\r\n"
     lines, blank, any_text = 0, b"", False
@@ -97,14 +98,14 @@ def _canonical_pieces(body: bytes, relaxed: bool) -> Iterator[bytes]:
         yield b"\r\n"
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
+def _pieces(body: Octets) -> Iterator[bytes]:
     """The body and its last CRLF, in pieces of which none ends between CR and LF."""
     start = 0
     while start < len(body):
-        end = start + mime.PIECE_OCTETS
+        end = start + PIECE_OCTETS
         if body[end - 1 : end + 1] == b"\r\n":
             end += 1
-        yield body[start:end]
+        yield bytes(body[start:end])
         start = end
-    if body and not body.endswith(b"\r\n"):
+    if body and body[-2:] != b"\r\n":
         yield b"\r\n"

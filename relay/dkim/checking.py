@@ -19,6 +19,7 @@ from dkim.util import InvalidTagValueList, parse_tag_value
 from relay.dkim.canonical import BodyHash, Header, body_hash, canonical, without_signature
 from relay.dkim.keys import ADVISED_RSA_BITS
 from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, public_key
+from relay.pieces import Octets
 
 MAX_FIELD_OCTETS = 8192
 """No real signature is as long, and time grows with it."""
@@ -32,7 +33,7 @@ MAX_TIME_DIGITS = 12
 class Checked:
     """A message of which several signatures are checked: each form of it is hashed once."""
 
-    def __init__(self, header: Header, body: bytes) -> None:
+    def __init__(self, header: Header, body: Octets) -> None:
         self.header = header
         self._body = body
         self._hashes: dict[tuple[bool, int | None], BodyHash] = {}

@@ -42,8 +42,8 @@ class Signer:
 
         It takes time that grows with the message: call it off the event loop.
         """
-        header, body = mime.split(message)
-        found = Header(header)
+        end, begin = mime.bounds(message)
+        found, body = Header(message[:end]), memoryview(message)[begin:]
         keys = self._keys.get(author_domain(found), [])
         if not keys:
             return b""

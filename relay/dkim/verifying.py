@@ -99,8 +99,8 @@ class _Read:
     """What a message says of its signatures: those that are looked at, how many there are, whose keys are needed."""
 
     def __init__(self, message: bytes, work: int, most: int, now: float) -> None:
-        raw, body = mime.split(message)
-        header = Header(raw)
+        end, begin = mime.bounds(message)
+        header, body = Header(message[:end]), memoryview(message)[begin:]
         fields = header.named(b"dkim-signature")
         self.work, self.number = work, len(fields)
         self.checked = Checked(header, body)

@@ -24,6 +24,7 @@ _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT.pattern}")
 _UTF8_ORCPT = re.compile(r"utf-8;[^\x00-\x20+=\x7f]+", re.IGNORECASE)
 """RFC 6533, 3: where SMTPUTF8 is spoken."""
+_NOT_SHOWN = re.compile(r"[^\x21-\x7e]|[()<>\\]")
 
 XFORWARD = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"
 """The extension, by which a trusted mail server says who its own client was."""
@@ -105,7 +106,7 @@ def _is_orcpt(value: str, *, utf8: bool) -> bool:
 
 def printable(text: str) -> str:
     """At most 100 characters of client text, safe in a reply, a log line or a comment of a header field."""
-    return re.sub(r"[^\x21-\x7e]|[()<>\\]", "?", text)[:100]
+    return _NOT_SHOWN.sub("?", text)[:100]
 
 
 def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -69,6 +69,7 @@ class Listener:
         self._by_client: Counter[str] = Counter()
         self._deliveries: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._is_trusted = lru_cache(maxsize=1024)(partial(_is_in, settings.trusted))
 
     async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         """Takes the connections that come to these sockets, each with a new `protocol`."""
@@ -132,7 +133,7 @@ class Listener:
 
     def trusts(self, client: str) -> bool:
         """Whether the client is in a trusted network."""
-        return bool(client) and _is_in(client, self.settings.trusted)
+        return bool(client) and self._is_trusted(client)
 
 
 @lru_cache(maxsize=1024)
@@ -145,8 +146,7 @@ def network_of(address: str) -> str:
     return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
 
 
-@lru_cache(maxsize=1024)
-def _is_in(client: str, networks: tuple[Network, ...]) -> bool:
+def _is_in(networks: tuple[Network, ...], client: str) -> bool:
     address = _parsed(client)
     return any(address in network for network in networks)
 

@@ -5,7 +5,6 @@ Standard: RFC 5321 6.1; a next hop is one server or several that are tried in tu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import dns.asyncresolver
 import structlog
@@ -44,10 +43,21 @@ class NextHop:
         Recipients that it does not accept do not stop the others. A server that takes nothing of the mail is followed
         by the next one; one that may have taken it never is.
         """
-        attempt = _Attempt(mail)
-        async for server in self._servers(attempt):
-            await self._hand_to(server, attempt, supervision)
-            if not attempt.pending:
+        attempt, now = _Attempt(mail), asyncio.get_running_loop().time()
+        failed_of_late: list[Server] = []
+        for place in self._places:
+            try:
+                servers = await self._resolved(place)
+            except (NextHopRefused, NextHopUnavailable) as error:
+                attempt.fail(error)
+                continue
+            for server in servers:
+                if self._avoided.get(server, now) > now:
+                    failed_of_late.append(server)
+                elif await self._hand_to(server, attempt, supervision):
+                    return attempt.result()
+        for server in failed_of_late:
+            if await self._hand_to(server, attempt, supervision):
                 break
         return attempt.result()
 
@@ -72,29 +82,11 @@ class NextHop:
         """Ends all connections on which no mail is in flight; those end after their mail."""
         await self._connections.close()
 
-    async def _servers(self, attempt: _Attempt) -> AsyncIterator[Server]:
-        """In the order of the settings, but those that failed a short while ago after all others."""
-        now = asyncio.get_running_loop().time()
-        later: list[Server] = []
-        for place in self._places:
-            try:
-                servers = [place] if isinstance(place, Server) else await self._resolved(place)
-            except (NextHopRefused, NextHopUnavailable) as error:
-                attempt.fail(error)
-                continue
-            for server in servers:
-                if self._avoided.get(server, now) > now:
-                    later.append(server)
-                else:
-                    yield server
-        for server in later:
-            yield server
-
     async def _resolved(self, place: Server | MailDomain) -> list[Server]:
         return [place] if isinstance(place, Server) else await self._exchangers.servers(place)
 
-    async def _hand_to(self, server: Server, attempt: _Attempt, supervision: Supervision) -> None:
-        """One transaction, or as many as it takes where the server limits their recipients."""
+    async def _hand_to(self, server: Server, attempt: _Attempt, supervision: Supervision) -> bool:
+        """One transaction, or as many as it takes where the server limits their recipients; whether that was all."""
         while True:
             rest = attempt.rest
             try:
@@ -103,19 +95,20 @@ class NextHop:
                 attempt.fail(error)
                 if isinstance(error, Gone):
                     self._avoid(server, error)
-                return
+                break
             except Exception as error:  # noqa: BLE001 - what was accepted before must not be forgotten
                 attempt.fail(NextHopUnavailable(f"next hop {server}: {type(error).__name__}: {error}"))
-                return
+                break
             self._avoided.pop(server, None)
             if not attempt.note(result):
-                return
+                break
             recipients = zip(rest.envelope.recipients, result.outcomes, strict=True)
             try:
                 await supervision.taken([recipient for recipient, outcome in recipients if outcome is None])
             except RelayError as error:
                 attempt.fail(error)
-                return
+                break
+        return not attempt.pending
 
     def _avoid(self, server: Server, error: Gone) -> None:
         log.warning("next_hop_failed", next_hop=str(server), cause=str(error))

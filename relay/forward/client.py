@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from relay.config import Server
 from relay.errors import NextHopRefused, NextHopUnavailable
+from relay.pieces import Octets
 
 REPLY_OCTETS = 32 * 1024
 """The longest reply that is read, all its lines together; real ones have a few hundred octets."""
@@ -124,7 +125,8 @@ class Client(asyncio.Protocol):
         self._octets = 0
         self._replies: deque[Reply] = deque()
         self._outstanding = 1  # the greeting
-        self._news = asyncio.Event()
+        self._awaited: asyncio.Future[None] | None = None
+        """Done when there is a reply, or will be none."""
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
@@ -178,8 +180,7 @@ class Client(asyncio.Protocol):
         Also for 421 (RFC 5321, 3.8), but not where it is the `verdict` on a content: that may have been taken.
         """
         if not self._replies and self.usable:
-            self._news.clear()
-            await self._wait(self._news, seconds or self.timeouts.reply, "no reply")
+            await self._reply_comes(seconds or self.timeouts.reply)
         if not self._replies:
             self._raise(name)
         reply = self._replies.popleft()
@@ -187,7 +188,7 @@ class Client(asyncio.Protocol):
             raise fault(self.server, name, reply, Gone)
         return reply
 
-    async def write(self, piece: memoryview) -> None:
+    async def write(self, piece: Octets) -> None:
         """Writes a piece of content; returns when there is room for more. Raises Gone."""
         if not self.usable:
             self._raise("content")
@@ -274,7 +275,26 @@ class Client(asyncio.Protocol):
             return
         self._outstanding -= 1
         self._replies.append(reply)
-        self._news.set()
+        self._tell()
+
+    async def _reply_comes(self, seconds: float) -> None:
+        """As `_wait`, for what each mail waits for several times: one timer, and nothing else."""
+        loop = asyncio.get_running_loop()
+        seconds = max(0.0, min(seconds, self.deadline - loop.time()))
+        self._awaited = loop.create_future()
+        timer = loop.call_later(seconds, self._too_late, f"no reply within {seconds:g} s")
+        try:
+            await self._awaited
+        finally:
+            timer.cancel()
+
+    def _tell(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    def _too_late(self, why: str) -> None:
+        self._silent = self._silent or self.usable
+        self._fail(why)
 
     async def _wait(self, event: asyncio.Event, seconds: float, what: str) -> None:
         seconds = max(0.0, min(seconds, self.deadline - asyncio.get_running_loop().time()))
@@ -282,8 +302,7 @@ class Client(asyncio.Protocol):
             async with asyncio.timeout(seconds):
                 await event.wait()
         except TimeoutError:
-            self._silent = self._silent or self.usable
-            self._fail(f"{what} within {seconds:g} s")
+            self._too_late(f"{what} within {seconds:g} s")
 
     def _raise(self, name: str) -> NoReturn:
         """What the end of the connection means before the mail was sent."""
@@ -293,7 +312,7 @@ class Client(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         if self.usable:
             self.usable, self._why = False, why
-        self._news.set()
+        self._tell()
         self._writable.set()
         self._transport.abort()
 

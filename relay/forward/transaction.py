@@ -10,10 +10,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from relay.aio import off_loop
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
 from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, Reply, TooManyRecipients, fault
 from relay.mail import Mail, Origin, Outcomes, Recipient
+from relay.pieces import Octets
 
 XFORWARD_LINE_OCTETS = 510
 """The longest XFORWARD command, without CRLF."""
@@ -130,14 +130,16 @@ class _Transaction:
 
     async def send_content(self) -> bool:
         """Whether the content was sent as far as its end. Raises what `supervision.check` raises, and Gone."""
-        content = memoryview(await off_loop(len(self._mail.message), stuffed, self._mail.message))
         client, end_sent = self._client, False
         try:
-            for start in range(0, len(content), PIECE_OCTETS):
-                if start + PIECE_OCTETS >= len(content):
-                    self._supervision.check()  # between this and the end of the content there is no await
-                    end_sent = client.usable
-                await client.write(content[start : start + PIECE_OCTETS])
+            last: Octets = b""
+            for piece in stuffed(self._mail.message, self._mail.trace):
+                if last:
+                    await client.write(last)
+                last = piece
+            self._supervision.check()  # between this and the end of the content there is no await
+            end_sent = client.usable
+            await client.write(last)
         except Gone:
             if not end_sent:
                 # It may have said why: too big, for instance.
@@ -182,28 +184,40 @@ class _Transaction:
             self.outcomes[place] = outcome
 
 
-def stuffed(message: bytes) -> bytes:
-    """The content as DATA carries it: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2)."""
-    end = b".\r\n" if not message or message.endswith(b"\r\n") else b"\r\n.\r\n"
-    last_dot = message.rfind(b".") + 1  # nothing behind it needs a look
-    head = message[:last_dot].replace(b"\r\n.", b"\r\n..")
-    if head.startswith(b"."):
-        head = b"." + head
-    return b"".join((head, memoryview(message)[last_dot:], end))
+def stuffed(message: bytes, trace: bytes = b"") -> Iterator[Octets]:
+    """The content as DATA carries it: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2).
+
+    `trace` are whole lines, or nothing. What is larger than a piece comes in several, and is copied only where a piece
+    has a dot.
+    """
+    end = b"\r\n.\r\n" if message and not message.endswith(b"\r\n") else b".\r\n"
+    if len(trace) + len(message) <= PIECE_OCTETS:
+        yield (b"\r\n" + trace + message).replace(b"\r\n.", b"\r\n..")[2:] + end
+        return
+    yield (b"\r\n" + trace).replace(b"\r\n.", b"\r\n..")[2:]
+    view, before = memoryview(message), b"\r\n"
+    for start in range(0, len(message), PIECE_OCTETS):
+        behind = start + PIECE_OCTETS
+        if message.find(b".", start, behind) < 0:
+            yield view[start:behind]
+        else:
+            yield (before + message[start:behind]).replace(b"\r\n.", b"\r\n..")[2:]
+        before = message[behind - 2 : behind]
+    yield end
 
 
 # What is said of a mail to a next hop with these service extensions, or why it cannot be said.
 
 
 def _mail_command(mail: Mail, extensions: Mapping[str, str]) -> bytes:
-    envelope, octets = mail.envelope, len(mail.message)
+    envelope, octets = mail.envelope, mail.size
     parts = [f"MAIL FROM:<{envelope.sender}>"]
     if "SIZE" in extensions:
         limit = extensions["SIZE"]  # one of 0, or none, says nothing (RFC 1870, 4)
         if limit.isdecimal() and 0 < int(limit[:20]) < octets:
             raise NextHopRefused(f"the message has {octets} octets, the next hop takes {limit[:20]}", "5.3.4")
         parts.append(f"SIZE={octets}")
-    if not mail.message.isascii():
+    if not (mail.trace.isascii() and mail.message.isascii()):
         if "8BITMIME" not in extensions:
             raise NextHopRefused("the message has 8-bit octets, and the next hop does not offer 8BITMIME", "5.6.3")
         parts.append("BODY=8BITMIME")

@@ -7,9 +7,19 @@ from relay.identity.directory import load_identity, make_passphrase, own_identit
 from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
-from relay.identity.make import VALID_DAYS, About, Progress, create_identity, renew_identity, request_certificates
+from relay.identity.invitation import is_invitation, read_invitation, write_invitation
+from relay.identity.make import (
+    VALID_DAYS,
+    About,
+    Progress,
+    create_identity,
+    needs_nothing,
+    renew_identity,
+    request_certificates,
+)
 from relay.identity.pairs import Identity, RSAKeyPair, SigningKeyPair, fingerprint, same_fingerprint
 from relay.identity.peers import Import, common_groups, examine, load_peer_documents, pin, trusted_peers, with_documents
+from relay.identity.words import lines_of, same_words, words_of
 
 __all__ = [
     "MAX_DOCUMENT",
@@ -30,18 +40,25 @@ __all__ = [
     "expiring",
     "fingerprint",
     "identity_findings",
+    "is_invitation",
     "key_identifier",
+    "lines_of",
     "load_identity",
     "load_peer_documents",
     "make_passphrase",
+    "needs_nothing",
     "own_identity",
     "peer_document",
     "pin",
     "read_document",
+    "read_invitation",
     "renew_identity",
     "request_certificates",
     "same_fingerprint",
+    "same_words",
     "trusted_peers",
     "valid_now",
     "with_documents",
+    "words_of",
+    "write_invitation",
 ]

@@ -49,7 +49,9 @@ def _of_identity(config: Config, files: IdentitySettings, now: datetime) -> Iter
 
 
 def _of_peer(config: Config, peer: PeerCertificates, now: datetime) -> Iterator[str]:
-    if peer.kme_groups and config.kmes and not common_groups(config, peer):
+    table = config.peers.get(peer.name)
+    meant = table is not None and "kme_groups" in table.model_fields_set
+    if peer.kme_groups and config.kmes and not meant and not common_groups(config, peer):
         yield f"shares no KME group with us; it has {', '.join(peer.kme_groups)}"
     for expiry in expiring(None, {peer.name: peer}, now):
         yield f"{expiry}; ask the peer for its new document"

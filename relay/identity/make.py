@@ -89,6 +89,11 @@ def create_identity(directory: Path, **about: Unpack[About]) -> Identity:
     return maker.loaded()
 
 
+def needs_nothing(directory: Path) -> bool:
+    """Whether each role has a certificate, or a CA was asked for them: `create_identity` has nothing to do then."""
+    return all(_has_certificate(directory, role) for role in Role) or any(directory.glob("*.csr"))
+
+
 def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
     """Fresh encryption keys, and fresh certificates for all four roles, from the site's own CA.
 
@@ -132,6 +137,10 @@ def request_certificates(directory: Path, *, renew: bool = False, **about: Unpac
     if not requested:
         raise ConfigError(f"{directory}: all certificates are here; --renew asks for new ones")
     return requested
+
+
+def _has_certificate(directory: Path, role: Role) -> bool:
+    return any(file_of(stem, "pem").exists() for stem in stems(directory, role))
 
 
 def _untold(what: str) -> None:
@@ -184,7 +193,7 @@ class _Maker:
 
     def has_certificate(self, role: Role) -> bool:
         """Whether there is a key with a certificate for this role."""
-        return any(file_of(stem, "pem").exists() for stem in stems(self.directory, role))
+        return _has_certificate(self.directory, role)
 
     def ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
         """The CA, made where there is none."""

@@ -88,9 +88,19 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     peers = dict(config.peers)
     for name, document in certificates.items():
         table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
-        groups = table.kme_groups or common_groups(config, document)
-        peers[name] = table.model_copy(update={"kme_groups": groups})
+        peers[name] = _with_groups(table, common_groups(config, document))
+    config = config.model_copy(update={"peers": peers})
+    if (group := config.sole_kme_group) is not None:
+        # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
+        peers = {name: peer if name in certificates else _with_groups(peer, (group,)) for name, peer in peers.items()}
     return config.model_copy(update={"peers": peers}), certificates
+
+
+def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
+    """The same with these KME groups where relay.toml leaves them open; an empty list there means none."""
+    if not groups or "kme_groups" in table.model_fields_set:
+        return table
+    return table.model_copy(update={"kme_groups": groups})
 
 
 def examine(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:

@@ -39,7 +39,7 @@ CALLS_AT_ONCE: Final = 6
 """Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
 
 WAIT_FOR_COMPANY_S = 0.005
-"""A call waits so long for the keys of further mails, where the KME takes several."""
+"""While another call is under way, one waits so long for the keys of further mails, where the KME takes several."""
 
 AGAIN_EVERY_S = 0.1
 """Keys that did not come before are asked for in one call after the other, and no more often than this."""
@@ -84,6 +84,8 @@ class Fetcher:
         self._again_unnamed = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
+        self._gathering = False
+        """Whether a call will take all who wait, so that nobody needs another."""
         self._unkept: dict[tuple[str, str], Key] = {}
         self._closed = False
         self.calls = 0
@@ -160,8 +162,9 @@ class Fetcher:
     def _send_calls(self) -> None:
         if self._closed:
             return
-        if len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
+        if not self._gathering and len(self._asking) < CALLS_AT_ONCE and self._next_master() is not None:
             call = asyncio.create_task(self._ask_in_turn(), name="fetch keys")
+            self._gathering = True
             self._asking.add(call)
             call.add_done_callback(self._ended)
         if self._again and self._asking_again is None:
@@ -170,6 +173,7 @@ class Fetcher:
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._asking.discard(call)
+        self._gathering = False
         if call is self._asking_again:
             self._asking_again = None
         if not call.cancelled() and (error := call.exception()):
@@ -180,14 +184,18 @@ class Fetcher:
         """Calls, one after the other, the masters in turn, until nobody waits."""
         while not self._closed and (master := self._next_master()):
             self._masters[master.master_sae] = self._masters.pop(master.master_sae)  # it comes last from now on
-            most = await self._most(master)
-            if master.most_until <= self._timing.clock():
-                master.most = MOST_PER_CALL
-            if most > 1:
-                await self._timing.sleep(WAIT_FOR_COMPANY_S)
+            self._gathering = True
+            try:
+                most = await self._most(master)
+                if master.most_until <= self._timing.clock():
+                    master.most = MOST_PER_CALL
+                # Who is alone goes at once; while a call is under way, those that come meanwhile share the next.
+                if most > 1 and len(self._asking) > 1:
+                    await self._timing.sleep(WAIT_FOR_COMPANY_S)
+            finally:
+                self._gathering = False
             if batches := master.take(most):
-                if master.queue:
-                    self._send_calls()
+                self._send_calls()
                 await self._ask(master, batches)
 
     async def _ask_again_in_turn(self) -> None:

@@ -29,20 +29,35 @@ class HTTPRequest:
     sae: str = ""
     key_IDs: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """All that `from_json` needs."""
+        return {
+            "method": self.method,
+            "path": self.path,
+            "query": self.query,
+            "json": self.json,
+            "sae": self.sae,
+            "key_IDs": self.key_IDs,
+        }
+
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:
-        """The request that `dataclasses.asdict` gave these for, which have been through JSON."""
+        """The request that `as_json` gave these for, which have been through JSON."""
         query = tuple((name, value) for name, value in fields["query"])
         return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPReply:
-    """What came back: HTTP status, the body, and the seconds of Retry-After where they were given."""
+    """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
+
+    `kept`: it is on the disk, flushed, for whoever starts after a kill.
+    """
 
     code: int
     body: bytes
     retry_after: float | None = None
+    kept: bool = False
 
 
 class NoAnswer(Exception):

@@ -15,7 +15,7 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMERefusedRequest
-from relay.keys.refill import OUTAGE_S, BatchLimit, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
+from relay.keys.refill import OUTAGE_S, BatchLimit, DrawCount, Draws, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter, under_way
 from relay.keys.types import REAL_TIME, IssuedKeyStore, Key, Timing
@@ -62,6 +62,7 @@ class KeyPool:
         self._kme_stores: dict[str, KMEStore] = {}
         self._began = timing.clock()
         self._closed = False
+        self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
         self._issued: IssuedKeyStore | None = None
         self._group = ""
         self.withheld = ""
@@ -81,6 +82,10 @@ class KeyPool:
                 f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
             )
         return "; ".join(troubles)
+
+    def count_in(self, draws_of: Callable[[str], DrawCount]) -> None:
+        """What is drawn for a slave SAE is counted there; to be called before the first is."""
+        self._draws_of = draws_of
 
     def remember_in(self, issued: IssuedKeyStore, group: str) -> None:
         """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
@@ -116,7 +121,7 @@ class KeyPool:
         stored = (kme_store.status.stored_bits or 0) if kme_store.status else 0
         mine = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
         left = sum(each.size * (len(each.stock) - each.wanted) for each in mine)
-        return max(0, stored - (kme_store.drawn - kme_store.drawn_before_status)) + left
+        return max(0, stored - (kme_store.draws.total - kme_store.drawn_before_status)) + left
 
     def known_status(self, slave_sae: str) -> KeyStatus | None:
         """What the KME said last of its store for this slave SAE."""
@@ -208,7 +213,7 @@ class KeyPool:
         """Asks the KME for its status now and learns from it; None where it does not say."""
         kme_store = self._kme_store(slave_sae)
         kme_store.asked = self._timing.clock()
-        drawn = kme_store.drawn
+        drawn = kme_store.draws.total
         try:
             status = await self.client.check_key_status(slave_sae, patient=False)
         except KeyUnavailable as error:
@@ -220,7 +225,7 @@ class KeyPool:
         kme_store.drawn_before_status = drawn
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
-            kme_store.link.stored(status.stored_key_count * status.key_size, full=full)
+            kme_store.link.stored(status.stored_key_count * status.key_size, drawn, full=full)
         return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
@@ -296,7 +301,7 @@ class KeyPool:
                 most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
                 number = max(1, min(missing, most))
                 peer_pool.unrecorded = await self._request(peer_pool, number, patient)
-                kme_store.drawn += sum(len(key.key) * 8 for key in peer_pool.unrecorded)
+                kme_store.draws.add(sum(len(key.key) * 8 for key in peer_pool.unrecorded))
                 peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
             before = await self._issued_before(peer_pool)
             # Out of there only now: a store that cannot be written for a moment burns none.
@@ -309,7 +314,6 @@ class KeyPool:
             peer_pool.trouble = error
             raise
         peer_pool.backoff = peer_pool.not_before = 0.0
-        kme_store.link.drawn(sum(len(key.key) * 8 for key in keys))
 
     async def _request(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
         """Asks for `number` keys, and for less where the KME has not or does not accept that many.
@@ -455,6 +459,7 @@ class KeyPool:
                 Rate(USE_WINDOW_S, clock, began=self._began),
                 BatchLimit(clock),
                 Complaint(log.info, log.debug, "kme_status_unknown", clock),
+                self._draws_of(slave_sae),
             )
         return self._kme_stores[slave_sae]
 

@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -62,13 +62,15 @@ class ReplySpool(Protocol):
 
 
 class ReceiverHere:
-    """Does it in this process. With `flush` a reply is on the disk before it is used, and the event loop waits."""
+    """Does it in this process. With `flush` a reply is on the disk before it is used; several share one flush."""
 
     def __init__(self, spool: ReplySpool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
         """`kmes` has the group and interface of each KME, by name."""
         self._spool = spool
         self._kmes = kmes
         self._flush = flush
+        self._flushing = asyncio.Lock()
+        self._appended = self._flushed = 0
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
@@ -81,15 +83,36 @@ class ReceiverHere:
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
+                self._appended += 1
                 if self._flush:
-                    self._spool.flush()
+                    await self._on_the_disk(self._appended)
+                    return replace(reply, kept=True)
             except StoreUnavailable as error:  # the keys are at hand, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
         return reply
 
+    async def _on_the_disk(self, number: int) -> None:
+        """So many replies are. Raises StoreUnavailable."""
+        async with self._flushing:
+            await self._flush_to(number)
+
+    async def _flush_to(self, number: int) -> None:
+        while self._flushed < number:
+            all_of_them = self._appended
+            await asyncio.to_thread(self._spool.flush)
+            self._flushed = all_of_them
+
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
-        self._spool.hand_over()
+        async with self._flushing:
+            try:
+                # Whoever waits for a flush would have the next file flushed, and not that in which the reply is.
+                while self._flush and self._flushed < self._appended:
+                    await self._flush_to(self._appended)
+            except StoreUnavailable as error:
+                log.error("spool_not_handed_over", cause=str(error))
+            else:
+                self._spool.hand_over()
 
     async def close(self) -> None:
         """As Receiver.close."""
@@ -99,9 +122,16 @@ class ReceiverHere:
 class ReceiverProcess:
     """Has it done by the process at the other end of a socket; once that has ended, by `instead`."""
 
-    def __init__(self, connection: socket.socket, instead: ReceiverHere) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        instead: ReceiverHere,
+        kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
+    ) -> None:
+        """`kept` is told of each request, and the KME's name, whose reply is on the disk, flushed."""
         self._connection = connection
         self._instead = instead
+        self._kept = kept
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
@@ -118,7 +148,7 @@ class ReceiverProcess:
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
         times = {"patience": within, "within": max(within, READS_ON_S)}
-        asked = {"kme": kme, **times, "request": asdict(request)}
+        asked = {"kme": kme, **times, "request": request.as_json()}
         on_sent()
         try:
             answer, body = await asyncio.wait_for(self._ask(asked), within)
@@ -130,7 +160,9 @@ class ReceiverProcess:
         if "cause" in answer:
             fault = KMEFault(answer["fault"])
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
-        return HTTPReply(answer["code"], body, answer["retry_after"])
+        if answer["kept"]:
+            self._kept(kme, request)
+        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from relay.keys.replies import KeyStatus
 
@@ -76,30 +76,52 @@ class Peak:
         return self._peak
 
 
+class DrawCount(Protocol):
+    """How many bits were drawn of one KME for one slave SAE, by all processes that draw as one relay."""
+
+    def add(self, amount: int) -> None:
+        """So many more have come here."""
+
+    @property
+    def total(self) -> int:
+        """All so far; it never falls."""
+
+
+class Draws:
+    """The count of a process that is alone."""
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    def add(self, amount: int) -> None:
+        """So many more have come."""
+        self._total += amount
+
+    @property
+    def total(self) -> int:
+        """All so far."""
+        return self._total
+
+
 class LinkRate:
     """How many bits a second the link makes, from two looks at the KME's store and what was drawn between."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last: tuple[float, float] | None = None
-        self._drawn = 0.0
+        self._last: tuple[float, float, float] | None = None
         self.per_second: float | None = None
         """The rate, or None before it is known."""
 
-    def drawn(self, bits: float) -> None:
-        """So many bits left the KME's store through us."""
-        self._drawn += bits
-
-    def stored(self, bits: float, *, full: bool) -> None:
-        """The KME says that it has so many bits; a store that is full shows nothing about the link."""
+    def stored(self, bits: float, drawn: float, *, full: bool) -> None:
+        """The KME says that it has so many bits, when so many had been drawn in all; a full store shows nothing."""
         now = self._clock()
-        last, self._last = self._last, (now, bits)
-        drawn, self._drawn = self._drawn, 0.0
-        if last is None or now - last[0] < 0.5:
-            if last is not None:  # too near the last look to say anything: keep that one
-                self._last, self._drawn = last, drawn
+        last = self._last
+        if last is not None and now - last[0] < 0.5:  # too near the last look to say anything
             return
-        made = max(0.0, bits - last[1] + drawn) / (now - last[0])
+        self._last = now, bits, drawn
+        if last is None:
+            return
+        made = max(0.0, bits - last[1] + drawn - last[2]) / (now - last[0])
         if full and made <= (self.per_second or 0.0):
             return
         self.per_second = made if self.per_second is None else self.per_second + (made - self.per_second) / 3

@@ -5,6 +5,7 @@ Prometheus practices. All is read when it is asked for, so the two agree and not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -75,6 +76,53 @@ class KeyReport:
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and texts."""
         return asdict(self)
+
+
+def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report, as `as_json` gives it, of several processes that draw keys of the same KMEs for the same peers.
+
+    What only one of them says of itself is not lost: a trouble or an alarm of any is one of all.
+    """
+    report = dict(reports[0])
+    report["pools"] = [_pools_together(rows) for rows in _alike(reports, "pools", ("kme", "peer"))]
+    report["levels"] = [_levels_together(rows) for rows in _alike(reports, "levels", ("peer", "level"))]
+    report["key_receiver_ended"] = any(each.get("key_receiver_ended") for each in reports)
+    return report
+
+
+def _alike(reports: Sequence[dict[str, Any]], what: str, by: Sequence[str]) -> list[list[dict[str, Any]]]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for report in reports:
+        for row in report[what]:
+            found.setdefault(tuple(row[name] for name in by), []).append(row)
+    return list(found.values())
+
+
+def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    row = dict(rows[0])
+    for name in ("pool_keys", "use_bits_per_s", "issued", "used", "burnt", "expired"):
+        row[name] = sum(each[name] for each in rows)
+    row["trouble"] = "; ".join(dict.fromkeys(each["trouble"] for each in rows if each["trouble"]))
+    row["health"] = min(each["health"] for each in rows)
+    row["alarm"] = any(each["alarm"] for each in rows)
+    row["stored_keys"] = min((each["stored_keys"] for each in rows if each["stored_keys"] is not None), default=None)
+    rates = [each["refill_bits_per_s"] for each in rows if each["refill_bits_per_s"] is not None]
+    row["refill_bits_per_s"] = max(rates, default=None)
+    if row["stored_keys"] is not None:
+        left = (row["stored_keys"] + row["pool_keys"]) * row["key_size"]
+        row["empty_in_s"] = empty_in(left, row["use_bits_per_s"], row["refill_bits_per_s"])
+    causes = Counter[str]()
+    for each in rows:
+        causes.update(each["burnt_by_cause"])
+    return row | {"burnt_by_cause": dict(causes)}
+
+
+def _levels_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rate = sum(each["use_bits_per_s"] for each in rows)
+    share = sum(each["share"] * each["use_bits_per_s"] for each in rows) / rate if rate else 0.0
+    ends = [each["empty_in_s"] for each in rows if each["empty_in_s"] is not None]
+    keys = sum(each["keys_used"] for each in rows)
+    return rows[0] | {"keys_used": keys, "use_bits_per_s": rate, "share": share, "empty_in_s": min(ends, default=None)}
 
 
 def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: int, alarm: float) -> PoolRow:

@@ -20,7 +20,7 @@ from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Rate, Supply
+from relay.keys.refill import DrawCount, Rate, Supply
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.types import (
     REAL_TIME,
@@ -177,6 +177,21 @@ class KeyRing:
     ) -> None:
         await self.close()
 
+    def share(self, draws_of: Callable[[str, str], DrawCount], *, first: bool) -> None:
+        """Other processes draw from the same KMEs as one relay; to be called before anything is drawn.
+
+        What is drawn of a KME (by name) for a slave SAE is counted there. Of KMEs that drop undelivered keys only the
+        `first` one draws.
+        """
+        for pool in self._pools():
+            pool.count_in(partial(draws_of, pool.client.name))
+            pool.undelivered.for_others = not first
+
+    @property
+    def drop_undelivered(self) -> list[str]:
+        """The names of those KMEs that were seen to drop undelivered keys."""
+        return [pool.client.name for pool in self._pools() if pool.undelivered.dropped]
+
     def start(self) -> None:
         """Begins to fill the pools and to watch over them, until `close`."""
         if self._maintaining is None:
@@ -258,7 +273,7 @@ class KeyRing:
     async def fetch(
         self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
     ) -> dict[KeyReference, Key]:
-        """The keys that a sealed message names: from the store, else from their KME, and then stored first.
+        """The keys that a sealed message names: from the store, else from their KME, and then on the disk first.
 
         Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
         that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
@@ -395,8 +410,9 @@ class KeyRing:
 
     def _count(self, peer: str, level: str, *, bits: int, keys: int) -> None:
         place = (peer, level)
-        rate = self._level_use.setdefault(place, Rate(RATE_WINDOW_S, self._timing.clock, began=self._began))
-        rate.add(bits)
+        if place not in self._level_use:
+            self._level_use[place] = Rate(RATE_WINDOW_S, self._timing.clock, began=self._began)
+        self._level_use[place].add(bits)
         self._level_keys[place] = self._level_keys.get(place, 0) + keys
 
     def pool_rows(self) -> Iterable[PoolRow]:

@@ -18,7 +18,7 @@ from typing import Any
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
-from relay.keys.refill import BatchLimit, LinkRate, Peak, Rate
+from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Peak, Rate
 from relay.keys.replies import KeyStatus
 from relay.keys.types import Key
 
@@ -140,10 +140,10 @@ class KMEStore:
     use: Rate
     batch: BatchLimit
     status_fails: Complaint
+    draws: DrawCount
     status: KeyStatus | None = None
-    drawn: int = 0
-    """Bits that have come so far, and had come when that status was asked for: what came later it may not know of."""
     drawn_before_status: int = 0
+    """Bits that had come when that status was asked for: of what came later it may not know."""
     asked: float | None = None
     asking: asyncio.Task[KeyStatus | None] | None = None
     used_at: float = float("-inf")

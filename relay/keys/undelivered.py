@@ -36,6 +36,8 @@ class Undelivered:
         self.one_batch = one_batch
         self.dropped = False
         """Whether the KME was seen to drop keys."""
+        self.for_others = False
+        """Whether another process draws from such a KME, and this one may not."""
         self.trials: TrialStore | None = None
         """Where it is remembered what was found, over restarts."""
         self._client = client
@@ -88,6 +90,8 @@ class Undelivered:
 
     def raise_if_early(self, used_at: float) -> None:
         """Raises KMEExhausted while the next batch may not be drawn, when a key of the last one was used then."""
+        if self.for_others:
+            raise KMEExhausted(f"{self._client.name}: drops undelivered keys, so that one process alone draws from it")
         if (wait := max(used_at, self._began) + self.one_batch - self._clock()) > 0:
             text = f"{self._client.name}: drops undelivered keys, so the next are drawn in {wait:.0f} s"
             raise KMEExhausted(text)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from relay.cms import AuthEnveloped, CertificateID
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
+from relay.pieces import Octets, Pieces
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
@@ -45,13 +47,21 @@ class FreshKeys(Protocol):
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SealedPayload:
-    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log."""
+    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log.
 
-    der: bytes = field(repr=False)
+    The `pieces` are encrypted while they are taken, beside the event loop where they are many; `der` is all of them.
+    """
+
+    pieces: Pieces = field(repr=False)
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
+
+    @cached_property
+    def der(self) -> bytes:
+        """Takes the pieces."""
+        return bytes(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,7 @@ class Level(ABC):
         return ""
 
     @abstractmethod
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
     @abstractmethod

@@ -10,6 +10,7 @@ from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
+from relay.pieces import Octets, Pieces
 
 
 class AES(Level):
@@ -18,13 +19,12 @@ class AES(Level):
     name = "aes"
     quantum = True
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
         taken = await keys.take(parties.peer, level=self.name, octets=len(payload))
         if len(taken.key.key) != KEY_OCTETS:
             raise KMEBadReply(f"key {taken.key.key_ID}: {len(taken.key.key)} octets, level aes needs {KEY_OCTETS}")
-        der = await off_loop(len(payload), _seal, payload, taken.key, taken.reference)
-        return SealedPayload(der, (taken.reference,), KEY_OCTETS * 8)
+        return SealedPayload(_seal(payload, taken.key, taken.reference), (taken.reference,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         return not isinstance(enveloped.content, cms.PadContent) and all(
@@ -40,7 +40,7 @@ class AES(Level):
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
 
 
-def _seal(payload: bytes, key: Key, reference: KeyReference) -> bytes:
+def _seal(payload: Octets | Pieces, key: Key, reference: KeyReference) -> Pieces:
     attribute = cms.QKDKeyAttribute(reference.master_sae or "", reference.slave_sae or "", reference.kme_group or "")
     content_key = fresh_key()
     recipient = cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content_key), attribute)

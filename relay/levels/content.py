@@ -5,15 +5,17 @@ Standard: RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap), RFC 5869 and RFC 9
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from relay import cms
 from relay.errors import BadStructure, BadTag
+from relay.pieces import Octets, Pieces, joined, part_of
 
 KEY_OCTETS = 32
 
@@ -23,12 +25,21 @@ def fresh_key() -> bytes:
     return os.urandom(KEY_OCTETS)
 
 
-def encrypt(payload: bytes, key: bytes, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient) -> bytes:
+def encrypt(
+    payload: Octets | Pieces, key: bytes, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient
+) -> Pieces:
     """The payload under `key`, which the one recipient has in their own way, as AuthEnvelopedData (DER)."""
-    nonce = os.urandom(cms.NONCE_OCTETS)
-    encrypted = AESGCM(key).encrypt(nonce, payload, None)
-    ciphertext, tag = encrypted[: -cms.TAG_OCTETS], encrypted[-cms.TAG_OCTETS :]
-    return cms.encode_enveloped(cms.AuthEnveloped((recipient,), cms.GCMContent(nonce), ciphertext, tag))
+    content = cms.GCMContent(os.urandom(cms.NONCE_OCTETS))
+    # One for all time: taken twice it raises, so that no nonce ever encrypts two payloads.
+    encryptor = Cipher(algorithms.AES(key), modes.GCM(content.nonce)).encryptor()
+
+    def encrypted() -> Generator[bytes, None, bytes]:
+        for piece in part_of(payload):
+            yield encryptor.update(piece)
+        encryptor.finalize()
+        return encryptor.tag
+
+    return cms.enveloped_pieces((recipient,), content, len(payload), encrypted)
 
 
 def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
@@ -37,8 +48,11 @@ def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
         raise BadStructure("the content is not AES-256-GCM")
     if len(key) != KEY_OCTETS:
         raise BadTag(f"the content key is not {KEY_OCTETS} octets")
+    decryptor = Cipher(algorithms.AES(key), modes.GCM(enveloped.content.nonce, enveloped.tag)).decryptor()
+    payload = joined(len(enveloped.ciphertext), map(decryptor.update, part_of(enveloped.ciphertext)))
     try:
-        return AESGCM(key).decrypt(enveloped.content.nonce, enveloped.ciphertext + enveloped.tag, None)
+        decryptor.finalize()  # until it has verified the tag, nothing of this may be seen
+        return payload
     except InvalidTag as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
 

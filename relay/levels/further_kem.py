@@ -15,6 +15,7 @@ from relay.identity import liboqs
 from relay.identity.further import key_identifier
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
+from relay.pieces import Octets, Pieces
 
 if TYPE_CHECKING:
     from relay.identity import Identity
@@ -37,7 +38,7 @@ class FurtherKEM(Level):
             )
         return ""
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """AuthEnvelopedData with one KEMRecipientInfo. Raises KEMUnavailable."""
         public_key = parties.certificates.further_kems.get(self.name) if parties.certificates is not None else None
         if public_key is None:
@@ -53,7 +54,7 @@ class FurtherKEM(Level):
         """The payload, released only after its tag has been verified. Raises KEMUnavailable."""
         return Unsealed(await asyncio.to_thread(self._open, enveloped, opening.identity))
 
-    def _seal(self, payload: bytes, public_key: bytes) -> bytes:
+    def _seal(self, payload: Octets | Pieces, public_key: bytes) -> Pieces:
         shared_secret, ciphertext = liboqs.encapsulate(self.name, public_key)
         key = fresh_key()
         certificate = cms.CertificateID(ski=key_identifier(public_key))

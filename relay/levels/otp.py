@@ -5,7 +5,7 @@ Standard: relay/FORMAT.md (the composition); RFC 8439 2.5 (Poly1305) and 2.8 (ho
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import pairwise
 
 from cryptography.exceptions import InvalidSignature
@@ -18,9 +18,7 @@ from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.padding import Padding, decompress, pack, pad, padded_size, unpad
-
-PIECE_OCTETS = 64 * 1024
-"""XOR goes on in pieces of this size, so that other threads get their turn."""
+from relay.pieces import Octets, Pieces, part_of
 
 
 class OneTimePad(Level):
@@ -34,8 +32,9 @@ class OneTimePad(Level):
         self._padding: Padding = padding
         self._compression = compression
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
+        packed: Octets | Pieces
         packed, compressed = payload, False
         if self._compression:
             packed, compressed = await off_loop(len(payload), pack, payload)
@@ -50,8 +49,9 @@ class OneTimePad(Level):
             )
             _check(content.key_IDs, [key.octets for key in one_time_pad.keys], needed)
             cost = one_time_pad.cost
-            der = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
-        return SealedPayload(der, _references(content), 8 * cost)
+            # Here and now, while the pad is there.
+            pieces = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
+        return SealedPayload(pieces, _references(content), 8 * cost)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         return isinstance(enveloped.content, cms.PadContent)
@@ -90,14 +90,21 @@ def _check(key_IDs: Sequence[str], keys: Sequence[bytes | bytearray], hidden: in
         raise BadStructure("the pad has more keys than tag and ciphertext need")
 
 
-def _seal(packed: bytes, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> bytes:
+def _seal(packed: Octets | Pieces, padding: Padding, one_time_pad: Pad, content: cms.PadContent) -> Pieces:
     tag_key, hiding = _apart([key.octets for key in one_time_pad.keys])
     for key in one_time_pad.keys:
         _forget(key.octets)
-    ciphertext = _xor(pad(packed, padding), hiding)
+    padded = pad(packed, padding)
+    _xor(padded, hiding)
+    ciphertext = memoryview(hiding)[: len(padded)]
+    _wipe(memoryview(hiding)[len(padded) :])
     tag = _tag(tag_key, content.encode(), ciphertext).finalize()
-    _forget(hiding)
-    return cms.encode_enveloped(cms.AuthEnveloped((cms.PadRecipient(),), content, ciphertext, tag))
+
+    def encrypted() -> Generator[Octets, None, bytes]:
+        yield from part_of(ciphertext)
+        return tag
+
+    return cms.enveloped_pieces((cms.PadRecipient(),), content, len(padded), encrypted)
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
@@ -113,10 +120,13 @@ def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
         _tag(tag_key, content.encode(), enveloped.ciphertext).verify(enveloped.tag)
     except InvalidSignature as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
-    padded = _xor(enveloped.ciphertext, hiding)
-    _forget(hiding)
+    _xor(enveloped.ciphertext, hiding)
     opening.verified()
-    packed = unpad(padded)
+    try:
+        with memoryview(hiding)[: len(enveloped.ciphertext)] as padded:
+            packed = unpad(padded)
+    finally:
+        _forget(hiding)
     return decompress(packed) if content.compression else packed
 
 
@@ -126,7 +136,7 @@ def _apart(keys: Sequence[bytes | bytearray]) -> tuple[bytes, bytearray]:
     return tag_key, bytearray().join(memoryview(key)[TAG_OCTETS:] for key in keys)
 
 
-def _tag(key: bytes, parameters: bytes, ciphertext: bytes) -> Poly1305:
+def _tag(key: bytes, parameters: bytes, ciphertext: Octets) -> Poly1305:
     """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths."""
     poly1305 = Poly1305(key)
     for part in (parameters, ciphertext):
@@ -136,22 +146,28 @@ def _tag(key: bytes, parameters: bytes, ciphertext: bytes) -> Poly1305:
     return poly1305
 
 
-def _xor(data: bytes, octets: bytearray) -> bytes:
-    """`data` XOR the first of `octets`, which are overwritten by the result."""
-    with memoryview(octets)[: len(data)] as target:
-        for start in range(0, len(data), PIECE_OCTETS):
-            piece = data[start : start + PIECE_OCTETS]
-            mask = int.from_bytes(target[start : start + len(piece)])
-            target[start : start + len(piece)] = (int.from_bytes(piece) ^ mask).to_bytes(len(piece))
-        return bytes(target)
+def _xor(data: Octets | Pieces, octets: bytearray) -> None:
+    """`data` XOR the first of `octets`, which are overwritten by the result; in pieces, to let others have turns."""
+    start = 0
+    with memoryview(octets) as target:
+        for piece in part_of(data):
+            end = start + len(piece)
+            mask = int.from_bytes(target[start:end])
+            target[start:end] = (int.from_bytes(piece) ^ mask).to_bytes(len(piece))
+            start = end
 
 
 def _forget(octets: bytearray) -> None:
-    """Overwrites octets of a pad, in pieces since each takes memory itself, and gives their memory back."""
+    """Overwrites octets of a pad, and gives their memory back."""
     with memoryview(octets) as view:
-        for start in range(0, len(octets), PIECE_OCTETS):
-            view[start : start + PIECE_OCTETS] = bytes(len(view[start : start + PIECE_OCTETS]))
+        _wipe(view)
     octets.clear()
+
+
+def _wipe(view: memoryview) -> None:
+    """Overwrites it, in pieces since each takes memory itself."""
+    for piece in part_of(view):
+        memoryview(piece)[:] = bytes(len(piece))
 
 
 def _pad_content(enveloped: cms.AuthEnveloped) -> cms.PadContent:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from relay.errors import BadStructure
+from relay.pieces import Octets, Pieces, part_of
 
 LENGTH_OCTETS = 8
 PIECE_OCTETS = 256 * 1024
@@ -38,24 +39,24 @@ def padded_size(length: int, padding: Padding = "padme") -> int:
     return padme(size) if padding == "padme" else size
 
 
-def pad(payload: bytes, padding: Padding = "padme") -> bytes:
+def pad(payload: Octets | Pieces, padding: Padding = "padme") -> Pieces:
     """Length (8 octets, big-endian), payload, zero octets."""
     size = padded_size(len(payload), padding)
-    return b"".join([len(payload).to_bytes(LENGTH_OCTETS), payload, bytes(size - LENGTH_OCTETS - len(payload))])
+    return Pieces.of(len(payload).to_bytes(LENGTH_OCTETS), payload, bytes(size - LENGTH_OCTETS - len(payload)))
 
 
-def unpad(padded: bytes) -> bytes:
+def unpad(padded: Octets) -> bytes:
     """The payload; raises BadStructure where length and zeros are not as `pad` makes them."""
     length = int.from_bytes(padded[:LENGTH_OCTETS])
     if len(padded) < LENGTH_OCTETS or length > len(padded) - LENGTH_OCTETS:
         raise BadStructure("the padded payload is shorter than it says")
-    payload, zeros = padded[LENGTH_OCTETS : LENGTH_OCTETS + length], padded[LENGTH_OCTETS + length :]
+    zeros = bytes(padded[LENGTH_OCTETS + length :])
     if zeros.count(0) != len(zeros):
         raise BadStructure("the padding is not zero octets")
-    return payload
+    return bytes(padded[LENGTH_OCTETS : LENGTH_OCTETS + length])
 
 
-def pack(payload: bytes) -> tuple[bytes, bool]:
+def pack(payload: Octets | Pieces) -> tuple[Octets | Pieces, bool]:
     """The payload compressed, unless the receiver would have to take it for a bomb, and whether it is."""
     small = compress(payload)
     return (small, True) if len(payload) <= bound(len(small)) else (payload, False)
@@ -66,10 +67,10 @@ def bound(size: int) -> int:
     return min(max(MIN_BOUND_OCTETS, MAX_EXPANSION * size), MAX_BOUND_OCTETS)
 
 
-def compress(payload: bytes) -> bytes:
+def compress(payload: Octets | Pieces) -> bytes:
     """DEFLATE without a header; whether a receiver would take it is for `bound` to say."""
     compressor = zlib.compressobj(level=9, wbits=-15)
-    return compressor.compress(payload) + compressor.flush()
+    return b"".join([*map(compressor.compress, part_of(payload)), compressor.flush()])
 
 
 def decompress(compressed: bytes) -> bytes:

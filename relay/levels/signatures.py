@@ -25,6 +25,7 @@ from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
 from relay.levels.content import decrypt, encrypt, fresh_key
+from relay.pieces import Octets, Pieces, part_of
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
@@ -47,8 +48,11 @@ class SignedLevel(Level):
             return f"the peer's {self.key_kind} certificate was not imported; see `qumail-relay identity import`"
         return expired(theirs, self.signing_pair(parties.identity).certificate)
 
-    async def seal(self, payload: bytes, parties: Parties, keys: FreshKeys) -> SealedPayload:
-        """SignedData inside an AuthEnvelopedData with one recipient. Raises CannotSeal."""
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
+        """SignedData inside an AuthEnvelopedData with one recipient; a payload that can be taken twice.
+
+        Raises CannotSeal.
+        """
         return SealedPayload(await off_loop(len(payload), self._seal, payload, parties))
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
@@ -73,7 +77,7 @@ class SignedLevel(Level):
     def content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
         """What `recipient` hid, by one of our keys, older ones included. Raises NotForUs or BadTag."""
 
-    def _seal(self, payload: bytes, parties: Parties) -> bytes:
+    def _seal(self, payload: Octets | Pieces, parties: Parties) -> Pieces:
         peer = parties.certificates
         certificate = self.encryption_certificate(peer) if peer is not None else None
         if parties.identity is None or peer is None or certificate is None:
@@ -90,25 +94,20 @@ class SignedLevel(Level):
         return Unsealed(*verify(inner.content, self.scheme, opening))
 
 
-def sign(payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> bytes:
+def sign(payload: Octets | Pieces, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> Pieces:
     """SignedData around `payload`, with the signer's certificate, as DER."""
     scheme = SignatureScheme.RSA_PSS if isinstance(key, RSAPrivateKey) else SignatureScheme.ML_DSA_87
-    digest = hashlib.new(_DIGESTS[scheme], payload).digest()
+    hasher = hashlib.new(_DIGESTS[scheme])
+    for piece in part_of(payload):
+        hasher.update(piece)
+    digest = hasher.digest()
     attributes = cms.attributes_to_sign(scheme, digest, datetime.now(UTC))
     signature = (
         key.sign(attributes, _pss(), hashes.SHA256()) if isinstance(key, RSAPrivateKey) else key.sign(attributes)
     )
-    return cms.encode_signed(
-        cms.Signed(
-            payload,
-            scheme,
-            certificate_id(certificate),
-            attributes,
-            digest,
-            signature,
-            certificate.public_bytes(serialization.Encoding.DER),
-        )
-    )
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    signed = cms.Signed(b"", scheme, certificate_id(certificate), attributes, digest, signature, der)
+    return cms.signed_pieces(signed, payload)
 
 
 def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes, PeerCertificates]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -36,6 +37,7 @@ from relay.store.beat import Beat
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
+from relay.store.received_table import KeysUsed
 
 log = structlog.get_logger(__name__)
 
@@ -200,21 +202,23 @@ class MailOpener:
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
         named = await off_loop(size, all_named, self.layers.config, opened.envelope)
         every = {name: None for names in named.values() for name in names}
-        served = await self.deliveries.settle_opened(
+        await self.deliveries.settle_opened(
             replace(opened.arrived, mailboxes=tuple(every)),
             map(folded_mailbox, has_it),
             [folded_mailbox(box) for box in opened.due if box not in has_it],
+            complete=partial(all_have_it, named),
+            used=self._used(opened),
         )
-        if all_have_it(named, served):
-            await self._mark_keys_used(opened)
 
-    async def _mark_keys_used(self, opened: Opened) -> None:
-        """Nobody waits for this mail any more: its keys are destroyed soon. Raises StoreUnavailable."""
+    def _used(self, opened: Opened) -> list[KeysUsed]:
+        """The keys that are destroyed soon, once nobody waits for this mail any more."""
         if self.layers.config.peers[opened.peer].key_max_messages > 1:
-            return  # other mails, with recipients who may come late, are under the same key
+            return []  # other mails, with recipients who may come late, are under the same key
         keep_for = OTP_KEEP_FOR_S if opened.protection == "otp" else USED_KEEP_FOR_S
-        for (group, master), references in by_origin(opened.keys).items():
-            await self.received.mark_used(group, master, [each.key_ID for each in references], keep_for)
+        return [
+            KeysUsed(group, master, tuple(each.key_ID for each in references), keep_for)
+            for (group, master), references in by_origin(opened.keys).items()
+        ]
 
     def _envelope(
         self, found: OpenedLayers, entity: mime.Entity, mailboxes: Sequence[str], *, max_hops: int, any_time: bool

@@ -92,8 +92,7 @@ class Layers:
         while True:
             level = layer.level.name
             found.protection.insert(0, level)
-            payload = await self._unsealed(found, layer, patient=patient)
-            entity = await off_loop(size, mime.unwrap, payload)
+            entity = await off_loop(size, mime.unwrap, await self._unsealed(found, layer, patient=patient))
             if entity.kind == "message" and level not in cms.FURTHER_KEMS:
                 if layer.level.quantum and len(found.protection) > 1:
                     raise BadStructure(f"{found.names}: level aes goes around pqc and rsa only")
@@ -101,6 +100,7 @@ class Layers:
             if entity.kind != "enveloped" or level not in _AROUND or len(found.protection) == MAX_LAYERS:
                 raise BadStructure(f"{entity.kind} data inside a layer of {level}")
             layer = await off_loop(size, self._inner, entity.content, found.protection)
+            del entity  # a large message is not there once more for each layer
 
     def _outermost(self, message: bytes) -> Layer | None:
         if not mime.is_sealed(message):
@@ -174,9 +174,9 @@ class Layers:
     async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
         """The keys at hand, else from the KME.
 
-        What came from there is stored before it is used: a KME gives a key once, and a relay that is killed while it
-        opens the mail, or cannot hand it on, needs the key again. Only a pad has so many, and needs all of them: where
-        one of the first is missing nobody is asked for the rest.
+        What came from there is on the disk before it is used: a KME gives a key once, and a relay that is killed while
+        it opens the mail, or cannot hand it on, needs the key again. Only a pad has so many, and needs all of them:
+        where one of the first is missing nobody is asked for the rest.
         """
         first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -49,6 +50,7 @@ class FoldedAddress(NamedTuple):
     domain: str
 
 
+@lru_cache(maxsize=1024)
 def parse_address(text: str) -> FoldedAddress:
     """`Alice@Example.ORG` as FoldedAddress("alice", "example.org"); raises ValueError saying what is wrong.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from sqlalchemy import Column, Double, Integer, Table, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Connection, Double, Integer, Table, select
 
 from relay.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
@@ -86,8 +86,7 @@ class Beat:
     @to_its_end
     async def load(self) -> None:
         """Reads what is known, without a beat. Raises StoreUnavailable."""
-        async with self._database.reading() as connection:
-            row = (await connection.execute(_select)).one_or_none()
+        row = await self._database.reading(lambda connection: connection.execute(_select).one_or_none())
         if row is not None:
             marks = _marks(row)
             self.trusted_from = marks.trusted_from if marks is not None else self._clock()
@@ -103,38 +102,44 @@ class Beat:
         """
         self._tell_where_it_was_set()
         last = await asyncio.to_thread(self._read)
-        async with self._database.writing() as connection:
-            marks, ours = await self._row(connection, last)
-            now = self._clock()
-            restored = marks is None or marks.beat < last
-            # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
-            marks = marks or _BeatRow(0.0, now, now)
-            trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
-            beat = max(now, max(marks.beat, last) + ONE_ON_S)
-            past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
-            if ours:
-                change = _beats.update().values(beat=beat, trusted_from=trusted_from, past=past)
-                await connection.execute(change)
-        self.trusted_from, self.past = trusted_from, past
-        if restored:
-            log.error("store_restored", store=self._database.name, behind_s=round(last - marks.beat))
+        before, now, ours = await self._database.writing(partial(self._move_on, last))
+        self.trusted_from, self.past = now.trusted_from, now.past
+        if before is None or before.beat < last:
+            log.error(
+                "store_restored", store=self._database.name, behind_s=round(last - (before.beat if before else 0))
+            )
         if ours:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
-            await asyncio.to_thread(self._write, beat)
+            await asyncio.to_thread(self._write, now.beat)
 
-    async def _row(self, connection: AsyncConnection, last: float) -> tuple[_BeatRow | None, bool]:
+    def _move_on(self, last: float, connection: Connection) -> tuple[_BeatRow | None, _BeatRow, bool]:
+        """The row as it was, as it is, and whether we wrote it; `last` is what the file says."""
+        before, ours = self._row(connection, last)
+        now = self._clock()
+        restored = before is None or before.beat < last
+        # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
+        marks = before or _BeatRow(0.0, now, now)
+        trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
+        beat = max(now, max(marks.beat, last) + ONE_ON_S)
+        past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
+        after = _BeatRow(beat, trusted_from, past)
+        if ours:
+            connection.execute(_beats.update().values(after._asdict()))
+        return before, after, ours
+
+    def _row(self, connection: Connection, last: float) -> tuple[_BeatRow | None, bool]:
         """What the row says, and whether it is locked for us; it need not be where another relay beats, who may be
         frozen. None: it was broken."""
-        free = (await connection.execute(_select.with_for_update(skip_locked=True))).one_or_none()
+        free = connection.execute(_select.with_for_update(skip_locked=True)).one_or_none()
         if free is not None:
             return _marks(free), True
-        taken = (await connection.execute(_select)).one_or_none()
+        taken = connection.execute(_select).one_or_none()
         if taken is not None and (marks := _marks(taken)) is not None and marks.beat >= last:
             return marks, False
         # There is none, or the store was restored, which nobody else may know: now it is waited for.
         first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
-        await connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
-        return _marks((await connection.execute(_select.with_for_update())).one()), True
+        connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
+        return _marks(connection.execute(_select.with_for_update()).one()), True
 
     def _tell_where_it_was_set(self) -> None:
         """Mail is put aside by a clock that is wrong, so somebody must hear of one that was or will be."""

@@ -12,15 +12,17 @@ import asyncio
 import os
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import prometheus_client
 import structlog
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Double,
     LargeBinary,
     String,
@@ -33,7 +35,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
@@ -69,38 +70,46 @@ _claims = Table(
 """`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
 
 
+_delete = (
+    delete(_claims)
+    .where(_claims.c.place.in_(bindparam("some", expanding=True)), _claims.c.relay == bindparam("of"))
+    .returning(_claims.c.place)
+)
+
+_Result = TypeVar("_Result")
+
+
 @dataclass(slots=True)
 class ClaimsTransaction:
     """One writing transaction, and what it does to claims, once it is committed."""
 
-    connection: AsyncConnection
+    connection: Connection
     relay: str
     taken: set[bytes] = field(default_factory=set)
     over: dict[bytes, str] = field(default_factory=dict)
     interrupted: Counter[str] = field(default_factory=Counter)
 
-    async def give_back(self, places: Iterable[bytes]) -> None:
+    def give_back(self, places: Iterable[bytes]) -> None:
         """These are not wanted after all."""
         back = self.taken & set(places)
         self.taken -= back
-        await self._delete(sorted(back), self.relay)
+        self._delete(sorted(back), self.relay)
 
-    async def end(self, claims: Mapping[bytes, str]) -> set[bytes]:
+    def end(self, claims: Mapping[bytes, str]) -> set[bytes]:
         """Ends claims, given with the name under which each was taken; those that nobody else had got meanwhile."""
         by_relay: defaultdict[str, list[bytes]] = defaultdict(list)
         for place, relay in claims.items():
             by_relay[relay].append(place)
         ended: set[bytes] = set()
         for relay, places in by_relay.items():
-            ended |= await self._delete(sorted(places), relay)
+            ended |= self._delete(sorted(places), relay)
         self.over.update(claims)
         return ended
 
-    async def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
+    def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
         found: set[bytes] = set()
         for some in batches(places):
-            gone = delete(_claims).where(_claims.c.place.in_(some), _claims.c.relay == relay)
-            found.update(await self.connection.scalars(gone.returning(_claims.c.place)))
+            found.update(self.connection.scalars(_delete, {"some": some, "of": relay}))
         return found
 
 
@@ -116,6 +125,7 @@ class Claims:
         self._patient_until = float("inf")
         self._beginning = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
+        self._new = database.insert(_claims).on_conflict_do_nothing().returning(_claims.c.place)
         self._held: dict[bytes, str] = {}
         self._dropped: dict[bytes, str] = {}
         self._ending: dict[bytes, str] = {}
@@ -144,9 +154,10 @@ class Claims:
             if relay := self._held.pop(place, ""):
                 self._dropped[place] = relay
 
-    @asynccontextmanager
-    async def change(self, wanted: Mapping[bytes, str] | None = None) -> AsyncIterator[ClaimsTransaction]:
-        """A writing transaction. `taken` of what it gives are those of the `wanted` places that are ours with it.
+    async def change(
+        self, work: Callable[[ClaimsTransaction], _Result], wanted: Mapping[bytes, str] | None = None
+    ) -> _Result:
+        """What `work` gives in a writing transaction, in which those of the `wanted` places are ours that are `taken`.
 
         `wanted` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
         """
@@ -155,11 +166,14 @@ class Claims:
         free = {place: kind for place, kind in free.items() if place not in self._ending}
         for place in free:
             self._dropped.pop(place, None)
+
+        def run(connection: Connection) -> tuple[ClaimsTransaction, _Result]:
+            change = ClaimsTransaction(connection, relay)
+            self._take(change, free)
+            return change, work(change)
+
         try:
-            async with self._database.writing() as connection:
-                change = ClaimsTransaction(connection, relay)
-                await self._take(change, free)
-                yield change
+            change, result = await self._database.writing(run)
         except BaseException:
             # Whether they were claimed is not known when a connection breaks.
             self._dropped.update(dict.fromkeys(free, relay))
@@ -169,25 +183,34 @@ class Claims:
             if self._held.get(place) == name:
                 del self._held[place]
         self._count(change.interrupted)
+        return result
 
-    @to_its_end
-    async def end_claims(self) -> None:
-        """Ends the claims of those who live no more, and counts them. Raises StoreUnavailable.
+    async def dead_processes(self) -> frozenset[str]:
+        """Whose process is not there any more. Raises StoreUnavailable.
 
-        Of an embedded database all users are processes of this host, and who is not there any more is dead at once.
+        Of an embedded database all users are processes of this host; of another one nothing can be said.
         """
-        if self._patient:
-            return
-        async with self.change() as change:
-            if self._database.is_sqlite:
-                known = await change.connection.scalars(select(_relays.c.relay))
-                dead = [name for name in known if name != self._relay and not _lives(name)]
-                await change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
-            await self._cut_short(change.connection)
-            await change.connection.execute(delete(_relays).where(~self._alive))
-            alive = select(_relays.c.relay)
-            gone = delete(_claims).where(_claims.c.relay.not_in(alive)).returning(_claims.c.kind)
-            change.interrupted.update(await change.connection.scalars(gone))
+        if not self._database.is_sqlite:
+            return frozenset()
+        known = await self._database.rows(select(_relays.c.relay))
+        return frozenset(row.relay for row in known if row.relay != self._relay and not _lives(row.relay))
+
+    async def end_claims(self, dead: frozenset[str] | None = None) -> None:
+        """Ends the claims of the `dead`, by default those there are now, and of whose lease is over, and counts them.
+
+        Raises StoreUnavailable.
+        """
+        dead = await self.dead_processes() if dead is None else dead
+        if not self._patient:
+            await self._database.to_its_end(self.change(partial(self._end_those_of_the_dead, dead)))
+
+    def _end_those_of_the_dead(self, dead: frozenset[str], change: ClaimsTransaction) -> None:
+        change.connection.execute(delete(_relays).where(_relays.c.relay.in_(dead)))
+        self._cut_short(change.connection)
+        change.connection.execute(delete(_relays).where(~self._alive))
+        alive = select(_relays.c.relay)
+        gone = delete(_claims).where(_claims.c.relay.not_in(alive)).returning(_claims.c.kind)
+        change.interrupted.update(change.connection.scalars(gone))
 
     @to_its_end
     async def go_on(self) -> None:
@@ -195,12 +218,7 @@ class Claims:
         begun, relay = self._clock(), self._relay
         self._ending = dict(self._dropped)
         try:
-            async with self._database.writing() as connection:
-                await ClaimsTransaction(connection, relay).end(self._ending)
-                await self._cut_short(connection)
-                until = self._now + LEASE_S
-                mine = update(_relays).where(_relays.c.relay == relay, self._alive)
-                renewed = (await connection.execute(mine.values(until=until))).rowcount
+            renewed = await self._database.writing(partial(self._renewed, relay, dict(self._ending)))
             for place, name in self._ending.items():
                 if self._dropped.get(place) == name:
                     del self._dropped[place]
@@ -213,6 +231,12 @@ class Claims:
         elif relay:
             self._good_until = 0.0
 
+    def _renewed(self, relay: str, ending: Mapping[bytes, str], connection: Connection) -> bool:
+        ClaimsTransaction(connection, relay).end(ending)
+        self._cut_short(connection)
+        mine = update(_relays).where(_relays.c.relay == relay, self._alive)
+        return connection.execute(mine.values(until=self._now + LEASE_S)).rowcount > 0
+
     async def close(self) -> None:
         """To be called when nobody is at work any more. Raises StoreUnavailable."""
         if self._renewing is not None:
@@ -220,8 +244,7 @@ class Claims:
             await asyncio.gather(self._renewing, return_exceptions=True)
         if self._relay:
             await self.go_on()
-            async with self._database.writing() as connection:
-                await connection.execute(delete(_relays).where(_relays.c.relay == self._relay))
+            await self._database.write(delete(_relays).where(_relays.c.relay == self._relay))
 
     @property
     def _now(self) -> ColumnElement[float]:
@@ -236,14 +259,14 @@ class Claims:
         alive = _relays.c.until > self._now
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
 
-    async def _cut_short(self, connection: AsyncConnection) -> None:
+    def _cut_short(self, connection: Connection) -> None:
         """Where the database's clock was set back, leases go on from now: the dead would have theirs for so long.
 
         Nobody's is over with that, as the living believe in theirs. An embedded database's clock cannot be set.
         """
         if not self._database.is_sqlite:
             longest = self._now + LEASE_S
-            await connection.execute(update(_relays).where(_relays.c.until > longest).values(until=longest))
+            connection.execute(update(_relays).where(_relays.c.until > longest).values(until=longest))
 
     @property
     def _patient(self) -> bool:
@@ -255,8 +278,8 @@ class Claims:
         async with self._beginning:
             if self._clock() >= self._good_until:
                 begun, name = self._clock(), f"{os.getpid()}-{secrets.token_hex(8)}"
-                async with self._database.writing() as connection:
-                    await connection.execute(_relays.insert().values(relay=name, until=self._now + LEASE_S))
+                new = _relays.insert().values(relay=name, until=self._now + LEASE_S)
+                await self._database.writing(lambda connection: connection.execute(new))
                 if self._relay:
                     log.error("lease_was_over", held=len(self._held), cause="frozen, or cut off from the store")
                 self._relay, self._good_until = name, begun + LEASE_S - MARGIN_S
@@ -273,21 +296,26 @@ class Claims:
             except StoreUnavailable as error:
                 log.warning("lease_not_renewed", cause=str(error))
 
-    async def _take(self, change: ClaimsTransaction, wanted: Mapping[bytes, str]) -> None:
+    def _take(self, change: ClaimsTransaction, wanted: Mapping[bytes, str]) -> None:
         """In one order, so that two relays with the same mail do not wait for each other."""
-        alive = select(_relays.c.relay).where(self._alive)
         for some in batches(sorted(wanted)):
+            if not self._insert(change, wanted, some):
+                continue
             here = _claims.c.place.in_(some)
             if not self._patient:
+                alive = select(_relays.c.relay).where(self._alive)
                 dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
-                change.interrupted.update(await change.connection.scalars(dead))
-            rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in some]
-            new = self._database.insert(_claims).values(rows).on_conflict_do_nothing().returning(_claims.c.place)
-            change.taken.update(await change.connection.scalars(new))
-            if len(change.taken.intersection(some)) < len(some):
-                # Ours from a transaction of which we did not hear how it ended.
-                ours = select(_claims.c.place).where(here, _claims.c.relay == change.relay).with_for_update()
-                change.taken.update(await change.connection.scalars(ours))
+                change.interrupted.update(change.connection.scalars(dead))
+                self._insert(change, wanted, some)
+            # Ours from a transaction of which we did not hear how it ended.
+            ours = select(_claims.c.place).where(here, _claims.c.relay == change.relay).with_for_update()
+            change.taken.update(change.connection.scalars(ours))
+
+    def _insert(self, change: ClaimsTransaction, wanted: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
+        """Takes what nobody has; whether somebody has one of them."""
+        rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in places]
+        change.taken.update(change.connection.scalars(self._new, rows))
+        return not change.taken.issuperset(places)
 
     def _count(self, interrupted: Counter[str]) -> None:
         for kind, number in interrupted.items():

@@ -1,38 +1,59 @@
 """One database, SQLite or PostgreSQL: its transactions, its schema's version, its errors as StoreUnavailable.
 A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
+
+A transaction is a function of a connection, as both back ends take it: with SQLite it runs in a thread, which hands one
+result back instead of one for each statement; with PostgreSQL the event loop goes on while a statement is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import sqlite3
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Column, Executable, Integer, MetaData, Table, delete, insert, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    delete,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store.postgresql import exposed, postgresql_engine, without_secrets
-from relay.store.sqlite import aiosqlite_connection, prepare_sqlite_file, said_by_sqlite, sqlite_engine
+from relay.store.sqlite import checkpoint, prepare_sqlite_file, said_by_sqlite, sqlite_engine
 
 SCHEMA_VERSION = 4
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
 POOL_TIMEOUT_S = 30.0
-"""Seconds to wait until one of our own connections is free."""
+"""Seconds to wait until one of our own connections to a server is free."""
+READERS = 4
+"""So many transactions read from an embedded database at once."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
 ROWS_AT_ONCE = 500
 """In one statement, well below either back end's limit on parameters."""
 
+Insert = sqlite.Insert | postgresql.Insert
+"""An INSERT that knows ON CONFLICT, which both back ends spell alike."""
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -49,53 +70,124 @@ _written = Table(
 """Empty: a row is written, and taken out again, to see whether the store can be written."""
 
 
+class Runner(Protocol):
+    """Runs transactions, as many at once as it has connections."""
+
+    @property
+    def dialect(self) -> str:
+        """SQLAlchemy's name of the back end."""
+
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
+        """What `work` gives, in one transaction."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+class InThreads:
+    """Transactions of an embedded database, each from beginning to end in one thread, which has a connection."""
+
+    dialect = "sqlite"
+
+    def __init__(self, engine: Engine, threads: int) -> None:
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._of_thread = threading.local()
+        self._open: set[Connection] = set()
+
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
+        """As Runner.run."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+
+    def _run(self, work: Callable[[Connection], _Result]) -> _Result:
+        connection = self._connection()
+        try:
+            with connection.begin():
+                return work(connection)
+        except BaseException:
+            # In what state it is nobody knows; the next transaction has another one.
+            del self._of_thread.connection
+            self._open.remove(connection)
+            connection.close()
+            raise
+
+    async def checkpoint(self) -> None:
+        """Moves the write-ahead log into the file and empties it, between two transactions."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, lambda: checkpoint(self._connection()))
+
+    async def close(self) -> None:
+        """As Runner.close."""
+        await asyncio.to_thread(self._threads.shutdown)
+        while self._open:
+            self._open.pop().close()
+        self._engine.dispose()
+
+    def _connection(self) -> Connection:
+        if not hasattr(self._of_thread, "connection"):
+            self._of_thread.connection = self._engine.connect()
+            self._open.add(self._of_thread.connection)
+        connection: Connection = self._of_thread.connection
+        return connection
+
+
+class OnServer:
+    """Transactions of a database server."""
+
+    dialect = "postgresql"
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
+        """As Runner.run."""
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        """As Runner.close."""
+        await self._engine.dispose()
+
+
 class Database:
     """Connections to one database; made by open_database. `name` is for messages and shows no password."""
 
-    def __init__(self, name: str, reader: AsyncEngine, writer: AsyncEngine) -> None:
+    def __init__(self, name: str, reader: Runner, writer: Runner) -> None:
         self.name = name
         self._reader = reader
         self._writer = writer
         self._running: set[asyncio.Task[Any]] = set()
         self._written_at = float("-inf")
-
-    @property
-    def is_sqlite(self) -> bool:
+        self._inserts: dict[Table, Insert] = {}
+        self.is_sqlite = writer.dialect == "sqlite"
         """Whether this is the embedded database."""
-        return self._writer.dialect.name == "sqlite"
 
-    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+    def insert(self, table: Table) -> Insert:
+        """As the back end takes it."""
+        if table not in self._inserts:
+            self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return self._inserts[table]
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads. Raises StoreUnavailable."""
-        async with self._translated(), self._reader.begin() as connection:
-            yield connection
+    async def reading(self, work: Callable[[Connection], _Result]) -> _Result:
+        """What `work` gives in a transaction that only reads. Raises StoreUnavailable."""
+        return await self._run(self._reader, work)
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is on the disk when the block has ended, or left no trace when it raised.
+    async def writing(self, work: Callable[[Connection], _Result]) -> _Result:
+        """What `work` gives in a transaction that is on the disk when this returns, or left no trace when it raised.
 
-        On SQLite no other transaction writes meanwhile. Raises StoreUnavailable.
+        On SQLite no other transaction writes meanwhile. `work` runs in a thread, and may run once only. Raises
+        StoreUnavailable, and what `work` raises.
         """
         try:
-            async with self._translated(), self._writer.begin() as connection:
-                yield connection
+            result = await self._run(self._writer, work)
         except BaseException:
             self._written_at = float("-inf")
             raise
         self._written_at = time.monotonic()
+        return result
 
     async def rows(self, query: Executable) -> Sequence[Any]:
         """What one query gives, whoever waits for it. Raises StoreUnavailable."""
-
-        async def read() -> Sequence[Any]:
-            async with self.reading() as connection:
-                return (await connection.execute(query)).all()
-
-        return await self.to_its_end(read())
+        return await self.to_its_end(self.reading(lambda connection: connection.execute(query).all()))
 
     async def write(self, *statements: Executable) -> int:
         """Runs these in one transaction, whoever waits for it; how many rows they have changed together.
@@ -103,11 +195,10 @@ class Database:
         Raises StoreUnavailable.
         """
 
-        async def run() -> int:
-            async with self.writing() as connection:
-                return sum([(await connection.execute(each)).rowcount for each in statements])
+        def run(connection: Connection) -> int:
+            return sum(connection.execute(each).rowcount for each in statements)
 
-        return await self.to_its_end(run())
+        return await self.to_its_end(self.writing(run))
 
     async def can_be_written(self, proof_s: float = 0.0) -> None:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
@@ -115,17 +206,17 @@ class Database:
             return
         # A row of our own: one that all relays write would have them wait for whoever is frozen with it.
         mine = secrets.randbelow(2**31)
-        async with self.writing() as connection:
-            await connection.execute(insert(_written).values(one=mine, number=0))
-            await connection.execute(delete(_written).where(_written.c.one == mine))
+
+        def write(connection: Connection) -> None:
+            connection.execute(insert(_written).values(one=mine, number=0))
+            connection.execute(delete(_written).where(_written.c.one == mine))
+
+        await self.writing(write)
 
     async def scrub(self) -> None:
         """Moves SQLite's write-ahead log into the file and empties it, for old versions of rows lie there."""
-        if self.is_sqlite:
-            async with self._translated(), self._writer.connect() as connection:
-                raw = await connection.get_raw_connection()
-                # Not by way of `connection`, which would begin a transaction: there it is not permitted.
-                await aiosqlite_connection(raw).execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        if isinstance(self._writer, InThreads):
+            await self._translated(self._writer.checkpoint())
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """What `work` gives; when the caller is cancelled it goes on, and ends before the database is closed.
@@ -153,15 +244,17 @@ class Database:
     async def close(self) -> None:
         """Closes all connections."""
         await self.quiet()
-        await self._reader.dispose()
+        await self._reader.close()
         if self._writer is not self._reader:
-            await self._writer.dispose()
+            await self._writer.close()
 
-    @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
+    async def _run(self, runner: Runner, work: Callable[[Connection], _Result]) -> _Result:
+        return await self._translated(runner.run(work))
+
+    async def _translated(self, work: Awaitable[_Result]) -> _Result:
         try:
-            yield
-        except (SQLAlchemyError, OSError, EOFError) as error:
+            return await work
+        except (SQLAlchemyError, sqlite3.Error, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
             said = said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
             raise StoreUnavailable(f"{self.name}: {said or type(cause).__name__}") from error
@@ -206,14 +299,13 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
         await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
         database = Database(
             str(path),
-            reader=sqlite_engine(path, "BEGIN", connections=4, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S),
-            writer=sqlite_engine(
-                path, "BEGIN IMMEDIATE", connections=1, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S
-            ),
+            reader=InThreads(sqlite_engine(path, "BEGIN", READERS, busy_timeout), READERS),
+            writer=InThreads(sqlite_engine(path, "BEGIN IMMEDIATE", 1, busy_timeout), 1),
         )
     else:
         engine = postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S)
-        database = Database(without_secrets(url), reader=engine, writer=engine)
+        server = OnServer(engine)
+        database = Database(without_secrets(url), reader=server, writer=server)
     try:
         await _make_schema(database)
     except BaseException:
@@ -232,19 +324,21 @@ def transport_problem(where: str | Path) -> str:
 
 
 async def _make_schema(database: Database) -> None:
-    async with database.writing() as connection:
+    def make(connection: Connection) -> None:
         if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
-        await connection.run_sync(_schema.create, checkfirst=True)
-        version = await connection.scalar(select(_schema.c.version))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
+        _schema.create(connection, checkfirst=True)
+        version = connection.scalar(select(_schema.c.version))
         if version is None:
-            await connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+            connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
         elif version != SCHEMA_VERSION:
             raise ConfigError(
                 f"{database.name}: has schema {version}, and this relay knows only {SCHEMA_VERSION}: "
                 "upgrade the relay, or give it another database"
             )
-        await connection.run_sync(metadata.create_all)
+        metadata.create_all(connection)
+
+    await database.writing(make)
 
 
 def _url(where: str | Path) -> URL:

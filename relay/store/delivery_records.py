@@ -17,19 +17,29 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Column, Double, LargeBinary, Row, String, Table, Text, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Row, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
-from relay.store.claims import Claims
-from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.claims import Claims, ClaimsTransaction
+from relay.store.database import Database, batches, to_its_end
+from relay.store.delivery_tables import (
+    all_known,
+    copy_rows,
+    destroy_copies,
+    mails_of,
+    opened_rows,
+    recipient_row,
+    recipient_rows,
+)
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
-from relay.store.received_table import Bound, bind_keys
+from relay.store.neighbours import Neighbours
+from relay.store.received import ReceivedKeys
+from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
 KEEP_FOR_S = 5 * 86400.0
 """How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
@@ -40,36 +50,6 @@ RecipientState = Literal["due", "served", "busy"]
 """A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
 
 _Result = TypeVar("_Result")
-
-_recipients = Table(
-    "deliveries",
-    metadata,
-    Column("recipient", LargeBinary(32), primary_key=True),
-    Column("mail", LargeBinary(32), nullable=False, index=True),
-    Column("copy", String(32)),
-    Column("forget_at", Double, index=True),
-)
-"""Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
-since 1970, NULL for a mail in `opened_mails`."""
-
-_copies = Table(
-    "sealed_copies",
-    metadata,
-    Column("copy", String(32), primary_key=True),
-    Column("mail", LargeBinary(32), nullable=False, index=True),
-    Column("facts", Text, nullable=False),
-    Column("message", LargeBinary, nullable=False),
-    Column("forget_at", Double, nullable=False),
-)
-"""What waits to be sent again; `facts` is JSON."""
-
-_opened = Table(
-    "opened_mails",
-    metadata,
-    Column("mail", LargeBinary(32), primary_key=True),
-    Column("fingerprint", LargeBinary(32), nullable=False),
-    Column("forget_at", Double, nullable=False, index=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +85,22 @@ class Begun:
 
 @dataclass(slots=True)
 class _Beginning:
-    """A try that begins, for these mailboxes by their names, and what was found."""
+    """A try that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it before."""
 
     kind: str
     mail: bytes
     mailboxes: dict[bytes, str]
     opened: OpenedMail | None = None
     bound: Sequence[Bound] = ()
+    first: bool = False
     begun: Begun = field(default_factory=Begun)
+    trouble: RelayError | None = None
+
+
+@dataclass(slots=True)
+class _Writing:
+    """Somebody waits until all that was said is written, and what went wrong."""
+
     trouble: RelayError | None = None
 
 
@@ -120,7 +108,8 @@ class _Beginning:
 class _Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
-    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
+    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
+    where these are `complete`, `used` are keys for which nobody waits any more.
     """
 
     mail: bytes
@@ -131,6 +120,8 @@ class _Settlement:
     claims: Mapping[bytes, str] = field(default_factory=dict)
     opened: bool = False
     served: set[bytes] = field(default_factory=set)
+    complete: Callable[[set[bytes]], bool] = lambda _: False
+    used: Sequence[KeysUsed] = ()
 
     @property
     def octets(self) -> int:
@@ -141,22 +132,68 @@ class _Settlement:
 class DeliveryRecords:
     """The records of one store."""
 
-    def __init__(self, database: Database, claims: Claims, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, claims: Claims, received: ReceivedKeys, clock: Callable[[], float] = time.time
+    ) -> None:
         """`clock` gives seconds since 1970."""
         self._database = database
         self._claims = claims
+        self._received = received
         self._clock = clock
-        self._known: set[bytes] | None = None
+        self._known: set[bytes] | Neighbours | None = None
+        self._neighbours: Neighbours | None = None
+        self._take_over: Callable[[], Awaitable[object]] = _nothing
+        self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[_Settlement] = []
-        self._begin_together = GroupCommit(self._begin_all)
-        self._write_together = GroupCommit(self._write_all)
+        self._write_together = GroupCommit(self._commit)
+        # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
+        self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
+        self._new_opened = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
+        put = database.insert(recipient_rows)
+        # Another relay may have written of the same recipient meanwhile.
+        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
+        self._put = put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
 
     @to_its_end
     async def load(self) -> None:
         """Reads of which mails there is something. With SQLite one process writes that and needs to look no more."""
         if self._database.is_sqlite:
-            async with self._database.reading() as connection:
-                self._known = await _all_known(connection)
+            self._known = await self._database.reading(all_known)
+
+    def share(self, neighbours: Neighbours, take_over: Callable[[], Awaitable[object]]) -> None:
+        """Other workers use this store, which is SQLite, as well. To be called before the first try of a mail.
+
+        `take_over` brings what workers that have ended had delivered into the store, and returns when that is done.
+        """
+        for mail in self._known if isinstance(self._known, set) else ():
+            neighbours.add(mail)
+        self._known = self._neighbours = neighbours
+        self._take_over = take_over
+
+    async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
+
+        Raises DeliveryUnderWay where one has, and StoreUnavailable where it cannot be known what one had delivered.
+        """
+        if self._neighbours is None:
+            return
+        places = [recipient_name(mail, mailbox) for mailbox in mailboxes]
+        # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
+        while ended := self._neighbours.ended():
+            await self._take_over()
+            self._neighbours.forget(ended)
+        self._neighbours.begin(places)
+        self._marked_still.pop(mail, None)
+
+    def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """The try is over. Where what became of it could not be written yet, the marks stay until it is."""
+        if self._neighbours is None:
+            return
+        places = {recipient_name(mail, mailbox) for mailbox in mailboxes}
+        if any(each.mail == mail for each in self._unwritten):
+            self._marked_still[mail] = places
+        else:
+            self._neighbours.end(places)
 
     def check(self, relay: str) -> None:
         """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
@@ -217,23 +254,22 @@ class DeliveryRecords:
             others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
             self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
 
-    async def _begin_all(self, beginnings: Sequence[_Beginning]) -> None:
-        """In one transaction, in the order in which they came; what was written by whoever had it before is seen."""
-        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
-        async with self._claims.change(wanted) as change:
-            for each, trouble in zip(
-                beginnings, await bind_keys(change.connection, [each.bound for each in beginnings]), strict=True
-            ):
-                each.trouble = trouble
-            await self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-            known, copies = await self._find(change.connection, beginnings)
-            free = set(change.taken)
-            for each in beginnings:
-                if each.trouble is None:
-                    free -= _found(each, known, copies, free, change.relay)
-            await change.give_back(free)
+    def _begin(
+        self, beginnings: Sequence[_Beginning], fresh: Mapping[bytes, FreshKey], new: NewRows, change: ClaimsTransaction
+    ) -> None:
+        """In the order in which they came; what was written by whoever had it before is seen."""
+        bound = bind_keys(change.connection, [each.bound for each in beginnings], fresh, new)
+        for each, trouble in zip(beginnings, bound, strict=True):
+            each.trouble = trouble
+        self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
+        known, copies = self._find(change.connection, beginnings)
+        free = set(change.taken)
+        for each in beginnings:
+            if each.trouble is None:
+                free -= _found(each, known, copies, free, change.relay)
+        change.give_back(free)
 
-    async def _refuse_replays(self, connection: AsyncConnection, beginnings: Sequence[_Beginning]) -> None:
+    def _refuse_replays(self, connection: Connection, beginnings: Sequence[_Beginning]) -> None:
         """Adds rows for what is new; two relays that write the same ones wait for each other here."""
         rows: dict[bytes, dict[str, Any]] = {}
         for opened in (each.opened for each in beginnings if each.opened):
@@ -241,29 +277,30 @@ class DeliveryRecords:
             rows.setdefault(opened.name, row)
         if not rows:
             return
-        new = self._database.insert(_opened).on_conflict_do_nothing()
-        await connection.execute(new, [rows[mail] for mail in sorted(rows)])
-        first: dict[bytes, bytes] = {}
-        for some in batches(sorted(rows)):
-            query = select(_opened.c.mail, _opened.c.fingerprint).where(_opened.c.mail.in_(some))
-            first.update({row.mail: row.fingerprint for row in await connection.execute(query)})
+        added = set(connection.scalars(self._new_opened, [rows[mail] for mail in sorted(rows)]))
+        first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
+        for some in batches(sorted(rows.keys() - added)):
+            query = select(opened_rows.c.mail, opened_rows.c.fingerprint).where(opened_rows.c.mail.in_(some))
+            first.update({row.mail: row.fingerprint for row in connection.execute(query)})
         for each in beginnings:
+            each.first = each.mail in added
             if each.opened and first[each.mail] != each.opened.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
 
-    async def _find(
-        self, connection: AsyncConnection, beginnings: Sequence[_Beginning]
+    def _find(
+        self, connection: Connection, beginnings: Sequence[_Beginning]
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
         """The rows that there are, as the copy of each recipient, and these copies."""
         known: dict[bytes, str | None] = {}
-        for some in batches(
-            [at for each in beginnings if each.opened or self._may_know(each.mail) for at in each.mailboxes]
-        ):
-            query = select(_recipients.c.recipient, _recipients.c.copy).where(_recipients.c.recipient.in_(some))
-            known.update({row.recipient: row.copy for row in await connection.execute(query)})
+        tried = [each for each in beginnings if not each.first and (each.opened or self._may_know(each.mail))]
+        for some in batches([at for each in tried for at in each.mailboxes]):
+            query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
+                recipient_rows.c.recipient.in_(some)
+            )
+            known.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
         for names in batches(sorted({copy for copy in known.values() if copy})):
-            waiting = await connection.execute(select(_copies).where(_copies.c.copy.in_(names)))
+            waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
             copies.update({row.copy: row for row in waiting})
         return known, copies
 
@@ -305,23 +342,35 @@ class DeliveryRecords:
             await self._write(outcome)
 
     async def settle_opened(
-        self, opened: OpenedMail, delivered: Iterable[str], not_delivered: Iterable[str] = ()
+        self,
+        opened: OpenedMail,
+        delivered: Iterable[str],
+        not_delivered: Iterable[str] = (),
+        *,
+        complete: Callable[[set[str]], bool] = lambda _: False,
+        used: Sequence[KeysUsed] = (),
     ) -> set[str]:
         """Notes who has the mail, and gives up the claims on who has it not; which of `opened.mailboxes` have it now.
 
-        Raises StoreUnavailable.
+        Where these are `complete`, the keys that were `used` end soon, in the same transaction; where those who got it
+        now are so already, nobody else is looked for. Raises StoreUnavailable.
         """
+        names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
         has_it = [recipient_name(opened.name, mailbox) for mailbox in delivered]
         claimed = self._claims.held([*has_it, *(recipient_name(opened.name, each) for each in not_delivered)])
-        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True)
+
+        def nobody_waits(served: set[bytes]) -> bool:
+            return complete({names[at] for at in served if at in names})
+
+        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True, complete=nobody_waits, used=used)
         await self._write(outcome)
-        return {mailbox for mailbox in opened.mailboxes if recipient_name(opened.name, mailbox) in outcome.served}
+        return {mailbox for at, mailbox in names.items() if at in outcome.served}
 
     @to_its_end
     async def go_on(self) -> None:
         """Writes what could not be written when it should have been. Raises StoreUnavailable."""
         if self._unwritten:
-            await self._write_together(None)
+            await self._write_now()
 
     async def _written_of(self, mail: bytes) -> None:
         """What was said of the mail so far is written when this returns. Raises StoreUnavailable."""
@@ -332,7 +381,7 @@ class DeliveryRecords:
     async def _write(self, outcome: _Settlement) -> None:
         self._unwritten.append(outcome)
         try:
-            await self._write_together(None)
+            await self._write_now()
         except StoreUnavailable:
             if sum(each.octets for each in self._unwritten) > MOST_LATE_OCTETS:
                 outcome.waiting, outcome.copies = {}, []  # a retry costs another key
@@ -341,56 +390,109 @@ class DeliveryRecords:
                 self._claims.drop(outcome.claims)
             raise
 
-    async def _write_all(self, _: Sequence[None]) -> None:
-        """In one transaction, in the order in which it was said; what is written twice changes nothing."""
+    async def _write_now(self) -> None:
+        writing = _Writing()
+        await self._write_together(writing)
+        if writing.trouble is not None:
+            raise writing.trouble
+
+    # What begins and what ends, together
+
+    async def _commit(self, items: Sequence[_Beginning | _Writing]) -> None:
+        """Writes what was said, in the order in which it was, and begins what is to begin; what is written twice
+        changes nothing.
+
+        That is one transaction, but not where sealed copies are to be written: a disk that has no room for them may
+        have some for what begins. Nor on a server, where two relays with the same mails would wait for each other.
+        """
         outcomes = list(self._unwritten)
-        if not outcomes:
+        beginnings = [each for each in items if isinstance(each, _Beginning)]
+        if self._database.is_sqlite and not any(each.copies for each in outcomes):
+            await self._transact(outcomes, beginnings, items)
             return
-        rows: dict[bytes, dict[str, Any] | None] = {}
-        forget_at = self._clock() + KEEP_FOR_S
-        async with self._claims.change() as change:
-            ours = await change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
-            for each in outcomes:
-                # What whoever has claimed somebody meanwhile knows of them is newer.
-                lost = each.claims.keys() - ours
-                until = None if each.opened else forget_at
-                rows.update((at, None) for at in each.replaced if at not in lost)
-                rows.update(
-                    (at, _row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
-                )
-                rows.update((at, _row(each.mail, at, None, until)) for at in each.delivered)
-            put = [row for at in sorted(rows) if (row := rows[at])]
-            wanted = {row["copy"] for row in put}
-            if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
-                await change.connection.execute(self._database.insert(_copies).on_conflict_do_nothing(), new)
-            for some in batches([at for at in sorted(rows) if rows[at] is None]):
-                await change.connection.execute(delete(_recipients).where(_recipients.c.recipient.in_(some)))
-            if put:
-                await change.connection.execute(self._put(), put)
-            replaced = {each.mail for each in outcomes if each.replaced}
-            await _destroy_copies(change.connection, replaced)
-            left = await _mails_of(change.connection, replaced)
-            await self._note_served(change.connection, [each for each in outcomes if each.opened])
+        if writings := [each for each in items if isinstance(each, _Writing)]:
+            await self._transact(outcomes, [], writings)
+        await self._transact([], beginnings, beginnings)
+
+    async def _transact(
+        self,
+        outcomes: Sequence[_Settlement],
+        beginnings: Sequence[_Beginning],
+        items: Sequence[_Beginning | _Writing],
+    ) -> None:
+        """One transaction; what went wrong with it, where it did, is noted in these items."""
+        if not outcomes and not beginnings:
+            return
+        fresh = self._received.fresh(at for each in beginnings for bound in each.bound for at in bound.places)
+        new = self._received.new_rows()
+
+        def work(change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
+            forgotten_and_known = self._put_down(outcomes, change)
+            if beginnings:
+                self._begin(beginnings, fresh, new, change)
+            return forgotten_and_known
+
+        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
+        try:
+            forgotten, known = await self._claims.change(work, wanted)
+        except StoreUnavailable as error:
+            for item in items:
+                item.trouble = StoreUnavailable(str(error))
+            return
+        self._received.have_rows(fresh)
         written = set(outcomes)
         self._unwritten = [each for each in self._unwritten if each not in written]
-        if self._known is not None:
-            self._known -= replaced - left
-            self._known |= {row["mail"] for row in put if row["forget_at"] is not None}
+        if isinstance(self._known, set):
+            self._known -= forgotten
+            self._known |= known
+        elif self._neighbours is not None:
+            for mail in known:
+                self._neighbours.add(mail)
+            for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
+                self._neighbours.end(self._marked_still.pop(mail))
 
-    def _put(self) -> Any:
-        """Another relay may have written of the same recipient meanwhile."""
-        put = self._database.insert(_recipients)
-        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
-        return put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
-
-    async def _note_served(self, connection: AsyncConnection, outcomes: Sequence[_Settlement]) -> None:
-        served: dict[bytes, set[bytes]] = {each.mail: set() for each in outcomes}
-        for some in batches(list(served)):
-            query = select(_recipients.c.mail, _recipients.c.recipient).where(_recipients.c.mail.in_(some))
-            for row in await connection.execute(query):
-                served[row.mail].add(row.recipient)
+    def _put_down(self, outcomes: Sequence[_Settlement], change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
+        """The mails of which there is nothing any more, and those, not opened ones, of which there is something."""
+        rows: dict[bytes, dict[str, Any] | None] = {}
+        forget_at = self._clock() + KEEP_FOR_S
+        ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
         for each in outcomes:
-            each.served = served[each.mail]
+            # What whoever has claimed somebody meanwhile knows of them is newer.
+            lost = each.claims.keys() - ours
+            until = None if each.opened else forget_at
+            rows.update((at, None) for at in each.replaced if at not in lost)
+            rows.update(
+                (at, recipient_row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
+            )
+            rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
+        put = [row for at in sorted(rows) if (row := rows[at])]
+        wanted = {row["copy"] for row in put}
+        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
+            change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
+        for some in batches([at for at in sorted(rows) if rows[at] is None]):
+            change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
+        if put:
+            change.connection.execute(self._put, put)
+        replaced = {each.mail for each in outcomes if each.replaced}
+        destroy_copies(change.connection, replaced)
+        left = mails_of(change.connection, replaced)
+        self._note_served(change.connection, [each for each in outcomes if each.opened])
+        used = [keys for each in outcomes if each.used and each.complete(each.served) for keys in each.used]
+        if used:
+            mark_used(change.connection, used, self._clock())
+        return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
+
+    def _note_served(self, connection: Connection, outcomes: Sequence[_Settlement]) -> None:
+        for each in outcomes:
+            each.served = set(each.delivered)
+        asked = [each for each in outcomes if not each.complete(each.served)]
+        for some in batches(list({each.mail: None for each in asked})):
+            query = select(recipient_rows.c.mail, recipient_rows.c.recipient).where(recipient_rows.c.mail.in_(some))
+            served: dict[bytes, set[bytes]] = {mail: set() for mail in some}
+            for row in connection.execute(query):
+                served[row.mail].add(row.recipient)
+            for each in asked:
+                each.served |= served.get(each.mail, set())
 
     def _may_know(self, mail: bytes) -> bool:
         """Whether there may be something of this mail, that is none that was opened."""
@@ -403,18 +505,26 @@ class DeliveryRecords:
         `now` is seconds since 1970, by default the clock's. Who waited is counted as recipients.
         """
         now = self._clock() if now is None else now
-        old = _recipients.c.forget_at < now
-        closed = select(_opened.c.mail).where(_opened.c.forget_at < now)
-        async with self._database.writing() as connection:
-            waited = await connection.scalar(select(func.count()).where(old, _recipients.c.copy.is_not(None)))
-            gone = await connection.execute(delete(_recipients).where(old))
-            wanted = select(_recipients.c.copy).where(_recipients.c.copy.is_not(None))
-            await connection.execute(delete(_copies).where(_copies.c.forget_at < now, _copies.c.copy.not_in(wanted)))
-            await connection.execute(delete(_recipients).where(_recipients.c.mail.in_(closed)))
-            await connection.execute(delete(_opened).where(_opened.c.forget_at < now))
-            if self._known is not None and gone.rowcount:
-                self._known = await _all_known(connection)
-        return int(waited or 0)
+        old = recipient_rows.c.forget_at < now
+        closed = select(opened_rows.c.mail).where(opened_rows.c.forget_at < now)
+
+        def forget(connection: Connection) -> tuple[int, set[bytes] | None]:
+            waited = connection.scalar(select(func.count()).where(old, recipient_rows.c.copy.is_not(None)))
+            gone = connection.execute(delete(recipient_rows).where(old))
+            wanted = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
+            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(wanted)))
+            connection.execute(delete(recipient_rows).where(recipient_rows.c.mail.in_(closed)))
+            connection.execute(delete(opened_rows).where(opened_rows.c.forget_at < now))
+            return int(waited or 0), all_known(connection) if isinstance(self._known, set) and gone.rowcount else None
+
+        waited, known = await self._database.writing(forget)
+        if known is not None:
+            self._known = known
+        return waited
+
+
+async def _nothing() -> None:
+    """Nobody else has anything to be taken over."""
 
 
 def _found(
@@ -444,29 +554,3 @@ def _found(
         relay,
     )
     return claimed
-
-
-def _row(mail: bytes, recipient: bytes, copy: str | None, forget_at: float | None) -> dict[str, Any]:
-    return {"recipient": recipient, "mail": mail, "copy": copy, "forget_at": forget_at}
-
-
-async def _all_known(connection: AsyncConnection) -> set[bytes]:
-    """The mails of which there is something, without those that were opened."""
-    return set(await connection.scalars(select(_recipients.c.mail).where(_recipients.c.forget_at >= 0).distinct()))
-
-
-async def _mails_of(connection: AsyncConnection, mails: Collection[bytes]) -> set[bytes]:
-    """Those of these mails of which there is still something."""
-    found: set[bytes] = set()
-    for some in batches(list(mails)):
-        found.update(
-            await connection.scalars(select(_recipients.c.mail).where(_recipients.c.mail.in_(some)).distinct())
-        )
-    return found
-
-
-async def _destroy_copies(connection: AsyncConnection, mails: Collection[bytes]) -> None:
-    """Of these mails, those for which nobody waits any more."""
-    for some in batches(list(mails)):
-        wanted = select(_recipients.c.copy).where(_recipients.c.mail.in_(some), _recipients.c.copy.is_not(None))
-        await connection.execute(delete(_copies).where(_copies.c.mail.in_(some), _copies.c.copy.not_in(wanted)))

@@ -13,11 +13,11 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, Column, Double, Integer, LargeBinary, String, Table, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import BigInteger, Column, Connection, Double, Integer, LargeBinary, String, Table, delete, func, select
 
 from relay.store.database import Database, batches, metadata, to_its_end
 from relay.store.received_table import KeyName
@@ -84,12 +84,15 @@ class IssuedKeyMemory:
         known, and none may be used.
         """
         rows = await asyncio.to_thread(self._rows, group, keys)
-        new: set[bytes] = set()
-        async with self._database.writing() as connection:
-            older = await self._under_older_secrets(connection, keys)
+
+        def remember(connection: Connection) -> set[bytes]:
+            new: set[bytes] = set()
+            older = self._under_older_secrets(connection, keys)
             for some in batches([row for row in rows.values() if row.key_ID not in older]):
-                new.update(await self._inserted(connection, some))
-        return frozenset(keys) - {rows[name].key_ID for name in new}
+                new.update(self._inserted(connection, some))
+            return new
+
+        return frozenset(keys) - {rows[name].key_ID for name in await self._database.writing(remember)}
 
     @to_its_end
     async def expire(self, now: float | None = None) -> int:
@@ -98,21 +101,10 @@ class IssuedKeyMemory:
         `now` is seconds since 1970, by default the clock's.
         """
         forgotten = 0
-        while gone := await self._too_old((self._clock() if now is None else now) - KEEP_FOR_S):
+        too_old = partial(_too_old, (self._clock() if now is None else now) - KEEP_FOR_S)
+        while gone := await self._database.reading(too_old):
             forgotten += await self._database.write(delete(_issued).where(_issued.c.number <= gone[-1]))
         return forgotten
-
-    async def _too_old(self, before: float) -> list[int]:
-        """The numbers of the oldest rows, in order, up to the first whose time is not over: some, of many."""
-        oldest = select(_issued.c.number, _issued.c.issued_at).order_by(_issued.c.number)
-        async with self._database.reading() as connection:
-            up_to = (await connection.scalar(select(func.max(_issued.c.number))) or 0) - MOST
-            for limit in (1, AT_ONCE):  # as a rule there is nothing to do
-                rows = (await connection.execute(oldest.limit(limit))).all()
-                gone = [number for number, _ in takewhile(lambda row: row[1] <= before or row[0] <= up_to, rows)]
-                if not gone:
-                    break
-        return gone
 
     def _rows(self, group: str, keys: Mapping[str, bytes]) -> dict[bytes, _Row]:
         """By their names, in one order: two relays that were given the same keys must not wait for each other."""
@@ -122,14 +114,14 @@ class IssuedKeyMemory:
         newest = self._digest_keys[0]
         return {name: _Row(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
 
-    async def _inserted(self, connection: AsyncConnection, rows: Sequence[_Row]) -> Sequence[bytes]:
+    def _inserted(self, connection: Connection, rows: Sequence[_Row]) -> Sequence[bytes]:
         """The names of those that were not there, neither by name nor by octets."""
         now = self._clock()
         insert = self._database.insert(_issued).on_conflict_do_nothing().returning(_issued.c.name)
         values = [{"name": row.name, "octets": row.octets, "issued_at": now} for row in rows]
-        return (await connection.scalars(insert, values)).all()
+        return connection.scalars(insert, values).all()
 
-    async def _under_older_secrets(self, connection: AsyncConnection, keys: Mapping[str, bytes]) -> set[str]:
+    def _under_older_secrets(self, connection: Connection, keys: Mapping[str, bytes]) -> set[str]:
         """The key_IDs of those whose octets came while the site had another secret."""
         older = self._digest_keys[1:]
         if not older:
@@ -137,7 +129,7 @@ class IssuedKeyMemory:
         digests = {key_ID: {_octets(each, octets) for each in older} - {None} for key_ID, octets in keys.items()}
         found: set[bytes | None] = set()
         for some in batches(list(set().union(*digests.values()))):
-            found.update(await connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
+            found.update(connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
         return {key_ID for key_ID, mine in digests.items() if mine & found}
 
 
@@ -171,6 +163,18 @@ class Trials:
         row = {"described": _trial_digest(described), "found": found, "tried_at": self._clock()}
         put = self._database.insert(_trials).values(kme=_trial_digest(kme), **row)
         await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
+
+
+def _too_old(before: float, connection: Connection) -> list[int]:
+    """The numbers of the oldest rows, in order, up to the first whose time is not over: some, of many."""
+    oldest = select(_issued.c.number, _issued.c.issued_at).order_by(_issued.c.number)
+    up_to = (connection.scalar(select(func.max(_issued.c.number))) or 0) - MOST
+    for limit in (1, AT_ONCE):  # as a rule there is nothing to do
+        rows = connection.execute(oldest.limit(limit)).all()
+        gone = [number for number, _ in takewhile(lambda row: row[1] <= before or row[0] <= up_to, rows)]
+        if not gone:
+            break
+    return gone
 
 
 def _name(group: str, key_ID: str) -> bytes:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Update, delete, func, or_, select, true, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Row, Update, delete, func, or_, select, true, update
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Recipient
@@ -91,21 +90,24 @@ class Quarantine:
         Raises QuarantineFull and StoreUnavailable, and then nothing was changed.
         """
         row = None if await self.has(mail) else await asyncio.to_thread(self._row, mail, arrival)
-        async with self._database.writing() as connection:
-            name = await self._arrived_again(connection, mail)
+
+        def put(connection: Connection) -> PutAside:
+            name = _arrived_again(connection, mail)
             if name is None:
                 if row is None:
                     raise StoreUnavailable("the same message was released or dropped at this moment")
-                await _check_room(connection, arrival.party, row["octets"], room)
-                name = await self._insert(connection, row)
-            fresh = await _not_there(connection, name, arrival.mail.envelope.recipients)
+                _check_room(connection, arrival.party, row["octets"], room)
+                name = self._insert(connection, row)
+            fresh = _not_there(connection, name, arrival.mail.envelope.recipients)
             if fresh:
                 octets = sum(map(recipient_octets, fresh))
-                await _check_room(connection, arrival.party, octets, room)
-                await connection.execute(recipients.insert(), [_recipient_row(name, each) for each in fresh])
+                _check_room(connection, arrival.party, octets, room)
+                connection.execute(recipients.insert(), [_recipient_row(name, each) for each in fresh])
                 counted = update(messages).where(messages.c.id == name)
-                await connection.execute(counted.values(octets=messages.c.octets + octets))
-        return PutAside(name, row is not None and name == row["id"], tuple(fresh))
+                connection.execute(counted.values(octets=messages.c.octets + octets))
+            return PutAside(name, row is not None and name == row["id"], tuple(fresh))
+
+        return await self._database.writing(put)
 
     async def all(self, reason: str | None = None) -> list[Kept]:
         """Every message, or those with this reason, the oldest first. Raises StoreUnavailable."""
@@ -118,13 +120,16 @@ class Quarantine:
     @to_its_end
     async def _kept(self, which: ColumnElement[bool]) -> list[Kept]:
         query = select(*described).where(which).order_by(messages.c.arrived_at, messages.c.id)
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
+
+        def read(connection: Connection) -> list[Kept]:
+            rows = connection.execute(query).all()
             waiting: dict[str, list[Recipient]] = {row.id: [] for row in rows}
             for some in batches(list(waiting)):
-                for each in await _recipients(connection, some):
+                for each in _recipients(connection, some):
                     waiting[each.id].append(Recipient(each.address, each.notify, each.orcpt))
-        return [kept_of(row, waiting[row.id]) for row in rows]
+            return [kept_of(row, waiting[row.id]) for row in rows]
+
+        return await self._database.reading(read)
 
     async def message(self, name: str) -> bytes:
         """The octets of a message that is here. Raises StoreUnavailable, also where its row was changed."""
@@ -147,14 +152,19 @@ class Quarantine:
     @to_its_end
     async def delivered(self, name: str, addresses: Iterable[str]) -> bool:
         """These recipients have the message, and its release is over; True where it is gone since nobody waits."""
-        async with self._database.writing() as connection:
-            await connection.execute(select(messages.c.id).where(messages.c.id == name).with_for_update())
-            for some in batches(list(addresses)):
+        served = list(addresses)
+
+        def note(connection: Connection) -> bool:
+            connection.execute(select(messages.c.id).where(messages.c.id == name).with_for_update())
+            for some in batches(served):
                 gone = delete(recipients).where(recipients.c.id == name, recipients.c.address.in_(some))
-                await connection.execute(gone)
-            over = not await _recipients(connection, [name], limit=1)
+                connection.execute(gone)
+            over = not _recipients(connection, [name], limit=1)
             row = messages.c.id == name
-            await connection.execute(delete(messages).where(row) if over else _unclaimed(row))
+            connection.execute(delete(messages).where(row) if over else _unclaimed(row))
+            return over
+
+        over = await self._database.writing(note)
         if over:
             await self._database.scrub()
         return over
@@ -193,19 +203,13 @@ class Quarantine:
             "sealed": sealed.data,
         }
 
-    async def _arrived_again(self, connection: AsyncConnection, mail: bytes) -> str | None:
-        """Notes one more arrival of a message that is here, whose row is then ours until the end; gives its id."""
-        again = update(messages).where(messages.c.mail == mail).values(arrivals=messages.c.arrivals + 1)
-        name: str | None = await connection.scalar(again.returning(messages.c.id))
-        return name
-
-    async def _insert(self, connection: AsyncConnection, row: dict[str, Any]) -> str:
+    def _insert(self, connection: Connection, row: dict[str, Any]) -> str:
         """The id of the new entry, or of the one that another relay has made of the same message meanwhile."""
         insert = self._database.insert(messages).values(row)
         once = insert.on_conflict_do_update(
             index_elements=[messages.c.mail], set_={"arrivals": messages.c.arrivals + 1}
         )
-        return str(await connection.scalar(once.returning(messages.c.id)))
+        return str(connection.scalar(once.returning(messages.c.id)))
 
 
 class FirstSeen:
@@ -242,31 +246,36 @@ def _unclaimed(which: ColumnElement[bool]) -> Update:
     return update(messages).where(which).values(claimed_until=None)
 
 
-async def _check_room(connection: AsyncConnection, party: str, octets: int, room: Room) -> None:
+def _arrived_again(connection: Connection, mail: bytes) -> str | None:
+    """Notes one more arrival of a message that is here, whose row is then ours until the end; gives its id."""
+    again = update(messages).where(messages.c.mail == mail).values(arrivals=messages.c.arrivals + 1)
+    name: str | None = connection.scalar(again.returning(messages.c.id))
+    return name
+
+
+def _check_room(connection: Connection, party: str, octets: int, room: Room) -> None:
     """Raises QuarantineFull where `octets` more would be too much of this party, or in all."""
     everything = select(func.coalesce(func.sum(messages.c.octets), 0))
-    theirs = await connection.scalar(everything.where(messages.c.party == party)) or 0
+    theirs = connection.scalar(everything.where(messages.c.party == party)) or 0
     if theirs + octets > room.share:
         whose = f"mail in the name of peer {party!r}" if party else "mail in the name of no peer"
         raise QuarantineFull(f"{whose} has {theirs} octets in quarantine, and may have {room.share}")
-    total = await connection.scalar(everything) or 0
+    total = connection.scalar(everything) or 0
     if total + octets > room.total:
         raise QuarantineFull(f"the quarantine holds {total} octets, and may hold {room.total}")
 
 
-async def _recipients(
-    connection: AsyncConnection, names: Sequence[str], limit: int | None = None
-) -> Sequence[Row[Any]]:
+def _recipients(connection: Connection, names: Sequence[str], limit: int | None = None) -> Sequence[Row[Any]]:
     query = select(recipients).where(recipients.c.id.in_(names)).order_by(recipients.c.address).limit(limit)
-    return (await connection.execute(query)).all()
+    return connection.execute(query).all()
 
 
-async def _not_there(connection: AsyncConnection, name: str, wanted: Sequence[Recipient]) -> list[Recipient]:
+def _not_there(connection: Connection, name: str, wanted: Sequence[Recipient]) -> list[Recipient]:
     """Those of the recipients who are not in this entry yet, each once."""
     unique = {each.address: each for each in wanted}
     for some in batches(list(unique)):
         there = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
-        for address in await connection.scalars(there):
+        for address in connection.scalars(there):
             unique.pop(address, None)
     return list(unique.values())
 

@@ -5,27 +5,36 @@ Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no
 from __future__ import annotations
 
 import asyncio
-import hmac
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from relay.cms import KeyUse
-from relay.errors import KeyUsed, KMEBadReply, StoreUnavailable, TryLater
-from relay.store.database import ROWS_AT_ONCE, Database, batches, to_its_end
+from relay.errors import KeyUsed, TryLater
+from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit
-from relay.store.received_table import KeyName, find, from_column, held, keys, new_row, opened_key, place
-from relay.store.secret import SealedOctets, SiteSecret
+from relay.store.received_table import (
+    FreshKey,
+    KeyName,
+    NewRows,
+    ReceivedKeyRow,
+    find_at,
+    from_column,
+    held,
+    keys,
+    opened_key,
+    place,
+)
+from relay.store.secret import SiteSecret
 
 OTP_KEEP_FOR_S = 900.0
 """Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
 USED_KEEP_FOR_S = 86_400.0
 """Seconds that any other key is kept then."""
-UNUSED_KEEP_FOR_S = 605_400.0
-"""Seconds (7 days and 10 minutes, as long as a sealed message may open) that a key is kept whose mail still waits."""
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 """Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
 
@@ -49,22 +58,23 @@ class Counts:
 class _Storing:
     """Keys to be stored, and what turned out to be wrong with some of them."""
 
-    keys: dict[KeyName, bytes] = field(repr=False)
+    keys: Mapping[bytes, FreshKey]
     troubles: list[TryLater] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """Keys that were used now, and how many seconds they are kept from then on."""
+@dataclass(slots=True)
+class _Looking:
+    """Keys that are looked for, by the places of their rows, and the rows that were found."""
 
-    places: set[bytes]
-    keep_for: float
+    places: list[bytes]
+    found: Mapping[bytes, ReceivedKeyRow] = field(default_factory=dict)
 
 
 class ReceivedKeys:
     """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
 
-    A key whose time is over is held until destroy_expired has run.
+    A key whose time is over is held until destroy_expired has run. One that the second process has written down
+    (relay/key_receiver.py) is in memory, and gets its row with what it opens, or when the spool is taken over.
     """
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
@@ -72,8 +82,11 @@ class ReceivedKeys:
         self._database = database
         self._secret = secret
         self._clock = clock
-        self._commit = GroupCommit(self._store)
-        self._commit_uses = GroupCommit(self._mark)
+        self._store_together = GroupCommit(self._store_all)
+        self._look_together = GroupCommit(self._look_all)
+        self._spooled: set[KeyName] = set()
+        self._fresh: dict[bytes, FreshKey] = {}
+        self._written: set[KeyName] = set()
 
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
@@ -84,18 +97,51 @@ class ReceivedKeys:
         """Returns when keys can be stored, as was seen less than PROOF_S ago. Raises StoreUnavailable."""
         await self._database.can_be_written(PROOF_S)
 
+    # From the KME, or from its replies on the disk
+
+    def spooled(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> None:
+        """The reply that has these keys, or some of them, is on the disk, flushed, for whoever starts after a kill."""
+        self._spooled.update(KeyName(group, master_sae, key_ID) for key_ID in key_IDs)
+
+    def taken_over_from_now_on(self) -> frozenset[KeyName]:
+        """To be called before what is on the disk is taken over: of that, these are in their table already."""
+        written, self._written, self._spooled = self._written, set(), set()
+        return frozenset(written)
+
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Stores keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
+        """Takes keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
 
         A key that is already there with the same octets is fine. Raises StoreUnavailable, and KMEBadReply
         where a key_ID came with other octets or after its key was destroyed; the other keys are then stored.
         """
-        put = _Storing({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()})
-        await self._commit(put)
+        names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
+        # Flushed by the second process before it answered: a kill from here on costs none of them, so that nobody has
+        # to wait for the database before a mail is opened. All others would be lost with this process.
+        spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
+        self._fresh |= _fresh({names[key_ID]: keys[key_ID] for key_ID in spooled})
+        self._spooled.difference_update(names.values())
+        if others := {key_ID: key for key_ID, key in keys.items() if key_ID not in spooled}:
+            await self.store(group, master_sae, others)
+
+    async def store(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
+        """Gives these keys their rows, as `put` does with keys that are on no disk yet."""
+        put = _Storing(_fresh({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()}))
+        await self._store_together(put)
         if put.troubles:
             raise put.troubles[0]
 
-    @to_its_end
+    def fresh(self, places: Iterable[bytes]) -> dict[bytes, FreshKey]:
+        """Those that are on the disk, but have no row yet."""
+        return {at: self._fresh[at] for at in places if at in self._fresh}
+
+    def have_rows(self, written: Mapping[bytes, FreshKey]) -> None:
+        """These have their rows now."""
+        for at, key in written.items():
+            if self._fresh.pop(at, None) is not None:
+                self._written.add(key.name)
+
+    # For whoever opens
+
     async def look(
         self, group: str, master_sae: str, key_IDs: Iterable[str], use: KeyUse | None = None
     ) -> tuple[dict[str, bytes], frozenset[str]]:
@@ -104,23 +150,26 @@ class ReceivedKeys:
         Raises KeyUsed where one has opened something that forbids this `use`, and StoreUnavailable, also where a row
         was changed or its secret is gone: never another key.
         """
-        names = [KeyName(group, master_sae, key_ID) for key_ID in key_IDs]
-        async with self._database.reading() as connection:
-            found = await find(connection, names)
+        names = {at: name for key_ID in key_IDs if (at := place(name := KeyName(group, master_sae, key_ID)))}
+        octets = {names[at].key_ID: key.key for at, key in self.fresh(names).items()}
+        looking = _Looking([at for at, name in names.items() if name.key_ID not in octets])
+        if looking.places:
+            await self._look_together(looking)
+        found = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
         if use is not None:
             for name, row in found.items():
                 if trouble := use.trouble(row.level, row.bound_to):
                     raise KeyUsed(f"key {name.key_ID}: {trouble}")
-        held = {name.key_ID: opened_key(self._secret, name, row.sealed) for name, row in found.items() if row.sealed}
-        return held, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
+        octets |= {name.key_ID: opened_key(self._secret, name, row.sealed) for name, row in found.items() if row.sealed}
+        return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
 
     @to_its_end
-    async def mark_used(self, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> None:
-        """Notes that these keys were used now; a first use sets a key's end to `keep_for` seconds from now.
-
-        Later uses change nothing. Raises StoreUnavailable.
-        """
-        await self._commit_uses(_Use({place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs}, keep_for))
+    async def _look_all(self, lookings: Sequence[_Looking]) -> None:
+        """One query for all."""
+        places = list({at for each in lookings for at in each.places})
+        found = await self._database.reading(lambda connection: find_at(connection, places))
+        for each in lookings:
+            each.found = found
 
     @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
@@ -131,7 +180,7 @@ class ReceivedKeys:
         """
         now = self._clock() if now is None else now
         destroyed = 0
-        while places := await self._overwrite(now):
+        while places := await self._database.writing(partial(_overwrite, now)):
             deleted = update(keys).where(keys.c.place.in_(places)).values(sealed=None, secret_id=None)
             await self._database.write(deleted)
             destroyed += len(places)
@@ -139,23 +188,6 @@ class ReceivedKeys:
             await self._database.scrub()
         await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
         return destroyed
-
-    async def _overwrite(self, now: float) -> list[bytes]:
-        """Puts noise over some expired keys, which count as destroyed from then on; returns their places."""
-        due = (
-            select(keys.c.place, func.length(keys.c.sealed))
-            .where(held, keys.c.expires_at <= now)
-            .order_by(keys.c.place)
-            .limit(ROWS_AT_ONCE)
-            # A relay that does the same work now has locked its part; we take another.
-            .with_for_update(skip_locked=True)
-        )
-        noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)
-        async with self._database.writing() as connection:
-            rows = (await connection.execute(due)).all()
-            if rows:
-                await connection.execute(noise, [{"at": at, "noise": os.urandom(length)} for at, length in rows])
-        return [at for at, _ in rows]
 
     async def counts(self) -> dict[tuple[str, str], Counts]:
         """Counts by (KME group, master SAE). Raises StoreUnavailable."""
@@ -169,45 +201,44 @@ class ReceivedKeys:
         rows = await self._database.rows(query.group_by(*names))
         return {(from_column(group), from_column(sae)): Counts(*numbers) for group, sae, *numbers in rows}
 
+    def new_rows(self) -> NewRows:
+        """What gives keys their rows now."""
+        return NewRows(self._database.insert(keys), self._secret, self._clock())
+
     @to_its_end
-    async def _store(self, puts: Sequence[_Storing]) -> None:
+    async def _store_all(self, puts: Sequence[_Storing]) -> None:
         """One transaction for all; a row that is there stays, and is compared with what came."""
-        names = [(place(name), name, key) for put in puts for name, key in put.keys.items()]
-        now = self._clock()
-        ends = now + UNUSED_KEEP_FOR_S
-        insert = self._database.insert(keys).on_conflict_do_nothing()
-        async with self._database.writing() as connection:
-            # In one order, so that two relays which put the same keys do not wait for each other.
-            for some in batches(sorted(names, key=lambda row: row[0])):
-                rows = [new_row(self._secret, name, key, now=now, expires_at=ends) for _, name, key in some]
-                await connection.execute(insert, rows)
-            found = await find(connection, [name for _, name, _ in names])
+        new = self.new_rows()
+        fresh = {at: key for put in puts for at, key in put.keys.items()}
+
+        def store(connection: Connection) -> dict[bytes, ReceivedKeyRow]:
+            new.add(connection, fresh)
+            return find_at(connection, list(fresh))
+
+        found = await self._database.writing(store)
+        self.have_rows(fresh)
         for put in puts:
-            unlike = (self._unlike(name, key, found[name].sealed) for name, key in put.keys.items())
+            unlike = (key.unlike(self._secret, found[at].sealed) for at, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
 
-    async def _mark(self, uses: Sequence[_Use]) -> None:
-        """One transaction for all."""
-        now = self._clock()
-        fresh = held & keys.c.first_used_at.is_(None)
-        async with self._database.writing() as connection:
-            # Locked in one order, so that two relays with the same keys do not wait for each other.
-            for some in batches(sorted(set().union(*(use.places for use in uses)))):
-                rows = select(keys.c.place).where(fresh, keys.c.place.in_(some)).order_by(keys.c.place)
-                await connection.execute(rows.with_for_update())
-            for use in uses:
-                used = update(keys).values(first_used_at=now, expires_at=now + use.keep_for)
-                for some in batches(list(use.places)):
-                    await connection.execute(used.where(fresh, keys.c.place.in_(some)))
 
-    def _unlike(self, name: KeyName, key: bytes, row: SealedOctets | None) -> TryLater | None:
-        """What is wrong with the stored key, seen from the one that came; None where they are the same."""
-        if row is None:
-            return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came again after it was destroyed")
-        try:
-            stored = opened_key(self._secret, name, row)
-        except StoreUnavailable as error:
-            return error
-        if hmac.compare_digest(stored, key):
-            return None
-        return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other octets")
+def _fresh(octets: Mapping[KeyName, bytes]) -> dict[bytes, FreshKey]:
+    """By the places of their rows."""
+    return {place(name): FreshKey(name, key) for name, key in octets.items()}
+
+
+def _overwrite(now: float, connection: Connection) -> list[bytes]:
+    """Puts noise over some expired keys, which count as destroyed from then on; returns their places."""
+    due = (
+        select(keys.c.place, func.length(keys.c.sealed))
+        .where(held, keys.c.expires_at <= now)
+        .order_by(keys.c.place)
+        .limit(ROWS_AT_ONCE)
+        # A relay that does the same work now has locked its part; we take another.
+        .with_for_update(skip_locked=True)
+    )
+    noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)
+    rows = connection.execute(due).all()
+    if rows:
+        connection.execute(noise, [{"at": at, "noise": os.urandom(length)} for at, length in rows])
+    return [at for at, _ in rows]

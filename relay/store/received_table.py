@@ -6,18 +6,23 @@ the strings are, and the octets of a key are only had from a row that is just as
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
 
 from relay.cms import KeyUse
-from relay.errors import CannotOpen, KeyDestroyed, KeyUsed
-from relay.store.database import batches, metadata
+from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
+from relay.store.database import Insert, batches, metadata
 from relay.store.resealing import SealedRows
 from relay.store.secret import SealedOctets, SiteSecret
+
+UNUSED_KEEP_FOR_S = 605_400.0
+"""Seconds (7 days and 10 minutes, as long as a sealed message may open) that a key is kept whose mail still waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +85,28 @@ held = keys.c.destroyed_at.is_(None)
 """The condition that a row holds a key."""
 
 
+@lru_cache(maxsize=4096)
 def place(name: KeyName) -> bytes:
     """The primary key of this key's row."""
     return name.place(keys.name)
+
+
+_of_some = keys.c.place.in_(bindparam("some", expanding=True))
+_at = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held")).where(
+    _of_some
+)
+_to_bind = (
+    select(keys.c.place, keys.c.level, keys.c.bound_to, keys.c.secret_id, keys.c.sealed)
+    .where(held, _of_some)
+    .order_by(keys.c.place)
+    .with_for_update()
+)
+_bind = (
+    update(keys).where(keys.c.place == bindparam("at")).values(level=bindparam("its_level"), bound_to=bindparam("to"))
+)
+_unused = held & keys.c.first_used_at.is_(None) & _of_some
+_to_mark = select(keys.c.place).where(_unused).order_by(keys.c.place).with_for_update()
+_mark = update(keys).where(_unused).values(first_used_at=bindparam("now"), expires_at=bindparam("ends"))
 
 
 def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
@@ -90,18 +114,21 @@ def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes
     return secret.open(sealed, name.context(keys.name))
 
 
-def new_row(secret: SiteSecret, name: KeyName, key: bytes, now: float, expires_at: float) -> dict[str, Any]:
-    """A row for a key that was never used, by column name."""
-    sealed = secret.seal(key, name.context(keys.name))
+def new_row(secret: SiteSecret, key: FreshKey, at: bytes, now: float, use: KeyUse | None) -> dict[str, Any]:
+    """The row of a key, which has opened what `use` says or nothing yet, by column name."""
+    name = key.name
+    sealed = secret.seal(key.key, name.context(keys.name))
     return {
-        "place": place(name),
+        "place": at,
         "kme_group": as_column(name.group),
         "master_sae": as_column(name.master_sae),
         "key_id": as_column(name.key_ID),
         "secret_id": sealed.secret_id,
         "sealed": sealed.data,
+        "level": use.level if use else None,
+        "bound_to": use.fingerprint if use else None,
         "stored_at": now,
-        "expires_at": expires_at,
+        "expires_at": now + UNUSED_KEEP_FOR_S,
     }
 
 
@@ -121,15 +148,20 @@ class ReceivedKeyRow:
     bound_to: bytes | None
 
 
-async def find(connection: AsyncConnection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
+def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
-    by_place = {place(name): name for name in names}
-    columns = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held"))
+    places = {name: place(name) for name in names}
+    found = find_at(connection, list(places.values()))
+    return {name: found[at] for name, at in places.items() if at in found}
+
+
+def find_at(connection: Connection, places: Sequence[bytes]) -> dict[bytes, ReceivedKeyRow]:
+    """The rows that exist at these places."""
     found = {}
-    for places in batches(list(by_place)):
-        for row in await connection.execute(columns.where(keys.c.place.in_(places))):
+    for some in batches(places):
+        for row in connection.execute(_at, {"some": some}):
             sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
-            found[by_place[row.place]] = ReceivedKeyRow(sealed, row.level, row.bound_to)
+            found[row.place] = ReceivedKeyRow(sealed, row.level, row.bound_to)
     return found
 
 
@@ -148,33 +180,122 @@ class Bound:
         return {place(KeyName(self.group, self.master_sae, key_ID)): key_ID for key_ID in self.key_IDs}
 
 
-async def bind_keys(connection: AsyncConnection, messages: Sequence[Sequence[Bound]]) -> list[CannotOpen | None]:
-    """Binds the keys of each message to what they have opened; what stands in the way of each, if anything does."""
-    wanted = sorted({at for each in messages for bound in each for at in bound.places})
-    known: dict[bytes, tuple[str | None, bytes | None]] = {}
-    columns = select(keys.c.place, keys.c.level, keys.c.bound_to)
-    for some in batches(wanted):
+@dataclass(frozen=True, slots=True)
+class FreshKey:
+    """A key that has no row yet."""
+
+    name: KeyName
+    key: bytes = field(repr=False)
+
+    def unlike(self, secret: SiteSecret, row: SealedOctets | None) -> TryLater | None:
+        """What is wrong with a row that is there already (None: destroyed), seen from this key; None: nothing is."""
+        name = self.name
+        if row is None:
+            return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came again after it was destroyed")
+        try:
+            stored = opened_key(secret, name, row)
+        except StoreUnavailable as error:
+            return error
+        if hmac.compare_digest(stored, self.key):
+            return None
+        return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other octets")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Gives keys their rows, sealed under the site secret; `now` is in seconds since 1970."""
+
+    insert: Insert
+    secret: SiteSecret
+    now: float
+
+    def add(
+        self,
+        connection: Connection,
+        fresh: Mapping[bytes, FreshKey],
+        uses: Mapping[bytes, KeyUse] = MappingProxyType({}),
+    ) -> set[bytes]:
+        """Adds rows, by their places, for keys that have opened what `uses` says; the places where there were none."""
+        added: set[bytes] = set()
+        new = self.insert.on_conflict_do_nothing().returning(keys.c.place)
+        # In one order, so that two relays with the same keys do not wait for each other.
+        for some in batches(sorted(fresh)):
+            rows = [new_row(self.secret, fresh[at], at, self.now, uses.get(at)) for at in some]
+            added.update(connection.scalars(new, rows))
+        return added
+
+
+def bind_keys(
+    connection: Connection, messages: Sequence[Sequence[Bound]], fresh: Mapping[bytes, FreshKey], new: NewRows
+) -> list[RelayError | None]:
+    """Binds the keys of each message to what they have opened; what stands in the way of each, if anything does.
+
+    A `fresh` key of one of them gets its row with that, bound to what it has opened first.
+    """
+    wanted = {at: bound.use for each in reversed(messages) for bound in reversed(each) for at in bound.places}
+    added = new.add(connection, fresh, wanted)
+    known: dict[bytes, _Opened] = {at: (wanted[at].level, wanted[at].fingerprint) for at in added}
+    other: dict[bytes, TryLater] = {}
+    for some in batches(sorted(wanted.keys() - added)):
         # Locked in one order, so that two relays with the same keys do not wait for each other.
-        rows = columns.where(held, keys.c.place.in_(some)).order_by(keys.c.place).with_for_update()
-        known.update({row.place: (row.level, row.bound_to) for row in await connection.execute(rows)})
+        for row in connection.execute(_to_bind, {"some": some}):
+            known[row.place] = (row.level, row.bound_to)
+            # It has come twice, and what has opened the message need not be what is here.
+            if row.place in fresh:
+                sealed = SealedOctets(row.secret_id, row.sealed)
+                if (cause := fresh[row.place].unlike(new.secret, sealed)) is not None:
+                    other[row.place] = cause
     changed: set[bytes] = set()
-    troubles: list[CannotOpen | None] = []
+    troubles: list[RelayError | None] = []
     for each in messages:
-        trouble = None
+        trouble: RelayError | None = None
         for bound in each:  # from the outermost layer inwards: an inner one may not use its keys once more
-            trouble = _trouble(bound, known)
+            unlike = [other[at] for at in bound.places if at in other]
+            trouble = unlike[0] if unlike else _trouble(bound, known)
             if trouble is not None:
                 break
             changed.update(_bound(bound, known))
         troubles.append(trouble)
     if changed:
-        change = update(keys).where(keys.c.place == bindparam("at"))
-        rows_changed = [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in changed]
-        await connection.execute(change.values(level=bindparam("its_level"), bound_to=bindparam("to")), rows_changed)
+        connection.execute(_bind, [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in sorted(changed)])
     return troubles
 
 
-def _trouble(bound: Bound, known: Mapping[bytes, tuple[str | None, bytes | None]]) -> CannotOpen | None:
+@dataclass(frozen=True, slots=True)
+class KeysUsed:
+    """Keys of one KME group that nobody waits for any more, and how many seconds they are kept from now on."""
+
+    group: str
+    master_sae: str
+    key_IDs: tuple[str, ...]
+    keep_for: float
+
+    @property
+    def places(self) -> set[bytes]:
+        """The primary keys of their rows."""
+        return {place(KeyName(self.group, self.master_sae, key_ID)) for key_ID in self.key_IDs}
+
+
+def mark_used(connection: Connection, uses: Sequence[KeysUsed], now: float) -> None:
+    """Notes that these keys were used now; a first use sets a key's end, later ones change nothing."""
+    places = [use.places for use in uses]
+    if connection.dialect.name != "sqlite":
+        # Locked in one order, so that two relays with the same keys do not wait for each other.
+        for some in batches(sorted(set().union(*places))):
+            connection.execute(_to_mark, {"some": some})
+    ends: dict[float, set[bytes]] = {}
+    for use, its in zip(uses, places, strict=True):
+        ends.setdefault(now + use.keep_for, set()).update(its.difference(*ends.values()))
+    for expires_at, its in ends.items():
+        for some in batches(sorted(its)):
+            connection.execute(_mark, {"some": some, "now": now, "ends": expires_at})
+
+
+_Opened = tuple[str | None, bytes | None]
+"""What a key has opened so far: `level` and `bound_to`."""
+
+
+def _trouble(bound: Bound, known: Mapping[bytes, _Opened]) -> CannotOpen | None:
     for at, key_ID in bound.places.items():
         if at not in known:
             return KeyDestroyed(f"key {key_ID} was destroyed while the message was opened")
@@ -183,7 +304,7 @@ def _trouble(bound: Bound, known: Mapping[bytes, tuple[str | None, bytes | None]
     return None
 
 
-def _bound(bound: Bound, known: dict[bytes, tuple[str | None, bytes | None]]) -> list[bytes]:
+def _bound(bound: Bound, known: dict[bytes, _Opened]) -> list[bytes]:
     """Notes in `known` what these keys have opened now; the places of those for which that is news."""
     news = [at for at in bound.places if not bound.use.opened_before(known[at][1])]
     for at in news:

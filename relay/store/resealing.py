@@ -75,6 +75,6 @@ class SealedRows:
         as_read = (self.key == bindparam("at")) & (self.table.c.secret_id == bindparam("before")) & self.held
         new: dict[str, Any] = {"sealed": bindparam("its_octets"), "secret_id": bindparam("its_secret")}
         if changes:
-            async with database.writing() as connection:
-                await connection.execute(update(self.table).where(as_read).values(new), changes)
+            change = update(self.table).where(as_read).values(new)
+            await database.writing(lambda connection: connection.execute(change, changes))
         return len(changes)

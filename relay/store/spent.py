@@ -11,7 +11,21 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Double, LargeBinary, String, Table, bindparam, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Double,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 
 from relay.store.database import Database, metadata, to_its_end
 
@@ -65,7 +79,8 @@ class Spent:
         now = self._clock()
         # In one order, so that two processes with the same names do not wait for each other.
         ordered = sorted(spendings, key=lambda each: each.name)
-        async with self._database.writing() as connection:
+
+        def add(connection: Connection) -> None:
             for anew in (False, True):
                 rows = [
                     {"name": each.name, "kind": each.kind, "until": now + each.seconds, "changed": now}
@@ -82,7 +97,9 @@ class Spent:
                     change = insert.on_conflict_do_update(
                         index_elements=[_spent.c.name], set_={"until": until, "changed": new.changed}
                     )
-                    await connection.execute(change, rows)
+                    connection.execute(change, rows)
+
+        await self._database.writing(add)
 
     async def changed(self) -> AsyncIterator[list[Spending]]:
         """What any process has added since this was asked last; at first, all that counts. Raises StoreUnavailable."""
@@ -109,16 +126,19 @@ class Spent:
     async def expire(self) -> int:
         """Forgets what counts for nothing any more, and the rest where it is too much; returns how many rows."""
         now = self._clock()
-        async with self._database.writing() as connection:
+
+        def forget(connection: Connection) -> int:
             # From a clock that was ahead for a while: what is left counts from now, or it would be left for so long.
             ahead = update(_spent).where(_spent.c.changed > now + OVERLAP_S)
-            await connection.execute(ahead.values(until=_spent.c.until - _spent.c.changed + now, changed=now))
-            gone = await connection.execute(delete(_spent).where(_spent.c.until < now))
+            connection.execute(ahead.values(until=_spent.c.until - _spent.c.changed + now, changed=now))
+            gone = connection.execute(delete(_spent).where(_spent.c.until < now))
             number = int(gone.rowcount)
             kinds = select(_spent.c.kind, func.count()).group_by(_spent.c.kind)
-            for kind, rows in (await connection.execute(kinds)).all():
+            for kind, rows in connection.execute(kinds).all():
                 if rows > MOST_ROWS:
                     of_kind = select(_spent.c.name).where(_spent.c.kind == kind)
                     first = of_kind.order_by(_spent.c.until).limit(rows - MOST_ROWS)
-                    number += int((await connection.execute(delete(_spent).where(_spent.c.name.in_(first)))).rowcount)
-        return number
+                    number += int(connection.execute(delete(_spent).where(_spent.c.name.in_(first))).rowcount)
+            return number
+
+        return await self._database.writing(forget)

@@ -12,18 +12,14 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import structlog
-from sqlalchemy import Connection, PoolProxiedConnection, event
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
-
-if TYPE_CHECKING:
-    import aiosqlite
 
 log = structlog.get_logger(__name__)
 
@@ -92,16 +88,16 @@ def no_room(directory: Path) -> str:
     )
 
 
-def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
-    """Connections that open every transaction with the statement `begin`; times are seconds."""
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(path)),
+def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float) -> Engine:
+    """Connections that open every transaction with the statement `begin`; `busy_timeout` is seconds."""
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
-        pool_timeout=pool_timeout,
         hide_parameters=True,
         # Otherwise the driver begins transactions by itself, and never IMMEDIATE ones.
-        connect_args={"timeout": busy_timeout, "isolation_level": None},
+        connect_args={"timeout": busy_timeout, "isolation_level": None, "check_same_thread": False},
     )
 
     def on_connect(connection: Any, _record: object) -> None:
@@ -111,21 +107,28 @@ def sqlite_engine(path: Path, begin: str, *, connections: int, busy_timeout: flo
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        _driver(connection).execute(begin).close()
 
-    event.listen(engine.sync_engine, "connect", on_connect)
-    event.listen(engine.sync_engine, "begin", on_begin)
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
     return engine
 
 
-def aiosqlite_connection(raw: PoolProxiedConnection) -> aiosqlite.Connection:
-    """The driver's own connection."""
-    return cast("aiosqlite.Connection", raw.driver_connection)
+def checkpoint(connection: Connection) -> None:
+    """Moves the write-ahead log into the file and empties it; blocks. Not within a transaction: SQLite forbids it."""
+    _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection, which is spared the way through SQLAlchemy."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 @asynccontextmanager
-async def sole_relay(database: Path) -> AsyncIterator[None]:
-    """From here to the end of the block no other process serves from this file, which is made if missing.
+async def sole_relay(database: Path) -> AsyncIterator[int]:
+    """From here to the end of the block no other relay serves from this file, which is made if missing.
+
+    Gives the lock's descriptor: it counts for whoever inherits it as well.
 
     The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
     meanwhile would keep the lock. Raises ConfigError.
@@ -145,7 +148,7 @@ async def sole_relay(database: Path) -> AsyncIterator[None]:
             waits = True
         await asyncio.sleep(LOOK_S)
     try:
-        yield
+        yield file
     finally:
         # After the store: to close any descriptor of this file takes SQLite's own locks (fcntl) from the whole process.
         os.close(file)

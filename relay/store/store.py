@@ -50,7 +50,7 @@ class Store:
         self.issued_keys = IssuedKeyMemory(database, secret, clock)
         self.trials = Trials(database, clock)
         self.claims = Claims(database)
-        self.deliveries = DeliveryRecords(database, self.claims, clock)
+        self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
         self.beat = Beat(database, beat_file, clock)

@@ -62,7 +62,7 @@ async def replies_to_each(relay: TCPAddress, message: bytes, recipients: list[st
             reply = await client.execute_command(command.encode())
             said.append(Reply(reply.code, reply.message))
         assert client.protocol is not None
-        client.protocol.write(stuffed(message))
+        client.protocol.write(b"".join(stuffed(message)))
         reply = await client.protocol.read_response(timeout=60)
         return [*said[1:-1], Reply(reply.code, reply.message)]
     finally:

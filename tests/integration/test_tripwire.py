@@ -20,6 +20,7 @@ from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
 from relay.levels import SealedPayload
 from relay.levels.aes import AES
+from relay.pieces import Pieces
 from relay.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
@@ -150,7 +151,7 @@ async def test_a_level_that_does_not_seal_holds_the_mail(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(self: AES, payload: bytes, *_: object) -> SealedPayload:
-        return SealedPayload(payload)
+        return SealedPayload(Pieces.of(payload))
 
     monkeypatch.setattr(AES, "seal", broken)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)

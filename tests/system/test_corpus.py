@@ -90,7 +90,7 @@ class Client:
         self._writer.write("".join(f"{command}\r\n" for command in commands).encode())
         replies = [await self._reply() for _ in commands]
         assert [reply[:3] for reply in replies] == ["250"] * (1 + len(recipients)) + ["354"], replies
-        self._writer.write(stuffed(message))
+        self._writer.write(b"".join(stuffed(message)))
         return [await self._reply() for _ in (recipients if self._lmtp else [sender])]
 
     async def _reply(self) -> str:

@@ -33,6 +33,19 @@ async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_
 
 @requires_postfix
 @pytest.mark.timeout(240)
+async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
+    tmp_path: Path, identities: Identities
+) -> None:
+    report = await run(
+        tmp_path, identities, messages=40, seed=7, largest=200_000, pause=0.6, workers=2, only=("worker", "killed")
+    )
+    assert report.faults == []
+    assert report.events.total() >= 5
+    assert report.deliveries > 100
+
+
+@requires_postfix
+@pytest.mark.timeout(240)
 async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
     tmp_path: Path, identities: Identities
 ) -> None:

@@ -71,6 +71,7 @@ MAKERS: dict[str, Maker] = {
     "encoded words that do not end": lambda n: _message(b"Subject: " + _filled(b"=?a?q?", n) + b"\r\n"),
     "encoded words in From": lambda n: _message(b"From:" + _folded(b"=?utf-8?q?x?=", n) + b" <ann@alice.example>\r\n", without="From"),
     "one long encoded word": lambda n: _message(b"Subject: =?utf-8?q?" + _filled(b"=41", n) + b"?=\r\n"),
+    "at signs in a Message-ID": lambda n: _message(b"Message-ID: <" + _filled(b"@", n) + b"\r\n"),
     "received": lambda n: _message(_filled(b"Received: by a; now\r\n", n)),
     "received in one": lambda n: _message(b"Received: by a" + _filled(b"(", n) + b";\r\n\t" + _filled(b" 1", n // 2) + b"\r\n"),
     "comments in From": lambda n: _message(b"From: " + _filled(b"(", n) + b"ann@alice.example\r\n", without="From"),

@@ -30,7 +30,7 @@ def sealed_envelope(
 
 def payload(original: bytes, layers: str = "aes") -> bytes:
     """The payload around an original."""
-    return mime.wrap_payload(original, sealed_envelope(layers).encode())
+    return bytes(mime.wrap_payload(original, sealed_envelope(layers).encode()))
 
 
 def said_whose(message: bytes) -> bytes:

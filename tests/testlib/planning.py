@@ -19,6 +19,7 @@ from relay.keys.types import SealingKey
 from relay.levels import Level, Parties, SealedPayload
 from relay.levels.aes import AES
 from relay.levels.otp import OneTimePad
+from relay.pieces import Pieces
 from relay.planner import Planner
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
@@ -50,7 +51,7 @@ class Signed:
         return ""
 
     async def seal(self, payload: bytes, parties: Parties, keys: object) -> SealedPayload:
-        return SealedPayload(b"0" + payload)
+        return SealedPayload(Pieces.of(b"0", payload))
 
 
 class Keys:

@@ -55,7 +55,7 @@ async def submit(
             if reply.code not in (250, 354):
                 return Reply(reply.code, reply.message)
         assert client.protocol is not None
-        client.protocol.write(stuffed(message))
+        client.protocol.write(b"".join(stuffed(message)))
         reply = await client.protocol.read_response(timeout=60)
         return Reply(reply.code, reply.message)
     finally:
@@ -98,7 +98,7 @@ async def submit_lmtp(
         data = await talk.say("DATA")
         if data.code != 354:
             return [data if reply.code == 250 else reply for reply in replies]
-        await talk.send(stuffed(message))
+        await talk.send(b"".join(stuffed(message)))
         return [await talk.reply() if reply.code == 250 else reply for reply in replies]
 
 

@@ -1,5 +1,5 @@
 """relay.toml: every setting is documented with its true default, and every fault names its line.
-Standard: deploy/relay.toml is the reference; the code's defaults and its commented lines must agree.
+Standard: deploy/SETTINGS.md is the reference, made from the code; its defaults are the real ones, and it is never stale.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from relay.config import Config, load_config, parse_address, parse_size
+from relay.config import Config, kmes, load_config, parse_address, parse_size, tables
+from relay.config.reference import markdown, model_of, text_of
 from relay.errors import ConfigError
+from tests.testlib import reference
 
-REFERENCE = Path(__file__).parents[2] / "deploy" / "relay.toml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 MINIMAL = """\
 [site]
 name = "alice"
@@ -36,13 +38,9 @@ TABLES = [name for name in Config.model_fields if name != "aliases"]
 """All that have settings with names of ours."""
 
 
-def _uncommented() -> str:
-    return re.sub(r"^# (?=[a-z_]+ = )", "", REFERENCE.read_text(), flags=re.MULTILINE)
-
-
 def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
     """Each documented table with its model and its documented values."""
-    data = tomllib.loads(_uncommented())
+    data = tomllib.loads(reference.with_everything_set())
     tables: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {}
     for name in TABLES:
         field = Config.model_fields[name]
@@ -53,8 +51,42 @@ def _tables() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
     return tables
 
 
-def test_the_reference_loads_as_it_stands() -> None:
-    config = load_config(REFERENCE)
+def test_the_reference_is_what_the_code_says() -> None:
+    """Else: python -m relay.config.reference >deploy/SETTINGS.md"""
+    assert reference.PAGE.read_text() == markdown()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """Under its field; and what has no default, an example."""
+    models = [model for name in TABLES if (model := model_of(name))]
+    models += [tables.DKIMKeySettings, kmes.KMEErrorSettings]
+    for model in models:
+        assert model.__doc__
+        for name, field in model.model_fields.items():
+            assert text_of(model, name)[1], f"{model.__name__}.{name}"
+            assert not field.is_required() or name in model.examples, f"{model.__name__}.{name}"
+
+
+def test_every_text_of_the_code_is_in_the_reference() -> None:
+    said = " ".join(re.sub(r"^# *", "", reference.PAGE.read_text(), flags=re.MULTILINE).split())
+    for model in (model for name in TABLES if (model := model_of(name))):
+        for name in model.model_fields:
+            assert " ".join(text_of(model, name)[1].split()) in said
+
+
+def test_the_first_relay_toml_has_nothing_that_is_not_used(tmp_path: Path) -> None:
+    """No table that is an example only, and no setting that is at its default."""
+    config = load_config(DEPLOY / "relay.toml")
+    assert not (config.peers or config.imap or config.submission or config.dkim or config.aliases)
+    for table in (config.site, config.outgoing, config.incoming, config.kmes["kme"], config.store):
+        assert table is not None
+        for name in table.model_fields_set:
+            field = type(table).model_fields[name]
+            assert field.is_required() or getattr(table, name) != field.default, name
+
+
+def test_the_reference_loads_as_it_stands(tmp_path: Path) -> None:
+    config = load_config(reference.written(tmp_path))
     assert config.peers["bob"].domains == ("bob.example",)
     assert config.aliases["info@alice.example"] == ("ann@alice.example", "anton@alice.example")
 
@@ -69,9 +101,9 @@ def test_every_setting_is_documented_in_the_reference(table: str) -> None:
 def test_documented_defaults_are_the_real_ones(table: str) -> None:
     model, documented = _tables()[table]
     commented = {
-        line.split(" = ")[0].removeprefix("# ")
-        for line in REFERENCE.read_text().splitlines()
-        if re.match(r"# [a-z_]+ = ", line)
+        line.split(" = ")[0].removeprefix("#")
+        for line in reference.as_it_stands().splitlines()
+        if re.match(r"#[a-z_]+ = ", line)
     }
     for name, field in model.model_fields.items():
         if name not in commented or field.is_required():

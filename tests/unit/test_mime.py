@@ -23,7 +23,7 @@ messages = lines.map(lambda parts: b"".join(part + b"\r\n" for part in parts))
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_a_payload_gives_back_exactly_the_message_in_it_and_its_envelope(message: bytes, envelope: bytes) -> None:
-    payload = mime.wrap_payload(message, envelope)
+    payload = bytes(mime.wrap_payload(message, envelope))
     assert mime.unwrap(payload) == ("message", message, envelope)
     assert payload == mime.payload_header(envelope) + message
 
@@ -39,7 +39,7 @@ def test_the_header_of_a_payload_has_one_form_only(envelope: bytes, data: st.Dat
     with contextlib.suppress(BadStructure):
         entity = mime.unwrap(changed)
         assert entity.kind == "message"
-        assert changed == mime.wrap_payload(entity.content, entity.envelope)
+        assert changed == bytes(mime.wrap_payload(entity.content, entity.envelope))
 
 
 def test_a_payload_of_format_version_0_is_refused_with_the_remedy() -> None:

@@ -49,7 +49,7 @@ class _Genuine:
 
     def __init__(self, size: int = 64) -> None:
         said = payload("otp")
-        self.padded = pad(said)
+        self.padded = bytes(pad(said))
         self.content, self.keys = one_time_pad(said, parts.lengths_of(len(self.padded), size))
         self.names = list(self.keys)
         enveloped = cms.decode_enveloped(self.content)
@@ -79,7 +79,7 @@ def _pads() -> Iterator[Case]:
     """A new message at level otp from octets that hid the genuine one."""
     genuine = _Genuine()
     keys, names, known = genuine.keys, genuine.names, genuine.known
-    padded = pad(_forged("otp"))
+    padded = bytes(pad(_forged("otp")))
     mask = b"".join(known.values())
     needed = names[: -(-len(padded) // 48)]
     first, second = known[names[0]], known[names[1]]
@@ -108,7 +108,7 @@ def _pads() -> Iterator[Case]:
 def _flipped_bits(genuine: _Genuine) -> Iterator[Case]:
     """The genuine message with changes that XOR alone would let through."""
     enveloped = cms.decode_enveloped(genuine.content)
-    wanted = pad(payload("otp", recipients=("eve@bob.example",)))
+    wanted = bytes(pad(payload("otp", recipients=("eve@bob.example",))))
     difference = (a ^ b for a, b in zip(genuine.padded, wanted, strict=True))
     ciphertext = bytes(a ^ b for a, b in zip(enveloped.ciphertext, difference, strict=True))
     for name, comment, changed in (

@@ -51,7 +51,7 @@ def envelope(layers: str = "aes", **changes: Any) -> cms.SealedEnvelope:
 
 def payload(layers: str = "aes", original: bytes = ORIGINAL, **changes: Any) -> bytes:
     """The payload around an original."""
-    return mime.wrap_payload(original, envelope(layers, **changes).encode())
+    return bytes(mime.wrap_payload(original, envelope(layers, **changes).encode()))
 
 
 PAYLOAD = payload()
@@ -183,7 +183,7 @@ def one_time_pad(
     `padded` replaces what padding makes of the payload, `tag_key` and `hiding` what the keys give; `parameters` are put
     in place of the true ones, after the tag was made.
     """
-    padded = pad(packed) if padded is None else padded
+    padded = bytes(pad(packed)) if padded is None else padded
     if keys is None:
         lengths = lengths or lengths_of(len(padded), 1024)
         digits = len(str(len(lengths)))
@@ -210,7 +210,7 @@ def pad_tag(key: bytes, parameters: bytes, ciphertext: bytes) -> bytes:
 
 def pad_in_version_0(packed: bytes, segments: dict[str, bytes], tag_key: bytes = b"") -> bytes:
     """AuthEnvelopedData as version 0 had it: segments, whose first 32 octets are the key of the tag."""
-    padded = pad(packed)
+    padded = bytes(pad(packed))
     pads = b"".join(segments.values())
     names = [der.sequence(der.element(0x0C, name.encode()), der.integer(len(key))) for name, key in segments.items()]
     words = [der.element(0x0C, word) for word in (b"2", b"1", b"alice-bob")]

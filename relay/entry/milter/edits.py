@@ -11,6 +11,7 @@ from kilter.protocol import AddHeader, ChangeHeader, ReplaceBody
 from kilter.protocol.core import EditMessage
 
 from relay import mime
+from relay.pieces import Octets
 
 BODY_OCTETS = 65_535
 """The largest piece of a body in one packet (libmilter's MILTER_CHUNK_SIZE)."""
@@ -30,32 +31,30 @@ def message_of(fields: Sequence[Field], body: bytes) -> bytes:
 
 def can_be_told(message: bytes) -> bool:
     """Whether edits can make exactly this message: its header has nothing but fields, and no NUL."""
-    header, body = mime.split(message)
+    end, begin = mime.bounds(message)
+    header = message[:end]
     raw = list(mime.fields(header))
     whole = b"".join(each for _, each in raw) == header and b"\0" not in header
     plain = all(each[len(name) : len(name) + 1] == b":" and each.endswith(b"\r\n") for name, each in raw)
-    return (
-        whole and plain and (not body or body.endswith(b"\r\n")) and message[len(header) : len(header) + 2] == b"\r\n"
-    )
+    return whole and plain and message.startswith(b"\r\n", end) and message.endswith(b"\r\n", begin - 2)
 
 
-def edits(before: Sequence[Field], body: bytes, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
+def edits(before: Sequence[Field], body: Octets, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
     """Makes `message` of the header fields and the body before; nothing where it is the same.
 
     With `under_trace` those Received fields from before stay that the new header has not, on top of it. Otherwise
     every field stays that is in its place, since each edit costs the mail server time.
     """
-    header, new_body = mime.split(message)
-    after = [_field(raw) for _, raw in mime.fields(header)]
+    end, begin = mime.bounds(message)
+    after = [_field(raw) for _, raw in mime.fields(message[:end])]
     stay = _since_sealed(before, after) if under_trace else _in_order(before, after)
     yield from _removals(before, stay)
     for name, value in after if under_trace else after[sum(stay) :]:
         yield AddHeader(name, value)
-    if body != new_body:
-        view = memoryview(new_body)
-        for start in range(0, len(new_body), BODY_OCTETS):
-            yield ReplaceBody(bytes(view[start : start + BODY_OCTETS]))
-        if not new_body:
+    if not mime.has_body(message, body):
+        for start in range(begin, len(message), BODY_OCTETS):
+            yield ReplaceBody(message[start : start + BODY_OCTETS])
+        if begin == len(message):
             yield ReplaceBody(b"")
 
 

@@ -276,6 +276,8 @@ class MilterSession:
         work, body = message.memory, bytes(message.body)
         message.body.clear()
         octets = await off_loop(work, message_of, message.fields, body)
+        before = memoryview(octets)[len(octets) - len(body) :]
+        del body
         mail = Mail(message.envelope, octets, id=mail_id, origin=self._origin()).to(message.recipients)
         result = await self._working(mail)
         if failure := for_all(result.outcomes):
@@ -284,7 +286,7 @@ class MilterSession:
             return [Discard()]
         self._taken = result.taken
         try:
-            return await off_loop(max(work, len(result.message)), _answer, message, body, mail, result)
+            return await off_loop(max(work, len(result.message)), _answer, message, before, mail, result)
         except BaseException:
             self._answer_was_heard(False)
             raise
@@ -359,7 +361,7 @@ def _not_taken(task: asyncio.Task[InPlace]) -> None:
         taken(False)
 
 
-def _answer(before: _Message, body: bytes, mail: Mail, result: InPlace) -> list[FilterMessage]:
+def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> list[FilterMessage]:
     """The edits, and the last word."""
     assert result.message is not None  # noqa: S101 - whoever calls has looked
     same = result.message == mail.message

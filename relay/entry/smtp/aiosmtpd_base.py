@@ -6,21 +6,20 @@ The exceptions, each of which a new version may break, are here:
 
 - `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it, tells
   the client of exceptions, goes on as long as commands come while all other connections wait, and greets everybody;
-- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, and stands still while a mail is
-  delivered;
+- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, stands still while a mail is
+  delivered, and is not set anew for each command;
+- `push`: its own waits also where all was written at once;
 - `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away;
 - `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
-- `_smtp_methods`, `command_size_limits`: no documented way asks which commands there are, or keeps the limits of one
-  connection from another's;
 - `mail.log`, its log, which has addresses and content, is silenced;
-- `__dir__` of session and handler: it looks through both for each connection, which takes as long as all the rest;
+- `__dir__` of session and handler: it looks through both for its `_smtp_methods`, for each connection, which takes as
+  long as all the rest; `commands` has ours;
 - `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import re
 import ssl
@@ -42,6 +41,7 @@ PIECE_OCTETS = 1024 * 1024
 MAX_ERRORS = 20
 """So many commands that make no sense, and the connection ends."""
 HANDSHAKE_S = 30.0
+NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_DONE_HERE = frozenset(("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "STARTTLS", "TURN", "XCLIENT"))
 _NOT_MAIL = re.compile(rb"(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT) |[^\s:]+:", re.IGNORECASE)
@@ -72,7 +72,7 @@ class CommandStream(SMTP):
 
     def __init__(self, listener: Listener, hostname: str) -> None:
         """`hostname` is what we say in the greeting."""
-        self.command_size_limits = collections.defaultdict(lambda: COMMAND_OCTETS)
+        self._until = self._fires = NEVER
         super().__init__(
             _NO_HANDLER,
             hostname=hostname,
@@ -94,7 +94,7 @@ class CommandStream(SMTP):
         self._refused_because = ""
 
     def __dir__(self) -> list[str]:
-        return [f"smtp_{verb}" for verb in self.commands]
+        return []
 
     # The connection.
 
@@ -145,6 +145,10 @@ class CommandStream(SMTP):
             self.transport.abort()
 
     def _timeout_cb(self) -> None:
+        self._fires = NEVER
+        if self._until > self.loop.time():
+            self._wake_at(self._until)
+            return
         log.info("client_too_slow", client=self.client)
         self._say_last("421 4.4.2 Timeout, closing the connection")
 
@@ -202,16 +206,36 @@ class CommandStream(SMTP):
         if self._reader._buffer:  # type: ignore[attr-defined]
             self.ending = True
 
+    # What it says.
+
+    async def push(self, status: str | bytes) -> None:
+        """Sends a reply, in one write; returns when there is room for more. Raises ConnectionError."""
+        transport = self._writer.transport
+        transport.write((status.encode() if isinstance(status, str) else status) + b"\r\n")
+        if transport.is_closing() or transport.get_write_buffer_size():
+            await self._writer.drain()
+
     # Time.
 
     def start_timer(self, seconds: float | None = None) -> None:
         """The client has so long, or the usual time, from now on."""
-        self._reset_timeout(seconds)
+        self._until = self.loop.time() + (seconds or self.settings.timeout)
+        if self._until < self._fires:
+            self._wake_at(self._until)
 
     def stop_timer(self) -> None:
         """It is our turn."""
-        assert self._timeout_handle is not None  # noqa: S101 - aiosmtpd has set it with the connection
-        self._timeout_handle.cancel()
+        self._until = NEVER
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        self.start_timer(duration)
+
+    def _wake_at(self, when: float) -> None:
+        """The one timer of this connection fires then; a later time is left to it when it does."""
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        if when < NEVER:
+            self._timeout_handle, self._fires = self.loop.call_at(when, self._timeout_cb), when
 
     # Commands.
 
@@ -246,24 +270,24 @@ class CommandStream(SMTP):
             await self.wrong("500 5.5.2 A command ends in <CR><LF> and has no other control characters")
             return
         verb, _, rest = line.rstrip().partition(b" ")
-        method = self._smtp_methods.get(verb.decode("ascii", "replace").upper())
-        if method is None:
-            await self._unknown(line, verb)
+        command = verb.decode("ascii", "replace").upper()
+        if command not in self.commands:
+            await self._unknown(line, command)
             return
-        self._reset_timeout()
+        self.start_timer()
         try:
-            await method(rest.strip().decode("utf-8", "surrogateescape") or None)
+            await getattr(self, f"smtp_{command}")(rest.strip().decode("utf-8", "surrogateescape") or None)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - the client hears nothing of the cause
             await self.push(unforeseen(error).reply)
 
-    async def _unknown(self, line: bytes, verb: bytes) -> None:
+    async def _unknown(self, line: bytes, command: str) -> None:
         if _NOT_MAIL.match(line):
             log.warning("not_a_mail_client", client=self.client)
             await self.push("421 4.7.0 This is a mail server")
             self.ending = True
-        elif verb.decode("ascii", "replace").upper() in _NOT_DONE_HERE:
+        elif command in _NOT_DONE_HERE:
             await self.wrong("502 5.5.1 Command not implemented")
         else:
             await self.wrong("500 5.5.1 Command not known")

@@ -1,4 +1,4 @@
-"""Reads what follows DATA in large pieces, up to the only end that there is, and takes off what DATA put on.
+"""Reads what follows DATA piece by piece, up to the only end that there is, and takes off what DATA put on.
 Standard: RFC 5321 4.1.1.4 (only CRLF.CRLF ends the content) and 4.5.2 (dots), RFC 1870 6.3 (what is too large).
 """
 
@@ -9,10 +9,12 @@ from collections.abc import Callable
 from relay.aio import off_loop
 from relay.budget import Share
 from relay.entry import STEP_OCTETS, room_for
-from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS, CommandStream
+from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
 
 END_OF_DATA = b"\r\n.\r\n"
+FASTER = 16
+"""Putting pieces together is so many times faster than other work on as many octets."""
 
 
 async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
@@ -21,41 +23,34 @@ async def receive(stream: CommandStream, limit: int, share: Share, got: Callable
     `limit` is in octets; `got` is told after each piece how many octets have come so far. Raises MessageTooBig or
     Overloaded, but only after all of it was read, and ConnectionResetError where the client left before the end.
     """
-    data = bytearray(b"\r\n")  # so that a dot in the first line stands at a line start too
+    content = _Content()
     failed: MessageTooBig | TryLater | None = None
     total = 0
-    while True:
+    while not content.ended:
         piece = await stream.read_piece()
         total += len(piece)
         got(total)
-        searched = max(0, len(data) - len(END_OF_DATA))
-        data += piece
-        # One octet is found much faster than five, and most pieces of an attachment have no dot at all.
-        dot = data.find(b".", searched)
-        end = data.find(END_OF_DATA, max(searched, dot - 2)) if dot >= 0 else -1
-        if end >= 0:
-            break
-        if failed is None:
-            failed = await _fault(len(data), limit, share)
+        content.add(piece)
+        if failed is None and not content.ended:
+            failed = await _fault(content.size, limit, share)
         if failed is not None:
             share.release()
-            del data[: -len(END_OF_DATA)]
-    if pipelined := bytes(data[end + len(END_OF_DATA) :]):
-        stream.put_back(pipelined)
+            content.drop()
+    if content.behind:
+        stream.put_back(content.behind)
     if failed is not None:
         raise failed
-    room = room_for(end)
+    if content.size > limit:
+        raise MessageTooBig(f"the content has {content.size} octets, the limit is {limit}")
+    room = room_for(content.size)
     await share.hold(room)
     share.reduce(room)
-    content = await off_loop(end, unstuffed, data, end + 2)
-    if len(content) > limit:
-        raise MessageTooBig(f"the content has {len(content)} octets, the limit is {limit}")
-    return content
+    return await off_loop(content.size // FASTER, content.octets)
 
 
 async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
     """Why no more than these octets can be kept, if so."""
-    if octets > limit + limit // 3 + PIECE_OCTETS:  # every third octet may be a doubled dot
+    if octets > limit:
         return MessageTooBig(f"the content is over the limit of {limit} octets")
     if share.held < room_for(octets):
         try:
@@ -65,10 +60,54 @@ async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLa
     return None
 
 
-def unstuffed(data: bytearray, end: int) -> bytes:
-    """The content up to `end` without the CRLF put before it and the dots that DATA doubled."""
-    last_dot = data.rfind(b".", 0, end)
-    if data.find(b"\r\n.", 0, last_dot + 1) < 0:
-        return bytes(memoryview(data)[2:end])
-    head = bytes(memoryview(data)[: last_dot + 1]).replace(b"\r\n.", b"\r\n")[2:]
-    return b"".join((head, memoryview(data)[last_dot + 1 : end]))
+def unstuffed(text: bytes) -> bytes:
+    """A piece of content, which begins a line, without the dots that DATA doubled."""
+    return text.replace(b"\r\n.", b"\r\n")
+
+
+class _Content:
+    """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.behind = b""
+        self.size = 0
+        self._pieces: list[bytes] = []
+        self._held = b"\r\n"  # so that a dot in the first line stands at a line start too
+        self._extra = 2
+
+    def add(self, piece: bytes) -> None:
+        """What has come now. At its end, what may be the beginning of CRLF.CRLF is held back."""
+        text = self._held + piece if self._held else piece
+        # One octet is found much faster than five, and most pieces of an attachment have no dot at all.
+        dotted = b"." in text
+        end = text.find(END_OF_DATA) if dotted else -1
+        if end >= 0:
+            self.ended = True
+            text, self._held, self.behind = text[: end + 2], b"", text[end + len(END_OF_DATA) :]
+        else:
+            text, self._held = _held_back(text)
+        if dotted:
+            text = unstuffed(text)
+        if self._extra and text:
+            text, self._extra = text[self._extra :], 0
+        self.size += len(text)
+        self._pieces.append(text)
+
+    def drop(self) -> None:
+        """Keeps nothing of what has come."""
+        self._pieces.clear()
+
+    def octets(self) -> bytes:
+        """All of it, which is there twice until this is done: as often as when it is sealed then."""
+        content = b"".join(self._pieces)
+        self._pieces.clear()
+        return content
+
+
+def _held_back(text: bytes) -> tuple[bytes, bytes]:
+    """The text before what may be the beginning of CRLF.CRLF, and that."""
+    mark = text.find(b"\r", max(0, len(text) - len(END_OF_DATA) + 1))
+    while mark >= 0 and not END_OF_DATA.startswith(text[mark:]):
+        mark = text.find(b"\r", mark + 1)
+    return (text, b"") if mark < 0 else (text[:mark], text[mark:])

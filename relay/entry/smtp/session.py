@@ -20,7 +20,7 @@ from relay.entry.listening import Listener
 from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
 from relay.entry.smtp.content import receive
 from relay.errors import RelayError, TryLater, for_all
-from relay.mail import Envelope, Mail, Origin, Outcomes, Recipient
+from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class SMTPSession(CommandStream):
         self.begun: Envelope | None = None
         self.recipients: list[Recipient] = []
         self.declared_size = 0
-        self.forwarded = Origin()
+        self.forwarded = UNKNOWN
 
     # What a subclass may do otherwise.
 
@@ -67,7 +67,7 @@ class SMTPSession(CommandStream):
 
     def origin(self) -> Origin:
         """The client that the mail comes from: what a trusted mail server has said, or else who has connected."""
-        if self.forwarded != Origin():
+        if self.forwarded != UNKNOWN:
             return self.forwarded
         proto = "ESMTP" if self.session.extended_smtp else "SMTP"
         return Origin(addr=self.client, port=self.port, proto=proto, helo=self.session.host_name or "")

@@ -14,6 +14,7 @@ import pytest
 from relay import app, mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.pieces import Pieces
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import backend, postgresql, server, sqlite
 from tests.testlib import mails
@@ -91,9 +92,10 @@ async def scene(
     payloads: list[bytes] = []
     wrap = mime.wrap_payload
 
-    def remembered(message: bytes, envelope: bytes) -> bytes:
-        payloads.append(wrap(message, envelope))
-        return payloads[-1]
+    def remembered(message: bytes, envelope: bytes) -> Pieces:
+        payload = wrap(message, envelope)
+        payloads.append(bytes(payload))
+        return payload
 
     monkeypatch.setattr(mime, "wrap_payload", remembered)
     alice = make_site(

@@ -35,7 +35,7 @@ def read_off(message: bytes, payload: bytes) -> ReadOff:
     """The pad under a payload that is known: ciphertext XOR padded payload, key after key (of 32 octets each)."""
     enveloped = cms.decode_enveloped(mime.sealed_content(message))
     assert isinstance(enveloped.content, cms.PadContent)
-    octets = bytes(a ^ b for a, b in zip(enveloped.ciphertext, pad(payload), strict=True))
+    octets = bytes(a ^ b for a, b in zip(enveloped.ciphertext, bytes(pad(payload)), strict=True))
     width = KEY_OCTETS - UNHIDDEN_OCTETS
     return ReadOff(
         enveloped.content,
@@ -50,13 +50,13 @@ def outer(der: bytes) -> bytes:
 
 def forged_payload(layers: str, **envelope: object) -> bytes:
     """The forger's mail, under a sealed envelope that fits."""
-    return mime.wrap_payload(FORGED, sealed_envelope(layers, **envelope).encode())  # type: ignore[arg-type]
+    return bytes(mime.wrap_payload(FORGED, sealed_envelope(layers, **envelope).encode()))  # type: ignore[arg-type]
 
 
 def pad_forgery(known: ReadOff, key_IDs: Sequence[str], tag_key: bytes, payload: bytes) -> bytes:
     """An otp message under keys that were read off, with this for the tag's key."""
     octets = b"".join(known.hidden[key_ID] for key_ID in key_IDs)
-    padded = pad(payload, "none")
+    padded = bytes(pad(payload, "none"))
     padded += bytes(len(octets) - len(padded)) if len(octets) > len(padded) else b""
     ciphertext = bytes(a ^ b for a, b in zip(padded, octets, strict=False))
     of = known.content

@@ -52,7 +52,7 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     secret, ciphertext = certificate.public_key().encapsulate()  # type: ignore[union-attr]
     key = fresh_key()
     recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(secret), key))
-    return encrypt(entity, key, recipient)
+    return bytes(encrypt(entity, key, recipient))
 
 
 async def test_what_alice_signed_for_one_site_is_not_taken_at_another(scene: Scene, identities: Identities) -> None:
@@ -131,7 +131,7 @@ async def test_a_peer_may_use_only_the_levels_that_its_configuration_accepts(
 async def test_a_further_layer_that_anybody_can_put_around_is_refused(scene: Scene, identities: Identities) -> None:
     """Encrypting to Bob's public key takes no secret, and would hide what was sealed as another level."""
     message = await scene.captured("pqc")
-    around = _encrypted_to(mime.wrap_enveloped(mime.sealed_content(message)), identities.bob)
+    around = _encrypted_to(bytes(mime.wrap_enveloped(mime.sealed_content(message))), identities.bob)
     await scene.sent(mime.sealed_message(mails.plain(), around), to=MINE)
     assert not scene.delivered
     assert (await scene.sent(message, to=MINE)).code == 250

@@ -276,11 +276,11 @@ async def test_check_says_when_the_ledger_cannot_be_written(
 
 async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a relay needs is smaller than what is free, and it does not get to be asked for."""
-    found = await check._all(sites[0].config_file, trial_keys=False)
+    _, found = await check._all(sites[0].config_file, trial_keys=False)
     assert not [what for what, _, problems in found if problems]
     monkeypatch.setattr(sqlite, "ROOM_TO_START", 2**80)
-    wrong = [state for state in await check._all(sites[0].config_file, trial_keys=False) if state[2]]
-    [(what, _, [problem])] = wrong
+    _, found = await check._all(sites[0].config_file, trial_keys=False)
+    [(what, _, [problem])] = [state for state in found if state[2]]
     assert what == "state directory"
     assert "make room" in problem
 

@@ -152,7 +152,7 @@ class TestPQC:
         self, ber: bool, identity: Identity, opening: Opening
     ) -> None:
         signed = bouncycastle.sign(PAYLOAD, identity.signing.private_key, identity.signing.certificate, ber=ber)
-        sealed = bouncycastle.seal_kem(mime.wrap_signed(signed), identity.kem.certificate, ber=ber)
+        sealed = bouncycastle.seal_kem(bytes(mime.wrap_signed(signed)), identity.kem.certificate, ber=ber)
         enveloped = cms.decode_enveloped(sealed)
         assert PQC().recognises(enveloped)
         unsealed = await PQC().open(enveloped, opening)
@@ -178,7 +178,7 @@ class TestPQC:
         with pytest.raises(Refused):
             bouncycastle.verify(_changed(ours), identity.signing.certificate)
         theirs = bouncycastle.sign(PAYLOAD, identity.signing.private_key, identity.signing.certificate)
-        forged = bouncycastle.seal_kem(mime.wrap_signed(_changed(theirs)), identity.kem.certificate)
+        forged = bouncycastle.seal_kem(bytes(mime.wrap_signed(_changed(theirs))), identity.kem.certificate)
         with pytest.raises(BadSignature):
             await PQC().open(cms.decode_enveloped(forged), opening)
 
@@ -216,7 +216,7 @@ class TestRSA:
     ) -> None:
         pair = identity.rsa_signing
         signed = bouncycastle.sign(PAYLOAD, pair.private_key, pair.certificate, ber=ber)
-        sealed = bouncycastle.seal_rsa(mime.wrap_signed(signed), identity.rsa_encryption.certificate, ber=ber)
+        sealed = bouncycastle.seal_rsa(bytes(mime.wrap_signed(signed)), identity.rsa_encryption.certificate, ber=ber)
         enveloped = cms.decode_enveloped(sealed)
         assert RSA().recognises(enveloped)
         assert (await RSA().open(enveloped, opening)).payload == PAYLOAD
@@ -238,7 +238,7 @@ class TestRSA:
         with pytest.raises(NotForUs):
             await RSA().open(cms.decode_enveloped(other), opening)
         signed = bouncycastle.sign(PAYLOAD, identity.rsa_signing.private_key, identity.ca)
-        sealed = bouncycastle.seal_rsa(mime.wrap_signed(signed), identity.rsa_encryption.certificate)
+        sealed = bouncycastle.seal_rsa(bytes(mime.wrap_signed(signed)), identity.rsa_encryption.certificate)
         with pytest.raises(UnknownSigner):
             await RSA().open(cms.decode_enveloped(sealed), opening)
 

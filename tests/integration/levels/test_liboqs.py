@@ -593,7 +593,7 @@ async def layered(people: Identities, *layers: str, inner: bytes | None = None) 
     content = payload(mails.plain(), "+".join(layers)) if inner is None else inner
     for name in layers:
         level = PQC() if name == "pqc" else FurtherKEM(name)
-        content = mime.wrap_enveloped((await level.seal(content, people.to_bob(), MemoryKeys())).der)
+        content = bytes(mime.wrap_enveloped((await level.seal(content, people.to_bob(), MemoryKeys())).der))
     _, der, _ = mime.unwrap(content)
     return mime.sealed_message(mails.plain(), der)
 

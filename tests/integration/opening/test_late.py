@@ -143,8 +143,7 @@ async def test_the_peers_clock_may_be_ten_minutes_ahead(
 async def remembered(store: Store) -> int:
     """How many opened mails the store knows after what is over was forgotten."""
     await store.deliveries.expire()
-    async with store.deliveries._database.reading() as connection:
-        return len((await connection.execute(text("SELECT * FROM opened_mails"))).all())
+    return len(await store.deliveries._database.rows(text("SELECT * FROM opened_mails")))
 
 
 async def test_what_is_remembered_of_a_mail_lasts_as_long_as_it_might_open_even_when_it_came_from_the_future(

@@ -15,13 +15,12 @@ import pytest
 
 from relay import postfix as checked
 from relay.config import load_config
-from tests.testlib import postfix
-from tests.testlib.postfix import FRAGMENTS, requires_postconf
+from tests.testlib import postfix, reference
+from tests.testlib.postfix import requires_postconf
 from tests.testlib.relay_command import run
 
 pytestmark = requires_postconf
 
-RELAY_TOML = FRAGMENTS.parent / "relay.toml"
 DATA = Path(__file__).parents[2] / "data" / "postfix"
 USUAL = "outgoing-lmtp incoming-lmtp"
 NO_INCOMING = r"^\[incoming\]\n(.+\n)+ ->"
@@ -78,8 +77,8 @@ async def configured(bases: Path, base: str, directory: Path) -> Path:
 
 
 def relay_toml(directory: Path, changes: Sequence[str]) -> Path:
-    """deploy/relay.toml with regular expressions replaced: `this -> that`."""
-    text = RELAY_TOML.read_text()
+    """The relay.toml of deploy/SETTINGS.md with regular expressions replaced: `this -> that`."""
+    text = reference.as_it_stands()
     for change in changes:
         this, _, that = change.partition(" ->")
         text, number = re.subn(this, that.strip(), text, count=1, flags=re.MULTILINE)
@@ -129,7 +128,7 @@ def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
 async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases: Path, tmp_path: Path) -> None:
     directory = await configured(bases, USUAL, tmp_path)
     await postfix.change(directory, "postconf -PX 127.0.0.1:10026/inet/content_filter")
-    status, err, out = await run("check", "--postfix", directory / "etc", "--config", RELAY_TOML)
+    status, err, out = await run("check", "--postfix", directory / "etc", "--config", reference.written(tmp_path))
     assert (status, err) == (1, "")
     assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:10024: " in out
     assert b"in a loop; postconf -P '127.0.0.1:10026/inet/content_filter=' [loop]" in out
@@ -137,7 +136,9 @@ async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases:
 
 async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_programs(bases: Path, tmp_path: Path) -> None:
     directory = await configured(bases, USUAL, tmp_path)
-    status, err, out = await run("check", "--postfix", directory / "etc", "--config", RELAY_TOML, "--json")
+    status, err, out = await run(
+        "check", "--postfix", directory / "etc", "--config", reference.written(tmp_path), "--json"
+    )
     assert (status, err) == (0, "")
     assert [(finding["what"], finding["problems"]) for finding in json.loads(out)] == [
         ("configuration", []),
@@ -145,14 +146,14 @@ async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_progra
     ]
 
 
-async def test_without_a_directory_it_looks_at_the_hosts_own_postfix() -> None:
-    status, err, out = await run("check", "--config", RELAY_TOML, "--postfix")
+async def test_without_a_directory_it_looks_at_the_hosts_own_postfix(tmp_path: Path) -> None:
+    status, err, out = await run("check", "--config", reference.written(tmp_path), "--postfix")
     assert (status, err) == (1, "")
     assert b"/etc/postfix" in out
 
 
 async def test_a_directory_without_postfix_is_said_to_be_one(tmp_path: Path) -> None:
-    status, err, out = await run("check", "--postfix", tmp_path, "--config", RELAY_TOML)
+    status, err, out = await run("check", "--postfix", tmp_path, "--config", reference.written(tmp_path))
     assert (status, err) == (1, "")
     assert b"main.cf: No such file or directory" in out.replace(b"\n", b" ")
 
@@ -161,4 +162,4 @@ async def test_without_postconf_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("relay.postfix.settings.ADMIN_PATHS", ())
     with pytest.raises(Exception, match="apt-get install postfix"):
-        await checked.faults(tmp_path, load_config(RELAY_TOML))
+        await checked.faults(tmp_path, load_config(reference.written(tmp_path)))

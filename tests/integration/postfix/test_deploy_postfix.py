@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import TCPAddress, load_config
-from tests.testlib import postfix
+from tests.testlib import postfix, reference
 from tests.testlib.postfix import FRAGMENTS, requires_postfix
 
 DEPLOY = FRAGMENTS.parent
@@ -70,8 +70,8 @@ async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoin
         assert everything_else.strip() == f"qumail:[127.0.0.1]:{ports[outgoing].port}"
 
 
-def test_the_ports_are_those_of_relay_toml() -> None:
-    config = load_config(DEPLOY / "relay.toml")
+def test_the_ports_are_those_of_relay_toml(tmp_path: Path) -> None:
+    config = load_config(reference.written(tmp_path))
     outgoing, incoming = config.outgoing, config.incoming
     assert outgoing
     assert incoming
@@ -96,8 +96,8 @@ def test_mail_comes_back_in_the_same_way_whatever_carried_it_to_the_relay(
     assert service(by_lmtp, port) == service(by_smtp, port)
 
 
-def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix() -> None:
-    config = load_config(DEPLOY / "relay.toml")
+def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix(tmp_path: Path) -> None:
+    config = load_config(reference.written(tmp_path))
     assert config.outgoing
     for directory in (*LMTP, *SMTP, "milter"):
         limit = re.search(r"^message_size_limit = (\d+)$", text(directory, "main.cf"), re.MULTILINE)

@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.errors import StoreUnavailable
-from relay.store.received import UNUSED_KEEP_FOR_S
+from relay.store.received_table import UNUSED_KEEP_FOR_S
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
-from tests.testlib.received import held
+from tests.testlib.received import held, mark_used
 
 KEY = b"these octets must never be seen!"
 
@@ -150,7 +150,7 @@ async def test_resealing_changes_neither_use_nor_end_of_a_key(
 ) -> None:
     async with await open_store(backend.where, SiteSecret.load(secret_path), clock=clock) as store:
         await store.received.put("g", "alice", {"k": KEY})
-        await store.received.mark_used("g", "alice", ["k"], 900)
+        await mark_used(store, "g", "alice", ["k"], 900)
         before = await backend.run("SELECT stored_at, first_used_at, expires_at FROM received_keys")
     async with await open_store(backend.where, SiteSecret.rotate(secret_path), clock=clock) as store:
         clock.now += 100

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from relay.errors import ConfigError, StoreUnavailable
@@ -39,11 +40,12 @@ async def test_sqlite_is_durable_and_deletes_securely_on_every_connection(sqlite
     database = await open_database(sqlite.where, busy_timeout=1.5)
     try:
         for transaction in (database.reading, database.writing):
-            async with transaction() as connection:
-                values = [
-                    (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            values = await transaction(
+                lambda connection: [
+                    connection.exec_driver_sql(f"PRAGMA {name}").scalar()
                     for name in ("journal_mode", "synchronous", "secure_delete", "busy_timeout")
                 ]
+            )
             assert values == ["wal", 2, 1, 1500]
     finally:
         await database.close()
@@ -54,9 +56,8 @@ async def test_postgresql_is_durable_whatever_its_default(postgresql: Backend, d
     await postgresql.run(f"ALTER DATABASE {postgresql.url.database} SET synchronous_commit = {default}")
     database = await open_database(postgresql.where, busy_timeout=1.5)
     try:
-        async with database.writing() as connection:
-            for name, value in (("synchronous_commit", ours), ("lock_timeout", "1500ms")):
-                assert (await connection.exec_driver_sql(f"SHOW {name}")).scalar() == value
+        for name, value in (("synchronous_commit", ours), ("lock_timeout", "1500ms")):
+            assert await database.rows(text(f"SHOW {name}")) == [(value,)]
     finally:
         await database.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.aio import boot_time
 from relay.errors import DeliveryUnderWay, StoreUnavailable
@@ -197,12 +197,12 @@ async def test_where_the_database_clock_is_set_back_the_dead_keep_their_claims_f
 async def test_a_mail_that_somebody_has_is_not_begun_before_that_could_be_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: object) -> None:
+    async def full() -> None:
         raise StoreUnavailable("disk full")
 
     begun = await begin(store)
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries, "_write_together", full)
+        patched.setattr(store.deliveries, "_write_now", full)
         with pytest.raises(StoreUnavailable):
             await store.deliveries.settle(KEY, begun, ["a@x", "b@y"], ["a@x"])
         with pytest.raises(StoreUnavailable):
@@ -215,8 +215,8 @@ async def test_a_claim_of_which_nobody_heard_whether_it_was_made_does_not_stay(
 ) -> None:
     """The connection to the database breaks as the transaction is committed."""
 
-    async def broken(connection: AsyncConnection, _: object) -> None:
-        await connection.commit()
+    def broken(connection: Connection, _: object) -> None:
+        connection.commit()
         raise StoreUnavailable("connection lost")
 
     with monkeypatch.context() as patched:

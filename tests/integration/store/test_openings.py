@@ -24,6 +24,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
+from tests.testlib.received import mark_used
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -113,7 +114,7 @@ async def test_a_key_in_other_letters_is_the_same_key(store: Store) -> None:
 
 async def test_a_key_that_was_destroyed_meanwhile_opens_nothing(store: Store, clock: Clock) -> None:
     await store.received.put("g", "2", {"k": KEY})
-    await store.received.mark_used("g", "2", ["k"], 1)
+    await mark_used(store, "g", "2", ["k"], 1)
     clock.now += 2
     await store.received.destroy_expired()
     with pytest.raises(KeyDestroyed, match="key k was destroyed while the message was opened"):
@@ -175,7 +176,7 @@ async def test_a_claim_ends_by_itself_so_that_a_killed_relay_keeps_nobodys_mail(
 async def test_who_has_a_mail_is_known_though_it_could_not_be_written_and_is_written_later(
     backend: Backend, secret: SiteSecret, clock: Callable[[], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: object) -> None:
+    async def full() -> None:
         raise StoreUnavailable("disk full")
 
     assert isinstance(clock, Clock)
@@ -183,7 +184,7 @@ async def test_who_has_a_mail_is_known_though_it_could_not_be_written_and_is_wri
     async with await open_store(backend.where, secret, clock=clock) as store:
         await store.deliveries.admit([], mail)
         with monkeypatch.context() as patched:
-            patched.setattr(store.deliveries, "_write_together", full)
+            patched.setattr(store.deliveries, "_write_now", full)
             with pytest.raises(StoreUnavailable):
                 await store.deliveries.settle_opened(mail, [BEN])
         assert await admit(store, [], mail) == {BEN: "served"}
@@ -197,34 +198,28 @@ async def test_what_is_said_while_older_words_are_written_is_not_lost(
 ) -> None:
     """First it could not be written who has the mail; while that is tried again another one gets it."""
 
-    async def full(_: object) -> None:
+    async def full() -> None:
         raise StoreUnavailable("disk full")
 
     assert isinstance(clock, Clock)
     mail = opened(BEN, BEA, clock=clock)
     async with await open_store(backend.where, secret, clock=clock) as store:
         await store.deliveries.admit([], mail)
-        writing = store.deliveries._write_together
-        write = writing._commit
-        monkeypatch.setattr(writing, "_commit", full)
-        with pytest.raises(StoreUnavailable):
-            await store.deliveries.settle_opened(mail, [BEN])
+        with monkeypatch.context() as patched:
+            patched.setattr(store.deliveries, "_write_now", full)
+            with pytest.raises(StoreUnavailable):
+                await store.deliveries.settle_opened(mail, [BEN])
         later: list[asyncio.Task[set[str]]] = []
 
-        async def meanwhile(waiting: Sequence[Any]) -> None:
-            async def written_first(connection: Any, outcomes: Any) -> None:
-                if not later:
-                    later.append(asyncio.create_task(store.deliveries.settle_opened(mail, [BEA])))
-                    while len(store.deliveries._unwritten) < 2:
-                        await asyncio.sleep(0)
-                await note_served(connection, outcomes)
+        async def meanwhile(*arguments: Any) -> Any:
+            if not later:
+                later.append(asyncio.create_task(store.deliveries.settle_opened(mail, [BEA])))
+                while len(store.deliveries._unwritten) < 2:
+                    await asyncio.sleep(0)
+            return await change(*arguments)
 
-            note_served = store.deliveries._note_served
-            with monkeypatch.context() as patched:
-                patched.setattr(store.deliveries, "_note_served", written_first)
-                await write(waiting)
-
-        monkeypatch.setattr(writing, "_commit", meanwhile)
+        change = store.claims.change
+        monkeypatch.setattr(store.claims, "change", meanwhile)
         await store.deliveries.go_on()
         assert await later[0] == {BEN, BEA}
     async with await open_store(backend.where, secret, clock=clock) as again:

@@ -6,22 +6,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.errors import KMEBadReply, TryLater
 from relay.store.database import Database
-from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, UNUSED_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
-from relay.store.received_table import KeyName, as_column, from_column
+from relay.store.mail_identity import OpenedMail
+from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
+from relay.store.received_table import UNUSED_KEEP_FOR_S, KeyName, KeysUsed, as_column, from_column
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
-from tests.testlib.received import held, state
+from tests.testlib.received import held, mark_used, state
 
 KEY = bytes(range(32))
 OTHER = bytes(32)
@@ -62,7 +65,7 @@ async def test_a_key_that_is_not_there_is_missing_from_the_result(store: Store) 
 async def test_nothing_asked_nothing_done(store: Store) -> None:
     await store.received.put("g", "alice", {})
     assert await held(store, "g", "alice", []) == {}
-    await store.received.mark_used("g", "alice", [], 1)
+    await mark_used(store, "g", "alice", [], 1)
     assert await store.received.destroy_expired() == 0
     assert await store.received.counts() == {}
 
@@ -94,7 +97,7 @@ async def test_other_octets_for_a_key_ID_are_refused_but_the_other_keys_are_kept
 async def test_any_string_is_a_name(store: Store, clock: Clock, name: str) -> None:
     await store.received.put(name, name, {name: KEY, "k": OTHER})
     assert await held(store, name, name, [name]) == {name: KEY}
-    await store.received.mark_used(name, name, [name], 1)
+    await mark_used(store, name, name, [name], 1)
     assert await store.received.counts() == {(name, name): Counts(held=2, used=1, destroyed=0)}
     clock.now += 1
     await store.received.destroy_expired()
@@ -125,7 +128,7 @@ async def test_more_keys_than_one_statement_takes(store: Store, clock: Clock) ->
     keys = {f"k{number}": number.to_bytes(4, "big") for number in range(1201)}
     await store.received.put("g", "alice", keys)
     assert await held(store, "g", "alice", keys) == keys
-    await store.received.mark_used("g", "alice", keys, 1)
+    await mark_used(store, "g", "alice", keys, 1)
     clock.now += 1
     assert await store.received.destroy_expired() == 1201
 
@@ -144,7 +147,7 @@ async def test_a_key_that_was_never_used_is_kept_for_five_days(store: Store, clo
 async def test_the_first_use_says_how_long_a_key_is_kept(store: Store, clock: Clock, keep_for: float) -> None:
     await store.received.put("g", "alice", {"k": KEY})
     clock.now += 100
-    await store.received.mark_used("g", "alice", ["k"], keep_for)
+    await mark_used(store, "g", "alice", ["k"], keep_for)
     clock.now += keep_for - 1
     assert await store.received.destroy_expired() == 0
     assert await store.received.destroy_expired(clock.now + 1) == 1
@@ -152,9 +155,9 @@ async def test_the_first_use_says_how_long_a_key_is_kept(store: Store, clock: Cl
 
 async def test_later_uses_do_not_prolong_it(store: Store, clock: Clock) -> None:
     await store.received.put("g", "alice", {"k": KEY})
-    await store.received.mark_used("g", "alice", ["k"], 900)
+    await mark_used(store, "g", "alice", ["k"], 900)
     clock.now += 899
-    await store.received.mark_used("g", "alice", ["k", "k"], 86_400)
+    await mark_used(store, "g", "alice", ["k", "k"], 86_400)
     await store.received.put("g", "alice", {"k": KEY})
     clock.now += 1
     assert await store.received.destroy_expired() == 1
@@ -166,25 +169,37 @@ async def test_uses_that_are_noted_at_once_share_their_transactions(
     """Nobody waits for them any more, so that they must not become more than the disk can do."""
     keys = [f"k{number}" for number in range(100)]
     await store.received.put("g", "alice", dict.fromkeys(keys, KEY))
+    mails = [OpenedMail("alice", key.encode(), bytes(32), 1e12, ("ben@bob.example",)) for key in keys]
+    await asyncio.gather(*(store.deliveries.admit([], mail) for mail in mails))
     transactions = 0
     writing = Database.writing
 
-    def counted(database: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def counted(database: Database, work: Callable[[Connection], Any]) -> Any:
         nonlocal transactions
         transactions += 1
-        return writing(database)
+        return await writing(database, work)
 
     monkeypatch.setattr(Database, "writing", counted)
-    await asyncio.gather(*(store.received.mark_used("g", "alice", [key, "k0"], 900) for key in keys))
+    settled = (
+        store.deliveries.settle_opened(
+            mail, mail.mailboxes, complete=set(mail.mailboxes).issubset, used=[used(key, "k0")]
+        )
+        for mail, key in zip(mails, keys, strict=True)
+    )
+    await asyncio.gather(*settled)
     assert transactions <= 2
     assert await store.received.counts() == {("g", "alice"): Counts(held=100, used=100, destroyed=0)}
+
+
+def used(*key_IDs: str) -> KeysUsed:
+    return KeysUsed("g", "alice", key_IDs, 900)
 
 
 async def test_marking_an_unknown_or_destroyed_key_changes_nothing(store: Store, clock: Clock) -> None:
     await store.received.put("g", "alice", {"k": KEY})
     clock.now += UNUSED_KEEP_FOR_S
     await store.received.destroy_expired()
-    await store.received.mark_used("g", "alice", ["k", "unknown"], 900)
+    await mark_used(store, "g", "alice", ["k", "unknown"], 900)
     assert await store.received.counts() == {("g", "alice"): Counts(held=0, used=0, destroyed=1)}
 
 
@@ -215,7 +230,7 @@ async def test_counts_are_by_group_and_master(store: Store, clock: Clock) -> Non
     await store.received.destroy_expired()
     await store.received.put("g", "alice", {"a": KEY, "b": KEY})
     await store.received.put("h", "carol", {"a": KEY})
-    await store.received.mark_used("g", "alice", ["a"], 900)
+    await mark_used(store, "g", "alice", ["a"], 900)
     assert await store.received.counts() == {
         ("g", "alice"): Counts(held=2, used=1, destroyed=1),
         ("h", "carol"): Counts(held=1, used=0, destroyed=0),
@@ -259,8 +274,8 @@ async def test_relays_that_note_the_same_uses_at_once_do_not_wait_for_each_other
     async with await open_store(backend.where, secret) as one, await open_store(backend.where, secret) as two:
         await one.received.put("g", "alice", dict.fromkeys(keys, KEY))
         await asyncio.gather(
-            *(one.received.mark_used("g", "alice", keys, 900) for _ in range(4)),
-            *(two.received.mark_used("g", "alice", keys[::-1], 900) for _ in range(4)),
+            *(mark_used(one, "g", "alice", keys, 900) for _ in range(4)),
+            *(mark_used(two, "g", "alice", keys[::-1], 900) for _ in range(4)),
         )
         assert await one.received.counts() == {("g", "alice"): Counts(held=100, used=100, destroyed=0)}
 

@@ -24,6 +24,7 @@ from relay.keys.receiver import Delivered
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.spool import Spool, left_behind, spool_contents
 from relay.store.store import Store
+from tests.testlib.received import mark_used
 
 SECRET = SiteSecret(bytes(range(32)))
 RECORDS = [b"first", b"second, which is longer", b"", b"ends with zeros" + bytes(9)]
@@ -239,7 +240,7 @@ async def test_what_was_left_behind_goes_into_the_store_and_no_copy_stays(tmp_pa
 
 async def test_a_key_that_was_used_and_destroyed_does_not_come_back(tmp_path: Path, store: Store) -> None:
     await store.received.put("backbone", "2", {"one": b"\x07" * 32})
-    await store.received.mark_used("backbone", "2", ["one"], keep_for=0)
+    await mark_used(store, "backbone", "2", ["one"], keep_for=0)
     await store.received.destroy_expired(1e12)
     written(tmp_path, [delivered("one", "two").encoded()])
     await take_over_keys(tmp_path, SECRET, store.received)
@@ -251,7 +252,7 @@ async def test_what_the_store_does_not_take_stays_until_it_does(tmp_path: Path, 
     written(tmp_path, [delivered("one").encoded()])
 
     class Full:
-        async def put(self, group: str, master_sae: str, keys: dict[str, bytes]) -> None:
+        async def store(self, group: str, master_sae: str, keys: dict[str, bytes]) -> None:
             raise StoreUnavailable("full")
 
     with pytest.raises(StoreUnavailable):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from relay.cli.check import check
 from relay.errors import ConfigError, StoreUnavailable
@@ -74,8 +75,7 @@ def remote() -> Iterator[Remote]:
 
 async def _make_user(url: str) -> None:
     database = await open_database(url, busy_timeout=1.0)
-    async with database.writing() as connection:
-        await connection.exec_driver_sql(f"CREATE ROLE {CERTIFIED} LOGIN SUPERUSER")
+    await database.write(text(f"CREATE ROLE {CERTIFIED} LOGIN SUPERUSER"))
     await database.close()
 
 
@@ -119,11 +119,8 @@ async def test_with_verify_full_the_store_is_reached_over_tls(remote: Remote, se
         await store.received.put("g", "alice", {"k": b"key"})
     database = await open_database(remote.url(), busy_timeout=1.0)
     try:
-        async with database.reading() as connection:
-            found = await connection.exec_driver_sql(
-                "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-            )
-            assert found.one() == (True, "TLSv1.3")
+        found = await database.rows(text("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"))
+        assert found == [(True, "TLSv1.3")]
     finally:
         await database.close()
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from relay.errors import StoreUnavailable
 from relay.store.database import Database
@@ -20,16 +21,18 @@ from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, PostgreSQLServer, python
 from tests.integration.store.test_spool import no_room
-from tests.testlib.received import held, state
+from tests.testlib.received import held, mark_used, state
 
 KEY = bytes(range(32))
 
 OPEN = """
 import asyncio, resource, sys
 from pathlib import Path
+from typing import Any
 from relay.errors import StoreUnavailable
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
+from tests.testlib.received import mark_used
 
 async def opened():
     return await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])))
@@ -58,7 +61,7 @@ async def main():
         for number in range(50):
             own, shared = f"{who}-{number}", f"shared-{number}"
             await store.received.put("g", "alice", {own: who.encode(), shared: b"x"})
-            await store.received.mark_used("g", "alice", [shared], 900)
+            await mark_used(store, "g", "alice", [shared], 900)
 asyncio.run(main())
 """
 )
@@ -125,9 +128,9 @@ async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
     begun = await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)
     writing = Database.writing
 
-    def counted(self: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def counted(self: Database, work: Callable[[Connection], Any]) -> Any:
         tries.append(self)
-        return writing(self)
+        return await writing(self, work)
 
     async with backend.connection() as connection:
         lock = backend.lock if backend.name == "sqlite" else "LOCK TABLE deliveries, relays, claims"
@@ -171,13 +174,13 @@ async def test_a_locked_database_is_waited_for_no_longer_than_asked(backend: Bac
             outcomes = await asyncio.gather(
                 store.received.put("g", "alice", {"l": KEY}),
                 store.received.put("g", "alice", {"m": KEY}),
-                store.received.mark_used("g", "alice", ["k"], 900),
+                mark_used(store, "g", "alice", ["k"], 900),
                 return_exceptions=True,
             )
             assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
             assert await held(store, "g", "alice", ["k", "l"]) == {"k": KEY}, "reading needs no lock"
         await store.received.put("g", "alice", {"l": KEY})
-        await store.received.mark_used("g", "alice", ["k", "l"], 900)
+        await mark_used(store, "g", "alice", ["k", "l"], 900)
         [counts] = (await store.received.counts()).values()
         assert counts.used == 2
 
@@ -206,7 +209,7 @@ async def test_a_database_that_was_taken_away_is_reported(backend: Backend, stor
     for work in (
         store.received.put("g", "alice", {"k": KEY}),
         held(store, "g", "alice", ["k"]),
-        store.received.mark_used("g", "alice", ["k"], 1),
+        mark_used(store, "g", "alice", ["k"], 1),
         store.received.destroy_expired(),
         store.received.counts(),
         store.missing_secrets(),

@@ -55,6 +55,7 @@ from relay.opening.layers import Layers
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName, find
 from relay.store.store import Store
+from tests.testlib.received import mark_used
 from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
 from tests.vectors.people import KEYS, person
@@ -168,7 +169,7 @@ class Bob:
         """What came before the case."""
         for name in self.case.destroyed:
             await self.store.received.put(name.group, name.sae, {name.key_ID: b"\1"})
-            await self.store.received.mark_used(name.group, name.sae, [name.key_ID], keep_for=-1)
+            await mark_used(self.store, name.group, name.sae, [name.key_ID], keep_for=-1)
         if self.case.destroyed:
             assert await self.store.received.destroy_expired() == len(self.case.destroyed)
         for name, level, fingerprints in self.case.bound:
@@ -189,8 +190,7 @@ class Bob:
     async def bindings(self) -> set[Binding]:
         """What each key of the case has opened by now."""
         names = {*self.case.keys, *(bound.name for bound in self.case.bound)}
-        async with self.store.deliveries._database.reading() as connection:
-            rows = await find(connection, [KeyName(*name) for name in names])
+        rows = await self.store.deliveries._database.reading(lambda at: find(at, [KeyName(*name) for name in names]))
         return {
             Binding(Name(name.group, name.master_sae, name.key_ID), row.level, _cut(row.bound_to))
             for name, row in rows.items()

@@ -47,6 +47,7 @@ def postgresql_server() -> Iterator[PostgreSQLServer]:
 @click.option("--only", multiple=True, metavar="WORD", help="Only faults whose names have one of these words.")
 @click.option("--postgresql", is_flag=True, help="Stores in PostgreSQL instead of SQLite.")
 @click.option("--relays", default=1, show_default=True, help="Relays of each site; more than one need --postgresql.")
+@click.option("--workers", default=1, show_default=True, help="Processes that serve as one relay.")
 @click.option("--gap", default=0.25, show_default=True, help="Average seconds between two messages.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Leave all files in this new directory.")
 def main(
@@ -57,6 +58,7 @@ def main(
     only: tuple[str, ...],
     postgresql: bool,
     relays: int,
+    workers: int,
     gap: float,
     keep: Path | None,
 ) -> None:
@@ -70,7 +72,7 @@ def main(
         report = asyncio.run(
             run(
                 Path(directory), identities, messages=messages, seed=seed, largest=largest, pause=pause, only=only,
-                gap=gap, postgresql=server, relays=relays,
+                gap=gap, postgresql=server, relays=relays, workers=workers,
                 progress=lambda text: click.echo(text, err=True),
             )
         )  # fmt: skip

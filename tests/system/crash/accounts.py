@@ -88,7 +88,6 @@ def _within(at: float, spans: Spans) -> bool:
 async def _rows(site: Site, query: str) -> Sequence[Row[Any]]:
     database = await open_database(site.config.store.database, busy_timeout=30)
     try:
-        async with database.reading() as connection:
-            return (await connection.execute(text(query))).all()
+        return await database.rows(text(query))
     finally:
         await database.close()

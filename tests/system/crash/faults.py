@@ -5,13 +5,14 @@ Standard: which fault comes when is chosen by the seed; each is undone after a w
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,35 @@ async def relay_stopped(site: MailSite, chance: random.Random) -> None:
     site.relays[which].process.terminate()
     await site.relays[which].process.wait()
     await site.restart_relay(which)
+
+
+async def worker_killed(site: MailSite, chance: random.Random) -> None:
+    """One of several processes that serve as one relay; another one takes its place by itself."""
+    if found := children(chance.choice(site.relays).process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(found), signal.SIGKILL)
+
+
+async def worker_frozen(site: MailSite, chance: random.Random) -> None:
+    """One of them, while the others go on."""
+    if found := children(chance.choice(site.relays).process.pid):
+        frozen = chance.choice(found)
+        with suppress(ProcessLookupError):
+            os.kill(frozen, signal.SIGSTOP)
+            await asyncio.sleep(chance.choice((0.3, 1, 6)))
+            os.kill(frozen, signal.SIGCONT)
+
+
+async def workers_started_anew(site: MailSite, chance: random.Random) -> None:
+    """Each in turn, while the others serve."""
+    chance.choice(site.relays).process.send_signal(signal.SIGUSR1)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, and that are there."""
+    with suppress(OSError):
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 async def mail_server_killed(site: MailSite, chance: random.Random) -> None:
@@ -123,11 +153,11 @@ GENTLE = ("frozen", "stopped", "locked", "database", "busy", "kme")
 """Words of those faults that no answer gets lost by: with these alone, nothing may arrive twice."""
 
 
-def faults(name: str, postgresql: PostgreSQLServer | None) -> dict[Fault, int]:
+def faults(name: str, postgresql: PostgreSQLServer | None, workers: int = 1) -> dict[Fault, int]:
     """Those that Alice's mail to Bob can meet at a site, with how often each is chosen against the others."""
     wires = _WIRES[name]
     return (
-        _PROCESSES
+        (_PROCESSES if workers == 1 else _PROCESSES | {worker_killed: 6, worker_frozen: 3, workers_started_anew: 1})
         | {store_locked if postgresql is None else restarted(postgresql): 2}
         | {cut(wire): 2 for wire in wires}
         | {stalled(wire): 1 for wire in wires}

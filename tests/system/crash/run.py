@@ -97,9 +97,10 @@ class Battlefield:
 
 @asynccontextmanager
 async def battlefield(
-    directory: Path, identities: Identities, databases: Sequence[str], relays: int
+    directory: Path, identities: Identities, databases: Sequence[str], relays: int, workers: int
 ) -> AsyncIterator[Battlefield]:
-    """Two whole sites that run, with so many relays each on one database."""
+    """Two whole sites that run, with so many relays each on one database, each relay of so many workers."""
+    limits = f"\n[limits]\nworkers = {workers}\n"
     link = LinkSettings(
         max_sae_id_count=0,  # no key is spent on a trial
         key_rate=1e9,
@@ -121,7 +122,7 @@ async def battlefield(
             mail_site(
                 directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=alice_smtp,
                 inbound=to_alice, peer_inbound=to_bob, policies=traffic.POLICIES, identities=identities,
-                settings=RELAY, postfix_settings=POSTFIX, database=databases[0], relays=relays,
+                settings=RELAY, postfix_settings=POSTFIX, database=databases[0], relays=relays, tables=limits,
             )
         )  # fmt: skip
         bob = await stack.enter_async_context(
@@ -129,7 +130,7 @@ async def battlefield(
                 directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=bob_smtp,
                 inbound=to_bob, peer_inbound=to_alice, policies=BOBS_POLICIES,
                 identities=identities, settings=RELAY, postfix_settings=POSTFIX,
-                database=databases[1], relays=relays,
+                database=databases[1], relays=relays, tables=limits,
             )
         )  # fmt: skip
         alice.sealed.watch = watch.of_sealed("alice")
@@ -154,20 +155,24 @@ async def run(
     only: Sequence[str] = (),
     postgresql: PostgreSQLServer | None = None,
     relays: int = 1,
+    workers: int = 1,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Sends `messages` of up to `largest` octets under fire, `control` more in peace, and checks all of them.
 
     `pause` is the average time between two faults at one site, `gap` that between two messages, in seconds. With
     `only`, the faults are those whose names have one of these words. With `postgresql` the stores are its databases
-    `alice` and `bob`, for `relays` relays each.
+    `alice` and `bob`, for `relays` relays each. Each relay is so many `workers`.
     """
     began = time.monotonic()
     report = Report()
     databases = [postgresql.url(name) for name in SITES] if postgresql else ["relay.db"] * len(SITES)
-    async with battlefield(directory, identities, databases, relays) as field_:
+    async with battlefield(directory, identities, databases, relays, workers) as field_:
         everything = [traffic.message(number, seed, largest) for number in range(messages)]
-        chaos = [Chaos(site, seed, pause, only, faults(site.name, postgresql)) for site in (field_.alice, field_.bob)]
+        chaos = [
+            Chaos(site, seed, pause, only, faults(site.name, postgresql, workers))
+            for site in (field_.alice, field_.bob)
+        ]
         async with asyncio.TaskGroup() as war:
             for each in chaos:
                 war.create_task(each.run())

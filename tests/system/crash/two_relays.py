@@ -249,7 +249,11 @@ def _check(report: Report, sent: dict[int, list[str]], sink: Mailboxes, hits: li
                 if (hit := next((hit for hit in hits if hit.explains(number, copy)), None)) is not None:
                     report.repeated[hit.kind] += 1
                 else:
-                    near = [(round(hit.start - copy.at, 2), hit.kind, hit.relay) for hit in hits if hit.message is None]
+                    near = [
+                        (round(hit.start - copy.at, 2), hit.kind, hit.relay)
+                        for hit in hits
+                        if hit.message in (None, number)
+                    ]
                     near = [each for each in near if -10 < each[0] < 5]
                     report.faults.append(f"message {number} to {recipient} came again: {copies}; hits near it: {near}")
             for copy in copies:

@@ -43,7 +43,7 @@ def seeds() -> list[bytes]:
     sealed = [mime.sealed_message(mails.plain(), case.content) for case in cases if case.form == "cms"]
     hidden = mails.plain().replace(b"Subject:", b"Bcc: hidden@bob.example,\r\n more@bob.example\r\nSubject:")
     plain = [mails.plain(), mails.eight_bit(), mails.random_attachment(300), hidden, b"", b"\r\n", b"no header\r\n"]
-    payloads = [payload(mails.plain()), mime.wrap_enveloped(b"0\x80"), mime.wrap_signed(b"0\x80")]
+    payloads = [payload(mails.plain()), bytes(mime.wrap_enveloped(b"0\x80")), bytes(mime.wrap_signed(b"0\x80"))]
     return [*plain, *payloads, *(case.content for case in cases if case.form == "message"), *sealed[:40]]
 
 
@@ -69,7 +69,9 @@ def parts(data: bytes) -> None:
         mime.sealed_content(data)
     with suppress(BadStructure):
         kind, inner, envelope = mime.unwrap(data)
-        check(kind != "message" or mime.wrap_payload(inner, envelope) == data, "a payload is not as it is written")
+        check(
+            kind != "message" or bytes(mime.wrap_payload(inner, envelope)) == data, "a payload is not as it is written"
+        )
 
 
 def _lines_between(header: bytes, fields: list[tuple[bytes, bytes]]) -> bool:
@@ -104,7 +106,7 @@ def _left_out(data: bytes) -> None:
 def _wrappers(data: bytes, header: bytes) -> None:
     """What is wrapped comes back, and shows nothing but the visible fields."""
     envelope = data[:100]
-    wrapped = mime.unwrap(mime.wrap_payload(data, envelope))
+    wrapped = mime.unwrap(bytes(mime.wrap_payload(data, envelope)))
     check(wrapped == ("message", data, envelope), "a payload is not what was wrapped")
     sealed = mime.sealed_message(data, b"0" + data[:200])
     with suppress(MalformedMessage):

@@ -14,7 +14,7 @@ from relay.errors import ConfigError, Refuse, TryLater
 from relay.policy.load import PolicyFolder, load_policies
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
-from tests.testlib import hostile
+from tests.testlib import hostile, reference
 
 ROOT = Path(__file__).parents[3]
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example", "bücher.example"]}
@@ -52,12 +52,9 @@ def policy_seeds() -> list[bytes]:
 
 
 def relay_seeds() -> list[bytes]:
-    """deploy/relay.toml as it stands and with everything set."""
-    documented = (ROOT / "deploy" / "relay.toml").read_bytes()
-    everything = b"\n".join(
-        line[2:] if line.startswith(b"# ") and b" = " in line else line for line in documented.splitlines()
-    )
-    return [documented, everything, CONFIG.encode()]
+    """What deploy/SETTINGS.md has, the same with everything set, and small ones."""
+    first = (ROOT / "deploy" / "relay.toml").read_bytes()
+    return [reference.as_it_stands().encode(), reference.with_everything_set().encode(), first, CONFIG.encode()]
 
 
 def policy(data: bytes) -> None:

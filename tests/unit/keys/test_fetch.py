@@ -78,6 +78,26 @@ async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: Fake
     assert all(kme.link.keys[key_ID].given for key_ID in key_IDs)
 
 
+async def test_one_that_is_alone_goes_at_once(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
+    for key_ID in _drawn(kme, 3):
+        assert key_ID in await group.fetch("alice", [key_ID])
+    assert not time.slept
+
+
+async def test_those_that_come_while_a_call_is_under_way_share_the_next(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    kme.latency = 0.02
+    first, *others = _drawn(kme, 30)
+    asked = [asyncio.create_task(group.fetch("alice", [first]))]
+    while group.members[0].fetcher.calls < 1:
+        await asyncio.sleep(0)
+    asked += [asyncio.create_task(group.fetch("alice", [key_ID])) for key_ID in others]
+    assert all(await asyncio.gather(*asked))
+    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1, 29]
+    assert time.slept == [fetch.WAIT_FOR_COMPANY_S]
+
+
 async def test_a_kme_that_gives_one_key_a_request_is_asked_for_each_by_itself(kme: FakeKME, group: KMEGroup) -> None:
     kme.limits["max_key_per_request"] = 1
     await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in _drawn(kme, 10)))

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from relay.keys.report import KeyCollector
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.types import KeyReference, SealingKey
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.store.neighbours import CountedTogether, Neighbours, shared_memory
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.sites import make_site
 
@@ -299,6 +302,34 @@ async def test_no_number_of_low_priority_mails_touches_the_reserve(
         if not prefetch.high:
             assert low == 40
         await ring.close()
+
+
+def _counted_by(counted: CountedTogether, _kme: str, _sae: str) -> CountedTogether:
+    return counted
+
+
+async def test_no_number_of_low_priority_mails_at_two_workers_touches_the_reserve(certificates: Certificates) -> None:
+    """Neither asks for the status again, and what the other one draws counts at once."""
+    memory = shared_memory()
+    async with FakeKME(certificates) as kme, AsyncExitStack() as stack:
+        kme.link.bits = 60 * 256
+        rings = []
+        for life in (1, 2):
+            client = kme.client(name="kme", retry_attempts=0)
+            ring = KeyRing(
+                "2", {"one": KMEGroup("one", [client], Prefetch(0, 0))}, {"bob": PeerKeys("1", ("one",))}, limits=KEPT
+            )
+            stack.push_async_callback(ring.close)
+            counted = CountedTogether(Neighbours(memory, life), 0)
+            ring.share(partial(_counted_by, counted), first=life == 1)
+            rings.append(ring)
+        had = 0
+        for number in range(80):
+            with suppress(KeyUnavailable):
+                await rings[number % 2].take("bob", low_priority=True)
+                had += 1
+    os.close(memory)
+    assert had == 40
 
 
 async def test_the_report_says_how_long_the_keys_will_last(

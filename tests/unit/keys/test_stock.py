@@ -239,13 +239,12 @@ def test_a_peak_is_remembered_for_a_while(time: FakeTime) -> None:
 def test_the_refill_rate_counts_what_was_drawn_and_ignores_a_full_store(time: FakeTime) -> None:
     refill = LinkRate(time.clock)
     assert refill.per_second is None
-    refill.stored(1000, full=True)
+    refill.stored(1000, 0, full=True)
     time.now += 10
-    refill.stored(1000, full=True)
+    refill.stored(1000, 0, full=True)
     assert refill.per_second is None
-    refill.drawn(500)
     time.now += 10
-    refill.stored(700, full=False)
+    refill.stored(700, 500, full=False)
     assert refill.per_second == pytest.approx(20)
 
 

@@ -101,7 +101,7 @@ async def test_a_key_that_has_not_32_octets_opens_nothing(octets: int) -> None:
     wrapping = key.key if octets in (16, 24) else key.key[:32].ljust(32, b"\0")
     content_key = fresh_key()
     recipient = cms.KEKRecipient(b"key-1", wrap(wrapping, content_key), ATTRIBUTE)
-    der = encrypt(b"payload", content_key, recipient)
+    der = bytes(encrypt(b"payload", content_key, recipient))
     with pytest.raises(BadStructure, match=f"has {octets} octets; level aes needs 32"):
         await _open(der, {"key-1": key})
 

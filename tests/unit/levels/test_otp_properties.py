@@ -104,7 +104,7 @@ def test_each_octet_of_the_ciphertext_is_under_one_octet_that_is_used_for_nothin
     payload, keys = case
     enveloped = cms.decode_enveloped(_sealed(payload, keys))
     hiding = b"".join(key.key[FIRST:] for key in sorted(keys, key=lambda key: key.key_ID.encode()))
-    assert bytes(a ^ b for a, b in zip(enveloped.ciphertext, hiding, strict=False)) == pad(payload)
+    assert bytes(a ^ b for a, b in zip(enveloped.ciphertext, hiding, strict=False)) == bytes(pad(payload))
     assert len(hiding) >= len(enveloped.ciphertext)
 
 

@@ -41,6 +41,7 @@ key = "sae.key"
 [peers.bob]
 domains = ["bob.example"]
 sae_id = "SAE-BOB"
+kme_groups = []
 """
 
 Run = Callable[..., Result]

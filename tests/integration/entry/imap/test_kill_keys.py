@@ -24,6 +24,8 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.spool", "Spool.append", "after"),
     ("relay.store.received", "ReceivedKeys.put", "before"),
     ("relay.store.received", "ReceivedKeys.put", "after"),
+    ("relay.store.received", "ReceivedKeys.have_rows", "before"),
+    ("relay.store.received", "ReceivedKeys.have_rows", "after"),
     ("relay.store.spool", "SpoolFile.remove", "before"),
     ("relay.store.spool", "SpoolFile.remove", "after"),
 ]
@@ -31,7 +33,6 @@ UNTIL_SETTLED = [
     ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),
     ("relay.store.delivery_records", "DeliveryRecords.admit", "after"),
     ("relay.store.delivery_records", "DeliveryRecords.settle_opened", "after"),
-    ("relay.store.received", "ReceivedKeys.mark_used", "after"),
 ]
 KILLED = """
 import importlib, inspect, os, signal

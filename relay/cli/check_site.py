@@ -1,0 +1,107 @@
+"""What `check` says of peers, levels and doors, one line each, and what to run next.
+Nothing here takes a key; a door is only connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from relay.config import Config
+from relay.entry import DoorModule
+from relay.entry.listening import Where
+from relay.errors import ConfigError
+from relay.identity import PeerCertificates, own_identity
+from relay.levels.all import all_levels
+from relay.planner import Planner
+from relay.policy.strength import LevelName
+
+State = tuple[str, str, tuple[str, ...]]
+"""One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
+
+LEVELS: tuple[LevelName, ...] = ("otp", "aes", "pqc", "rsa")
+NOBODY = "nobody listens"
+PATIENCE_S = 2.0
+"""The longest wait for a connection to a door, in seconds: it is on this machine."""
+
+
+def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
+    """A line for each peer, with what it shares with us, and one for each level, with whom it can be had for."""
+    identity = None
+    with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
+        identity = own_identity(config)
+    planner = Planner(config, all_levels(config), identity, certificates)
+    without_keys = config.peers_without_keys
+    for name, peer in config.peers.items():
+        can = [level for level in LEVELS if not planner.obstacle_for_peer(name, level)]
+        groups = f"KME group {', '.join(peer.kme_groups)}" if peer.kme_groups else "no quantum keys"
+        detail = f"{', '.join(peer.domains)}; SAE {peer.sae_id}; levels {', '.join(can) or 'none'}; {groups}"
+        problems = [without_keys[name]] if name in without_keys else []
+        if not can:
+            problems.append("nothing can be sealed for it: it shares no KME group with us, and no document is pinned")
+        yield f"peer {name}", detail, tuple(problems)
+    if not config.peers:
+        yield "peers", "none yet: all mail that policy does not let out in clear is held or refused", ()
+    yield from (_level(config, planner, level) for level in LEVELS)
+
+
+def _level(config: Config, planner: Planner, level: LevelName) -> State:
+    obstacles = {name: planner.obstacle_for_peer(name, level) for name in config.peers}
+    able = [name for name, obstacle in obstacles.items() if not obstacle]
+    unable = [f"{name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle]
+    detail = f"for {', '.join(able)}" if able else "for nobody"
+    return f"level {level}", "; ".join((detail, *(f"not for {each}" for each in unable))), ()
+
+
+async def door_states(config: Config, folders: Collection[DoorModule]) -> AsyncIterator[State]:
+    """A line for each address that relay.toml names, with whether somebody listens there now."""
+    for folder in folders:
+        for setting, where in folder.listens_on(config).items():
+            yield f"door {setting}", f"{where}: {'listens' if await _listens(where) else NOBODY}", ()
+
+
+async def _listens(where: Where) -> bool:
+    with suppress(OSError):
+        async with asyncio.timeout(PATIENCE_S):
+            opening = (
+                asyncio.open_unix_connection(str(where))
+                if isinstance(where, Path)
+                else asyncio.open_connection(where.host, where.port)
+            )
+            _, writer = await opening
+            writer.close()
+            return True
+    return False
+
+
+def summary(states: Sequence[State]) -> str:
+    """What stands at the top: how many things were looked at, and which are wrong."""
+    wrong = list(dict.fromkeys(what for what, _, problems in states if problems))
+    if not wrong:
+        return f"All {len(states)} things that were looked at are well."
+    return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
+
+
+def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
+    """What to run next, the first thing first."""
+    where = f"--config {config_file}"
+    states = list(states)
+    if config is None:
+        yield f"edit {config_file}, then: qumail-relay check {where}"
+        return
+    if config.identity is not None and not config.identity.directory.exists():
+        yield f"make keys and certificates: qumail-relay identity new {where}"
+    if not config.peers:
+        yield f"invite the other site: qumail-relay identity invite {where}"
+        yield f"take the other site in: qumail-relay identity accept {where} FILE"
+    development = any("//localhost:" in kme.url for kme in config.kmes.values())
+    if development and any(what.startswith("KME ") and problems for what, _, problems in states):
+        yield "run the development key servers: qumail-relay kme"
+    if any(what.startswith("door ") and detail.endswith(NOBODY) for what, detail, _ in states):
+        yield f"start the relay: systemctl start qumail-relay, or qumail-relay serve {where}"
+    if any(problems for _, _, problems in states):
+        yield f"mend what is wrong, then: qumail-relay check {where}"
+    else:
+        yield f"look at Postfix beside it: qumail-relay check {where} --postfix"

@@ -1,0 +1,98 @@
+"""`qumail-relay identity invite` and `accept`: one block of text from site to site, and words to compare by telephone.
+What accepting does is what `setup` does with a peer, so that both sites end up configured alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from relay.cli.identity_tables import console, print_import
+from relay.cli.options import config_option
+from relay.config import Config, load_config
+from relay.errors import ConfigError
+from relay.identity import SPOKEN, same_words
+from relay.setup.asking import Asker, pasted_invitation, read_file
+from relay.setup.files import Written
+from relay.setup.peers import document_in, examined, take_in
+
+CONFIRM = "Are these the words that the other site reads to you?"
+
+
+class NotConfirmed(ConfigError):
+    """A person has said that the words are others."""
+
+
+@click.command()
+@config_option
+@click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
+@click.option("--words", help="Do not ask; take the peer in if these words, heard over the telephone, are the file's.")
+@click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --words instead.")
+@click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
+@click.option(
+    "--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels of the policy file, in order."
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+def accept(
+    config_file: Path,
+    name: str | None,
+    words: str | None,
+    yes: bool,
+    replace: bool,
+    levels: tuple[str, ...],
+    file: Path | None,
+) -> None:
+    """Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.
+
+    It shows the words of the fingerprint and asks. Have somebody at the other site read theirs to you (`identity
+    show`), over a telephone number that you did not take from the same mail: whoever can exchange the invitation can
+    read your mail. Then the document is pinned, as by `identity import`, and each of its domains that has no policy
+    file gets one.
+    """
+    config = load_config(config_file)
+    if file is None:
+        click.echo("Paste the invitation, all of it:")
+        try:
+            raw = pasted_invitation()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    else:
+        raw = read_file(file)
+    take_in_peer(config, document_in(raw), Asker(ask=not yes), words=words, name=name, replace=replace, levels=levels)
+
+
+def take_in_peer(
+    config: Config,
+    document: bytes,
+    asker: Asker,
+    *,
+    words: str | None = None,
+    name: str | None = None,
+    replace: bool = False,
+    levels: tuple[str, ...] = (),
+) -> None:
+    """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError."""
+    found = examined(config, document, name=name, replace=replace)
+    print_import(console(), config, found)
+    if words is not None and not same_words(words, found.peer.fingerprint):
+        raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
+    if found.change != "same" and words is None:
+        why = (
+            "Whoever could exchange the invitation on its way could read your mail. Call the other site, at a number\n"
+            "that you know from elsewhere, and have somebody read the words of `qumail-relay identity show` to you."
+        )
+        if not asker.confirm(why, CONFIRM, unasked=True):
+            raise NotConfirmed("not taken in: the words were not confirmed")
+    found, policies = take_in(config, document, name=name, replace=replace, levels=levels)
+    if found.change != "same":
+        click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")
+    show_written(policies)
+
+
+def show_written(written: Iterable[Written]) -> None:
+    """What was written, or kept though it is another one."""
+    for each in written:
+        if each.outcome != "there already":
+            click.echo(f"{each.path}: {each.outcome}")

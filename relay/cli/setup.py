@@ -1,0 +1,256 @@
+"""`qumail-relay setup`: a few questions, then a site that works; what is there already stays as it is.
+Exit status 0 once all is written, whatever `check` still finds; 1 where something could not be; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from relay.cli.invitations import NotConfirmed, show_written, take_in_peer
+from relay.cli.logs import configure_logging
+from relay.config import Config, LogSettings, load_config
+from relay.config.values import parse_domain, parse_next_hop
+from relay.errors import ConfigError
+from relay.identity import SPOKEN, read_document
+from relay.setup import questions
+from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
+from relay.setup.asking import Asker, read_file
+from relay.setup.development import development_kme, sae_beside
+from relay.setup.files import Owner, make_directory
+from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, undo
+from relay.setup.peers import document_in
+from relay.setup.questions import DEVELOPMENT, NONE
+from relay.setup.site import make_state, write_configuration
+
+USER = "qumail-relay"
+"""As whom the relay runs where root sets it up."""
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="QUMAIL_RELAY_CONFIG",
+    show_envvar=True,
+    help="Where relay.toml shall be. [default: /etc/qumail-relay/relay.toml for root, else relay.toml]",
+)
+@click.option("--state", type=click.Path(path_type=Path), help="The relay's own files. [default: as for the config]")
+@click.option(
+    "--yes", is_flag=True, help="Ask nothing: flags and defaults answer. Trusts --peer unless --words is given."
+)
+@click.option("--domain", "domains", multiple=True, help="A mail domain of this site, as often as needed.")
+@click.option("--name", help="The site's name. [default: from the first domain]")
+@click.option("--peer", type=click.Path(path_type=Path), help="A file with a peer's invitation or document.")
+@click.option("--words", help="The peer's words, as heard over the telephone; another peer is refused.")
+@click.option("--kme", help="https://host:port; `development`: those of `qumail-relay kme`; `none`.")
+@click.option("--kme-ca", type=click.Path(path_type=Path), help="The CA of the KME's certificate (PEM).")
+@click.option("--kme-certificate", type=click.Path(path_type=Path), help="Our certificate at the KME (PEM).")
+@click.option("--kme-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
+@click.option("--kme-group", help="The group's name at both sites. [default: the peer's, else `default`]")
+@click.option("--sae-id", help="Under what name our KME knows this relay.")
+@click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
+@click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
+@click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
+@click.option("--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels for mail to peers, in order.")
+@click.option(
+    "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."
+)
+@click.option("--postfix", help="The directory of the Postfix beside the relay, or `none`.")
+@click.option("--postfix-service", help="Where mail from outside arrives, as smtp/inet in master.cf.")
+@click.option("--apply/--no-apply", "apply_postfix", default=None, help="Change Postfix without asking, or not at all.")
+@click.option("--user", envvar="QUMAIL_RELAY_USER", help=f"As whom it runs, where root sets it up. [default: {USER}]")
+@click.option("--replace", is_flag=True, help="Answer anew: relay.toml is written again, the old one kept beside it.")
+@click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
+@click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
+@click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
+def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
+    """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
+
+    It asks about six things; each has a flag, and --yes takes the defaults. A relay.toml that is there counts as the
+    answers; run it again as often as you like. At the end it seals a test message and runs `check`.
+    """
+    configure_logging(LogSettings(level="error"))
+    places = Places.beside(config_file or usual_config_file())
+    if flags["state"]:
+        places = Places(places.config_file, flags["state"].absolute())
+    if undo_postfix:
+        _undo(places)
+    elif keys:
+        _make_keys(load_config(places.config_file))
+    elif test:
+        _rehearse(load_config(places.config_file))
+    else:
+        _set_up(places, Asker(ask=not flags["yes"]), flags)
+
+
+def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
+    owner = _owner(flags["user"])
+    document = _document(flags["peer"])
+    if flags["replace"] or not places.config_file.exists():
+        answers, document = _answers(asker, flags, document)
+        show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
+    elif given := _answered_already(flags):
+        raise click.UsageError(
+            f"{places.config_file} is there: --{given} needs --replace, which keeps the old one beside it"
+        )
+    else:
+        click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
+    config = load_config(places.config_file)
+    show_written([make_directory(config.store.secret.parent, owner, state=True)])
+    if owner.is_another:
+        _as_relay(owner, "setup", "--keys", "--config", str(places.config_file), must=True)
+    else:
+        _make_keys(config)
+    if document is not None:
+        try:
+            take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
+        except NotConfirmed as error:
+            click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
+    _beside_postfix(config, places, asker, flags)
+    click.echo("\nA test message:")
+    _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
+    click.echo()
+    _as_relay(owner, "check", "--config", str(places.config_file))
+
+
+def _owner(user: str | None) -> Owner:
+    if os.geteuid():
+        return Owner.myself()
+    return Owner.named(user or USER)
+
+
+def _document(path: Path | None) -> bytes | None:
+    return document_in(read_file(path)) if path is not None else None
+
+
+def _answered_already(flags: dict[str, Any]) -> str:
+    """A flag that only counts where relay.toml is written."""
+    names = ("domains", "name", "kme", "kme_ca", "kme_certificate", "kme_key", "kme_group", "sae_id", "door")
+    given = next((name for name in (*names, "next_hop", "everybody") if flags[name]), "")
+    return "domain" if given == "domains" else given.replace("_", "-")
+
+
+def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
+    """What flags leave open is asked; and the document of the peer, if there is one now."""
+    domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
+    if document is None:
+        document = questions.ask_peer(asker)
+    peer = read_document(document) if document is not None else None
+    usual = peer.kme_groups[0] if peer is not None and len(peer.kme_groups) == 1 else "default"
+    group = flags["kme_group"] or usual
+    if flags["kme"] is None:
+        sae, kme = questions.ask_kme(asker, peer, group)
+        sae = flags["sae_id"] or sae
+    else:
+        sae, kme = _kme(flags, group, peer.sae_id if peer is not None else None)
+    if flags["door"] is None:
+        door, next_hop = questions.ask_door(asker)
+    else:
+        door, next_hop = flags["door"], ""
+    next_hop = flags["next_hop"] or next_hop
+    if (door == "smarthost") != bool(next_hop):
+        raise click.UsageError("--next-hop belongs to --door smarthost, which needs it")
+    if next_hop:
+        _checked(parse_next_hop, next_hop)
+    everybody = flags["everybody"] or questions.ask_everybody(asker)
+    name = flags["name"] or domains[0].partition(".")[0]
+    return Answers(name, domains, sae, kme, door, everybody, next_hop, flags["port_base"]), document
+
+
+def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
+    where, sae = flags["kme"], flags["sae_id"]
+    if where == DEVELOPMENT:
+        sae = sae or sae_beside(peer_sae)
+        return sae, development_kme(sae, group)
+    if sae is None:
+        raise click.UsageError("--kme needs --sae-id")
+    if where == NONE:
+        return sae, None
+    ca, certificate, key = (flags[name] for name in ("kme_ca", "kme_certificate", "kme_key"))
+    if not where.startswith("https://") or None in (ca, certificate, key):
+        raise click.UsageError("--kme https://host:port needs --kme-ca, --kme-certificate and --kme-key")
+    return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
+
+
+def _parsed_domain(text: str) -> str:
+    return str(_checked(parse_domain, text))
+
+
+def _checked(parse: Any, text: str) -> object:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[str, Any]) -> None:
+    if flags["apply_postfix"] is False:
+        return
+    directory = flags["postfix"]
+    where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
+    if where is None:
+        return
+    change = asyncio.run(planned_change(where, config, service=flags["postfix_service"]))
+    if not change.differs:
+        click.echo(f"{where}: there already, nothing to change")
+        return
+    click.echo(change.diff())
+    for fault in change.faults:
+        click.echo(f"afterwards check --postfix will say: {fault}")
+    why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
+    if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
+        backup = apply(change, places.directory)
+        runs = asyncio.run(reloaded(where))
+        click.echo(f"{where}: changed{' and reloaded' if runs else ''}; `setup --undo` puts back what is in {backup}")
+    else:
+        click.echo(f"{where}: not changed; run this again, or see deploy/README.md for how to do it by hand")
+
+
+def _undo(places: Places) -> None:
+    directory = undo(places.directory)
+    runs = asyncio.run(reloaded(directory))
+    click.echo(f"{directory}: as it was{', and reloaded' if runs else ''}. MAIL LEAVES IN CLEAR from now on.")
+    click.echo("relay.toml, policies and keys are still there.")
+
+
+def _rehearse(config: Config) -> None:
+    from relay.setup.rehearsal import rehearse  # loads all that seals, which the questions do without
+
+    failed = False
+    for to, became, wrong in asyncio.run(rehearse(config)):
+        click.echo(f"{'WRONG' if wrong else 'ok   '}  to {to}: {wrong or became}")
+        failed = failed or bool(wrong)
+    if failed:
+        sys.exit(1)
+
+
+def _make_keys(config: Config) -> None:
+    show_written(make_state(config, lambda what: click.echo(f"making the key for {what} ...")))
+
+
+def _as_relay(owner: Owner, *arguments: str, must: bool = False) -> None:
+    """Another command, as the user that the relay runs as: what it makes must not be root's.
+
+    Nor would root be safe in directories of that user, who could have put links there.
+    """
+    who: dict[str, Any] = {}
+    if owner.is_another:
+        who = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
+    sys.stdout.flush()
+    try:
+        done = subprocess.run([sys.executable, "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
+    except PermissionError as error:
+        where = f"{owner.name} cannot run {sys.executable}"
+        raise ConfigError(
+            f"{where}: install the relay where that user can (deploy/install /opt/qumail-relay)"
+        ) from error
+    if must and done.returncode:
+        sys.exit(1)

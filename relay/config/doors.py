@@ -1,0 +1,293 @@
+"""The tables of relay.toml that say where mail comes in and where it goes on: directions, submission, mailboxes.
+Standard: the text under a setting is its documentation (reference.py), and its default the one that is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from relay import toml
+from relay.config.values import (
+    AddressSetting,
+    CASetting,
+    MailboxSetting,
+    Networks,
+    NextHops,
+    PathSetting,
+    Printable,
+    Seconds,
+    Server,
+    SizeSetting,
+    SocketSetting,
+    as_tuple,
+    parse_mailbox,
+    parse_networks,
+)
+
+MAX_BOUNCE = 32 * 2**10
+"""Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+
+
+class ListenerSettings(toml.Table):
+    """How an entry treats those who connect to it."""
+
+    max_message_size: SizeSetting = 50 * 2**20
+    """The largest message taken, before sealing; sealing makes it about 4/3 as large."""
+    max_recipients: int = Field(default=1000, ge=1, le=10_000)
+    """Recipients in one transaction, 10000 at most; further ones are told to come again."""
+    timeout: Seconds = 300.0
+    """Idle time after which a connection is closed, and the longest wait for one reply of the next hop (for the one
+    to the content twice as long; for a connection a tenth).
+    """
+    connections: int = Field(default=1000, ge=1, le=100_000)
+    """Connections at once to one address, in all."""
+    connections_per_client: int = Field(default=50, ge=1, le=100_000)
+    """Connections at once to one address from one client (IPv6: from one /64)."""
+    trusted: Networks = parse_networks(["127.0.0.0/8", "::1/128"])
+    """Networks of mail servers that may say who their own client was (XFORWARD) and are not bound by
+    connections_per_client.
+    """
+
+
+class DirectionSettings(ListenerSettings):
+    """One way through the relay: where it listens, and which next hop gets what came through."""
+
+    listen: AddressSetting | None = None
+    """Where it listens for SMTP."""
+    lmtp: AddressSetting | None = None
+    """Where it listens for LMTP, by which each recipient has a reply of its own: the way from Postfix
+    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: whoever
+    reaches them can send as anybody.
+    """
+    milter: SocketSetting | None = None
+    """Where it listens as a milter, also on a Unix socket: "unix:/run/qumail-relay/milter.sock"."""
+    next_hop: NextHops
+    """The server that gets what came through: with Postfix the re-injection port (deploy/postfix). It is written as
+
+      "host:port" or "smtp://host:port"              an SMTP server
+      "lmtp://host:port" or "lmtp:/path/to/socket"   an LMTP server, which answers for each recipient
+      "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, as the DNS has them
+
+    or as a list of these: the first that takes a mail gets it. The next is tried where one cannot be reached, does not
+    greet, or answers 4xx before the end of the content was sent; never after that, since the mail may then have been
+    taken: it is held. One that failed is tried last for a minute.
+
+    The relay has no queue and so sends no DSN of its own: a next hop without the DSN extension hears nothing of what
+    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit octets for one without 8BITMIME is refused (5.6.3), as are
+    UTF-8 addresses and headers without SMTPUTF8 (5.6.7), and a message larger than its SIZE (5.3.4).
+    """
+    next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
+    """Encryption on the way to it, TLS 1.2 or later: none; opportunistic (STARTTLS where it is offered, no
+    certificate is checked); required (nothing leaves without TLS, and the certificate must be by next_hop_ca and
+    for the server's name); auto is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
+    """
+    next_hop_ca: CASetting = "system"
+    """The CAs that count with required: a PEM file, or those of the system."""
+    next_hop_tls_name: str = Field(default="", max_length=253)
+    """The name that the certificate must have with required; by default that of the server. With "mx:" the server's
+    name comes from the DNS, where it may have been forged: set the name here.
+    """
+    next_hop_connections: int = Field(default=20, ge=0, le=10_000)
+    """Idle connections kept to each server for the next mails, 10 seconds long; 0: a connection for each mail."""
+    max_hops: int = Field(default=50, ge=5, le=1000)
+    """More Received fields than this mean that the mail is in a loop; it is refused."""
+
+    @model_validator(mode="after")
+    def _next_hop_can_be_trusted_as_wanted(self) -> Self:
+        required = self.next_hop_tls == "required"
+        if required and any(isinstance(hop, Server) and isinstance(hop.address, Path) for hop in self.next_hop):
+            raise ValueError("next_hop_tls is required, which a Unix socket does not have")
+        if not required and (self.next_hop_ca != "system" or self.next_hop_tls_name):
+            raise ValueError('next_hop_ca and next_hop_tls_name check nothing without next_hop_tls = "required"')
+        return self
+
+
+class OutgoingSettings(DirectionSettings):
+    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop. Leave
+    the table out where this relay does not seal.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "lmtp": "127.0.0.1:10024",
+        "listen": "127.0.0.1:10025",
+        "milter": "127.0.0.1:10028",
+        "next_hop": "127.0.0.1:10026",
+    }
+
+    milter_split: bool = True
+    """A mail server that keeps the mail (milter) can have only one message for all recipients. Those who need other
+    protection get theirs through the next hop, before the rest is answered; false: such a mail waits.
+    """
+    max_bounce: SizeSetting = MAX_BOUNCE
+    """The largest mail from the null sender (bounces, receipts) for which a one-time pad is spent, since outsiders
+    can cause such mail. A larger one goes by the next level that its policy lists, or is refused where there is
+    none.
+    """
+
+
+class IncomingSettings(DirectionSettings):
+    """Mail that arrives from peers: opened where it is sealed for us, passed on as it is otherwise. What is not said
+    here is as in [outgoing]. Messages come sealed and so up to 1.4 times as large as the peer took them.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "lmtp": "127.0.0.1:10034",
+        "listen": "127.0.0.1:10035",
+        "milter": "127.0.0.1:10038",
+        "next_hop": "127.0.0.1:10036",
+    }
+
+    max_message_size: SizeSetting = 75 * 2**20
+    """A sealed message is up to 1.4 times as large as the peer took it."""
+
+
+class SubmissionSettings(ListenerSettings):
+    """Where mail programs and applications hand in their mail: TLS, and a name and password, without which nothing
+    is taken. It goes the way of [outgoing], to its next hop; [outgoing] needs no address of its own then. Leave
+    the table out where nobody submits to the relay.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "listen": "0.0.0.0:587",
+        "listen_tls": "0.0.0.0:465",
+        "certificate": "/etc/qumail-relay/tls/fullchain.pem",
+        "key": "/etc/qumail-relay/tls/privkey.pem",
+        "users": "/var/lib/qumail-relay/users",
+        "dovecot_auth": "/run/dovecot/auth-client",
+    }
+
+    removed: ClassVar[dict[str, str]] = {
+        "failed_login_delay": "a failed login is answered after 2 seconds; remove this line"
+    }
+
+    listen: AddressSetting | None = None
+    """The port where TLS begins with STARTTLS (587). Under systemd, ports below 1024 need
+    qumail-relay.service.d/submission.conf.
+    """
+    listen_tls: AddressSetting | None = None
+    """The port that begins with TLS (465, preferred by RFC 8314); one of the two will do."""
+    certificate: PathSetting
+    """The certificate, with its chain, in PEM, as mail programs shall see it; SIGHUP reads it again."""
+    key: PathSetting
+    """The private key of it, in PEM."""
+    users: PathSetting | None = None
+    """The password file: one line a user, name:argon2 hash:addresses, readable by the relay only, in a directory
+    that is its own (qumail-relay users add | remove | list | check). Edits count at once. The addresses are those
+    that the user may send from: user@domain (the local part exactly so), @domain for all of a domain, * for any
+    address, and <> for the null sender, with which mail programs send receipts.
+    """
+    dovecot_auth: PathSetting | None = None
+    """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords, and a user may
+    send from his own name (without a domain: at any of site.domains), unless the password file has a line for
+    him. Leave out what you do not use; with both set, hashes in the password file are not looked at.
+    """
+    check_from: bool = True
+    """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from:
+    mail programs show all of these as whom a mail is from. Reply-To is not looked at: it only says where answers
+    go.
+    """
+    mails_per_user: int = Field(default=500, ge=1, le=10_000_000)
+    """How many mails a user may send in an hour; more is answered with 450, try again later. All relays of a site
+    that share a store count together, within seconds, and restarts forget nothing.
+    """
+    recipients_per_user: int = Field(default=2000, ge=1, le=10_000_000)
+    """The same for recipients."""
+    mails_per_client: int = Field(default=2000, ge=1, le=10_000_000)
+    """How many mails may come from one client address (of IPv6: a /64) in an hour."""
+    recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
+    """The same for recipients."""
+    failed_logins: int = Field(default=10, ge=1, le=1_000_000)
+    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at; the
+    addresses where a user has logged in before are counted by themselves. Each failure is answered after 2
+    seconds.
+    """
+
+
+class IMAPSettings(toml.Table):
+    """One table for each mailbox that this relay reaches only by IMAP: what arrives there sealed is opened there
+    (deploy/imap/README.md). The table's name is for the log.
+
+    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again: after 30 seconds, then at growing
+    distance up to an hour, where waiting may help (a key that has not come yet); once a day where it will not (it was
+    changed, it is from somebody unknown). One whose key no KME knows quarantine.hold_for seconds after it came gets the
+    flag $QuMailKeyLost as well, and is left alone.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "host": "imap.provider.example",
+        "ca": "/etc/ssl/certs/ca-certificates.crt",
+        "user": "ben@bob.example",
+        "password_file": "/etc/qumail-relay/imap-ben.password",
+    }
+
+    removed: ClassVar[dict[str, str]] = {
+        "retry": "a message that may be opened later is tried again after 30 s, then less often; remove this line",
+        "retry_longest": "what may be opened later is tried at least once an hour; remove this line",
+        "retry_refused": "a message that waiting will not help is tried once a day; remove this line",
+    }
+
+    host: str = Field(pattern=r"^[^\s/:]+$", max_length=253)
+    """The provider's server. TLS is always used and its certificate verified."""
+    port: int = Field(default=993, ge=1, le=65535)
+    """The port: 993, or 143 where TLS begins with STARTTLS."""
+    tls: Literal["implicit", "starttls"] = "implicit"
+    """TLS from the first octet on ("implicit"), or after STARTTLS ("starttls")."""
+    ca: PathSetting | None = None
+    """The CA certificates to trust; without the setting, those of the system."""
+    user: Printable
+    """Who logs in."""
+    password_file: PathSetting | None = None
+    """The file with the password, readable by the relay only. Set just one of password_file, password_credential and
+    token_command.
+    """
+    password_credential: str = Field(default="", pattern=r"^[\w.@-]{0,128}$")
+    """Or the name of a systemd credential that has the password (LoadCredential=)."""
+    token_command: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Or the command, as a list of words, that writes an XOAUTH2 access token."""
+    addresses: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
+    """The addresses whose mail this mailbox gets, as ["ben@bob.example", "sales@bob.example"]; a sealed mail for
+    anybody else stays sealed. By default the user, which must be an address then.
+    """
+    folders: Annotated[tuple[Printable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("INBOX",)
+    """The folders to watch, each over a connection of its own."""
+    after: Literal["move", "flag", "delete"] = "move"
+    """What becomes of a sealed message once the server has confirmed the original: it goes to sealed_folder (move),
+    stays and is flagged $QuMailOpened (flag), or is deleted (delete).
+    """
+    sealed_folder: Printable = "Sealed"
+    """The folder for sealed messages that were opened. Where the server keeps all folders under a prefix (INBOX.),
+    names may be written with it or without.
+    """
+    idle: bool = True
+    """Wait for the server's word of new mail (IDLE) where it can give it."""
+    poll: Seconds = 60.0
+    """New mail is looked for anew every so many seconds anyway."""
+    timeout: Seconds = 60.0
+    """The longest wait for one reply."""
+    max_message_size: SizeSetting = 75 * 2**20
+    """A larger message is left sealed."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> IMAPSettings:
+        ways = (self.password_file is not None, bool(self.password_credential), bool(self.token_command))
+        if sum(ways) != 1:
+            raise ValueError("set just one of password_file, password_credential and token_command")
+        if not self.addresses:
+            try:
+                parse_mailbox(self.user)
+            except ValueError:
+                raise ValueError("set addresses: those whose mail this mailbox gets, since user is none") from None
+        if self.after == "move" and self.sealed_folder in self.folders:
+            raise ValueError(
+                f"sealed_folder {self.sealed_folder!r} is one of folders; sealed messages must leave those"
+            )
+        return self
+
+    @property
+    def mailboxes(self) -> tuple[str, ...]:
+        """The addresses whose mail this mailbox gets, domains in lower case."""
+        return self.addresses or (parse_mailbox(self.user),)

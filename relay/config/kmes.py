@@ -1,0 +1,231 @@
+"""The tables of relay.toml that say whose keys we use: our KMEs, and the peers with whom we share their keys.
+Standard: the defaults are what ETSI GS QKD 014 V1.1.1 says; the text under a setting is its documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from relay import toml
+from relay.config.values import (
+    SAEID,
+    Domains,
+    PathSetting,
+    Seconds,
+    SizeSetting,
+    as_tuple,
+    parse_domain,
+)
+
+SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
+
+
+def _domain_or_any(value: str) -> str:
+    return value if value == "*" else parse_domain(value)
+
+
+ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
+"""A domain, or "*" for any."""
+
+
+class KMEErrorSettings(toml.Table):
+    """What a reply of a KME means, against the usual reading: the first rule that fits decides.
+
+    `code` is the HTTP status; `text` is looked for in the message, in any case.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "code": 409,
+        "text": "no more keys",
+        "means": "exhausted",
+    }
+
+    call: Literal["any", "status", "enc_keys", "dec_keys"] = "any"
+    """The call that is answered so."""
+    code: int = Field(ge=300, le=599)
+    """The HTTP status."""
+    text: str = ""
+    """What the message must have in it, in any case of letters; empty: anything."""
+    means: Literal["unreachable", "busy", "exhausted", "bad_request", "misconfigured", "not_found"]
+    """What it means: unreachable, busy, exhausted, bad_request, misconfigured or not_found."""
+
+
+def _seconds_or_true(value: object) -> object:
+    """`true` stands for the usual time, a minute; `false` for none."""
+    return 60.0 * value if isinstance(value, bool) else value
+
+
+class KMESettings(toml.Table):
+    """One table for each key-management entity (KME) that this relay uses. It is spoken to by ETSI GS QKD 014 or
+    Cisco SKIP; what the defaults do is the standard.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "url": "https://kme.alice.example:8443",
+        "ca": "/etc/qumail-relay/kme/ca.pem",
+        "certificate": "/etc/qumail-relay/kme/sae-alice.pem",
+        "key": "/etc/qumail-relay/kme/sae-alice.key",
+    }
+
+    removed: ClassVar[dict[str, str]] = {
+        "name_check": "with kme_id that name is looked for, without it the host name of the URL; remove this line",
+        "tls_minimum": "TLS 1.2 is the least that is spoken, and 1.3 wherever the KME speaks it; remove this line",
+        "connect_timeout": "a connection that takes 2 seconds is given up; remove this line",
+        "min_timeout": "it is a fifth of timeout; remove this line",
+        "breaker_failures": "it is 5; remove this line",
+        "breaker_delay": "it is 5 times retry_delay; remove this line",
+        "breaker_longest": "it is 15 times retry_delay; remove this line",
+        "burn_budget": "it is 1000 keys an hour; remove this line",
+        "cache_low": "a refill begins below a quarter of cache_high; remove this line",
+        "cache_most": "no more than 1000 keys are kept ready, or cache_high where that is more; remove this line",
+        "outage": "how many keys are kept ready follows their use; set cache_high to have more of them",
+        "key_margin": "keys are destroyed when a fifth of key_lifetime is left; remove this line",
+        "gather": "keys of several mails share a request wherever the KME takes several; remove this line",
+        "gather_window": "it is 5 ms; remove this line",
+        "lag_waiting": "it is 10 mails; remove this line",
+        "max_key_per_request": "a limit that the status does not tell is learnt from refusals; remove this line",
+        "max_key_size": 'write size_unit = "ignored" for a KME that gives keys of one size only, else remove this line',
+    }
+
+    interface: Literal["etsi014", "skip"] = "etsi014"
+    """How it is spoken to: etsi014 (ETSI GS QKD 014), or skip (Cisco SKIP)."""
+    url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?$")
+    """Its address; a path in front of /api/v1/keys is kept."""
+    group: str = Field(default="default", min_length=1, max_length=64)
+    """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
+    use: Literal["otp", "aes", "both"] = "both"
+    """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
+    say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and
+    keys of 256 bits, somebody who knows a mail may know half of a key of level otp, and name it in a forged mail
+    of level aes: the other 128 bits are what stands against that. Two groups, one for each level, avoid it.
+    """
+
+    ca: PathSetting
+    """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they count once all
+    three fit together, or at SIGHUP. What ends within 30 days is said daily in the log, and by check.
+    """
+    certificate: PathSetting
+    """The certificate by which it knows us."""
+    key: PathSetting
+    """The private key of that."""
+    kme_id: str = Field(default="", max_length=256)
+    """The name that its certificate must have in place of the URL's host."""
+    name_from: Literal["san", "cn", "either"] = "san"
+    """Where names are looked for: san (a subject alternative name), cn (the common name), either. The certificates
+    of next-door-key-simulator have the KME ID as their common name and nothing else: kme_id = "1", name_from =
+    "cn".
+    """
+    tls_ciphers: str = ""
+    """OpenSSL's cipher list for KMEs that speak no more than TLS 1.2 with old suites, as appliances do that nobody
+    has brought up to date ("": OpenSSL's own).
+    """
+
+    retry_attempts: int = Field(default=3, ge=0, le=20)
+    """Tries after the first."""
+    retry_delay: Seconds = 1.0
+    """The first pause between two tries, in seconds (it grows, with jitter, as the KME's health wants it). After 5
+    failures in a row a call is not made for 5 times as long, doubling up to 15 times. What the KME answers about
+    keys is no failure, whatever its code, as long as it answers when it is asked for its status.
+    """
+    timeout: Seconds = 10.0
+    """The longest wait for one whole answer, in seconds; the wait follows the KME's usual time, down to a fifth of
+    this. Where another KME could be asked, that is done after the usual time already.
+    """
+    pool_connections: int = Field(default=5, ge=1, le=1000)
+    """Connections to this KME: pool_maxsize times this in all. Up to three times as many more are listened to for
+    answers that are late.
+    """
+    pool_maxsize: int = Field(default=10, ge=1, le=1000)
+    """Connections at once to one address of it."""
+
+    prefetch: bool = True
+    """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived
+    (one_batch_at_a_time).
+    """
+    cache_high: int = Field(default=32, ge=0, le=100_000)
+    """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
+    10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
+    whenever its keys have expired: a day of idling costs 2,880 keys (92 KB) for each KME and peer as it stands
+    here. A stop burns what is in the pool, and a start draws cache_high keys, and two more, as every hour, to try
+    the KME.
+    """
+    key_lifetime: Seconds = 300.0
+    """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
+    when a fifth of that is left.
+    """
+    reserve: int = Field(default=0, ge=0, le=10_000_000)
+    """Keys that mail of low priority leaves alone."""
+    alarm: Seconds = 3600.0
+    """An alarm is raised when the keys will be gone within this time at the present rates."""
+
+    one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
+    """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
+    for; mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
+    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them: the next
+    one so many seconds after the last key of the one before was used, which is how long a mail may take to the
+    peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
+    relay with one worker: they are not tried then, and the first batch is drawn so long after the start. `check
+    --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
+    """
+    lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
+    """How long keys that the KME does not know yet are asked for, from the first try on, before the mail is held:
+    for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
+    again anyway. Ten mails wait for such keys at once; who comes then takes the place of the one that has waited
+    longest: mail that names keys which never come, forged mail for instance, must not take all connections that
+    Postfix makes (20). A mail of more than 2 MiB does not wait.
+    """
+
+    method: Literal["POST", "GET"] = "POST"
+    """POST, or GET for KMEs that know no POST."""
+    keep_alive: bool = True
+    """Whether connections are used again: false for KMEs that close one after each reply without saying so."""
+    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
+    """In what the KME counts sizes of keys: bits, bytes, or ignored where every key has one size whatever is asked
+    for.
+    """
+    integer_key_ids: bool = False
+    """key_IDs as numbers, for KMEs that refuse them as texts."""
+    errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
+    """What its error replies mean, where that is not the usual and its status does not tell either: the first rule
+    that fits decides.
+    """
+
+
+class PeerSettings(toml.Table):
+    """One table for each site that we seal for. A peer whose document was imported needs none; what a table says
+    counts.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "domains": ["bob.example"],
+        "sae_id": "sae-bob",
+    }
+
+    domains: Domains
+    """Its mail domains."""
+    sae_id: SAEID
+    """The SAE ID of its relay."""
+    kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """The KME groups whose keys both sites share, most preferred first. By default those that the peer's document
+    names and we have, and with one peer, one group and no document that group. An empty list: no quantum keys are
+    meant to be used with this peer, and check does not complain.
+    """
+    accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = get_args(SealingLevel)
+    """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. Leave
+    out what you do not want to rely on.
+    """
+    forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
+    """The SMTP sender that the peer has sealed must be of its domains, or none (a bounce), or of one of these:
+    domains whose mail users or lists there pass on to you; "*": any.
+    """
+    key_max_messages: int = Field(default=1, ge=1, le=1000)
+    """At level aes one quantum key wraps at most so many messages (1000 at most). So many messages may one key of
+    theirs open here, too: set the same number at both sites.
+    """
+    key_max_bytes: SizeSetting = 64 * 2**20
+    """At level aes one quantum key wraps at most so many octets."""
+    key_max_age: Seconds = 3600.0
+    """At level aes one quantum key is used for at most so many seconds."""

@@ -1,0 +1,24 @@
+"""Gives memory that messages have left free back to the system, which the C library keeps for itself as long as it can.
+Standard: mallopt(3) and malloc_trim(3), which are glibc's; with another C library nothing is done.
+
+The thresholds from which glibc gives memory back at once stay as they are: with low ones each large message fetches all
+its pages anew, which takes longer than to encrypt it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_ARENA_MAX = -8
+
+
+def use_one_heap() -> None:
+    """For this process and those that it forks, before they have threads: each thread's own heap keeps its most."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """All whole pages that are free. It takes some milliseconds where there are many, and next to none otherwise."""
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        malloc_trim(0)

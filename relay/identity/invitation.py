@@ -1,0 +1,94 @@
+"""The invitation: a peer document as one block of text that a person can send by mail and paste into a terminal.
+Standard: our own armour of base64 (RFC 4648) around zlib (RFC 1950) around the document, with what it says in front.
+
+    -----BEGIN QUMAIL INVITATION-----
+    Site: alice                      what the document says, for people: name, domains, SAE, KME groups, levels
+    Words: topmost Istanbul ...      its fingerprint in words, four a line
+                                     an empty line, then base64 in lines of 64
+    -----END QUMAIL INVITATION-----
+
+Nothing in it is secret, and nothing in it proves whose it is: whoever can change it on its way can write another one.
+That is what comparing the words over a telephone is for. What was changed or cut off by accident is found here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import textwrap
+import zlib
+
+from relay.errors import ConfigError
+from relay.identity.document import MAX_DOCUMENT, PeerCertificates, read_document
+from relay.identity.words import lines_of
+
+BEGIN, END = "-----BEGIN QUMAIL INVITATION-----", "-----END QUMAIL INVITATION-----"
+MAX_INVITATION = 2 * MAX_DOCUMENT
+"""Characters of an invitation: base64 makes 4/3 of the document, if zlib finds nothing in it."""
+_LINE = 64
+_SEND_ANEW = "have the other site send it again, as a file if need be"
+
+
+class BadInvitation(ConfigError):
+    """Not a whole invitation; the text quotes nothing of it."""
+
+
+def write_invitation(document: bytes) -> str:
+    """The invitation for a peer document. Raises BadDocument where it is none."""
+    armour = base64.b64encode(zlib.compress(document, 9)).decode()
+    return "\n".join((BEGIN, *_header(read_document(document)), "", *textwrap.wrap(armour, _LINE), END, ""))
+
+
+def read_invitation(text: str) -> bytes:
+    """The peer document in an invitation; what stands around the block does not count.
+
+    The document is whole, and says what the lines in front of it say. Raises BadInvitation and BadDocument.
+    """
+    if len(text) > MAX_INVITATION:
+        raise BadInvitation(f"an invitation has at most {MAX_INVITATION} characters")
+    lines = [line.strip() for line in text.splitlines()]
+    if lines.count(BEGIN) != 1:
+        raise BadInvitation(f"not one invitation: it begins with a line {BEGIN}")
+    lines = lines[lines.index(BEGIN) + 1 :]
+    if END not in lines:
+        raise BadInvitation(f"the invitation is cut off: it ends with a line {END}; {_SEND_ANEW}")
+    lines = lines[: lines.index(END)]
+    if "" not in lines:
+        raise BadInvitation(f"the invitation has no empty line in front of its base64; {_SEND_ANEW}")
+    header, armour = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    document = _unpacked("".join(armour))
+    # The lines are what a person reads and believes; they stand outside of the signature.
+    if header != _header(read_document(document)):
+        raise BadInvitation(f"the invitation was changed: its lines say something else than its document; {_SEND_ANEW}")
+    return document
+
+
+def is_invitation(raw: bytes) -> bool:
+    """Whether this is an invitation, and not a peer document."""
+    return BEGIN.encode() in raw
+
+
+def _header(peer: PeerCertificates) -> list[str]:
+    lines = [
+        f"Site: {peer.name}",
+        *(f"Domain: {domain}" for domain in peer.domains),
+        f"SAE: {peer.sae_id}",
+        *(f"KME group: {group}" for group in peer.kme_groups),
+        f"Levels: {', '.join(peer.levels)}",
+        *(f"Words: {line}" for line in lines_of(peer.fingerprint)),
+    ]
+    return [line.strip() for line in lines]
+
+
+def _unpacked(armour: str) -> bytes:
+    """The document in the base64; a small input that would become a large one is refused, not unpacked."""
+    unpacking = zlib.decompressobj()
+    try:
+        document = unpacking.decompress(base64.b64decode(armour, validate=True), MAX_DOCUMENT + 1)
+    except (binascii.Error, ValueError, zlib.error) as error:
+        raise BadInvitation(
+            f"the invitation was changed or cut: what it carries cannot be read; {_SEND_ANEW}"
+        ) from error
+    if not unpacking.eof or unpacking.unused_data:
+        raise BadInvitation(f"the invitation was changed or cut: what it carries is not whole; {_SEND_ANEW}")
+    return document

@@ -1,0 +1,61 @@
+"""Octets that are made in pieces while they are taken: what is large goes through all stages piece by piece.
+So there is one copy of it at the end, and not one more for each stage; each piece is small enough for a core's cache.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+
+Octets = bytes | bytearray | memoryview
+
+PIECE_OCTETS = 57 * 1024
+"""No piece is larger: so it is faster than with larger ones. It becomes whole lines of base64, of 57 octets each."""
+
+
+class Pieces:
+    """So many octets (`len`) in pieces, each to be used before the next one is taken.
+
+    What is encrypted on the way can be taken once: a second time raises.
+    """
+
+    __slots__ = ("_make", "_size")
+
+    def __init__(self, size: int, make: Callable[[], Iterable[Octets]]) -> None:
+        """`make` is called when they are taken, and gives `size` octets."""
+        self._size = size
+        self._make = make
+
+    @classmethod
+    def of(cls, *parts: Octets | Pieces) -> Pieces:
+        """These, one behind the other."""
+        return cls(sum(map(len, parts)), lambda: (piece for part in parts for piece in part_of(part)))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Octets]:
+        return iter(self._make())
+
+    def __bytes__(self) -> bytes:
+        return joined(self._size, self)
+
+
+def part_of(octets: Octets | Pieces) -> Iterable[Octets]:
+    """The pieces of it: views, no copies."""
+    if isinstance(octets, Pieces):
+        return octets
+    if len(octets) <= PIECE_OCTETS:
+        return (octets,)
+    view = memoryview(octets)
+    return (view[start : start + PIECE_OCTETS] for start in range(0, len(view), PIECE_OCTETS))
+
+
+def joined(size: int, pieces: Iterable[Octets]) -> bytes:
+    """All of them, which have `size` octets, in the one place where they stay. Raises ValueError for any other size."""
+    buffer = io.BytesIO(bytes(size))  # getvalue gives this very object, written over
+    for piece in pieces:
+        buffer.write(piece)
+    if buffer.tell() != size:
+        raise ValueError(f"{buffer.tell()} octets where {size} were announced")
+    return buffer.getvalue()

@@ -1,0 +1,73 @@
+"""What `qumail-relay setup` needs to know, as one immutable value, and where it puts things.
+Ports are those of deploy/postfix, moved together where two sites share a machine.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Door = Literal["content-filter", "milter", "smarthost"]
+"""How mail comes to the relay: from Postfix's queue by LMTP, asked by Postfix as a milter, or sent straight by SMTP."""
+Everybody = Literal["hold", "refuse", "clear"]
+"""What becomes of mail for those who are no peers and not inside."""
+
+PORT_BASE = 10020
+"""The ports of deploy/postfix are 4 to 18 above this."""
+
+
+@dataclass(frozen=True, slots=True)
+class KMEAccess:
+    """Where the KME is and how it knows us; `ca`, `certificate` and `key` are PEM files, which are copied."""
+
+    url: str
+    ca: Path
+    certificate: Path
+    key: Path
+    group: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All of it but the peer. Without `kme` there are levels pqc and rsa alone."""
+
+    name: str
+    domains: tuple[str, ...]
+    sae_id: str
+    kme: KMEAccess | None
+    door: Door = "content-filter"
+    everybody: Everybody = "hold"
+    next_hop: str = ""
+    port_base: int = PORT_BASE
+
+    def address(self, usual_port: int) -> str:
+        """The loopback address that stands for this port of deploy/postfix here."""
+        return f"127.0.0.1:{usual_port - PORT_BASE + self.port_base}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where relay.toml is (an absolute path), and the directory of what the relay itself writes."""
+
+    config_file: Path
+    state: Path
+
+    @classmethod
+    def beside(cls, config_file: Path) -> Places:
+        """/var/lib/NAME for /etc/NAME/relay.toml, as the unit has it; elsewhere the directory `state` beside it."""
+        config_file = config_file.absolute()
+        directory = config_file.parent
+        in_etc = directory.parent == Path("/etc")
+        return cls(config_file, Path("/var/lib") / directory.name if in_etc else directory / "state")
+
+    @property
+    def directory(self) -> Path:
+        """Where relay.toml, policies and the KME's files are."""
+        return self.config_file.parent
+
+
+def usual_config_file() -> Path:
+    """/etc/qumail-relay/relay.toml for root, relay.toml here for others."""
+    return Path("/etc/qumail-relay/relay.toml") if os.geteuid() == 0 else Path("relay.toml")

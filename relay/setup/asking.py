@@ -1,0 +1,74 @@
+"""Asks a person at a terminal: one question, a choice, yes or no, an invitation that is pasted.
+Every line comes by the same way (click.prompt), so that what is pasted is not lost between two ways of reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from relay.errors import ConfigError
+from relay.identity.invitation import END, MAX_INVITATION
+
+
+class Asker:
+    """Asks a person, or takes the default where nobody is to be asked (`--yes`)."""
+
+    def __init__(self, *, ask: bool) -> None:
+        self._ask = ask
+
+    def ask(self, why: str, question: str, default: str | None, read: Callable[[str], object] = str) -> str:
+        """The answer, asked again until `read` takes it. Raises UsageError where nobody is asked, without a default."""
+        if not self._ask:
+            if default is None:
+                raise click.UsageError(f"--yes needs an answer by a flag: {question}")
+            return default
+        click.echo(f"\n{why}")
+        while True:
+            answer: str = click.prompt(question, default=default, type=str).strip()
+            try:
+                read(answer)
+            except (ValueError, ConfigError) as error:
+                click.echo(f"Not so: {error}")
+            else:
+                return answer
+
+    def choose(self, why: str, question: str, of: tuple[str, ...], default: str) -> str:
+        """One of some words."""
+
+        def one_of(answer: str) -> None:
+            if answer not in of:
+                raise ValueError(f"one of {', '.join(of)}")
+
+        return self.ask(why, f"{question} ({', '.join(of)})", default, one_of)
+
+    def confirm(self, why: str, question: str, *, unasked: bool) -> bool:
+        """Yes or no; `unasked` where nobody is asked."""
+        if not self._ask:
+            return unasked
+        click.echo(f"\n{why}")
+        return bool(click.confirm(question, default=False))
+
+
+def pasted_invitation(first: str = "") -> bytes:
+    """The lines of an invitation that somebody pastes, after its `first` one. Raises ValueError for too many."""
+    lines = [first]
+    length = len(first)
+    while lines[-1].strip() != END:
+        line: str = click.prompt("", default="", show_default=False, prompt_suffix="")
+        length += len(line) + 1
+        if length > MAX_INVITATION:
+            raise ValueError(f"an invitation has at most {MAX_INVITATION} characters")
+        lines.append(line)
+    return "\n".join(lines).encode()
+
+
+def read_file(path: Path) -> bytes:
+    """A document or invitation. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_INVITATION + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

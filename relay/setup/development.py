@@ -1,0 +1,34 @@
+"""The development KMEs as a new site's KME: which of the two is ours, its certificates, its address.
+Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); whoever sets up last is what its peer is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.keys.development import endpoints, state_dir_in_use
+from relay.kme.certificates import prepare
+from relay.setup.answers import KMEAccess
+
+SAES = ("2", "1")
+"""Of the first site, and of the other one."""
+
+
+def sae_beside(peer_sae: str | None) -> str:
+    """Our SAE ID where the peer has this one (None: no peer is known yet). Raises ConfigError."""
+    if peer_sae is None:
+        return SAES[0]
+    if peer_sae not in SAES:
+        raise ConfigError(f"the peer's SAE is {peer_sae!r}, and the development KMEs know none but 1 and 2")
+    return SAES[1 - SAES.index(peer_sae)]
+
+
+def development_kme(sae_id: str, group: str, state: Path | None = None) -> KMEAccess:
+    """How this SAE reaches its development KME; certificates are made where there are none. Raises ConfigError."""
+    if sae_id not in SAES:
+        raise ConfigError(f"the development KMEs know the SAE IDs 1 and 2, and no {sae_id!r}")
+    state = state or state_dir_in_use()
+    prepare(state, "localhost")
+    ca, certificate, key = (state / name for name in ("ca.pem", f"sae-{sae_id}.pem", f"sae-{sae_id}.key"))
+    return KMEAccess(endpoints(state)[SAES.index(sae_id)], ca, certificate, key, group)

@@ -1,0 +1,154 @@
+"""Writes files of a site whole, with owner and mode, and never over what somebody else has written.
+Standard: write, fsync, rename, fsync of the directory; as root, configuration is root's and state is the service's.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from relay.errors import ConfigError
+
+Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one file or directory."""
+
+    path: Path
+    outcome: Outcome
+
+    @property
+    def changed(self) -> bool:
+        """Whether something was written."""
+        return self.outcome in ("made", "replaced")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The user that the relay runs as. Where root sets up, it may read the configuration, and owns the state."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def named(cls, user: str) -> Owner:
+        """Raises ConfigError where there is no such user."""
+        try:
+            found = pwd.getpwnam(user)
+        except KeyError:
+            remedy = f"useradd --system --home-dir /var/lib/{user} --shell /usr/sbin/nologin {user}"
+            raise ConfigError(
+                f"{user}: no such user on this machine, as which the relay shall run; make it, or name one by --user:\n"
+                f"  {remedy}"
+            ) from None
+        return cls(found.pw_uid, found.pw_gid)
+
+    @classmethod
+    def of(cls, path: Path) -> Owner:
+        """Whoever owns the file or directory; whoever runs this where it is not there yet."""
+        if not path.exists():
+            return cls.myself()
+        found = path.stat()
+        return cls(found.st_uid, found.st_gid)
+
+    @classmethod
+    def myself(cls) -> Owner:
+        """Whoever runs this."""
+        return cls(os.geteuid(), os.getegid())
+
+    @property
+    def is_another(self) -> bool:
+        """Whether root sets up, and the relay runs as somebody else."""
+        return os.geteuid() == 0 and self.uid != 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return pwd.getpwuid(self.uid).pw_name
+
+    @property
+    def groups(self) -> list[int]:
+        """The groups that its user is in."""
+        return os.getgrouplist(self.name, self.gid)
+
+
+def make_directory(path: Path, owner: Owner, *, state: bool = False) -> Written:
+    """A directory of mode 0700, or one of configuration that its group may read (0750); one that is there is left.
+
+    Raises ConfigError.
+    """
+    if path.is_dir():
+        return Written(path, "there already")
+    readable = owner.is_another and not state
+    try:
+        path.mkdir(mode=0o700, parents=True)
+        if owner.is_another:
+            os.chown(path, 0 if readable else owner.uid, owner.gid)
+        path.chmod(0o750 if readable else 0o700)
+        _sync(path.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
+    return Written(path, "made")
+
+
+def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> Written:
+    """A file of configuration: made where it is missing, left where it says the same.
+
+    Another one is kept as it is; with `replace` it is put beside (`backed_up`), and the new one takes its place.
+    Mode 0600, or 0640 where the relay runs as somebody else, who may read it. Raises ConfigError.
+    """
+    outcome: Outcome = "made"
+    try:
+        if path.exists():
+            if path.read_bytes() == content:
+                return Written(path, "there already")
+            if not replace:
+                return Written(path, "kept, though it says something else")
+            backed_up(path)
+            outcome = "replaced"
+        write_whole(path, content, 0o640 if owner.is_another else 0o600, (0, owner.gid) if owner.is_another else None)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    return Written(path, outcome)
+
+
+def backed_up(path: Path) -> Path:
+    """A copy of the file as it is, beside it, under a name that says when; with the same mode and owner."""
+    found = path.stat()
+    copy = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
+    write_whole(copy, path.read_bytes(), found.st_mode & 0o777, owner)
+    return copy
+
+
+def write_whole(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """The file in one step: whoever reads sees the old or the new, also after a crash. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

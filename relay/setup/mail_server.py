@@ -1,0 +1,254 @@
+"""Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
+Everything is tried on a copy first; what was there is kept, and whoever edits afterwards loses nothing.
+
+    postfix-backup/1/before/main.cf     what `apply` found
+    postfix-backup/1/after/main.cf      what it wrote; `undo` wants to find just this
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import relay
+from relay.config import Config, DirectionSettings, TCPAddress
+from relay.errors import ConfigError
+from relay.postfix import faults
+from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
+from relay.setup.files import write_whole
+
+FILES = ("main.cf", "master.cf")
+BACKUP = "postfix-backup"
+"""The directory beside relay.toml that keeps what was there."""
+_SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
+_SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
+_SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
+
+
+@dataclass(frozen=True, slots=True)
+class PostfixChange:
+    """What would be done to the Postfix configured in `directory`: the files before and after, by name.
+
+    `faults` is what `check --postfix` says of the result.
+    """
+
+    directory: Path
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+    faults: tuple[PostfixFault, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything would change."""
+        return self.before != self.after
+
+    def diff(self) -> str:
+        """For people, as diff -u shows it."""
+        return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
+
+
+async def planned_change(directory: Path, config: Config, *, service: str | None = None) -> PostfixChange:
+    """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
+
+    Nothing is changed. Raises ConfigError.
+    """
+    fragments = _fragments(config)
+    before = _read(directory)
+    with tempfile.TemporaryDirectory(prefix="qumail-relay-postfix-") as work:
+        copy = Path(work) / "etc"
+        copy.mkdir()
+        for name, content in before.items():
+            (copy / name).write_bytes(content)
+        if "incoming-lmtp" in fragments:
+            service = service or await _arrival(copy)
+        for fragment in fragments:
+            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), copy)
+        after = _read(copy)
+        # Tables that main.cf names without a directory are looked for beside it.
+        found = await faults(copy, config)
+    return PostfixChange(directory, before, after, tuple(found))
+
+
+def apply(change: PostfixChange, beside: Path) -> Path:
+    """Carries it out, and gives the directory of the backup, in the directory `beside`.
+
+    Raises ConfigError, also where somebody has edited the files since they were looked at.
+    """
+    if _read(change.directory) != change.before:
+        raise ConfigError(f"{change.directory}: was edited meanwhile; run this again")
+    try:
+        backup = _new_backup(beside / BACKUP)
+        for when, contents in (("before", change.before), ("after", change.after)):
+            (backup / when).mkdir(mode=0o700)
+            for name, content in contents.items():
+                write_whole(backup / when / name, content, 0o600)
+        # Last: `undo` finds a whole backup, or none.
+        write_whole(backup / "directory", f"{change.directory.absolute()}\n".encode(), 0o600)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
+    try:
+        _put_back(change.directory, change.after)
+    except OSError as error:
+        what = f"{error.filename or change.directory}: {error.strerror}"
+        raise ConfigError(f"{what}; perhaps half of it was changed: `setup --undo` puts all back") from error
+    return backup
+
+
+def undo(beside: Path) -> Path:
+    """Puts back what the last `apply` found, and gives the directory of that Postfix.
+
+    Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
+    """
+    backups = sorted(_backups(beside / BACKUP), key=lambda each: int(each.name))
+    if not backups:
+        raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
+    backup = backups[-1]
+    try:
+        directory = Path((backup / "directory").read_text().removesuffix("\n"))
+        before, after = _read(backup / "before"), _read(backup / "after")
+        now = _read(directory)
+        if edited := [name for name in FILES if now[name] not in (before[name], after[name])]:
+            said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
+            raise ConfigError(
+                f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, or put "
+                f"the files of {backup / 'before'} there by hand:\n{said.rstrip()}"
+            )
+        _put_back(directory, before)
+        (backup / "directory").unlink()  # first: half of a backup is none
+        shutil.rmtree(backup)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    return directory
+
+
+async def reloaded(directory: Path) -> bool:
+    """Has a Postfix that runs read its configuration; whether there is one. Raises ConfigError."""
+    try:
+        await command("postfix", directory, "status")
+    except ConfigError:
+        return False
+    await command("postfix", directory, "reload")
+    return True
+
+
+def _fragments(config: Config) -> tuple[str, ...]:
+    """The directories of deploy/postfix that fit relay.toml."""
+    outgoing, incoming = config.outgoing, config.incoming
+    if any(direction is not None and direction.milter for direction in (outgoing, incoming)):
+        return ("milter",)
+    by_lmtp = {"outgoing-lmtp": outgoing, "incoming-lmtp": incoming}
+    found = tuple(name for name, direction in by_lmtp.items() if direction is not None and direction.lmtp)
+    if not found and outgoing is not None and outgoing.listen:
+        return ("smarthost",)
+    if not found:
+        raise ConfigError("relay.toml has no address for Postfix (lmtp, milter or listen of [outgoing] and [incoming])")
+    return found
+
+
+def _ports(config: Config) -> dict[str, str]:
+    """What stands here for each port that deploy/postfix names."""
+    usual = {"outgoing": (10025, 10024, 10028, 10026), "incoming": (10035, 10034, 10038, 10036)}
+    found: dict[str, str] = {}
+    for name, ports in usual.items():
+        direction: DirectionSettings | None = getattr(config, name)
+        if direction is not None:
+            hop = getattr(direction.next_hop[0], "address", None)
+            for port, address in zip(ports, (direction.listen, direction.lmtp, direction.milter, hop), strict=True):
+                if isinstance(address, TCPAddress):
+                    found[str(port)] = str(address.port)
+    return found
+
+
+async def _arrival(directory: Path) -> str:
+    """The service at which mail from outside arrives. Raises ConfigError where several could be."""
+    services = [each for each in (await read_settings(directory)).services if each.command == "smtpd"]
+    screened = [each.key for each in services if each.type == "pass"]
+    arriving = [
+        each.key
+        for each in services
+        if each.type == "inet"
+        and not _SUBMISSION.fullmatch(each.name)
+        and "submission" not in each.overrides.get("syslog_name", "")
+        and each.overrides.get("syslog_name") not in ("postfix/sealed", "postfix/opened")
+    ]
+    found = screened or (["smtp/inet"] if "smtp/inet" in arriving else arriving)
+    if len(found) != 1:
+        several = ", ".join(found) or "none"
+        raise ConfigError(f"master.cf: at which service does mail from outside arrive ({several})? --postfix-service")
+    return found[0]
+
+
+def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) -> Path:
+    """A copy of the fragment with the ports and the service of this site."""
+    source, copy = (_SHIPPED if _SHIPPED.is_dir() else _SOURCE) / fragment, work / fragment
+    if not source.is_dir():
+        raise ConfigError(f"{source}: missing; this installation is not whole")
+    copy.mkdir()
+    for file in source.iterdir():
+        text = re.sub(r"\b10\d{3}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
+        (copy / file.name).write_text(re.sub(r"\bsmtp/inet\b", lambda _: service, text))
+    return copy
+
+
+async def _run(fragment: Path, configuration: Path) -> None:
+    """The commands that the comments of its main.cf name, on this configuration. Raises ConfigError."""
+    commands = "\n".join(re.findall(r"^#     (.*)$", (fragment / "main.cf").read_text(), re.MULTILINE))
+    path = os.pathsep.join((os.environ.get("PATH", ""), *ADMIN_PATHS))
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-ec", commands, cwd=fragment, env={**os.environ, "PATH": path, "MAIL_CONFIG": str(configuration)},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise ConfigError(f"{fragment.name}: postconf did not end after {TIMEOUT_S:.0f} s") from None
+    if process.returncode:
+        raise ConfigError(f"{fragment.name}: {said.decode('utf-8', 'replace').strip() or 'postconf failed'}")
+
+
+def _read(directory: Path) -> dict[str, bytes]:
+    try:
+        return {name: (directory / name).read_bytes() for name in FILES}
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: cannot be read: {error.strerror}; is Postfix configured there?"
+        ) from error
+
+
+def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
+    """Each file in one step, with the owner and mode that it has; one that is the same is not touched."""
+    for name, content in contents.items():
+        path = (directory / name).resolve()
+        if path.read_bytes() != content:
+            found = path.stat()
+            owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
+            write_whole(path, content, found.st_mode & 0o7777, owner)
+
+
+def _new_backup(directory: Path) -> Path:
+    """The next one; half of one that a crash has left is no backup, and its number is not used again."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    numbers = [int(each.name) for each in directory.iterdir() if each.name.isdigit()]
+    path = directory / str(max(numbers, default=0) + 1)
+    path.mkdir(mode=0o700)
+    return path
+
+
+def _backups(directory: Path) -> Iterator[Path]:
+    if directory.is_dir():
+        yield from (each for each in directory.iterdir() if each.name.isdigit() and (each / "directory").is_file())
+
+
+def _diff(path: Path, before: bytes, after: bytes) -> str:
+    old, new = (content.decode("utf-8", "replace").splitlines(keepends=True) for content in (before, after))
+    return "".join(difflib.unified_diff(old, new, f"{path} (before)", f"{path} (after)", n=1))

@@ -1,0 +1,63 @@
+"""The first policy files of a site: its own domains stay inside, peers are sealed for, everybody else as answered.
+Standard: policies/README.md; a file that is there is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.policy.names import NO_DOMAIN, SUFFIX, fold_domain
+from relay.setup.answers import Answers
+from relay.setup.files import Owner, Written, put
+
+EVERYBODY = {
+    "clear": (
+        "# Everybody who has no file of their own: their mail leaves IN CLEAR.\n"
+        'levels = ["plaintext"]\nreason = "sites that are no peers of ours"\n'
+    ),
+    "refuse": (
+        "# Everybody who has no file of their own: the sender is told that we share no keys with them.\n"
+        'levels     = ["pqc"]\nimpossible = "refuse"\n'
+    ),
+}
+"""The file default.toml for each answer; without one, mail that no file covers is held."""
+
+
+def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> list[Written]:
+    """The files for our own domains and for everybody else. Raises ConfigError."""
+    own = '# Our own domain: its mail stays inside, as it is.\nlevels = ["plaintext"]\nreason = "stays inside"\n'
+    written = [_put(directory, domain, own, owner) for domain in answers.domains]
+    default = directory / "default.toml"
+    if answers.everybody != "hold":
+        written.append(put(default, EVERYBODY[answers.everybody].encode(), owner))
+    elif default.exists():
+        written.append(Written(default, "kept, though it says something else"))
+    return written
+
+
+def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterable[str], owner: Owner) -> list[Written]:
+    """A file for each domain of a peer that has none: its mail is sealed at these levels, or held; or ConfigError."""
+    text = (
+        "# A peer: its mail is sealed, at the first of these levels that can be had, and held while none can.\n"
+        f"levels    = {json.dumps(list(levels))}\n"
+        'quantum   = "preferred"\notherwise = "hold"\n'
+    )
+    return [_put(directory, domain, text, owner) for domain in domains]
+
+
+def policy_file(domain: str) -> str:
+    """The name of a domain's policy file. Raises ConfigError where a file of another meaning has that name."""
+    try:
+        name = fold_domain(domain) + SUFFIX
+    except ValueError as error:
+        raise ConfigError(f"{domain}: {error}") from error
+    if name in NO_DOMAIN:
+        raise ConfigError(f"the domain {domain!r} cannot have a policy file: {name} says something else")
+    return name
+
+
+def _put(directory: Path, domain: str, text: str, owner: Owner) -> Written:
+    return put(directory / policy_file(domain), text.encode(), owner)

@@ -1,0 +1,137 @@
+"""Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
+Standard: at most 12 answers for a site beside a Postfix, whatever KME it has.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+from relay.config import parse_next_hop
+from relay.config.values import parse_domain
+from relay.identity import PeerCertificates, read_document
+from relay.identity.invitation import BEGIN
+from relay.postfix.settings import ADMIN_PATHS
+from relay.setup.answers import Door, Everybody, KMEAccess
+from relay.setup.asking import Asker, pasted_invitation, read_file
+from relay.setup.development import development_kme, sae_beside
+from relay.setup.peers import document_in
+
+LATER, DEVELOPMENT, NONE = "later", "development", "none"
+"""Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or no Postfix at all."""
+
+
+def ask_domains(asker: Asker) -> tuple[str, ...]:
+    """The mail domains of the site."""
+    why = (
+        "The mail domains of this site: their users' mail is sealed for peers, and what peers seal for them is opened."
+    )
+    answer = asker.ask(why, "Mail domains, the first gives the site its name", usual_domain(), _domains)
+    return _domains(answer)
+
+
+def _domains(answer: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parse_domain(word) for word in answer.replace(",", " ").split()))
+
+
+def usual_domain() -> str | None:
+    """What Postfix takes for its domain, else that of this host's name; None where neither is a domain."""
+    if postconf := shutil.which("postconf", path=":".join(ADMIN_PATHS)):
+        try:
+            said = subprocess.run([postconf, "-hx", "mydomain"], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        except subprocess.SubprocessError:
+            return None
+        if (name := said.stdout.strip()) and name != "localdomain" and "." in name:
+            return name.lower()
+    host, dot, domain = socket.getfqdn().partition(".")
+    return domain.lower() if dot and host and domain not in ("localdomain", "") else None
+
+
+def ask_peer(asker: Asker) -> bytes | None:
+    """The document of the first peer, out of a file or pasted; None where there is none yet."""
+    why = (
+        "The other site with which you share keys. Paste its invitation (the whole block), or name the file of it, or\n"
+        "of its peer document. Neither is secret. Without one yet: later, with `qumail-relay identity accept`."
+    )
+    pasted: list[bytes] = []
+
+    def read(answer: str) -> None:
+        if answer == LATER:
+            return
+        raw = pasted_invitation(answer) if answer.strip() == BEGIN else read_file(Path(answer))
+        document = document_in(raw)
+        read_document(document)
+        pasted.append(document)
+
+    asker.ask(why, "Invitation of the other site", LATER, read)
+    return pasted[-1] if pasted else None
+
+
+def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
+    """Our SAE ID, and where the KME is."""
+    why = (
+        "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have\n"
+        "none, or `development` for those that `qumail-relay kme` runs on this machine, which are NOT quantum."
+    )
+    where = asker.ask(why, "KME", DEVELOPMENT, _kme_place)
+    if where == DEVELOPMENT:
+        sae = sae_beside(peer.sae_id if peer else None)
+        return sae, development_kme(sae, group)
+    if where == NONE:
+        return asker.ask("A name for this relay among its peers.", "SAE ID", f"sae-{socket.gethostname()}"), None
+    sae = asker.ask("The name under which the KME knows this relay.", "SAE ID", None)
+    ca, certificate, key = (
+        Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read_file(Path(answer))))
+        for why, question in (
+            ("A file with the CA that the KME's certificate is from, in PEM.", "CA file"),
+            ("A file with the certificate that the KME has given us, in PEM.", "Certificate file"),
+            ("A file with the private key of that, in PEM.", "Key file"),
+        )
+    )
+    return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
+
+
+def _kme_place(answer: str) -> None:
+    if answer not in (DEVELOPMENT, NONE) and not answer.startswith("https://"):
+        raise ValueError("write https://host:port, none, or development")
+
+
+def ask_door(asker: Asker) -> tuple[Door, str]:
+    """How mail comes to the relay, and for a smarthost where it goes on to."""
+    why = (
+        "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter:\n"
+        "Postfix asks while it takes mail in. smarthost: this host only sends, and sends straight to the relay."
+    )
+    door = asker.choose(why, "Door", get_args(Door), "content-filter")
+    chosen: Door = next(each for each in get_args(Door) if each == door)
+    if chosen != "smarthost":
+        return chosen, ""
+    where = "The mail server that takes the sealed mail on its way to the peers."
+    return chosen, asker.ask(where, "Next hop (host:port)", None, parse_next_hop)
+
+
+def ask_everybody(asker: Asker) -> Everybody:
+    """What becomes of mail for those who are neither inside nor peers."""
+    why = (
+        "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do.\n"
+        "refuse: its sender is told. clear: it leaves IN CLEAR, as it does today."
+    )
+    answer = asker.choose(why, "Everybody else", get_args(Everybody), "hold")
+    chosen: Everybody = next(each for each in get_args(Everybody) if each == answer)
+    return chosen
+
+
+def ask_postfix(asker: Asker) -> Path | None:
+    """The directory of the Postfix that the relay stands beside."""
+    why = "The directory of the Postfix beside the relay; what would change in it is shown first. `none`: by hand."
+    usual = Path("/etc/postfix")
+    answer = asker.ask(why, "Postfix", str(usual) if (usual / "main.cf").exists() else NONE, _postfix_place)
+    return None if answer == NONE else Path(answer)
+
+
+def _postfix_place(answer: str) -> None:
+    if answer != NONE and not (Path(answer) / "main.cf").is_file():
+        raise ValueError(f"{answer}: no main.cf there")

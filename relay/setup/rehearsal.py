@@ -1,0 +1,72 @@
+"""A test message to ourselves, and one to each peer, as far as the tripwire: by the real policies and keys, to nobody.
+What is sealed here is thrown away; store, secret and ledger are others for this, which end with it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+
+from relay import app
+from relay.config import Config
+from relay.errors import RelayError
+from relay.mail import Envelope, Mail, Recipient
+from relay.sealing import SealedCopy
+from relay.tripwire import check_sealed
+
+Result = tuple[str, str, str]
+"""To whom, what became of the message, and what is wrong (or nothing)."""
+
+
+async def rehearse(config: Config) -> list[Result]:
+    """What would become of a mail to our first domain, and of one to each peer's. One key is spent for each peer.
+
+    Raises ConfigError and StoreUnavailable.
+    """
+    own = config.site.domains[0]
+    with tempfile.TemporaryDirectory(prefix="qumail-relay-test-") as work:
+        async with app.parts(_aside(config, Path(work)), prefetch=False) as parts:
+            results = [_inside(own, await _sealed(parts, own, own))]
+            for name, peer in parts.config.peers.items():
+                domain = peer.domains[0]
+                results.append(_to_peer(name, domain, await _sealed(parts, own, domain)))
+            return results
+
+
+def _aside(config: Config, work: Path) -> Config:
+    """The same relay with another memory: nothing of this stays."""
+    store = config.store.model_copy(update={"database": work / "relay.db", "secret": work / "site.secret"})
+    ledger = config.ledger.model_copy(update={"file": work / "ledger.jsonl"})
+    return config.model_copy(update={"store": store, "ledger": ledger})
+
+
+async def _sealed(parts: app.Parts, own: str, domain: str) -> SealedCopy | RelayError:
+    sender, recipient = f"postmaster@{own}", f"postmaster@{domain}"
+    message = (
+        f"From: {sender}\r\nTo: {recipient}\r\nSubject: test of QuMail Relay\r\n"
+        f"Date: {format_datetime(datetime.now(UTC))}\r\nMessage-ID: <test@{own}>\r\n\r\nA test message.\r\n"
+    ).encode()
+    sealed = await parts.sealer.seal(Mail(Envelope(sender, (Recipient(recipient),)), message))
+    for failure in sealed.failures.values():
+        return failure
+    [copy] = sealed.copies
+    return copy
+
+
+def _inside(domain: str, found: SealedCopy | RelayError) -> Result:
+    if isinstance(found, RelayError):
+        return domain, "", f"mail of our own is held or refused: {found}"
+    return domain, f"goes on as policy says: {found.protection}", ""
+
+
+def _to_peer(name: str, domain: str, found: SealedCopy | RelayError) -> Result:
+    to = f"{domain} (peer {name})"
+    if isinstance(found, RelayError):
+        return to, "", str(found)
+    if found.in_clear:
+        return to, "", f"would leave IN CLEAR: {found.policy}"
+    check_sealed(found.message, found.protection)
+    bits = f", {found.quantum_bits} bits of quantum key" if found.quantum_bits else ", no quantum key"
+    return to, f"sealed: {found.protection}{bits}", ""

@@ -1,0 +1,82 @@
+"""Writes the relay.toml of a new site: only what differs from the defaults, each table with a word on what it is for.
+Standard: TOML 1.0; JSON's strings are basic strings of TOML.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.setup.answers import Answers, Places
+
+
+def relay_toml(answers: Answers, places: Places) -> str:
+    """The text; paths in the configuration's own directory are relative to it."""
+    lines = [
+        "# The settings of this relay, as `qumail-relay setup` has written them. What is not here has its default:",
+        "# deploy/SETTINGS.md explains every setting. After an edit: qumail-relay check, and restart the relay.",
+        *_site(answers),
+        *_directions(answers),
+        *_places(places),
+        *_kme(answers),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _site(answers: Answers) -> Iterator[str]:
+    yield from ("", "# Who we are: a name for logs and documents, our mail domains, and what our KME calls this relay.")
+    yield from _table("site", name=answers.name, domains=list(answers.domains), sae_id=answers.sae_id)
+
+
+def _directions(answers: Answers) -> Iterator[str]:
+    at = answers.address
+    if answers.door == "smarthost":
+        yield from ("", "# Mail that leaves: mail servers and programs of this host send it here, it goes on sealed.")
+        yield from _table("outgoing", listen=at(10025), next_hop=answers.next_hop)
+    elif answers.door == "milter":
+        yield from ("", "# Mail that leaves: Postfix asks about it; what cannot take its place goes to the next hop.")
+        yield from _table("outgoing", milter=at(10028), next_hop=at(10026))
+        yield from ("", "# Mail that arrives: opened where it is sealed for us.")
+        yield from _table("incoming", milter=at(10038), next_hop=at(10026))
+    else:
+        yield from ("", "# Mail that leaves: from Postfix's queue by LMTP, and sealed back into it.")
+        yield from _table("outgoing", lmtp=at(10024), next_hop=at(10026))
+        yield from ("", "# Mail that arrives: opened where it is sealed for us.")
+        yield from _table("incoming", lmtp=at(10034), next_hop=at(10036))
+
+
+def _places(places: Places) -> Iterator[str]:
+    def path(name: str) -> str:
+        whole = places.state / name
+        inside = whole.is_relative_to(places.directory)
+        return str(whole.relative_to(places.directory) if inside else whole)
+
+    yield from ("", "# Who gets which level: one file for each domain or person (policies/README.md).")
+    yield from _table("policies", directory="policies")
+    yield from ("", "# What must survive a crash, and the secret that seals it: keep the two apart in backups.")
+    yield from _table("store", database=path("relay.db"), secret=path("site.secret"))
+    yield from ("", "# Our keys and certificates, and the documents of our peers.")
+    yield from _table("identity", directory=path("identity"), peers_directory=path("peers"))
+
+
+def _kme(answers: Answers) -> Iterator[str]:
+    if answers.kme is None:
+        yield from ("", "# No [kmes.NAME]: without quantum keys there are levels pqc and rsa.")
+        return
+    yield from ("", "# Where our quantum keys come from, and how the KME knows us.")
+    settings = {"url": answers.kme.url}
+    if answers.kme.group != "default":
+        settings["group"] = answers.kme.group
+    files = {"ca": "kme/ca.pem", "certificate": "kme/sae.pem", "key": "kme/sae.key"}
+    yield from _table("kmes.kme", **settings, **files)
+
+
+def _table(table: str, /, **settings: str | list[str]) -> Iterator[str]:
+    yield f"[{table}]"
+    yield from (f"{setting} = {json.dumps(value, ensure_ascii=False)}" for setting, value in settings.items())
+
+
+def kme_files(directory: Path) -> tuple[Path, Path, Path]:
+    """Where CA, certificate and key of the KME are put."""
+    return directory / "kme" / "ca.pem", directory / "kme" / "sae.pem", directory / "kme" / "sae.key"

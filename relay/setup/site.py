@@ -1,0 +1,75 @@
+"""Carries the answers out: directories, relay.toml, policies, the KME's files, secret and identity, in this order.
+Each step leaves what is there, so that an interrupted run is finished by the next, and a whole one changes nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.identity import Progress, create_identity, needs_nothing
+from relay.policy.names import fold_domain
+from relay.setup.answers import Answers, KMEAccess, Places
+from relay.setup.files import Owner, Written, make_directory, put
+from relay.setup.policies import policy_file, write_first_policies
+from relay.setup.relay_toml import kme_files, relay_toml
+from relay.store.secret import SiteSecret
+
+MAX_PEM = 65_536
+"""Octets of a certificate or key file that is copied."""
+
+
+def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:
+    """Everything that is configuration. Raises ConfigError; where a KME's file is missing nothing is written yet."""
+    for domain in answers.domains:
+        policy_file(domain)
+    pem = _pem_files(answers.kme, places.directory) if answers.kme else []
+    written = [make_directory(path, owner) for path in (places.directory, places.directory / "policies")]
+    if pem:
+        written.append(make_directory(places.directory / "kme", owner))
+    written += [put(path, content, owner, replace=replace) for path, content in pem]
+    written += write_first_policies(places.directory / "policies", answers, owner)
+    # Last of all: a relay.toml that is there tells the next run that the questions are answered.
+    written.append(put(places.config_file, relay_toml(answers, places).encode(), owner, replace=replace))
+    return written
+
+
+def make_state(config: Config, progress: Progress) -> list[Written]:
+    """Secret and identity where relay.toml wants them, for whoever runs this: the relay's user. Raises ConfigError."""
+    secret, files, me = config.store.secret, config.identity, Owner.myself()
+    written = [make_directory(secret.parent, me, state=True)]
+    if isinstance(config.store.database, Path):
+        written.append(make_directory(config.store.database.parent, me, state=True))
+    written.append(Written(secret, "there already" if secret.exists() else "made"))
+    SiteSecret.load_or_create(secret)
+    if files is None:
+        return written
+    written += [make_directory(each, me, state=True) for each in (files.directory, files.peers_directory)]
+    if needs_nothing(files.directory):
+        return [*written, Written(files.directory / "ca.pem", "there already")]
+    create_identity(
+        files.directory,
+        name=config.site.name,
+        domains=[fold_domain(domain) for domain in config.site.domains],
+        passphrase=files.passphrase,
+        progress=progress,
+    )
+    return [*written, Written(files.directory / "ca.pem", "made")]
+
+
+def _pem_files(kme: KMEAccess, directory: Path) -> list[tuple[Path, bytes]]:
+    """What is copied, and where to. Raises ConfigError where one cannot be read."""
+    sources = (kme.ca, kme.certificate, kme.key)
+    return [(there, _read(source)) for there, source in zip(kme_files(directory), sources, strict=True)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_PEM + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_PEM or b"-----BEGIN " not in content:
+        raise ConfigError(f"{path}: not a file in PEM")
+    return content

@@ -1,0 +1,188 @@
+"""What the workers of one relay must know of each other at once: which mails are under way, and which the store knows.
+Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
+
+A transaction for each mail would tell the same, and cost as much as sealing it. Here a try of a mail marks its
+recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
+worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
+before these were taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from relay.errors import DeliveryUnderWay
+
+_NOTICE, _LIVES, _ENDED = 0, 1, 2
+"""Where it stands that a worker has ended, and what stands at the number of each worker."""
+LIVES = 1 << 16
+"""So many workers can be told apart, one after the other; their numbers begin at 1."""
+_KNOWN = 1 << 20
+_BUCKETS = 1 << 14
+_WAYS = 16
+"""So many recipients whose marks fall into one bucket are under way at once; more are tried later."""
+_CELL = struct.Struct("<H6s")
+_BUCKET_OCTETS = _WAYS * _CELL.size
+_KNOWN_AT = LIVES
+_BUCKETS_AT = LIVES + _KNOWN
+COUNTERS, _COUNTED = 256, 64
+"""Amounts that are counted together, and workers that count each in a place of their own."""
+_COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
+_OCTETS = _COUNTERS_AT + COUNTERS * _COUNTED * 8
+
+
+class Neighbours:
+    """The memory, as one process sees it: `life` is its own number, 0 for the one that starts the workers."""
+
+    def __init__(self, descriptor: int, life: int = 0) -> None:
+        """`descriptor` is what `shared_memory` gave; it is not closed here."""
+        self._descriptor = descriptor
+        self.memory = mmap.mmap(descriptor, _OCTETS)
+        self.life = life
+
+    # Workers
+
+    def lives(self, life: int) -> None:
+        """This worker is about to be started."""
+        self.memory[life] = _LIVES
+
+    def has_ended(self, life: int) -> None:
+        """This worker's process is gone, and with it the locks on its files."""
+        self.memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
+        self.memory[_NOTICE] = 1
+
+    def ended(self) -> frozenset[int]:
+        """The workers that have ended, and whose files are to be taken over before any mail is begun."""
+        return frozenset(self._that_ended()) if self.memory[_NOTICE] else frozenset()
+
+    def forget(self, lives: frozenset[int]) -> None:
+        """What these had delivered was taken over: they have nothing under way."""
+        for start in self._used():
+            with self._locked(start):
+                for at, life, _ in self._cells(start):
+                    if life in lives:
+                        _CELL.pack_into(self.memory, at, 0, bytes(6))
+        for life in lives:
+            self.memory[life] = 0
+        self.memory[_NOTICE] = 0
+        if any(self._that_ended()):
+            self.memory[_NOTICE] = 1
+
+    def _that_ended(self) -> Iterator[int]:
+        life = 0
+        while (life := self.memory.find(bytes([_ENDED]), life + 1, LIVES)) > 0:
+            yield life
+
+    # Mails that are under way
+
+    def begin(self, places: Sequence[bytes]) -> None:
+        """Marks all of these (32 octets each) as under way here; what was marked here before stays so.
+
+        Raises DeliveryUnderWay, with nothing more marked, where another worker has one of them, or had when it ended.
+        """
+        marked: list[bytes] = []
+        try:
+            for place in places:
+                self._mark(place, marked)
+        except DeliveryUnderWay:
+            self.end(marked)
+            raise
+
+    def end(self, places: Iterable[bytes]) -> None:
+        """They are under way no more, and what is to be known of them is in the store."""
+        for place in places:
+            start, tag = _cell(place)
+            for at, life, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
+                if (life, whose) == (self.life, tag):
+                    _CELL.pack_into(self.memory, at, 0, bytes(6))
+
+    def _mark(self, place: bytes, marked: list[bytes]) -> None:
+        """Adds it to those that are `marked`, if it was not before."""
+        start, tag = _cell(place)
+        with self._locked(start):
+            free = -1
+            for at, life, whose in self._cells(start):
+                if not life:
+                    free = at
+                elif whose == tag and life == self.life:
+                    return  # its last try is over, and what became of it could not be written yet
+                elif whose == tag:
+                    raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
+            if free < 0:
+                raise DeliveryUnderWay("too many mails are under way at the same place")
+            _CELL.pack_into(self.memory, free, self.life, tag)
+            marked.append(place)
+
+    @contextmanager
+    def _locked(self, start: int) -> Iterator[None]:
+        """Nobody else marks in this bucket. Raises DeliveryUnderWay where somebody does just now."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _BUCKET_OCTETS, start)
+        except OSError as error:
+            raise DeliveryUnderWay("another worker looks at the same place at this moment") from error
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _BUCKET_OCTETS, start)
+
+    def _cells(self, start: int) -> Iterator[tuple[int, int, bytes]]:
+        """Where each mark of a bucket is, whose it is, and what of."""
+        for at in range(start, start + _BUCKET_OCTETS, _CELL.size):
+            yield at, *_CELL.unpack_from(self.memory, at)
+
+    def _used(self) -> Iterator[int]:
+        """The buckets in which anything is."""
+        nothing = bytes(_BUCKET_OCTETS)
+        for start in range(_BUCKETS_AT, _COUNTERS_AT, _BUCKET_OCTETS):
+            if self.memory[start : start + _BUCKET_OCTETS] != nothing:
+                yield start
+
+    # Mails of which there is something in the store
+
+    def add(self, mail: bytes) -> None:
+        """There is something of this mail (its name, 32 octets) in the store, or will be when its try has ended."""
+        self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
+
+    def __contains__(self, mail: bytes) -> bool:
+        """False: there is nothing. True: it has to be looked for."""
+        return self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] == 1
+
+
+class CountedTogether:
+    """An amount that all workers add to and see; what one has added stays when it ends."""
+
+    def __init__(self, neighbours: Neighbours, which: int) -> None:
+        """`which` is the number of the amount, the same for all, below COUNTERS."""
+        self._memory = neighbours.memory
+        self._all = struct.Struct(f"<{_COUNTED}Q")
+        self._at = _COUNTERS_AT + which * self._all.size
+        self._mine = self._at + neighbours.life % _COUNTED * 8
+
+    def add(self, amount: int) -> None:
+        """So much more."""
+        # Nobody else writes there, unless so many workers were started anew since that one of them has our place.
+        struct.pack_into("<Q", self._memory, self._mine, struct.unpack_from("<Q", self._memory, self._mine)[0] + amount)
+
+    @property
+    def total(self) -> int:
+        """What all have added so far."""
+        return sum(self._all.unpack_from(self._memory, self._at))
+
+
+def shared_memory() -> int:
+    """Memory in which nothing is marked and nothing known, as a descriptor that workers inherit."""
+    descriptor = os.memfd_create("neighbours")
+    os.ftruncate(descriptor, _OCTETS)
+    return descriptor
+
+
+def _cell(place: bytes) -> tuple[int, bytes]:
+    """Where the bucket of a place begins, and what tells the place from others in it."""
+    mark = hashlib.blake2b(place, digest_size=8).digest()
+    return _BUCKETS_AT + int.from_bytes(mark[:2]) % _BUCKETS * _BUCKET_OCTETS, mark[2:]

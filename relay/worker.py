@@ -1,0 +1,100 @@
+"""One worker: a process that serves beside others as one relay, with what the process that started it has handed it.
+Standard: descriptors are inherited (exec keeps those that it is told to); none of them outlives the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from relay.config import Config
+from relay.entry.listening import Sockets
+from relay.stopping import Stop
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which one of how many it is, and its descriptors.
+
+    `sockets` are the listening ones, by setting; `relay_toml` has the text of relay.toml as it was when the relay was
+    started; `supervisor` is the way to the process that starts workers, and ends with it. In the memory of `neighbours`
+    (store/neighbours.py) this worker is `life`. `lock` is that of the embedded database, which is held for as long as
+    anybody serves from it; -1 with PostgreSQL.
+    """
+
+    number: int
+    of: int
+    sockets: Mapping[str, tuple[int, ...]]
+    relay_toml: int
+    supervisor: int
+    neighbours: int
+    life: int = 0
+    lock: int = -1
+
+    @classmethod
+    def from_json(cls, text: str) -> Worker:
+        """What `as_json` gave. Raises ValueError."""
+        values = json.loads(text)
+        values["sockets"] = {name: tuple(some) for name, some in values["sockets"].items()}
+        return cls(**values)
+
+    def as_json(self) -> str:
+        """For the command line of the worker's process; nothing in it is secret."""
+        return json.dumps(asdict(self))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All of them."""
+        listening = (each for some in self.sockets.values() for each in some)
+        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours)
+        return (*listening, *(each for each in others if each >= 0))
+
+    @property
+    def first(self) -> bool:
+        """Whether it does what one process has to do for all."""
+        return self.number == 1
+
+    def text(self) -> str:
+        """That of relay.toml."""
+        return os.pread(self.relay_toml, os.fstat(self.relay_toml).st_size, 0).decode()
+
+    def share_of(self, config: Config) -> Config:
+        """The configuration with this worker's share of what is for the whole relay: memory, and keys kept ready."""
+        limits = config.limits.model_copy(update={"messages_in_flight": config.limits.messages_in_flight // self.of})
+        kmes = {
+            name: kme.model_copy(update={"cache_high": -(-kme.cache_high // self.of)})
+            for name, kme in config.kmes.items()
+        }
+        return config.model_copy(update={"limits": limits, "kmes": kmes})
+
+    def listening(self) -> Sockets:
+        """The sockets, to be used once."""
+        opened = {name: [socket.socket(fileno=each) for each in some] for name, some in self.sockets.items()}
+        for some in opened.values():
+            for each in some:
+                each.setblocking(False)
+        return opened
+
+    def say(self, what: str, value: Any) -> None:
+        """One word to the process that starts workers; lost where that does not listen."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self.supervisor)) as way:
+            way.send(json.dumps([what, value]).encode(), socket.MSG_DONTWAIT)
+
+    async def stop_with_supervisor(self, stop: Stop) -> None:
+        """Once that process is gone nobody starts this one anew, nor stops it: it ends after the mails in flight."""
+        with socket.socket(fileno=os.dup(self.supervisor)) as way:
+            way.setblocking(False)
+            with suppress(OSError):
+                await asyncio.get_running_loop().sock_recv(way, 1)
+        log.error("supervisor_ended", meaning="this worker stops too")
+        stop.tell("the process that starts the workers has ended")

@@ -1,0 +1,243 @@
+"""Starts the workers of a relay, which serve as one at the same sockets, and starts anew whichever of them ends.
+Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 starts each anew in turn.
+
+This process holds the listening sockets and the lock of the embedded database, and does nothing else: what could go
+wrong with a mail or a key goes wrong in a worker. A connection that comes while a worker starts waits for another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from relay import app
+from relay.aio import in_background
+from relay.config import Config, TCPAddress
+from relay.entry.listening import Sockets, close_all
+from relay.keys.report import together
+from relay.stopping import Stop, Stopped, told_to_stop
+from relay.store.neighbours import LIVES, Neighbours, shared_memory
+from relay.store.sqlite import sole_relay
+from relay.upkeep import keys_file, write_whole
+from relay.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+MOST_OCTETS = 2**20
+"""No worker says more at once."""
+START_S = 60.0
+"""So long a worker that is started anew may take until it serves: with many policy files that is some seconds."""
+PAUSES_S = (0.1, 1.0, 5.0, 30.0)
+"""So long a worker that has ended is waited with, the more often it ended soon after its start."""
+SOON_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand."""
+
+    number: int
+    life: int
+    process: Process
+    began: float
+    addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
+    keys: dict[str, Any] | None = None
+
+
+class Workers:
+    """All workers of a relay that serves."""
+
+    def __init__(self, config: Config, relay_toml: Path, common: Worker) -> None:
+        """`common` is what each of them is handed, but for its number, its life and the way to it."""
+        self._config = config
+        self._relay_toml = relay_toml
+        self._common = common
+        self._running: dict[int, _Running] = {}
+        self._neighbours = Neighbours(common.neighbours)
+        self._running_now: set[_Running] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._lives = self._ended_soon = 0
+        self._stopping = False
+        self._anew = asyncio.Event()
+
+    async def start(self) -> Mapping[str, TCPAddress]:
+        """Starts all at once; the addresses that the first one gives. Raises Stopped where one of them cannot serve."""
+        numbers = range(1, self._common.of + 1)
+        self._running = dict(zip(numbers, await asyncio.gather(*map(self._started, numbers)), strict=True))
+        addresses = await asyncio.gather(*(each.addresses for each in self._running.values()))
+        found = [each for each in addresses if each is not None]
+        if len(found) < len(addresses):
+            raise Stopped("a worker could not start; what it said stands above")
+        return found[0]
+
+    async def keep_up(self) -> None:
+        """With SIGUSR1 starts each anew, one after the other; for ever."""
+        while True:
+            await self._anew.wait()
+            self._anew.clear()
+            await self._all_anew()
+
+    async def stop(self) -> None:
+        """Returns when all have ended, each after its mails in flight."""
+        self._stopping = True
+        for each in self._running_now:
+            _tell(each.process, signal.SIGTERM)
+        while self._watching:
+            await asyncio.wait(self._watching)
+
+    def reload(self) -> None:
+        """Each reads again what may change while it serves."""
+        for each in self._running.values():
+            _tell(each.process, signal.SIGHUP)
+
+    def start_anew(self) -> None:
+        """For another version of the relay, say: at no moment does nobody serve."""
+        self._anew.set()
+
+    def _first_alone(self, kmes: Sequence[str]) -> None:
+        """Of KMEs that drop undelivered keys one process draws: mail at another one would be held each time."""
+        others = [each for number, each in self._running.items() if number > 1]
+        if others:
+            log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
+        self._running = {number: each for number, each in self._running.items() if number == 1}
+        for each in others:
+            _tell(each.process, signal.SIGTERM)
+
+    async def _all_anew(self) -> None:
+        """The old one is told to stop once the new one serves: were that to fail, mail would wait for a person."""
+        for number in sorted(self._running):
+            if number not in self._running:
+                continue
+            new = await self._started(number)
+            await asyncio.wait([new.addresses], timeout=START_S)
+            if not new.addresses.done() or new.addresses.result() is None:
+                log.error(
+                    "workers_not_started_anew", worker=number, cause="the new one cannot serve: the old ones stay"
+                )
+                _tell(new.process, signal.SIGKILL)
+                return
+            old, self._running[number] = self._running[number], new
+            _tell(old.process, signal.SIGTERM)
+            await old.process.wait()
+        log.info("workers_started_anew", workers=self._common.of)
+
+    async def _watch(self, running: _Running) -> None:
+        """Starts another one in the place of one that has ended unasked."""
+        status = await running.process.wait()
+        # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
+        self._neighbours.has_ended(running.life)
+        self._running_now.discard(running)
+        while not self._stopping and self._running.get(running.number) is running:
+            log.error("worker_ended", worker=running.number, status=status)
+            soon = asyncio.get_running_loop().time() - running.began < SOON_S
+            self._ended_soon = self._ended_soon + 1 if soon else 0
+            await asyncio.sleep(PAUSES_S[min(self._ended_soon, len(PAUSES_S) - 1)])
+            if not self._stopping and self._running[running.number] is running:
+                self._running[running.number] = await self._started(running.number)
+
+    async def _started(self, number: int) -> _Running:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            life = self._new_life()
+            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life)
+            # What is read again is the program, for a worker of another version, and not relay.toml: two workers with
+            # two stores would be two relays.
+            command = [sys.executable, "-m", "relay", "serve", "--config", str(self._relay_toml)]
+            process = await asyncio.create_subprocess_exec(
+                *command, "--worker", worker.as_json(), pass_fds=worker.descriptors, start_new_session=True
+            )
+        log.info("worker_started", worker=number, process=process.pid)
+        loop = asyncio.get_running_loop()
+        running = _Running(number, life, process, loop.time(), loop.create_future())
+        self._running_now.add(running)
+        for work in (self._listen(running, ours), self._watch(running)):
+            task = asyncio.create_task(work)
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        if self._stopping:
+            _tell(process, signal.SIGTERM)
+        return running
+
+    def _new_life(self) -> int:
+        self._lives = self._lives % (LIVES - 1) + 1
+        self._neighbours.lives(self._lives)
+        return self._lives
+
+    async def _listen(self, running: _Running, way: socket.socket) -> None:
+        """Takes what a worker says, until it has ended."""
+        loop = asyncio.get_running_loop()
+        with way:
+            while said := await loop.sock_recv(way, MOST_OCTETS):
+                what, value = json.loads(said)
+                if what == "serves" and not running.addresses.done():
+                    running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
+                elif what == "keys":
+                    running.keys = value
+                    self._write_keys()
+                elif what == "alone":
+                    self._first_alone(value)
+            if not running.addresses.done():
+                running.addresses.set_result(None)
+
+    def _write_keys(self) -> None:
+        reports = [each.keys for each in self._running.values() if each.keys is not None]
+        try:
+            write_whole(keys_file(self._config), json.dumps(together(reports)))
+        except OSError as error:  # the next one may succeed
+            log.warning("key_report_not_written", cause=error.strerror)
+
+
+async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
+    """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
+
+    `text` is that of `relay_toml`. `ready` is called once all serve, with their addresses.
+    """
+    with told_to_stop() as stop:
+        async with AsyncExitStack() as stack:
+            sockets = await app.bound(config)
+            stack.callback(close_all, sockets)
+            neighbours = shared_memory()
+            stack.callback(os.close, neighbours)
+            lock = -1
+            if isinstance(config.store.database, Path):
+                database = await asyncio.to_thread(config.store.database.resolve)
+                lock = await stack.enter_async_context(sole_relay(database))
+            relay_toml_here = os.memfd_create("relay.toml")
+            stack.callback(os.close, relay_toml_here)
+            os.write(relay_toml_here, text.encode())
+            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, lock=lock)
+            workers = Workers(config, relay_toml, common)
+            stack.push_async_callback(workers.stop)
+            await _serve(workers, stop, ready)
+
+
+async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
+    addresses = await stop.or_end(workers.start())
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, workers.reload)
+    loop.add_signal_handler(signal.SIGUSR1, workers.start_anew)
+    async with in_background("workers", workers.keep_up()):
+        ready(addresses)
+        await stop.wait()
+
+
+def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(each.fileno() for each in some) for name, some in sockets.items()}
+
+
+def _tell(process: Process, number: int) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(number)

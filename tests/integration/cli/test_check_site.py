@@ -1,0 +1,131 @@
+"""What `check` says of a site at a glance, and that a relay without quantum keys for a peer says so everywhere.
+Standard: one group and one peer need no names; what is left out by mistake is told from what is meant.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from relay import mime
+from relay.identity import with_documents
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site, relay_process
+
+GROUPS = 'kme_groups = ["alice-bob"]\n'
+ADDRESSES = ("--from", "ann@alice.example", "--to", "ben@bob.example")
+
+
+@pytest.fixture
+def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+
+
+def edit(site: Site, before: str, after: str) -> None:
+    text = site.config_file.read_text()
+    assert before in text
+    site.config_file.write_text(text.replace(before, after))
+
+
+def with_second_group(site: Site) -> None:
+    """Another group and no name of one for the peer: nobody can tell which is meant."""
+    edit(site, GROUPS, "")
+    table = site.config_file.read_text().split("[kmes.kme]")[1].split("[peers.bob]")[0]
+    with site.config_file.open("a") as file:
+        file.write(f"[kmes.other]{table.replace('alice-bob', 'another')}")
+
+
+async def findings(site: Site) -> dict[str, list[str]]:
+    _, _, out = await run("check", "--json", "--config", site.config_file)
+    return {each["what"]: each["problems"] for each in json.loads(out)}
+
+
+async def test_one_group_and_one_peer_need_no_names(alice: Site, tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=None, outgoing=None)
+    edit(bob, "[policies]", '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:25"\n[policies]')
+    for site in (alice, bob):
+        edit(site, GROUPS, "")
+    (tmp_path / "mail").write_bytes(mails.plain())
+    status, err, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, tmp_path / "mail")
+    assert (status, err) == (0, "")
+    assert mime.is_sealed(sealed)
+    status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert (status, err, opened) == (0, "", mails.plain())
+
+
+async def test_a_peer_without_a_group_is_found_by_check_keys_status_and_the_log(alice: Site) -> None:
+    with_second_group(alice)
+    problem, nothing = (await findings(alice))["peer bob"]
+    assert nothing.startswith("nothing can be sealed for it")
+    assert problem.startswith(
+        "no KME group is shared with it, so that NO QUANTUM KEYS are used; our groups: alice-bob,"
+    )
+    status, _, out = await run("keys", "status", "--json", "--config", alice.config_file)
+    assert status == 1
+    assert json.loads(out)["peers_without_keys"] == [{"peer": "bob", "problem": problem}]
+    async with relay_process(alice) as relay:
+        [line] = [line for line in relay.log_file.read_text().splitlines() if "peer_without_quantum_keys" in line]
+    assert json.loads(line) | {"peer": "bob", "cause": problem, "level": "warning"} == json.loads(line)
+
+
+async def test_no_quantum_keys_on_purpose_are_no_finding(alice: Site) -> None:
+    with_second_group(alice)
+    edit(alice, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')
+    assert with_documents(alice.config)[0].peers["bob"].kme_groups == ()
+    assert not with_documents(alice.config)[0].peers_without_keys
+
+
+async def test_a_document_that_names_our_group_does_not_count_where_none_is_meant(
+    alice: Site, tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities
+) -> None:
+    site = make_site(
+        tmp_path / "other", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, identities=identities
+    )  # fmt: skip
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
+    edit(site, GROUPS, "")
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ("alice-bob",)
+    edit(site, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')
+    assert with_documents(site.config)[0].peers["bob"].kme_groups == ()
+
+
+async def test_a_line_for_each_kme_peer_level_and_door_under_a_summary_and_over_what_to_run_next(alice: Site) -> None:
+    _, _, out = await run("check", "--config", alice.config_file)
+    lines = out.decode().splitlines()
+    assert lines[0].startswith("All ")
+    starts = [" ".join(line.split()[:3]) for line in lines]
+    for what in ("KME kme", "peer bob", "level otp", "level aes", "level pqc", "level rsa", "door outgoing.listen"):
+        assert f"ok {what}" in starts
+    assert lines[-1].startswith("Next   ")
+    assert "qumail-relay serve" in out.decode()
+
+
+async def test_what_is_wrong_stands_at_the_top_and_the_first_thing_to_do_at_the_end(alice: Site, sink: Sink) -> None:
+    await sink.stop()
+    status, _, out = await run("check", "--config", alice.config_file)
+    await sink.start()
+    assert status == 1
+    assert "are wrong: outgoing next hop." in " ".join(out.decode().split())
+    assert f"mend what is wrong, then: qumail-relay check --config {alice.config_file}" in out.decode()
+
+
+async def test_a_door_says_whether_a_relay_listens_there(alice: Site) -> None:
+    async with relay_process(alice) as relay:
+        edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{relay.addresses["outgoing"]}"')
+        _, _, out = await run("check", "--json", "--config", alice.config_file)
+    [door] = [each["detail"] for each in json.loads(out) if each["what"] == "door outgoing.listen"]
+    assert door == f"{relay.addresses['outgoing']}: listens"
+
+
+async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_yet_and_nothing_else() -> None:
+    """Without any KME, key or Postfix: no line is about a table that is an example."""
+    deploy = Path(__file__).parents[3] / "deploy"
+    _, _, out = await run("check", "--json", "--config", deploy / "relay.toml")
+    wrong = {each["what"] for each in json.loads(out) if each["problems"]}
+    assert wrong <= {"policies", "identity", "KME kme", "outgoing next hop", "incoming next hop"}
+    assert "policies" in wrong

@@ -1,0 +1,366 @@
+"""`qumail-relay setup` and `identity accept`, by flags: what is written, what is left alone, and what is refused.
+Standard: deploy/README.md; whatever an administrator has written is still there afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from relay.cli import cli
+from relay.config import load_config
+from relay.errors import ConfigError
+from relay.identity import create_identity, lines_of, peer_document, write_invitation
+from relay.setup.answers import Answers, KMEAccess, Places
+from relay.setup.files import Owner, put
+from relay.setup.relay_toml import relay_toml
+from relay.setup.site import write_configuration
+from tests.testlib.identities import Identities, Person
+from tests.testlib.terminal import Terminal
+
+
+@pytest.fixture(autouse=True)
+def without_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Test message and `check` are processes of their own, which test_two_sites.py has; a state directory of our own."""
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda *_: None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("QUMAIL_RELAY_USER", "root")
+
+
+@pytest.fixture
+def home(tmp_path: Path, identities: Identities) -> Path:
+    """Alice's directory, with keys that were made before, since RSA takes seconds."""
+    state = tmp_path / "alice" / "state"
+    state.mkdir(parents=True, mode=0o700)
+    shutil.copytree(identities.alice.directory, state / "identity")
+    return tmp_path / "alice"
+
+
+USUAL = ("--yes", "--domain", "alice.example", "--kme", "development", "--postfix", "none")
+
+
+def run(home: Path, *words: str, group: str = "setup", typed: str = "") -> Result:
+    result = CliRunner().invoke(cli, [*group.split(), "--config", str(home / "relay.toml"), *words], input=typed)
+    if result.exception is not None and not isinstance(result.exception, SystemExit | ConfigError):
+        raise result.exception
+    return result
+
+
+def contents(directory: Path) -> Mapping[Path, tuple[int, bytes]]:
+    """Every file, with its time and content."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.rglob("*") if path.is_file()}
+
+
+def invitation(directory: Path, person: Person) -> str:
+    path = directory / "invitation.txt"
+    path.write_text(write_invitation(person.document))
+    return str(path)
+
+
+def words(person: Person) -> str:
+    return " ".join(lines_of(person.identity.fingerprint))
+
+
+def test_flags_make_a_whole_site(home: Path) -> None:
+    result = run(home, *USUAL)
+    assert result.exit_code == 0, result.output
+    config = load_config(home / "relay.toml")
+    assert config.site.name == "alice"
+    assert config.site.sae_id == "2"
+    assert [kme.url for kme in config.kmes.values()] == ["https://localhost:13000"]
+    assert config.outgoing is not None
+    assert str(config.outgoing.lmtp) == "127.0.0.1:10024"
+    assert config.store.secret.exists()
+    assert sorted(path.name for path in (home / "policies").iterdir()) == ["alice.example.toml"]
+
+
+def test_nobody_else_can_read_anything(home: Path) -> None:
+    run(home, *USUAL)
+    for path in (home, *home.rglob("*")):
+        forbidden = 0o077 if path != home else 0o022  # the test has made that one
+        assert not stat.S_IMODE(path.stat().st_mode) & forbidden, path
+
+
+def test_repeating_it_changes_nothing(home: Path) -> None:
+    run(home, *USUAL)
+    before = contents(home)
+    again = run(home, "--yes", "--postfix", "none")
+    assert again.exit_code == 0, again.output
+    assert "used as it is" in again.output
+    assert contents(home) == before
+
+
+def test_what_an_administrator_has_edited_stays(home: Path) -> None:
+    run(home, *USUAL)
+    for name in ("relay.toml", "policies/alice.example.toml", "kme/ca.pem"):
+        with (home / name).open("a") as file:
+            file.write("# an edit\n")
+    before = contents(home)
+    assert run(home, "--yes", "--postfix", "none").exit_code == 0
+    assert contents(home) == before
+
+
+def test_an_answer_that_would_count_for_nothing_is_wrong_usage(home: Path) -> None:
+    run(home, *USUAL)
+    result = run(home, *USUAL)
+    assert result.exit_code == 2
+    assert "--domain needs --replace" in result.output
+
+
+def test_answering_anew_keeps_what_was_there_beside_it(home: Path) -> None:
+    run(home, *USUAL)
+    (home / "relay.toml").write_text(before := (home / "relay.toml").read_text() + "# an edit\n")
+    policy = (home / "policies/alice.example.toml").read_bytes()
+    result = run(home, *USUAL, "--replace", "--domain", "alice.test", "--door", "milter")
+    assert result.exit_code == 0, result.output
+    [copy] = home.glob("relay.toml.before-*")
+    assert copy.read_text() == before
+    assert not stat.S_IMODE(copy.stat().st_mode) & 0o077
+    assert load_config(home / "relay.toml").site.domains == ("alice.example", "alice.test")
+    assert (home / "policies/alice.example.toml").read_bytes() == policy
+
+
+@pytest.mark.parametrize(("everybody", "level"), [("clear", "plaintext"), ("refuse", "pqc"), ("hold", None)])
+def test_mail_for_everybody_else_is_as_answered(home: Path, everybody: str, level: str | None) -> None:
+    run(home, *USUAL, "--everybody", everybody)
+    default = home / "policies" / "default.toml"
+    assert (f'["{level}"]' in default.read_text()) if level else not default.exists()
+    assert run(home, "--offline", group="policy check").exit_code == 0
+
+
+def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
+    """That file counts; whoever has answered `hold` must not think that nothing leaves in clear."""
+    run(home, *USUAL, "--everybody", "clear")
+    result = run(home, *USUAL, "--replace", "--everybody", "hold")
+    assert "policies/default.toml: kept, though it says something else" in result.output
+    assert "plaintext" in (home / "policies/default.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--kme", "https://kme.example"), "--kme needs --sae-id"),
+        (("--kme", "https://kme.example", "--sae-id", "a"), "needs --kme-ca"),
+        (("--kme", "none", "--sae-id", "a", "--door", "smarthost"), "--next-hop belongs to --door smarthost"),
+        (("--kme", "none", "--sae-id", "a", "--next-hop", "mail"), "--next-hop belongs to"),
+        (("--kme", "none", "--sae-id", "a", "--domain", "no domain"), "is not a mail domain"),
+        (("--kme", "development", "--sae-id", "7"), "1 and 2, and no '7'"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused_before_anything_is_written(
+    home: Path, flags: tuple[str, ...], said: str
+) -> None:
+    result = run(home, "--yes", "--domain", "alice.example", "--postfix", "none", *flags)
+    assert said in result.output + str(result.exception)
+    assert result.exit_code != 0
+    assert not (home / "relay.toml").exists()
+
+
+def test_a_kme_of_ones_own_is_asked_for_and_its_files_are_copied(home: Path, tmp_path: Path) -> None:
+    for name in ("ca", "certificate", "key"):
+        (tmp_path / name).write_text(f"-----BEGIN {name}-----\n")
+    typed = (
+        f"alice.example\nlater\nhttps://kme.example:8443/\nsae-alice\nnowhere\n{tmp_path}/ca\n{tmp_path}/certificate\n"
+        f"{tmp_path}/key\nmilter\nclear\nnone\n"
+    )
+    result = run(home, typed=typed)
+    assert result.exit_code == 0, result.output
+    assert "nowhere: cannot be read" in result.output
+    config = load_config(home / "relay.toml")
+    [kme] = config.kmes.values()
+    assert (kme.url, config.site.sae_id) == ("https://kme.example:8443", "sae-alice")
+    assert kme.key.read_text() == "-----BEGIN key-----\n"
+    assert config.outgoing is not None
+    assert config.outgoing.milter is not None
+
+
+def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Path, identities: Identities) -> None:
+    bob = identities.bob
+    result = run(home, *USUAL, "--peer", invitation(tmp_path, bob), "--words", words(bob))
+    assert result.exit_code == 0, result.output
+    config = load_config(home / "relay.toml")
+    assert [kme.group for kme in config.kmes.values()] == ["alice-bob"]
+    assert config.site.sae_id == "2"
+    assert (home / "state/peers/bob.json").read_bytes() == bob.document
+    assert 'levels    = ["aes"]' in (home / "policies/bob.example.toml").read_text()
+
+
+def test_other_words_than_those_that_were_heard_are_refused(home: Path, tmp_path: Path, identities: Identities) -> None:
+    run(home, *USUAL)
+    file = invitation(tmp_path, identities.bob)
+    for refused in (
+        run(home, file, "--words", words(identities.eve), group="identity accept"),
+        run(home, file, group="identity accept", typed="n\n"),
+    ):
+        assert refused.exit_code == 1
+        assert "not taken in" in str(refused.exception)
+    assert not (home / "state/peers/bob.json").exists()
+    assert not (home / "policies/bob.example.toml").exists()
+
+
+def test_setup_goes_on_without_a_peer_whose_words_are_others(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    typed = f"alice.example\n{invitation(tmp_path, identities.bob)}\ndevelopment\n\n\nn\nnone\n"
+    result = run(home, typed=typed)
+    assert result.exit_code == 0, result.output
+    assert "not taken in: the words were not confirmed" in result.output
+    assert not list((home / "state/peers").iterdir())
+    assert not (home / "policies/bob.example.toml").exists()
+
+
+def test_a_peer_whose_domain_has_the_name_of_another_file_gets_no_hand_on_that(home: Path, tmp_path: Path) -> None:
+    """Such a document is a whole one; a floors.toml out of it would take the policies of everybody out of force."""
+    run(home, *USUAL)
+    keys, domains = tmp_path / "mallory", ["bob.example", "floors"]
+    identity = create_identity(keys, name="mallory", domains=domains)
+    document = peer_document(
+        keys, identity, name="mallory", domains=domains, sae_id="1", kme_groups=["default"], levels=["aes"]
+    )
+    (tmp_path / "invitation").write_text(write_invitation(document))
+    before = contents(home)
+    refused = run(home, str(tmp_path / "invitation"), "--yes", group="identity accept")
+    assert refused.exit_code == 1
+    assert "'floors' cannot have a policy file" in str(refused.exception)
+    assert contents(home) == before
+
+
+def test_accepting_shows_the_words_and_asks(home: Path, tmp_path: Path, identities: Identities) -> None:
+    run(home, *USUAL)
+    result = run(home, invitation(tmp_path, identities.bob), group="identity accept", typed="y\n")
+    assert result.exit_code == 0, result.output
+    for line in lines_of(identities.bob.identity.fingerprint):
+        assert line in result.output
+    assert (home / "state/peers/bob.json").exists()
+    again = run(home, invitation(tmp_path, identities.bob), group="identity accept")
+    assert again.exit_code == 0
+    assert "Already pinned" in again.output
+
+
+def test_without_a_common_group_the_peer_gets_level_pqc_and_check_says_what_is_missing(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    run(home, *USUAL)
+    result = run(home, invitation(tmp_path, identities.bob), "--yes", group="identity accept")
+    assert "shared with us: none" in result.output
+    assert 'levels    = ["pqc"]' in (home / "policies/bob.example.toml").read_text()
+    checked = run(home, group="check")
+    assert checked.exit_code == 1
+    assert "WRONG  peer bob  no KME group is shared with it, so that NO QUANTUM KEYS are used" in checked.output
+    status = run(home, group="keys status")
+    assert status.exit_code == 1
+    assert "NO QUANTUM KEYS" in status.output
+
+
+def test_an_invitation_that_is_pasted_counts_as_well(home: Path, identities: Identities) -> None:
+    run(home, *USUAL)
+    typed = write_invitation(identities.bob.document) + "y\n"
+    result = run(home, group="identity accept", typed=typed)
+    assert result.exit_code == 0, result.output
+    assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
+
+
+def test_an_invitation_pasted_at_a_terminal_arrives_whole(home: Path, identities: Identities) -> None:
+    """It is longer than what a terminal holds back for a program that is slow to read."""
+    run(home, *USUAL)
+    root = str(Path(__file__).parents[3])
+    words = [sys.executable, "-m", "relay", "identity", "accept", "--config", str(home / "relay.toml")]
+    terminal = Terminal(words, directory=home, environment={"PYTHONPATH": root})
+    assert terminal.asked(["Paste the invitation, all of it"]) is not None
+    terminal.paste(write_invitation(identities.bob.document))
+    assert terminal.asked(["Are these the words"]) is not None
+    terminal.answer("y")
+    assert terminal.end() == 0, terminal.shown[-500:]
+    assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
+
+
+def test_a_policy_that_is_there_for_the_peer_stays(home: Path, tmp_path: Path, identities: Identities) -> None:
+    run(home, *USUAL)
+    (home / "policies/bob.example.toml").write_text(mine := 'levels = ["otp"]\n')
+    result = run(home, invitation(tmp_path, identities.bob), "--yes", group="identity accept")
+    assert "bob.example.toml: kept, though it says something else" in result.output
+    assert (home / "policies/bob.example.toml").read_text() == mine
+
+
+def test_where_root_sets_up_for_another_the_configuration_is_roots_and_the_state_is_theirs(tmp_path: Path) -> None:
+    owner = Owner(65534, 65534)
+    if not owner.is_another:
+        pytest.skip("needs root")
+    answers = Answers("a", ("a.example",), "1", None)
+    write_configuration(answers, Places(tmp_path / "a" / "relay.toml", tmp_path / "s"), owner)
+    for path in (tmp_path / "a", *(tmp_path / "a").rglob("*")):
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (0, 65534)
+        assert stat.S_IMODE(found.st_mode) == (0o750 if path.is_dir() else 0o640)
+
+
+def test_what_is_written_can_be_read_whatever_the_names_are(tmp_path: Path) -> None:
+    places = Places(tmp_path / "relay.toml", tmp_path / 'with "quotes" \\ and é')
+    kme = KMEAccess("https://k", tmp_path, tmp_path, tmp_path, 'gr"oup')
+    answers = Answers('na"me\\', ("bücher.example",), "sae\t1", kme)
+    (tmp_path / "relay.toml").write_text(relay_toml(answers, places))
+    config = load_config(tmp_path / "relay.toml")
+    assert (config.site.name, config.site.sae_id) == ('na"me\\', "sae\t1")
+    assert config.store.database == places.state / "relay.db"
+    assert config.kmes["kme"].group == 'gr"oup'
+
+
+def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        put(path, b"after", Owner.myself(), replace=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"before"
+
+
+def _why_not_as_nobody() -> str:
+    if os.geteuid():
+        return "giving files to another user needs root"
+    try:
+        subprocess.run([sys.executable, "-c", ""], user="nobody", check=True)
+    except PermissionError:
+        return f"another user cannot run {sys.executable}"
+    return ""
+
+
+@pytest.mark.skipif(bool(_why_not_as_nobody()), reason=_why_not_as_nobody() or "another user can run it")
+def test_keys_and_secret_belong_to_the_relays_user_who_can_serve_with_them(
+    identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = Owner.named("nobody")
+    monkeypatch.undo()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # pytest's directories are root's alone
+        shutil.copytree(identities.alice.directory, directory / "alice/state/identity")
+        for path in (directory / "alice/state", *(directory / "alice/state").rglob("*")):
+            os.chown(path, nobody.uid, nobody.gid)
+        (directory / "alice").chmod(0o755)
+        (directory / "alice/state").chmod(0o700)
+        done = subprocess.run(
+            [sys.executable, "-m", "relay", "setup", "--config", str(directory / "alice/relay.toml"), "--user", "nobody", *USUAL],
+            env={**os.environ, "XDG_STATE_HOME": str(directory / "xdg"), "PYTHONPATH": str(Path(__file__).parents[3])},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "ok     to alice.example: goes on as policy says: plaintext" in done.stdout
+        assert "ok     store secret" in done.stdout
+        for path in (directory / "alice/state").rglob("*"):
+            assert path.stat().st_uid == nobody.uid, path
+        assert (directory / "alice/relay.toml").stat().st_uid == 0
+        assert stat.S_IMODE((directory / "alice/kme/sae.key").stat().st_mode) == 0o640

@@ -1,0 +1,161 @@
+"""Two sites on one bare machine, by what deploy/README.md says to type: the first sealed mail at each level.
+Standard: the commands and the table of answers as they stand there; real Postfix, development KMEs; answers are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testlib import mails, postfix
+from tests.testlib.postfix import Postfix, requires_postfix
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, relay_process
+from tests.testlib.terminal import Terminal
+
+README = (Path(__file__).parents[3] / "deploy" / "README.md").read_text()
+SECTION = README.split("## Two sites on one machine\n")[1].split("\n## ")[0]
+KME, SITES, POLICIES, SERVE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+ROWS = re.findall(r"^\| `([^`]+)` \| (?:`([^`]*)`)? ?\| (?:`([^`]*)`)? ?\|$", SECTION, re.MULTILINE)
+QUESTIONS = [question for question, _, _ in ROWS]
+MOST_ANSWERS = 12
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A directory where both sites are, their Postfix, and how commands are run there."""
+
+    directory: Path
+    postfix: Mapping[str, Postfix]
+    bases: Mapping[str, int]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        root = str(Path(__file__).parents[3])
+        return {
+            "XDG_STATE_HOME": str(self.directory / "xdg"),
+            "PYTHONPATH": root,
+            "QUMAIL_RELAY_USER": "root",
+            "COLUMNS": "200",
+        }
+
+    def words(self, command: str) -> list[str]:
+        """A command of the document, with this test's ports."""
+        program, *words = shlex.split(command)
+        assert program == "qumail-relay"
+        for name, base in self.bases.items():
+            if words[0] == "setup" and f"{name}/relay.toml" in words:
+                words = [word for word in words if word not in ("--port-base", "10120")] + ["--port-base", str(base)]
+        return [sys.executable, "-m", "relay", *words]
+
+    def typed(self, command: str, name: str) -> Terminal:
+        """Runs one at a terminal, and types what the table says for this site."""
+        column = {"alice": 1, "bob": 2}[name]
+        answers = {row[0]: row[column] for row in ROWS} | {"Postfix": str(self.postfix[name].config)}
+        terminal = Terminal(self.words(command), directory=self.directory, environment=self.environment)
+        while (question := terminal.asked(QUESTIONS)) is not None:
+            terminal.answer(answers[question])
+        assert terminal.end() == 0, terminal.shown
+        return terminal
+
+
+def blocks_of_ports(number: int) -> list[int]:
+    """Bases of which the ports 4 to 18 above are free."""
+    free = {address.port for address in postfix.free_addresses(40 * number)}
+    found: list[int] = []
+    for port in sorted(free):
+        if all(port + step in free for step in range(4, 19)) and all(abs(port - other) > 20 for other in found):
+            found.append(port)
+    return found[:number]
+
+
+@asynccontextmanager
+async def kme(machine: Machine) -> AsyncIterator[None]:
+    """The development KMEs, as the document says, on free ports."""
+    process = await asyncio.create_subprocess_exec(
+        *machine.words(KME.strip()), "--port", "0", "--port", "0",
+        cwd=machine.directory, env={**os.environ, **machine.environment}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while b"NOT quantum" not in await process.stdout.readline():
+                pass
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str, Sink]]]:
+    """Two Postfix that know each other and nothing of a relay, and what their users get."""
+    smtp = dict(zip(("alice", "bob"), postfix.free_addresses(2), strict=True))
+    async with AsyncExitStack() as stack:
+        boxes = {name: await stack.enter_async_context(Sink()) for name in smtp}
+        servers: dict[str, Postfix] = {}
+        for name, peer in (("alice", "bob"), ("bob", "alice")):
+            here = f"mailboxes:[127.0.0.1]:{boxes[name].address.port}"
+            there = f"smtp:[127.0.0.1]:{smtp[peer].port}"
+            settings = {
+                "myhostname": f"mail.{name}.example",
+                "relay_domains": f"{name}.example",
+                "default_transport": here,
+                "transport_maps": f"inline:{{ {name}.example={here}, {peer}.example={there} }}",
+            }
+            servers[name] = await stack.enter_async_context(
+                postfix.running(smtp=smtp[name], fragments=(), ports={}, settings=settings)
+            )
+        bases = dict(zip(smtp, blocks_of_ports(2), strict=True))
+        yield Machine(directory, servers, bases), boxes
+
+
+@requires_postfix
+@pytest.mark.timeout(600)  # eight processes that make RSA keys and load everything, one after the other
+async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_at_each_level(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        machine, boxes = await stack.enter_async_context(bare_machine(tmp_path))
+        await stack.enter_async_context(kme(machine))
+        answers = {"alice": 0, "bob": 0}
+        for command in SITES.splitlines():
+            name = "alice" if "alice/relay.toml" in command else "bob"
+            terminal = await asyncio.to_thread(machine.typed, command, name)
+            answers[name] += terminal.answers
+            if command.startswith("qumail-relay setup --config bob"):
+                assert "to alice.example (peer alice): sealed: aes, 256 bits of quantum key" in terminal.shown
+        assert max(answers.values()) <= MOST_ANSWERS, answers
+        await postfix.run("sh", "-ec", POLICIES, directory=tmp_path)
+        relays = {
+            name: await stack.enter_async_context(relay_process(Site(tmp_path / name)))
+            for name in re.findall(r"--config (\w+)/relay.toml", SERVE)
+        }
+        for level in ("otp", "aes", "pqc", "rsa"):
+            message = mails.plain(f"at level {level}", "The vault opens at 06:30.\r\n")
+            reply = await machine.postfix["alice"].submit(message, recipients=[f"{level}@bob.example"])
+            assert reply.code == 250
+            [*_, got] = await boxes["bob"].messages(len(boxes["bob"].got) + 1)
+            assert got.recipients == (f"{level}@bob.example",)
+            assert b"The vault opens at 06:30." in got.message
+            sealed = _event(relays["alice"].log_file, "sealed_and_sent", level)
+            opened = _event(relays["bob"].log_file, "opened_and_sent", level)
+            assert sealed["protection"] == opened["protection"]
+            assert sealed["protection"].startswith(level)
+            assert sealed["quantum_bits"] > 0
+            assert sealed["key_IDs"] == opened["key_IDs"]
+
+
+def _event(log: Path, name: str, level: str) -> dict[str, Any]:
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    [found] = [each for each in events if each["event"] == name and str(each["protection"]).startswith(level)]
+    return dict(found)

@@ -1,0 +1,204 @@
+"""Several workers are one relay: all mail arrives once, whichever is killed, frozen or started anew, at any address.
+Standard: RFC 5321 6.1; no connection is refused while a worker is started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.submit import submit
+
+POLICIES = {"default.toml": 'levels = ["aes"]\n'}
+
+
+def numbered(number: int) -> bytes:
+    return mails.plain().replace(b"<1@alice.example>", b"<%d.worker@alice.example>" % number)
+
+
+def how_often(sink: Sink) -> Counter[bytes]:
+    return Counter(line for got in sink.got for line in got.message.split(b"\r\n") if b".worker@" in line)
+
+
+def events(relay: RelayProcess, name: str) -> list[dict[str, object]]:
+    found = (json.loads(line) for line in relay.log.splitlines() if line.startswith("{"))
+    return [each for each in found if each["event"] == name]
+
+
+async def until(relay: RelayProcess, name: str, number: int = 1) -> list[dict[str, object]]:
+    async with asyncio.timeout(60):
+        while len(found := events(relay, name)) < number:
+            assert relay.process.returncode is None, relay.log
+            await asyncio.sleep(0.02)
+    return found
+
+
+def pids(relay: RelayProcess) -> dict[int, int]:
+    """The process of each worker."""
+    return {int(str(each["worker"])): int(str(each["process"])) for each in events(relay, "worker_started")}
+
+
+@asynccontextmanager
+async def workers(site: Site, number: int) -> AsyncIterator[RelayProcess]:
+    text = site.config_file.read_text()
+    if "[limits]" not in text:
+        site.config_file.write_text(f"{text}\n[limits]\nworkers = {number}\n")
+    async with relay_process(site) as relay:
+        yield relay
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies=POLICIES,
+    )  # fmt: skip
+
+
+async def test_all_mail_arrives_once_and_the_keys_of_all_are_reported(site: Site, sink: Sink) -> None:
+    async with workers(site, 3) as relay:
+        replies = await asyncio.gather(*(submit(relay.addresses["outgoing"], numbered(each)) for each in range(30)))
+        assert {reply.code for reply in replies} == {250}
+        assert set(how_often(sink).values()) == {1}
+        assert len(how_often(sink)) == 30
+        assert set(pids(relay)) == {1, 2, 3}
+        async with asyncio.timeout(60):
+            used = 0
+            while used < 30:
+                _, _, said = await run("keys", "status", "--json", "--config", site.config_file)
+                used = sum(row["used"] for row in json.loads(said)["pools"])
+                await asyncio.sleep(0.2)
+        assert used == 30
+
+
+async def test_one_mail_at_two_workers_at_once_leaves_once(site: Site, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        one = asyncio.create_task(submit(relay.addresses["outgoing"], numbered(1)))
+        await sink.reached.wait()
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGCONT)
+        reply = await submit(relay.addresses["outgoing"], numbered(1))
+        assert reply.code == 451
+        os.kill(first, signal.SIGCONT)
+        sink.gate.set()
+        assert (await one).code == 250
+    assert set(how_often(sink).values()) == {1}
+
+
+async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(site: Site, sink: Sink) -> None:
+    """It is killed after the next hop's 250, and its client has not heard of that."""
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        reader, writer = await asyncio.open_connection(*relay.addresses["outgoing"])
+        for line in (b"EHLO c.example", b"MAIL FROM:<ann@alice.example>", b"RCPT TO:<ben@bob.example>", b"DATA"):
+            writer.write(line + b"\r\n")
+        while not (await reader.readline()).startswith(b"354"):
+            pass
+        writer.write(numbered(1))
+        writer.write(b".\r\n")
+        await sink.messages(1)
+        await until(relay, "sealed_and_sent")
+        os.kill(first, signal.SIGKILL)
+        await until(relay, "worker_ended")
+        writer.close()  # it has read nothing
+        os.kill(second, signal.SIGCONT)
+        async with asyncio.timeout(60):
+            while (reply := await submit(relay.addresses["outgoing"], numbered(1))).code != 250:
+                assert reply.code == 451, reply
+        await until(relay, "worker_started", 3)
+    assert set(how_often(sink).values()) == {1}
+
+
+async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        before = pids(relay)
+        stop, replies = asyncio.Event(), []
+
+        async def send(which: int) -> None:
+            number = 0
+            while not stop.is_set():
+                replies.append(await submit(relay.addresses["outgoing"], numbered(1000 * which + number)))
+                number += 1
+
+        senders = [asyncio.create_task(send(which)) for which in range(1, 4)]
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        stop.set()
+        await asyncio.gather(*senders)
+        assert {reply.code for reply in replies} == {250}
+        assert len(how_often(sink)) == len(replies)
+        assert set(how_often(sink).values()) == {1}
+        after = pids(relay)
+        assert not set(before.values()) & set(after.values())
+        assert after.keys() == before.keys()
+
+
+async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay_is_started_again(
+    site: Site, sink: Sink
+) -> None:
+    async with workers(site, 2) as relay:
+        site.config_file.write_text("this is no TOML")
+        os.kill(pids(relay)[1], signal.SIGKILL)
+        await until(relay, "relay_serves", 3)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_workers_end_when_the_process_that_starts_them_is_killed(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        running = pids(relay)
+        relay.kill()
+        await relay.process.wait()
+        async with asyncio.timeout(60):
+            while any(_lives(pid) for pid in running.values()):
+                await asyncio.sleep(0.02)
+    async with workers(site, 2) as relay:  # nothing keeps the database's lock, or the address
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_a_relay_whose_workers_cannot_start_ends_and_says_why(site: Site) -> None:
+    site.config_file.write_text(site.config_file.read_text() + "\n[limits]\nworkers = 2\n")
+    (site.directory / "site.secret").mkdir()
+    status, said, _ = await run("serve", "--config", site.config_file)
+    assert status == 1
+    assert "a worker could not start" in said
+    assert said.count("site.secret") == 2
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: DevelopmentKMEs, site: Site) -> None:
+    kmes.link.drops_undelivered = True
+    async with workers(site, 3) as relay:
+        await until(relay, "workers_end")
+        first = pids(relay)[1]
+        async with asyncio.timeout(60):
+            while sum(map(_lives, pids(relay).values())) > 1:
+                await asyncio.sleep(0.05)
+        assert _lives(first)
+    text = site.config_file.read_text().replace("[kmes.kme]\n", "[kmes.kme]\none_batch_at_a_time = true\n")
+    site.config_file.write_text(text)
+    _, said, _ = await run("serve", "--config", site.config_file)
+    assert "set workers = 1" in said

@@ -1,0 +1,48 @@
+"""Every `qumail-relay ...` that a document tells people to type is a command that there is, with options that it has.
+Those of deploy/README.md's two sites are typed and run, in integration/setup/test_two_sites.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from relay.cli import cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "deploy/README.md", "deploy/dkim/README.md", "deploy/imap/README.md", "policies/README.md")
+BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def commands(document: str) -> list[str]:
+    lines = "".join(BLOCK.findall((ROOT / document).read_text())).replace("\\\n", " ").splitlines()
+    found = (re.search(r"(?:^|-- )(?:\S*bin/)?qumail-relay ([a-z].*)", line.partition("  #")[0]) for line in lines)
+    return [re.split(r"\s{2,}", each[1])[0] for each in found if each]
+
+
+CASES = [(document, command) for document in DOCUMENTS for command in commands(document)]
+
+
+def test_there_are_such_commands() -> None:
+    assert len(CASES) > 20
+    assert ("README.md", "setup") in CASES
+
+
+@pytest.mark.parametrize(("document", "line"), CASES)
+def test_each_is_there(document: str, line: str) -> None:
+    words = shlex.split(line)
+    command: click.Command = cli
+    context = click.Context(cli, info_name="qumail-relay")
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"{document}: {line}"
+        command, context = found, click.Context(found, context, name)
+    try:
+        command.parse_args(context, words)
+    except click.BadParameter as error:
+        assert "does not exist" in error.message, f"{document}: {line}: {error.message}"
