@@ -43,7 +43,7 @@ def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 
 async def stay_alive() -> None:
-    """Until cancelled: ALIVE from the event loop itself, so that a relay whose loop hangs is killed and started anew."""
+    """Until cancelled: ALIVE from the event loop itself, so that a relay whose loop hangs is ended and begun anew."""
     seconds = watchdog_seconds(os.environ)
     while seconds is not None:
         notify(ALIVE)

@@ -61,7 +61,7 @@ def test_the_unit_waits_for_what_the_relay_says() -> None:
 
 def _cannot_deny() -> bool:
     """PR_GET_MDWE: Linux before 6.3 has none."""
-    return sys.platform != "linux" or ctypes.CDLL(None).prctl(66, 0, 0, 0, 0) < 0
+    return sys.platform != "linux" or bool(ctypes.CDLL(None).prctl(66, 0, 0, 0, 0) < 0)
 
 
 @pytest.mark.skipif(_cannot_deny(), reason="this kernel cannot deny memory that is written and run")
