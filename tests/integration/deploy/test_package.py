@@ -222,6 +222,29 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
     assert "qumail" not in machine.path("/etc/passwd").read_text() + machine.path("/etc/group").read_text()
 
 
+def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+    section = (DEBIAN.parent / "README.md").read_text().split("## By package\n")[1].split("\n## ")[0]
+    install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
+    build, apt, setup, start, check = install_it
+    assert build == "deploy/debian/build /tmp"
+    shutil.copy(package, machine.path(f"/tmp/{package.name}"))
+    machine.run("sh", "-c", apt)
+    answers = "--yes --domain alice.example --sae-id sae-alice --kme none --postfix none"
+    said = machine.run("sh", "-c", f"{setup} {answers}")
+    assert "ok     to alice.example" in said
+    assert start == "systemctl start qumail-relay"  # which needs systemd
+    with started(machine) as relay:
+        assert "outgoing.lmtp  127.0.0.1:10024" in machine.run("sh", "-c", check, may_fail=True)
+        undo, remove, purge = take_it_out
+        assert "no change of Postfix to undo" in machine.run("sh", "-c", undo, may_fail=True)
+        machine.run("sh", "-c", f"{remove} --yes")
+        assert relay.wait() == 0
+    assert machine.path(CONFIGURATION).exists()
+    assert "site secret" in machine.run("sh", "-c", f"{purge} --yes")
+    assert not machine.path("/etc/qumail-relay").exists()
+    assert not machine.path("/var/lib/qumail-relay").exists()
+
+
 def test_purge_follows_a_link_and_empties_a_volume(machine: Machine, package: Path) -> None:
     """Keys lie where the administrator has put them, and would stay there."""
     install(machine, package)
