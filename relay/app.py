@@ -35,6 +35,7 @@ from relay.keys.build import key_ring
 from relay.keys.refill import DrawCount, Draws
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
+from relay.notify import READY, STOPPING, notify, stay_alive
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
@@ -314,12 +315,17 @@ async def serve(
     with their addresses.
     """
     with told_to_stop() as stop:
-        async with running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses:
+        async with (
+            in_background("watchdog", stay_alive()),
+            running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
+        ):
             # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
             gc.collect()
             gc.freeze()
             ready(addresses)
+            notify(READY)
             await stop.wait()
+            notify(STOPPING)
         if stop.cause:
             raise Stopped(stop.cause)
 
