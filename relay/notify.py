@@ -32,6 +32,11 @@ def notify(state: str) -> None:
         log.warning("service_manager_not_told", state=state, cause=str(error))
 
 
+def without_manager(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a process that is not the service itself, and whose word would be taken for the service's."""
+    return {name: value for name, value in environment.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+
+
 def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     """How often to send ALIVE: twice in the time that the manager waits; None where it does not wait for us."""
     text = environment.get("WATCHDOG_USEC", "")
