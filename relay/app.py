@@ -9,7 +9,7 @@ import gc
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -35,6 +35,7 @@ from relay.keys.build import key_ring
 from relay.keys.refill import DrawCount, Draws
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
+from relay.notify import READY, STOPPING, notify, stay_alive
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.opening.original import Originals
@@ -68,6 +69,8 @@ from relay.worker import Worker
 
 log = structlog.get_logger(__name__)
 
+RETIRE_S = 10.0
+"""So long the clients of a worker whose place was taken have to finish."""
 DOORS = {
     "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
     "milter": ("outgoing.milter", "incoming.milter"),
@@ -241,6 +244,10 @@ async def running(
         if built.receiving.process_has_ended:
             raise Stopped(ALONE)
         built.keys.start()
+        if worker is not None and stop is not None:
+            told = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+            await stack.enter_async_context(in_background("retirement", _retire(told, ready, stop)))
         addresses: dict[str, TCPAddress] = {}
         for each in ready:
             addresses |= await each.start()
@@ -308,12 +315,17 @@ async def serve(
     with their addresses.
     """
     with told_to_stop() as stop:
-        async with running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses:
+        async with (
+            in_background("watchdog", stay_alive()),
+            running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
+        ):
             # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
             gc.collect()
             gc.freeze()
             ready(addresses)
+            notify(READY)
             await stop.wait()
+            notify(STOPPING)
         if stop.cause:
             raise Stopped(stop.cause)
 
@@ -324,6 +336,15 @@ def _reload(built: Parts, ready: list[Door]) -> None:
     built.keys.renew_certificates(anyway=True)
     for each in ready:
         each.reload()
+
+
+async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
+    """SIGUSR1, for a worker: another one has taken its place. Clients that are connected finish what they do."""
+    await told.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RETIRE_S):
+            await asyncio.gather(*(each.retire() for each in ready))
+    stop.tell()
 
 
 async def _stopped(ready: list[Door]) -> None:

@@ -152,8 +152,9 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
         for each in not_for_it:
             os.close(each)
         os.setsid()
-        # systemd ends all processes of a service at once: this one has to stay until its calls are over.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
+        # are over.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT):
             signal.signal(number, signal.SIG_IGN)
         uvloop.run(_serve(theirs, config))
         status = 0

@@ -243,11 +243,31 @@ def _has_message_id(message: bytes) -> bool:
 
 
 def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
-    """What left, for whom not, and how it was protected."""
-    refused = [str(outcome) for outcome in filter(None, result.outcomes)]
+    """What left, for whom not, and how it was protected; what stays inside is told apart from what left in clear."""
+    inside = {each.recipient.mailbox for each in copy.planned if each.stays_inside}
+    stays: list[RelayError | None] = []
+    leaves: list[RelayError | None] = []
+    for recipient, outcome in zip(copy.recipients, result.outcomes, strict=True):
+        (stays if recipient.mailbox in inside else leaves).append(outcome)
     in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"
-    report, event = (log.warning, in_clear) if copy.in_clear else (log.info, "sealed_and_sent")
-    if len(refused) == len(copy.recipients):
+    if stays:
+        _report_of(copy, result, octets, stays, log.info, "delivered_inside")
+    if leaves and copy.in_clear:
+        _report_of(copy, result, octets, leaves, log.warning, in_clear)
+    elif leaves:
+        _report_of(copy, result, octets, leaves, log.info, "sealed_and_sent")
+
+
+def _report_of(
+    copy: SealedCopy,
+    result: NextHopResult,
+    octets: int,
+    outcomes: Sequence[RelayError | None],
+    report: Callable[..., None],
+    event: str,
+) -> None:
+    refused = [str(outcome) for outcome in filter(None, outcomes)]
+    if len(refused) == len(outcomes):
         report, event = log.warning, "copy_not_delivered"
     report(
         event,
@@ -255,7 +275,7 @@ def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
         peer=copy.peer,
         key_IDs=[reference.key_ID for reference in copy.keys],
         quantum_bits=copy.quantum_bits,
-        recipients=len(copy.recipients) - len(refused),
+        recipients=len(outcomes) - len(refused),
         not_accepted=refused[:10],
         octets=octets,
         policy=copy.policy,

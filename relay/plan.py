@@ -53,12 +53,14 @@ class Copy(NamedTuple):
 class Planned:
     """One recipient: what policy says, and why each protection that it lists earlier is not to be had.
 
-    `decision` is None where no policy covers them. Each of the `causes` begins with the level.
+    `decision` is None where no policy covers them. Each of the `causes` begins with the level. Mail that `stays_inside`
+    goes in clear to one of our own domains: it has not left.
     """
 
     recipient: Recipient
     decision: Decision | None
     causes: tuple[str, ...] = ()
+    stays_inside: bool = False
 
     @property
     def policy(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class Planned:
     @property
     def downgrade(self) -> str:
         """What the ledger has to know: why they get less than the first protection listed, or "" where they do not."""
+        if self.stays_inside:
+            return ""
         if self.decision is None or not self.decision.in_clear:
             return "; ".join(self.causes)
         reason = f": {self.decision.reason}" if self.decision.reason else ""

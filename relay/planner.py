@@ -16,11 +16,12 @@ from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRe
 from relay.keys.pads import plan_pad
 from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
-from relay.mail import Recipient
+from relay.mail import Recipient, domain_of
 from relay.plan import QUANTUM, Copy, Group, Planned
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
+from relay.policy.names import fold_domain
 from relay.policy.priority import KeysWithReserve
 from relay.policy.strength import LevelName, strength_of
 
@@ -84,7 +85,8 @@ class Planner:
                 planned, error = Planned(recipient, None), decision
             else:
                 copy, causes = self._best(decision, octets, missing or {})
-                planned = Planned(recipient, decision, causes)
+                inside = copy is not None and copy.in_clear and self._is_our_own(recipient)
+                planned = Planned(recipient, decision, causes, inside)
                 error = None if copy else _otherwise(decision, octets, causes, waited)
             if error is not None:
                 errors[str(error)] = error
@@ -93,6 +95,13 @@ class Planner:
             Group(tuple(members), key) if isinstance(key, Copy) else Group(tuple(members), error=errors[key])
             for key, members in groups.items()
         )
+
+    def _is_our_own(self, recipient: Recipient) -> bool:
+        """Whether the domain is one of ours beyond doubt."""
+        try:
+            return fold_domain(domain_of(recipient.address)) in {fold_domain(each) for each in self.config.site.domains}
+        except ValueError:
+            return False
 
     async def carry_out(
         self,

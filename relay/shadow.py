@@ -55,6 +55,8 @@ _ADDRESSES = ("sender", "recipient")
 def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
     alike: dict[str, list[Planned]] = {}
     for each in group.members:
+        if each.stays_inside:
+            continue
         alike.setdefault(each.policy["policy"], []).append(each)
     what = f"{group.result} {group.protection}".rstrip()
     for members in alike.values():

@@ -27,6 +27,7 @@ from relay.aio import in_background
 from relay.config import Config, TCPAddress
 from relay.entry.listening import Sockets, close_all
 from relay.keys.report import together
+from relay.notify import READY, STOPPING, notify, stay_alive, without_manager
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
@@ -42,17 +43,23 @@ START_S = 60.0
 PAUSES_S = (0.1, 1.0, 5.0, 30.0)
 """So long a worker that has ended is waited with, the more often it ended soon after its start."""
 SOON_S = 60.0
+LOOK_S, MOST_SILENT = 10.0, 6
+"""So often it is looked, in seconds, and so many times in a row nothing need have come from a worker."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand."""
+    """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
+
+    `silent` counts the looks since it said anything.
+    """
 
     number: int
     life: int
     process: Process
     began: float
     addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
+    silent: int = 0
     keys: dict[str, Any] | None = None
 
 
@@ -81,6 +88,19 @@ class Workers:
         if len(found) < len(addresses):
             raise Stopped("a worker could not start; what it said stands above")
         return found[0]
+
+    async def end_the_silent(self) -> None:
+        """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
+
+        Looks are counted, not seconds: of those that this process did not have either no worker is to blame.
+        """
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for each in self._running_now:
+                each.silent += each.addresses.done()
+                if each.silent > MOST_SILENT:
+                    log.error("worker_hangs", worker=each.number, process=each.process.pid)
+                    _tell(each.process, signal.SIGKILL)
 
     async def keep_up(self) -> None:
         """With SIGUSR1 starts each anew, one after the other; for ever."""
@@ -116,7 +136,7 @@ class Workers:
             _tell(each.process, signal.SIGTERM)
 
     async def _all_anew(self) -> None:
-        """The old one is told to stop once the new one serves: were that to fail, mail would wait for a person."""
+        """The old one is told to end once the new one serves: were that to fail, mail would wait for a person."""
         for number in sorted(self._running):
             if number not in self._running:
                 continue
@@ -129,7 +149,7 @@ class Workers:
                 _tell(new.process, signal.SIGKILL)
                 return
             old, self._running[number] = self._running[number], new
-            _tell(old.process, signal.SIGTERM)
+            _tell(old.process, signal.SIGUSR1)  # not SIGTERM: who has just connected would be sent away
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 
@@ -157,8 +177,9 @@ class Workers:
             # two stores would be two relays.
             command = [sys.executable, "-m", "relay", "serve", "--config", str(self._relay_toml)]
             process = await asyncio.create_subprocess_exec(
-                *command, "--worker", worker.as_json(), pass_fds=worker.descriptors, start_new_session=True
-            )
+                *command, "--worker", worker.as_json(),
+                pass_fds=worker.descriptors, start_new_session=True, env=without_manager(os.environ),
+            )  # fmt: skip
         log.info("worker_started", worker=number, process=process.pid)
         loop = asyncio.get_running_loop()
         running = _Running(number, life, process, loop.time(), loop.create_future())
@@ -182,6 +203,7 @@ class Workers:
         with way:
             while said := await loop.sock_recv(way, MOST_OCTETS):
                 what, value = json.loads(said)
+                running.silent = 0
                 if what == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
                 elif what == "keys":
@@ -229,9 +251,15 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, workers.reload)
     loop.add_signal_handler(signal.SIGUSR1, workers.start_anew)
-    async with in_background("workers", workers.keep_up()):
+    async with (
+        in_background("watchdog", stay_alive()),
+        in_background("workers", workers.keep_up()),
+        in_background("silent workers", workers.end_the_silent()),
+    ):
         ready(addresses)
+        notify(READY)
         await stop.wait()
+        notify(STOPPING)
 
 
 def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:

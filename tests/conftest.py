@@ -23,7 +23,8 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
 LONG_FIRST = (
-    "system/test_crash.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py", "test_corpus.py", "opening/test_failures.py",
+    "system/test_crash.py", "deploy/test_package.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py",
+    "test_corpus.py", "opening/test_failures.py",
     "milter/test_alone.py", "keys/test_forged.py", "store/test_received.py", "test_conversations.py",
     "opening/test_late.py", "imap/test_kill.py", "test_bench.py", "/postfix/", "test_policy_postfix.py",
     "cli/test_commands.py", "test_addresses.py", "test_liboqs_real.py", "test_bouncycastle.py", "test_key_receiver.py",

@@ -73,6 +73,9 @@ class Door(Protocol):
     async def start(self) -> dict[str, TCPAddress]:
         """Takes mail from now on; gives its real TCP addresses, by name. Raises ConfigError."""
 
+    async def retire(self) -> None:
+        """Leaves new connections to other processes at the same sockets; returns when those there are have ended."""
+
     async def stop(self) -> None:
         """Takes no new mail, lets mails in flight end in some seconds, closes what is left."""
 

@@ -23,6 +23,7 @@ BACKLOG = 512
 GRACE_S = 30.0
 """So long mails in flight have to end when the relay stops."""
 PROBE_S = 5.0
+ACCEPTED_S = 0.2
 SOCKET_MODE = 0o660
 """A mail server's user must be in the group of a Unix socket's directory."""
 
@@ -69,6 +70,8 @@ class Listener:
         self._by_client: Counter[str] = Counter()
         self._deliveries: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._is_trusted = lru_cache(maxsize=1024)(partial(_is_in, settings.trusted))
 
     async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
@@ -77,6 +80,14 @@ class Listener:
         for each in sockets:
             create = loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server
             self.servers.append(await create(protocol, sock=each, backlog=BACKLOG))
+
+    async def retire(self) -> None:
+        """Leaves new connections to others; returns when all that there are have ended by themselves."""
+        for server in self.servers:
+            server.close()
+        # One that was accepted in this step is not among the connections yet.
+        await asyncio.sleep(ACCEPTED_S)
+        await self._empty.wait()
 
     async def stop(self, grace: float = GRACE_S) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""
@@ -113,6 +124,7 @@ class Listener:
         """Counts one more connection; why it cannot stay, or ""."""
         network = network_of(client)
         self.connections[connection] = network
+        self._empty.clear()
         self._by_client[network] += 1
         limits = self.settings
         if self._stopping:
@@ -130,6 +142,8 @@ class Listener:
             self._by_client[network] -= 1
             if not self._by_client[network]:
                 del self._by_client[network]
+        if not self.connections:
+            self._empty.set()
 
     def trusts(self, client: str) -> bool:
         """Whether the client is in a trusted network."""

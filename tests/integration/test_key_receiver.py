@@ -31,7 +31,8 @@ from tests.testlib.sites import SOON_LOCKED_OUT, DidNotStart, RelayProcess, Site
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
-QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\n"
+QUICK = "timeout = 1\npool_maxsize = 2\nlag_patience = 0\nprefetch = false\n"
+"""Nothing else is asked of the KME meanwhile, whose answer could be taken for the one that is to be held."""
 
 
 @pytest.fixture
@@ -139,6 +140,26 @@ async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail
         await given.get()
         relay.kill()
         await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    to_kme.let_answers_go()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_relay_that_the_watchdog_ends_while_its_key_is_on_the_way_opens_the_mail_when_it_is_back(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
+) -> None:
+    """systemd sends SIGABRT to all processes of the service."""
+    given = when_given(kmes, to_kme.hold_answers)
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+        await given.get()
+        receiver = key_receiver(relay)
+        for process in (receiver, relay.process.pid):
+            os.kill(process, signal.SIGABRT)
+        assert await relay.process.wait() == -signal.SIGABRT
+        assert runs(receiver)
         await asyncio.gather(sending, return_exceptions=True)
     to_kme.let_answers_go()
     async with relay_process(bob) as relay:

@@ -109,6 +109,25 @@ async def test_only_the_plaintext_policy_lets_mail_out_in_clear_and_the_log_says
     assert (entry["log_level"], entry["protection"]) == ("warning", "plaintext")
 
 
+async def test_mail_that_stays_in_our_own_domains_is_no_leak(
+    tmp_path: Path, alice: Any, sink: Sink, log: LogCapture
+) -> None:
+    """One real leak is to be seen among much mail at home: neither a warning nor a ledger line is about the latter."""
+    clear = 'levels = ["plaintext"]\n'
+    policies = {"alice.example.toml": clear, "open.example.toml": clear, "alice.example.org.toml": clear}
+    everybody = ["bea@Alice.Example", "press@open.example", "x@alice.example.org"]
+    async with alice(policies=policies) as relay:
+        assert (await submit(relay, mails.plain(), recipients=everybody)).code == 250
+        ledger = [json.loads(line) for line in (tmp_path / "alice" / "ledger.jsonl").read_text().splitlines()]
+    assert {each for got in sink.got for each in got.recipients} == set(everybody)
+    sent = [entry for entry in log.entries if entry["event"] in ("sent_in_clear", "delivered_inside")]
+    assert sorted((entry["event"], entry["log_level"], entry["recipients"]) for entry in sent) == [
+        ("delivered_inside", "info", 1),
+        ("sent_in_clear", "warning", 2),
+    ]
+    assert sum(len(entry["recipients"]) for entry in ledger) == 2
+
+
 async def test_a_kme_that_is_down_holds_the_mail(
     alice: Any, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:

@@ -8,9 +8,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,11 @@ def pids(relay: RelayProcess) -> dict[int, int]:
 
 
 @asynccontextmanager
-async def workers(site: Site, number: int) -> AsyncIterator[RelayProcess]:
+async def workers(site: Site, number: int, *, before: str = "") -> AsyncIterator[RelayProcess]:
     text = site.config_file.read_text()
     if "[limits]" not in text:
         site.config_file.write_text(f"{text}\n[limits]\nworkers = {number}\n")
-    async with relay_process(site) as relay:
+    async with relay_process(site, before=before) as relay:
         yield relay
 
 
@@ -202,3 +203,28 @@ async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: Deve
     site.config_file.write_text(text)
     _, said, _ = await run("serve", "--config", site.config_file)
     assert "set workers = 1" in said
+
+
+async def test_a_worker_that_hangs_is_replaced(site: Site, sink: Sink) -> None:
+    async with workers(site, 2, before="from relay import workers; workers.LOOK_S = 2.5") as relay:
+        os.kill(pids(relay)[2], signal.SIGSTOP)
+        await until(relay, "worker_hangs")
+        await until(relay, "relay_serves", 3)
+        assert [each["worker"] for each in events(relay, "worker_hangs")] == [2]
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_the_service_manager_hears_of_the_relay_as_a_whole(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with workers(site, 2):
+            pass
+        said = []
+        with suppress(BlockingIOError):
+            while True:
+                said.append(manager.recv(100))
+    assert said == [b"READY=1", b"STOPPING=1"]

@@ -40,6 +40,9 @@ class IMAPDoor:
         await self._stack.enter_async_context(in_background("mailboxes", self._mailboxes.watch()))
         return {}
 
+    async def retire(self) -> None:
+        """Nobody connects here."""
+
     async def stop(self) -> None:
         """What is being opened is given up; any step may be repeated."""
         await self._stack.aclose()

@@ -53,6 +53,10 @@ class MilterDoor:
                     addresses[f"{name}_milter"] = address_of(sockets)
         return addresses
 
+    async def retire(self) -> None:
+        """All at once."""
+        await asyncio.gather(*(listener.retire() for listener in self._listeners))
+
     async def stop(self) -> None:
         """All at once, so that they share the time that mails in flight are given."""
         await asyncio.gather(*(listener.stop() for listener in self._listeners))

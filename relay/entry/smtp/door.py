@@ -72,9 +72,17 @@ class SMTPDoor:
                 addresses[setting.replace(".listen", "").replace(".", "_")] = address_of(sockets)
         return addresses
 
+    async def retire(self) -> None:
+        """All at once."""
+        await asyncio.gather(*(listener.retire() for listener in self._listeners))
+
     async def stop(self) -> None:
         """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(listener.stop() for listener in {listener for listener, _ in self._sessions.values()}))
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+
+    @property
+    def _listeners(self) -> set[Listener]:
+        return {listener for listener, _ in self._sessions.values()}
 
     def reload(self) -> None:
         """Takes the certificate of [submission] as it is now."""

@@ -1,0 +1,55 @@
+"""Tells the service manager how the relay is: that it serves, that its event loop goes on, that it stops.
+Standard: sd_notify(3); without NOTIFY_SOCKET nobody is told, and nothing is different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+ALIVE = "WATCHDOG=1"
+
+
+def notify(state: str) -> None:
+    """Sends one of the above to the service manager, if there is one. Never blocks, never fails."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+            client.setblocking(False)
+            # @ stands for the NUL of an abstract socket, which has no file.
+            client.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+    except (OSError, ValueError) as error:
+        log.warning("service_manager_not_told", state=state, cause=str(error))
+
+
+def without_manager(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a process that is not the service itself, and whose word would be taken for the service's."""
+    return {name: value for name, value in environment.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+
+
+def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    """How often to send ALIVE: twice in the time that the manager waits; None where it does not wait for us."""
+    text = environment.get("WATCHDOG_USEC", "")
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        return None
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 1_000_000 / 2
+
+
+async def stay_alive() -> None:
+    """Until cancelled: ALIVE from the event loop itself, so that a relay whose loop hangs is ended and begun anew."""
+    seconds = watchdog_seconds(os.environ)
+    while seconds is not None:
+        notify(ALIVE)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,282 @@
+"""The Debian package as an administrator meets it: built, installed, started, upgraded, removed, purged.
+Standard: Debian Policy 6 and 10.7; each life is on a copy of this machine, of which nothing is left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.testlib.throwaway import Machine, throwaway_machine, why_not
+
+DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
+SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
+CONFIGURATION = "/etc/qumail-relay/relay.toml"
+RELAY_TOML = """\
+# edited by the administrator
+[site]
+name = "alice"
+domains = ["alice.example"]
+sae_id = "sae-alice"
+
+[outgoing]
+listen = "127.0.0.1:10025"
+next_hop = "127.0.0.1:10026"
+
+[policies]
+directory = "policies"
+
+[store]
+database = "/var/lib/qumail-relay/relay.db"
+secret = "/var/lib/qumail-relay/site.secret"
+"""
+OF_DPKG = re.compile(
+    r"/var/lib/dpkg/.*|/var/log/.*|/var/cache/(man|ldconfig|debconf)/.*|/etc/\.pwd\.lock|/etc/(passwd|group|shadow|gshadow|sub.id)-"
+)
+"""What dpkg and the tools for users remember of any package and user."""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built once for all tests here."""
+    if os.geteuid() != 0 or shutil.which("dpkg-deb") is None:
+        pytest.skip("packages are built and installed by root, on Debian")
+    if reason := why_not(tmp_path_factory.mktemp("machine")):
+        pytest.skip(reason)
+    directory = tmp_path_factory.mktemp("package")
+    # The environment of the tests is not for the package: it is Debian's Python that it runs with.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    built = subprocess.run([DEBIAN / "build", directory], env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    file = Path(built.stdout.splitlines()[-1])
+    assert [file] == list(directory.iterdir())
+    return file
+
+
+@pytest.fixture(scope="module")
+def predecessor(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a lower version, and with a file that the newer one has no more."""
+    tree = tmp_path_factory.mktemp("predecessor") / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub("^Version: .*", "Version: 0.0.9", control.read_text(), flags=re.MULTILINE))
+    (tree / "usr/lib/qumail-relay/of_before.py").touch()
+    file = tree.with_name("qumail-relay_0.0.9.deb")
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, file], check=True, capture_output=True)
+    return file
+
+
+@pytest.fixture
+def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A machine where the relay never was, with the packages in /tmp."""
+    with throwaway_machine(tmp_path) as made:
+        if made.run("dpkg-query", "--show", "qumail-relay", may_fail=True).startswith("qumail-relay"):
+            pytest.skip("the package is installed on this machine already")
+        for name in ("/etc/qumail-relay", "/var/lib/qumail-relay"):
+            shutil.rmtree(made.path(name), ignore_errors=True)
+        yield made
+
+
+def install(machine: Machine, package: Path) -> str:
+    shutil.copy(package, machine.path("/tmp/relay.deb"))
+    return machine.run("dpkg", "--install", "/tmp/relay.deb")
+
+
+def configure(machine: Machine) -> None:
+    machine.path(CONFIGURATION).write_text(RELAY_TOML)
+    machine.path("/etc/qumail-relay/policies/default.toml").write_text('levels = ["plaintext"]\n')
+    machine.run("chgrp", "--recursive", "qumail-relay", "/etc/qumail-relay")
+
+
+@contextmanager
+def started(machine: Machine) -> Iterator[subprocess.Popen[str]]:
+    """A relay that serves, as postinst says how to start it."""
+    command = machine.command("runuser", "-u", "qumail-relay", "--", "qumail-relay", "serve")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            log = []
+            while line := process.stderr.readline():
+                log.append(line)
+                if "relay_serves" in line:
+                    break
+            else:
+                pytest.fail("".join(log))
+            yield process
+        finally:
+            process.kill()
+
+
+def greeting(machine: Machine) -> str:
+    program = "import smtplib; print(smtplib.SMTP('127.0.0.1', 10025).ehlo('here')[0])"
+    return machine.run("/usr/bin/python3", "-c", program)
+
+
+def owner_and_mode(machine: Machine, path: str) -> str:
+    return machine.run("stat", "--format=%U:%G %a", path).strip()
+
+
+def test_a_bare_machine_gets_user_directories_and_the_next_step(machine: Machine, package: Path) -> None:
+    said = install(machine, package)
+    assert "qumail-relay setup" in said
+    assert "not started" in said
+    for name in ("", "/kme", "/policies"):
+        assert owner_and_mode(machine, f"/etc/qumail-relay{name}") == "root:qumail-relay 750"
+    assert owner_and_mode(machine, "/var/lib/qumail-relay") == "qumail-relay:qumail-relay 700"
+    assert machine.run("getent", "passwd", "qumail-relay").strip().endswith(":/var/lib/qumail-relay:/usr/sbin/nologin")
+    assert list(machine.path("/etc/qumail-relay").rglob("*.toml")) == []
+    assert "qumail-relay, version " in machine.run("qumail-relay", "--version")
+    assert machine.run("dpkg", "--verify", "qumail-relay") == ""
+    # Again, as dpkg does after it was interrupted.
+    before = machine.changed()
+    machine.run("/var/lib/dpkg/info/qumail-relay.postinst", "configure", "0.0.9")
+    assert machine.changed() == before
+
+
+def test_what_is_installed_does_not_change_by_being_used(machine: Machine, package: Path) -> None:
+    """Else root would leave files that no package owns; and nothing there names the place where it was built."""
+    install(machine, package)
+    before = machine.changed()
+    machine.run("qumail-relay", "check", "--help")
+    machine.run("qumail-relay", "keys", "status", "--help")
+    assert machine.changed() == before
+    assert machine.run("grep", "-rlE", "/tmp/tmp[.]|site-packages/pip/", "/usr/lib/qumail-relay", may_fail=True) == ""
+
+
+def test_the_command_takes_no_module_from_elsewhere(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    machine.path("/tmp/click.py").write_text("raise SystemExit('from elsewhere')\n")
+    command = "cd /tmp && PYTHONPATH=/tmp PYTHONHOME=/nowhere qumail-relay --version"
+    assert "version" in machine.run("sh", "-c", command)
+
+
+def test_pages_and_completion_are_found_by_those_who_read_them(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    if shutil.which("man"):
+        for page in ("qumail-relay", "qumail-relay-keys"):
+            text = machine.run("man", "--warnings", "--pager=cat", page)
+            assert "SYNOPSIS" in text
+            assert "warning" not in text
+    completed = ". /usr/share/bash-completion/completions/qumail-relay && complete -p qumail-relay && "
+    completed += (
+        'COMP_WORDS=(qumail-relay key) COMP_CWORD=1 && _qumail_relay_completion qumail-relay && echo "${COMPREPLY[*]}"'
+    )
+    assert machine.run("bash", "-c", completed).splitlines()[-1] == "keys"
+    if shutil.which("zsh"):
+        machine.run("zsh", "-n", "/usr/share/zsh/vendor-completions/_qumail-relay")
+
+
+def test_the_unit_is_the_one_of_the_tree_with_the_command_of_the_package(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    unit = machine.path("/usr/lib/systemd/system/qumail-relay.service").read_text()
+    theirs = (DEBIAN.parent / "qumail-relay.service").read_text().splitlines()
+    other = [line for line in unit.splitlines() if line not in theirs]
+    assert other == [
+        "Documentation=man:qumail-relay(1)",
+        "ExecStart=/usr/bin/qumail-relay serve --config /etc/qumail-relay/relay.toml",
+    ]
+
+
+def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, predecessor: Path) -> None:
+    before = machine.changed()
+    install(machine, predecessor)
+    configure(machine)
+    secret, store = (machine.path(f"/var/lib/qumail-relay/{name}") for name in ("site.secret", "relay.db"))
+
+    with started(machine) as old:
+        assert greeting(machine) == "250\n"
+        kept = secret.read_bytes()
+        said = install(machine, package)
+        assert old.wait() == 0, "the relay of before ends, and in good order"
+    assert "serve" in said
+    assert "setup" not in said
+    assert machine.path(CONFIGURATION).read_text() == RELAY_TOML
+    assert secret.read_bytes() == kept
+    assert not machine.path("/usr/lib/qumail-relay/of_before.py").exists()
+
+    with started(machine) as new:
+        assert greeting(machine) == "250\n"
+        machine.run("dpkg", "--remove", "qumail-relay")
+        assert new.wait() == 0
+    assert machine.path(CONFIGURATION).read_text() == RELAY_TOML
+    assert (secret.read_bytes(), store.exists()) == (kept, True)
+    assert not machine.path("/usr/bin/qumail-relay").exists()
+    assert not machine.path("/usr/lib/qumail-relay").exists()
+
+    # What was kept is used again; and goes.
+    install(machine, package)
+    with started(machine):
+        assert secret.read_bytes() == kept
+    said = machine.run("dpkg", "--purge", "qumail-relay")
+    for lost in ("/etc/qumail-relay", "/var/lib/qumail-relay", "site secret", "private keys", "quarantine"):
+        assert lost in said
+    assert {path for path in machine.changed() - before if not OF_DPKG.fullmatch(path)} == set()
+    machine.run("dpkg", "--purge", "qumail-relay")
+    assert "qumail" not in machine.path("/etc/passwd").read_text() + machine.path("/etc/group").read_text()
+
+
+def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+    section = (DEBIAN.parent / "README.md").read_text().split("## By package\n")[1].split("\n## ")[0]
+    install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
+    build, apt, setup, start, check = install_it
+    assert build == "deploy/debian/build /tmp"
+    shutil.copy(package, machine.path(f"/tmp/{package.name}"))
+    machine.run("sh", "-c", apt)
+    answers = "--yes --domain alice.example --sae-id sae-alice --kme none --postfix none"
+    said = machine.run("sh", "-c", f"{setup} {answers}")
+    assert "ok     to alice.example" in said
+    assert start == "systemctl start qumail-relay"  # which needs systemd
+    with started(machine) as relay:
+        assert "outgoing.lmtp  127.0.0.1:10024" in machine.run("sh", "-c", check, may_fail=True)
+        undo, remove, purge = take_it_out
+        assert "no change of Postfix to undo" in machine.run("sh", "-c", undo, may_fail=True)
+        machine.run("sh", "-c", f"{remove} --yes")
+        assert relay.wait() == 0
+    assert machine.path(CONFIGURATION).exists()
+    assert "site secret" in machine.run("sh", "-c", f"{purge} --yes")
+    assert not machine.path("/etc/qumail-relay").exists()
+    assert not machine.path("/var/lib/qumail-relay").exists()
+
+
+def test_purge_follows_a_link_and_empties_a_volume(machine: Machine, package: Path) -> None:
+    """Keys lie where the administrator has put them, and would stay there."""
+    install(machine, package)
+    machine.run("sh", "-c", "mkdir /srv/relay && rmdir /var/lib/qumail-relay && ln -s /srv/relay /var/lib/qumail-relay")
+    machine.path("/srv/relay/site.secret").touch()
+    machine.run("mount", "-t", "tmpfs", "tmpfs", "/etc/qumail-relay")
+    configured = machine.path("/etc/qumail-relay")
+    machine.run("touch", "/etc/qumail-relay/relay.toml")
+    said = machine.run("dpkg", "--purge", "qumail-relay")
+    assert "/etc/qumail-relay itself stays: it is mounted" in said
+    assert list(configured.iterdir()) == []
+    assert list(machine.path("/srv/relay").iterdir()) == []
+    assert not machine.path("/var/lib/qumail-relay").is_symlink()
+
+
+def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    machine.run("mkdir", "-p", "/etc/postfix")
+    machine.path("/etc/postfix/main.cf").write_text("content_filter = qumail:[127.0.0.1]:10024\n")
+    assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_a_maintainer_script_stops_at_what_it_does_not_know(script: str) -> None:
+    text = (DEBIAN / script).read_text()
+    assert re.search(r"^set -e$", text, re.MULTILINE)
+    done = subprocess.run([DEBIAN / script, "nonsense"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{script} called with unknown argument: nonsense\n"
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run(["shellcheck", "-x", *(DEBIAN / name for name in SCRIPTS)], capture_output=True, text=True)
+    assert done.stdout == ""
