@@ -4,7 +4,7 @@ For every file, rule, pattern and floor of either set it makes the mail that the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import combinations
@@ -99,11 +99,13 @@ class _SampleMessage(NamedTuple):
 
 def compare(old: PolicySet, new: PolicySet) -> Comparison:
     """Every decision that can differ between the two, today or when something has ended."""
-    found, coarse = _compared(old, new)
+    same = _same_for_all(old, new)
+    kinds = [kind for kind in _kinds(old, new) if not same or _differ(old, new, parse_address(kind.address))]
+    found, coarse = _compared(old, new, kinds)
     seen = {(each.recipients, each.direction, each.changed) for each in found}
     days = _days(old, new)
     for day in days[:MAX_DAYS]:
-        later, _ = _compared(_on(old, day), _on(new, day))
+        later, _ = _compared(_on(old, day), _on(new, day), kinds)
         for each in later:
             if (told := (each.recipients, each.direction, each.changed)) not in seen:
                 seen.add(told)
@@ -139,15 +141,12 @@ def _on(policies: PolicySet, day: date) -> PolicySet:
     return replace(policies, files=files)
 
 
-def _compared(old: PolicySet, new: PolicySet) -> tuple[list[Difference], list[str]]:
+def _compared(old: PolicySet, new: PolicySet, kinds: Iterable[_Kind]) -> tuple[list[Difference], list[str]]:
     """The differences, and for whom rules were tried one by one only."""
     found: list[Difference] = []
     coarse: list[str] = []
-    same_for_all = _same_for_all(old, new)
-    for kind in _kinds(old, new):
+    for kind in kinds:
         address = parse_address(kind.address)
-        if same_for_all and not _differ(old, new, address):
-            continue
         files = [_deciding(policies, address) for policies in (old, new)]
         rules = [rule for file in files for rule in (file.policy.when if file else ())]
         rules += [floor.when for each in (old, new) for floor in each.floors]
