@@ -108,19 +108,23 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         if comparison is not None:
             _show(comparison, as_json=as_json)
         _fail("Not installed: something would be weaker." if comparison else "Not installed: nothing to compare with.")
+    if comparison is not None and not as_json:
+        _show(comparison, as_json=False)  # what cannot be said, because nobody reads it, does not happen either
     try:
         _swap(link, directory.resolve())
     except OSError as error:
         _fail(f"Not installed: {link}: {error.strerror}")
-    if as_json:
-        installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
-        _print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
-        return
-    if comparison is not None:
-        _show(comparison, as_json=False)
-    click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
-    if before is not None:
-        click.echo(f"Undo with: qumail-relay policy install {before}")
+    try:
+        _last(link.parent)
+        if as_json:
+            installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
+            _print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
+            return
+        click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
+        if before is not None:
+            click.echo(f"Undo with: qumail-relay policy install {before}")
+    except OSError as error:
+        _fail(f"Installed: {directory.resolve()}; but afterwards: {error.strerror}")
 
 
 def _wait_for_others(context: click.Context, parent: Path) -> None:
@@ -147,21 +151,25 @@ def _fail(why: str) -> NoReturn:
 
 
 def _swap(link: Path, directory: Path) -> None:
-    """The link leads to the directory from one moment to the next, also after a loss of power."""
-    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    """The link leads to the directory from one moment to the next. Raises OSError where it does not."""
+    beside = link.with_name(f".{link.name}.new")
     os.sync()  # the files themselves, before anything leads to them
-    beside.unlink(missing_ok=True)  # of a process of this number that was killed here
+    beside.unlink(missing_ok=True)  # of one that was killed here
     beside.symlink_to(directory)
     try:
         beside.replace(link)
     except OSError:
         beside.unlink()
         raise
-    parent = os.open(link.parent, os.O_RDONLY)
+
+
+def _last(parent: Path) -> None:
+    """What was swapped here outlives a loss of power. Raises OSError."""
+    number = os.open(parent, os.O_RDONLY)
     try:
-        os.fsync(parent)
+        os.fsync(number)
     finally:
-        os.close(parent)
+        os.close(number)
 
 
 def _show(comparison: Comparison, *, as_json: bool) -> None:
@@ -179,7 +187,7 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     if len(comparison.differences) > MAX_CHANGES:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
     for who in comparison.coarse[:MAX_CHANGES]:
-        console.print(printable(f"So many rules are for {who} that they were tried one by one, and not together."))
+        console.print(printable(f"Not all was tried, because there is too much of it: {who}."))
     number = len(comparison.differences)
     console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
 

@@ -66,7 +66,8 @@ class PolicySettings(toml.Table):
 class LedgerSettings(toml.Table):
     """The downgrade ledger: one line for each mail that left with less than the first level its policy lists, or in
     clear, and for each message that a person released from quarantine or dropped (qumail-relay ledger verify |
-    show). The table may be left out.
+    show). It is written just before the mail leaves, so a mail that the next hop then does not take has one too. The
+    table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

@@ -291,12 +291,24 @@ class KMEGroup:
         )
         return pad
 
-    async def can_supply(self, slave_sae: str, hidden: int) -> Supply:
+    async def can_supply(
+        self, slave_sae: str, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
+    ) -> Supply:
         """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
 
-        The KMEs are asked for their status.
+        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many octets may not be taken.
         """
-        answers = await asyncio.gather(*(member.supply(slave_sae, hidden) for member in self.candidates()))
+
+        async def answer(member: Member) -> Supply:
+            supply = await member.supply(slave_sae, hidden)
+            if supply.now and allowed is not None:
+                try:
+                    await allowed(member, supply.octets)
+                except KeyUnavailable as error:
+                    return Supply(False, None, str(error))
+            return supply
+
+        answers = await asyncio.gather(*map(answer, self.candidates()))
         return Supply.best(answers, f"group {self.group}: no KME is configured")
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
@@ -267,7 +267,8 @@ class KeyRing:
         """
         sae_id = self._peer(peer).sae_id
         groups = self._groups_of(peer, "otp" if hidden else "aes")
-        answers = [await self._supply(group, sae_id, hidden, low_priority=low_priority) for group in groups]
+        allowed = partial(self._leave_the_reserve, sae_id) if low_priority else None
+        answers = [await group.can_supply(sae_id, hidden, allowed) for group in groups]
         return Supply.best(answers, f"peer {peer} has no KME group")
 
     async def fetch(
@@ -359,31 +360,22 @@ class KeyRing:
         groups = sorted(groups, key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(sae_id, size)]
 
-    async def _supply(self, group: KMEGroup, sae_id: str, hidden: int, *, low_priority: bool) -> Supply:
-        supply = await group.can_supply(sae_id, hidden)
-        if supply.now and low_priority:
-            try:
-                await self._leave_the_reserve(group, sae_id, 8 * supply.octets)
-            except KeyUnavailable as error:
-                return Supply(False, None, str(error))
-        return supply
-
     async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
         """Raises KMEExhausted where a pad that hides so much (0: a key) is not for mail of low priority."""
-        bits = 8 * (await member.plan(sae_id, hidden)).octets
-        await self._leave_the_reserve(self.groups[member.group], sae_id, bits)
+        await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).octets)
 
-    async def _leave_the_reserve(self, group: KMEGroup, sae_id: str, bits: int) -> None:
-        """Raises KMEExhausted where taking `bits` would touch what is kept for mail of normal priority."""
-        if not any(self._limits.get(pool.client.name, SupplyLimits()).reserve for pool in group.pools):
+    async def _leave_the_reserve(self, sae_id: str, member: Member, octets: int) -> None:
+        """Raises KMEExhausted where taking so much would touch what this KME keeps for mail of normal priority.
+
+        What others of its group may have does not count: they may be away when it is needed.
+        """
+        pool = member.pool
+        reserve = self._limits.get(pool.client.name, SupplyLimits()).reserve
+        if not reserve:
             return
-        reserve = left = 0
-        for pool in group.pools:
-            usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
-            reserve += self._limits.get(pool.client.name, SupplyLimits()).reserve * usual
-            left += pool.bits_at_hand(sae_id)
-        if reserve and left - bits < reserve:
-            raise KMEExhausted(f"group {group.group}: what is left is reserved for mail of normal priority")
+        usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
+        if pool.bits_at_hand(sae_id) - 8 * octets < reserve * usual:
+            raise KMEExhausted(f"{pool.client.name}: what is left is reserved for mail of normal priority")
 
     async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
         """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""

@@ -5,7 +5,8 @@ For every file, rule, pattern and floor of either set it makes the mail that the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -19,7 +20,8 @@ from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, 
 from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
 from relay.policy.require import Demand
 from relay.policy.rules import When
-from relay.policy.strength import strength
+from relay.policy.settings import SealingSettings, today
+from relay.policy.strength import never_weaker
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Of what leaves, or stops to leave: what is weaker anywhere counts as down."""
@@ -28,6 +30,8 @@ ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 """The most important first."""
 MAX_TRIES = 20_000
 """Of mails that are made for one kind of recipient; where there would be more, rules are tried one by one."""
+MAX_DAYS = 20
+"""On which something ends, and what is left is compared."""
 _ANYBODY = "anybody"
 _ELSEWHERE = "elsewhere.invalid"
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
@@ -65,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, the most important first; `coarse` are recipients for whom rules were tried one by one only."""
+    """All differences, the most important first; `coarse` are recipients for whom not all was tried."""
 
     differences: tuple[Difference, ...]
     coarse: tuple[str, ...]
@@ -94,14 +98,55 @@ class _SampleMessage(NamedTuple):
 
 
 def compare(old: PolicySet, new: PolicySet) -> Comparison:
-    """Every decision that can differ between the two."""
+    """Every decision that can differ between the two, today or when something has ended."""
+    same = _same_for_all(old, new)
+    kinds = [kind for kind in _kinds(old, new) if not same or _differ(old, new, parse_address(kind.address))]
+    found, coarse = _compared(old, new, kinds)
+    seen = {(each.recipients, each.direction, each.changed) for each in found}
+    days = _days(old, new)
+    for day in days[:MAX_DAYS]:
+        later, _ = _compared(_on(old, day), _on(new, day), kinds)
+        for each in later:
+            if (told := (each.recipients, each.direction, each.changed)) not in seen:
+                seen.add(told)
+                found.append(replace(each, message=f"{each.message}, from {day} on"))
+    if len(days) > MAX_DAYS:
+        coarse.append(f"everybody, after {days[MAX_DAYS - 1]}")
+    found.sort(key=lambda each: ORDER.index(each.direction))
+    return Comparison(tuple(found), tuple(coarse))
+
+
+def _days(old: PolicySet, new: PolicySet) -> list[date]:
+    """The days from which on something counts no more, of the files that are not the same in both."""
+    ends: set[date] = set()
+    for one, other in ((old, new), (new, old)):
+        for name, file in one.files.items():
+            if (same := other.files.get(name)) is None or same.digest != file.digest:
+                ends |= {each.until for each in (file.policy, *file.policy.when) if each.until is not None}
+    return sorted(end + timedelta(days=1) for end in ends if today() <= end < date.max)
+
+
+def _on(policies: PolicySet, day: date) -> PolicySet:
+    """What still counts on a day to come."""
+
+    def counts(settings: SealingSettings) -> bool:
+        return settings.until is None or settings.until >= day
+
+    files = {name: file for name, file in policies.files.items() if counts(file.policy)}
+    for name, file in files.items():
+        left = [each for each in zip(file.policy.when, file.rule_lines, strict=True) if counts(each[0])]
+        if len(left) < len(file.policy.when):
+            policy = file.policy.model_copy(update={"when": tuple(rule for rule, _ in left)})
+            files[name] = replace(file, policy=policy, rule_lines=tuple(line for _, line in left))
+    return replace(policies, files=files)
+
+
+def _compared(old: PolicySet, new: PolicySet, kinds: Iterable[_Kind]) -> tuple[list[Difference], list[str]]:
+    """The differences, and for whom rules were tried one by one only."""
     found: list[Difference] = []
     coarse: list[str] = []
-    same_for_all = _same_for_all(old, new)
-    for kind in _kinds(old, new):
+    for kind in kinds:
         address = parse_address(kind.address)
-        if same_for_all and not _differ(old, new, address):
-            continue
         files = [_deciding(policies, address) for policies in (old, new)]
         rules = [rule for file in files for rule in (file.policy.when if file else ())]
         rules += [floor.when for each in (old, new) for floor in each.floors]
@@ -110,8 +155,7 @@ def compare(old: PolicySet, new: PolicySet) -> Comparison:
             coarse.append(kind.called)
             tries = list(_tries(rules, old, new, pairs=False))[:MAX_TRIES]
         found += _of_kind(old, new, kind, tries)
-    found.sort(key=lambda each: ORDER.index(each.direction))
-    return Comparison(tuple(found), tuple(coarse))
+    return found, coarse
 
 
 def _of_kind(
@@ -123,9 +167,10 @@ def _of_kind(
         content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
         before, after = (_decide(policies, sender, kind.address, content) for policies in (old, new))
         changed = _changed(before, after)
-        if changed and changed not in seen:
-            seen.add(changed)
-            direction = _direction(before, after)
+        # The same change may mean more for one mail than for another.
+        if changed and (told := (_direction(before, after), changed)) not in seen:
+            seen.add(told)
+            direction = told[0]
             yield Difference(kind.called, sender or NULL_SENDER, message.called, before, after, changed, direction)
     asked, asks = ({each.demand for each in policies.require(kind.address).each} for policies in (old, new))
     if asked != asks:
@@ -237,9 +282,14 @@ def _tries(
 
 
 def _messages(rule: When) -> Iterator[_SampleMessage]:
-    """For each text of each condition a message that has it, and the first text of each other condition."""
+    """For each text of each condition a message that has it, and the first text of each other condition.
+
+    What a rule for small messages leaves to others is larger.
+    """
     if not rule.looks_inside:
         return
+    if rule.smaller_than is not None:
+        yield _SampleMessage(f"{rule.smaller_than} octets", octets=rule.smaller_than)
     texts = {
         name: tuple(text.replace("*", "x") for text in getattr(rule, name) or ("",))
         for name in ("subject_tag", "header", "attachment_type", "attachment_name")
@@ -332,27 +382,31 @@ def _text(value: object) -> str:
 def _direction(before: Decision | None, after: Decision | None) -> Direction:
     if before is None or after is None:
         return "let go" if before is None else "stopped"
-    steps = list(_steps(before, after))
+    steps = [*_signatures(before, after)]
+    for octets in _sizes(before, after):
+        was, now = (
+            tuple(level for level in each.levels if not each.too_big(level, octets)) for each in (before, after)
+        )
+        if was and now:
+            steps.append(-1 if not never_weaker(now, was) else not never_weaker(was, now))
     if any(step < 0 for step in steps):
         return "down"
+    hopeless = [(before.hopeless(octets), after.hopeless(octets)) for octets in _sizes(before, after)]
+    if any(was != now for was, now in hopeless):
+        return "let go" if (True, False) in hopeless else "stopped"
     return "up" if any(step > 0 for step in steps) else "other"
 
 
-def _steps(before: Decision, after: Decision) -> Iterable[int]:
-    """Below 0 for each thing that is weaker after, above 0 for each that is stronger."""
-    was, now = list(map(strength, before.levels)), list(map(strength, after.levels))
-    yield min(now) - min(was)
-    yield now[0] - was[0]
-    if {"pqc", "rsa"} & set(before.levels) & set(after.levels):
+def _sizes(*decisions: Decision) -> list[int]:
+    """Sizes of messages, one for each that they can tell from others."""
+    limits = {limit for each in decisions for _, limit in each.max_size}
+    limits |= {each.max_bounce for each in decisions if each.max_bounce is not None}
+    return sorted({0, *(limit + 1 for limit in limits)})
+
+
+def _signatures(before: Decision, after: Decision) -> Iterator[int]:
+    """Of levels pqc and rsa: below 0 for each thing that is weaker after, above 0 for each that is stronger."""
+    if all({"pqc", "rsa"} & set(each.levels) for each in (before, after)):
         yield _QUANTA.index(after.quantum) - _QUANTA.index(before.quantum)
     if "pqc" in before.levels and "pqc" in after.levels:
         yield -1 if set(before.kem) - set(after.kem) else len(after.kem) - len(before.kem)
-    limits, new_limits = dict(before.max_size), dict(after.max_size)
-    for level in after.levels[:-1]:
-        if level in before.levels:
-            endless = 2**63
-            yield _sign(new_limits.get(level, endless) - limits.get(level, endless))
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)

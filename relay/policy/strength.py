@@ -80,13 +80,14 @@ def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]
     the weakest of any one list.
     """
     for levels in lists:
-        if all(_never_weaker(levels, other) for other in lists):
+        if all(never_weaker(levels, other) for other in lists):
             return levels
     least = max(min(map(strength, levels)) for levels in lists)
     return tuple(level for level in NAMES if strength(level) >= least and any(level in levels for levels in lists))
 
 
-def _never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
+@lru_cache(maxsize=10_000)
+def never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
     """Whether, whatever can be had, the first of `levels` that can be is as strong as that of the other list.
 
     Where nothing of the other can be had, it has to be as strong as the weakest there.

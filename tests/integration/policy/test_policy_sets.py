@@ -5,6 +5,7 @@ policies/README.md says what each does; what the relay makes of it is looked at,
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
+from relay.policy import compare as policy_compare
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.decide import PolicySet
@@ -27,6 +29,7 @@ from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib import relay_command
 from tests.unit.policy.test_policy import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # a fixture
 from tests.unit.policy.test_policy_cli import site as site  # a fixture
@@ -201,7 +204,8 @@ def differences(tmp_path: Path, old: Mapping[str, str], new: Mapping[str, str]) 
     return list(compare(*sets).differences)
 
 
-RULE = '[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
+RULE = '\n[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
+SMALL = '[[when]]\nsmaller_than = "2 KiB"\nlevels = ["{}"]\n'
 DEFAULT = {"default.toml": AES}
 
 
@@ -214,7 +218,7 @@ DEFAULT = {"default.toml": AES}
             ("down", "everybody else at carol.example", "levels: pqc instead of aes")], id="default.toml"),
         pytest.param({}, {"bob.example.toml": 'levels = ["aes", "rsa"]'}, [("down", "everybody else at bob.example", "levels: aes, rsa instead of aes")], id="a fallback"),
         pytest.param({}, {"bob.example.toml": AES + 'otherwise = "refuse"'}, [("other", "everybody else at bob.example", "otherwise: refuse instead of hold")], id="otherwise"),
-        pytest.param({}, {"x.example.toml": AES + 'peer = "bob"'}, [("other", "everybody else at x.example", "peer: bob instead of none")], id="a peer"),
+        pytest.param({}, {"x.example.toml": AES + 'peer = "bob"'}, [("let go", "everybody else at x.example", "peer: bob instead of none")], id="a peer"),
         pytest.param({}, {"x.example/a%40b.toml": AES}, [("let go", "a@b@x.example", "aes instead of held")], id="what may be a route"),
         pytest.param({}, {"bob.example/x.toml": CLEAR}, [("down", "x@bob.example", "levels: plaintext instead of aes")], id="clear text for one"),
         pytest.param({}, {"default.toml": CLEAR}, [("down", "everybody else", "levels: plaintext instead of aes"),
@@ -238,6 +242,19 @@ DEFAULT = {"default.toml": AES}
             [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="a group"),
         pytest.param({"bob.example.toml": AES + 'require = "pqc"'}, {"bob.example.toml": AES},
             [("down", "everybody else at bob.example", "require: pqc of peer bob, or refuse no longer")], id="what must arrive sealed"),
+        pytest.param({"bob.example.toml": AES + SMALL.format("otp")}, {"bob.example.toml": CLEAR + SMALL.format("otp")},
+            [("down", "everybody else at bob.example", "levels: plaintext instead of aes")], id="large mail beside a rule for small mail"),
+        pytest.param({"bob.example.toml": 'levels = ["otp", "aes", "rsa"]'}, {"bob.example.toml": 'levels = ["otp", "rsa"]'},
+            [("down", "everybody else at bob.example", "levels: otp, rsa instead of otp, aes, rsa")], id="a level between two others"),
+        pytest.param({"bob.example.toml": 'levels = ["rsa", "otp"]\nmax_size = { rsa = "1 KiB" }'}, {"bob.example.toml": 'levels = ["rsa", "otp"]'},
+            [("down", "everybody else at bob.example", "max_size: none instead of rsa 1024")], id="a larger size for a lesser level"),
+        pytest.param({"bob.example.toml": AES + 'max_size = "1 KiB"'}, {"bob.example.toml": AES + 'max_size = "1 MiB"'},
+            [("let go", "everybody else at bob.example", "max_size: otp 1048576, aes 1048576, pqc 1048576, rsa 1048576 instead of otp 1024, aes 1024, pqc 1024, rsa 1024")], id="a larger size for the only level"),
+        pytest.param({"bob.example.toml": 'levels = ["otp"]\nquantum = "required"' + RULE.format("ceo@*", "pqc")}, {"bob.example.toml": 'levels = ["otp"]\nquantum = "off"' + RULE.format("ceo@*", "pqc")},
+            [("other", "everybody else at bob.example", "quantum: off instead of required"),
+             ("down", "everybody else at bob.example", "quantum: off instead of required")], id="the same change that means more elsewhere"),
+        pytest.param({"bob.example.toml": 'levels = ["rsa"]\nquantum = "required"'}, {"bob.example.toml": 'levels = ["pqc"]\nquantum = "off"'},
+            [("down", "everybody else at bob.example", "levels: pqc instead of rsa; quantum: off instead of required")], id="a better level without the quantum key"),
     ],
 )  # fmt: skip
 def test_diff_finds_every_decision_that_differs_without_any_mail(
@@ -245,6 +262,37 @@ def test_diff_finds_every_decision_that_differs_without_any_mail(
 ) -> None:
     found = differences(tmp_path, DEFAULT | dict(old), DEFAULT | dict(new))
     assert sorted((each.direction, each.recipients, "; ".join(each.changed)) for each in found) == sorted(expected)
+
+
+UNTIL = "until = {}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (CLEAR + UNTIL.format("2998-01-31"), CLEAR, [("down", "any, from 2998-02-01 on", "levels: plaintext instead of aes")]),
+        (CLEAR + UNTIL.format("2998-01-31"), CLEAR + UNTIL.format("2999-12-31"), [("down", "any, from 2998-02-01 on", "levels: plaintext instead of aes")]),
+        (CLEAR, CLEAR + UNTIL.format("2998-01-31"), [("up", "any, from 2998-02-01 on", "levels: aes instead of plaintext")]),
+        ('levels = ["otp"]\n', 'levels = ["otp"]\n' + UNTIL.format("2998-01-31"), [("down", "any, from 2998-02-01 on", "levels: aes instead of otp")]),
+        (AES + RULE.format("ceo@*", "rsa") + UNTIL.format("2998-01-31"), AES + RULE.format("ceo@*", "rsa"), [("down", "any, from 2998-02-01 on", "levels: rsa instead of aes")]),
+        (AES + RULE.format("ceo@*", "rsa") + UNTIL.format("2998-01-31") + RULE.format("*@a.example", "otp"), AES + RULE.format("ceo@*", "rsa") + RULE.format("*@a.example", "otp"),
+            [("down", "any, from 2998-02-01 on", "levels: rsa instead of aes"), ("down", "any, from 2998-02-01 on", "levels: rsa instead of otp")]),
+        (CLEAR + UNTIL.format("2998-01-31"), PQC + UNTIL.format("2998-01-31"), [("up", "any", "levels: pqc instead of plaintext")]),
+    ],
+    ids=["no end any more", "a later end", "an end", "of what is stronger", "of a rule", "of one of two rules", "the same end"],
+)  # fmt: skip
+def test_diff_looks_at_the_days_after_what_ends(
+    before: str, after: str, expected: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    found = differences(tmp_path, *(DEFAULT | {"bob.example/x.toml": text} for text in (before, after)))
+    assert [(each.direction, each.message, "; ".join(each.changed)) for each in found] == expected
+
+
+def test_diff_says_where_more_ends_than_it_can_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_compare, "MAX_DAYS", 1)
+    old = {f"bob.example/{number}.toml": CLEAR + UNTIL.format(f"299{number}-01-31") for number in (1, 2)}
+    sets = [load_policies(write(tmp_path / name, DEFAULT | each), PEERS) for name, each in (("old", old), ("new", {}))]
+    assert compare(*sets).coarse == ("everybody, after 2991-02-01",)
 
 
 def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
@@ -282,6 +330,34 @@ def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
     assert f"Undo with: qumail-relay policy install {tmp_path / 'one'}" in result.stdout
     assert run("install", str(tmp_path / "one")).exit_code == 0
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+
+
+async def test_nothing_is_installed_that_cannot_be_said(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path
+) -> None:
+    in_place(site, tmp_path, SETS)
+    new = write(tmp_path / "two", DEFAULT)
+    with Path("/dev/full").open("wb") as full:
+        command = ("policy", "install", "--config", tmp_path / "relay.toml", new)
+        process = await relay_command.start(*command, stdout=full)
+        assert await process.wait() == 1
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+
+
+def test_what_was_swapped_is_called_installed_whatever_comes_after(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    (tmp_path / ".policies.new").symlink_to("left by one that was killed")
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    result = run("install", str(write(tmp_path / "two", DEFAULT)))
+    assert (result.exit_code, (tmp_path / "policies").resolve()) == (1, tmp_path / "two")
+    assert result.stderr == f"Installed: {tmp_path / 'two'}; but afterwards: Input/output error\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
 
 

@@ -304,6 +304,35 @@ async def test_no_number_of_low_priority_mails_touches_the_reserve(
         await ring.close()
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_each_kme_keeps_its_reserve_whatever_another_one_of_its_group_may_have(
+    pair: tuple[FakeKME, FakeKME], known: bool
+) -> None:
+    """One of two cannot be asked for keys any more; what it said last does not count for the other."""
+    for kme in pair:
+        kme.link.bits = 60 * 256
+    clients = [kme.client(name=name, retry_attempts=0) for kme, name in zip(pair, ("away", "kme"), strict=True)]
+    limits = KEPT | {"away": KEPT["kme"]}
+    ring = KeyRing(
+        "2", {"one": KMEGroup("one", clients, Prefetch(0, 0))}, {"bob": PeerKeys("1", ("one",))}, limits=limits
+    )
+    if known:
+        await ring.take("bob", low_priority=True)
+    pair[0].misbehave("enc_keys", "http", times=None, code=500)
+    pair[0].misbehave("status", "http", times=None, code=500)
+    had = 0
+    for _ in range(70):
+        with suppress(KeyUnavailable):
+            await ring.take("bob", low_priority=True)
+            had += 1
+    assert had == 40
+    assert not (await ring.can_supply("bob", 0, low_priority=True)).now
+    assert (await ring.can_supply("bob", 0)).now
+    for _ in range(20):
+        await ring.take("bob")
+    await ring.close()
+
+
 def _counted_by(counted: CountedTogether, _kme: str, _sae: str) -> CountedTogether:
     return counted
 
