@@ -7,16 +7,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from relay.kme import DevelopmentKMEs
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
@@ -202,3 +203,84 @@ async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: Deve
     site.config_file.write_text(text)
     _, said, _ = await run("serve", "--config", site.config_file)
     assert "set workers = 1" in said
+
+
+async def test_a_worker_that_cannot_be_started_at_once_is_started_later(site: Site, sink: Sink) -> None:
+    """There is no descriptor left for a while."""
+    async with workers(site, 2) as relay:
+        before = pids(relay)
+        limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
+        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        os.kill(before[1], signal.SIGKILL)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_not_started_anew")
+        await until(relay, "worker_not_started")
+        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, limits)
+        await until(relay, "relay_serves", 3)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert not set(before.values()) & set(pids(relay).values())
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_a_relay_that_waits_to_start_a_worker_again_stops_at_once(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        (site.directory / "site.secret").rename(site.directory / "elsewhere")
+        (site.directory / "site.secret").mkdir()
+        os.kill(pids(relay)[1], signal.SIGKILL)
+        await until(relay, "worker_ended", 2)  # the next one is started after five seconds
+        relay.process.terminate()
+        async with asyncio.timeout(4):
+            assert await relay.process.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: Sink, number: signal.Signals) -> None:
+    text = site.config_file.read_text()
+    site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log)
+    relay = RelayProcess(process, {}, site.directory / "relay.log")
+    try:
+        await until(relay, "worker_started", 2)
+        process.send_signal(number)
+        await until(relay, "relay_serves", 2)
+        if number == signal.SIGUSR1:
+            await until(relay, "workers_started_anew")
+        assert not events(relay, "worker_ended")
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
+    """As `systemctl kill --signal=USR1` sends it."""
+    async with workers(site, 2) as relay:
+        before = pids(relay)
+        for pid in before.values():
+            for process in (pid, *_children(pid)):
+                os.kill(process, signal.SIGUSR1)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert not events(relay, "worker_ended")
+        assert not events(relay, "key_receiver_ended")
+
+
+async def test_a_worker_runs_no_program_out_of_the_current_directory(
+    site: Site, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("relay.py", "structlog.py"):
+        (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
+    monkeypatch.chdir(tmp_path)
+    async with workers(site, 2) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
