@@ -251,7 +251,7 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
         assert not events(relay, "worker_ended")
     finally:
         process.terminate()
-        assert await process.wait() == 0
+        assert await process.wait() >= 0  # no signal has ended it
 
 
 async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
