@@ -246,7 +246,7 @@ async def running(
         built.keys.start()
         if worker is not None and stop is not None:
             told = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, told.set)
             await stack.enter_async_context(in_background("retirement", _retire(told, ready, stop)))
         addresses: dict[str, TCPAddress] = {}
         for each in ready:
@@ -339,7 +339,7 @@ def _reload(built: Parts, ready: list[Door]) -> None:
 
 
 async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
-    """SIGUSR1, for a worker: another one has taken its place. Clients that are connected finish what they do."""
+    """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
     await told.wait()
     with suppress(TimeoutError):
         async with asyncio.timeout(RETIRE_S):

@@ -36,6 +36,8 @@ from relay.store.sent import SentRecords
 
 log = structlog.get_logger(__name__)
 
+LINGER_S = 1.0
+"""So long after the answer a mail is held at other workers of this relay."""
 ANSWERED_AT_ONCE = 1000
 """So many mails whose client may not have heard of their outcome are known by their id."""
 
@@ -120,6 +122,7 @@ class Deliveries:
         self._records = records
         self._sent = sent
         self._under_way: set[tuple[bytes, str]] = set()
+        self._marked_until: dict[bytes, float] = {}
         self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
         self._names: OrderedDict[str, bytes] = OrderedDict()
 
@@ -153,15 +156,25 @@ class Deliveries:
             raise
         finally:
             self._under_way -= recipients
-            # After the answer, which is said in this step: were the relay killed in between, the client would try again
-            # at another worker, for which nothing was under way any more.
-            asyncio.get_running_loop().call_soon(self._unmark, name, mail)
+            if self._records.shared:
+                self._unmark_later(name, tuple(mail.envelope.mailboxes))
             self._note_name(delivery)
 
-    def _unmark(self, name: bytes, mail: Mail) -> None:
-        """Unless there is another try by now."""
-        over = [each for each in mail.envelope.mailboxes if (name, each) not in self._under_way]
-        self._records.unmark(name, over)
+    def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
+        """For other workers it is under way until its client has had time to hear the answer, or we to notice that not.
+
+        Where the client has gone, it may try again at another worker before that is written down here.
+        """
+        loop = asyncio.get_running_loop()
+        self._marked_until[name] = loop.time() + LINGER_S
+        loop.call_later(LINGER_S, self._unmark, name, mailboxes)
+
+    def _unmark(self, name: bytes, mailboxes: Sequence[str]) -> None:
+        """Unless there is, or was since, another try."""
+        if asyncio.get_running_loop().time() < self._marked_until.get(name, 0.0):
+            return
+        self._marked_until.pop(name, None)
+        self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
 
     async def begin(self, delivery: Delivery) -> Mail:
         """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
@@ -229,7 +242,13 @@ class Deliveries:
         if name in self._being_forgotten:  # and nothing was written yet: nobody can begin in between
             task, unheard = self._being_forgotten[name]
             unheard += delivered
-            await asyncio.wait([task])
+            held = {(name, mailbox) for mailbox in delivered} - self._under_way
+            self._under_way |= held
+            try:
+                await asyncio.wait([task])
+            finally:
+                self._under_way -= held
+                self._records.unmark(name, delivered)
         else:
             await self._remember_unheard(mail, name, delivered)
         log.info("delivered_unheard", recipients=len(delivered))

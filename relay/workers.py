@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -51,13 +52,15 @@ LOOK_S, MOST_SILENT = 10.0, 6
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
 
-    `silent` counts the looks since it said anything.
+    `reloads` is how often the workers had been told to read again when it was started. `silent` counts the looks since
+    it said anything.
     """
 
     number: int
     life: int
     process: Process
     began: float
+    reloads: int
     addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
     silent: int = 0
     keys: dict[str, Any] | None = None
@@ -75,8 +78,9 @@ class Workers:
         self._neighbours = Neighbours(common.neighbours)
         self._running_now: set[_Running] = set()
         self._watching: set[asyncio.Task[None]] = set()
-        self._lives = self._ended_soon = 0
-        self._stopping = False
+        self._lives = self._reloads = 0
+        self._ended_soon: Counter[int] = Counter()
+        self._stopping = asyncio.Event()
         self._anew = asyncio.Event()
 
     async def start(self) -> Mapping[str, TCPAddress]:
@@ -111,16 +115,18 @@ class Workers:
 
     async def stop(self) -> None:
         """Returns when all have ended, each after its mails in flight."""
-        self._stopping = True
+        self._stopping.set()
         for each in self._running_now:
             _tell(each.process, signal.SIGTERM)
         while self._watching:
             await asyncio.wait(self._watching)
 
     def reload(self) -> None:
-        """Each reads again what may change while it serves."""
-        for each in self._running.values():
-            _tell(each.process, signal.SIGHUP)
+        """Each reads again what may change while it serves; one that starts, once it does: SIGHUP would kill it now."""
+        self._reloads += 1
+        for each in self._running_now:
+            if each.addresses.done() and each.addresses.result() is not None:
+                _tell(each.process, signal.SIGHUP)
 
     def start_anew(self) -> None:
         """For another version of the relay, say: at no moment does nobody serve."""
@@ -140,7 +146,11 @@ class Workers:
         for number in sorted(self._running):
             if number not in self._running:
                 continue
-            new = await self._started(number)
+            try:
+                new = await self._started(number)
+            except OSError as error:
+                log.error("workers_not_started_anew", worker=number, cause=f"{error}: the old ones stay")
+                return
             await asyncio.wait([new.addresses], timeout=START_S)
             if not new.addresses.done() or new.addresses.result() is None:
                 log.error(
@@ -148,8 +158,11 @@ class Workers:
                 )
                 _tell(new.process, signal.SIGKILL)
                 return
+            if number not in self._running:  # the first one serves alone since a moment ago
+                _tell(new.process, signal.SIGTERM)
+                continue
             old, self._running[number] = self._running[number], new
-            _tell(old.process, signal.SIGUSR1)  # not SIGTERM: who has just connected would be sent away
+            _tell(old.process, signal.SIGUSR2)  # not SIGTERM: who has just connected would be sent away
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 
@@ -159,36 +172,61 @@ class Workers:
         # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
         self._neighbours.has_ended(running.life)
         self._running_now.discard(running)
-        while not self._stopping and self._running.get(running.number) is running:
-            log.error("worker_ended", worker=running.number, status=status)
-            soon = asyncio.get_running_loop().time() - running.began < SOON_S
-            self._ended_soon = self._ended_soon + 1 if soon else 0
-            await asyncio.sleep(PAUSES_S[min(self._ended_soon, len(PAUSES_S) - 1)])
-            if not self._stopping and self._running[running.number] is running:
-                self._running[running.number] = await self._started(running.number)
+        if self._is_over(running):
+            return
+        log.error("worker_ended", worker=running.number, status=status)
+        soon = asyncio.get_running_loop().time() - running.began < SOON_S
+        self._ended_soon[running.number] = self._ended_soon[running.number] + 1 if soon else 0
+        await self._pause(running.number)
+        while not self._is_over(running):
+            try:
+                new = await self._started(running.number)
+            except OSError as error:  # no process or no descriptor is to be had: later there may be
+                log.error("worker_not_started", worker=running.number, cause=str(error))
+                self._ended_soon[running.number] += 1
+                await self._pause(running.number)
+            else:
+                if self._is_over(running):  # another one serves in its place since a moment ago
+                    _tell(new.process, signal.SIGTERM)
+                else:
+                    self._running[running.number] = new
+
+    def _is_over(self, running: _Running) -> bool:
+        """Whether no other one is to be started in its place."""
+        return self._stopping.is_set() or self._running.get(running.number) is not running
+
+    async def _pause(self, number: int) -> None:
+        with suppress(TimeoutError):
+            pause = PAUSES_S[min(self._ended_soon[number], len(PAUSES_S) - 1)]
+            await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _started(self, number: int) -> _Running:
+        """Raises OSError where there can be no further process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        reloads, life = self._reloads, self._new_life()
         with theirs:
-            life = self._new_life()
             worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life)
             # What is read again is the program, for a worker of another version, and not relay.toml: two workers with
-            # two stores would be two relays.
-            command = [sys.executable, "-m", "relay", "serve", "--config", str(self._relay_toml)]
-            process = await asyncio.create_subprocess_exec(
-                *command, "--worker", worker.as_json(),
-                pass_fds=worker.descriptors, start_new_session=True, env=without_manager(os.environ),
-            )  # fmt: skip
+            # two stores would be two relays. Without -P a program that lies in the current directory would be run.
+            command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command, "--worker", worker.as_json(),
+                    pass_fds=worker.descriptors, start_new_session=True, env=without_manager(os.environ),
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
         log.info("worker_started", worker=number, process=process.pid)
         loop = asyncio.get_running_loop()
-        running = _Running(number, life, process, loop.time(), loop.create_future())
+        running = _Running(number, life, process, loop.time(), reloads, loop.create_future())
         self._running_now.add(running)
         for work in (self._listen(running, ours), self._watch(running)):
             task = asyncio.create_task(work)
             self._watching.add(task)
             task.add_done_callback(self._watching.discard)
-        if self._stopping:
+        if self._stopping.is_set():
             _tell(process, signal.SIGTERM)
         return running
 
@@ -206,6 +244,8 @@ class Workers:
                 running.silent = 0
                 if what == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
+                    if running.reloads < self._reloads:
+                        _tell(running.process, signal.SIGHUP)
                 elif what == "keys":
                     running.keys = value
                     self._write_keys()
@@ -247,10 +287,10 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
 
 
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    addresses = await stop.or_end(workers.start())
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, workers.reload)
     loop.add_signal_handler(signal.SIGUSR1, workers.start_anew)
+    addresses = await stop.or_end(workers.start())
     async with (
         in_background("watchdog", stay_alive()),
         in_background("workers", workers.keep_up()),

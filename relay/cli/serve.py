@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +44,8 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
     With workers = N in [limits] so many processes serve at the same addresses. SIGUSR1 starts each anew, one after the
     other, as after an upgrade; no connection is refused meanwhile.
     """
+    # It is for the process that starts workers, and must kill no other one: `systemctl kill` tells all of a service.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if as_worker is not None:
         _serve_as_worker(Worker.from_json(as_worker), config_file)
         return

@@ -246,7 +246,7 @@ def _as_relay(owner: Owner, *arguments: str, must: bool = False) -> None:
         who = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
     sys.stdout.flush()
     try:
-        done = subprocess.run([sys.executable, "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
+        done = subprocess.run([sys.executable, "-P", "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
     except PermissionError as error:
         where = f"{owner.name} cannot run {sys.executable}"
         raise ConfigError(

@@ -170,6 +170,11 @@ class DeliveryRecords:
         self._known = self._neighbours = neighbours
         self._take_over = take_over
 
+    @property
+    def shared(self) -> bool:
+        """Whether other workers use this store, and are told of each try."""
+        return self._neighbours is not None
+
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
 
@@ -432,6 +437,10 @@ class DeliveryRecords:
                 self._begin(beginnings, fresh, new, change)
             return forgotten_and_known
 
+        if self._neighbours is not None:
+            # First: once it is written and its claims are over, another worker may begin, and has to look.
+            for each in outcomes:
+                self._neighbours.add(each.mail)
         wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
         try:
             forgotten, known = await self._claims.change(work, wanted)
@@ -446,8 +455,6 @@ class DeliveryRecords:
             self._known -= forgotten
             self._known |= known
         elif self._neighbours is not None:
-            for mail in known:
-                self._neighbours.add(mail)
             for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
                 self._neighbours.end(self._marked_still.pop(mail))
 

@@ -7,17 +7,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import resource
 import signal
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
@@ -228,3 +232,117 @@ async def test_the_service_manager_hears_of_the_relay_as_a_whole(
             while True:
                 said.append(manager.recv(100))
     assert said == [b"READY=1", b"STOPPING=1"]
+
+
+async def test_a_worker_that_cannot_be_started_at_once_is_started_later(site: Site, sink: Sink) -> None:
+    """There is no descriptor left for a while."""
+    async with workers(site, 2) as relay:
+        before = pids(relay)
+        limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
+        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        os.kill(before[1], signal.SIGKILL)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_not_started_anew")
+        await until(relay, "worker_not_started")
+        resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE, limits)
+        await until(relay, "relay_serves", 3)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert not set(before.values()) & set(pids(relay).values())
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_a_relay_that_waits_to_start_a_worker_again_stops_at_once(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        (site.directory / "site.secret").rename(site.directory / "elsewhere")
+        (site.directory / "site.secret").mkdir()
+        os.kill(pids(relay)[1], signal.SIGKILL)
+        await until(relay, "worker_ended", 2)  # the next one is started after five seconds
+        relay.process.terminate()
+        async with asyncio.timeout(4):
+            assert await relay.process.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: Sink, number: signal.Signals) -> None:
+    text = site.config_file.read_text()
+    site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log)
+    relay = RelayProcess(process, {}, site.directory / "relay.log")
+    try:
+        await until(relay, "worker_started", 2)
+        process.send_signal(number)
+        await until(relay, "relay_serves", 2)
+        if number == signal.SIGUSR1:
+            await until(relay, "workers_started_anew")
+        assert not events(relay, "worker_ended")
+    finally:
+        process.terminate()
+        assert await process.wait() >= 0  # no signal has ended it
+
+
+async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
+    """As `systemctl kill --signal=USR1` sends it."""
+    async with workers(site, 2) as relay:
+        before = pids(relay)
+        for pid in before.values():
+            for process in (pid, *_children(pid)):
+                os.kill(process, signal.SIGUSR1)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert not events(relay, "worker_ended")
+        assert not events(relay, "key_receiver_ended")
+
+
+async def test_a_worker_runs_no_program_out_of_the_current_directory(
+    site: Site, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("relay.py", "structlog.py"):
+        (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
+    monkeypatch.chdir(tmp_path)
+    async with workers(site, 2) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+async def test_who_is_cut_off_before_the_answer_and_tries_again_at_any_worker_has_the_mail_once(
+    site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mail to one and to two recipients; the next hop takes its time, and the client is gone when it answers."""
+    takes = sink.handle_DATA
+
+    async def slowly(*what: Any) -> str:
+        await asyncio.sleep(random.uniform(0.02, 0.08))
+        return await takes(*what)
+
+    monkeypatch.setattr(sink, "handle_DATA", slowly)
+
+    async def cut_off(relay: RelayProcess, number: int) -> None:
+        recipients = ("ben@bob.example", "bea@bob.example")[: 1 + number % 2]
+        reader, writer = await asyncio.open_connection(*relay.addresses["outgoing"])
+        lines = ["EHLO c.example", "MAIL FROM:<ann@alice.example>", *(f"RCPT TO:<{each}>" for each in recipients)]
+        writer.write("".join(f"{line}\r\n" for line in [*lines, "DATA"]).encode())
+        while not (await reader.readline()).startswith(b"354"):
+            pass
+        writer.writelines(stuffed(numbered(number)))
+        await writer.drain()
+        await asyncio.sleep(0.005)  # the relay reads it meanwhile
+        writer.transport.abort()
+        while (await submit(relay.addresses["outgoing"], numbered(number), recipients=recipients)).code != 250:
+            pass
+
+    async with workers(site, 3) as relay:
+        for first in range(0, 120, 6):
+            await asyncio.gather(*(cut_off(relay, first + number) for number in range(6)))
+    assert len(how_often(sink)) == 120
+    assert set(how_often(sink).values()) == {1}
