@@ -46,7 +46,7 @@ class Interruption:
             self.awaits += 1
             value, error = None, None
             if self.awaits == self.at:
-                self.where = _chain(coroutine)
+                self.where = waiting_in(coroutine)
                 if asyncio.isfuture(waits_for):
                     waits_for._asyncio_future_blocking = False
                     waits_for.cancel()
@@ -58,7 +58,7 @@ class Interruption:
                 error = raised
 
 
-def _chain(coroutine: Any) -> list[str]:
+def waiting_in(coroutine: Any) -> list[str]:
     """The names of the functions that wait for each other, outermost first."""
     names: list[str] = []
     while coroutine is not None:

@@ -26,6 +26,7 @@ from relay.store.ledger import Ledger
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer
+from tests.testlib.interruptions import waiting_in
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit, submit_lmtp, until_settled
@@ -301,10 +302,12 @@ async def test_a_try_that_is_cancelled_at_any_moment_keeps_nobody_from_the_mail(
             task = asyncio.create_task(incoming.process(mail))
             for _ in range(steps):
                 await asyncio.sleep(0)
+            # There the next hop has the content, and nobody knows yet whether it has taken it.
+            unknown = not task.done() and "_Transaction.read_verdict" in waiting_in(task.get_coro())
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             while isinstance((outcomes := await incoming.process(replace(mail, id="again")))[0], KeyNotFound):
                 pass  # the key that came for the first try is on its way into the store
             assert outcomes == (None,)
             copies = [each for each in bob.hop.got if each.message.endswith(f"\r\n{steps}\r\n".encode())]
-            assert len(copies) == 1
+            assert len(copies) == 1 or (unknown and len(copies) == 2)

@@ -20,6 +20,8 @@ from tests.integration.store.backends import PostgreSQLServer
 from tests.testlib.mail_site import MailSite
 from tests.testlib.wire import Wire
 
+REPLACED_S = 20.0
+"""So long a worker's place is watched."""
 Fault = Callable[[MailSite, random.Random], Awaitable[None]]
 
 
@@ -48,10 +50,13 @@ async def relay_stopped(site: MailSite, chance: random.Random) -> None:
 
 
 async def worker_killed(site: MailSite, chance: random.Random) -> None:
-    """One of several processes that serve as one relay; another one takes its place by itself."""
-    if found := children(chance.choice(site.relays).process.pid):
+    """One of several processes that serve as one relay; over when another one has taken its place by itself."""
+    relay = chance.choice(site.relays).process.pid
+    if before := children(relay):
+        killed = chance.choice(before)
         with suppress(ProcessLookupError):
-            os.kill(chance.choice(found), signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
+        await _until(lambda: killed not in (now := children(relay)) and len(now) >= len(before))
 
 
 async def worker_frozen(site: MailSite, chance: random.Random) -> None:
@@ -65,8 +70,19 @@ async def worker_frozen(site: MailSite, chance: random.Random) -> None:
 
 
 async def workers_started_anew(site: MailSite, chance: random.Random) -> None:
-    """Each in turn, while the others serve."""
-    chance.choice(site.relays).process.send_signal(signal.SIGUSR1)
+    """Each in turn, while the others serve; over when none of those before is there any more."""
+    relay = chance.choice(site.relays).process
+    before = set(children(relay.pid))
+    relay.send_signal(signal.SIGUSR1)
+    await _until(lambda: before.isdisjoint(now := children(relay.pid)) and len(now) >= len(before))
+
+
+async def _until(happened: Callable[[], bool]) -> None:
+    """Returns when it has, or has not for long: a worker that cannot start is tried again while mail goes on."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REPLACED_S):
+            while not happened():
+                await asyncio.sleep(0.05)
 
 
 def children(pid: int) -> list[int]:
