@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, select, update
+from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, func, select, update
 
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
@@ -92,19 +92,21 @@ def place(name: KeyName) -> bytes:
 
 
 _of_some = keys.c.place.in_(bindparam("some", expanding=True))
+# By no column of the index of ends: SQLite would take that for a long list of places, and look through all keys held.
+_held = func.coalesce(keys.c.destroyed_at, keys.c.destroyed_at).is_(None)
 _at = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held")).where(
     _of_some
 )
 _to_bind = (
     select(keys.c.place, keys.c.level, keys.c.bound_to, keys.c.secret_id, keys.c.sealed)
-    .where(held, _of_some)
+    .where(_held, _of_some)
     .order_by(keys.c.place)
     .with_for_update()
 )
 _bind = (
     update(keys).where(keys.c.place == bindparam("at")).values(level=bindparam("its_level"), bound_to=bindparam("to"))
 )
-_unused = held & keys.c.first_used_at.is_(None) & _of_some
+_unused = _held & keys.c.first_used_at.is_(None) & _of_some
 _to_mark = select(keys.c.place).where(_unused).order_by(keys.c.place).with_for_update()
 _mark = update(keys).where(_unused).values(first_used_at=bindparam("now"), expires_at=bindparam("ends"))
 

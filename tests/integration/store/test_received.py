@@ -8,18 +8,20 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 
+from relay.cms import KeyUse
 from relay.errors import KMEBadReply, TryLater
 from relay.store.database import Database
 from relay.store.mail_identity import OpenedMail
 from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
-from relay.store.received_table import UNUSED_KEEP_FOR_S, KeyName, KeysUsed, as_column, from_column
+from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, KeysUsed, as_column, from_column
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
@@ -303,3 +305,42 @@ async def test_a_put_that_is_given_up_at_any_point_leaves_the_store_working(stor
         await put
     await store.received.put("g", "alice", {"k": OTHER})
     assert (await held(store, "g", "alice", ["k"])) == {"k": OTHER}
+
+
+async def test_what_is_done_for_a_mail_takes_no_longer_the_more_keys_there_are(
+    tmp_path: Path, secret: SiteSecret
+) -> None:
+    """Of a long list of keys SQLite would look through all that are held, rather than for those that are named."""
+    async with await open_store(tmp_path / "relay.db", secret) as store:
+        await _looks_for_named_keys_alone(store)
+
+
+async def _looks_for_named_keys_alone(store: Store) -> None:
+    database, names = store.received._database, [f"k{number}" for number in range(50)]
+    await store.received.put("g", "alice", dict.fromkeys(names, KEY))
+    said: list[tuple[str, Any]] = []
+
+    def listen(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        said.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        bound = Bound("g", "alice", tuple(names), KeyUse("aes", bytes(32)))
+        await store.deliveries.admit([bound])
+        await store.deliveries.admit([bound])
+        await mark_used(store, "g", "alice", names, 60)
+        await held(store, "g", "alice", names)
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    about_keys = [(statement, values) for statement, values in said if "received_keys" in statement and values]
+
+    def plans(connection: Connection) -> list[str]:
+        found = []
+        for statement, values in about_keys:
+            one = values[0] if isinstance(values, list) else values
+            found += [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", one)]
+        return found
+
+    ways = [way for way in await database.writing(plans) if "received_keys" in way]
+    assert len(ways) >= 3
+    assert {way for way in ways if "(place=?)" not in way} == set()
