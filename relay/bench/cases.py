@@ -20,7 +20,7 @@ that the way is about; percentiles of the time that a mail takes; seconds; memor
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class BenchWay:
     """Mail in at a `door` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
 
     `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
@@ -44,28 +44,28 @@ LIMIT, PASS, POSTFIX = "source to sink", "pass-through", "Postfix"
 LEVELS = ("aes", "otp", "pqc", "rsa")
 
 WAYS = (
-    Way("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
-    Way("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
-    Way("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
-    *(Way("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
-    Way("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
-    Way("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
-    Way("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
+    BenchWay("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
+    BenchWay("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
+    BenchWay("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
+    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
+    BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
+    BenchWay("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
+    BenchWay("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
     *(
         way
         for level in LEVELS
         for way in (
-            Way("opening", f"pass-through, sealed {level}", "pass-through", "sealed", SOME, level, sealed=True),
-            Way("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),
+            BenchWay("opening", f"pass-through, sealed {level}", "pass-through", "sealed", SOME, level, sealed=True),
+            BenchWay("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),
         )
     ),
-    Way("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers"),
-    Way("both", "two pass-throughs", "two-pass-throughs", "same", told="two-pass-throughs"),
-    Way("both", "sealed and opened", "alice-then-bob", "same", told="alice-then-bob"),
-    Way("postfix", "Postfix, null filter", "postfix:null", "same", needs=_POSTFIX),
-    Way("postfix", "Postfix, LMTP filter", "postfix:lmtp", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
-    Way("postfix", "Postfix, bare milter", "postfix:bare", "changed", told="bare-milter", needs=_POSTFIX),
-    Way("postfix", "Postfix, milter", "postfix:milter", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
+    BenchWay("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers"),
+    BenchWay("both", "two pass-throughs", "two-pass-throughs", "same", told="two-pass-throughs"),
+    BenchWay("both", "sealed and opened", "alice-then-bob", "same", told="alice-then-bob"),
+    BenchWay("postfix", "Postfix, null filter", "postfix:null", "same", needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, LMTP filter", "postfix:lmtp", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, bare milter", "postfix:bare", "changed", told="bare-milter", needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, milter", "postfix:milter", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
 )  # fmt: skip
 
 OTHERS = {
@@ -93,7 +93,7 @@ def case_name(way: str, size: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BenchComparison:
     """One figure by another of the same kind, less another where `added`, or alone where there is no other.
 
     `aim` is what it has to reach, at most or at least; `before` what it was when that was set, in words.
@@ -109,30 +109,30 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("aes 4 KB", "pass-through 4 KB", 1.5, "0.90"),
-    Comparison("aes, 2 workers 4 KB", "Postfix 4 KB", 1.5, "0.97 with 1"),
-    Comparison("otp 4 KB", "aes 4 KB", 0.9, "0.83"),
-    Comparison("pqc 4 KB", "aes 4 KB", 0.6, "0.44"),
-    Comparison("rsa 4 KB", "aes 4 KB", 0.45, "0.37"),
-    Comparison("sealed and opened 4 KB", "two pass-throughs 4 KB", 1.0, "0.43"),
+    BenchComparison("aes 4 KB", "pass-through 4 KB", 1.5, "0.90"),
+    BenchComparison("aes, 2 workers 4 KB", "Postfix 4 KB", 1.5, "0.97 with 1"),
+    BenchComparison("otp 4 KB", "aes 4 KB", 0.9, "0.83"),
+    BenchComparison("pqc 4 KB", "aes 4 KB", 0.6, "0.44"),
+    BenchComparison("rsa 4 KB", "aes 4 KB", 0.45, "0.37"),
+    BenchComparison("sealed and opened 4 KB", "two pass-throughs 4 KB", 1.0, "0.43"),
     *(
-        Comparison(f"opening aes {size}", f"aes {size}", 1.1, "2 to 3.5", "CPU ms", at_most=True)
+        BenchComparison(f"opening aes {size}", f"aes {size}", 1.1, "2 to 3.5", "CPU ms", at_most=True)
         for size in ("4 KB", "1 MB", "10 MB")
     ),
-    Comparison("aes 1 MB", "pass-through 1 MB", 5, "3.5"),
-    Comparison("aes 10 MB", "pass-through 10 MB", 5, "2.9"),
-    Comparison("aes 1 MB", f"{LIMIT} 1 MB", 0.6, "0.41"),
-    Comparison("aes 10 MB", f"{LIMIT} 10 MB", 0.6, "0.36"),
-    Comparison("latency, opening", "latency, sink", 4, "15", "p50 ms", at_most=True, added=True),
-    Comparison("latency, opening", "latency, sink", 10, "22", "p99 ms", at_most=True, added=True),
-    Comparison("Postfix, LMTP filter 4 KB", "Postfix, null filter 4 KB", 1.2, "0.96"),
-    Comparison("Postfix, LMTP filter 1 MB", "Postfix, null filter 1 MB", 3, "2.3"),
-    Comparison("Postfix, milter 4 KB", "Postfix 4 KB", 0.75, "0.58"),
-    Comparison("Postfix, milter 10 MB", "Postfix 10 MB", 0.45, "0.34"),
-    Comparison("IMAP, opened", "IMAP, copied", 1.4, "1.9", "s", at_most=True),
-    Comparison("memory, one 25 MB mail above idle", "", 4, "8.2", "x size", at_most=True),
-    Comparison("memory, kept above idle", "", 30, "290", "MB", at_most=True),
-    Comparison("memory, idle, first process", "", 80, "121", "MB", at_most=True),
-    Comparison("command, --help", "", 0.4, "1.5", "s", at_most=True),
+    BenchComparison("aes 1 MB", "pass-through 1 MB", 5, "3.5"),
+    BenchComparison("aes 10 MB", "pass-through 10 MB", 5, "2.9"),
+    BenchComparison("aes 1 MB", f"{LIMIT} 1 MB", 0.6, "0.41"),
+    BenchComparison("aes 10 MB", f"{LIMIT} 10 MB", 0.6, "0.36"),
+    BenchComparison("latency, opening", "latency, sink", 4, "15", "p50 ms", at_most=True, added=True),
+    BenchComparison("latency, opening", "latency, sink", 10, "22", "p99 ms", at_most=True, added=True),
+    BenchComparison("Postfix, LMTP filter 4 KB", "Postfix, null filter 4 KB", 1.2, "0.96"),
+    BenchComparison("Postfix, LMTP filter 1 MB", "Postfix, null filter 1 MB", 3, "2.3"),
+    BenchComparison("Postfix, milter 4 KB", "Postfix 4 KB", 0.75, "0.58"),
+    BenchComparison("Postfix, milter 10 MB", "Postfix 10 MB", 0.45, "0.34"),
+    BenchComparison("IMAP, opened", "IMAP, copied", 1.4, "1.9", "s", at_most=True),
+    BenchComparison("memory, one 25 MB mail above idle", "", 4, "8.2", "x size", at_most=True),
+    BenchComparison("memory, kept above idle", "", 30, "290", "MB", at_most=True),
+    BenchComparison("memory, idle, first process", "", 80, "121", "MB", at_most=True),
+    BenchComparison("command, --help", "", 0.4, "1.5", "s", at_most=True),
 )
 """What a site is to notice nothing of, in figures; more mails a second, and less of everything else."""

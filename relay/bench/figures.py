@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from relay.bench.cases import COMPARISONS, Comparison, Kind
+from relay.bench.cases import COMPARISONS, BenchComparison, Kind
 from relay.bench.result import BenchmarkFailed, Machine
 from relay.errors import ConfigError
 
@@ -61,7 +61,7 @@ class Figures:
         values = self.of(case, kind)
         return statistics.median(values) if values else None
 
-    def compared(self, one: Comparison) -> Compared | None:
+    def compared(self, one: BenchComparison) -> Compared | None:
         """None where a side of it was not measured."""
         these, others = self.of(one.this, one.kind), self.of(one.beside, one.kind)
         if not these or (one.beside and not others):
@@ -102,6 +102,6 @@ class Figures:
             raise ConfigError(f"{file}: this is no file that bench --json has written ({error})") from error
 
 
-def met(one: Comparison, compared: Compared) -> bool:
+def met(one: BenchComparison, compared: Compared) -> bool:
     """Whether the aim is reached."""
     return compared.value <= one.aim if one.at_most else compared.value >= one.aim

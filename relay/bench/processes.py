@@ -23,7 +23,7 @@ STOP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class BenchServer:
     """One that runs: its ports by the names of its doors ("" is the first), its process, and what it logs."""
 
     ports: dict[str, int]
@@ -49,7 +49,7 @@ async def process(*arguments: str, **streams: Any) -> AsyncIterator[Process]:
 
 
 @asynccontextmanager
-async def server(module: str, *arguments: str) -> AsyncIterator[Server]:
+async def server(module: str, *arguments: str) -> AsyncIterator[BenchServer]:
     """`python -m module arguments`, which calls `serve`. Raises BenchmarkFailed."""
     async with process(sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE) as started:
         assert started.stdout is not None  # noqa: S101 - opened with a pipe
@@ -60,7 +60,7 @@ async def server(module: str, *arguments: str) -> AsyncIterator[Server]:
             line = b""
         if not line.strip().isdigit():
             raise BenchmarkFailed(f"{module} did not start")
-        yield Server({"": int(line)}, started.pid)
+        yield BenchServer({"": int(line)}, started.pid)
 
 
 async def serve(protocol: Callable[[], asyncio.Protocol]) -> None:

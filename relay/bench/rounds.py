@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from relay.bench.cases import CONNECTIONS, Way, case_name
+from relay.bench.cases import CONNECTIONS, BenchWay, case_name
 from relay.bench.figures import KEYS_RUN_OUT, Figures
 from relay.bench.result import BenchmarkFailed
 from relay.bench.servers import KeysRunOut, Servers
@@ -34,7 +34,7 @@ POLL_S = 0.005
 class Case:
     """A way at a size of octets."""
 
-    way: Way
+    way: BenchWay
     size: int
 
     @property

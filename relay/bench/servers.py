@@ -15,7 +15,7 @@ from typing import Self
 
 from relay.bench.cases import CONNECTIONS, LEVELS
 from relay.bench.postfix import bench_postfix, free_ports
-from relay.bench.processes import Server, command, server
+from relay.bench.processes import BenchServer, command, server
 from relay.bench.result import BenchmarkFailed
 from relay.bench.sink import Sink
 from relay.bench.traffic import Handover, mails_of, send
@@ -82,7 +82,7 @@ class Servers:
     def __init__(self) -> None:
         self.sink = free_ports(1)[0]
         self.bag = Sink(whole=True)
-        self._running: dict[str, Server] = {}
+        self._running: dict[str, BenchServer] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -100,7 +100,7 @@ class Servers:
         name, _, which = door.partition(":")
         return (await self.server(name)).ports[which]
 
-    async def server(self, name: str) -> Server:
+    async def server(self, name: str) -> BenchServer:
         """The server of this name, which runs. Raises BenchmarkFailed."""
         if name not in self._running:
             self._running[name] = await self._started(name)
@@ -126,11 +126,11 @@ class Servers:
         kind = KeysRunOut if _NO_KEY.search(sent.fault) and _TOO_LOW in logs else BenchmarkFailed
         raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{logs}")
 
-    async def _started(self, name: str) -> Server:
+    async def _started(self, name: str) -> BenchServer:
         enter = self._stack.enter_async_context
         match name:
             case "sink":
-                return Server({"": self.sink})
+                return BenchServer({"": self.sink})
             case "pass-through":
                 return await enter(server("relay.bench.baselines", "smtp", str(self.sink)))
             case "pass-through-lmtp":
@@ -156,7 +156,7 @@ class Servers:
             case "kmes":
                 return await self._kmes()
             case "postfix-back":
-                return Server({"": free_ports(1)[0]})
+                return BenchServer({"": free_ports(1)[0]})
             case "postfix":
                 return await self._postfix()
         raise AssertionError(name)
@@ -178,7 +178,7 @@ class Servers:
         )  # fmt: skip
         return directory / "relay.toml"
 
-    async def _relay(self, name: str, direction: str, *, workers: int = 1) -> Server:
+    async def _relay(self, name: str, direction: str, *, workers: int = 1) -> BenchServer:
         config_file = await self.config_file(name, direction, workers=workers)
         ready, log = config_file.with_name("ready"), config_file.with_name("relay.log")
         serve = command(
@@ -187,9 +187,9 @@ class Servers:
         text, pid = await self._stack.enter_async_context(serve)
         words = [line.split() for line in text.splitlines()]
         doors = {entry.partition("_")[2]: int(address.rpartition(":")[2]) for entry, address in words}
-        return Server(doors, pid, log)
+        return BenchServer(doors, pid, log)
 
-    async def _kmes(self) -> Server:
+    async def _kmes(self) -> BenchServer:
         """The KMEs, and what the sites have in common: policies, and certificates for levels pqc and rsa."""
         (self.directory / "policies" / "bob.example").mkdir(parents=True)
         for file, level in [("default", "aes"), *((f"bob.example/{level}", level) for level in LEVELS)]:
@@ -212,14 +212,14 @@ class Servers:
             ready_file=state / "endpoints.json", log_file=self.directory / "kme.log",
         )  # fmt: skip
         _, pid = await self._stack.enter_async_context(kmes)
-        return Server({}, pid)
+        return BenchServer({}, pid)
 
     def _identity(self, site: str) -> Identity:
         directory = self.directory / f"{site}-identity"
         directory.mkdir(mode=0o700)
         return create_identity(directory, name=site, domains=[f"{site}.example"])
 
-    async def _postfix(self) -> Server:
+    async def _postfix(self) -> BenchServer:
         back = await self.port("postfix-back")
         null = await self._stack.enter_async_context(server("relay.bench.baselines", "lmtp", str(back)))
         bare, relay = await self.port("bare-milter"), await self.server("alice-behind-postfix")
@@ -233,4 +233,4 @@ class Servers:
         ports = dict(zip(options, free_ports(len(options)), strict=True))
         ways_in = {ports[door]: option for door, option in options.items()} | {back: _BACK}
         self._stack.enter_context(bench_postfix(ways_in, self.sink))
-        return Server(ports)
+        return BenchServer(ports)

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from relay.bench import servers, tools
-from relay.bench.cases import PARTS, WAYS, Way
+from relay.bench.cases import PARTS, WAYS, BenchWay
 from relay.bench.figures import KEYS_RUN_OUT
 from relay.bench.mail import Run
 from relay.bench.processes import command, server
@@ -123,7 +123,7 @@ async def test_without_the_tools_of_postfix_python_sends_and_takes(monkeypatch: 
 
 async def test_a_way_that_loses_its_protection_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in clear is never reported as the speed of sealing."""
-    open_way = Way("sealing", "open", "pass-through", "sealed")
+    open_way = BenchWay("sealing", "open", "pass-through", "sealed")
     monkeypatch.setattr("relay.bench.mail.WAYS", (open_way,))
     run = Run(("open 4 KB",), quick=True, progress=lambda *_: None)
     await run.measure()

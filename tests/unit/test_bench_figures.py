@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.bench import plot
-from relay.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, Comparison, case_name
+from relay.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, BenchComparison, case_name
 from relay.bench.figures import KEYS_RUN_OUT, Figures, met
 from relay.bench.others import EXPECTED_S, MEASURED
 from relay.bench.report import show
@@ -41,16 +41,16 @@ def _saved(figures: Figures, file: Path) -> Path:
 
 
 def test_a_ratio_is_that_of_the_medians_with_the_spread_of_the_rounds() -> None:
-    compared = _figures().compared(Comparison("aes 4 KB", "pass-through 4 KB", 1.5, ""))
+    compared = _figures().compared(BenchComparison("aes 4 KB", "pass-through 4 KB", 1.5, ""))
     assert compared is not None
     assert (compared.value, compared.lowest, compared.highest) == (1.0, 0.5, 5.0)
 
 
 def test_what_is_added_is_a_difference_and_what_has_no_other_side_stands_alone() -> None:
     added = _figures().compared(
-        Comparison("latency, opening", "latency, sink", 4, "", "p50 ms", at_most=True, added=True)
+        BenchComparison("latency, opening", "latency, sink", 4, "", "p50 ms", at_most=True, added=True)
     )
-    alone = _figures().compared(Comparison("memory, one 25 MB mail above idle", "", 4, "", "x size", at_most=True))
+    alone = _figures().compared(BenchComparison("memory, one 25 MB mail above idle", "", 4, "", "x size", at_most=True))
     assert added is not None and added.value == 15.0
     assert alone is not None and alone.value == 8.5
 
@@ -59,14 +59,14 @@ def test_what_is_added_is_a_difference_and_what_has_no_other_side_stands_alone()
     ("aim", "at_most", "reached"), [(1.0, False, True), (1.1, False, False), (1.1, True, True), (0.9, True, False)]
 )
 def test_an_aim_is_a_least_or_a_most(aim: float, at_most: bool, reached: bool) -> None:
-    one = Comparison("aes 4 KB", "pass-through 4 KB", aim, "", at_most=at_most)
+    one = BenchComparison("aes 4 KB", "pass-through 4 KB", aim, "", at_most=at_most)
     compared = _figures().compared(one)
     assert compared is not None and met(one, compared) is reached
 
 
 def test_where_a_side_was_not_measured_nothing_is_compared() -> None:
-    assert _figures().compared(Comparison("aes 4 KB", "Postfix 4 KB", 1.5, "")) is None
-    assert _figures().compared(Comparison("pqc 4 KB", "aes 4 KB", 1.5, "")) is None
+    assert _figures().compared(BenchComparison("aes 4 KB", "Postfix 4 KB", 1.5, "")) is None
+    assert _figures().compared(BenchComparison("pqc 4 KB", "aes 4 KB", 1.5, "")) is None
 
 
 def test_a_case_whose_keys_run_out_has_no_figures_of_the_rounds_before() -> None:
