@@ -15,6 +15,7 @@ import click
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console, print_explanation, print_policies
 from relay.cli.policy_site import PolicySite, load_site, look_now
+from relay.entry.envelope import BadParameter, parse_mail
 from relay.errors import ConfigError
 from relay.policy.content import MessageFacts
 from relay.policy.expected import failures
@@ -99,9 +100,14 @@ def explain(
 
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
+    sender = "" if sender == "<>" else sender
+    try:
+        parse_mail(f"FROM:<{sender}> SMTPUTF8", MAX_MESSAGE_OCTETS)
+    except BadParameter as refused:  # no door would take such mail, whatever the policies say
+        raise click.BadParameter(f"{refused}; SMTP refuses such mail", param_hint="SENDER") from refused
     site = load_site(config_file)
     content = MessageFacts(_message(message)) if message is not None else None
-    explanation = site.policies.explain("" if sender == "<>" else sender, recipient, content)
+    explanation = site.policies.explain(sender, recipient, content)
     now = None
     if explanation.decision is not None and not offline:
         now = asyncio.run(look_now(site, explanation.decision, content))

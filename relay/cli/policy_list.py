@@ -42,11 +42,11 @@ def list_files(
         # One line for each file: 100,000 of them are written at once.
         click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
         return
-    widths = [max([0, *(len(cells[place]) for cells in map(_cells, rows))]) for place in range(3)]
-    for cells in map(_cells, rows):
-        click.echo(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[3]]).rstrip()
-        )
+    table = [_cells(row) for row in rows]
+    widths = [max((len(cells[place]) for cells in table), default=0) for place in range(3)]
+    form = "".join(f"{{:{width}}}  " for width in widths) + "{}"
+    # One write for all of them, here too.
+    click.echo("".join(form.format(*cells).rstrip() + "\n" for cells in table), nl=False)
     click.echo(f"{len(rows)} of {number} files.")
 
 

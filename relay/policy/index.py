@@ -91,7 +91,7 @@ def listed(
         return (
             (level is None or level in counts.all_levels)
             and (not clear or "plaintext" in counts.all_levels)
-            and (peer is None or bool(counts.levels))
+            and (peer is None or not counts.all_levels <= {"plaintext"})
             and (not expired or said.ended(day) or said.rule_ended(day))
         )
 

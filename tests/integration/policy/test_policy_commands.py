@@ -100,6 +100,15 @@ async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: De
         assert said in result.stdout, result.stdout
 
 
+async def test_explain_refuses_a_sender_that_smtp_refuses(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    for sender in ("nobody", "a b@alice.example", "@alice.example"):
+        result = await asyncio.to_thread(run, "explain", "--offline", sender, "x@bob.example")
+        assert result.exit_code == 2, result.output
+        assert "SENDER" in result.output, result.output
+    assert (await explained(run, "--offline", "<>", "x@bob.example"))["decision"]["levels"] == ["otp", "aes"]
+
+
 async def test_explain_names_a_kme_in_trouble_and_goes_on(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     site, run = site_of(tmp_path, kmes, FILES)
     site.config_file.write_text(site.config_file.read_text().replace(kmes.urls[0], "https://127.0.0.1:1"))

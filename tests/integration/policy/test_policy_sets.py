@@ -454,6 +454,7 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
             "default.toml": AES,
             "bob.example.toml": 'levels = ["otp", "aes"]\n',
             "clear.example.toml": CLEAR + 'reason = "a list"\n',
+            "open.example.toml": CLEAR + 'peer = "bob"\nreason = "newsletters"\n',
             "old.example.toml": CLEAR + "until = 2001-01-01\n",
             "rule.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n' + RULE.format("*@a.example", "plaintext"),
             "lost.example/x.toml": AES,
@@ -468,10 +469,11 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
     def listed(*options: str) -> dict[str, list[str]]:
         return {row["file"]: row["codes"] for row in json.loads(run("list", *options, "--json").stdout)}
 
-    assert len(listed()) == 7
+    assert len(listed()) == 8
     assert listed()["ends.example.toml"] == ["rule_expired", "rule_ends"]
     assert listed("--clear") == {
         "clear.example.toml": ["clear"],
+        "open.example.toml": ["clear"],
         "rule.example.toml": ["clear_by_rule"],
     }
     assert listed("--expired") == {
@@ -479,11 +481,12 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
         "ends.example.toml": ["rule_expired", "rule_ends"],
     }
     assert set(listed("--clear", "--expired")) == {"old.example.toml", "ends.example.toml"}
+    # What only leaves in clear is not sealed for anybody, whatever peer the file names.
     assert set(listed("--peer", "bob")) == {"bob.example.toml", "rule.example.toml", "ends.example.toml"}
     assert set(listed("--level", "aes")) == {"default.toml", "bob.example.toml", "lost.example/x.toml"}
     assert listed("--level", "aes", "--peer", "bob") == {"bob.example.toml": []}
     assert listed()["lost.example/x.toml"] == ["no_peer"]
-    assert "2 of 7 files" in run("list", "--expired").stdout
+    assert "2 of 8 files" in run("list", "--expired").stdout
 
 
 def test_a_list_reads_only_files_that_have_changed_since_the_last_one(

@@ -205,11 +205,14 @@ def test_explain_for_programs_is_one_json_object(site: Site) -> None:
 )
 def test_explain_prints_hostile_addresses_harmlessly(site: Site, recipient: str) -> None:
     run = site(FILES)
-    result = run("explain", "[/red]\x1b]0;", recipient)
+    result = run("explain", "[/red]@alice.example", recipient)
     assert result.exit_code == 1
     assert "\x1b" not in result.output
-    assert "[/red]\\x1b]0;" in result.stdout
-    assert json.loads(run("explain", "a", recipient, "--json").stdout)["recipient"] == recipient
+    assert "[/red]@alice.example" in result.stdout
+    assert json.loads(run("explain", "a@alice.example", recipient, "--json").stdout)["recipient"] == recipient
+    refused = run("explain", "[/red]\x1b]0;", recipient)
+    assert refused.exit_code == 2
+    assert "\x1b" not in refused.output
 
 
 @pytest.mark.parametrize("arguments", [["explain", "a@alice.example"], ["nonsense"], ["check", "extra"]])
