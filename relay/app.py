@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
@@ -23,7 +23,6 @@ from relay.aio import in_background
 from relay.budget import Budget
 from relay.config import Config, TCPAddress
 from relay.deliveries import Deliveries
-from relay.dkim import Signer, SigningKey, arrivals, load_keys
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
@@ -67,6 +66,9 @@ from relay.upkeep import (
 )
 from relay.worker import Worker
 
+if TYPE_CHECKING:
+    from relay.dkim import Arrivals, Signer
+
 log = structlog.get_logger(__name__)
 
 RETIRE_S = 10.0
@@ -92,7 +94,7 @@ class Parts:
     originals: Originals
     triage: Triage
     next_hops: dict[str, NextHop]
-    dkim_keys: list[SigningKey]
+    signer: Signer | None
     receiving: Receiving
     sent: SentRecords
 
@@ -126,7 +128,7 @@ async def parts(
         opener = MailOpener(
             Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
         )
-        signing_keys = load_keys(config)
+        signer, arrivals = _dkim(config)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
@@ -135,13 +137,24 @@ async def parts(
             keys,
             ledger,
             Sealer(Planner(config, levels, identity, certificates), policies, keys),
-            Originals(opener, policies, arrivals(config, signing_keys)),
+            Originals(opener, policies, arrivals),
             _triage(config, store, next_hops),
             next_hops,
-            signing_keys,
+            signer,
             receiving,
             sent,
         )
+
+
+def _dkim(config: Config) -> tuple[Signer | None, Arrivals | None]:
+    """What [dkim] wants done with mail that leaves and that arrives. Raises ConfigError."""
+    if config.dkim is None:
+        return None, None
+    # Loaded here, for it takes 10 MB that most relays have no use for.
+    from relay.dkim import Signer, arrivals, load_keys
+
+    keys = load_keys(config)
+    return Signer(keys) if keys else None, arrivals(config, keys)
 
 
 def doors(config: Config) -> dict[str, DoorModule]:
@@ -286,7 +299,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.ledger,
         Deliveries("outgoing", built.store.deliveries, built.sent),
         _shadow(config, built),
-        Signer(built.dkim_keys) if built.dkim_keys else None,
+        built.signer,
     )
 
 

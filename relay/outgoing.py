@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,7 +28,6 @@ from relay import mime
 from relay.aio import off_loop
 from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
-from relay.dkim import Signer
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import InPlace, Mail, Outcomes
@@ -36,6 +36,9 @@ from relay.sealing import SealedCopy, SealedMail, Sealer
 from relay.shadow import Shadow
 from relay.store.ledger import Ledger, LedgerEntry
 from relay.tripwire import check_sealed, shown_fields
+
+if TYPE_CHECKING:
+    from relay.dkim import Signer
 
 log = structlog.get_logger(__name__)
 

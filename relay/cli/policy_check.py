@@ -15,7 +15,6 @@ import click
 from relay.cli.options import config_option
 from relay.cli.policy_print import plain_console, print_explanation, print_policies
 from relay.cli.policy_site import PolicySite, load_site, look_now
-from relay.entry.envelope import BadParameter, parse_mail
 from relay.errors import ConfigError
 from relay.policy.content import MessageFacts
 from relay.policy.expected import failures
@@ -100,6 +99,9 @@ def explain(
 
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
+    # Loaded here, for it brings the doors' side of the relay, which `check` has no use for.
+    from relay.entry.envelope import BadParameter, parse_mail
+
     sender = "" if sender == "<>" else sender
     try:
         parse_mail(f"FROM:<{sender}> SMTPUTF8", MAX_MESSAGE_OCTETS)

@@ -5,17 +5,22 @@ Standard: RFC 5321 6.1; a next hop is one server or several that are tried in tu
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import dns.asyncresolver
 import structlog
 
 from relay.config import DirectionSettings, MailDomain, Server
 from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
 from relay.forward.client import Gone, NotTaken, TooManyRecipients
-from relay.forward.mx import MailExchangers
 from relay.forward.pool import ConnectionPool
 from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed
 from relay.mail import Mail
+
+if TYPE_CHECKING:  # 6 MB that only a next hop found by MX needs
+    import dns.asyncresolver
+
+    from relay.forward.mx import MailExchangers
 
 __all__ = ["UNSUPERVISED", "NextHop", "NextHopResult", "Supervision", "stuffed"]
 
@@ -34,7 +39,7 @@ class NextHop:
         """`hostname` is what we say in EHLO. Raises ConfigError where a certificate file cannot be used."""
         self._places = direction.next_hop
         self._connections = ConnectionPool(direction, hostname)
-        self._exchangers = MailExchangers(hostname, resolver)
+        self._hostname, self._resolver = hostname, resolver
         self._avoided: dict[Server, float] = {}
 
     async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> NextHopResult:
@@ -81,6 +86,12 @@ class NextHop:
     async def close(self) -> None:
         """Ends all connections on which no mail is in flight; those end after their mail."""
         await self._connections.close()
+
+    @cached_property
+    def _exchangers(self) -> MailExchangers:
+        from relay.forward.mx import MailExchangers
+
+        return MailExchangers(self._hostname, self._resolver)
 
     async def _resolved(self, place: Server | MailDomain) -> list[Server]:
         return [place] if isinstance(place, Server) else await self._exchangers.servers(place)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 
 from relay import mime
 from relay.aio import off_loop
-from relay.dkim import Arrivals
 from relay.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
+
+if TYPE_CHECKING:
+    from relay.dkim import Arrivals
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -31,14 +31,17 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.store.postgresql import exposed, postgresql_engine, without_secrets
+from relay.store.postgresql import exposed, postgresql_engine, postgresql_insert, without_secrets
 from relay.store.sqlite import checkpoint, prepare_sqlite_file, said_by_sqlite, sqlite_engine
+
+if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
+    from sqlalchemy.dialects import postgresql
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA_VERSION = 4
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
@@ -52,7 +55,7 @@ SCHEMA_LOCK = 0x51754D61
 ROWS_AT_ONCE = 500
 """In one statement, well below either back end's limit on parameters."""
 
-Insert = sqlite.Insert | postgresql.Insert
+Insert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
@@ -164,7 +167,7 @@ class Database:
     def insert(self, table: Table) -> Insert:
         """As the back end takes it."""
         if table not in self._inserts:
-            self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+            self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql_insert(table)
         return self._inserts[table]
 
     async def reading(self, work: Callable[[Connection], _Result]) -> _Result:

@@ -10,12 +10,16 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Table
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from relay.errors import ConfigError, StoreUnavailable
+
+if TYPE_CHECKING:  # loaded where there is a server: most relays have none, and it takes 10 MB
+    from sqlalchemy.dialects.postgresql import Insert
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 CONNECT_TIMEOUT_S = 10.0
 """Seconds for a connection to PostgreSQL."""
@@ -37,6 +41,8 @@ def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> 
         import asyncpg
     except ImportError as error:
         raise ConfigError("a store in PostgreSQL needs the Python package asyncpg") from error
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     check_tls(url)
     settings = {
         "application_name": "qumail-relay",
@@ -70,6 +76,13 @@ def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> 
         pool_timeout=pool_timeout,
         hide_parameters=True,
     )
+
+
+def postgresql_insert(table: Table) -> Insert:
+    """An INSERT that knows ON CONFLICT."""
+    from sqlalchemy.dialects.postgresql import insert
+
+    return insert(table)
 
 
 def without_secrets(url: URL) -> str:
