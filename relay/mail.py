@@ -5,6 +5,7 @@ Standard: RFC 5321 (envelope), RFC 3461 (DSN parameters), RFC 6531 (SMTPUTF8).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,9 @@ from relay.errors import RelayError
 
 Outcomes = tuple[RelayError | None, ...]
 """What became of a mail for each of its recipients, in their order: None where the next hop has accepted it."""
+
+MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
+"""RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
 
 
 @dataclass(frozen=True, slots=True)

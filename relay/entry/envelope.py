@@ -10,14 +10,12 @@ import re
 from dataclasses import replace
 
 from relay.errors import MessageTooBig, Refuse
-from relay.mail import Envelope, Origin, Recipient
+from relay.mail import MAILBOX, Envelope, Origin, Recipient
 
 MAX_PATH = 512
 """Characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
 _PATH = re.compile(r'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^"<>\s\x00-\x1f\x7f])*)>(?:\s+(\S.*))?\Z')
 _SOURCE_ROUTE = re.compile(r"^@[^:]*:")
-_MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
-"""RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
 _SIZE = re.compile(r"[0-9]{1,20}")
 _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE)
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
@@ -119,7 +117,7 @@ def _split(keyword: str, arg: str | None) -> tuple[str, dict[str, str | None]]:
     if len(match[1]) > MAX_PATH:
         raise BadParameter(501, "5.1.3", "Path too long")
     address = _SOURCE_ROUTE.sub("", match[1])
-    if address and address.lower() != "postmaster" and not _MAILBOX.fullmatch(address):
+    if address and address.lower() != "postmaster" and not MAILBOX.fullmatch(address):
         raise BadParameter(553, "5.1.3", "The address needs a domain")
     parameters: dict[str, str | None] = {}
     for word in (match[2] or "").split():

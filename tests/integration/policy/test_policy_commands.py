@@ -102,7 +102,7 @@ async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: De
 
 async def test_explain_refuses_a_sender_that_smtp_refuses(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     _, run = site_of(tmp_path, kmes, FILES)
-    for sender in ("nobody", "a b@alice.example", "@alice.example"):
+    for sender in ("nobody", "a@b@alice.example", "@alice.example"):
         result = await asyncio.to_thread(run, "explain", "--offline", sender, "x@bob.example")
         assert result.exit_code == 2, result.output
         assert "SENDER" in result.output, result.output
