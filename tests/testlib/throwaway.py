@@ -40,7 +40,7 @@ class Machine:
     def command(self, *arguments: str | Path) -> list[str]:
         """Has a program run there."""
         root = str(self._directory / "root")
-        return [*self._enter, "chroot", root, "env", "-i", f"PATH={_PATH}", "LC_ALL=C.UTF-8", *map(str, arguments)]
+        return [*self._enter, "chroot", root, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8", *map(str, arguments)]
 
     def run(self, *arguments: str | Path, may_fail: bool = False) -> str:
         """What a program says there, on both its outputs; it must end well."""
@@ -70,7 +70,7 @@ def _same(path: Path, place: Path) -> bool:
     return path.stat().st_size == place.stat().st_size and path.read_bytes() == place.read_bytes()
 
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def why_not(directory: Path) -> str:

@@ -4,7 +4,6 @@ Standard: Debian Policy 6 and 10.7; each life is on a copy of this machine, of w
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testlib.throwaway import Machine, throwaway_machine, why_not
+from tests.testlib.throwaway import Machine, throwaway_machine
 
 DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
 SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
@@ -41,23 +40,6 @@ OF_DPKG = re.compile(
     r"/var/lib/dpkg/.*|/var/log/.*|/var/cache/(man|ldconfig|debconf)/.*|/etc/\.pwd\.lock|/etc/(passwd|group|shadow|gshadow|sub.id)-"
 )
 """What dpkg and the tools for users remember of any package and user."""
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built once for all tests here."""
-    if os.geteuid() != 0 or shutil.which("dpkg-deb") is None:
-        pytest.skip("packages are built and installed by root, on Debian")
-    if reason := why_not(tmp_path_factory.mktemp("machine")):
-        pytest.skip(reason)
-    directory = tmp_path_factory.mktemp("package")
-    # The environment of the tests is not for the package: it is Debian's Python that it runs with.
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    built = subprocess.run([DEBIAN / "build", directory], env=environment, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    file = Path(built.stdout.splitlines()[-1])
-    assert [file] == list(directory.iterdir())
-    return file
 
 
 @pytest.fixture(scope="module")

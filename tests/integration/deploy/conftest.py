@@ -1,0 +1,46 @@
+"""The Debian package, built once for all tests that install it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.testlib.throwaway import why_not
+
+DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file; whichever test process is first builds it, and the others wait for it."""
+    if os.geteuid() != 0 or shutil.which("dpkg-deb") is None:
+        pytest.skip("packages are built and installed by root, on Debian")
+    if reason := why_not(tmp_path_factory.mktemp("machine")):
+        pytest.skip(reason)
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    directory = shared / "package"
+    with (shared / "package.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            _build(directory)
+    [file] = directory.iterdir()
+    return file
+
+
+def _build(directory: Path) -> None:
+    """Into a new directory that is there only when all went well."""
+    making = directory.with_name("package.making")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    # The environment of the tests is not for the package: it is Debian's Python that it runs with.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    built = subprocess.run([DEBIAN / "build", making], env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert [Path(built.stdout.splitlines()[-1])] == list(making.iterdir())
+    making.rename(directory)
