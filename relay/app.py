@@ -22,6 +22,7 @@ import structlog
 from relay.aio import in_background
 from relay.budget import Budget
 from relay.config import Config, TCPAddress
+from relay.counting import Board
 from relay.deliveries import Deliveries
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Sockets, Where, all_bound, close_all
@@ -42,7 +43,7 @@ from relay.outgoing import Outgoing
 from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
-from relay.quarantine.triage import Notices, QuarantineMetrics, Triage
+from relay.quarantine.triage import Notices, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.stopping import Stop, Stopped, told_to_stop
@@ -101,20 +102,25 @@ class Parts:
 
 @asynccontextmanager
 async def parts(
-    config: Config, *, prefetch: bool = True, key_receiver: socket.socket | None = None
+    config: Config, *, prefetch: bool = True, key_receiver: socket.socket | None = None, board: Board | None = None
 ) -> AsyncIterator[Parts]:
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
-    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one.
+    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one. What
+    is counted is on the `board`.
     """
+    board = board or Board()
     async with AsyncExitStack() as stack:
         config, certificates = with_documents(config)
         identity = own_identity(config)
-        policies = PoliciesInForce(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
+        policies = PoliciesInForce(
+            config.policies.directory, config.peer_domains, max_bounce=config.max_bounce, board=board
+        )
         secret = SiteSecret.load_or_create(config.store.secret)
         ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
-        store = await open_store(config.store.database, secret, beat_file=config.store.secret.with_name("store.beat"))
+        beat_file = config.store.secret.with_name("store.beat")
+        store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
         sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
@@ -122,7 +128,7 @@ async def parts(
         stack.push_async_callback(receiving.close)
         await receiving.take_over()
         stores = (store.received, store.issued_keys, store.trials)
-        keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch)
+        keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         opener = MailOpener(
@@ -138,7 +144,7 @@ async def parts(
             ledger,
             Sealer(Planner(config, levels, identity, certificates), policies, keys),
             Originals(opener, policies, arrivals),
-            _triage(config, store, next_hops),
+            _triage(config, store, next_hops, board),
             next_hops,
             signer,
             receiving,
@@ -383,11 +389,9 @@ def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
     return hops
 
 
-def _triage(config: Config, store: Store, next_hops: dict[str, NextHop]) -> Triage:
+def _triage(config: Config, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
     """What decides about arriving mail that cannot be opened."""
-    metrics = QuarantineMetrics()
-    metrics.limit.set(config.quarantine.max_size)
     notices = None
     if config.incoming is not None and config.quarantine.notice:
-        notices = Notices(config.site, next_hops["incoming"], metrics)
-    return Triage(config, store, metrics, notices)
+        notices = Notices(config.site, next_hops["incoming"], board)
+    return Triage(config, store, board, notices)

@@ -17,6 +17,7 @@ import structlog
 
 from relay import heap
 from relay.config import Config
+from relay.counting import metrics
 from relay.errors import StoreUnavailable
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
@@ -141,7 +142,7 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
     while True:
         try:
             found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
-            policies.metrics.ends_soon.set(len(found))
+            policies.board.set(metrics.POLICY_ENDS, to=len(found))
             for cause in found[:MAX_ENDINGS]:
                 log.warning("policy_ends", cause=cause, number=len(found))
         except Exception as error:  # noqa: BLE001 - what ends is to be told tomorrow, whatever stands in the way today

@@ -1,21 +1,24 @@
-"""What is counted: the fate of every key of one KME, and the calls and waiting times of all of them for Prometheus.
-Standard: double entry, `issued = used + burnt + expired + in pool` for each slave SAE and in all; the Prometheus naming
-practices (base units, `_total`). Labels carry names, never key_IDs.
+"""What is counted: the fate of every key of one KME, here and on the board of the relay.
+Standard: double entry, `issued = used + burnt + expired + in pool` for each slave SAE and in all. Labels carry names,
+never key_IDs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from relay.counting import Board, metrics
 
 
 class Accounts:
     """Counts of keys (not octets), by slave SAE; the pool counts its own keys, so the two can be compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, kme: str = "", board: Board | None = None) -> None:
+        """What is entered here is counted on the `board`, too, under the KME's name."""
+        self._kme = kme
+        self._board = board or Board()
+        self.peers: dict[str, str] = {}
+        """The names under which slave SAEs are counted there, by SAE ID; those of others are their IDs."""
         self._issued: Counter[str] = Counter()
         self._used: Counter[str] = Counter()
         self._expired: Counter[str] = Counter()
@@ -25,24 +28,31 @@ class Accounts:
 
     def issued(self, slave_sae: str, number: int) -> None:
         """The KME gave keys, and they are in the pool now."""
-        self._issued[slave_sae] += number
+        self._enter(self._issued, slave_sae, number, "issued")
 
     def used(self, slave_sae: str, number: int) -> None:
         """Keys left the pool to seal a message."""
-        self._used[slave_sae] += number
+        self._enter(self._used, slave_sae, number, "used")
 
     def expired(self, slave_sae: str, number: int) -> None:
         """Keys in the pool became too old and were destroyed."""
-        self._expired[slave_sae] += number
+        self._enter(self._expired, slave_sae, number, "expired")
 
     def burnt(self, slave_sae: str, number: int, cause: str) -> None:
         """Keys in the pool were destroyed for another reason; `cause` is a short fixed text."""
         self._burnt[slave_sae, cause] += number
+        self._board.add(metrics.KEYS, self._kme, self._peer(slave_sae), "burnt", by=number)
+        self._board.add(metrics.KEYS_BURNT, self._kme, cause, by=number)
 
     def issued_and_burnt(self, slave_sae: str, number: int, cause: str) -> None:
         """The KME gave keys, or has to be assumed to have, that never came into the pool."""
         self.issued(slave_sae, number)
         self.burnt(slave_sae, number, cause)
+
+    def discarded(self, octets: int) -> None:
+        """A pad had no use for so many octets at the end of its keys."""
+        self.octets_discarded += octets
+        self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
         """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""
@@ -67,46 +77,9 @@ class Accounts:
                 causes[cause] += number
         return dict(causes)
 
+    def _enter(self, counts: Counter[str], slave_sae: str, number: int, fate: str) -> None:
+        counts[slave_sae] += number
+        self._board.add(metrics.KEYS, self._kme, self._peer(slave_sae), fate, by=number)
 
-_CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-class KeyMetrics:
-    """The metrics of all KM clients of a relay, in `registry`; without one, in a registry of their own."""
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        # Here, since it brings HTTP servers and clients along: who counts nothing does not wait for them.
-        import prometheus_client as prometheus
-
-        self.registry = prometheus.CollectorRegistry() if registry is None else registry
-        self.requests = prometheus.Counter(
-            "qumail_kme_requests",
-            "Requests to a KME by outcome: ok, unreachable, busy, exhausted, bad_request, misconfigured, "
-            "not_found, bad_reply, ambiguous",
-            ["kme", "call", "outcome"],
-            registry=self.registry,
-        )
-        self.seconds = prometheus.Histogram(
-            "qumail_kme_request_seconds",
-            "Time from sending a request to its whole answer",
-            ["kme", "call"],
-            buckets=_CALL_BUCKETS_S,
-            registry=self.registry,
-        )
-        self.retries = prometheus.Counter(
-            "qumail_kme_retries", "Second and further tries of a request", ["kme", "call"], registry=self.registry
-        )
-        self.wait = prometheus.Histogram(
-            "qumail_key_wait_seconds",
-            "Time a message waited for its keys",
-            ["kme_group", "use"],
-            buckets=_WAIT_BUCKETS_S,
-            registry=self.registry,
-        )
-        self.received = prometheus.Counter(
-            "qumail_keys_received",
-            "Keys asked for by key_ID, by outcome: fetched, not_found, refused, not_stored, not_asked",
-            ["kme_group", "outcome"],
-            registry=self.registry,
-        )
+    def _peer(self, slave_sae: str) -> str:
+        return self.peers.get(slave_sae, slave_sae)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relay.config import Config, KMESettings, PeerSettings
-from relay.keys.accounts import KeyMetrics
+from relay.counting import Board
 from relay.keys.client import Quirks
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
@@ -37,7 +37,7 @@ def key_ring(
     *,
     receiver: Receiver | None = None,
     prefetch: bool = True,
-    metrics: KeyMetrics | None = None,
+    board: Board | None = None,
     timing: Timing = REAL_TIME,
 ) -> KeyRing:
     """All keys of the site, with nothing running yet. Raises ConfigError where certificates cannot be used.
@@ -45,12 +45,12 @@ def key_ring(
     `receiver` asks for received keys, and writes them down. Without `prefetch` a key is drawn only when it is needed,
     so that a single message burns no others.
     """
-    metrics = metrics or KeyMetrics()
+    board = board or Board()
     members: dict[str, dict[str, KMESettings]] = {}
     for name, kme in config.kmes.items():
         members.setdefault(kme.group, {})[name] = kme
     groups = {
-        group: _group(group, kmes, receiver, prefetch=prefetch, metrics=metrics, timing=timing)
+        group: _group(group, kmes, receiver, prefetch=prefetch, board=board, timing=timing)
         for group, kmes in members.items()
     }
     return KeyRing(
@@ -61,12 +61,13 @@ def key_ring(
         issued=issued,
         trials=trials,
         limits={name: SupplyLimits(kme.reserve, kme.alarm) for name, kme in config.kmes.items()},
+        board=board,
         timing=timing,
     )
 
 
 def km_client(
-    name: str, kme: KMESettings, *, metrics: KeyMetrics | None = None, timing: Timing = REAL_TIME
+    name: str, kme: KMESettings, *, board: Board | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
     """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
     errors = tuple(
@@ -90,7 +91,7 @@ def km_client(
         tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, "kme_id" if kme.kme_id else "host", kme.name_from),
         breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,
-        metrics=metrics,
+        board=board,
     )
 
 
@@ -112,10 +113,10 @@ def _group(
     receiver: Receiver | None,
     *,
     prefetch: bool,
-    metrics: KeyMetrics,
+    board: Board,
     timing: Timing,
 ) -> KMEGroup:
-    clients = [km_client(name, kme, metrics=metrics, timing=timing) for name, kme in kmes.items()]
+    clients = [km_client(name, kme, board=board, timing=timing) for name, kme in kmes.items()]
     if receiver is not None:
         for client in clients:
             client.receive_through(receiver)
@@ -124,7 +125,7 @@ def _group(
         clients,
         {name: prefetch_of(kme) if prefetch else Prefetch(low=0, high=0) for name, kme in kmes.items()},
         lag_patience=max(kme.lag_patience for kme in kmes.values()),
-        metrics=metrics,
+        board=board,
         timing=timing,
         use=next(iter(kmes.values())).use,
         one_batch={name: kme.one_batch_at_a_time for name, kme in kmes.items()},

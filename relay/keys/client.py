@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
+from relay.counting import Board, metrics
 from relay.errors import (
     ConfigError,
     KeyNotFound,
@@ -28,7 +29,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.accounts import Accounts, KeyMetrics
+from relay.keys.accounts import Accounts
 from relay.keys.events import Events
 from relay.keys.faults import (
     AmbiguousReply,
@@ -112,7 +113,7 @@ class KMEClient(ABC):
         tls: TLSRules = TLSRules(),  # noqa: B008 - frozen
         breaker: BreakerRules = BreakerRules(),  # noqa: B008 - frozen
         timing: Timing = REAL_TIME,
-        metrics: KeyMetrics | None = None,
+        board: Board | None = None,
     ) -> None:
         """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
 
@@ -122,8 +123,8 @@ class KMEClient(ABC):
         default a fifth of `timeout`).
         At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
-        `name` (default: the URL) stands in logs and metrics. Raises ConfigError for another scheme than https, and
-        when the files cannot be used.
+        `name` (default: the URL) stands in logs and metrics; these are on the `board`. Raises ConfigError for another
+        scheme than https, and when the files cannot be used.
         """
         # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
         from relay.keys.transport import Transport
@@ -138,7 +139,8 @@ class KMEClient(ABC):
         self.pool_connections = pool_connections
         self.pool_maxsize = pool_maxsize
         self.quirks = quirks
-        self.accounts = Accounts()
+        self.board = board or Board()
+        self.accounts = Accounts(self.name, self.board)
         """What became of fresh keys; here only those that were lost on the way are entered."""
         self.transport = Transport(
             self.url,
@@ -155,7 +157,6 @@ class KMEClient(ABC):
         self._receive: Sender = self.transport.send
         self._errors = (*quirks.errors, *self.usual_errors)
         self._timing = timing
-        self._metrics = metrics or KeyMetrics()
         self._breakers = {call: Breaker(f"{self.name}: {call}", breaker, timing) for call in Call}
         self._backoff = Backoff(retry_delay, timing, adaptive=adaptive)
         self._burn_budget = BurnBudget(burn_budget, timing)
@@ -336,7 +337,7 @@ class KMEClient(ABC):
                     raise
                 cause = str(error)
             attempt += 1
-            self._metrics.retries.labels(self.name, call).inc()
+            self.board.add(metrics.KME_RETRIES, self.name, call)
             log.warning(
                 "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
             )
@@ -355,7 +356,7 @@ class KMEClient(ABC):
             if reply.code == 200:
                 limit.answered(elapsed)
             self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
-            self._metrics.seconds.labels(self.name, call).observe(elapsed)
+            self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
             result = self._result(call, reply, read)
             outcome = "ok"
             return result
@@ -378,7 +379,7 @@ class KMEClient(ABC):
                 self._unanswered(request.sae, spends)
             raise
         finally:
-            self._metrics.requests.labels(self.name, call, outcome).inc()
+            self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
     def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""

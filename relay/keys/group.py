@@ -13,8 +13,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+from relay.counting import Board, metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
-from relay.keys.accounts import KeyMetrics
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import Call
@@ -48,7 +48,7 @@ class Member:
     """One KME of a group: its fresh keys, the keys that are fetched from it, and whether it is worth asking now."""
 
     def __init__(
-        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, metrics: KeyMetrics, timing: Timing
+        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: Board, timing: Timing
     ) -> None:
         """The arguments are those of KMEGroup."""
         self.group = group
@@ -56,11 +56,11 @@ class Member:
         self.pool = pool
         self.clock = timing.clock
         self._late_until = dict.fromkeys(Call, float("-inf"))
-        self.waited = {use: metrics.wait.labels(group, use) for use in ("key", "pad")}
+        self.waited = {use: board.spread(metrics.KEY_WAIT, group, use) for use in ("key", "pad")}
         """Where it is noted how many seconds messages wait for keys from here."""
 
         def count(outcome: str, number: int) -> None:
-            metrics.received.labels(group, outcome).inc(number)
+            board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
 
         self.fetcher = Fetcher(client, limits=pool.limits, keep=keep, count=count, timing=timing)
 
@@ -87,7 +87,7 @@ class Member:
         keys = await self.pool.take(slave_sae, plan.size, plan.number, patient=wait, prefetched=False)
         references = [KeyReference(key.key_ID, master_sae, slave_sae, self.group) for key in keys]
         pad, discarded = pad_of(keys, references, hidden)
-        self.client.accounts.octets_discarded += discarded
+        self.client.accounts.discarded(discarded)
         return pad
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
@@ -213,7 +213,7 @@ class KMEGroup:
         lag_patience: float = LAG_PATIENCE_S,
         lag_waiting: int = LAG_WAITING,
         keep: KeepKeys | None = None,
-        metrics: KeyMetrics | None = None,
+        board: Board | None = None,
         timing: Timing = REAL_TIME,
         use: Use = "both",
         one_batch: Mapping[str, float] | None = None,
@@ -229,13 +229,13 @@ class KMEGroup:
         """The group's name, which travels with every key_ID it issued."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
-        seen, metrics = SeenKeys(), metrics or KeyMetrics()
+        seen, board = SeenKeys(), board or Board()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
         for client in clients:
             rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, USUAL_PREFETCH)
             pool = KeyPool(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
-            self.members.append(Member(group, client, pool, keep, metrics, timing))
+            self.members.append(Member(group, client, pool, keep, board, timing))
         self.pools = [member.pool for member in self.members]
         """Their fresh keys."""
 

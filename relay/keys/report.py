@@ -1,18 +1,17 @@
-"""What an administrator wants to know about keys, as rows and for Prometheus: how many there are, how fast they go.
-Amounts in keys of the KME's usual size, rates in bits a second, times in seconds; names follow the
-Prometheus practices. All is read when it is asked for, so the two agree and nothing is counted twice.
+"""What an administrator wants to know about keys, as rows and on the board: how many there are, how fast they go.
+Amounts in keys of the KME's usual size, rates in bits a second, times in seconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
-
+from relay.counting import Board, metrics
+from relay.counting.board import Totals
 from relay.keys.pool import KeyPool
 from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS
@@ -109,8 +108,8 @@ def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     rates = [each["refill_bits_per_s"] for each in rows if each["refill_bits_per_s"] is not None]
     row["refill_bits_per_s"] = max(rates, default=None)
     if row["stored_keys"] is not None:
-        left = (row["stored_keys"] + row["pool_keys"]) * row["key_size"]
-        row["empty_in_s"] = empty_in(left, row["use_bits_per_s"], row["refill_bits_per_s"])
+        stored, ready, size = row["stored_keys"], row["pool_keys"], row["key_size"]
+        row["empty_in_s"] = _ends_in(stored, ready, size, row["use_bits_per_s"], row["refill_bits_per_s"])
     causes = Counter[str]()
     for each in rows:
         causes.update(each["burnt_by_cause"])
@@ -156,72 +155,41 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     )
 
 
-class KeyCollector(Collector):
-    """Register it once for each KeyRing: `KeyCollector(ring, registry)`."""
+def show(ring: KeyRing, board: Board) -> None:
+    """How the keys of this process stand, on the board."""
+    for pool in (pool for group in ring.groups.values() for pool in group.pools):
+        name = pool.client.name
+        for call, state in pool.client.breakers.items():
+            board.set(metrics.KME_BREAKER, name, call, to=state)
+        board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.withheld))
+        board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)
+    for row in ring.pool_rows():
+        place = row.kme, row.peer
+        board.set(metrics.KEYS_READY, *place, to=row.pool_keys)
+        board.set(metrics.KEYS_STORED, *place, to=_number(row.stored_keys))
+        board.set(metrics.KEY_BITS, *place, to=row.key_size)
+        board.set(metrics.KEY_REFILL, *place, to=_number(row.refill_bits_per_s))
+        board.set(metrics.KEY_USE, *place, to=row.use_bits_per_s)
 
-    def __init__(self, ring: KeyRing, registry: CollectorRegistry) -> None:
-        self._ring = ring
-        registry.register(self)
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering reads nothing."""
-        return ()
+def show_forecasts(ring: KeyRing, board: Board, totals: Totals) -> None:
+    """When the keys will be gone for all processes together, whose `totals` these are: for one of them to show."""
+    for row in ring.pool_rows():
+        place = row.kme, row.peer
+        stored, ready, bits, refill, use = (
+            totals.get(each, {}).get(place, [math.nan])[0]
+            for each in (metrics.KEYS_STORED, metrics.KEYS_READY, metrics.KEY_BITS, metrics.KEY_REFILL, metrics.KEY_USE)
+        )
+        known = not math.isnan(stored + ready + bits + use)
+        ends_in = _ends_in(stored, ready, bits, use, None if math.isnan(refill) else refill) if known else None
+        board.set(metrics.KEYS_EMPTY, *place, to=math.inf if ends_in is None else ends_in)
+        board.set(metrics.KEY_ALARM, *place, to=ends_in is not None and ends_in < ring.alarm(row.kme))
 
-    def collect(self) -> Iterable[Metric]:
-        """The metrics as they are now."""
-        yield from self._of_pools([pool for group in self._ring.groups.values() for pool in group.pools])
-        yield from self._forecasts()
 
-    def _of_pools(self, pools: Iterable[KeyPool]) -> Iterable[Metric]:
-        keys = CounterMetricFamily(
-            "qumail_keys", "Fresh keys by fate: issued = used + burnt + expired + in the pool", labels=["kme", "fate"]
-        )
-        burnt = CounterMetricFamily("qumail_keys_burnt", "Keys lost, by cause", labels=["kme", "cause"])
-        held = GaugeMetricFamily(
-            "qumail_key_pool_keys", "Keys that are ready", labels=["kme", "slave_sae", "size_bits"]
-        )
-        discarded = CounterMetricFamily(
-            "qumail_pad_octets_discarded", "Octets of keys that pads had no use for", labels=["kme"]
-        )
-        breakers = GaugeMetricFamily(
-            "qumail_kme_breaker_state", "0 closed, 1 half-open, 2 open", labels=["kme", "call"]
-        )
-        withheld = GaugeMetricFamily(
-            "qumail_keys_withheld", "1 while no keys are drawn, as the store cannot remember them", labels=["kme"]
-        )
-        dropped = GaugeMetricFamily(
-            "qumail_kme_drops_undelivered_keys", "1 when the KME was seen to drop undelivered keys", labels=["kme"]
-        )
-        for pool in pools:
-            name, accounts = pool.client.name, pool.client.accounts
-            totals = accounts.totals()
-            for fate in ("issued", "used", "burnt", "expired"):
-                keys.add_metric([name, fate], totals[fate])
-            for cause, number in accounts.burnt_by_cause().items():
-                burnt.add_metric([name, cause], number)
-            for (slave_sae, size), number in pool.held().items():
-                held.add_metric([name, slave_sae, str(size)], number)
-            discarded.add_metric([name], accounts.octets_discarded)
-            for call, state in pool.client.breakers.items():
-                breakers.add_metric([name, call], state)
-            withheld.add_metric([name], bool(pool.withheld))
-            dropped.add_metric([name], pool.undelivered.dropped)
-        return (keys, burnt, held, discarded, breakers, withheld, dropped)
+def _ends_in(stored: float, ready: float, key_size: float, use: float, refill: float | None) -> float | None:
+    """Seconds until so many keys of several processes are gone, None where they do not end; rates in bits a second."""
+    return empty_in((stored + ready) * key_size, use, refill)
 
-    def _forecasts(self) -> Iterable[Metric]:
-        labels = ["kme", "peer"]
-        stored = GaugeMetricFamily("qumail_kme_stored_keys", "Keys that the KME says it has", labels=labels)
-        refill = GaugeMetricFamily("qumail_key_refill_bits", "Bits a second that the link makes", labels=labels)
-        use = GaugeMetricFamily("qumail_key_use_bits", "Bits a second that are used", labels=labels)
-        empty = GaugeMetricFamily("qumail_key_empty_in_seconds", "Time until keys are gone", labels=labels)
-        alarm = GaugeMetricFamily("qumail_key_alarm", "1 when keys will soon be gone", labels=labels)
-        for row in self._ring.pool_rows():
-            place = [row.kme, row.peer]
-            if row.stored_keys is not None:
-                stored.add_metric(place, row.stored_keys)
-            if row.refill_bits_per_s is not None:
-                refill.add_metric(place, row.refill_bits_per_s)
-            use.add_metric(place, row.use_bits_per_s)
-            empty.add_metric(place, float("inf") if row.empty_in_s is None else row.empty_in_s)
-            alarm.add_metric(place, row.alarm)
-        return (stored, refill, use, empty, alarm)
+
+def _number(known: float | None) -> float:
+    return math.nan if known is None else known

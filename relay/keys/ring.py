@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from relay.counting import Board, metrics
 from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
@@ -135,12 +136,13 @@ class KeyRing:
         issued: IssuedKeyStore | None = None,
         trials: TrialStore | None = None,
         limits: Mapping[str, SupplyLimits] | None = None,
+        board: Board | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
         """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
 
         `issued` remembers fresh keys; without it they are remembered as long as this object lives. So does `trials`
-        what KMEs were found to do with undelivered keys.
+        what KMEs were found to do with undelivered keys. What sealed mail uses is counted on the `board`.
         """
         self._own_sae = own_sae
         self.groups = dict(groups)
@@ -152,6 +154,9 @@ class KeyRing:
         self._received = received
         self._limits = dict(limits or {})
         self._timing = timing
+        self._board = board or Board()
+        for pool in self._pools():
+            pool.client.accounts.peers = {peer.sae_id: name for name, peer in peers.items()}
         self._in_use = KeysInUse(timing.clock)
         self._began = timing.clock()
         self._level_use: dict[tuple[str, str], Rate] = {}
@@ -406,6 +411,11 @@ class KeyRing:
             self._level_use[place] = Rate(RATE_WINDOW_S, self._timing.clock, began=self._began)
         self._level_use[place].add(bits)
         self._level_keys[place] = self._level_keys.get(place, 0) + keys
+        self._board.add(metrics.KEY_BITS_USED, peer, level, by=bits)
+
+    def alarm(self, kme: str) -> float:
+        """Seconds: keys of this KME that last no longer at the present rates are an alarm."""
+        return self._limits.get(kme, SupplyLimits()).alarm
 
     def pool_rows(self) -> Iterable[PoolRow]:
         """One row for each KME and peer, from what is known now."""

@@ -8,6 +8,7 @@ to another file meanwhile may leave in clear. So a set that lacks a file waits f
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 import threading
@@ -21,11 +22,11 @@ from typing import TypeVar
 import structlog
 
 from relay.config import MAX_BOUNCE
+from relay.counting import Board, metrics
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
 from relay.policy.load import PolicyFolder
-from relay.policy.metrics import PolicyMetrics
 from relay.policy.names import SUFFIX
 from relay.policy.walk import Stamp
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
@@ -67,16 +68,18 @@ class PoliciesInForce:
         self,
         directory: Path,
         peers: Mapping[str, Sequence[str]],
-        metrics: PolicyMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
+        board: Board | None = None,
         max_bounce: int = MAX_BOUNCE,
     ) -> None:
         """Reads the directory, and tries its tests. Raises ConfigError: a relay does not start on what is wrong.
 
-        `clock` gives seconds since any moment.
+        `clock` gives seconds since any moment. What becomes of edits is counted on the `board`.
         """
-        self.metrics = metrics or PolicyMetrics()
+        self.board = board or Board()
+        for outcome in ("loaded", "broken"):
+            self.board.cell(metrics.POLICY_RELOADS, outcome)
         self._clock = clock
         self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
         self._current = self._folder.read_tested()
@@ -91,7 +94,7 @@ class PoliciesInForce:
         self._step_began: float | None = None
         self._rescan_at = self._links_at = float("-inf")
         self._thread: _Thread | None = None
-        self.metrics.files.set(len(self._current.files))
+        self._show()
 
     def __call__(self) -> PolicySet:
         return self._current
@@ -206,9 +209,9 @@ class PoliciesInForce:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._problems = ()
         self._current, self._beside = policies, self._folder.beside
-        self.metrics.reloads.labels(outcome="loaded").inc()
-        self.metrics.problems.set(0)
-        self.metrics.files.set(len(policies.files))
+        self.board.add(metrics.POLICY_RELOADS, "loaded")
+        self.board.set(metrics.POLICY, before.version, to=math.nan)
+        self._show()
         log.info(
             "policies_loaded",
             version=policies.version,
@@ -235,9 +238,14 @@ class PoliciesInForce:
     def _keep(self, before: PolicySet, problems: list[str]) -> None:
         if tuple(problems) != self._problems:
             self._problems = tuple(problems)
-            self.metrics.reloads.labels(outcome="broken").inc()
-            self.metrics.problems.set(len(problems))
+            self.board.add(metrics.POLICY_RELOADS, "broken")
+            self._show()
             log.error("policies_not_reloaded", problems=problems[:MAX_LOGGED], version=before.version)
+
+    def _show(self) -> None:
+        self.board.set(metrics.POLICY, self._current.version, to=1)
+        self.board.set(metrics.POLICY_FILES, to=len(self._current.files))
+        self.board.set(metrics.POLICY_PROBLEMS, to=len(self._problems))
 
     def _waits(self, gone: list[str]) -> bool:
         """Whether a set that lacks files is not to be believed yet."""

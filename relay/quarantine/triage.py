@@ -8,18 +8,18 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from relay import mime
 from relay.aio import off_loop
 from relay.config import Config, SiteSettings
+from relay.counting import Board, metrics
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
@@ -54,11 +54,14 @@ message that asks you for anything because of this one.
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """What it works with; one value for the life of the relay. Without `notices` recipients are told nothing."""
+    """What it works with; one value for the life of the relay. Without `notices` recipients are told nothing.
+
+    What it does is counted on the `board`: reasons, never addresses.
+    """
 
     config: Config
     store: Store
-    metrics: QuarantineMetrics
+    board: Board = field(default_factory=Board)
     notices: Notices | None = None
 
     async def cannot_open(self, mail: Mail, error: CannotOpen | KeyNotFound) -> None:
@@ -71,7 +74,7 @@ class Triage:
             raise error
         key = await off_loop(len(mail.message), identity, mail)
         if isinstance(error, KeyNotFound) and await self._may_still_come(key):
-            self.metrics.lag.inc()
+            self.board.add(metrics.QUARANTINE_LAG)
             raise error
         arrival = Arrival(mail, reason_of(error), _cause(error), self._party(mail), mail.message)
         await self._put(key, arrival, reason_of(error))
@@ -92,7 +95,8 @@ class Triage:
 
     async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
-        self.metrics.show(await self.store.quarantine.totals())
+        _show(self.board, await self.store.quarantine.totals())
+        self.board.set(metrics.QUARANTINE_LIMIT, to=self.config.quarantine.max_size)
         await self.store.first_seen.expire()
 
     async def _may_still_come(self, key: bytes) -> bool:
@@ -106,10 +110,10 @@ class Triage:
         try:
             put = await self.store.quarantine.put(key, arrival, Room(total, total // SHARES))
         except QuarantineFull as error:
-            self.metrics.full.inc()
+            self.board.add(metrics.QUARANTINE_FULL)
             log.error("quarantine_full", reason=reason, cause=f"{error}; see `qumail-relay quarantine list`")
             raise
-        self.metrics.put.labels(reason, "no" if put.new else "yes").inc()
+        self.board.add(metrics.QUARANTINE_PUT, reason, "no" if put.new else "yes")
         # Its sender has heard 250, and a recipient has not got it: nobody else will notice.
         report = log.error if reason in TOO_LATE and put.recipients else log.warning
         report(
@@ -159,7 +163,7 @@ class Notices:
 
     site: SiteSettings
     next_hop: NextHop
-    metrics: QuarantineMetrics
+    board: Board
 
     async def send(self, mail: Mail, name: str, reason: str, recipients: Sequence[Recipient]) -> None:
         """One notice to each of these recipients of `mail`, kept as `name`. Never raises: whatever fails is logged."""
@@ -170,8 +174,8 @@ class Notices:
                     sent += await self._sent(mail, name, reason, recipient)
         except TimeoutError:
             log.warning("notice_not_sent", id=name, cause=f"not within {PATIENCE_S:.0f} s")
-        self.metrics.notices.labels("sent").inc(sent)
-        self.metrics.notices.labels("failed").inc(len(recipients) - sent)
+        self.board.add(metrics.QUARANTINE_NOTICES, "sent", by=sent)
+        self.board.add(metrics.QUARANTINE_NOTICES, "failed", by=len(recipients) - sent)
 
     async def _sent(self, mail: Mail, name: str, reason: str, recipient: Recipient) -> bool:
         """Whether the next hop has taken the notice to this recipient; the others get theirs in any case."""
@@ -206,40 +210,8 @@ class Notices:
         return Mail(envelope, message.as_bytes())
 
 
-class QuarantineMetrics:
-    """The metrics of a relay's quarantine, in `registry`; without one, in a registry of their own.
-
-    Labels carry reasons, never addresses.
-    """
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = CollectorRegistry() if registry is None else registry
-        self.put = Counter(
-            "qumail_quarantine_put",
-            "Arrivals of messages that were put in quarantine, by reason, and whether the message was there already",
-            ["reason", "again"],
-            registry=self.registry,
-        )
-        self.lag = Counter(
-            "qumail_quarantine_held_for_key",
-            "Times that a mail was held because its key may still come",
-            registry=self.registry,
-        )
-        self.full = Counter(
-            "qumail_quarantine_full", "Times that a mail was held because it found no room", registry=self.registry
-        )
-        self.notices = Counter(
-            "qumail_quarantine_notices", "Notices to recipients by outcome: sent, failed", ["outcome"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.messages = Gauge(
-            "qumail_quarantine_messages", "Messages in quarantine", ["reason"], registry=self.registry
-        )
-        self.octets = Gauge("qumail_quarantine_octets", "What they take", registry=self.registry)
-        self.limit = Gauge("qumail_quarantine_limit_octets", "What they may take", registry=self.registry)
-
-    def show(self, totals: Mapping[str, Total]) -> None:
-        """Sets the gauges to what is there."""
-        for reason in REASONS:
-            self.messages.labels(reason).set(totals.get(reason, Total()).number)
-        self.octets.set(sum(total.octets for total in totals.values()))
+def _show(board: Board, totals: Mapping[str, Total]) -> None:
+    """What is there."""
+    for reason in REASONS:
+        board.set(metrics.QUARANTINE_MESSAGES, reason, to=totals.get(reason, Total()).number)
+    board.set(metrics.QUARANTINE_BYTES, to=sum(total.octets for total in totals.values()))

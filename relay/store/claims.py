@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-import prometheus_client
 import structlog
 from sqlalchemy import (
     Column,
@@ -37,6 +36,7 @@ from sqlalchemy import (
 )
 
 from relay.aio import boot_time
+from relay.counting import Board, metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.database import Database, batches, metadata, to_its_end
 
@@ -116,8 +116,8 @@ class ClaimsTransaction:
 class Claims:
     """The claims of one process in one store."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = boot_time) -> None:
-        """`clock` gives seconds, all of them, from anywhere on."""
+    def __init__(self, database: Database, clock: Callable[[], float] = boot_time, board: Board | None = None) -> None:
+        """`clock` gives seconds, all of them, from anywhere on. Interrupted deliveries are counted on the `board`."""
         self._database = database
         self._clock = clock
         self._relay = ""
@@ -129,12 +129,7 @@ class Claims:
         self._held: dict[bytes, str] = {}
         self._dropped: dict[bytes, str] = {}
         self._ending: dict[bytes, str] = {}
-        self.interrupted = prometheus_client.Counter(
-            "qumail_deliveries_interrupted",
-            "Recipients at whom a relay was at work when it was killed or cut off: they may get a mail twice",
-            ["kind"],
-            registry=prometheus_client.CollectorRegistry(),
-        )
+        self.board = board or Board()
 
     def held(self, places: Iterable[bytes]) -> dict[bytes, str]:
         """Those of these places that this process has, each with the name under which it was claimed."""
@@ -320,7 +315,7 @@ class Claims:
     def _count(self, interrupted: Counter[str]) -> None:
         for kind, number in interrupted.items():
             log.warning("delivery_interrupted", kind=kind, recipients=number, meaning="they may get the mail twice")
-            self.interrupted.labels(kind).inc(number)
+            self.board.add(metrics.INTERRUPTED, kind, by=number)
 
 
 def _lives(name: str) -> bool:

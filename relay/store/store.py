@@ -14,6 +14,7 @@ from typing import Self
 
 import structlog
 
+from relay.counting import Board
 from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
 from relay.store.claims import Claims
@@ -43,13 +44,14 @@ class Store:
         secret: SiteSecret,
         clock: Callable[[], float],
         beat_file: Path | None,
+        board: Board | None = None,
     ) -> None:
         self._database = database
         self._secret = secret
         self.received = ReceivedKeys(database, secret, clock)
         self.issued_keys = IssuedKeyMemory(database, secret, clock)
         self.trials = Trials(database, clock)
-        self.claims = Claims(database)
+        self.claims = Claims(database, board=board)
         self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
@@ -107,16 +109,17 @@ async def open_store(
     *,
     busy_timeout: float | None = None,
     beat_file: Path | None = None,
+    board: Board | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
     `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None. `beat_file`
-    tells a restored store. `clock` gives seconds since 1970.
+    tells a restored store. What it counts is on the `board`. `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)
-    store = Store(database, secret, clock, beat_file)
+    store = Store(database, secret, clock, beat_file, board)
     try:
         await store.deliveries.load()
         await store.beat.load()

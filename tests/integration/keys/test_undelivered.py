@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from relay import app
+from relay.counting import Board, metrics
 from relay.errors import KMEExhausted
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.report import KeyCollector
+from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -26,6 +26,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.conftest import Clock
 from tests.testlib import mails
+from tests.testlib.counted import counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
@@ -117,12 +118,12 @@ async def test_every_key_that_was_used_can_still_be_fetched(tmp_path: Path, time
 async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time: FakeTime) -> None:
     async with _kmes(tmp_path) as kmes:
         ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
-        registry = CollectorRegistry()
-        KeyCollector(ring, registry)
+        board = Board()
         await ring.take("bob", level="otp")
         [row] = ring.pool_rows()
         assert "one_batch_at_a_time = 60" in row.trouble
-        assert 'qumail_kme_drops_undelivered_keys{kme="km1"} 1.0' in generate_latest(registry).decode()
+        show(ring, board)
+        assert counted(board, metrics.KME_DROPS, "km1") == 1
         issued = kmes.link.issued["KM1"]
         for _ in range(15):
             await ring.take("bob", level="otp")

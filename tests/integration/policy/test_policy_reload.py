@@ -17,23 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay import app
 from relay.config import TCPAddress
+from relay.counting import metrics
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload
 from relay.policy.decide import PolicySet
 from relay.policy.inotify import Inotify
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
+from tests.testlib.counted import counted
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
@@ -62,14 +62,14 @@ def levels(policies: PoliciesInForce, recipient: str = "x@bob.example") -> tuple
 
 
 def count(policies: PoliciesInForce, outcome: str) -> float:
-    value = policies.metrics.registry.get_sample_value("qumail_policy_reloads_total", {"outcome": outcome})
+    value = counted(policies.board, metrics.POLICY_RELOADS, outcome)
     return value or 0.0
 
 
 @asynccontextmanager
 async def watched(directory: Path) -> AsyncIterator[PoliciesInForce]:
     """The policies of a directory, with edits taken up."""
-    policies = PoliciesInForce(directory, PEERS, PolicyMetrics(CollectorRegistry()))
+    policies = PoliciesInForce(directory, PEERS)
     task = asyncio.create_task(policies.watch())
     try:
         yield policies
@@ -91,11 +91,11 @@ async def test_an_edit_is_taken_up_and_a_broken_one_leaves_the_old_set_in_force(
         await until(lambda: count(policies, "broken") == 1)
         assert levels(policies) == ("pqc",)
         assert policies.problems[0].startswith(f"{tmp_path}/default.toml:")
-        assert policies.metrics.registry.get_sample_value("qumail_policy_problems") == 1
+        assert counted(policies.board, metrics.POLICY_PROBLEMS) == 1
         write(tmp_path, {"default.toml": AES})
         await until(lambda: not policies.problems)
         assert levels(policies) == ("aes",)
-        assert policies.metrics.registry.get_sample_value("qumail_policy_files") == 2
+        assert counted(policies.board, metrics.POLICY_FILES) == 2
     [broken] = [entry for entry in log.entries if entry["event"] == "policies_not_reloaded"]
     assert broken["problems"][0].startswith(f"{tmp_path}/default.toml:")
     assert next(entry["before"] for entry in log.entries if entry["event"] == "policies_loaded") == before.version

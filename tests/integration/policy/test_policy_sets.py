@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
@@ -24,7 +23,6 @@ from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
@@ -158,7 +156,7 @@ async def test_a_set_whose_tests_fail_does_not_come_into_force(
         assert levels(policies, "x@y.example") == ("aes",)
     with pytest.raises(ConfigError, match="expected"):
         write(directory, {"tests.toml": TESTS})
-        PoliciesInForce(directory, PEERS, PolicyMetrics(CollectorRegistry()))
+        PoliciesInForce(directory, PEERS)
 
 
 @pytest.mark.parametrize("name", ["floors.toml", "groups.toml", "tests.toml"])
@@ -168,7 +166,7 @@ def test_files_beside_the_policies_vanish_like_them_and_are_for_no_domain_of_tha
     text = {"floors.toml": '[[floor]]\nsender = "a@b"\nlevels = ["otp"]\n', "groups.toml": 'staff = ["*@x.example"]\n'}
     write(tmp_path, SETS | {name: text.get(name, TESTS)})
     now = 1000.0
-    policies = PoliciesInForce(tmp_path, PEERS, PolicyMetrics(CollectorRegistry()), lambda: now)
+    policies = PoliciesInForce(tmp_path, PEERS, lambda: now)
     before = policies().version
     assert name not in policies().files
     assert policies().explain("", f"x@{name[:-5]}").decision is None

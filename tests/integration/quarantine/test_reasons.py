@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app
+from relay.counting import metrics
 from relay.errors import BadTag, KeyNotFound
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
@@ -19,6 +20,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
 from tests.testlib import mails
+from tests.testlib.counted import counted
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
@@ -273,14 +275,14 @@ async def test_what_comes_and_what_is_there_is_counted(bob: Bob, seal: Seal) -> 
         with pytest.raises(KeyNotFound):
             await parts.triage.cannot_open(mail.with_message(await seal()), KeyNotFound("late"))
         await parts.triage.refresh()
-        value = parts.triage.metrics.registry.get_sample_value
-        assert value("qumail_quarantine_put_total", {"reason": "tampered", "again": "no"}) == 1
-        assert value("qumail_quarantine_put_total", {"reason": "tampered", "again": "yes"}) == 1
-        assert value("qumail_quarantine_messages", {"reason": "tampered"}) == 1
-        assert value("qumail_quarantine_messages", {"reason": "expired"}) == 0
-        assert value("qumail_quarantine_held_for_key_total") == 1
-        assert (value("qumail_quarantine_octets") or 0) > len(message)
-        assert value("qumail_quarantine_limit_octets") == 2**30
+        board = parts.triage.board
+        assert counted(board, metrics.QUARANTINE_PUT, "tampered", "no") == 1
+        assert counted(board, metrics.QUARANTINE_PUT, "tampered", "yes") == 1
+        assert counted(board, metrics.QUARANTINE_MESSAGES, "tampered") == 1
+        assert counted(board, metrics.QUARANTINE_MESSAGES, "expired") == 0
+        assert counted(board, metrics.QUARANTINE_LAG) == 1
+        assert (counted(board, metrics.QUARANTINE_BYTES) or 0) > len(message)
+        assert counted(board, metrics.QUARANTINE_LIMIT) == 2**30
 
 
 async def test_what_is_kept_survives_a_restart(bob: Bob, seal: Seal, sink: Sink) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection
 
 from relay.aio import boot_time
+from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.claims import LEASE_S, PATIENCE_S
 from relay.store.delivery_records import KEEP_FOR_S, Begun, WaitingCopy
@@ -21,6 +22,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.counted import counted
 
 KEY = bytes(32)
 NOTHING: tuple[AbstractSet[str], tuple[WaitingCopy, ...]] = (frozenset(), ())
@@ -138,7 +140,7 @@ async def test_whoever_was_frozen_takes_nothing_away_from_the_one_who_has_the_ma
     frozen = await begin(one)
     await backend.end_lease(frozen.relay)
     begun = await begin(two)
-    assert two.claims.interrupted.labels("outgoing")._value.get() == 2
+    assert counted(two.claims.board, metrics.INTERRUPTED, "outgoing") == 2
     await two.deliveries.remember(KEY, [recipient_name(KEY, "a@x")])
     await one.deliveries.settle(KEY, frozen, ["a@x", "b@y"], [], [WaitingCopy(("a@x", "b@y"), {}, b"late")])
     await two.deliveries.settle(KEY, begun, ["a@x", "b@y"], ["a@x"], [WaitingCopy(("b@y",), {}, b"sealed")])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from relay.cms import KeyUse
+from relay.counting import metrics
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
 from relay.store.delivery_records import RecipientState
 from relay.store.mail_identity import OpenedMail
@@ -24,6 +25,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
+from tests.testlib.counted import counted
 from tests.testlib.received import mark_used
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -243,7 +245,7 @@ async def test_a_relay_that_starts_ends_the_claims_of_those_who_are_dead_and_of_
         assert await admit(store, [], mail) == {BEN: "due" if alone else "busy"}
         await store.deliveries.settle_opened(mail, [], [BEN])
         await backend.end_leases(but=store.claims._relay)
-    assert store.claims.interrupted.labels("opened")._value.get() == 1
+    assert counted(store.claims.board, metrics.INTERRUPTED, "opened") == 1
     assert await admit(store, [], mine) == {BEN: "busy"}
     assert await admit(store, [], has_it) == {BEN: "served"}
 

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
+from relay.counting import Board, metrics
 from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys import BreakerRules
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.report import KeyCollector
+from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
+from tests.testlib.counted import counted
 from tests.testlib.fake_kme import FakeKME, FakeTime
 from tests.unit.keys.test_group import accounts_agree, settled
 
@@ -142,8 +143,7 @@ async def test_the_first_mail_after_a_quiet_time_fills_it_as_usual(ring: KeyRing
 async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by_itself(
     ring: KeyRing, time: FakeTime, kme: FakeKME, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry = CollectorRegistry()
-    KeyCollector(ring, registry)
+    board = Board()
     caplog.set_level(logging.INFO, logger="relay.keys")
     disk.full = True
     drawn = len(kme.got("enc_keys"))
@@ -153,13 +153,15 @@ async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by
             await ring.take("bob", level="otp")
     [row] = ring.pool_rows()
     assert "no keys are drawn, the store cannot remember them: no space left" in row.trouble
-    assert 'qumail_keys_withheld{kme="kme-a"} 1.0' in generate_latest(registry).decode()
+    show(ring, board)
+    assert counted(board, metrics.KEYS_WITHHELD, "kme-a") == 1
     assert len(kme.got("enc_keys")) == drawn
     disk.full = False
     assert await _ready_after(ring, time, 10) == 4
     [row] = ring.pool_rows()
     assert row.trouble == ""
-    assert 'qumail_keys_withheld{kme="kme-a"} 0.0' in generate_latest(registry).decode()
+    show(ring, board)
+    assert counted(board, metrics.KEYS_WITHHELD, "kme-a") == 0
     events = [record.getMessage().split()[0] for record in caplog.records]
     assert (events.count("keys_not_drawn"), events.count("keys_drawn_again")) == (1, 1)
 

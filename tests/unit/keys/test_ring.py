@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, generate_latest
 
 from relay.cms import KeyUse
 from relay.config import TCPAddress, load_config
+from relay.counting import Board, metrics
 from relay.errors import KeyDestroyed, KeyUnavailable, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable
-from relay.keys.accounts import KeyMetrics
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.report import KeyCollector
+from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.types import KeyReference, SealingKey
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.neighbours import CountedTogether, Neighbours, shared_memory
+from tests.testlib.counted import counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.sites import make_site
 
@@ -75,22 +75,22 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def metrics() -> KeyMetrics:
-    return KeyMetrics()
+def board() -> Board:
+    return Board()
 
 
 @pytest.fixture
 async def ring(
-    pair: tuple[FakeKME, FakeKME], store: MemoryStore, time: FakeTime, metrics: KeyMetrics
+    pair: tuple[FakeKME, FakeKME], store: MemoryStore, time: FakeTime, board: Board
 ) -> AsyncIterator[KeyRing]:
     """Peer bob with groups one (preferred) and two, and peer carol with group two only."""
     groups = {
         name: KMEGroup(
             name,
-            [kme.client(timing=time.timing, retry_attempts=0, name=f"kme-{name}", metrics=metrics)],
+            [kme.client(timing=time.timing, retry_attempts=0, name=f"kme-{name}", board=board)],
             Prefetch(0, 0),
             lag_patience=0,
-            metrics=metrics,
+            board=board,
             timing=time.timing,
         )
         for name, kme in zip(("one", "two"), pair, strict=True)
@@ -100,7 +100,7 @@ async def ring(
         "carol": PeerKeys("sae-carol", ("two",), Rotation(max_messages=3)),
     }
     limits = {"kme-one": SupplyLimits(reserve=10, alarm=100), "kme-two": SupplyLimits(alarm=100)}
-    ring = KeyRing("sae-alice", groups, peers, received=store, limits=limits, timing=time.timing)
+    ring = KeyRing("sae-alice", groups, peers, received=store, limits=limits, timing=time.timing, board=board)
     yield ring
     await ring.close()
 
@@ -402,29 +402,27 @@ async def test_whether_a_pad_can_be_had_is_asked_of_all_groups(ring: KeyRing, pa
     assert not (await ring.can_supply("bob", 1000)).now
 
 
-async def test_metrics_agree_with_the_accounts_and_touch_no_global_registry(
-    ring: KeyRing, pair: tuple[FakeKME, FakeKME], metrics: KeyMetrics
-) -> None:
-    KeyCollector(ring, metrics.registry)
+async def test_the_board_agrees_with_the_accounts(ring: KeyRing, pair: tuple[FakeKME, FakeKME], board: Board) -> None:
     pair[0].misbehave("enc_keys", "lose_reply")
     await ring.take("bob")
     await ring.take("bob")
     [(key_ID, _)] = pair[0].drawn(1)
     await ring.fetch([KeyReference(key_ID, "sae-bob", "sae-alice", "one")])
     await ring.fetch([KeyReference("unknown", "sae-bob", "sae-alice", "one")])
-    text = generate_latest(metrics.registry).decode()
-    for line in (
-        'qumail_keys_total{fate="issued",kme="kme-one"} 1.0',
-        'qumail_keys_total{fate="used",kme="kme-two"} 2.0',
-        'qumail_keys_burnt_total{cause="no answer",kme="kme-one"} 1.0',
-        'qumail_keys_received_total{kme_group="one",outcome="fetched"} 1.0',
-        'qumail_keys_received_total{kme_group="one",outcome="not_found"} 1.0',
-        'qumail_kme_requests_total{call="enc_keys",kme="kme-one",outcome="unreachable"} 1.0',
-        'qumail_kme_breaker_state{call="enc_keys",kme="kme-one"} 0.0',
-        'qumail_kme_request_seconds_count{call="enc_keys",kme="kme-two"} 2.0',
+    show(ring, board)
+    for number, metric, *labels in (
+        (1, metrics.KEYS, "kme-one", "bob", "issued"),
+        (2, metrics.KEYS, "kme-two", "bob", "used"),
+        (1, metrics.KEYS_BURNT, "kme-one", "no answer"),
+        (512, metrics.KEY_BITS_USED, "bob", "aes"),
+        (1, metrics.KEYS_RECEIVED, "one", "fetched"),
+        (1, metrics.KEYS_RECEIVED, "one", "not_found"),
+        (1, metrics.KME_REQUESTS, "kme-one", "enc_keys", "unreachable"),
+        (0, metrics.KME_BREAKER, "kme-one", "enc_keys"),
+        (2, metrics.KME_SECONDS, "kme-two", "enc_keys"),
+        (2, metrics.KEY_WAIT, "two", "key"),
     ):
-        assert line in text
-    assert b"qumail" not in generate_latest(REGISTRY)
+        assert counted(board, metric, *labels) == number, (metric.name, labels)
 
 
 async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(kme: FakeKME, time: FakeTime) -> None:

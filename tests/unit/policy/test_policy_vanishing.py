@@ -13,14 +13,12 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.metrics import PolicyMetrics
 from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
 from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
 from tests.integration.policy.test_policy_reload import levels, until, watched
@@ -52,7 +50,7 @@ def clock() -> Clock:
 
 
 def in_force(directory: Path, clock: Callable[[], float]) -> PoliciesInForce:
-    return PoliciesInForce(directory, PEERS, PolicyMetrics(CollectorRegistry()), clock)
+    return PoliciesInForce(directory, PEERS, clock)
 
 
 def follow(policies: PoliciesInForce, changes: Changes) -> None:

@@ -1,0 +1,273 @@
+"""The numbers of all processes of a relay, in memory that they share: each writes its own, and anybody adds them up.
+Standard: memfd_create(2); a process that is killed leaves its numbers there, and its successor goes on with them.
+
+Each process has a place of its own, so that nobody waits for anybody and to count costs as much as to add. In it stand,
+one after the other, the names of what it counts with their labels, each followed by its numbers; nothing there is ever
+moved. The process that starts workers gives the place of one that has ended to the next: what is counted only grows.
+
+prometheus_client's own way for several processes keeps files that are mapped into memory: on a full disk, to count
+would kill the relay (SIGBUS). Its text format is what is read out (relay/status).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import operator
+import os
+import struct
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from relay.aio import Turns
+from relay.counting.metric import Metric
+from relay.counting.metrics import all_metrics
+
+log = structlog.get_logger(__name__)
+
+PLACE_OCTETS = 8 * 2**20
+"""For one process: some 80,000 names with their labels. Memory is taken as it is used."""
+_HEAD = 4096
+"""Octets before the first place: for each place, whether its process lives."""
+_ENTRY = struct.Struct("<II")
+"""The octets of a name with its labels, padded to 8, and how many numbers follow it."""
+_TURN = 500
+"""So many numbers are added up before others have their turn."""
+
+Labels = tuple[str, ...]
+Totals = dict[Metric, dict[Labels, list[float]]]
+"""All numbers of each set of labels: one, or those of a histogram, whose last is the sum."""
+
+
+class Cell:
+    """A counter or a gauge with its labels, as this process has it."""
+
+    __slots__ = ("_at", "_numbers")
+
+    def __init__(self, numbers: memoryview[float], at: int) -> None:
+        self._numbers = numbers
+        self._at = at
+
+    def add(self, amount: float = 1.0) -> None:
+        """So much more. One thread alone may count here."""
+        self._numbers[self._at] += amount
+
+    def set(self, value: float) -> None:
+        """It is so much now; NaN where it is not known."""
+        self._numbers[self._at] = value
+
+    @property
+    def value(self) -> float:
+        """What it is."""
+        return self._numbers[self._at]
+
+
+class Spread:
+    """A histogram with its labels, as this process has it."""
+
+    __slots__ = ("_at", "_bounds", "_numbers", "_sum_at")
+
+    def __init__(self, numbers: memoryview[float], at: int, bounds: tuple[float, ...]) -> None:
+        self._numbers = numbers
+        self._at = at
+        self._bounds = bounds
+        self._sum_at = at + len(bounds) + 1
+
+    def observe(self, value: float) -> None:
+        """One more such value."""
+        self._numbers[self._at + bisect_left(self._bounds, value)] += 1.0
+        self._numbers[self._sum_at] += value
+
+    def timed(self) -> Timed:
+        """`with`: how many seconds that took, however it ended."""
+        return Timed(self)
+
+
+class Timed:
+    """One stretch of time."""
+
+    __slots__ = ("_began", "_spread")
+
+    def __init__(self, spread: Spread) -> None:
+        self._spread = spread
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._spread.observe(time.perf_counter() - self._began)
+
+
+@dataclass(slots=True)
+class _Entry:
+    metric: Metric
+    labels: Labels
+    at: int
+
+
+@dataclass(slots=True)
+class _Place:
+    """What was read of one place so far: everything before `end`."""
+
+    end: int = 8
+    entries: list[_Entry] = field(default_factory=list)
+
+
+class Board:
+    """The numbers as one process sees them."""
+
+    def __init__(self, descriptor: int = -1, place: int = 0) -> None:
+        """`descriptor` is what `shared_board` gave, and `place` that of this process; without one, it is alone."""
+        alone = descriptor < 0
+        octets = _HEAD + PLACE_OCTETS if alone else os.fstat(descriptor).st_size
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED
+        self._memory = mmap.mmap(descriptor, octets, flags=flags)
+        self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
+        self._begin = _HEAD + place * PLACE_OCTETS
+        self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
+        self._making = threading.Lock()
+        self._places = [_Place() for _ in range((octets - _HEAD) // PLACE_OCTETS)]
+        self._full = False
+        self._take_over(place)
+
+    def _take_over(self, place: int) -> None:
+        """What the last process there has counted goes on; what it measured is not known any more."""
+        for each in self._read(place):
+            self._cells[each.metric, each.labels] = self._cell(each.metric, self._numbers, each.at)
+            if each.metric.kind == "gauge":
+                self._numbers[each.at] = math.nan
+        self._memory[place] = 1
+
+    def cell(self, metric: Metric, *labels: str) -> Cell:
+        """A counter or gauge with these labels, 0 at first."""
+        found = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(found, Cell)  # noqa: S101 - whoever wants another kind has mistaken the name
+        return found
+
+    def spread(self, metric: Metric, *labels: str) -> Spread:
+        """A histogram with these labels."""
+        found = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(found, Spread)  # noqa: S101 - as above
+        return found
+
+    def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
+        """So much more of a counter."""
+        self.cell(metric, *labels).add(by)
+
+    def set(self, metric: Metric, *labels: str, to: float) -> None:
+        """A gauge is so much now."""
+        self.cell(metric, *labels).set(to)
+
+    @property
+    def processes(self) -> int:
+        """How many live that count here."""
+        return sum(self._memory[: len(self._places)])
+
+    async def totals(self) -> Totals:
+        """All numbers, of all processes together; others have their turn meanwhile."""
+        totals: Totals = {}
+        turns = Turns()
+        for number, _ in enumerate(self._add_up(totals)):
+            if number % _TURN == 0:
+                await turns.give()
+        return totals
+
+    def totals_now(self) -> Totals:
+        """The same at once: for tests, and where there is little."""
+        totals: Totals = {}
+        for _ in self._add_up(totals):
+            pass
+        return totals
+
+    def _add_up(self, totals: Totals) -> Iterator[None]:
+        """Step by step, each of the same size."""
+        for place in range(len(self._places)):
+            lives = self._memory[place]
+            for entry in self._read(place):
+                yield
+                numbers = list(self._numbers[entry.at : entry.at + entry.metric.numbers])
+                if entry.metric.kind == "gauge" and (not lives or math.isnan(numbers[0])):
+                    continue
+                known = totals.setdefault(entry.metric, {})
+                before = known.get(entry.labels)
+                add = max if entry.metric.together == "max" else min if entry.metric.together == "min" else operator.add
+                known[entry.labels] = numbers if before is None else list(map(add, before, numbers))
+
+    def _read(self, place: int) -> Iterator[_Entry]:
+        """The entries of one place; of what another version of the relay has written, those that are known here."""
+        known, start = self._places[place], _HEAD + place * PLACE_OCTETS
+        yield from known.entries
+        while known.end < self._end(start):
+            octets, numbers = _ENTRY.unpack_from(self._memory, start + known.end)
+            at = start + known.end + _ENTRY.size
+            known.end += _ENTRY.size + octets + 8 * numbers
+            name, *labels = json.loads(self._memory[at : at + octets])
+            metric = all_metrics().get(name)
+            if metric is not None and (metric.numbers, len(metric.labels)) == (numbers, len(labels)):
+                known.entries.append(_Entry(metric, tuple(labels), (at + octets) // 8))
+                yield known.entries[-1]
+
+    def _end(self, start: int) -> int:
+        """Up to where a place is written; its first 8 octets say so."""
+        return int.from_bytes(self._memory[start : start + 8], "little") or 8
+
+    def _made(self, metric: Metric, labels: Labels) -> Cell | Spread:
+        with self._making:
+            if found := self._cells.get((metric, labels)):
+                return found
+            made = self._cells[metric, labels] = self._new(metric, labels)
+            return made
+
+    def _new(self, metric: Metric, labels: Labels) -> Cell | Spread:
+        if len(labels) != len(metric.labels):
+            raise ValueError(f"{metric.name} has labels {metric.labels}, not {labels}")
+        name = json.dumps([metric.name, *labels]).encode()
+        name += b" " * (-len(name) % 8)
+        octets = _ENTRY.size + len(name) + 8 * metric.numbers
+        end = self._end(self._begin)
+        if end + octets > PLACE_OCTETS:
+            if not self._full:
+                log.error("board_is_full", meaning="what is new is not counted", octets=PLACE_OCTETS)
+            self._full = True
+            return self._cell(metric, memoryview(bytearray(8 * metric.numbers)).cast("d"), 0)
+        at = self._begin + end
+        self._memory[at : at + _ENTRY.size + len(name)] = _ENTRY.pack(len(name), metric.numbers) + name
+        # Last: whoever reads meanwhile sees all of it or nothing.
+        self._memory[self._begin : self._begin + 8] = (end + octets).to_bytes(8, "little")
+        return self._cell(metric, self._numbers, (at + _ENTRY.size + len(name)) // 8)
+
+    @staticmethod
+    def _cell(metric: Metric, numbers: memoryview[float], at: int) -> Cell | Spread:
+        return Spread(numbers, at, metric.buckets) if metric.kind == "histogram" else Cell(numbers, at)
+
+
+def shared_board(processes: int) -> int:
+    """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
+    descriptor = os.memfd_create("board")
+    os.ftruncate(descriptor, _HEAD + processes * PLACE_OCTETS)
+    return descriptor
+
+
+class Places:
+    """Which process has which place: for the one that starts them all."""
+
+    def __init__(self, descriptor: int, processes: int) -> None:
+        """`descriptor` is what `shared_board` gave for so many `processes`; it is not closed here."""
+        self._descriptor = descriptor
+        self._free = list(range(processes))
+
+    def take(self) -> int:
+        """The place of a process that is about to be started; -1 where there is none."""
+        return self._free.pop(0) if self._free else -1
+
+    def has_ended(self, place: int) -> None:
+        """What it measured counts no more; the next process goes on with what it has counted."""
+        if place >= 0:
+            os.pwrite(self._descriptor, b"\0", place)
+            self._free.insert(0, place)
