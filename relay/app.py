@@ -8,7 +8,7 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,9 @@ from relay.deliveries import Deliveries
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
+from relay.fates import Tally
 from relay.forward import NextHop
-from relay.identity import own_identity, with_documents
+from relay.identity import Identity, PeerCertificates, own_identity, with_documents
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
@@ -46,6 +47,8 @@ from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Notices, Triage
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
+from relay.status import StatusModule, Watched
+from relay.status.measures import keep_lag, keep_own
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.ledger import AddressHash, Ledger
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
@@ -98,6 +101,9 @@ class Parts:
     signer: Signer | None
     receiving: Receiving
     sent: SentRecords
+    board: Board
+    identity: Identity | None
+    certificates: Mapping[str, PeerCertificates]
 
 
 @asynccontextmanager
@@ -132,7 +138,11 @@ async def parts(
         stack.push_async_callback(keys.close)
         levels = all_levels(config)
         opener = MailOpener(
-            Layers(config, levels, keys, identity, certificates), store.received, store.deliveries, beat=store.beat
+            Layers(config, levels, keys, identity, certificates),
+            store.received,
+            store.deliveries,
+            beat=store.beat,
+            board=board,
         )
         signer, arrivals = _dkim(config)
         next_hops = _next_hops(stack, config)
@@ -142,13 +152,16 @@ async def parts(
             store,
             keys,
             ledger,
-            Sealer(Planner(config, levels, identity, certificates), policies, keys),
-            Originals(opener, policies, arrivals),
+            Sealer(Planner(config, levels, identity, certificates), policies, keys, board),
+            Originals(opener, policies, arrivals, board),
             _triage(config, store, next_hops, board),
             next_hops,
             signer,
             receiving,
             sent,
+            board,
+            identity,
+            certificates,
         )
 
 
@@ -180,18 +193,23 @@ def doors(config: Config) -> dict[str, DoorModule]:
     return found
 
 
+def status(config: Config) -> list[StatusModule]:
+    """What tells how the relay is, where [status] is set: it brings a web server along."""
+    return [cast(StatusModule, import_module("relay.status.door"))] if config.status is not None else []
+
+
 def _is_set(config: Config, table: str, name: str = "") -> bool:
     value = getattr(config, table)
     return bool(getattr(value, name) if name and value is not None else value)
 
 
-def _addresses(folders: Mapping[str, DoorModule], config: Config) -> dict[str, Where]:
-    return {setting: where for folder in folders.values() for setting, where in folder.listens_on(config).items()}
+def _addresses(folders: Iterable[DoorModule | StatusModule], config: Config) -> dict[str, Where]:
+    return {setting: where for folder in folders for setting, where in folder.listens_on(config).items()}
 
 
 async def bound(config: Config) -> Sockets:
     """The listening sockets of all doors that relay.toml needs. Raises ConfigError."""
-    return await all_bound(_addresses(doors(config), config))
+    return await all_bound(_addresses([*doors(config).values(), *status(config)], config))
 
 
 @asynccontextmanager
@@ -217,18 +235,22 @@ async def running(
         if worker is None and isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
-        built = await stack.enter_async_context(parts(config, key_receiver=key_receiver))
+        board = worker.shared_board if worker is not None else Board()
+        built = await stack.enter_async_context(parts(config, key_receiver=key_receiver, board=board))
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
         if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
             _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
         await end_what_the_dead_had(config, built.store, secret)
-        await built.triage.refresh()
+        if worker is None or worker.first:
+            await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
         for peer, cause in built.config.peers_without_keys.items():
             log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+        budget = Budget(config.limits.messages_in_flight)
+        watched = _watched(built, budget)
         report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving, worker)
         work = {
             "key intake": built.receiving.go_on(),
@@ -237,6 +259,8 @@ async def running(
             "key report": report.keep_up(),
             "policy watch": built.policies.watch(),
         }
+        if config.status is not None:
+            work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
         if worker is None or worker.first:
             work["sweep"] = sweep(config, built.store, secret, built.triage)
             work["policy ends"] = tell_of_endings(built.policies)
@@ -253,10 +277,12 @@ async def running(
             built.originals,
             built.store.spent,
             secret,
-            Budget(config.limits.messages_in_flight),
+            budget,
             sockets,
         )
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
+        if worker is None or worker.first:
+            ready += [await stack.enter_async_context(each.door(watched, sockets)) for each in status(config)]
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, ready)
         stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
@@ -281,6 +307,13 @@ async def running(
         built.keys.wait_no_more()
 
 
+def _watched(built: Parts, budget: Budget) -> Watched:
+    return Watched(
+        built.config, built.board, built.keys, built.policies, built.store, built.receiving, budget, built.identity,
+        built.certificates,
+    )  # fmt: skip
+
+
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
     """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
     if isinstance(built.config.store.database, Path):
@@ -303,9 +336,10 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.sealer,
         built.next_hops["outgoing"],
         built.ledger,
-        Deliveries("outgoing", built.store.deliveries, built.sent),
+        Deliveries("outgoing", built.store.deliveries, built.sent, built.board),
         _shadow(config, built),
         built.signer,
+        Tally("outgoing", config.peer_domains, built.board),
     )
 
 
@@ -317,8 +351,9 @@ def incoming_recipe(built: Parts) -> Incoming:
         config.incoming,
         built.originals,
         built.next_hops["incoming"],
-        Deliveries("incoming", built.store.deliveries, built.sent),
+        Deliveries("incoming", built.store.deliveries, built.sent, built.board),
         built.triage,
+        Tally("incoming", config.peer_domains, built.board),
     )
 
 

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 import structlog
 
 from relay.aio import off_loop
+from relay.counting import Board, metrics
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
 from relay.mail import Mail, Outcomes, Recipient
@@ -48,7 +49,8 @@ class Delivery:
 
     `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
     those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
-    Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was.
+    Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was;
+    one that came `unsealed` goes on as it is. Who is in `aside` has it in quarantine.
     """
 
     name: bytes
@@ -59,6 +61,8 @@ class Delivery:
     copies: list[SealedCopy] = field(default_factory=list)
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
     opened: Opened | None = None
+    aside: set[str] = field(default_factory=set)
+    unsealed: bool = False
 
     @property
     def rest(self) -> Mail:
@@ -71,6 +75,11 @@ class Delivery:
         """What the next hop has said for each of these recipients."""
         for recipient, outcome in zip(recipients, outcomes, strict=True):
             self.outcomes[recipient.mailbox] = outcome
+
+    def put_aside(self, recipients: Sequence[Recipient]) -> None:
+        """For these it is in quarantine, and the client need not try again."""
+        self.note_for_all(recipients, None)
+        self.aside.update(each.mailbox for each in recipients)
 
     def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError | None) -> None:
         """The same outcome for all of them."""
@@ -116,8 +125,14 @@ _NOT_TRIED = TryLater("not tried")
 class Deliveries:
     """The deliveries of one direction."""
 
-    def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
-        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
+    def __init__(
+        self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None, board: Board | None = None
+    ) -> None:
+        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left.
+
+        How long it takes to begin is on the `board`.
+        """
+        self._begin_seconds = (board or Board()).spread(metrics.STEP_SECONDS, direction, "begin")
         self._direction = direction
         self._records = records
         self._sent = sent
@@ -184,7 +199,8 @@ class Deliveries:
         """
         mail, recipients = delivery.mail, delivery.mail.envelope.mailboxes
         intent = not mail.each_answered and len(set(recipients)) > 1
-        begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
+        with self._begin_seconds.timed():
+            begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
         if begun.delivered or begun.copies:
             log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -28,6 +28,7 @@ from relay.aio import off_loop
 from relay.config import DirectionSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
+from relay.fates import Tally
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.opening import Opened
@@ -47,6 +48,7 @@ class Incoming:
     next_hop: NextHop
     deliveries: Deliveries
     triage: Triage
+    tally: Tally = field(default_factory=partial(Tally, "incoming"), repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
@@ -64,21 +66,24 @@ class Incoming:
 
     async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
         """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
-        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
-        async with self.deliveries.of(mail, begin=False) as delivery:
-            try:
-                await self._carry(delivery, kept)
-            except RelayError as error:
-                delivery.note_for_all(delivery.rest.envelope.recipients, error)
+        with self.tally.of(mail) as trial:
+            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            async with self.deliveries.of(mail, begin=False) as delivery:
+                trial.delivery = delivery
+                try:
+                    await self._carry(delivery, kept)
+                except RelayError as error:
+                    delivery.note_for_all(delivery.rest.envelope.recipients, error)
         return delivery
 
     async def _carry(self, delivery: Delivery, kept: _KeptMail | None) -> None:
         mail = delivery.rest
         unreadable: CannotOpen | KeyNotFound | None = None
         try:
-            original = await self.originals.open(
-                mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
-            )
+            with self.tally.step("open"):
+                original = await self.originals.open(
+                    mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
+                )
         except (CannotOpen, KeyNotFound) as error:
             original, unreadable = None, error
         if original is None:
@@ -127,6 +132,7 @@ class Incoming:
 
     async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
         """Ordinary mail, which must not claim to have been protected by us."""
+        delivery.unsealed = True
         message = await self.originals.unopened(mail.message)
         missed = await self.originals.missed(mail.envelope.sender, MessageFacts(message), "", "")
         if missed and missed.otherwise == "refuse":
@@ -142,7 +148,7 @@ class Incoming:
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Whoever sent it need not try again, once it is in quarantine on the disk."""
         await keeping
-        delivery.note(mail.envelope.recipients, (None,) * len(mail.envelope.recipients))
+        delivery.put_aside(mail.envelope.recipients)
 
     async def _deliver(
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
@@ -152,7 +158,8 @@ class Incoming:
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
+            with self.tally.step("deliver"):
+                result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
         delivery.note(leaving.envelope.recipients, result.outcomes)
         refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}

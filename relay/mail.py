@@ -88,7 +88,8 @@ class Mail:
 
     `id` names the mail in log lines. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
     on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
-    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all.
+    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
+    it came in: smtp, lmtp, submission or milter, "" for none of them.
     """
 
     envelope: Envelope
@@ -97,6 +98,7 @@ class Mail:
     trace: bytes = field(default=b"", repr=False)
     origin: Origin = UNKNOWN
     each_answered: bool = False
+    door: str = ""
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""

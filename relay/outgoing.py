@@ -29,6 +29,7 @@ from relay.aio import off_loop
 from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
+from relay.fates import Tally
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
@@ -53,7 +54,7 @@ SHADOW = "shadow mode"
 class Outgoing:
     """What the recipe works with; one value for the life of the relay.
 
-    `entered` has what stands in the ledger of mails of which nothing has left yet.
+    `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally` counts mails.
     """
 
     direction: OutgoingSettings
@@ -63,6 +64,7 @@ class Outgoing:
     deliveries: Deliveries
     shadow: Shadow | None = None
     signer: Signer | None = None
+    tally: Tally = field(default_factory=partial(Tally, "outgoing"), repr=False)
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
@@ -75,10 +77,12 @@ class Outgoing:
 
         A group of recipients for whom something fails does not stop the others.
         """
-        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
-        async with self.deliveries.of(mail) as delivery:
-            await self._add_copies(delivery)
-            await self._hand_on_all(delivery, delivery.copies, more=False)
+        with self.tally.of(mail) as trial:
+            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            async with self.deliveries.of(mail) as delivery:
+                trial.delivery = delivery
+                await self._add_copies(delivery)
+                await self._hand_on_all(delivery, delivery.copies, more=False)
         return delivery.answer
 
     async def _add_copies(self, delivery: Delivery) -> None:
@@ -94,10 +98,12 @@ class Outgoing:
             else:
                 # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
                 await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
-                sealed = await self.sealer.seal(rest)
+                with self.tally.step("seal"):
+                    sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
-            await self._enter(delivery, entries)
+            with self.tally.step("ledger"):
+                await self._enter(delivery, entries)
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
@@ -143,10 +149,12 @@ class Outgoing:
         """Raises StoreUnavailable where it could not be written down who has it now."""
         mail = delivery.mail.to(copy.recipients)
         try:
-            leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
+            with self.tally.step("check"):
+                leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
             supervision = Supervision(partial(self.deliveries.check, delivery), *noted)
-            result = await self.next_hop.deliver(leaving, supervision)
+            with self.tally.step("deliver"):
+                result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
             delivery.note_for_all(copy.recipients, error)
@@ -189,18 +197,20 @@ class Outgoing:
         wait, so has the whole mail. Without `milter_split` a mail that needs several copies waits untouched. A message
         that does not fit there is handed to the next hop too.
         """
-        await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
         message: bytes | None = None
-        async with self.deliveries.of(mail) as delivery:
-            await self._add_copies(delivery)
-            self._check_one_copy(delivery)
-            # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
-            stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
-            await self._hand_on_all(delivery, [copy for copy in delivery.copies if copy is not stays], more=True)
-            if stays is not None and delivery.waits_only_for(stays.recipients):
-                message = await self._put_in_place(delivery, stays, fits)
-            if stays is not None and message is None:
-                await self._hand_on_all(delivery, [stays], more=False)
+        with self.tally.of(mail) as trial:
+            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            async with self.deliveries.of(mail) as delivery:
+                trial.delivery = delivery
+                await self._add_copies(delivery)
+                self._check_one_copy(delivery)
+                # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
+                stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
+                await self._hand_on_all(delivery, [copy for copy in delivery.copies if copy is not stays], more=True)
+                if stays is not None and delivery.waits_only_for(stays.recipients):
+                    message = await self._put_in_place(delivery, stays, fits)
+                if stays is not None and message is None:
+                    await self._hand_on_all(delivery, [stays], more=False)
         here = stays.recipients if stays is not None and message is not None else []
         stay = {each.mailbox for each in here}
         # Those who had it before are told of once more: a mail server may have to try again more than once.
@@ -247,7 +257,7 @@ def _has_message_id(message: bytes) -> bool:
 
 def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
     """What left, for whom not, and how it was protected; what stays inside is told apart from what left in clear."""
-    inside = {each.recipient.mailbox for each in copy.planned if each.stays_inside}
+    inside = copy.inside
     stays: list[RelayError | None] = []
     leaves: list[RelayError | None] = []
     for recipient, outcome in zip(copy.recipients, result.outcomes, strict=True):

@@ -13,6 +13,7 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
+from relay.counting import Board, metrics
 from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
 from relay.keys import KeyReference
 from relay.levels import SealedPayload
@@ -57,6 +58,11 @@ class SealedCopy:
     name: str = ""
 
     @property
+    def inside(self) -> frozenset[str]:
+        """The mailboxes of those at domains of our own, whose mail does not leave."""
+        return frozenset([each.recipient.mailbox for each in self.planned if each.stays_inside])
+
+    @property
     def in_clear(self) -> bool:
         """True where policy lets this message out unsealed."""
         return self.protection == "plaintext"
@@ -87,12 +93,13 @@ class Sealer:
     """Seals mails; one value for the life of the relay.
 
     `policies` gives the policy set in force, asked once for each mail. `made` has what was sealed of late, by its
-    SHA-256.
+    SHA-256. How long policy takes is on the `board`.
     """
 
     planner: Planner
     policies: Callable[[], PolicySet]
     keys: KeysWithReserve
+    board: Board = field(default_factory=Board, repr=False)
     made: dict[bytes, SealedBefore] = field(default_factory=dict, repr=False)
 
     def check(self, sender: str, recipient: str) -> None:
@@ -112,7 +119,8 @@ class Sealer:
         A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
         """
         policies = self.policies()
-        decided, original, seconds = await _to_plan(policies, mail)
+        with self.board.spread(metrics.STEP_SECONDS, "outgoing", "policy").timed():
+            decided, original, seconds = await _to_plan(policies, mail)
 
         async def attempt(group: Group, copy: Copy) -> SealedCopy:
             return await self._copy(original, mail.envelope.sender, group, copy)

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from relay.config import Config
+from relay.counting import Board
 from relay.entry.listening import Sockets
 from relay.stopping import Stop
 
@@ -28,7 +29,8 @@ class Worker:
 
     `sockets` are the listening ones, by setting; `relay_toml` has the text of relay.toml as it was when the relay was
     started; `supervisor` is the way to the process that starts workers, and ends with it. In the memory of `neighbours`
-    (store/neighbours.py) this worker is `life`. `lock` is that of the embedded database, which is held for as long as
+    (store/neighbours.py) this worker is `life`, and on the `board` (counting/board.py) it has a `place`, -1 for none.
+    `lock` is that of the embedded database, which is held for as long as
     anybody serves from it; -1 with PostgreSQL.
     """
 
@@ -38,7 +40,9 @@ class Worker:
     relay_toml: int
     supervisor: int
     neighbours: int
+    board: int
     life: int = 0
+    place: int = -1
     lock: int = -1
 
     @classmethod
@@ -56,13 +60,18 @@ class Worker:
     def descriptors(self) -> tuple[int, ...]:
         """All of them."""
         listening = (each for some in self.sockets.values() for each in some)
-        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours)
+        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours, self.board)
         return (*listening, *(each for each in others if each >= 0))
 
     @property
     def first(self) -> bool:
         """Whether it does what one process has to do for all."""
         return self.number == 1
+
+    @property
+    def shared_board(self) -> Board:
+        """Where all workers count; one that got no place there counts for itself."""
+        return Board(self.board, self.place) if self.place >= 0 else Board()
 
     def text(self) -> str:
         """That of relay.toml."""

@@ -26,6 +26,7 @@ import structlog
 from relay import app
 from relay.aio import in_background
 from relay.config import Config, TCPAddress
+from relay.counting.board import Places, shared_board
 from relay.entry.listening import Sockets, close_all
 from relay.keys.report import together
 from relay.notify import READY, STOPPING, notify, stay_alive, without_manager
@@ -58,6 +59,7 @@ class _Running:
 
     number: int
     life: int
+    place: int
     process: Process
     began: float
     reloads: int
@@ -76,6 +78,7 @@ class Workers:
         self._common = common
         self._running: dict[int, _Running] = {}
         self._neighbours = Neighbours(common.neighbours)
+        self._places = Places(common.board, _most_at_once(common.of))
         self._running_now: set[_Running] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._lives = self._reloads = 0
@@ -171,6 +174,7 @@ class Workers:
         status = await running.process.wait()
         # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
         self._neighbours.has_ended(running.life)
+        self._places.has_ended(running.place)
         self._running_now.discard(running)
         if self._is_over(running):
             return
@@ -204,9 +208,9 @@ class Workers:
         """Raises OSError where there can be no further process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        reloads, life = self._reloads, self._new_life()
+        reloads, life, place = self._reloads, self._new_life(), self._places.take()
         with theirs:
-            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life)
+            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life, place=place)
             # What is read again is the program, for a worker of another version, and not relay.toml: two workers with
             # two stores would be two relays. Without -P a program that lies in the current directory would be run.
             command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
@@ -217,10 +221,11 @@ class Workers:
                 )  # fmt: skip
             except BaseException:
                 ours.close()
+                self._places.has_ended(place)
                 raise
         log.info("worker_started", worker=number, process=process.pid)
         loop = asyncio.get_running_loop()
-        running = _Running(number, life, process, loop.time(), reloads, loop.create_future())
+        running = _Running(number, life, place, process, loop.time(), reloads, loop.create_future())
         self._running_now.add(running)
         for work in (self._listen(running, ours), self._watch(running)):
             task = asyncio.create_task(work)
@@ -273,6 +278,8 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
             stack.callback(close_all, sockets)
             neighbours = shared_memory()
             stack.callback(os.close, neighbours)
+            board = shared_board(_most_at_once(config.limits.workers))
+            stack.callback(os.close, board)
             lock = -1
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(config.store.database.resolve)
@@ -280,7 +287,9 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)
             os.write(relay_toml_here, text.encode())
-            common = Worker(0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, lock=lock)
+            common = Worker(
+                0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
+            )
             workers = Workers(config, relay_toml, common)
             stack.push_async_callback(workers.stop)
             await _serve(workers, stop, ready)
@@ -300,6 +309,11 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
         notify(READY)
         await stop.wait()
         notify(STOPPING)
+
+
+def _most_at_once(workers: int) -> int:
+    """So many processes count at once: of each worker an old one may end while a new one serves, and a third starts."""
+    return 3 * workers
 
 
 def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:

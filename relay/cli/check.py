@@ -37,6 +37,7 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
+from relay.status import StatusModule
 from relay.store.database import transport_problem
 from relay.store.ledger import why_not_writable
 from relay.store.secret import SECRET_LENGTH, SiteSecret
@@ -117,7 +118,7 @@ async def _postfix(config_file: Path, directory: Path) -> Found:
 async def _all(config_file: Path, trial_keys: bool) -> Found:
     try:
         config, certificates = with_documents(load_config(config_file))
-        folders = app.doors(config).values()
+        folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
     looked = [state async for state in _states(config, certificates, folders, trial_keys)]
@@ -125,7 +126,10 @@ async def _all(config_file: Path, trial_keys: bool) -> Found:
 
 
 async def _states(
-    config: Config, certificates: Mapping[str, PeerCertificates], folders: Collection[DoorModule], trial_keys: bool
+    config: Config,
+    certificates: Mapping[str, PeerCertificates],
+    folders: Collection[DoorModule | StatusModule],
+    trial_keys: bool,
 ) -> AsyncIterator[State]:
     now = datetime.now(UTC)
     for state in (_policies(config), _secret(config), await _store(config)):

@@ -17,6 +17,7 @@ from relay.identity import PeerCertificates, own_identity
 from relay.levels.all import all_levels
 from relay.planner import Planner
 from relay.policy.strength import LevelName
+from relay.status import StatusModule
 
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
@@ -55,7 +56,7 @@ def _level(config: Config, planner: Planner, level: LevelName) -> State:
     return f"level {level}", "; ".join((detail, *(f"not for {each}" for each in unable))), ()
 
 
-async def door_states(config: Config, folders: Collection[DoorModule]) -> AsyncIterator[State]:
+async def door_states(config: Config, folders: Collection[DoorModule | StatusModule]) -> AsyncIterator[State]:
     """A line for each address that relay.toml names, with whether somebody listens there now."""
     for folder in folders:
         for setting, where in folder.listens_on(config).items():

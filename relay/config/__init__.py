@@ -34,6 +34,7 @@ from relay.config.tables import (
     PolicySettings,
     QuarantineSettings,
     SiteSettings,
+    StatusSettings,
     StoreSettings,
 )
 from relay.config.values import (
@@ -68,6 +69,7 @@ __all__ = [
     "Server",
     "SiteSettings",
     "SizeSetting",
+    "StatusSettings",
     "SubmissionSettings",
     "TCPAddress",
     "load_config",
@@ -107,6 +109,7 @@ class Config(toml.Table):
     imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPSettings] = Field(default_factory=dict)
     dkim: DKIMSettings | None = None
     log: LogSettings = LogSettings()
+    status: StatusSettings | None = None
 
     @property
     def ledger_file(self) -> Path:

@@ -55,7 +55,7 @@ def _workers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 def _listening_twice(config: Config) -> Iterator[WrongSetting]:
     taken: dict[TCPAddress, str] = {}
-    for name in ("outgoing", "submission", "incoming"):
+    for name in ("outgoing", "submission", "incoming", "status"):
         for setting in ("listen", "lmtp", "milter", "listen_tls"):
             address: TCPAddress | Path | None = getattr(getattr(config, name), setting, None)
             if not isinstance(address, TCPAddress) or not address.port:

@@ -4,11 +4,13 @@ Standard: the text under a setting is its documentation (reference.py), and its 
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from relay import toml
 from relay.config.values import (
@@ -18,6 +20,7 @@ from relay.config.values import (
     Domains,
     PathSetting,
     SizeSetting,
+    SocketSetting,
     as_tuple,
     parse_domain,
 )
@@ -174,6 +177,54 @@ class LimitSettings(toml.Table):
     """Processes that serve as one relay at the same addresses, for machines with several cores; each costs the memory
     of a relay. They share the room above and the keys that are kept ready.
     """
+
+
+class StatusSettings(toml.Table):
+    """Where the relay tells how it is: /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz. Nothing can
+    be changed there. Leave the table out where nobody asks.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "listen": "127.0.0.1:9469",
+        "certificate": "/etc/qumail-relay/tls/fullchain.pem",
+        "key": "/etc/qumail-relay/tls/privkey.pem",
+        "token": "/etc/qumail-relay/status.token",
+    }
+
+    listen: SocketSetting
+    """A port on loopback, or a Unix socket, "unix:/run/qumail-relay/status.sock", for those who may enter its
+    directory. Elsewhere than there it needs certificate, key and token.
+    """
+    certificate: PathSetting | None = None
+    """The certificate, with its chain, in PEM: then it speaks TLS alone. SIGHUP reads it again."""
+    key: PathSetting | None = None
+    """The private key of it, in PEM."""
+    token: PathSetting | None = None
+    """A file with at least 32 characters that nobody can guess, readable by the relay only ("openssl rand -hex 32"
+    writes such a line): then only those are answered who send it, as "Authorization: Bearer ..." or as the password of
+    any user. SIGHUP reads it again.
+    """
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("set both certificate and key, or none of them")
+        if isinstance(self.listen, Path):
+            if self.certificate is not None:
+                raise ValueError("certificate is set, and a Unix socket has no TLS")
+        elif not _is_loopback(self.listen.host) and (self.certificate is None or self.token is None):
+            raise ValueError(
+                f"listen: {self.listen} can be reached from elsewhere: set certificate, key and token, or listen on "
+                "loopback (127.0.0.1, ::1) or on a Unix socket"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class DKIMKeySettings(toml.Table):

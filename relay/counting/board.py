@@ -142,6 +142,9 @@ class Board:
             self._cells[each.metric, each.labels] = self._cell(each.metric, self._numbers, each.at)
             if each.metric.kind == "gauge":
                 self._numbers[each.at] = math.nan
+        for metric in all_metrics().values():
+            if metric.kind == "counter" and not metric.labels:
+                self.cell(metric)  # 0 is told as well: what was never seen before cannot be seen to grow
         self._memory[place] = 1
 
     def cell(self, metric: Metric, *labels: str) -> Cell:

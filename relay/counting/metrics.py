@@ -224,6 +224,12 @@ JOURNAL_BYTES: Final = Metric(
     ("journal",),
     together="max",
 )
+WAITING: Final = Metric(
+    "qumail_waiting_recipients",
+    "gauge",
+    "Recipients for whom a sealed copy waits in the store until the mail server tries again",
+    together="max",
+)
 STORE_WRITABLE: Final = Metric(
     "qumail_store_writable", "gauge", "1 while the store can be written; while it cannot, mail is held", together="min"
 )

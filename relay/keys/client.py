@@ -50,7 +50,7 @@ from relay.keys.faults import (
 from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
 from relay.keys.replies import KeyStatus, text_of_error
-from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.tls import CertificateEnd, ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Key, Timing
 
 log = Events(__name__)
@@ -211,6 +211,10 @@ class KMEClient(ABC):
     def ending_certificates(self, now: datetime) -> list[str]:
         """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
         return self.transport.tls.ending(now)
+
+    def certificate_ends(self) -> list[CertificateEnd]:
+        """When they end. Reads files. Raises OSError and ValueError."""
+        return self.transport.tls.ends()
 
     async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -117,6 +117,14 @@ ENDS_SOON = timedelta(days=30)
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
+class CertificateEnd(NamedTuple):
+    """When a certificate ends: ours, with which the KME knows us, its CA's, or its own; `what` names it for people."""
+
+    of: Literal["kme_client", "kme_ca", "kme_server"]
+    what: str
+    until: datetime
+
+
 class ClientTLS:
     """The TLS settings for one KME, made of three PEM files: CA, our certificate with its chain, our private key."""
 
@@ -150,16 +158,24 @@ class ClientTLS:
 
         Of a file with several CAs the one counts that ends last: old ones stay in it while new ones come into use.
         """
-        ca, certificate, _ = self._files
         try:
-            ours = [(f"{certificate}: {_name(each)}", each.not_valid_after_utc) for each in _certificates(certificate)]
-            last = max(_certificates(ca), key=lambda each: each.not_valid_after_utc)
+            return list(_told([(each.what, each.until) for each in self.ends()], now))
         except (OSError, ValueError) as error:
+            ca, certificate, _ = self._files
             return [f"{certificate} or {ca}: cannot be read: {error}"]
-        ends = [*ours, (f"{ca}: {_name(last)}", last.not_valid_after_utc)]
+
+    def ends(self) -> list[CertificateEnd]:
+        """When each of these ends, by what is in the files now. Raises OSError and ValueError."""
+        ca, certificate, _ = self._files
+        last = max(_certificates(ca), key=lambda each: each.not_valid_after_utc)
+        found = [
+            CertificateEnd("kme_client", f"{certificate}: {_name(each)}", each.not_valid_after_utc)
+            for each in _certificates(certificate)
+        ]
+        found.append(CertificateEnd("kme_ca", f"{ca}: {_name(last)}", last.not_valid_after_utc))
         if self._kme_ends is not None:
-            ends.append(("the KME's own certificate", self._kme_ends))
-        return list(_told(ends, now))
+            found.append(CertificateEnd("kme_server", "the KME's own certificate", self._kme_ends))
+        return found
 
     def _read(self) -> ssl.SSLContext:
         return client_context(*self._files, self._rules, seen=self._saw)

@@ -18,6 +18,7 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.cms import SealedEnvelope
+from relay.counting import Board, metrics
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
@@ -99,6 +100,7 @@ class MailOpener:
     received: ReceivedKeys
     deliveries: DeliveryRecords
     beat: Beat | None = field(default=None, kw_only=True)
+    board: Board = field(default_factory=Board, kw_only=True, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
@@ -153,7 +155,8 @@ class MailOpener:
             arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
             # On the disk before anybody gets the original: else another relay, or this one killed and started again,
             # would hand it on once more, or open another message under the same keys.
-            begun = await self.deliveries.admit(found.bound, arrived)
+            with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
+                begun = await self.deliveries.admit(found.bound, arrived)
         except CannotOpen as error:
             # All are answered alike: else answers would tell who is named, or what is right about a forgery.
             error.silent = True

@@ -15,13 +15,14 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
+from relay.counting import Board, metrics
 from relay.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
 
 if TYPE_CHECKING:
-    from relay.dkim import Arrivals
+    from relay.dkim import Arrivals, AuthResult
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Originals:
     opener: MailOpener
     policies: Callable[[], PolicySet]
     dkim: Arrivals | None = None
+    board: Board = field(default_factory=Board, repr=False)
 
     async def open(
         self,
@@ -68,7 +70,10 @@ class Originals:
         if outermost is None:
             return None
         # Before anything is claimed: a DNS server that is slow would make a retry by another relay wait.
-        results = await self.dkim.verified(message) if self.dkim and not mailbox else ()
+        results: Sequence[AuthResult] = ()
+        if self.dkim and not mailbox:
+            with self.board.spread(metrics.STEP_SECONDS, "incoming", "verify").timed():
+                results = await self.dkim.verified(message)
         opened = await self.opener.open_recognised(
             outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
         )

@@ -170,6 +170,12 @@ class DeliveryRecords:
         self._known = self._neighbours = neighbours
         self._take_over = take_over
 
+    async def waiting(self) -> int:
+        """For how many recipients a sealed copy waits until the mail comes again. Raises StoreUnavailable."""
+        query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
+        [(number,)] = await self._database.rows(query)
+        return int(number)
+
     @property
     def shared(self) -> bool:
         """Whether other workers use this store, and are told of each try."""

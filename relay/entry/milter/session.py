@@ -278,7 +278,7 @@ class MilterSession:
         octets = await off_loop(work, message_of, message.fields, body)
         before = memoryview(octets)[len(octets) - len(body) :]
         del body
-        mail = Mail(message.envelope, octets, id=mail_id, origin=self._origin()).to(message.recipients)
+        mail = Mail(message.envelope, octets, id=mail_id, origin=self._origin(), door="milter").to(message.recipients)
         result = await self._working(mail)
         if failure := for_all(result.outcomes):
             raise failure

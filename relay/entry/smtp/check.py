@@ -5,21 +5,15 @@ Standard: RFC 8314 (TLS), RFC 5280 (validity), RFC 4954 (AUTH); nothing is chang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-from cryptography import x509
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 from relay.config import Config
+from relay.entry.server_tls import certificate_state
 from relay.entry.smtp.auth import LoginUnavailable
 from relay.entry.smtp.dovecot import DovecotBackEnd
-from relay.entry.smtp.tls import server_context
 from relay.entry.smtp.users import NO_PASSWORD, read_users
 from relay.errors import ConfigError
-
-EXPIRES_SOON = timedelta(days=14)
-"""Certificates that renew themselves do so earlier."""
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
@@ -45,35 +39,3 @@ async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...
             yield "submission dovecot_auth", str(table.dovecot_auth), (str(error),)
         else:
             yield "submission dovecot_auth", str(table.dovecot_auth), ()
-
-
-def certificate_state(certificate: Path, key: Path, now: datetime) -> tuple[str, list[str]]:
-    """Whom the certificate is for and until when, and what is or will soon be wrong with the two files."""
-    try:
-        server_context(certificate, key)
-        leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
-    except ConfigError as error:
-        return str(certificate), error.problems
-    until = leaf.not_valid_after_utc
-    detail = f"{certificate}: for {', '.join(_names(leaf)) or 'no host name'}, until {until:%Y-%m-%d}"
-    return detail, list(_problems(leaf, certificate, key, now))
-
-
-def _problems(leaf: x509.Certificate, certificate: Path, key: Path, now: datetime) -> Iterator[str]:
-    begin, until = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if now < begin:
-        yield f"{certificate}: is valid only from {begin:%Y-%m-%d %H:%M} UTC on"
-    if until <= now:
-        yield f"{certificate}: expired on {until:%Y-%m-%d %H:%M} UTC: mail programs refuse it"
-    elif until - now < EXPIRES_SOON:
-        yield f"{certificate}: expires on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days: renew it"
-    if key.stat().st_mode & 0o007:
-        yield f"{key}: everybody on this host can read or change the private key: chmod 640 {key}"
-
-
-def _names(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.DNSName)

@@ -40,6 +40,7 @@ class SMTPSession(CommandStream):
     commands: ClassVar[tuple[str, ...]] = ("HELO", "EHLO", *COMMANDS)
     greets_with: ClassVar[str] = "EHLO"
     each_answered: ClassVar[bool] = False
+    door: ClassVar[str] = "smtp"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset()
     """Parameters of MAIL that a subclass understands, or that mean nothing to it."""
 
@@ -221,7 +222,7 @@ class SMTPSession(CommandStream):
                     failure = error if isinstance(error, RelayError) else unforeseen(error)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
-                mail = Mail(envelope, content, mail_id, trace, origin, each_answered=self.each_answered)
+                mail = Mail(envelope, content, mail_id, trace, origin, each_answered=self.each_answered, door=self.door)
                 delivery = self.listener.run(self._deliver(mail))
                 delivery.add_done_callback(lambda _: share.release())
                 await asyncio.shield(delivery)
@@ -318,6 +319,7 @@ class LMTPSession(SMTPSession):
     commands: ClassVar = ("LHLO", *COMMANDS)
     greets_with: ClassVar = "LHLO"
     protocol: ClassVar = "LMTP"
+    door: ClassVar = "lmtp"
     each_answered: ClassVar = True
 
     async def smtp_LHLO(self, arg: str | None) -> None:

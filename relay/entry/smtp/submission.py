@@ -17,6 +17,7 @@ from relay import config
 from relay.aio import in_background
 from relay.entry import Inside, Recipe
 from relay.entry.listening import Listener, network_of
+from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.auth import (
     BackEnd,
     BadExchange,
@@ -33,7 +34,6 @@ from relay.entry.smtp.completion import NoUser
 from relay.entry.smtp.dovecot import DovecotBackEnd
 from relay.entry.smtp.rates import HourlyRate, SharedRates
 from relay.entry.smtp.session import COMMANDS, EXTENSIONS, SMTPSession
-from relay.entry.smtp.tls import ServerTLS
 from relay.entry.smtp.users import UserFile
 from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Origin
@@ -133,6 +133,7 @@ class SubmissionSession(SMTPSession):
         *("HELO", "EHLO", "STARTTLS", "AUTH"),
         *(verb for verb in COMMANDS if verb != "XFORWARD"),
     )
+    door: ClassVar = "submission"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
     """RFC 4954, 5: it may be given with MAIL; nobody is believed who says for whom he sends."""
 

@@ -1,69 +1,25 @@
-"""TLS for mail programs: the certificate and its renewal without a restart, and connections that begin with TLS.
-Standard: RFC 8314 (TLS 1.2 or later for submission, 3.3 implicit TLS), RFC 3207 (STARTTLS).
+"""TLS for mail programs: connections that begin with it.
+Standard: RFC 8314 (3.3, implicit TLS).
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from relay.entry.listening import Listener
+from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.session import SMTPSession
-from relay.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
 HANDSHAKE_S = 30.0
 RETRY_S = 1.0
 """After this time it is tried again where no connection could be accepted: too many open files, for instance."""
-
-
-class ServerTLS:
-    """What a handshake uses at this moment; connections keep what they began with."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        """PEM files: the certificate with the chain below its root, and its private key. Raises ConfigError."""
-        self._certificate = certificate
-        self._key = key
-        self.context = server_context(certificate, key)
-
-    def reload(self) -> None:
-        """Takes the files as they are now; keeps the certificate in use where they cannot be used."""
-        try:
-            self.context = server_context(self._certificate, self._key)
-        except ConfigError as error:
-            log.error("certificate_not_reloaded", problems=error.problems)
-            return
-        log.info("certificate_reloaded", file=str(self._certificate))
-
-
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or later with this certificate. Raises ConfigError where the two files cannot be used."""
-    for path in (certificate, key):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; [submission] needs a certificate and its key, in PEM")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
-    except ssl.SSLError as error:
-        what = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
-        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {what}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{certificate}, {key}: cannot be read: {error}") from error
-    return context
-
-
-def _no_passphrase() -> str:
-    """OpenSSL would ask for one on the terminal, and the relay would wait for it."""
-    raise ValueError("the private key is encrypted; the relay needs one without a passphrase")
 
 
 class TLSServer:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 
 from relay.cli import cli
-from relay.entry.smtp.check import certificate_state
+from relay.entry.server_tls import certificate_state
 from relay.entry.smtp.users import UserFile, read_users
 from relay.errors import ConfigError
 from tests.integration.entry.submission.conftest import RELAY_TOML, quick_hasher, write_certificate, write_users

@@ -1,0 +1,42 @@
+"""Makes deploy/METRICS.md, the reference of every metric, out of their definitions.
+`python -m relay.counting.reference >deploy/METRICS.md`; nothing of it is loaded by a relay that serves.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from relay.counting.metric import Metric
+from relay.counting.metrics import all_metrics
+
+_INTRODUCTION = """\
+# Metrics
+
+Everything that `/metrics` of `[status]` tells ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. This page
+is made from the code, by `python -m relay.counting.reference`; what is written into it by hand is lost.
+
+With several processes (`workers`) each number is that of all together: counters and histograms are sums, and a gauge is
+what stands in the last column. A process that is killed takes no count with it. Counters begin anew with the relay.
+
+The values of all labels are bounded: `peer`, `kme` and `kme_group` are names in relay.toml (`peer` is empty where none
+can be named), all others come from the lists below. Nothing that a stranger sends becomes a label. Where the mail
+server tries a mail again, that is another try, and counts.
+
+| name | kind | labels | meaning | of several |
+|---|---|---|---|---|
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    return _INTRODUCTION + "".join(map(_line, all_metrics().values()))
+
+
+def _line(metric: Metric) -> str:
+    labels = ", ".join(f"`{each}`" for each in metric.labels)
+    together = metric.together if metric.kind == "gauge" else "sum"
+    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} | {together} |\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

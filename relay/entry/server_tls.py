@@ -1,0 +1,94 @@
+"""TLS as a server: the certificate and its renewal without a restart, and what `check` says of it.
+Standard: RFC 8314 and RFC 9325 (TLS 1.2 or later), RFC 5280 (validity). For users' programs, and for [status].
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+
+from relay.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+EXPIRES_SOON = timedelta(days=14)
+"""Certificates that renew themselves do so earlier."""
+
+
+class ServerTLS:
+    """What a handshake uses at this moment; connections keep what they began with."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """PEM files: the certificate with the chain below its root, and its private key. Raises ConfigError."""
+        self._certificate = certificate
+        self._key = key
+        self.context = server_context(certificate, key)
+
+    def reload(self) -> None:
+        """Takes the files as they are now; keeps the certificate in use where they cannot be used."""
+        try:
+            self.context = server_context(self._certificate, self._key)
+        except ConfigError as error:
+            log.error("certificate_not_reloaded", problems=error.problems)
+            return
+        log.info("certificate_reloaded", file=str(self._certificate))
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or later with this certificate. Raises ConfigError where the two files cannot be used."""
+    for path in (certificate, key):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; a certificate and its key are needed, in PEM")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except ssl.SSLError as error:
+        what = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
+        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {what}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate}, {key}: cannot be read: {error}") from error
+    return context
+
+
+def _no_passphrase() -> str:
+    """OpenSSL would ask for one on the terminal, and the relay would wait for it."""
+    raise ValueError("the private key is encrypted; the relay needs one without a passphrase")
+
+
+def certificate_state(certificate: Path, key: Path, now: datetime) -> tuple[str, list[str]]:
+    """Whom the certificate is for and until when, and what is or will soon be wrong with the two files."""
+    try:
+        server_context(certificate, key)
+        leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    except ConfigError as error:
+        return str(certificate), error.problems
+    until = leaf.not_valid_after_utc
+    detail = f"{certificate}: for {', '.join(_names(leaf)) or 'no host name'}, until {until:%Y-%m-%d}"
+    return detail, list(_problems(leaf, certificate, key, now))
+
+
+def _problems(leaf: x509.Certificate, certificate: Path, key: Path, now: datetime) -> Iterator[str]:
+    begin, until = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if now < begin:
+        yield f"{certificate}: is valid only from {begin:%Y-%m-%d %H:%M} UTC on"
+    if until <= now:
+        yield f"{certificate}: expired on {until:%Y-%m-%d %H:%M} UTC: mail programs refuse it"
+    elif until - now < EXPIRES_SOON:
+        yield f"{certificate}: expires on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days: renew it"
+    if key.stat().st_mode & 0o007:
+        yield f"{key}: everybody on this host can read or change the private key: chmod 640 {key}"
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.DNSName)

@@ -1,0 +1,56 @@
+"""How a relay tells how it is: metrics for Prometheus, whether it is ready, and later the operators' page.
+Standard: it only tells, and mail comes first: work and connections are bounded, and no answer waits for the store.
+
+    measures.py    what each process measures of itself, and the first one of the site: on the board (relay/counting)
+    ready.py       whether mail is sealed or held safely
+    exposition.py  the text of /metrics
+    server.py      connections: how many, how long, how fast; TLS
+    access.py      who may ask
+    door.py        what there is to ask for, and what app.py and `check` know of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relay.budget import Budget
+from relay.config import Config
+from relay.counting import Board
+from relay.entry import Door
+from relay.entry.listening import Sockets, Where
+from relay.identity import Identity, PeerCertificates
+from relay.key_receiver import Receiving
+from relay.keys.ring import KeyRing
+from relay.policy.reload import PoliciesInForce
+from relay.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A relay that serves, as far as is told of it; one value for its life."""
+
+    config: Config
+    board: Board
+    keys: KeyRing
+    policies: PoliciesInForce
+    store: Store
+    receiving: Receiving
+    budget: Budget
+    identity: Identity | None = None
+    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+
+
+class StatusModule(Protocol):
+    """What door.py has; only where [status] is set is it loaded."""
+
+    def listens_on(self, config: Config) -> dict[str, Where]:
+        """The address, by its setting."""
+
+    def door(self, watched: Watched, sockets: Sockets) -> AbstractAsyncContextManager[Door]:
+        """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
+
+    def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+        """For `check`: what was looked at, how it stands, and what is wrong with it."""

@@ -1,0 +1,88 @@
+"""Who may ask: everybody who can connect, or those alone who send the token.
+Standard: RFC 6750 2.1 (Bearer), RFC 7617 (Basic, its password is the token); compared in constant time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from relay.errors import ConfigError
+from relay.store import secret_file
+
+log = structlog.get_logger(__name__)
+
+LEAST_LENGTH = 32
+"""Characters of a token: nobody guesses so many."""
+_ASK = {"WWW-Authenticate": 'Basic realm="QuMail Relay", charset="UTF-8"'}
+
+
+def read_token(path: Path) -> bytes:
+    """The token in a file that the relay alone may read. Raises ConfigError."""
+    token = secret_file.read(path).strip()
+    if len(token) < LEAST_LENGTH or not token.isascii() or not token.decode().isprintable() or b" " in token:
+        raise ConfigError(f"{path}: at least {LEAST_LENGTH} characters without spaces, as of: openssl rand -hex 32")
+    return token
+
+
+class Access:
+    """The rule for one address."""
+
+    def __init__(self, token: Path | None, *, local_names: bool) -> None:
+        """With `local_names` only this host's own are asked under. Raises ConfigError."""
+        self._file = token
+        self._local_names = local_names
+        self._token = read_token(token) if token is not None else None
+
+    def reload(self) -> None:
+        """Takes the token as it is now; keeps the one in use where the file cannot be used."""
+        if self._file is not None:
+            try:
+                self._token = read_token(self._file)
+            except ConfigError as error:
+                log.error("status_token_not_reloaded", problems=error.problems)
+
+    def check(self, request: web.Request) -> None:
+        """Raises web.HTTPUnauthorized, and web.HTTPMisdirectedRequest for what a browser was led here by.
+
+        A page from elsewhere may have its name lead to loopback (DNS rebinding), and a browser would show it our pages.
+        """
+        if self._token is not None:
+            sent = _token_in(request.headers.get("Authorization", ""))
+            if not hmac.compare_digest(_digest(sent), _digest(self._token)):
+                raise web.HTTPUnauthorized(headers=_ASK)
+        elif self._local_names and not _is_local(request.host):
+            raise web.HTTPMisdirectedRequest
+
+
+def _token_in(authorization: str) -> bytes:
+    """What was sent, b"" for nothing that can be read."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return b""
+
+
+def _digest(token: bytes) -> bytes:
+    """Of one length, whatever was sent."""
+    return hashlib.sha256(token).digest()
+
+
+def _is_local(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name.lower() == "localhost"

@@ -1,0 +1,136 @@
+"""Opens [status]: what there is to ask for, and what app.py and `check` know of it.
+Standard: GET and HEAD alone; every answer is made of what is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiohttp import web
+
+from relay.aio import in_background
+from relay.config import Config, StatusSettings, TCPAddress
+from relay.entry.listening import Sockets, Where, address_of
+from relay.entry.server_tls import ServerTLS, certificate_state
+from relay.errors import ConfigError
+from relay.status import Watched
+from relay.status.access import Access, read_token
+from relay.status.exposition import CONTENT_TYPE, Exposition
+from relay.status.measures import keep_forecasts, keep_site
+from relay.status.ready import Readiness
+from relay.status.server import Server
+
+LISTEN = "status.listen"
+
+
+def listens_on(config: Config) -> dict[str, Where]:
+    """The address, by its setting."""
+    return {LISTEN: config.status.listen} if config.status is not None else {}
+
+
+@asynccontextmanager
+async def door(watched: Watched, sockets: Sockets) -> AsyncIterator[StatusDoor]:
+    """The server, ready; what it looks at ends with the context. Raises ConfigError: a file cannot be used."""
+    table = watched.config.status
+    assert table is not None  # noqa: S101 - whoever calls has looked
+    ready = Readiness(watched)
+    await ready.look()
+    async with (
+        in_background("forecasts", keep_forecasts(watched)),
+        in_background("site", keep_site(watched)),
+        in_background("readiness", ready.keep_up()),
+    ):
+        yield StatusDoor(table, ready, Exposition(watched.board), sockets[LISTEN])
+
+
+class StatusDoor:
+    """The server, which app.py starts and stops with the doors of mail."""
+
+    def __init__(
+        self, table: StatusSettings, ready: Readiness, exposition: Exposition, sockets: Sequence[socket.socket]
+    ) -> None:
+        self._ready = ready
+        self._exposition = exposition
+        self._sockets = sockets
+        application = web.Application()
+        for path, answer in (("/metrics", self._metrics), ("/healthz", self._healthz), ("/readyz", self._readyz)):
+            application.router.add_get(path, answer)
+        access = Access(table.token, local_names=isinstance(table.listen, TCPAddress))
+        tls = ServerTLS(table.certificate, table.key) if table.certificate and table.key else None
+        self._server = Server(application, access, tls)
+
+    async def start(self) -> dict[str, TCPAddress]:
+        """Answers from now on; gives its real address, unless it is a Unix socket."""
+        await self._server.start(self._sockets)
+        is_local = self._sockets[0].family == socket.AF_UNIX
+        return {} if is_local else {"status": address_of(self._sockets)}
+
+    async def retire(self) -> None:
+        """Leaves all to the process in whose place this one was."""
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends all connections: mail does not wait for who looks on."""
+        await self._server.stop()
+
+    def reload(self) -> None:
+        """Takes the certificate and the token as they are now."""
+        if self._server.tls is not None:
+            self._server.tls.reload()
+        self._server.access.reload()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=await self._exposition.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        """That this is said at all says that the event loop goes on."""
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        causes = self._ready.causes
+        lines = [f"not ready: {cause}" for cause in causes] or ["ready"]
+        return web.Response(text="".join(f"{line}\n" for line in lines), status=503 if causes else 200)
+
+
+async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+    """For `check`: who can reach it, and what is wrong with its files."""
+    table = config.status
+    if table is None:
+        return
+    if isinstance(table.listen, Path):
+        yield "status socket", *await asyncio.to_thread(_socket_state, table.listen)
+    if table.certificate is not None and table.key is not None:
+        now = datetime.now(UTC)
+        detail, problems = await asyncio.to_thread(certificate_state, table.certificate, table.key, now)
+        yield "status certificate", detail, tuple(problems)
+    if table.token is not None:
+        try:
+            await asyncio.to_thread(read_token, table.token)
+        except ConfigError as error:
+            yield "status token", str(table.token), tuple(error.problems)
+        else:
+            yield "status token", str(table.token), ()
+
+
+def _socket_state(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Who may connect is who may enter the directory and write to the socket (mode 0660)."""
+    directory = path.parent
+    try:
+        found = directory.stat()
+    except OSError as error:
+        return str(path), (f"{directory}: {error.strerror}: make it, or name it in RuntimeDirectory= of the unit",)
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o002 and not mode & stat.S_ISVTX:
+        return str(path), (
+            f"{directory}: mode {mode:04o} lets everybody put another socket there: chmod 750 {directory}",
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        return str(path), (f"{directory}: belongs to user {found.st_uid}, who can put another socket there",)
+    return f"{path}: for the relay's user and those of group {found.st_gid}", ()

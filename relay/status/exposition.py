@@ -1,0 +1,97 @@
+"""The text of /metrics: the sums over all processes, in the text format of Prometheus.
+Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
+
+It is written in pieces, so that mail has its turn between them, and not more often than costs little: whoever asks
+meanwhile hears what was written last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from relay.aio import Turns
+from relay.counting import Board, Metric
+from relay.counting.board import Labels, Totals
+from relay.counting.metrics import all_metrics
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+AT_ONCE = 50
+"""So many sets of labels are written before others have their turn: a histogram's take a millisecond."""
+SHARE = 0.02
+"""No more of the time is spent on it than this."""
+
+
+class Exposition:
+    """The text, made when it is asked for."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._text = b""
+        self._not_before = float("-inf")
+        self._writing = asyncio.Lock()
+
+    async def text(self) -> bytes:
+        """As it is now, or was a moment ago."""
+        async with self._writing:
+            if (began := time.monotonic()) >= self._not_before:
+                self._text, cost = await self._written()
+                self._not_before = began + cost / SHARE
+            return self._text
+
+    async def _written(self) -> tuple[bytes, float]:
+        """The text, and how many seconds nobody else had his turn for it."""
+        pieces: list[bytes] = []
+        turns, cost = Turns(), 0.0
+        steps = _pieces(await self._board.totals())
+        while True:
+            began = time.perf_counter()
+            piece = next(steps, None)
+            cost += time.perf_counter() - began
+            if piece is None:
+                return b"".join(pieces), cost
+            pieces.append(piece)
+            await turns.give()
+
+
+def _pieces(totals: Totals) -> Iterator[bytes]:
+    for metric in all_metrics().values():
+        series = iter(sorted(totals.get(metric, {}).items()))
+        first = True
+        while some := list(islice(series, AT_ONCE)):
+            text = generate_latest(_One(_family(metric, some)))
+            yield text if first else text.split(b"\n", 2)[2]  # what stands above the first says HELP and TYPE for all
+            first = False
+
+
+def _family(metric: Metric, series: Sequence[tuple[Labels, list[float]]]) -> Family:
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
+        for labels, (*counts, total) in series:
+            histogram.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total)
+        return histogram
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, [number] in series:
+        family.add_metric(labels, number)
+    return family
+
+
+class _One(Collector):
+    """As prometheus_client takes what it writes."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Family]:
+        """The family."""
+        yield self._family

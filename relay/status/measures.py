@@ -1,0 +1,123 @@
+"""What each process measures of itself, and the first one of the site, again and again: all of it onto the board.
+Standard: no mail and no answer waits for any of it; what cannot be seen is said in the log, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+
+from relay.counting import metrics
+from relay.key_receiver import SPOOL
+from relay.keys import report
+from relay.status import Watched
+from relay.upkeep import SENT
+
+log = structlog.get_logger(__name__)
+
+MEASURE_S = 2.0
+LAG_S = 0.25
+SITE_S = 30.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+async def keep_lag(watched: Watched) -> None:
+    """How late the event loop comes to what is due, for ever."""
+    lag = watched.board.spread(metrics.LOOP_LAG)
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_S
+        await asyncio.sleep(LAG_S)
+        lag.observe(max(0.0, loop.time() - due))
+
+
+async def keep_own(watched: Watched) -> None:
+    """What this process measures of itself, for ever."""
+    board = watched.board
+    board.set(metrics.STARTED, to=time.time())
+    board.set(metrics.BUILD, _version(), to=1)
+    board.set(metrics.MESSAGE_MEMORY_LIMIT, to=watched.budget.octets)
+    while True:
+        board.set(metrics.RESIDENT, to=_resident())
+        board.set(metrics.MESSAGE_MEMORY, to=watched.budget.used)
+        report.show(watched.keys, board)
+        await asyncio.sleep(MEASURE_S)
+
+
+async def keep_forecasts(watched: Watched) -> None:
+    """What all processes together make of the keys, for ever: for one of them."""
+    while True:
+        watched.board.set(metrics.WORKERS, to=watched.board.processes)
+        report.show_forecasts(watched.keys, watched.board, await watched.board.totals())
+        await asyncio.sleep(MEASURE_S)
+
+
+async def keep_site(watched: Watched) -> None:
+    """Certificates, and what lies on the disk, for ever: for one of the processes."""
+    while True:
+        try:
+            await _site(watched)
+        except Exception as error:  # noqa: BLE001 - the next look may succeed
+            log.warning("site_not_measured", cause=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(SITE_S)
+
+
+async def _site(watched: Watched) -> None:
+    board, directory = watched.board, watched.config.state_directory
+    for (of, name), ends in (await asyncio.to_thread(lambda: dict(_certificates(watched)))).items():
+        board.set(metrics.CERTIFICATE, of, name, to=ends)
+    for journal, where in (("keys", SPOOL), ("sent", SENT)):
+        board.set(metrics.JOURNAL_BYTES, journal, to=await asyncio.to_thread(_octets, directory / where))
+    board.set(metrics.WAITING, to=await watched.store.deliveries.waiting())
+
+
+def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
+    """When each ends; blocks."""
+    config = watched.config
+    for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
+        with suppress(OSError, ValueError):  # files that cannot be read are told elsewhere
+            for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
+                yield (end.of, pool.client.name), end.until.timestamp()
+    if watched.identity is not None:
+        for role, certificate in watched.identity.certificates.items():
+            yield ("site", str(role)), certificate.not_valid_after_utc.timestamp()
+        yield ("site", "ca"), watched.identity.ca.not_valid_after_utc.timestamp()
+    for name, peer in watched.certificates.items():
+        all_of_it = [peer.ca, *peer.certificates.values()]
+        yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
+    for of, table in (("submission", config.submission), ("status", config.status)):
+        if table is not None and table.certificate is not None:
+            with suppress(OSError, ValueError):  # which the log has said when it was read for TLS
+                [leaf, *_] = x509.load_pem_x509_certificates(table.certificate.read_bytes())
+                yield (of, ""), leaf.not_valid_after_utc.timestamp()
+
+
+def _version() -> str:
+    """Of the installed package; a relay that runs from its sources has none."""
+    try:
+        return version("qumail-relay")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _octets(directory: Path) -> int:
+    """Of all files there; those that go meanwhile count for nothing."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for each in entries:
+            with suppress(FileNotFoundError):
+                total += each.stat().st_size
+    return total
+
+
+def _resident() -> int:
+    """Octets of memory; proc(5)."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE

@@ -1,0 +1,81 @@
+"""Whether this relay is ready: mail that it takes is sealed, or held safely; else other relays should get the mail.
+It is looked now and then, and said when somebody asks: no answer waits for a disk or a database.
+
+Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force): what
+cannot go now is held, and nothing is lost. Not ready: the store cannot be written, its disk is full, or the second
+process has ended, so that all mail would be held; and nobody has looked for long, which is a relay that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import structlog
+
+from relay.counting import metrics
+from relay.errors import StoreUnavailable
+from relay.status import Watched
+from relay.store.sqlite import no_room
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 10.0
+PATIENCE_S = 10.0
+"""So long the store may take to write a row."""
+STALE_S = 60.0
+"""What was seen longer ago tells nothing."""
+
+
+class Readiness:
+    """What was seen last; to be looked at once before it is asked."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._causes: tuple[str, ...] = ()
+        self._looked_at = time.monotonic()
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why it is not ready; nothing where it is."""
+        ago = time.monotonic() - self._looked_at
+        return self._causes if ago <= STALE_S else (*self._causes, f"nobody has looked for {ago:.0f} s")
+
+    async def keep_up(self) -> None:
+        """Looks every LOOK_S seconds, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Looks now."""
+        watched = self._watched
+        store = await self._store()
+        found = [store, await asyncio.to_thread(_disk, watched.config.state_directory)]
+        if watched.receiving.process_has_ended:
+            found.append("the second process has ended, which asks for received keys: the relay is to be started anew")
+        causes = tuple(filter(None, found))
+        if causes != self._causes:
+            (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=list(causes))
+        self._causes, self._looked_at = causes, time.monotonic()
+        watched.board.set(metrics.STORE_WRITABLE, to=not store)
+        watched.board.set(metrics.READY, to=not causes)
+
+    async def _store(self) -> str:
+        """Why it cannot be written, "" where it can."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._watched.store.received.ready()
+        except TimeoutError:
+            return f"the store was not written within {PATIENCE_S:.0f} s"
+        except StoreUnavailable as error:
+            return f"the store cannot be written: {error}"
+        return ""
+
+
+def _disk(directory: Path) -> str:
+    try:
+        return no_room(directory)
+    except OSError as error:
+        return f"{directory}: {error.strerror}"

@@ -1,0 +1,181 @@
+"""Takes the connections of those who ask: only so many, only so fast, and only for as long as an answer takes.
+Standard: whatever is done to this address, mail has its descriptors, its memory and its event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay.entry.server_tls import ServerTLS
+from relay.status.access import Access
+
+log = structlog.get_logger(__name__)
+
+MOST_CONNECTIONS = 200
+"""More are closed at once: there must be descriptors left for mail."""
+A_SECOND, BURST = 50, 200
+"""So many connections and requests are taken a second, after so many at once; others wait for their turn."""
+REQUEST_S = 10.0
+"""A request must have come whole so long after the connection, or the answer before."""
+ANSWER_S = 10.0
+"""So long a client may take to read an answer."""
+ANSWERS_AT_ONCE = 8
+"""Each takes the memory of its text until it is read."""
+HANDSHAKE_S = 5.0
+RETRY_S = 1.0
+"""After this time it is tried again where no connection could be accepted: too many open files, for instance."""
+STOP_S = 1.0
+MOST_OF_A_LINE, MOST_FIELDS = 4096, 50
+"""Octets of a request's first line and of each field, and how many fields."""
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "QuMail Relay"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_silent = logging.getLogger(f"{__name__}.http")
+_silent.disabled = True
+"""What aiohttp says of requests that are none: a stranger could fill the log with it."""
+
+
+class Pace:
+    """So many things a second, after a burst; what comes too early waits."""
+
+    def __init__(self, a_second: float, burst: int) -> None:
+        self._each = 1 / a_second
+        self._ahead = burst / a_second
+        self._next = float("-inf")
+
+    async def keep(self) -> None:
+        """Returns when it is this one's turn."""
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now - self._ahead) + self._each
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
+class Server:
+    """One address; its routes are those of an `application` without middlewares."""
+
+    def __init__(self, application: web.Application, access: Access, tls: ServerTLS | None) -> None:
+        self.access = access
+        self.tls = tls
+        self._pace = Pace(A_SECOND, BURST)
+        self._answers = asyncio.Semaphore(ANSWERS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: Sequence[socket.socket] = ()
+        self._handshakes = 0
+        application.middlewares.append(self._answered)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            logger=_silent,
+            keepalive_timeout=REQUEST_S,
+            shutdown_timeout=STOP_S,
+            handler_cancellation=True,
+            auto_decompress=False,
+            max_line_size=MOST_OF_A_LINE,
+            max_field_size=MOST_OF_A_LINE,
+            max_headers=MOST_FIELDS,
+            lingering_time=0.0,
+        )
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Takes the connections that come to these, which listen already."""
+        await self._runner.setup()
+        self._sockets = sockets
+        for each in sockets:
+            self._run(self._accept(each))
+
+    async def stop(self) -> None:
+        """Ends all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for each in self._sockets:
+            each.close()
+        await self._runner.cleanup()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._pace.keep()
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                log.error("status_connection_not_accepted", cause=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self.connections >= MOST_CONNECTIONS:
+                accepted.close()
+                continue
+            self._run(self._begin(accepted))
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those in their handshake included."""
+        server = self._runner.server
+        return self._handshakes + (len(server.connections) if server is not None else 0)
+
+    async def _begin(self, accepted: socket.socket) -> None:
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it was set up
+        self._handshakes += 1
+        try:
+            context = self.tls.context if self.tls is not None else None
+            within = HANDSHAKE_S if context is not None else None
+            await asyncio.get_running_loop().connect_accepted_socket(
+                server, accepted, ssl=context, ssl_handshake_timeout=within
+            )
+        except OSError:  # TLS errors and timeouts are of this kind
+            accepted.close()
+        except BaseException:
+            accepted.close()
+            raise
+        finally:
+            self._handshakes -= 1
+
+    @web.middleware
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Says who may not ask, and sees to it that the answer is read."""
+        await self._pace.keep()
+        try:
+            self.access.check(request)
+            async with self._answers:
+                response = await handler(request)
+                if not response.prepared:  # one that goes on and on has begun itself
+                    await _sent(request, response)
+        except web.HTTPException as error:
+            error.headers.update(HEADERS)
+            raise
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.error(
+                "status_failed", path=request.path[:100], cause=f"{type(error).__name__}: {error}", exc_info=error
+            )
+            raise web.HTTPInternalServerError(headers=HEADERS) from None
+        return response
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _sent(request: web.Request, response: web.StreamResponse) -> None:
+    """Raises ConnectionError where the client does not read it."""
+    response.headers.update(HEADERS)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from None

@@ -1,0 +1,183 @@
+"""Whatever is done to the address of [status], mail goes on: connections, descriptors, memory and time are bounded.
+Standard: no input holds the event loop; what does not end by itself is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay import app
+from relay.config import TCPAddress
+from relay.counting import Board, metrics
+from relay.kme import DevelopmentKMEs
+from relay.status import server
+from relay.status.exposition import Exposition
+from tests.integration.status.test_metrics import Numbers, asked, with_status
+from tests.testlib import mails
+from tests.testlib.loop_clock import loop_clock, slow
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@dataclass
+class Relay:
+    outgoing: TCPAddress
+    status: TCPAddress
+
+
+@pytest.fixture
+async def relay(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Relay]:
+    monkeypatch.setattr(server, "REQUEST_S", 0.5)
+    monkeypatch.setattr(server, "ANSWER_S", 0.5)
+    alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    async with app.running(with_status(alice).config) as addresses:
+        yield Relay(addresses["outgoing"], addresses["status"])
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """All that came, once the relay has closed the connection."""
+    async with asyncio.timeout(20):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+async def test_idle_connections_leave_descriptors_for_mail_and_end(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 50)
+    before = descriptors()
+    connections = [await asyncio.open_connection(*relay.status) for _ in range(150)]
+    for number in range(5):
+        assert (await submit(relay.outgoing, mails.plain().replace(b"<1@", b"<%d@" % number))).code == 250
+    ours = len(connections)
+    assert descriptors() < before + ours + 60, "of which the relay has 50"
+    for reader, writer in connections:
+        assert await ended(reader) == b""
+        writer.close()
+    assert Numbers.of(await asked(relay.status)).sum("qumail_mails_total") == 5
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"G", b"GET /metrics HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx",
+        b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        GET[:-2] + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n",
+    ],
+)  # fmt: skip
+async def test_a_request_that_does_not_come_whole_ends(relay: Relay, sent: bytes) -> None:
+    reader, writer = await asyncio.open_connection(*relay.status)
+    writer.write(sent)
+    await ended(reader)
+    writer.close()
+
+
+async def test_a_request_that_comes_octet_by_octet_ends(relay: Relay) -> None:
+    reader, writer = await asyncio.open_connection(*relay.status)
+    over = asyncio.create_task(ended(reader))
+    while not over.done():
+        writer.write(b"G")
+        await asyncio.sleep(0.01)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"x" * 1_000_000, b"GET / HTTP/1.1\r\nX: " + b"y" * 1_000_000,
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % number for number in range(100_000)),
+        os.urandom(1_000_000), b"\x16\x03\x01" + b"\x00" * 100_000, b"EHLO x\r\nMAIL FROM:<>\r\n" * 1000,
+        b"\r\n" * 500_000, b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+    ],
+    ids=range(9),
+)  # fmt: skip
+async def test_nonsense_is_refused_and_costs_little(
+    relay: Relay, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = await asyncio.open_connection(*relay.status)
+    writer.write(sent)
+    answer = await ended(reader)
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400", b"HTTP/1.1 404", b"HTTP/1.1 421"))
+    assert len(answer) < 1000, "nothing of it is said back"
+    writer.close()
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err, "and nobody fills the log with it"
+    assert (await submit(relay.outgoing, mails.plain())).code == 250
+
+
+async def test_who_does_not_read_the_answer_is_left(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def much(_: Exposition) -> bytes:
+        return b"x" * 30_000_000
+
+    monkeypatch.setattr(Exposition, "text", much)
+    slow_ones = []
+    for _ in range(2 * server.ANSWERS_AT_ONCE):
+        connection = socket.create_connection(relay.status)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(GET)
+        slow_ones.append(connection)
+    assert len(await asked(relay.status)) == 30_000_000, "others have their turn"
+    for each in slow_ones:
+        each.close()
+
+
+async def test_who_asks_all_the_time_has_his_answers_slowly(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = await asyncio.open_connection(*relay.status)
+    writer.write(GET.replace(b"/metrics", b"/healthz") * 1000)
+    loop = asyncio.get_running_loop()
+    began, answers = loop.time(), 0
+    while answers < server.BURST + 25:
+        answers += (await reader.read(65536)).count(b"HTTP/1.1 200")
+    assert loop.time() - began >= 20 / server.A_SECOND
+    assert (await submit(relay.outgoing, mails.plain())).code == 250
+    writer.close()
+
+
+async def test_writing_much_holds_the_loop_for_some_milliseconds_only() -> None:
+    board = Board()
+    for number in range(2000):
+        for outcome in ("delivered", "held"):
+            board.add(metrics.MAILS, "outgoing", "smtp", f"peer{number}", "aes", outcome)
+    for number in range(300):
+        board.spread(metrics.KME_SECONDS, f"kme{number}", "status").observe(1)
+
+    async def written() -> None:
+        text = (await Exposition(board).text()).decode()
+        assert Numbers.of(text).sum("qumail_mails_total") == 4000
+        assert text.count("# TYPE qumail_mails_total") == 1
+
+    with loop_clock() as clock:
+        assert await slow(clock, "writing", written, allowed=1) is None
+        await Exposition(board).text()
+    assert clock.slowest < 0.02, clock.where
+
+
+async def test_the_text_is_not_written_more_often_than_costs_little() -> None:
+    board = Board()
+    exposition = Exposition(board)
+    for number in range(1000):
+        board.add(metrics.MAILS, "outgoing", "smtp", f"peer{number}", "aes", "delivered")
+    first = await exposition.text()
+    board.add(metrics.MAILS, "outgoing", "smtp", "peer0", "aes", "delivered")
+    assert await exposition.text() is first
+    exposition._not_before = 0.0
+    assert Numbers.of((await exposition.text()).decode()).sum("qumail_mails_total") == 1001

@@ -1,0 +1,114 @@
+"""/readyz: ready while mail is sealed or held safely, whatever is away; not ready while all mail would be held here.
+Standard: it says why, and is ready again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+import pytest
+
+from relay import app
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from relay.status import Watched, ready
+from relay.store import store
+from tests.integration.status.test_metrics import numbers, with_status
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import submit
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(ready, "LOOK_S", 0.02)
+    return with_status(
+        make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    )
+
+
+async def readyz(address: TCPAddress) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}/readyz") as response:
+        return response.status, await response.text()
+
+
+async def until(address: TCPAddress, is_right: Callable[[int, str], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_right(*await readyz(address)):
+            await asyncio.sleep(0.02)
+
+
+async def test_without_keys_next_hop_and_policy_it_is_ready_to_hold_mail(
+    site: Site, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    async with app.running(site.config) as addresses:
+        assert await readyz(addresses["status"]) == (200, "ready\n")
+        await kmes.stop()
+        (site.directory / "policies" / "default.toml").write_text("broken")
+        sink.on_data = ["451 later"]
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        assert await readyz(addresses["status"]) == (200, "ready\n")
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_mails_total", outcome="held") == 1
+        assert found.sum("qumail_ready") == 1
+
+
+async def test_while_the_store_cannot_be_written_it_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.1)
+    async with app.running(site.config) as addresses:
+        status = addresses["status"]
+        with sqlite3.connect(site.directory / "relay.db", isolation_level=None) as somebody:
+            somebody.execute("BEGIN IMMEDIATE")
+            await until(status, lambda code, text: code == 503 and "not ready: the store cannot be written" in text)
+            found = await numbers(status)
+            assert (found.sum("qumail_ready"), found.sum("qumail_store_writable")) == (0, 0)
+            async with aiohttp.ClientSession() as session, session.get(f"http://{status}/healthz") as response:
+                assert response.status == 200, "a restart would not help"
+        somebody.close()
+        await until(status, lambda code, text: (code, text) == (200, "ready\n"))
+        assert (await numbers(status)).sum("qumail_store_writable") == 1
+
+
+async def test_on_a_full_disk_it_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with app.running(site.config) as addresses:
+        monkeypatch.setattr(ready, "no_room", lambda directory: f"{directory}: no space left on its disk")
+        await until(addresses["status"], lambda code, text: code == 503 and "no space left on its disk" in text)
+        monkeypatch.setattr(ready, "no_room", lambda directory: "")
+        await until(addresses["status"], lambda code, text: code == 200)
+
+
+async def test_a_relay_that_has_not_looked_for_long_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the threads that look hang in a file system that does not answer."""
+    now = [1000.0]
+    monkeypatch.setattr("relay.status.ready.time.monotonic", lambda: now[0])
+    readiness = ready.Readiness(cast("Watched", None))
+    assert not readiness.causes
+    now[0] += 61
+    assert readiness.causes == ("nobody has looked for 61 s",)
+
+
+async def test_a_store_that_hangs_is_one_that_cannot_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "PATIENCE_S", 0.05)
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async with app.running(site.config) as addresses:
+        seen: list[Watched] = []
+        real = ready.Readiness._store
+
+        async def hanging(self: ready.Readiness) -> str:
+            monkeypatch.setattr(type(self._watched.store.received), "ready", lambda _: hangs())
+            seen.append(self._watched)
+            return await real(self)
+
+        monkeypatch.setattr(ready.Readiness, "_store", hanging)
+        await until(addresses["status"], lambda code, text: code == 503 and "was not written within" in text)
+        monkeypatch.undo()
+        assert seen

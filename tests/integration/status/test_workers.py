@@ -1,0 +1,84 @@
+"""With several workers one address tells the sums over all of them, and no count is lost with one that is killed.
+Standard: what is counted only grows, whoever is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from tests.integration.status.test_metrics import Numbers, numbers, with_status
+from tests.integration.test_workers import how_often, numbered, pids, until, workers
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import submit
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return with_status(
+        make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    )
+
+
+async def until_it_says(address: TCPAddress, number: float, name: str, **labels: str) -> Numbers:
+    async with asyncio.timeout(30):
+        while (found := await numbers(address)).sum(name, **labels) != number:
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def test_the_sums_of_all_workers_stay_when_one_is_killed_and_another_takes_its_place(
+    site: Site, sink: Sink
+) -> None:
+    async with workers(site, 2) as relay:
+        outgoing, status = relay.addresses["outgoing"], relay.addresses["status"]
+        sent = 0
+
+        async def send(of_each: int) -> None:
+            """So many by each worker, while the other one is frozen."""
+            nonlocal sent
+            for worker in (1, 2):
+                other = pids(relay)[3 - worker]
+                os.kill(other, signal.SIGSTOP)
+                for _ in range(of_each):
+                    assert (await submit(outgoing, numbered(sent := sent + 1))).code == 250
+                os.kill(other, signal.SIGCONT)
+
+        await send(5)
+        found = await until_it_says(status, 2, "qumail_workers")
+        assert found.sum("qumail_mails_total", outcome="delivered", level="aes", peer="bob") == sent == 10
+        assert found.sum("qumail_keys_total", fate="used") == sent
+        assert found.sum("qumail_step_seconds_count", step="all") == sent
+        for times, killed in enumerate((2, 1), 1):
+            started = len(await until(relay, "worker_started"))
+            os.kill(pids(relay)[killed], signal.SIGKILL)
+            await until(relay, "worker_ended", times)
+            assert (await numbers(status)).sum("qumail_mails_total") == sent, "also while the other one serves alone"
+            await until(relay, "worker_started", started + 1)
+            await until(relay, "relay_serves", started + 1)
+            await send(3)
+            found = await until_it_says(status, 2, "qumail_workers")
+            assert found.sum("qumail_mails_total") == sent
+            assert found.sum("qumail_step_seconds_count", step="all") == sent
+        assert len(how_often(sink)) == sent == 22
+
+
+async def test_started_anew_the_relay_forgets_nothing_and_is_asked_all_the_while(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        outgoing, status = relay.addresses["outgoing"], relay.addresses["status"]
+        for number in range(4):
+            assert (await submit(outgoing, numbered(number))).code == 250
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        anew = asyncio.create_task(until(relay, "workers_started_anew"))
+        while not anew.done():
+            assert (await numbers(status)).sum("qumail_mails_total") == 4
+        assert (await submit(outgoing, numbered(4))).code == 250
+        found = await until_it_says(status, 2, "qumail_workers")
+        assert found.sum("qumail_mails_total") == 5
