@@ -124,7 +124,8 @@ async def parts(
             config.policies.directory, config.peer_domains, max_bounce=config.max_bounce, board=board
         )
         secret = SiteSecret.load_or_create(config.store.secret)
-        ledger = Ledger(config.ledger_file, AddressHash(secret if config.ledger.addresses == "hashed" else None))
+        addresses = AddressHash(secret if config.ledger.addresses == "hashed" else None)
+        ledger = Ledger(config.ledger_file, addresses, board)
         beat_file = config.store.secret.with_name("store.beat")
         store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
         sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)

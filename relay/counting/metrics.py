@@ -210,7 +210,7 @@ QUARANTINE_LIMIT: Final = Metric("qumail_quarantine_limit_bytes", "gauge", "What
 LEDGER: Final = Metric(
     "qumail_ledger_entries_total",
     "counter",
-    "Lines that were written into the ledger. event: downgrade, plaintext, released, dropped",
+    "Lines that the relay has written into the ledger. event: downgrade, plaintext, shadow",
     ("event",),
 )
 LEDGER_FAILURES: Final = Metric(

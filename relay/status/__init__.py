@@ -11,21 +11,23 @@ Standard: it only tells, and mail comes first: work and connections are bounded,
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from relay.budget import Budget
-from relay.config import Config
-from relay.counting import Board
-from relay.entry import Door
-from relay.entry.listening import Sockets, Where
-from relay.identity import Identity, PeerCertificates
-from relay.key_receiver import Receiving
-from relay.keys.ring import KeyRing
-from relay.policy.reload import PoliciesInForce
-from relay.store.store import Store
+if TYPE_CHECKING:  # a command that only looks does not load all of the relay
+    from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from relay.budget import Budget
+    from relay.config import Config
+    from relay.counting import Board
+    from relay.entry import Door
+    from relay.entry.listening import Sockets, Where
+    from relay.identity import Identity, PeerCertificates
+    from relay.key_receiver import Receiving
+    from relay.keys.ring import KeyRing
+    from relay.policy.reload import PoliciesInForce
+    from relay.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

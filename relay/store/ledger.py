@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import structlog
 
+from relay.counting import Board, metrics
 from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Mail
 from relay.store.group_commit import GroupCommit
@@ -94,15 +95,22 @@ def _hashed(key: bytes, address: str) -> str:
 class Ledger:
     """The file, for writing; entries that are made at the same time share one write and one fsync."""
 
-    def __init__(self, path: Path, addresses: AddressHash) -> None:
-        """Nothing is opened before the first entry."""
+    def __init__(self, path: Path, addresses: AddressHash, board: Board | None = None) -> None:
+        """Nothing is opened before the first entry. Entries are counted on the `board`."""
         self.path = path
+        self._board = board or Board()
         self._addresses = addresses
         self._commit: GroupCommit[dict[str, Any]] = GroupCommit(self._write_all)
 
     async def record(self, *entries: LedgerEntry) -> None:
         """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
-        await asyncio.gather(*(self._commit(self._line(entry)) for entry in entries))
+        try:
+            await asyncio.gather(*(self._commit(self._line(entry)) for entry in entries))
+        except StoreUnavailable:
+            self._board.add(metrics.LEDGER_FAILURES)
+            raise
+        for entry in entries:
+            self._board.add(metrics.LEDGER, entry.event)
 
     def _line(self, entry: LedgerEntry) -> dict[str, Any]:
         fields = {

@@ -113,10 +113,17 @@ async def test_what_was_sent_and_opened_is_counted_to_the_mail(two: Two, sink: S
     assert bob.sum("qumail_keys_received_total", outcome="fetched") == 8
 
 
+def _of_mails(found: Numbers) -> set[object]:
+    """All names and labels that depend on mails."""
+    return {each for each in found.samples if not each[0].startswith(("qumail_key", "qumail_kme", "qumail_journal"))}
+
+
 async def test_strangers_become_no_labels(two: Two, sink: Sink) -> None:
     """Whatever they write where: addresses, domains, names of keys, sites and levels."""
-    first = await asked(two.bob["status"])
+    before: list[set[object]] = []
     for number in range(30):
+        if number == 10:
+            before = [_of_mails(await numbers(each["status"])) for each in (two.alice, two.bob)]
         name = f"stranger{number}"
         recipients = [f"{name}@{name}.example", f"{name}@bob.example"]
         for address in (two.bob["incoming"], two.alice["outgoing"]):
@@ -125,9 +132,8 @@ async def test_strangers_become_no_labels(two: Two, sink: Sink) -> None:
         await submit(two.bob["incoming"], forged, sender=f"{name}@alice.example", recipients=recipients)
         await submit(two.bob["incoming"], b"x" * 100, sender="", recipients=[f"{name}@[192.0.2.{number}]"])
     for address in (two.alice["status"], two.bob["status"]):
-        text = await asked(address)
-        assert "stranger" not in text
-        assert len(text.splitlines()) < len(first.splitlines()) + 150
+        assert "stranger" not in await asked(address)
+    assert [_of_mails(await numbers(each["status"])) for each in (two.alice, two.bob)] == before
     bob = await numbers(two.bob["status"])
     assert bob.sum("qumail_recipients_total", outcome="quarantined", peer="alice", level="none") == 60
 
@@ -144,7 +150,6 @@ async def test_each_fate_of_a_mail_is_counted_once(two: Two, sink: Sink) -> None
     assert (await submit(outgoing, mails.plain())).code == 250
     sealed = sink.got[-1]
     assert (await submit(outgoing, mails.plain(), recipients=["x@alice.example"])).code == 250
-    assert (await submit(outgoing, b"no header at all", recipients=["x@bob.example"])).code in (250, 554)
     found = await numbers(status)
     assert found.sum("qumail_mails_total", **(held | {"outcome": "delivered"})) >= 1
     assert found.sum("qumail_mails_total", outcome="inside", level="plaintext", peer="") == 1
