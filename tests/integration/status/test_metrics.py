@@ -4,6 +4,7 @@ Standard: the text format of Prometheus, read by prometheus_client's own parser.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.status import exposition
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -71,7 +73,8 @@ class Two:
 
 
 @pytest.fixture
-async def two(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterator[Two]:
+async def two(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+    monkeypatch.setattr(exposition, "SHARE", math.inf)  # what is told is never a moment old
     first, second = kmes.urls
     bob = with_status(make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address))
     async with AsyncExitStack() as stack:

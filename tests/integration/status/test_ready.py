@@ -5,6 +5,7 @@ Standard: it says why, and is ready again by itself.
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from relay.status import Watched, ready
+from relay.status import Watched, exposition, ready
 from relay.store import store
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails
@@ -28,6 +29,7 @@ from tests.testlib.submit import submit
 @pytest.fixture(name="site")
 def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(ready, "LOOK_S", 0.02)
+    monkeypatch.setattr(exposition, "SHARE", math.inf)  # what is told is never a moment old
     return with_status(
         make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
     )
