@@ -162,18 +162,21 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
         _checked(parse_next_hop, next_hop)
     everybody = flags["everybody"] or questions.ask_everybody(asker)
     name = flags["name"] or domains[0].partition(".")[0]
+    # Without a KME it is a name that peers tell this site by, and no other site has this domain.
+    sae = sae or f"sae-{domains[0]}"
     return Answers(name, domains, sae, kme, door, everybody, next_hop, flags["port_base"]), document
 
 
 def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
+    """As `questions.ask_kme`."""
     where, sae = flags["kme"], flags["sae_id"]
+    if where == NONE:
+        return sae or "", None
     if where == DEVELOPMENT:
         sae = sae or sae_beside(peer_sae)
         return sae, development_kme(sae, group)
     if sae is None:
         raise click.UsageError("--kme needs --sae-id")
-    if where == NONE:
-        return sae, None
     ca, certificate, key = (flags[name] for name in ("kme_ca", "kme_certificate", "kme_key"))
     if not where.startswith("https://") or None in (ca, certificate, key):
         raise click.UsageError("--kme https://host:port needs --kme-ca, --kme-certificate and --kme-key")

@@ -71,7 +71,7 @@ def ask_peer(asker: Asker) -> bytes | None:
 
 
 def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
-    """Our SAE ID, and where the KME is."""
+    """Our SAE ID, "" where no KME has to know one, and where the KME is."""
     why = (
         "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have\n"
         "none, or `development` for those that `qumail-relay kme` runs on this machine, which are NOT quantum."
@@ -81,7 +81,7 @@ def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[st
         sae = sae_beside(peer.sae_id if peer else None)
         return sae, development_kme(sae, group)
     if where == NONE:
-        return asker.ask("A name for this relay among its peers.", "SAE ID", f"sae-{socket.gethostname()}"), None
+        return "", None
     sae = asker.ask("The name under which the KME knows this relay.", "SAE ID", None)
     ca, certificate, key = (
         Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read_file(Path(answer))))

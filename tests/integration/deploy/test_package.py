@@ -211,7 +211,7 @@ def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(mach
     assert build == "deploy/debian/build /tmp"
     shutil.copy(package, machine.path(f"/tmp/{package.name}"))
     machine.run("sh", "-c", apt)
-    answers = "--yes --domain alice.example --sae-id sae-alice --kme none --postfix none"
+    answers = "--yes --domain alice.example --kme none --postfix none"
     said = machine.run("sh", "-c", f"{setup} {answers}")
     assert "ok     to alice.example" in said
     assert start == "systemctl start qumail-relay"  # which needs systemd

@@ -83,6 +83,19 @@ def test_flags_make_a_whole_site(home: Path) -> None:
     assert sorted(path.name for path in (home / "policies").iterdir()) == ["alice.example.toml"]
 
 
+def test_without_a_kme_nobody_is_asked_under_what_name_it_knows_the_relay(home: Path) -> None:
+    flags = ("--domain", "alice.example", "--postfix", "none")
+    result = run(home, "--yes", *flags, "--kme", "none")
+    assert result.exit_code == 0, result.output
+    assert load_config(home / "relay.toml").site.sae_id == "sae-alice.example"
+    (home / "relay.toml").unlink()
+    typed = "\nnone\n\n\n"
+    result = run(home, *flags, typed=typed)
+    assert "SAE" not in result.output
+    assert load_config(home / "relay.toml").site.sae_id == "sae-alice.example"
+    assert load_config(home / "relay.toml").kmes == {}
+
+
 def test_nobody_else_can_read_anything(home: Path) -> None:
     run(home, *USUAL)
     for path in (home, *home.rglob("*")):
@@ -150,9 +163,9 @@ def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
     [
         (("--kme", "https://kme.example"), "--kme needs --sae-id"),
         (("--kme", "https://kme.example", "--sae-id", "a"), "needs --kme-ca"),
-        (("--kme", "none", "--sae-id", "a", "--door", "smarthost"), "--next-hop belongs to --door smarthost"),
-        (("--kme", "none", "--sae-id", "a", "--next-hop", "mail"), "--next-hop belongs to"),
-        (("--kme", "none", "--sae-id", "a", "--domain", "no domain"), "is not a mail domain"),
+        (("--kme", "none", "--door", "smarthost"), "--next-hop belongs to --door smarthost"),
+        (("--kme", "none", "--next-hop", "mail"), "--next-hop belongs to"),
+        (("--kme", "none", "--domain", "no domain"), "is not a mail domain"),
         (("--kme", "development", "--sae-id", "7"), "1 and 2, and no '7'"),
     ],
 )
