@@ -204,7 +204,8 @@ class KeyRing:
                 pool.undelivered.serve(self._own_sae)
             for name, peer in self.peers.items():
                 for group in self._shared[name]:
-                    group.warm(peer.sae_id)
+                    if group.use != "otp":  # pads are of no usual size, and are drawn when they are needed
+                        group.warm(peer.sae_id)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def renew_certificates(self, *, anyway: bool = False) -> None:

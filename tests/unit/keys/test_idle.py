@@ -179,3 +179,13 @@ async def test_keys_that_came_before_the_store_was_full_are_used_when_it_has_roo
     [row] = ring.pool_rows()
     assert row.trouble == ""
     assert len(kme.got("enc_keys")) == drawn + 1
+
+
+async def test_a_group_for_pads_alone_keeps_no_keys_of_the_usual_size_ready(kme: FakeKME, time: FakeTime) -> None:
+    """Nobody would ever take one: they would expire, day after day."""
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 100), timing=time.timing, use="otp")
+    async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing) as ring:
+        await settled(group)
+        await ring.maintain(ask=False)
+        await settled(group)
+        assert kme.got("enc_keys") == []
