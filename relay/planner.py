@@ -13,7 +13,7 @@ from relay import cms, mime
 from relay.aio import off_loop
 from relay.config import Config
 from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
-from relay.keys.pads import plan_pad
+from relay.keys.pads import plan_keys
 from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient, domain_of
@@ -27,8 +27,6 @@ from relay.policy.strength import LevelName, strength_of
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
-
-KEY_OCTETS = 32
 
 Decided = tuple[Recipient, Decision | RelayError]
 """A recipient, and what policy says about the mail to them, or why it says nothing."""
@@ -156,8 +154,8 @@ class Planner:
         async def bits(group: Group, copy: Copy) -> int:
             if not copy.takes_key:
                 return 0
-            hidden = await self._hidden(group, copy, octets, original) if "otp" in copy.layers else 0
-            cost = plan_pad(hidden, None, any_size=False).octets if hidden else KEY_OCTETS
+            hidden = await self._hidden(group, copy, octets, original)
+            cost = plan_keys(hidden, None, any_size=False).octets
             if keys is not None:
                 supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
                 if not supply.now:
@@ -169,12 +167,19 @@ class Planner:
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
-        """How many octets a one-time pad for this copy hides. Raises MalformedMessage."""
+        """As `hidden`, and with the original at hand what compressing saves is known."""
         sender = group.decision.sender if group.decision else ""
-        envelope = self.sealed_envelope(copy, sender, group.recipients)
-        if self.config.otp.compression and original is not None:
+        if "otp" in copy.layers and self.config.otp.compression and original is not None:
+            envelope = self.sealed_envelope(copy, sender, group.recipients)
             payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
             return padded_size(len(payload), self.config.otp.padding)
+        return self.hidden(copy, sender, group.recipients, octets)
+
+    def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
+        """How many octets of key a copy without compression has hide it, 0 without a pad. Raises MalformedMessage."""
+        if "otp" not in copy.layers:
+            return 0
+        envelope = self.sealed_envelope(copy, sender, recipients)
         return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
 
     def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> bytes:

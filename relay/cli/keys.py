@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from relay import key_receiver, upkeep
+from relay.cli.lazy import Later, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings, load_config
@@ -32,7 +33,15 @@ from relay.store.store import open_store
 FRESH_S = 60.0
 
 
-@click.group()
+COMMANDS = {
+    "plan": Later(
+        "keys_plan:plan",
+        "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
+    ),
+}
+
+
+@click.group(cls=LazyGroup, later=COMMANDS)
 def keys() -> None:
     """Look after the quantum keys: stored, used, and how long they will last."""
 

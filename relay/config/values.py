@@ -132,10 +132,11 @@ def parse_mailbox(value: str) -> str:
 
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {letter: _UNITS[f"{letter}IB"] for letter in "KMG"}
 
 
 def parse_size(text: object) -> int:
-    """`"50 MiB"`, `"256KiB"` or a number of octets, as octets; raises ValueError."""
+    """`"50 MiB"`, `"256KiB"`, `"75K"` (KiB) or a number of octets, as octets; raises ValueError."""
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return text
     match = re.fullmatch(r"(\d{1,12})\s*([A-Za-z]*)", text.strip()) if isinstance(text, str) else None

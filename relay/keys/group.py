@@ -20,11 +20,10 @@ from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.fetch import Fetcher
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
-from relay.keys.pads import Pad, PadPlan, pad_of, plan_pad
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
 from relay.keys.pending import MOST_PER_CALL, Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
-from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.stock import SeenKeys
 from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
 
@@ -92,9 +91,8 @@ class Member:
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
         """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
-        if not hidden:
-            return PadPlan(1, USUAL_KEY_BITS)
-        return plan_pad(hidden, await self.pool.limits(slave_sae), any_size=self.client.any_size)
+        status = await self.pool.limits(slave_sae) if hidden else None
+        return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
         """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""

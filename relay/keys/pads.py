@@ -57,6 +57,14 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
     return PadPlan(number, 8 * max(enough, -(-least // 8), min(most_octets, GOOD_KEY_OCTETS)))
 
 
+def plan_keys(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
+    """What one message draws: a pad that hides so many octets, or with 0 one key of the usual size, and no pad.
+
+    The rest is as for `plan_pad`.
+    """
+    return plan_pad(hidden, status, any_size=any_size) if hidden else PadPlan(1, USUAL_KEY_BITS)
+
+
 @dataclass(frozen=True, slots=True)
 class PadKey:
     """One key of a pad, whole; `reference` says which key and whose."""

@@ -1,0 +1,259 @@
+"""`qumail-relay keys plan`: how many quantum keys a day's mail takes, and what the link has to make for it.
+The code that draws keys is asked (relay/planner.py, relay/keys/pads.py), so that both say the same; none is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, load_config, parse_size
+from relay.config.tables import PolicySettings, StoreSettings
+from relay.errors import ConfigError
+from relay.identity import with_documents
+from relay.keys.build import key_ring, peer_keys, prefetch_of
+from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
+from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
+from relay.keys.ring import KeysInUse, Rotation
+from relay.keys.types import Key, KeyReference, SealingKey
+from relay.keys.undelivered import TRY_EVERY_S
+from relay.levels.all import all_levels
+from relay.mail import Recipient
+from relay.plan import QUANTUM, Copy
+from relay.planner import Planner
+
+DAY_S = 86_400.0
+ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
+BUSY_HOURS = 8
+"""Most offices have all their mail within so many hours of a day."""
+SENDER, RECIPIENT = "first.lastname", "first.lastname"
+"""Local parts of the usual length: both addresses are sealed with the mail, and cost key where a pad hides them."""
+
+
+class SizeOption(click.ParamType[int]):
+    """A size as relay.toml has them."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Octets."""
+        try:
+            return parse_size(int(value) if isinstance(value, str) and value.isdecimal() else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@config_option
+@click.option(
+    "--mails",
+    type=click.IntRange(1, 10**9),
+    required=True,
+    help="Mails a day; one to several people at the peer is one.",
+)
+@click.option("--size", type=SizeOption(), required=True, help="The size of one with its attachments, as 75K or 2M.")
+@click.option("--level", type=click.Choice(["otp", "aes", "pqc", "rsa"]), required=True, help="The level.")
+@click.option(
+    "--quantum",
+    type=click.Choice(["required", "off"]),
+    default="required",
+    show_default=True,
+    help="Whether a quantum key goes around levels pqc and rsa.",
+)
+@click.option("--peer", "peer_name", help="The peer. [default: the first of relay.toml]")
+@click.option(
+    "--key-size",
+    type=click.IntRange(8),
+    help="The longest key that the KME gives, in bits. [default: as the KME says, else 256]",
+)
+@click.option(
+    "--stock", type=click.IntRange(0), help="Keys of the usual size that the KME has in store. [default: as it says]"
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def plan(
+    config_file: Path,
+    mails: int,
+    size: int,
+    level: str,
+    quantum: Literal["required", "off"],
+    peer_name: str | None,
+    key_size: int | None,
+    stock: int | None,
+    as_json: bool,
+) -> None:
+    """Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.
+
+    It works without a relay.toml too. With one, its settings and what its KME says of itself count; no key is taken.
+    """
+    configure_logging(LogSettings(level="error"))
+    config = with_documents(load_config(config_file))[0] if config_file.exists() else _example()
+    name = peer_name or next(iter(config.peers), None)
+    if name is None or name not in config.peers:
+        raise ConfigError(f"{name}: no such peer" if name else "there is no peer yet: nothing is sealed for anybody")
+    layers = (level,) if level in QUANTUM or quantum == "off" else (level, "aes")
+    source = asyncio.run(_source(config, name, "otp" if level == "otp" else "aes")) if config_file.exists() else None
+    known = source or Source("", None, _example().kmes["kme"])
+    if key_size is not None or stock is not None:
+        known = replace(known, status=_with(known.status, key_size, stock))
+    found = planned(config, Copy(name, layers), known, mails, size)
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(_told(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The KME that the keys come from: its name, what it says of itself, its settings."""
+
+    name: str
+    status: KeyStatus | None
+    settings: KMESettings
+    any_size: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDemand:
+    """What a day takes; `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
+
+    `hidden` are the octets that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
+    `stock_mails`, None where nobody knows it.
+    """
+
+    kme: str
+    mails: int
+    size: int
+    protection: str
+    hidden: int
+    keys_per_mail: int
+    key_bits: int
+    mails_per_key: int
+    keys: int
+    bits: int
+    bits_per_s: float
+    idle_keys: int
+    stock_keys: int | None
+    stock_mails: int | None
+
+
+def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -> KeyDemand:
+    """The demand of `mails` a day of `size` octets each, as copies such as this one. Raises KeyUnavailable."""
+    peer = config.peers[copy.peer or ""]
+    sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
+    hidden = Planner(config, all_levels(config)).hidden(copy, sender, [recipient], size)
+    drawn = plan_keys(hidden, source.status, any_size=source.any_size) if copy.takes_key else PadPlan(0, USUAL_KEY_BITS)
+    per_key = 1 if hidden or not drawn.number else mails_per_key(peer_keys(peer).rotation, mails, size)
+    keys = drawn.number * -(-mails // per_key)
+    stored = source.status.stored_bits if source.status else None
+    return KeyDemand(
+        kme=source.name,
+        mails=mails,
+        size=size,
+        protection=copy.protection,
+        hidden=hidden,
+        keys_per_mail=drawn.number,
+        key_bits=drawn.size,
+        mails_per_key=per_key,
+        keys=keys,
+        bits=keys * drawn.size,
+        bits_per_s=keys * drawn.size / DAY_S,
+        idle_keys=_idle(source.settings),
+        stock_keys=source.status.stored_key_count if source.status else None,
+        stock_mails=stored * per_key // (8 * drawn.octets) if stored is not None and drawn.number else None,
+    )
+
+
+def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
+    """How many mails one key wraps at level aes, where they come evenly over the day; the ring's own rule is tried."""
+    now = 0.0
+    in_use = KeysInUse(lambda: now)
+    in_use.begin("", rotation, size, SealingKey(Key("", b""), KeyReference("", "", "", "")))
+    number = 1
+    while number < mails:
+        now += DAY_S / mails
+        if in_use.reuse("", rotation, size) is None:
+            break
+        number += 1
+    return number
+
+
+def _idle(kme: KMESettings) -> int:
+    """Keys a day that are kept ready and expire where no mail comes, and those by which the KME is tried."""
+    rule = prefetch_of(kme)
+    low = 0 if kme.use == "otp" else rule.low
+    return round(low * DAY_S / rule.lifetime + 2 * DAY_S / TRY_EVERY_S)
+
+
+async def _source(config: Config, peer_name: str, use: str) -> Source | None:
+    """The first KME of the peer's groups that answers, else the first of them, whose keys are for this use."""
+    peer = config.peers[peer_name]
+    first: Source | None = None
+    async with key_ring(config, prefetch=False) as ring:
+        for group in peer.kme_groups:
+            for member in ring.groups[group].members if group in ring.groups and config.serves(group, use) else ():
+                name, settings = member.client.name, config.kmes[member.client.name]
+                status = await member.pool.limits(peer.sae_id)
+                found = Source(name, status, settings, member.client.any_size)
+                if status is not None:
+                    return found
+                first = first or replace(found, name=f"{name}, which does not answer")
+    return first
+
+
+def _with(status: KeyStatus | None, key_size: int | None, stock: int | None) -> KeyStatus:
+    """The status with what was said on the command line instead."""
+    status = status or KeyStatus("", "", "", "", USUAL_KEY_BITS, None, None, None, None, None, None)
+    return replace(
+        status,
+        max_key_size=key_size or status.max_key_size,
+        stored_key_count=status.stored_key_count if stock is None else stock,
+    )
+
+
+def _example() -> Config:
+    """Two sites with nothing but defaults, for whom there is no relay.toml yet."""
+    return Config.model_validate(
+        {
+            "site": SiteSettings.examples,
+            "policies": PolicySettings.examples,
+            "store": StoreSettings.examples,
+            "kmes": {"kme": KMESettings.examples},
+            "peers": {"bob": PeerSettings.examples},
+        }
+    )
+
+
+def _told(found: KeyDemand) -> list[str]:
+    if not found.keys:
+        return [f"level {found.protection} without a quantum key takes none"]
+    busy = found.bits_per_s * 24 / BUSY_HOURS
+    lines = [f"a mail      {found.size:,} octets, {found.protection}: {_number(found)}"]
+    if found.hidden:
+        lines.append(f"            a pad that hides {found.hidden:,} octets; {TAG_OCTETS} of each key authenticate")
+    lines += [
+        f"a day       {found.mails:,} mails: {found.keys:,} keys, {_bits(found.bits)}",
+        f"the link    {_bits(found.bits_per_s)}/s all day long, {_bits(busy)}/s where all comes in {BUSY_HOURS} hours",
+        f"            each kbit/s carries {1000 * found.mails / found.bits_per_s:,.0f} mails a day",
+        f"kept ready  {found.idle_keys:,} keys a day at most, which expire where no mail comes",
+    ]
+    if found.stock_keys is not None and found.stock_mails is not None:
+        days = found.stock_mails / found.mails
+        lasts = f"{days:,.1f} days" if days >= 2 else f"{24 * 60 * days:,.1f} minutes"
+        lines.append(f"the stock   {found.stock_keys:,} keys: {found.stock_mails:,} mails, or {lasts} of such days")
+    return [*lines, f"by          {f'KME {found.kme}' if found.kme else ASSUMED}"]
+
+
+def _number(found: KeyDemand) -> str:
+    keys = f"{found.keys_per_mail:,} key{'s' if found.keys_per_mail > 1 else ''} of {found.key_bits:,} bits"
+    return keys if found.mails_per_key == 1 else f"{keys} for {found.mails_per_key:,} mails"
+
+
+def _bits(bits: float) -> str:
+    for unit, length in (("Gbit", 10**9), ("Mbit", 10**6), ("kbit", 10**3)):
+        if bits >= length:
+            return f"{bits / length:,.2f} {unit}"
+    return f"{bits:,.1f} bit"
