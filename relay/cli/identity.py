@@ -15,7 +15,6 @@ import click
 from rich.console import Console
 
 from relay.cli.identity_tables import (
-    console,
     identity_as_dict,
     peer_as_dict,
     print_identity,
@@ -25,6 +24,7 @@ from relay.cli.identity_tables import (
 )
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings, load_config
 from relay.errors import ConfigError
@@ -131,9 +131,9 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
         else:
             made = (renew_identity if renew else create_identity)(files.directory, **about)
     if csr:
-        print_requested(console(), requested, files.directory)
+        print_requested(plain_console(), requested, files.directory)
         return
-    print_identity(console(), made)
+    print_identity(plain_console(), made)
     click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
 
 
@@ -152,7 +152,7 @@ def show(config_file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(identity_as_dict(ours, peers, ending), indent=2))
     else:
-        out = console()
+        out = plain_console()
         print_identity(out, ours)
         for peer in peers.values():
             print_peer(out, peer)
@@ -271,7 +271,7 @@ def import_document(
     raw = _read(file)
     found = examine(config, raw, name=name, replace=replace, now=datetime.now(UTC))
     if not as_json:
-        print_import(console(), config, found)
+        print_import(plain_console(), config, found)
     if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
         raise ConfigError(f"{file}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
     if found.change != "same":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from relay.cli.tables import table
 from relay.config import Config
 from relay.identity import (
     Expiry,
@@ -30,11 +30,6 @@ _CHANGES = {
     "newer": "A newer document of the pinned peer; its CA and signing keys are the pinned ones.",
     "replaced": "IT REPLACES THE PINNED DOCUMENT, which is newer or has other keys.",
 }
-
-
-def console() -> Console:
-    """Standard output, with what is printed taken as it is."""
-    return Console(markup=False, emoji=False, highlight=False)
 
 
 def print_identity(out: Console, identity: Identity) -> None:
@@ -140,13 +135,11 @@ def _certificates(whose: Identity | PeerCertificates) -> dict[str, dict[str, str
 
 def _print_table(out: Console, title: str, whose: Identity | PeerCertificates) -> None:
     out.print(title, style="bold", soft_wrap=True)
-    table = Table()
-    for column in ("Certificate", "Valid until", "Domains"):
-        table.add_column(column, overflow="fold")
+    shown = table("Certificate", "Valid until", "Domains")
     every = {**{role.label: certificate for role, certificate in whose.certificates.items()}, "CA": whose.ca}
     for what, certificate in every.items():
-        table.add_row(what, f"{certificate.not_valid_after_utc:%Y-%m-%d}", ", ".join(domains_of(certificate)))
-    out.print(table)
+        shown.add_row(what, f"{certificate.not_valid_after_utc:%Y-%m-%d}", ", ".join(domains_of(certificate)))
+    out.print(shown)
 
 
 def _print_kems(out: Console, public_keys: Mapping[str, bytes]) -> None:

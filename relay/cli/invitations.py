@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from relay.cli.identity_tables import console, print_import
+from relay.cli.identity_tables import print_import
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, same_words
@@ -75,7 +76,7 @@ def take_in_peer(
 ) -> None:
     """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError."""
     found = examined(config, document, name=name, replace=replace)
-    print_import(console(), config, found)
+    print_import(plain_console(), config, found)
     if words is not None and not same_words(words, found.peer.fingerprint):
         raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
     if found.change != "same" and words is None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from relay import key_receiver, upkeep
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
@@ -31,6 +31,7 @@ from relay.store.spool import spool_contents
 from relay.store.store import open_store
 
 FRESH_S = 60.0
+BAD = "bold red"
 
 
 COMMANDS = {
@@ -61,7 +62,7 @@ def status(config_file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
-        _print(Console(), report)
+        _print(plain_console(), report)
     troubled = any(row["trouble"] or row["alarm"] for row in report["pools"])
     if troubled or report["peers_without_keys"] or any(row["problems"] for row in report["certificates"]):
         sys.exit(1)
@@ -177,11 +178,10 @@ async def _received(config: Config) -> list[dict[str, Any]]:
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:
-    source = f"from {report['source']}, {report['age_s']:.0f} s ago"
-    pools = _table(
-        f"Keys for sealing ({source})", "KME", "peer", "ready", "stored", "refill", "use", "empty in", "state"
-    )
+    title = f"Keys for sealing (from {report['source']}, {report['age_s']:.0f} s ago; refill and use in kbit/s)"
+    pools = table("KME", "peer", "ready", "stored", "refill", "use", "empty in", "state", title=title)
     for row in report["pools"]:
+        state = ("trouble" if row["trouble"] else "") or ("runs out" if row["alarm"] else "ok")
         pools.add_row(
             row["kme"],
             row["peer"],
@@ -190,39 +190,38 @@ def _print(console: Console, report: dict[str, Any]) -> None:
             _rate(row["refill_bits_per_s"]),
             _rate(row["use_bits_per_s"]),
             _time(row["empty_in_s"]),
-            row["trouble"] or ("[bold red]keys run out[/]" if row["alarm"] else "[green]ok[/]"),
+            Text(state, style="green" if state == "ok" else BAD),
         )
     console.print(pools)
+    for row in report["pools"]:
+        if row["trouble"]:
+            _say(console, f"KME {row['kme']}", row["trouble"])
     if report["levels"]:
-        levels = _table("Use by level", "peer", "level", "keys used", "use", "share", "alone empty in")
+        levels = table("peer", "level", "keys used", "use", "share", "alone empty in", title="Use by level (in kbit/s)")
         for row in report["levels"]:
             share, alone = f"{row['share']:.0%}", _time(row["empty_in_s"])
             use = _rate(row["use_bits_per_s"])
             levels.add_row(row["peer"], row["level"], str(row["keys_used"]), use, share, alone)
         console.print(levels)
     if report["received"]:
-        received = _table(
-            "Received keys, kept until their mail is delivered", "group", "SAE", "held", "used", "destroyed"
-        )
+        title = "Received keys, kept until their mail is delivered"
+        received = table("group", "SAE", "held", "used", "destroyed", title=title)
         for row in report["received"]:
             received.add_row(*(str(value) for value in row.values()))
         console.print(received)
     for row in report["peers_without_keys"]:
-        console.print(f"[bold red]peer {row['peer']}[/]: {escape(row['problem'])}", soft_wrap=True)
+        _say(console, f"peer {row['peer']}", row["problem"])
     for row in report["certificates"]:
         for problem in row["problems"]:
-            console.print(f"[bold red]{row['what']}[/]: {problem}", soft_wrap=True)
+            _say(console, row["what"], problem)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading)
-    return table
+def _say(console: Console, what: str, problem: str) -> None:
+    console.print(Text.assemble((what, BAD), f": {problem}"), soft_wrap=True)
 
 
 def _rate(bits_per_s: float | None) -> str:
-    return "?" if bits_per_s is None else f"{bits_per_s / 1000:.1f} kbit/s"
+    return "?" if bits_per_s is None else f"{bits_per_s / 1000:.1f}"
 
 
 def _time(seconds: float | None) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console, table
 from relay.config import Config, load_config
 from relay.policy.names import printable
 from relay.store.ledger import AddressHash, ledger_entries, verify_ledger
@@ -119,21 +118,13 @@ def _addresses(entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _print(entries: list[dict[str, Any]]) -> None:
-    table = Table("No.", "Time", "Event", "Peer", "Listed", "Used", "Policy", "Reason")
-    for column in table.columns:
-        column.overflow = "fold"
+    shown = table("No.", "Time", "Event", "Used", "Why")
     for entry in entries:
-        cells = (
-            entry.get("number"),
-            entry.get("time"),
-            entry.get("event"),
-            entry.get("peer") or "",
-            ", ".join(map(str, entry.get("listed", ()))),
-            entry.get("used"),
-            entry.get("policy"),
-            entry.get("reason"),
-        )
-        table.add_row(*(printable(str(cell)) for cell in cells))
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table)
+        listed = ", ".join(map(str, entry.get("listed", ())))
+        peer = entry.get("peer") or "nobody"
+        why = f"{entry.get('reason')} (peer {peer}; listed: {listed or 'nothing'}; {entry.get('policy')})"
+        cells = (entry.get("number"), entry.get("time"), entry.get("event"), entry.get("used"), why)
+        shown.add_row(*(printable(str(cell)) for cell in cells))
+    console = plain_console()
+    console.print(shown)
     console.print(f"{len(entries)} entries")

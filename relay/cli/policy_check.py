@@ -13,8 +13,9 @@ from typing import BinaryIO
 import click
 
 from relay.cli.options import config_option
-from relay.cli.policy_print import plain_console, print_explanation, print_policies
+from relay.cli.policy_print import print_explanation, print_policies
 from relay.cli.policy_site import PolicySite, load_site, look_now
+from relay.cli.tables import plain_console
 from relay.errors import ConfigError
 from relay.mail import MAILBOX
 from relay.policy.content import MessageFacts

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relay.cli.tables import table as table_of
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
@@ -35,20 +36,14 @@ _QUANTUM = {
 }
 
 
-def plain_console() -> Console:
-    """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
-    return Console(markup=False, emoji=False, highlight=False)
-
-
 def print_policies(console: Console, policies: PolicySet) -> None:
     """All files of the set as a table, those that let mail out in clear standing out."""
-    table = Table(title=Text(f"Policies in {printable(str(policies.directory))}"), title_justify="left")
-    for column in ("File", "Covers", "Levels", "Peer", "Otherwise"):
-        table.add_column(column, overflow="fold")
+    title = f"Policies in {printable(str(policies.directory))}"
+    shown = table_of("File", "Covers", "Levels", "Peer", "Otherwise", title=title)
     for _, file in sorted(policies.files.items()):
         otherwise = "" if _only_clear(file) else file.policy.otherwise
-        table.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
-    console.print(table)
+        shown.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
+    console.print(shown)
     in_clear = sum(file.policy.in_clear for file in policies.files.values())
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
     if in_clear:

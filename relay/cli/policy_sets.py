@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from relay.cli.options import config_option
-from relay.cli.policy_print import plain_console
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
@@ -27,6 +25,7 @@ from relay.cli.policy_traffic import (
     shadow_option,
     since_option,
 )
+from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
 from relay.policy.compare import Comparison, compare
 from relay.policy.load import PolicyFolder
@@ -177,13 +176,13 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         _print_json(_as_dict(comparison))
         return
     console = plain_console()
-    table = Table("", "Mail to", "From", "Message", "What changes")
+    shown = table("", "Mail to", "From", "Message", "What changes")
     for each in comparison.differences[:MAX_CHANGES]:
         style = "bold red" if each.direction in ("down", "let go") else ""
-        shown = (printable(each.recipients), printable(each.sender), printable(each.message))
-        table.add_row(Text(each.direction, style=style), *shown, printable("; ".join(each.changed)))
+        mail = (printable(each.recipients), printable(each.sender), printable(each.message))
+        shown.add_row(Text(each.direction, style=style), *mail, printable("; ".join(each.changed)))
     if comparison.differences:
-        console.print(table)
+        console.print(shown)
     if len(comparison.differences) > MAX_CHANGES:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
     for who in comparison.coarse[:MAX_CHANGES]:

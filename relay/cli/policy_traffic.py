@@ -17,12 +17,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from relay.cli.options import config_option
-from relay.cli.policy_print import CLEAR, plain_console
+from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.plan import Outcome, Result
@@ -263,13 +263,13 @@ def _read(paths: list[Path]) -> Iterator[Sample]:
 
 def _print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
     """The sums as tables, and the odd ones out."""
-    table = Table("Result", "Protection", "Recipients", "Octets")
-    for column in table.columns[2:]:
+    shown = table("Result", "Protection", "Recipients", "Octets")
+    for column in shown.columns[2:]:
         column.justify = "right"
     for row, number in sorted(tally.recipients.items()):
         result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
-        table.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
-    console.print(table)
+        shown.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
+    console.print(shown)
     for peer, bits in sorted(tally.quantum_bits.items()):
         console.print(f"Quantum key for peer {peer}: {bits:,} bits")
     console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
@@ -284,16 +284,16 @@ def _print_tally(console: Console, tally: Tally, messages: int, left_out: int) -
 
 def print_traffic_differences(console: Console, differences: TrafficDifferences) -> None:
     """Whose mail is treated differently, what goes down first."""
-    table = Table("", "Recipient", "Before", "After", "Mails")
-    shown = list(differences.most_important())
-    for change, number in shown[:MAX_CHANGES]:
+    shown = table("", "Recipient", "Before", "After", "Mails")
+    changes = list(differences.most_important())
+    for change, number in changes[:MAX_CHANGES]:
         style = "bold red" if change.direction in ("down", "let go") else ""
-        table.add_row(
+        shown.add_row(
             Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
         )
-    if shown:
-        console.print(table)
-    if len(shown) > MAX_CHANGES:
-        console.print(f"... and {len(shown) - MAX_CHANGES} more")
+    if changes:
+        console.print(shown)
+    if len(changes) > MAX_CHANGES:
+        console.print(f"... and {len(changes) - MAX_CHANGES} more")
     sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
     console.print(f"Changed: {sums}; unchanged: {differences.same}.")

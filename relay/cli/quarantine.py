@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from relay import app, mime
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
@@ -56,15 +55,16 @@ def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_facts(each) for each in kept], indent=2))
         return
-    table = Table("ID", "Arrived (UTC)", "Reason", "From", "Waiting", "Octets", "Cause")
-    for column in table.columns:
-        column.overflow, column.no_wrap = "fold", column.header in ("ID", "Reason")
+    shown = table("ID", "Arrived (UTC)", "Reason", "From, and why it is here")
+    for column in shown.columns[:3]:
+        column.no_wrap = True
     for each in kept:
-        sender, waiting = printable(each.envelope.sender) or "<>", str(len(each.envelope.recipients))
-        table.add_row(each.id, _when(each)[:16], each.reason, sender, waiting, str(each.size), each.cause)
-    console = Console(markup=False, emoji=False, highlight=False)
+        waiting = f"{len(each.envelope.recipients)} waiting for {each.size} octets"
+        about = f"{printable(each.envelope.sender) or '<>'}, {waiting}: {each.cause}"
+        shown.add_row(each.id, _when(each)[:16], each.reason, about)
+    console = plain_console()
     if kept:
-        console.print(table)
+        console.print(shown)
     console.print(f"{len(kept)} messages, {sum(each.size for each in kept)} octets")
 
 

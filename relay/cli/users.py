@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from relay.cli.options import config_option
+from relay.cli.tables import plain_console, table
 from relay.config import load_config
 from relay.entry.smtp.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
 from relay.errors import ConfigError
@@ -89,12 +88,12 @@ def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(listed(known), indent=2))
         return
-    table = Table("User", "May send from", "Password")
+    shown = table("User", "May send from", "Password")
     for user in known:
         has = "Dovecot's" if user.password_hash == NO_PASSWORD else "argon2"
-        table.add_row(printable(user.name), ", ".join(user.addresses) or "nothing", has)
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table)
+        shown.add_row(printable(user.name), ", ".join(user.addresses) or "nothing", has)
+    console = plain_console()
+    console.print(shown)
     console.print(f"{len(known)} users")
 
 

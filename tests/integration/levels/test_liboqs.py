@@ -28,7 +28,8 @@ from relay import app, cms, mime
 from relay.cli.check import check as check_command
 from relay.cli.identity import identity as identity_command
 from relay.cli.policy import policy as policy_command
-from relay.cli.policy_print import plain_console, print_explanation
+from relay.cli.policy_print import print_explanation
+from relay.cli.tables import plain_console
 from relay.cms import FURTHER_KEMS, KEMS
 from relay.config import TCPAddress, load_config
 from relay.errors import (

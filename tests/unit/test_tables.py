@@ -1,0 +1,75 @@
+"""What commands print as a table fits 80 columns, or as many as COLUMNS says, and says all of what it has to.
+A terminal that is narrower or wider is rich's affair; pipes and files have none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LONG = "a-name-that-is-longer-than-any-column-of-a-narrow-table.example"
+KEYS = """
+from relay.cli.keys import _print
+from relay.cli.tables import plain_console
+
+row = {"kme": LONG, "peer": LONG, "pool_keys": 32, "stored_keys": 1280000, "refill_bits_per_s": 31200.0,
+       "use_bits_per_s": 1234567.0, "empty_in_s": 4000.0, "trouble": "", "alarm": True}
+level = {"peer": LONG, "level": "otp", "keys_used": 123456789, "use_bits_per_s": 1.0, "share": 0.9, "empty_in_s": None}
+received = {"group": LONG, "master_sae": LONG, "held": 3, "used": 100000, "destroyed": 99999}
+_print(plain_console(), {"source": "the serving relay", "age_s": 3.0, "pools": [row], "levels": [level],
+       "received": [received], "peers_without_keys": [], "certificates": []})
+"""
+LEDGER = """
+from relay.cli.ledger import _print
+
+_print([{"number": 123456, "time": "2026-11-27T02:44:19Z", "event": "downgraded", "peer": LONG, "used": "pqc+aes",
+         "listed": ["otp", "aes"], "policy": LONG, "reason": LONG}])
+"""
+QUARANTINE = """
+from unittest.mock import patch
+from relay.cli import quarantine
+from relay.mail import Envelope, Recipient
+from relay.store.quarantine import Kept
+from types import SimpleNamespace
+
+kept = SimpleNamespace(id="q123456789ab", arrived_at=1.8e9, reason="outside-window", size=25000000, cause=LONG,
+                       envelope=Envelope(LONG, (Recipient(LONG),)))
+
+async def everything(*_):
+    return [kept]
+
+with patch.object(quarantine, "_all", everything), patch.object(quarantine, "_config", lambda _: None):
+    quarantine.list_messages.main([], standalone_mode=False)
+"""
+
+
+def printed(program: str, columns: int | None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"COLUMNS": str(columns)} if columns else {})
+    done = subprocess.run(
+        [sys.executable, "-c", f"LONG = {LONG!r}\n{program}"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("program", [KEYS, LEDGER, QUARANTINE], ids=["keys status", "ledger show", "quarantine list"])
+def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str) -> None:
+    for columns in (None, 200):
+        shown = printed(program, columns)
+        assert max(map(len, shown.splitlines())) <= (columns or 80)
+        assert "…" not in shown
+        in_columns = zip(*(line.split("│") for line in shown.splitlines() if line.startswith("│")), strict=False)
+        assert any(LONG in re.sub(r"\s", "", "".join(column)) for column in in_columns)
+    assert max(map(len, printed(program, 200).splitlines())) > 80
+
+
+def test_no_command_has_a_table_of_its_own_kind() -> None:
+    own = [path.name for path in (ROOT / "relay" / "cli").glob("*.py") if re.search(r"\bTable\(", path.read_text())]
+    assert own == ["tables.py"]
