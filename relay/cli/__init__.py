@@ -13,6 +13,10 @@ from relay.errors import ConfigError, RelayError
 from relay.no_dumps import forbid_core_dumps
 
 COMMANDS = {
+    "backup": Later(
+        "backup:backup",
+        "Copy what the relay writes by itself (store, spools, ledger) into the new directory TO, also while it serves.",
+    ),
     "bench": Later(
         "bench:bench",
         "Measure how much mail relays on this machine seal and open, beside programs that only pass it on.",

@@ -1,7 +1,8 @@
 """Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
 A mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
 
-Where store and file are restored together, as with a whole machine, nothing is noticed. Clocks are set now and then,
+Where store and file are set back together, as with a whole machine, nothing is noticed; a copy that backup.py has made
+carries a mark of its own, and is noticed. Clocks are set now and then,
 a week ahead by mistake and back again: what is forgotten by time is forgotten by a time that follows slowly.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ STEP_S = 60.0
 """A clock that was set by so much is told."""
 ONE_ON_S = 1.0
 """The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
+OF_A_COPY = -1.0
+"""No moment: a store with this mark counts as restored, whatever the file beside the secret says."""
 YEAR_10000 = 253_402_300_800.0
 """Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
 _MOST_OCTETS = 64
@@ -43,6 +47,11 @@ _beats = Table(
 )
 """One row, of seconds since 1970."""
 _select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
+
+
+def mark_as_copy(connection: sqlite3.Connection) -> None:
+    """For a copy of the embedded database. Blocks; raises sqlite3.Error."""
+    connection.execute(f"UPDATE {_beats.name} SET {_beats.c.beat.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
 
 
 class _BeatRow(NamedTuple):
@@ -105,9 +114,8 @@ class Beat:
         before, now, ours = await self._database.writing(partial(self._move_on, last))
         self.trusted_from, self.past = now.trusted_from, now.past
         if before is None or before.beat < last:
-            log.error(
-                "store_restored", store=self._database.name, behind_s=round(last - (before.beat if before else 0))
-            )
+            behind = round(last - before.beat) if before is not None else None
+            log.error("store_restored", store=self._database.name, behind_s=behind)
         if ours:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
             await asyncio.to_thread(self._write, now.beat)

@@ -1,0 +1,58 @@
+"""`qumail-relay backup`: what the relay itself writes is copied into a directory, also while it serves.
+deploy/OPERATING.md says what to do with it; exit status 0 where all of it is there and on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from relay import toml
+from relay.cli.logs import configure_logging
+from relay.cli.options import config_option
+from relay.config import LogSettings, load_config
+from relay.key_receiver import SPOOL
+from relay.store.backup import copy_state
+from relay.upkeep import SENT
+
+OWN = ("store.database", "ledger.file", "policies.shadow_record")
+"""Settings whose files the relay writes."""
+
+
+@click.command()
+@config_option
+@click.argument("to", type=click.Path(path_type=Path))
+def backup(config_file: Path, to: Path) -> None:
+    """Copy what the relay writes by itself (store, spools, ledger) into the new directory TO, also while it serves.
+
+    A relay that starts from the copy knows that it is one: what was sealed before then goes to quarantine, since
+    nobody can tell any more who has had it. What only you change is not copied, and named at the end.
+    """
+    configure_logging(LogSettings(level="error"))
+    config = load_config(config_file)
+    for copy, original in copy_state(config, (SPOOL, SENT), to):
+        click.echo(f"{copy}: for {original}")
+    if not isinstance(config.store.database, Path):
+        click.echo("the database: not copied; PostgreSQL has pg_dump for that")
+    click.echo(f"not copied: {config_file.absolute()}")
+    for setting, path in _paths("", config):
+        click.echo(f"not copied: {setting}: {path}")
+
+
+def _paths(place: str, value: object) -> Iterator[tuple[str, Path]]:
+    """The files and directories that a setting and those below it name, and only people change."""
+    if isinstance(value, Path):
+        if place not in OWN and (value.is_file() or value.is_dir()):
+            yield place, value
+        return
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, toml.Table):
+        parts = value
+    elif isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, tuple):
+        parts = enumerate(value)
+    for name, part in parts:
+        yield from _paths(f"{place}.{name}".lstrip("."), part)

@@ -1,0 +1,92 @@
+"""A copy of what a relay writes down by itself, made while it serves; whoever starts from it knows that it is one.
+Standard: SQLite's VACUUM INTO, one read transaction; a file of the copy is on the disk when this returns.
+
+Spools are copied first: a record leaves one only once the database has it, and in the other order it might be in
+neither copy. A record that is in both counts once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from relay.config import Config
+from relay.errors import ConfigError, StoreUnavailable
+from relay.store.beat import mark_as_copy
+from relay.store.secret_file import open_regular, sync_directory
+from relay.store.sqlite import said_by_sqlite
+
+
+def copy_state(config: Config, spools: Sequence[str], to: Path) -> list[tuple[Path, Path]]:
+    """Copies into the directory `to`, which is made; each copy beside what it is of. A PostgreSQL store is left out.
+
+    `spools` are names of directories. Blocks. Raises ConfigError where `to` is there or cannot be made, and
+    StoreUnavailable where something cannot be read or written.
+    """
+    try:
+        to.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"{to}: cannot be made: {error.strerror}; it must not be there yet") from error
+    made: list[tuple[Path, Path]] = []
+    try:
+        for name in spools:
+            made += _copied_spool(config.state_directory / name, to / name)
+        if isinstance(config.store.database, Path):
+            made.append((_copied_database(config.store.database, to), config.store.database))
+        if config.ledger_file.exists():
+            made.append((_copied(config.ledger_file, to / config.ledger_file.name), config.ledger_file))
+        sync_directory(to)
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename or to}: cannot be copied: {error.strerror}") from error
+    return made
+
+
+def _copied_spool(directory: Path, to: Path) -> list[tuple[Path, Path]]:
+    if not directory.is_dir():
+        return []
+    to.mkdir(mode=0o700)
+    for path in directory.glob("*.spool"):
+        with suppress(FileNotFoundError):  # the database has it by now
+            _copied(path, to / path.name)
+    sync_directory(to)
+    return [(to, directory)]
+
+
+def _copied_database(path: Path, to: Path) -> Path:
+    copy = to / path.name
+    # SQLite makes the file; nobody else may read it meanwhile, which the directory's mode sees to.
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as store:
+            store.execute("VACUUM INTO ?", (str(copy),))
+        with closing(sqlite3.connect(copy, isolation_level=None)) as copied:
+            mark_as_copy(copied)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{path}: cannot be copied: {said_by_sqlite(copy, error)}") from error
+    copy.chmod(0o600)
+    _flush(copy)
+    return copy
+
+
+def _copied(path: Path, copy: Path) -> Path:
+    """A file that others append to, as it stands between two of their lines."""
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as source, copy.open("xb") as target:
+        os.fchmod(target.fileno(), 0o600)
+        if path.suffix != ".spool":  # whoever appends to a spool keeps its lock, and a torn record is told from others
+            fcntl.flock(source, fcntl.LOCK_SH)
+        while piece := source.read(2**20):
+            target.write(piece)
+        target.flush()
+        os.fsync(target.fileno())
+    return copy
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,209 @@
+"""A site that has lost its disk is put back from a copy that was made while it served; an old copy repeats nothing.
+Standard: deploy/OPERATING.md; relays as processes, development KMEs that give each key once, captured mail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay import mime
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.submit import Reply, submit
+
+ONLY_PEOPLE_CHANGE = ("relay.toml", "policies", "identity", "peers", "site.secret")
+"""What else the machine's own backup has: no relay writes it."""
+LEVELS = ("otp", "aes", "pqc")
+POLICIES = {f"bob.example/{level}.toml": f'levels = ["{level}"]\nquantum = "off"\n' for level in LEVELS}
+
+
+@pytest.fixture
+def alice(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies=POLICIES, identities=identities, kme_settings="prefetch = false\n",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
+        identities=identities, kme_settings="lag_patience = 0\n",
+    )  # fmt: skip
+
+
+def mail(level: str, number: int) -> bytes:
+    return mails.plain(f"{level} {number}").replace(b"<1@", f"<{level}.{number}@".encode())
+
+
+async def send(relay: RelayProcess, way: str, message: bytes, level: str) -> Reply:
+    return await submit(relay.addresses[way], message, recipients=[f"{level}@bob.example"])
+
+
+async def backup(site: Site, to: Path) -> Path:
+    status, err, out = await run("backup", "--config", site.config_file, to)
+    assert (status, err) == (0, "")
+    for name in ("relay.db", "sent.spool"):
+        assert f"{to / name}: for {site.directory / name}" in out.decode()
+    assert f"not copied: store.secret: {site.directory / 'site.secret'}" in out.decode()
+    return to
+
+
+def put_back(site: Site, copy: Path) -> None:
+    """The disk was lost, and is as the copy and the machine's own backup have it."""
+    for path in site.directory.iterdir():
+        if path.name not in ONLY_PEOPLE_CHANGE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(copy, site.directory, dirs_exist_ok=True)
+
+
+def events(relay: RelayProcess, name: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in relay.log.splitlines() if line.startswith("{"))
+    return [each for each in lines if each["event"] == name]
+
+
+def fetched(kmes: DevelopmentKMEs) -> list[str]:
+    """Every key that Bob's KME was asked for, as often as it was."""
+    return [each["key_ID"] for asked in kmes.km2.got("dec_keys") if asked.content for each in asked.content["key_IDs"]]
+
+
+async def test_mail_under_way_when_the_disk_was_lost_is_delivered_after_the_restore(
+    alice: Site, bob: Site, kmes: DevelopmentKMEs, wire: Sink, sink: Sink, tmp_path: Path
+) -> None:
+    """A KME gives a received key once: it must come out of the copy."""
+    async with relay_process(alice) as sealing, relay_process(bob) as opening:
+        for level in LEVELS:
+            assert (await send(sealing, "outgoing", mail(level, 1), level)).code == 250
+        sealed = {level: got.message for level, got in zip(LEVELS, wire.got, strict=True)}
+        sink.on_data = ["451 4.2.0 the mailbox is locked"] * len(LEVELS)
+        for level in LEVELS:
+            assert (await send(opening, "incoming", sealed[level], level)).code == 451
+        copy = await backup(bob, tmp_path / "copy")
+        opening.kill()
+        await opening.process.wait()
+    asked_before = fetched(kmes)
+    put_back(bob, copy)
+    async with relay_process(bob) as opening:
+        [restored] = events(opening, "store_restored")
+        assert restored["level"] == "error"
+        for level in LEVELS:  # the peer's queue tries them again
+            assert (await send(opening, "incoming", sealed[level], level)).code == 250
+        assert sink.got == [], "nobody can tell any more who had it, so a person decides"
+        assert {each["reason"] for each in events(opening, "put_in_quarantine")} == {"outside-window"}
+        status, err, out = await run(
+            "quarantine", "release", "--config", bob.config_file, "--all", "--reason", "outside-window"
+        )
+        assert (status, err) == (0, ""), out
+        assert sorted(got.recipients[0] for got in sink.got) == sorted(f"{level}@bob.example" for level in LEVELS)
+        originals = [mime.split(got.message)[1] for got in sink.got]
+        assert originals == [mime.split(mail(level, 1))[1] for level in LEVELS]
+    assert fetched(kmes) == asked_before
+
+
+@pytest.mark.parametrize("how", ["copy", "machine"])
+async def test_an_old_copy_delivers_nothing_again_and_new_mail_goes_on(
+    alice: Site, bob: Site, wire: Sink, sink: Sink, tmp_path: Path, how: str
+) -> None:
+    """Captured mail that came after the copy was made is sent again by anybody: it is unknown to the copy."""
+    async with relay_process(alice) as sealing:
+        async with relay_process(bob) as opening:
+            copy = await backup(bob, tmp_path / "copy")
+            if how == "machine":
+                opening.process.terminate()
+                await opening.process.wait()
+                shutil.copytree(bob.directory, tmp_path / "machine")
+        async with relay_process(bob) as opening:
+            for level in LEVELS:
+                await send(sealing, "outgoing", mail(level, 1), level)
+                assert (await send(opening, "incoming", wire.got[-1].message, level)).code == 250
+        assert len(sink.got) == len(LEVELS)
+        if how == "copy":
+            put_back(bob, copy)
+        else:  # everything as it was, the file beside the secret as well; and what the document says for that
+            shutil.rmtree(bob.directory)
+            shutil.copytree(tmp_path / "machine", bob.directory)
+            (bob.directory / "store.beat").write_text(f"{time.time():.0f}\n")
+        async with relay_process(bob) as opening:
+            assert len(events(opening, "store_restored")) == 1
+            for level, captured in zip(LEVELS, list(wire.got), strict=True):
+                answer = await send(opening, "incoming", captured.message, level)
+                assert answer.code == (250 if level == "pqc" else 451), "its key is gone, or it is put aside"
+            assert len(sink.got) == len(LEVELS)
+            assert [each["reason"] for each in events(opening, "put_in_quarantine")] == ["outside-window"]
+            number = 2
+            while len(sink.got) == len(LEVELS):  # what was sealed within the second of the restore is put aside as well
+                await send(sealing, "outgoing", mail("aes", number), "aes")
+                assert (await send(opening, "incoming", wire.got[-1].message, "aes")).code == 250
+                number += 1
+        async with relay_process(bob) as opening:
+            assert events(opening, "store_restored")[1:] == [], "it is told once"
+
+
+async def test_a_mail_that_waited_to_leave_leaves_as_it_was_sealed_and_no_key_is_used_twice(
+    alice: Site, kmes: DevelopmentKMEs, wire: Sink, tmp_path: Path
+) -> None:
+    async with relay_process(alice) as sealing:
+        wire.on_data = ["451 4.3.0 later"] * len(LEVELS)
+        for level in LEVELS:
+            assert (await send(sealing, "outgoing", mail(level, 1), level)).code == 451
+        copy = await backup(alice, tmp_path / "copy")
+        for level in LEVELS:
+            assert (await send(sealing, "outgoing", mail(level, 1), level)).code == 250
+            assert (await send(sealing, "outgoing", mail(level, 2), level)).code == 250
+    before, wire.got = wire.got, []
+    put_back(alice, copy)
+    issued = len(kmes.link.keys)
+    async with relay_process(alice) as sealing:
+        for level in LEVELS:
+            assert (await send(sealing, "outgoing", mail(level, 1), level)).code == 250
+        again, first = ([mails.untraced(got.message) for got in each] for each in (wire.got, before[::2]))
+        assert again == first, "the very same ciphertext"
+        used = [key for each in events(sealing, "sealed_and_sent") for key in each["key_IDs"]]
+        for level in LEVELS:
+            assert (await send(sealing, "outgoing", mail(level, 3), level)).code == 250
+        fresh = [key for each in events(sealing, "sealed_and_sent") for key in each["key_IDs"]][len(used) :]
+    assert len(set(fresh)) == len(fresh) >= 3
+    assert not set(fresh) & set(used)
+    assert set(fresh) <= set(list(kmes.link.keys)[issued:])
+
+
+async def test_it_can_be_made_again_and_again_while_mail_flows(
+    alice: Site, bob: Site, wire: Sink, sink: Sink, tmp_path: Path
+) -> None:
+    async def flow(sealing: RelayProcess, opening: RelayProcess) -> None:
+        for number in range(12):
+            assert (await send(sealing, "outgoing", mail("aes", number), "aes")).code == 250
+            assert (await send(opening, "incoming", wire.got[-1].message, "aes")).code == 250
+
+    async with relay_process(alice) as sealing, relay_process(bob) as opening:
+        flowing = asyncio.create_task(flow(sealing, opening))
+        number = 0
+        while not flowing.done() or number < 2:
+            await backup(bob, tmp_path / f"copy {number}")
+            number += 1
+        await flowing
+    assert len(sink.got) == 12
+
+
+@pytest.mark.parametrize("what", ["directory", "store"])
+async def test_it_says_what_cannot_be_copied(bob: Site, tmp_path: Path, what: str) -> None:
+    if what == "directory":
+        (tmp_path / "copy").mkdir()
+    else:
+        (bob.directory / "relay.db").write_text("this is no database, and is longer than a header of one" * 3)
+    status, err, _ = await run("backup", "--config", bob.config_file, tmp_path / "copy")
+    assert status == 1
+    assert str(tmp_path / "copy" if what == "directory" else bob.directory / "relay.db") in err
+    assert "Traceback" not in err
