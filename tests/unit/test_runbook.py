@@ -1,0 +1,177 @@
+"""deploy/RUNBOOK.md has every event that the relay logs and every finding of `check`, and none that is gone.
+What there is, is read out of the source: what is logged by a name, and the texts that become findings.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import relay
+from relay.errors import KeyUnavailable
+from relay.quarantine import REASONS
+
+RELAY = Path(relay.__file__).parent
+RUNBOOK = (RELAY.parent / "deploy" / "RUNBOOK.md").read_text()
+LEVELS = ("info", "warning", "error")
+"""Those of which an administrator reads; debug is for developers."""
+EVENT = re.compile(r"[a-z]+(_[a-z0-9]+)*")
+OF_NO_RELAY = ("bench",)
+"""Folders of relay/ that no relay loads which serves; kme/ is one too, but people look at its log."""
+FINDERS = (
+    "cli/check.py",
+    "cli/check_site.py",
+    "cli/dkim.py",
+    "cli/quarantine.py",
+    "config/__init__.py",
+    "entry/imap/check.py",
+    "entry/smtp/check.py",
+    "identity/findings.py",
+    "keys/tls.py",
+)
+"""Where the findings of `check` are made, but for those that errors bring along."""
+KME_ERRORS = {each.__name__ for each in KeyUnavailable.__subclasses__() if each.__module__ == "relay.errors"}
+OF_NO_FAULT = ("next_steps", "_remarks")
+"""Functions there whose texts say what to do next, or how something stands."""
+
+
+def sections(title: str) -> str:
+    """The part of the runbook under this heading."""
+    return RUNBOOK.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(part: str) -> list[str]:
+    """Everything in backticks in the first column of its tables."""
+    rows = re.findall(r"^\| (.*?) \|", part, re.MULTILINE)
+    return [each for row in rows for each in re.findall(r"`([^`]+)`", row)]
+
+
+def syntax(*folders: str) -> Iterator[ast.Module]:
+    for path in sorted(RELAY.rglob("*.py")):
+        if path.relative_to(RELAY).parts[0] not in folders:
+            yield ast.parse(path.read_text())
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def is_log(node: ast.AST) -> bool:
+    """`log.info`, `log.warning`, `log.error`."""
+    if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+        return False
+    return node.value.id == "log" and node.attr in LEVELS
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    return (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str))
+
+
+def logged() -> set[str]:
+    """The names of all events: said at once, chosen in the same function, or handed to who says them."""
+    found: set[str] = set()
+    handed: set[str] = set()
+    trees = list(syntax(*OF_NO_RELAY))
+    for function in chain.from_iterable(map(functions, trees)):
+        calls = [each for each in ast.walk(function) if isinstance(each, ast.Call)]
+        said = {id(each.func) for each in calls if is_log(each.func)}
+        for call in calls:
+            if is_log(call.func) and isinstance(call.args[0], ast.Constant):
+                found.add(str(call.args[0].value))
+            elif is_log(call.func):
+                handed.add(function.name)
+        if any(is_log(each) and id(each) not in said for each in ast.walk(function)):
+            for call in calls:
+                found |= {text for argument in call.args for text in texts(argument) if "_" in text}
+            assigned = (each.value for each in ast.walk(function) if isinstance(each, ast.Assign))
+            found |= {text for value in assigned for text in texts(value) if "_" in text}
+    for call in (each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id in handed:
+            found |= {text for argument in call.args for text in texts(argument)}
+    return {each for each in found if EVENT.fullmatch(each)}
+
+
+def template(node: ast.AST) -> str:
+    """A text with `...` for what is put in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(each) if isinstance(each, ast.Constant) else "..." for each in node.values)
+    return "..."
+
+
+def problem_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Of a function, the texts that are said of something that is wrong."""
+    only_problems = ast.unparse(function.returns or ast.Constant("")).endswith("Iterator[str]")
+    for node in ast.walk(function):
+        told: list[ast.expr | None] = []
+        if isinstance(node, ast.Yield | ast.YieldFrom) and only_problems:
+            told = [node.value]
+        elif isinstance(node, ast.Tuple) and len(node.elts) in (2, 3):
+            told = [node.elts[-1]]
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(each, ast.Name) and re.match("problem|cannot|wrong", each.id) for each in targets):
+                told = [node.value]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("problems.append"):
+            told = list(node.args)
+        elif isinstance(node, ast.Return) and function.name in ("_missing_secrets", "peers_without_keys"):
+            told = [node.value]
+        for each in told:
+            parts = [each] if each is not None else []
+            for part in parts:
+                inner = [found for found in ast.walk(part) if isinstance(found, ast.JoinedStr | ast.Constant)]
+                within = {id(value) for found in inner if isinstance(found, ast.JoinedStr) for value in ast.walk(found)}
+                for found in inner:
+                    text = template(found)
+                    if (isinstance(found, ast.JoinedStr) or id(found) not in within) and text.count(" ") > 3:
+                        yield text
+
+
+def findings() -> set[str]:
+    trees = (ast.parse((RELAY / name).read_text()) for name in FINDERS)
+    every = chain.from_iterable(map(functions, trees))
+    return {text for each in every if each.name not in OF_NO_FAULT for text in problem_texts(each)}
+
+
+def test_each_event_is_in_the_runbook_and_none_that_is_not_logged() -> None:
+    known = logged()
+    assert len(known) > 120
+    assert {"put_in_quarantine", "sent_in_clear", "received_keys_not_read", "key_refill_failed"} <= known
+    assert set(first_cells(sections("Log events"))) == known
+
+
+def test_each_finding_is_in_the_runbook_and_none_that_is_not_made() -> None:
+    known = findings()
+    assert len(known) > 30
+    documented = first_cells(sections("Findings of check"))
+    assert [text for text in sorted(known) if not any(part in text for part in documented)] == []
+    assert [part for part in documented if not any(part in text for text in known)] == []
+
+
+def test_each_fault_of_postfix_is_in_the_runbook() -> None:
+    source = "".join(path.read_text() for path in (RELAY / "postfix").glob("*.py"))
+    known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
+    assert set(first_cells(sections("Findings of check --postfix"))) == known
+
+
+@pytest.mark.parametrize(
+    ("title", "known"),
+    [
+        ("Reasons of the quarantine", set(REASONS)),
+        ("What a KME error is called", KME_ERRORS),
+    ],
+    ids=["quarantine", "KME"],
+)
+def test_each_word_for_what_is_wrong_is_in_the_runbook(title: str, known: set[str]) -> None:
+    assert set(first_cells(sections(title))) == known
+
+
+def test_no_event_is_said_by_two_rows() -> None:
+    names = first_cells(sections("Log events"))
+    assert sorted(set(names)) == sorted(names)
