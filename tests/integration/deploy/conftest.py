@@ -1,4 +1,6 @@
-"""The Debian package, built once for all tests that install it."""
+"""The Debian package, built once for all tests that install it, and machines where it never was.
+Standard: each is a copy of this one, of which nothing is left; root, overlayfs and namespaces, or tests are left out.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,12 @@ import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.testlib.throwaway import why_not
+from tests.testlib.throwaway import Machine, throwaway_machine, why_not
 
 DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
 
@@ -44,3 +47,19 @@ def _build(directory: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert [Path(built.stdout.splitlines()[-1])] == list(making.iterdir())
     making.rename(directory)
+
+
+@pytest.fixture
+def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A machine where the relay never was, with the packages in /tmp."""
+    with throwaway_machine(tmp_path) as made:
+        if made.run("dpkg-query", "--show", "qumail-relay", may_fail=True).startswith("qumail-relay"):
+            pytest.skip("the package is installed on this machine already")
+        for name in ("/etc/qumail-relay", "/var/lib/qumail-relay"):
+            shutil.rmtree(made.path(name), ignore_errors=True)
+        yield made
+
+
+def install(machine: Machine, package: Path) -> str:
+    shutil.copy(package, machine.path("/tmp/relay.deb"))
+    return machine.run("dpkg", "--install", "/tmp/relay.deb")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.testlib.throwaway import Machine, throwaway_machine
+from tests.integration.deploy.conftest import DEBIAN, install
+from tests.testlib.throwaway import Machine
 
-DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
 SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
 CONFIGURATION = "/etc/qumail-relay/relay.toml"
 RELAY_TOML = """\
@@ -53,22 +53,6 @@ def predecessor(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     file = tree.with_name("qumail-relay_0.0.9.deb")
     subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, file], check=True, capture_output=True)
     return file
-
-
-@pytest.fixture
-def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
-    """A machine where the relay never was, with the packages in /tmp."""
-    with throwaway_machine(tmp_path) as made:
-        if made.run("dpkg-query", "--show", "qumail-relay", may_fail=True).startswith("qumail-relay"):
-            pytest.skip("the package is installed on this machine already")
-        for name in ("/etc/qumail-relay", "/var/lib/qumail-relay"):
-            shutil.rmtree(made.path(name), ignore_errors=True)
-        yield made
-
-
-def install(machine: Machine, package: Path) -> str:
-    shutil.copy(package, machine.path("/tmp/relay.deb"))
-    return machine.run("dpkg", "--install", "/tmp/relay.deb")
 
 
 def configure(machine: Machine) -> None:

@@ -1,0 +1,199 @@
+"""What deploy/OPERATING.md says to type is typed, block by block, on machines where the package is installed.
+Standard: the document as it stands; systemctl is a stand-in, for the machines have no systemd.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.deploy.conftest import install
+from tests.testlib.identities import Identities
+from tests.testlib.throwaway import Machine, throwaway_machine
+
+DOCUMENT = (Path(__file__).parents[3] / "deploy" / "OPERATING.md").read_text()
+STATE = "/var/lib/qumail-relay"
+SYSTEMCTL = """\
+#!/bin/sh
+# A relay by hand, for whoever types what is for systemd.
+set -e
+stop() {
+    [ -s /run/relay.pid ] || return 0
+    kill -TERM "$(cat /run/relay.pid)" || true
+    while [ -e "/proc/$(cat /run/relay.pid)" ]; do sleep 0.05; done
+    rm /run/relay.pid
+}
+start() {
+    rm -f /tmp/ready
+    setpriv --reuid qumail-relay --regid qumail-relay --init-groups \\
+        qumail-relay serve --ready-file /tmp/ready </dev/null >>/run/relay.log 2>&1 &
+    echo $! >/run/relay.pid
+    while [ ! -e /tmp/ready ] && [ -e "/proc/$(cat /run/relay.pid)" ]; do sleep 0.05; done
+    [ -e /tmp/ready ] || { cat /run/relay.log; exit 1; }
+}
+case "$1" in
+daemon-reload) ;;
+stop | disable) stop ;;
+start | enable) start ;;
+restart) stop; start ;;
+*) echo "systemctl $*: not here" >&2; exit 1 ;;
+esac
+"""
+REQUIRED = 'levels = ["plaintext"]\nreason = "of no account"\nrequire = "sealed"\nunprotected = "quarantine"\n'
+NOT_SEALED = """\
+import smtplib
+mail = b"From: ann@bob.example\\r\\nTo: ben@alice.example\\r\\nMessage-ID: <1@bob.example>\\r\\n\\r\\nThe body.\\r\\n"
+smtplib.LMTP("127.0.0.1", 10034).sendmail("ann@bob.example", ["ben@alice.example"], mail)
+"""
+
+
+def blocks(title: str) -> list[str]:
+    """The commands under a heading, as they stand."""
+    return re.findall(
+        r"^```sh\n(.*?)^```$", DOCUMENT.split(f"\n## {title}\n")[1].split("\n## ")[0], re.DOTALL | re.MULTILINE
+    )
+
+
+def prepared(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    stand_in = machine.path("/usr/local/bin/systemctl")
+    stand_in.write_text(SYSTEMCTL)
+    stand_in.chmod(0o755)
+
+
+@pytest.fixture
+def site(machine: Machine, package: Path, identities: Identities) -> Machine:
+    """A relay that serves, with one mail in quarantine; its keys were made before, since RSA takes seconds."""
+    prepared(machine, package)
+    shutil.copytree(identities.alice.directory, machine.path(f"{STATE}/identity"))
+    machine.run("chown", "-R", "qumail-relay:qumail-relay", STATE)
+    answers = "--yes --domain alice.example --kme none --postfix none"
+    machine.run("sh", "-c", f"qumail-relay setup {answers}")
+    machine.path("/etc/qumail-relay/policies/bob.example.toml").write_text(REQUIRED)
+    machine.run("systemctl", "start", "qumail-relay")
+    machine.run("/usr/bin/python3", "-c", NOT_SEALED)
+    return machine
+
+
+def typed(machine: Machine, block: str) -> str:
+    """One block at a root shell; `check` may find that no Postfix is there, everything else has to go well."""
+    *commands, last = block.splitlines()
+    checks = last.endswith("qumail-relay check")
+    said = machine.run("bash", "-ec", "\n".join(commands if checks else [*commands, last]))
+    return said + (machine.run("bash", "-c", last, may_fail=True) if checks else "")
+
+
+def fingerprint(machine: Machine) -> str:
+    found: dict[str, str] = json.loads(as_relay(machine, "identity", "show", "--json"))
+    return found["fingerprint"]
+
+
+def as_relay(machine: Machine, *arguments: str) -> str:
+    return machine.run("runuser", "-u", "qumail-relay", "--", "qumail-relay", *arguments)
+
+
+def in_quarantine(machine: Machine) -> list[str]:
+    return [each["reason"] for each in json.loads(as_relay(machine, "quarantine", "list", "--json"))]
+
+
+def logged(machine: Machine) -> list[str]:
+    lines = (line for line in machine.path("/run/relay.log").read_text().splitlines() if line.startswith("{"))
+    return [str(json.loads(line)["event"]) for line in lines]
+
+
+def owners(machine: Machine) -> set[str]:
+    return set(machine.run("find", STATE, "-printf", "%u:%g\n").split())
+
+
+def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
+    site: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = fingerprint(site)
+    assert in_quarantine(site) == ["unprotected"]
+    state, rest, old = blocks("Backup")
+    assert f"for {STATE}/relay.db" in typed(site, state)
+    typed(site, rest)
+    typed(site, old)
+    backups = ("/var/backups/qumail-relay", "/root/qumail-relay-files.tar.gz", "/root/qumail-relay-site.secret")
+    assert site.run("stat", "--format=%a", *backups).split() == ["700", "600", "600"]
+    with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
+        prepared(other, package)
+        for path in backups:
+            if site.path(path).is_dir():
+                shutil.copytree(site.path(path), other.path(path))
+            else:
+                shutil.copy(site.path(path), other.path(path))
+        restore, look, set_back = blocks("Restore")
+        typed(other, restore)
+        assert logged(other).count("store_restored") == 1
+        assert owners(other) == {"qumail-relay:qumail-relay"}
+        assert fingerprint(other) == before
+        assert in_quarantine(other) == ["unprotected"]
+        assert "0 messages" in typed(other, look)
+        # And again, over what is there; then as if by a snapshot.
+        typed(other, restore)
+        assert in_quarantine(other) == ["unprotected"]
+        other.run("systemctl", "stop")
+        typed(other, set_back)
+        other.run("systemctl", "start")
+        assert logged(other).count("store_restored") == 3
+
+
+def test_an_upgrade_keeps_everything(site: Machine, package: Path) -> None:
+    typed(site, blocks("Backup")[0])
+    before = fingerprint(site)
+    shutil.copy(package, site.path(f"/root/{package.name}"))
+    [upgrade] = blocks("Upgrade")
+    assert "configuration" in typed(site, upgrade.replace("install ", "install --reinstall "))
+    site.run("rm", "/run/relay.pid")  # the package has ended it; without systemd nobody starts it again
+    site.run("systemctl", "start")
+    assert (fingerprint(site), in_quarantine(site)) == (before, ["unprotected"])
+    assert "store_restored" not in logged(site)
+
+
+def test_on_another_machine_all_goes_on_where_it_was(
+    site: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = fingerprint(site)
+    leave, arrive = blocks("Another machine")
+    typed(site, leave)
+    with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
+        prepared(other, package)
+        shutil.copy(site.path("/root/qumail-relay-all.tar.gz"), other.path("/root/qumail-relay-all.tar.gz"))
+        assert "outgoing.lmtp  127.0.0.1:10024: listens" in typed(other, arrive)
+        assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
+        assert "store_restored" not in logged(other)
+
+
+def test_identity_and_secret_are_renewed_and_what_lay_under_the_old_ones_can_still_be_read(site: Machine) -> None:
+    identity, secret = blocks("Keys and certificates")
+    before = site.path(f"{STATE}/site.secret").read_bytes()
+    typed(site, identity)
+    assert json.loads(site.path("/tmp/alice.json").read_text())
+    assert "keys and messages sealed anew" in typed(site, secret)
+    after = site.path(f"{STATE}/site.secret").read_bytes()
+    assert len(after.splitlines()) == 1
+    assert before not in after
+    assert "store_secret_missing" not in logged(site)
+    [kept] = json.loads(as_relay(site, "quarantine", "list", "--json"))
+    assert "The body." in as_relay(site, "quarantine", "show", "--raw", kept["id"])
+    assert owners(site) == {"qumail-relay:qumail-relay"}
+
+
+def test_after_uninstalling_nothing_is_left(site: Machine) -> None:
+    [by_hand] = blocks("Uninstalling")
+    typed(site, by_hand)
+    assert site.run("sh", "-c", f"ls -d /etc/qumail-relay {STATE} 2>/dev/null", may_fail=True) == ""
+    assert "qumail" not in site.path("/etc/passwd").read_text()
+
+
+def test_each_block_of_the_document_is_typed_here() -> None:
+    titles = re.findall(r"^## (.*)$", DOCUMENT, re.MULTILINE)
+    every = {title: len(blocks(title)) for title in titles}
+    assert {title: number for title, number in every.items() if number} == {
+        "Backup": 3, "Restore": 3, "Upgrade": 1, "Another machine": 2, "Keys and certificates": 2, "Uninstalling": 1,
+    }  # fmt: skip
