@@ -11,38 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deploy.conftest import install
+from tests.integration.deploy.conftest import install, stand_in_for_systemd
 from tests.testlib.identities import Identities
 from tests.testlib.throwaway import Machine, throwaway_machine
 
 DOCUMENT = (Path(__file__).parents[3] / "deploy" / "OPERATING.md").read_text()
 STATE = "/var/lib/qumail-relay"
-SYSTEMCTL = """\
-#!/bin/sh
-# A relay by hand, for whoever types what is for systemd.
-set -e
-stop() {
-    [ -s /run/relay.pid ] || return 0
-    kill -TERM "$(cat /run/relay.pid)" || true
-    while [ -e "/proc/$(cat /run/relay.pid)" ]; do sleep 0.05; done
-    rm /run/relay.pid
-}
-start() {
-    rm -f /tmp/ready
-    setpriv --reuid qumail-relay --regid qumail-relay --init-groups \\
-        qumail-relay serve --ready-file /tmp/ready </dev/null >>/run/relay.log 2>&1 &
-    echo $! >/run/relay.pid
-    while [ ! -e /tmp/ready ] && [ -e "/proc/$(cat /run/relay.pid)" ]; do sleep 0.05; done
-    [ -e /tmp/ready ] || { cat /run/relay.log; exit 1; }
-}
-case "$1" in
-daemon-reload) ;;
-stop | disable) stop ;;
-start | enable) start ;;
-restart) stop; start ;;
-*) echo "systemctl $*: not here" >&2; exit 1 ;;
-esac
-"""
 REQUIRED = 'levels = ["plaintext"]\nreason = "of no account"\nrequire = "sealed"\nunprotected = "quarantine"\n'
 NOT_SEALED = """\
 import smtplib
@@ -60,9 +34,7 @@ def blocks(title: str) -> list[str]:
 
 def prepared(machine: Machine, package: Path) -> None:
     install(machine, package)
-    stand_in = machine.path("/usr/local/bin/systemctl")
-    stand_in.write_text(SYSTEMCTL)
-    stand_in.chmod(0o755)
+    stand_in_for_systemd(machine)
 
 
 @pytest.fixture
