@@ -14,7 +14,22 @@ import pytest
 from relay.cli import cli
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "deploy/README.md", "deploy/dkim/README.md", "deploy/imap/README.md", "policies/README.md")
+DOCUMENTS = (
+    "README.md",
+    "deploy/README.md",
+    "deploy/CONCEPTS.md",
+    "deploy/MAIL-SERVERS.md",
+    "deploy/OPERATING.md",
+    "deploy/RUNBOOK.md",
+    "deploy/dkim/README.md",
+    "deploy/imap/README.md",
+    "policies/README.md",
+)
+LINKED = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("", "deploy", "deploy/*", "policies", "relay", "tests", "tests/integration/*")
+    for path in ROOT.glob(f"{folder}/*.md".lstrip("/"))
+)
 BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -30,6 +45,30 @@ CASES = [(document, command) for document in DOCUMENTS for command in commands(d
 def test_there_are_such_commands() -> None:
     assert len(CASES) > 20
     assert ("README.md", "setup") in CASES
+
+
+def anchors(document: Path) -> set[str]:
+    """The names under which GitHub finds its headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", LINKED)
+def test_each_link_leads_somewhere(document: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            found = ((ROOT / document).parent / path).resolve() if path else ROOT / document
+            assert found.exists(), f"{document}: {target}"
+            assert not anchor or anchor in anchors(found), f"{document}: {target}"
+
+
+def test_the_book_leads_to_each_of_its_documents() -> None:
+    links = set(re.findall(r"\]\(([^)#\s]+)", (ROOT / "deploy/README.md").read_text()))
+    assert {str(path.relative_to(ROOT / "deploy")) for path in (ROOT / "deploy").glob("**/*.md")} <= links | {
+        "README.md"
+    }
 
 
 @pytest.mark.parametrize(("document", "line"), CASES)

@@ -5,6 +5,8 @@ Standard: the development KMEs remember what they were asked for; sizes, padding
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,13 @@ async def test_what_the_plan_says_is_what_sealing_draws(
         assert said["keys"] == sum(each.content["number"] for each in kmes.km1.got("enc_keys"))
         assert said["stock_keys"] == 100_000
         assert said["stock_mails"] == before // (said["keys_per_mail"] * said["key_bits"]) * said["mails_per_key"]
+
+
+async def test_the_document_shows_what_the_command_says(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "deploy" / "CONCEPTS.md").read_text()
+    command, shown = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[1:]
+    _, _, out = await run(*shlex.split(command)[1:], "--config", tmp_path / "relay.toml")
+    assert out.decode() == shown
 
 
 async def test_it_works_before_there_is_a_site_and_fits_a_terminal(tmp_path: Path) -> None:
