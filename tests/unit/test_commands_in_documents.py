@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -45,6 +46,22 @@ CASES = [(document, command) for document in DOCUMENTS for command in commands(d
 def test_there_are_such_commands() -> None:
     assert len(CASES) > 20
     assert ("README.md", "setup") in CASES
+
+
+def every_command(group: click.Group, *words: str) -> Iterator[str]:
+    """`policy explain` and so on."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from every_command(command, *words, name)
+        else:
+            yield " ".join((*words, name))
+
+
+def test_each_command_is_in_the_book() -> None:
+    book = "".join((ROOT / document).read_text() for document in DOCUMENTS)
+    assert [each for each in every_command(cli) if each not in book] == []
 
 
 def anchors(document: Path) -> set[str]:
