@@ -30,6 +30,7 @@ FINDERS = (
     "cli/quarantine.py",
     "config/__init__.py",
     "entry/imap/check.py",
+    "entry/server_tls.py",
     "entry/smtp/check.py",
     "identity/findings.py",
     "keys/tls.py",
