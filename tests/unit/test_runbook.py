@@ -34,6 +34,7 @@ FINDERS = (
     "entry/smtp/check.py",
     "identity/findings.py",
     "keys/tls.py",
+    "status/door.py",
 )
 """Where the findings of `check` are made, but for those that errors bring along."""
 KME_ERRORS = {each.__name__ for each in KeyUnavailable.__subclasses__() if each.__module__ == "relay.errors"}
