@@ -29,7 +29,6 @@ from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.fates import Tally
 from relay.forward import NextHop
-from relay.identity import Identity, PeerCertificates, own_identity, with_documents
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
@@ -38,13 +37,12 @@ from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
 from relay.notify import READY, STOPPING, notify, stay_alive
 from relay.opening import MailOpener
-from relay.opening.layers import Layers
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
-from relay.planner import Planner
 from relay.policy.findings import kems_not_here
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Notices, Triage
+from relay.reloading import Reloading, Settings, SitesInForce
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.status import StatusModule, Watched
@@ -71,7 +69,7 @@ from relay.upkeep import (
 from relay.worker import Worker
 
 if TYPE_CHECKING:
-    from relay.dkim import Arrivals, Signer
+    from relay.dkim.in_force import DKIMInForce
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +88,8 @@ class Parts:
     """What seals and opens, without any entry: enough for `seal` and `open` on files."""
 
     config: Config
+    settings: Settings
+    sites: SitesInForce
     policies: PoliciesInForce
     store: Store
     keys: KeyRing
@@ -98,17 +98,19 @@ class Parts:
     originals: Originals
     triage: Triage
     next_hops: dict[str, NextHop]
-    signer: Signer | None
+    dkim: DKIMInForce | None
     receiving: Receiving
     sent: SentRecords
     board: Board
-    identity: Identity | None
-    certificates: Mapping[str, PeerCertificates]
 
 
 @asynccontextmanager
 async def parts(
-    config: Config, *, prefetch: bool = True, key_receiver: socket.socket | None = None, board: Board | None = None
+    settings: Config | Settings,
+    *,
+    prefetch: bool = True,
+    key_receiver: socket.socket | None = None,
+    board: Board | None = None,
 ) -> AsyncIterator[Parts]:
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
@@ -118,8 +120,9 @@ async def parts(
     """
     board = board or Board()
     async with AsyncExitStack() as stack:
-        config, certificates = with_documents(config)
-        identity = own_identity(config)
+        settings = settings if isinstance(settings, Settings) else Settings(settings)
+        sites, dkim = SitesInForce(settings), _dkim(settings)
+        config = sites.config()
         policies = PoliciesInForce(
             config.policies.directory, config.peer_domains, max_bounce=config.max_bounce, board=board
         )
@@ -137,44 +140,40 @@ async def parts(
         stores = (store.received, store.issued_keys, store.trials)
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
         stack.push_async_callback(keys.close)
-        levels = all_levels(config)
-        opener = MailOpener(
-            Layers(config, levels, keys, identity, certificates),
-            store.received,
-            store.deliveries,
-            beat=store.beat,
-            board=board,
-        )
-        signer, arrivals = _dkim(config)
+        sites.use(all_levels(config), keys)
+        opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
+            settings,
+            sites,
             policies,
             store,
             keys,
             ledger,
-            Sealer(Planner(config, levels, identity, certificates), policies, keys, board),
-            Originals(opener, policies, arrivals, board),
-            _triage(config, store, next_hops, board),
+            Sealer(sites.planner, policies, keys, board),
+            Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
+            _triage(config, sites, store, next_hops, board),
             next_hops,
-            signer,
+            dkim,
             receiving,
             sent,
             board,
-            identity,
-            certificates,
         )
 
 
-def _dkim(config: Config) -> tuple[Signer | None, Arrivals | None]:
+def _dkim(settings: Settings) -> DKIMInForce | None:
     """What [dkim] wants done with mail that leaves and that arrives. Raises ConfigError."""
-    if config.dkim is None:
-        return None, None
+    if settings().dkim is None:
+        return None
     # Loaded here, for it takes 10 MB that most relays have no use for.
-    from relay.dkim import Signer, arrivals, load_keys
+    from relay.dkim.in_force import DKIMInForce
 
-    keys = load_keys(config)
-    return Signer(keys) if keys else None, arrivals(config, keys)
+    return DKIMInForce(settings)
+
+
+def _nothing() -> None:
+    """Where there is no [dkim]."""
 
 
 def doors(config: Config) -> dict[str, DoorModule]:
@@ -215,7 +214,7 @@ async def bound(config: Config) -> Sockets:
 
 @asynccontextmanager
 async def running(
-    config: Config,
+    settings: Config | Settings,
     *,
     key_receiver: socket.socket | None = None,
     stop: Stop | None = None,
@@ -227,6 +226,8 @@ async def running(
     of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
+        settings = settings if isinstance(settings, Settings) else Settings(settings)
+        config = settings()
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
         folders = doors(config)
         if worker is not None and not worker.first:
@@ -237,7 +238,7 @@ async def running(
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
         board = worker.shared_board if worker is not None else Board()
-        built = await stack.enter_async_context(parts(config, key_receiver=key_receiver, board=board))
+        built = await stack.enter_async_context(parts(settings, key_receiver=key_receiver, board=board))
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
         if worker is not None:
@@ -258,7 +259,6 @@ async def running(
             "memory": give_memory_back(),
             "late words": write_what_is_late(built.store, built.sent),
             "key report": report.keep_up(),
-            "policy watch": built.policies.watch(),
         }
         if config.status is not None:
             work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
@@ -284,7 +284,11 @@ async def running(
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
             ready += [await stack.enter_async_context(each.door(watched, sockets)) for each in status(config)]
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, ready)
+        files = [each for door in ready for each in door.reloadable]
+        files += [built.dkim] if built.dkim is not None else []
+        reloading = Reloading(settings, built.sites, built.policies, files)
+        await stack.enter_async_context(in_background("watch", built.policies.watch(reloading.look)))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, reloading)
         stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
@@ -310,8 +314,8 @@ async def running(
 
 def _watched(built: Parts, budget: Budget) -> Watched:
     return Watched(
-        built.config, built.board, built.keys, built.policies, built.store, built.receiving, budget, built.identity,
-        built.certificates,
+        built.config, built.board, built.keys, built.policies, built.store, built.receiving, budget,
+        lambda: built.sites.known,
     )  # fmt: skip
 
 
@@ -339,8 +343,8 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.ledger,
         Deliveries("outgoing", built.store.deliveries, built.sent, built.board),
         _shadow(config, built),
-        built.signer,
-        Tally("outgoing", config.peer_domains, built.board),
+        built.dkim.signer if built.dkim is not None else _nothing,
+        Tally("outgoing", built.sites.config, built.board),
     )
 
 
@@ -354,12 +358,12 @@ def incoming_recipe(built: Parts) -> Incoming:
         built.next_hops["incoming"],
         Deliveries("incoming", built.store.deliveries, built.sent, built.board),
         built.triage,
-        Tally("incoming", config.peer_domains, built.board),
+        Tally("incoming", built.sites.config, built.board),
     )
 
 
 async def serve(
-    config: Config,
+    settings: Settings,
     key_receiver: socket.socket,
     ready: Callable[[Mapping[str, TCPAddress]], None],
     worker: Worker | None = None,
@@ -372,7 +376,7 @@ async def serve(
     with told_to_stop() as stop:
         async with (
             in_background("watchdog", stay_alive()),
-            running(config, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
+            running(settings, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
         ):
             # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
             gc.collect()
@@ -385,12 +389,10 @@ async def serve(
             raise Stopped(stop.cause)
 
 
-def _reload(built: Parts, ready: list[Door]) -> None:
+def _reload(built: Parts, reloading: Reloading) -> None:
     """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
-    built.policies.reload()
+    reloading.ask()
     built.keys.renew_certificates(anyway=True)
-    for each in ready:
-        each.reload()
 
 
 async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
@@ -425,9 +427,9 @@ def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
     return hops
 
 
-def _triage(config: Config, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
+def _triage(config: Config, sites: SitesInForce, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
     """What decides about arriving mail that cannot be opened."""
     notices = None
     if config.incoming is not None and config.quarantine.notice:
         notices = Notices(config.site, next_hops["incoming"], board)
-    return Triage(config, store, board, notices)
+    return Triage(config, sites.config, store, board, notices)

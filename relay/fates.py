@@ -5,11 +5,12 @@ Standard: a recipient of a try has one fate; peers are those of relay.toml, what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
+from relay.config import Config
 from relay.counting import Board, metrics
 from relay.counting.board import Timed
 from relay.deliveries import Delivery
@@ -40,12 +41,10 @@ class Fate:
 class Tally:
     """Counts the mails of one direction: what becomes of them, and how long each step takes."""
 
-    def __init__(
-        self, direction: str, peer_domains: Mapping[str, tuple[str, ...]] | None = None, board: Board | None = None
-    ) -> None:
-        """`peer_domains` are the mail domains of each peer, by its name."""
+    def __init__(self, direction: str, known: Callable[[], Config] | None = None, board: Board | None = None) -> None:
+        """`known` gives the configuration with the peers as they are now."""
         self._direction = direction
-        self._peers = {domain: name for name, domains in (peer_domains or {}).items() for domain in domains}
+        self._known = known
         self._board = board or Board()
 
     def step(self, name: str) -> Timed:
@@ -102,7 +101,8 @@ class Tally:
         if delivery is not None and delivery.unsealed:
             return "", "plaintext"
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
-        return self._peers.get(domain_of(whose), ""), NONE
+        found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
+        return found[0] if found is not None else "", NONE
 
 
 class Trial:

@@ -54,7 +54,8 @@ SHADOW = "shadow mode"
 class Outgoing:
     """What the recipe works with; one value for the life of the relay.
 
-    `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally` counts mails.
+    `signer` gives what signs now. `entered` has what stands in the ledger of mails of which nothing has left yet; the
+    `tally` counts mails.
     """
 
     direction: OutgoingSettings
@@ -63,7 +64,7 @@ class Outgoing:
     ledger: Ledger
     deliveries: Deliveries
     shadow: Shadow | None = None
-    signer: Signer | None = None
+    signer: Callable[[], Signer | None] = lambda: None
     tally: Tally = field(default_factory=partial(Tally, "outgoing"), repr=False)
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
@@ -179,8 +180,8 @@ class Outgoing:
         """
         if copy.in_clear:
             return trace
-        if self.signer is not None:
-            trace += await off_loop(len(copy.message), self.signer.fields, copy.message)
+        if (signer := self.signer()) is not None:
+            trace += await off_loop(len(copy.message), signer.fields, copy.message)
         await off_loop(len(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace
 

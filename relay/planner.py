@@ -194,6 +194,10 @@ class Planner:
         except ValueError as error:
             raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
 
+    def knows(self, peer: str) -> bool:
+        """Whether this peer is one of ours, and not one whose document was taken away."""
+        return peer in self.config.peers
+
     def parties(self, peer: str) -> Parties:
         """The two ends of what is sealed for this peer."""
         if peer not in self._parties:
@@ -217,6 +221,8 @@ class Planner:
             return f"{level}: this relay cannot do {missing[0]}"
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
+        if not self.knows(decision.peer):
+            return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
         if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
             return f"{level}: {cause}"
         parties = self.parties(decision.peer)

@@ -92,11 +92,12 @@ class SealedBefore(NamedTuple):
 class Sealer:
     """Seals mails; one value for the life of the relay.
 
-    `policies` gives the policy set in force, asked once for each mail. `made` has what was sealed of late, by its
+    `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
+    mail: what is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
     SHA-256. How long policy takes is on the `board`.
     """
 
-    planner: Planner
+    planner: Callable[[], Planner]
     policies: Callable[[], PolicySet]
     keys: KeysWithReserve
     board: Board = field(default_factory=Board, repr=False)
@@ -108,7 +109,7 @@ class Sealer:
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
         if isinstance(decision, Decision) and _depends_on_message(decision):
             return
-        [group] = self.planner.plan(decided, 0)
+        [group] = self.planner().plan(decided, 0)
         if group.error is not None:
             log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
             raise group.error
@@ -118,37 +119,36 @@ class Sealer:
 
         A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
         """
-        policies = self.policies()
+        planner, policies = self.planner(), self.policies()
         with self.board.spread(metrics.STEP_SECONDS, "outgoing", "policy").timed():
             decided, original, seconds = await _to_plan(policies, mail)
 
         async def attempt(group: Group, copy: Copy) -> SealedCopy:
-            return await self._copy(original, mail.envelope.sender, group, copy)
+            return await self._copy(planner, original, mail.envelope.sender, group, copy)
 
-        had, without = await self.planner.carry_out(decided, len(original), seconds, attempt)
+        had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
         return SealedMail([copy for _, copy in had], failures, policies.version)
 
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
+        planner = self.planner()
         decided, original, seconds = await _to_plan(self.policies(), mail)
-        return await self.planner.foresee(decided, len(original), seconds, self.keys, original)
+        return await planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
-        """These copies of an earlier try, without recipients whose policy has changed and wants another one now."""
-        policies = self.policies()
+        """These copies of an earlier try, without recipients whose policy has changed and wants another one now.
+
+        None of them is for a peer that is no peer any more.
+        """
+        planner, policies = self.planner(), self.policies()
         content = MessageFacts(mail.message)
         for copy in copies:
             decided = await _decided(policies, mail, copy.recipients, content)
-            copy.recipients = [each for each, decision in decided if self._permits(decision, copy)]
+            copy.recipients = [each for each, decision in decided if _permits(planner, decision, copy)]
         return [copy for copy in copies if copy.recipients]
 
-    def _permits(self, decision: Decision | RelayError, copy: SealedCopy) -> bool:
-        if isinstance(decision, RelayError):
-            return False
-        return decision.peer == copy.peer and copy.protection in self.planner.acceptable(decision)
-
-    async def _copy(self, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
+    async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
         """Raises KeyUnavailable where the copy's quantum key is not to be had."""
         decision = group.decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
@@ -159,11 +159,11 @@ class Sealer:
         if copy.in_clear:
             return made
         peer = copy.peer or ""
-        if before := await self._made_before(original, group, copy):
+        if before := await self._made_before(planner, original, group, copy):
             made.protection, made.message = before
             return made
         try:
-            sealed = await self._sealed(original, sender, group, copy)
+            sealed = await self._sealed(planner, original, sender, group, copy)
             made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
@@ -173,17 +173,17 @@ class Sealer:
         )
         return made
 
-    async def _sealed(self, original: bytes, sender: str, group: Group, copy: Copy) -> SealedPayload:
+    async def _sealed(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedPayload:
         """The level, further KEMs around it, and then an aes layer, where the plan has them.
 
         The key of that layer is taken first: no work is done for a copy that cannot be had.
         """
-        levels, parties = self.planner.levels, self.planner.parties(copy.peer or "")
-        keys = CopyKeys(self.keys, low_priority=copy.priority == "low")
+        levels, parties = planner.levels, planner.parties(copy.peer or "")
+        keys = CopyKeys(self.keys, parties.slave_sae, low_priority=copy.priority == "low")
         if copy.key_on_top:
             await keys.draw(parties.peer, len(original))
         level, *around = copy.layers
-        envelope = self.planner.sealed_envelope(copy, sender, group.recipients)
+        envelope = planner.sealed_envelope(copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
@@ -195,13 +195,15 @@ class Sealer:
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
 
-    async def _made_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
+    async def _made_before(
+        self, planner: Planner, message: bytes, group: Group, copy: Copy
+    ) -> tuple[str, bytes] | None:
         """As `_sealed_before`, beside the loop where that takes time."""
         if not await off_loop(mime.header_work(message), mime.is_sealed, message):
             return None
-        return await off_loop(len(message), self._sealed_before, message, group, copy)
+        return await off_loop(len(message), self._sealed_before, planner, message, group, copy)
 
-    def _sealed_before(self, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
+    def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
 
         None for everything else, and for layers that are less than this copy would have, or not what policy wants.
@@ -215,9 +217,16 @@ class Sealer:
         if made is None or made.peer != copy.peer or not made.mailboxes.issuperset(m.mailbox for m in group.recipients):
             return None
         enough = strength_of(made.protection) >= strength_of(copy.protection) and all(
-            made.protection in self.planner.acceptable(each.decision) for each in group.members if each.decision
+            made.protection in planner.acceptable(each.decision) for each in group.members if each.decision
         )
         return (made.protection, mime.sealed_message(message, der)) if enough else None
+
+
+def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy) -> bool:
+    if isinstance(decision, RelayError):
+        return False
+    known = copy.peer is None or planner.knows(copy.peer)
+    return known and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
 
 
 def _depends_on_message(decision: Decision) -> bool:

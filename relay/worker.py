@@ -8,7 +8,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,16 +23,50 @@ from relay.stopping import Stop
 
 log = structlog.get_logger(__name__)
 
+_LENGTH_OCTETS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts one after the other in a file in memory that processes share; one of them writes, and changes none."""
+
+    descriptor: int
+
+    def add(self, text: str) -> None:
+        """Whoever reads meanwhile sees all of it or nothing."""
+        content = text.encode()
+        end = os.fstat(self.descriptor).st_size
+        os.pwrite(self.descriptor, len(content).to_bytes(_LENGTH_OCTETS, "big") + content, end)
+
+    @property
+    def first(self) -> str:
+        """What was written first."""
+        return next(self._all())
+
+    @property
+    def last(self) -> str:
+        """What was written last."""
+        return deque(self._all(), maxlen=1)[0]
+
+    def _all(self) -> Iterator[str]:
+        content, place = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0), 0
+        while True:
+            begin = place + _LENGTH_OCTETS
+            place = begin + int.from_bytes(content[place:begin], "big")
+            if begin > len(content) or place > len(content):
+                return
+            yield content[begin:place].decode()
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     """Which one of how many it is, and its descriptors.
 
-    `sockets` are the listening ones, by setting; `relay_toml` has the text of relay.toml as it was when the relay was
-    started; `supervisor` is the way to the process that starts workers, and ends with it. In the memory of `neighbours`
-    (store/neighbours.py) this worker is `life`, and on the `board` (counting/board.py) it has a `place`, -1 for none.
-    `lock` is that of the embedded database, which is held for as long as
-    anybody serves from it; -1 with PostgreSQL.
+    `sockets` are the listening ones, by setting; `relay_toml` has the texts of relay.toml as it was when the relay was
+    started and each time when it was read again (Texts); `supervisor` is the way to the process that starts workers,
+    and ends with it. In the memory of `neighbours` (store/neighbours.py) this worker is `life`, and on the `board`
+    (counting/board.py) it has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as
+    long as anybody serves from it; -1 with PostgreSQL.
     """
 
     number: int
@@ -73,9 +108,10 @@ class Worker:
         """Where all workers count; one that got no place there counts for itself."""
         return Board(self.board, self.place) if self.place >= 0 else Board()
 
-    def text(self) -> str:
-        """That of relay.toml."""
-        return os.pread(self.relay_toml, os.fstat(self.relay_toml).st_size, 0).decode()
+    @property
+    def texts(self) -> Texts:
+        """Those of relay.toml."""
+        return Texts(self.relay_toml)
 
     def share_of(self, config: Config) -> Config:
         """The configuration with this worker's share of what is for the whole relay: memory, and keys kept ready."""

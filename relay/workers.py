@@ -18,23 +18,26 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from relay import app
+from relay import app, toml
 from relay.aio import in_background
-from relay.config import Config, TCPAddress
+from relay.config import Config, TCPAddress, load_config
+from relay.config.reloaded import taken_over
 from relay.counting.board import Places, shared_board
 from relay.entry.listening import Sockets, close_all
 from relay.keys.report import together
 from relay.notify import READY, STOPPING, notify, stay_alive, without_manager
+from relay.reloading import Settings
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
 from relay.upkeep import keys_file, write_whole
-from relay.worker import Worker
+from relay.worker import Texts, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -71,9 +74,13 @@ class _Running:
 class Workers:
     """All workers of a relay that serves."""
 
-    def __init__(self, config: Config, relay_toml: Path, common: Worker) -> None:
-        """`common` is what each of them is handed, but for its number, its life and the way to it."""
+    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings) -> None:
+        """`common` is what each of them is handed, but for its number, its life and the way to it.
+
+        `settings` are read again before the workers are told to do so.
+        """
         self._config = config
+        self._settings = settings
         self._relay_toml = relay_toml
         self._common = common
         self._running: dict[int, _Running] = {}
@@ -127,6 +134,7 @@ class Workers:
     def reload(self) -> None:
         """Each reads again what may change while it serves; one that starts, once it does: SIGHUP would kill it now."""
         self._reloads += 1
+        self._settings.reload()
         for each in self._running_now:
             if each.addresses.done() and each.addresses.result() is not None:
                 _tell(each.process, signal.SIGHUP)
@@ -211,8 +219,8 @@ class Workers:
         reloads, life, place = self._reloads, self._new_life(), self._places.take()
         with theirs:
             worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life, place=place)
-            # What is read again is the program, for a worker of another version, and not relay.toml: two workers with
-            # two stores would be two relays. Without -P a program that lies in the current directory would be run.
+            # Of relay.toml a worker takes what this process has read of it: two workers with two stores would be two
+            # relays. Without -P a program that lies in the current directory would be run.
             command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -286,13 +294,25 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
                 lock = await stack.enter_async_context(sole_relay(database))
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)
-            os.write(relay_toml_here, text.encode())
+            texts = Texts(relay_toml_here)
+            texts.add(text)
             common = Worker(
                 0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
             )
-            workers = Workers(config, relay_toml, common)
+            read_again = partial(_read_again, config, texts, relay_toml)
+            workers = Workers(config, relay_toml, common, Settings(config, read_again))
             stack.push_async_callback(workers.stop)
             await _serve(workers, stop, ready)
+
+
+def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
+    """relay.toml as it is now, which workers take from `texts`. Raises ConfigError, and then they take nothing."""
+    text = toml.read(relay_toml)
+    config = load_config(relay_toml, text)
+    taken_over(started, config)
+    if text != texts.last:
+        texts.add(text)
+    return config
 
 
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:

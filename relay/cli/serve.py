@@ -20,9 +20,10 @@ import uvloop
 from relay import app, key_receiver, toml, workers
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import TCPAddress, load_config
+from relay.config import Config, TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.heap import use_one_heap
+from relay.reloading import Settings
 from relay.upkeep import write_whole
 from relay.worker import Worker
 
@@ -66,17 +67,24 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
         return
     use_one_heap()
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
-    uvloop.run(app.serve(config, key_receiver.start(config), ready))
+    settings = Settings(config, partial(load_config, config_file))
+    uvloop.run(app.serve(settings, key_receiver.start(config), ready))
 
 
 def _serve_as_worker(worker: Worker, config_file: Path) -> None:
     """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
-    config = worker.share_of(load_config(config_file, worker.text()))
+
+    def read_again() -> Config:
+        return worker.share_of(load_config(config_file, worker.texts.last))
+
+    config = worker.share_of(load_config(config_file, worker.texts.first))
     configure_logging(config.log, for_good=True)
     use_one_heap()
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
-    uvloop.run(app.serve(config, receiver, partial(worker.say, "serves"), worker))
+    settings = Settings(config, read_again, tell=False)
+    settings.reload()
+    uvloop.run(app.serve(settings, receiver, partial(worker.say, "serves"), worker))
 
 
 def _try(path: Path) -> None:

@@ -6,7 +6,7 @@ app.py has the list of doors. A folder that is taken away is missed only by a re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.incoming import Incoming
     from relay.opening.original import Originals
     from relay.outgoing import Outgoing
+    from relay.stamps import Stamps
     from relay.store.secret import SiteSecret
     from relay.store.spent import Spent
 
@@ -79,8 +80,21 @@ class Door(Protocol):
     async def stop(self) -> None:
         """Takes no new mail, lets mails in flight end in some seconds, closes what is left."""
 
+    @property
+    def reloadable(self) -> Sequence[Reloadable]:
+        """What was read from files and is read again while it serves."""
+
+
+class Reloadable(Protocol):
+    """Something that was read from files; `read_at` are their stamps just before that."""
+
+    read_at: Stamps
+
+    def stamps(self) -> Stamps:
+        """Those of now."""
+
     def reload(self) -> None:
-        """Reads again what may change while the relay serves; what is broken stays as it was."""
+        """Takes the files as they are, or says in the log why they cannot be used, and leaves all as it was."""
 
 
 class DoorModule(Protocol):

@@ -13,6 +13,7 @@ import structlog
 from cryptography import x509
 
 from relay.errors import ConfigError
+from relay.stamps import Stamps, stamps_of
 
 log = structlog.get_logger(__name__)
 
@@ -27,10 +28,16 @@ class ServerTLS:
         """PEM files: the certificate with the chain below its root, and its private key. Raises ConfigError."""
         self._certificate = certificate
         self._key = key
+        self.read_at = self.stamps()
         self.context = server_context(certificate, key)
+
+    def stamps(self) -> Stamps:
+        """What differs once a file has changed."""
+        return stamps_of((self._certificate, self._key))
 
     def reload(self) -> None:
         """Takes the files as they are now; keeps the certificate in use where they cannot be used."""
+        self.read_at = self.stamps()
         try:
             self.context = server_context(self._certificate, self._key)
         except ConfigError as error:

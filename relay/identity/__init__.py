@@ -8,6 +8,7 @@ from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
 from relay.identity.invitation import is_invitation, read_invitation, write_invitation
+from relay.identity.known import KnownSites, files_of
 from relay.identity.make import (
     VALID_DAYS,
     About,
@@ -29,6 +30,7 @@ __all__ = [
     "Expiry",
     "Identity",
     "Import",
+    "KnownSites",
     "PeerCertificates",
     "Progress",
     "RSAKeyPair",
@@ -38,6 +40,7 @@ __all__ = [
     "domains_of",
     "examine",
     "expiring",
+    "files_of",
     "fingerprint",
     "identity_findings",
     "is_invitation",

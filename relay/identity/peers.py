@@ -70,7 +70,7 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     peers = load_peer_documents(config.identity.peers_directory)
     owned = owners_of_names(config.identity.directory, peers.values())
     faults = [
-        f"{_file(config.identity.peers_directory, name)}: {text}"
+        f"{document_file(config.identity.peers_directory, name)}: {text}"
         for name, peer in peers.items()
         for text in _contradictions(config, peers, owned, peer)
     ]
@@ -85,6 +85,11 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     What [peers.*] says of such a peer counts; what it leaves open comes from the document. Raises ConfigError.
     """
     certificates = trusted_peers(config)
+    return joined(config, certificates), certificates
+
+
+def joined(config: Config, certificates: Mapping[str, PeerCertificates]) -> Config:
+    """The configuration with these peers beside those of relay.toml, as `with_documents` says."""
     peers = dict(config.peers)
     for name, document in certificates.items():
         table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
@@ -93,7 +98,7 @@ def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]
     if (group := config.sole_kme_group) is not None:
         # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
         peers = {name: peer if name in certificates else _with_groups(peer, (group,)) for name, peer in peers.items()}
-    return config.model_copy(update={"peers": peers}), certificates
+    return config.model_copy(update={"peers": peers})
 
 
 def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
@@ -133,7 +138,7 @@ def pin(config: Config, raw: bytes, *, name: str | None = None, replace: bool = 
     with files.changing(directory):
         found = examine(config, raw, name=name, replace=replace, now=now)
         if found.change != "same":
-            files.write(_file(directory, found.peer.name), raw)
+            files.write(document_file(directory, found.peer.name), raw)
     return found
 
 
@@ -195,7 +200,8 @@ def _files(config: Config) -> IdentitySettings:
     return config.identity
 
 
-def _file(directory: Path, name: str) -> Path:
+def document_file(directory: Path, name: str) -> Path:
+    """Where the document of a peer is pinned."""
     return directory / (name + _SUFFIX)
 
 

@@ -337,6 +337,11 @@ class KMEGroup:
         for pool in self.pools:
             pool.warm(slave_sae, size)
 
+    def cool(self, slave_sae: str) -> None:
+        """Draws no more ahead of need for this slave SAE; the keys that are there wait until their time is over."""
+        for pool in self.pools:
+            pool.cool(slave_sae)
+
     def wait_no_more(self) -> None:
         """Whoever waits for a lagging key hears at once that it is not there."""
         self._lag.stop()

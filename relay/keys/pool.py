@@ -234,6 +234,12 @@ class KeyPool:
         peer_pool.prefetched = self.prefetch.high > 0
         self._refill_if_low(peer_pool)
 
+    def cool(self, slave_sae: str) -> None:
+        """Draws no more ahead of need for this slave SAE."""
+        for peer_pool in self._peer_pools.values():
+            if peer_pool.slave_sae == slave_sae:
+                peer_pool.prefetched, peer_pool.fill_to = False, 0
+
     def destroy_expired(self) -> int:
         """Destroys keys whose time is over, in all stocks; returns how many."""
         expired = 0

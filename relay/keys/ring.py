@@ -98,7 +98,11 @@ class KeysInUse:
         if rotation.max_messages > 1 and octets < rotation.max_bytes:
             self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
 
-    def forget(self) -> None:
+    def forget(self, peer: str) -> None:
+        """Drops that of a peer."""
+        self._in_use.pop(peer, None)
+
+    def forget_all(self) -> None:
         """Drops all keys, and those whose age is over are dropped at the next use anyway."""
         self._in_use.clear()
 
@@ -147,9 +151,7 @@ class KeyRing:
         self._own_sae = own_sae
         self.groups = dict(groups)
         self.peers = dict(peers)
-        self._shared = {
-            name: [self.groups[group] for group in peer.groups if group in self.groups] for name, peer in peers.items()
-        }
+        self._shared = self._shared_with(peers)
         """The groups that we share with each peer, most preferred first."""
         self._received = received
         self._limits = dict(limits or {})
@@ -208,6 +210,21 @@ class KeyRing:
                         group.warm(peer.sae_id)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
+    def know(self, peers: Mapping[str, PeerKeys]) -> None:
+        """From now on these are the peers; for those who are none any more no further key is drawn."""
+        for name in self.peers.keys() | peers.keys():
+            if peers.get(name) != self.peers.get(name):
+                self._in_use.forget(name)
+        self.peers, self._shared = dict(peers), self._shared_with(peers)
+        wanted = {(peer.sae_id, group) for name, peer in peers.items() for group in self._shared[name]}
+        for group in self.groups.values():
+            for sae_id in {sae_id for pool in group.pools for sae_id, _ in pool.held()}:
+                if (sae_id, group) not in wanted:
+                    group.cool(sae_id)
+        if self._maintaining is not None:
+            for sae_id, group in wanted:
+                group.warm(sae_id)
+
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
         for pool in self._pools():
@@ -230,7 +247,7 @@ class KeyRing:
         if maintaining is not None:
             maintaining.cancel()
             await asyncio.gather(maintaining, return_exceptions=True)
-        self._in_use.forget()
+        self._in_use.forget_all()
         await asyncio.gather(*(group.close() for group in self.groups.values()))
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
@@ -249,7 +266,7 @@ class KeyRing:
             allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
         )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
-        if rotates:
+        if rotates and self.peers.get(peer) == rules:
             self._in_use.begin(peer, rules.rotation, octets, taken)
         self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
@@ -392,6 +409,11 @@ class KeyRing:
             key_ID = min(destroyed)
             raise KeyDestroyed(f"key {key_ID} was destroyed after its use: this is a copy, or mail too late")
         return {key_ID: Key(key_ID, octets) for key_ID, octets in held.items()}
+
+    def _shared_with(self, peers: Mapping[str, PeerKeys]) -> dict[str, list[KMEGroup]]:
+        return {
+            name: [self.groups[group] for group in peer.groups if group in self.groups] for name, peer in peers.items()
+        }
 
     def _peer(self, name: str) -> PeerKeys:
         if name not in self.peers:

@@ -18,6 +18,7 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.cms import SealedEnvelope
+from relay.config import Config
 from relay.counting import Board, metrics
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError
 from relay.keys import KeyReference
@@ -54,7 +55,8 @@ class Opened:
 
     `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
     asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
-    are not named by the sealed envelope. `relay` is the name under which those who are due are claimed.
+    are not named by the sealed envelope. `relay` is the name under which those who are due are claimed, `config` what
+    counted when it was opened, and counts for it to the end.
     """
 
     original: bytes = field(repr=False)
@@ -62,6 +64,7 @@ class Opened:
     peer: str
     keys: tuple[KeyReference, ...]
     envelope: SealedEnvelope
+    config: Config = field(repr=False)
     arrived: OpenedMail | None = None
     due: tuple[str, ...] = field(default=(), repr=False)
     served: tuple[str, ...] = field(default=(), repr=False)
@@ -94,9 +97,12 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class MailOpener:
-    """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware)."""
+    """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware).
 
-    layers: Layers
+    `layers` gives what opens layers, asked once for each mail: what is read again meanwhile counts for the next one.
+    """
+
+    layers: Callable[[], Layers]
     received: ReceivedKeys
     deliveries: DeliveryRecords
     beat: Beat | None = field(default=None, kw_only=True)
@@ -121,15 +127,17 @@ class MailOpener:
         yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
         CannotOpen.
         """
-        outermost = await self.layers.recognise(message, sender)
+        layers = self.layers()
+        outermost = await layers.recognise(message, sender)
         if outermost is None:
             return None
         return await self.open_recognised(
-            outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
+            layers, outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
         )
 
     async def open_recognised(
         self,
+        layers: Layers,
         outermost: Layer,
         size: int,
         mailboxes: Sequence[str] | None,
@@ -138,16 +146,15 @@ class MailOpener:
         patient: bool,
         any_time: bool,
     ) -> Opened:
-        """`open`, for a message of `size` octets whose outermost layer is known."""
+        """`open`, for a message of `size` octets whose outermost layer `layers` have recognised."""
         found = OpenedLayers()
         try:
             try:
                 patient = patient and size <= PATIENT_OCTETS
-                entity = await self.layers.open(found, outermost, size, patient=patient)
+                entity = await layers.open(found, outermost, size, patient=patient)
                 any_time = any_time or mailboxes is None
-                envelope, named, strangers = await off_loop(
-                    size, self._envelope, found, entity, mailboxes or (), max_hops=max_hops, any_time=any_time
-                )
+                check = partial(self._envelope, layers.config, max_hops=max_hops, any_time=any_time)
+                envelope, named, strangers = await off_loop(size, check, found, entity, mailboxes or ())
             except RelayError:
                 # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
                 await self.deliveries.admit(found.bound)
@@ -173,6 +180,7 @@ class MailOpener:
             peer,
             tuple(found.keys),
             envelope,
+            layers.config,
             arrived,
             **of,
             strangers=strangers,
@@ -203,7 +211,7 @@ class MailOpener:
         if opened.arrived is None:
             return
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
-        named = await off_loop(size, all_named, self.layers.config, opened.envelope)
+        named = await off_loop(size, all_named, opened.config, opened.envelope)
         every = {name: None for names in named.values() for name in names}
         await self.deliveries.settle_opened(
             replace(opened.arrived, mailboxes=tuple(every)),
@@ -215,7 +223,7 @@ class MailOpener:
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
         """The keys that are destroyed soon, once nobody waits for this mail any more."""
-        if self.layers.config.peers[opened.peer].key_max_messages > 1:
+        if opened.config.peers[opened.peer].key_max_messages > 1:
             return []  # other mails, with recipients who may come late, are under the same key
         keep_for = OTP_KEEP_FOR_S if opened.protection == "otp" else USED_KEEP_FOR_S
         return [
@@ -224,13 +232,19 @@ class MailOpener:
         ]
 
     def _envelope(
-        self, found: OpenedLayers, entity: mime.Entity, mailboxes: Sequence[str], *, max_hops: int, any_time: bool
+        self,
+        config: Config,
+        found: OpenedLayers,
+        entity: mime.Entity,
+        mailboxes: Sequence[str],
+        *,
+        max_hops: int,
+        any_time: bool,
     ) -> tuple[SealedEnvelope, tuple[str, ...], tuple[str, ...]]:
         """The sealed envelope, once it and the original are as they must be, and of `mailboxes` whom it names, or not.
 
         Raises CannotOpen.
         """
-        config = self.layers.config
         envelope = read_envelope(config, found, entity.envelope)
         if not any_time:
             trusted_from = self.beat.trusted_from if self.beat is not None else float("-inf")

@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What opens layers; `certificates` are the peers' by peer name."""
+    """What opens layers, the same for one mail from start to end; `certificates` are the peers' by peer name."""
 
     config: Config
     levels: Mapping[str, Level]

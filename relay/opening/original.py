@@ -41,11 +41,11 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """What it works with; one value for the life of the relay."""
+    """What it works with; one value for the life of the relay. `dkim` gives what verifies, asked once for each mail."""
 
     opener: MailOpener
     policies: Callable[[], PolicySet]
-    dkim: Arrivals | None = None
+    dkim: Callable[[], Arrivals | None] = lambda: None
     board: Board = field(default_factory=Board, repr=False)
 
     async def open(
@@ -66,16 +66,17 @@ class Originals:
         writes to: `busy` counts as due, and the outer signatures are those that its server has looked at. `mark` is
         added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
         """
-        outermost = await self.opener.layers.recognise(message, sender)
+        layers, dkim = self.opener.layers(), self.dkim()
+        outermost = await layers.recognise(message, sender)
         if outermost is None:
             return None
         # Before anything is claimed: a DNS server that is slow would make a retry by another relay wait.
         results: Sequence[AuthResult] = ()
-        if self.dkim and not mailbox:
+        if dkim and not mailbox:
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "verify").timed():
-                results = await self.dkim.verified(message)
+                results = await dkim.verified(message)
         opened = await self.opener.open_recognised(
-            outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
+            layers, outermost, len(message), mailboxes, max_hops=max_hops, patient=patient, any_time=any_time
         )
         if not opened.due and not (mailbox and opened.busy):
             return Original(b"", opened, None)
@@ -83,24 +84,19 @@ class Originals:
             # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
-            marked = await off_loop(content.size, self._marked, opened, content, (missed.mark if missed else "") + mark)
-            if self.dkim:
-                marked = await (
-                    self.dkim.without_forged(marked) if mailbox else self.dkim.with_results(marked, results)
-                )
+            marked = await off_loop(content.size, _marked, opened, content, (missed.mark if missed else "") + mark)
+            if dkim:
+                marked = await (dkim.without_forged(marked) if mailbox else dkim.with_results(marked, results))
         except BaseException:
             await self.opener.give_up(opened)
             raise
         return Original(marked, opened, missed)
 
-    def _marked(self, opened: Opened, content: MessageFacts, more: str) -> bytes:
-        whose = author(content, self.opener.layers.config.peers[opened.peer].domains)
-        return mime.marked(opened.original, opened.protection, opened.peer, whose, more)
-
     async def unopened(self, message: bytes) -> bytes:
         """A message as it came, without marks and results that only we may write: it must not claim to be opened."""
         message = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
-        return await self.dkim.without_forged(message) if self.dkim else message
+        dkim = self.dkim()
+        return await dkim.without_forged(message) if dkim else message
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
         """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
@@ -111,3 +107,8 @@ class Originals:
                 "arrived_unprotected", cause=missed.cause, action=missed.otherwise, policy_version=required.version
             )
         return missed
+
+
+def _marked(opened: Opened, content: MessageFacts, more: str) -> bytes:
+    whose = author(content, opened.config.peers[opened.peer].domains)
+    return mime.marked(opened.original, opened.protection, opened.peer, whose, more)

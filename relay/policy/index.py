@@ -19,7 +19,8 @@ from relay.errors import ConfigError
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, fold_domain, printable
 from relay.policy.settings import today
-from relay.policy.walk import Listing, Stamp, read_file
+from relay.policy.walk import Listing, read_file
+from relay.stamps import Stamp
 
 _FORM = 1
 

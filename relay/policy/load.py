@@ -21,7 +21,8 @@ from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
-from relay.policy.walk import MAX_FILES, FileText, Listing, Stamp, read_file, stamp_of
+from relay.policy.walk import MAX_FILES, FileText, Listing, read_file
+from relay.stamps import Stamp, stamp_of
 
 FREEZE_FILES = 1000
 """After so many files were read, they are put where the garbage collector does not look."""
@@ -50,9 +51,7 @@ class PolicyFolder:
         """Reads nothing yet."""
         self.directory = directory
         self._max_bounce = max_bounce
-        self._peers = peers
-        self._owner_faults: list[str] = []
-        self._owners = MappingProxyType(_owners(peers, self._owner_faults))
+        self._take_peers(peers)
         self._files: dict[str, PolicyFile] = {}
         self._beside: dict[str, int] = {}
         self._stamps: dict[str, tuple[Stamp, bool]] = {}
@@ -69,6 +68,18 @@ class PolicyFolder:
         self._floors: tuple[PlacedRule, ...] = ()
         self._groups: Groups = {}
         self._naming_groups: dict[str, frozenset[str]] = {}
+
+    def know(self, peers: Mapping[str, Sequence[str]]) -> None:
+        """These are the peers now: all files are to be read again, which may name them."""
+        for name in [*self._files, *self._beside, *self._faulty]:
+            self._forget(name)
+        self._known = {}
+        self._take_peers(peers)
+
+    def _take_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
+        self._peers = peers
+        self._owner_faults: list[str] = []
+        self._owners = MappingProxyType(_owners(peers, self._owner_faults))
 
     @property
     def tests(self) -> tuple[Expected, ...]:

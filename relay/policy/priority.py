@@ -4,9 +4,13 @@ Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from relay.errors import KMEMisconfigured
+
 if TYPE_CHECKING:
+    from relay.keys import KeyReference
     from relay.keys.pads import Pad
     from relay.keys.refill import Supply
     from relay.keys.types import SealingKey
@@ -28,8 +32,10 @@ class KeysWithReserve(Protocol):
 class CopyKeys:
     """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once."""
 
-    def __init__(self, keys: KeysWithReserve, *, low_priority: bool) -> None:
+    def __init__(self, keys: KeysWithReserve, slave_sae: str, *, low_priority: bool) -> None:
+        """Only keys for `slave_sae` are given: the peer may get another SAE ID while the copy is made."""
         self._keys = keys
+        self._slave_sae = slave_sae
         self._low_priority = low_priority
         self._drawn: SealingKey | None = None
 
@@ -40,8 +46,17 @@ class CopyKeys:
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         drawn, self._drawn = self._drawn, None
-        return drawn or await self._keys.take(peer, level=level, octets=octets, low_priority=self._low_priority)
+        if drawn is None:
+            drawn = await self._keys.take(peer, level=level, octets=octets, low_priority=self._low_priority)
+            self._check([drawn.reference])
+        return drawn
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
-        return await self._keys.take_pad(peer, hidden, low_priority=self._low_priority)
+        pad = await self._keys.take_pad(peer, hidden, low_priority=self._low_priority)
+        self._check(each.reference for each in pad.keys)
+        return pad
+
+    def _check(self, references: Iterable[KeyReference]) -> None:
+        if others := {each.slave_sae for each in references} - {self._slave_sae}:
+            raise KMEMisconfigured(f"the peer's SAE has just changed from {self._slave_sae!r} to {others.pop()!r}")

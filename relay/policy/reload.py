@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -28,8 +30,8 @@ from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
-from relay.policy.walk import Stamp
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
+from relay.stamps import Stamp
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +83,7 @@ class PoliciesInForce:
         for outcome in ("loaded", "broken"):
             self.board.cell(metrics.POLICY_RELOADS, outcome)
         self._clock = clock
+        self._peers = peers
         self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
         self._current = self._folder.read_tested()
         self._beside = self._folder.beside
@@ -91,6 +94,7 @@ class PoliciesInForce:
         self._changed_at = self._began_at = clock()
         self._loud = False
         self._asked = False
+        self._anew = False
         self._step_began: float | None = None
         self._rescan_at = self._links_at = float("-inf")
         self._thread: _Thread | None = None
@@ -104,6 +108,16 @@ class PoliciesInForce:
         """What is wrong with the files as they were read last; empty where they are in force."""
         return self._problems
 
+    def know(self, peers: Mapping[str, Sequence[str]]) -> None:
+        """These are the peers, with their domains, from the next set on; to be called by what `watch` calls.
+
+        Where files are wrong beside them, the set before stays in force.
+        """
+        if peers != self._peers:
+            self._peers = peers
+            self._folder.know(peers)
+            self._anew, self._rescan_at = True, float("-inf")
+
     def reload(self) -> None:
         """Looks at everything, and takes it whole or not at all: at once, or as soon as `watch` can where that runs."""
         if self._thread is not None:
@@ -113,11 +127,14 @@ class PoliciesInForce:
             self.note(EVERYTHING)
             self.settle(quiet_s=0.0)
 
-    async def watch(self) -> None:
-        """Takes edits up as they come, until it is cancelled; all of it is done in a thread of its own."""
+    async def watch(self, first: Callable[[], None] = lambda: None) -> None:
+        """Takes edits up as they come, until it is cancelled; all of it is done in a thread of its own.
+
+        `first` is called there before each look, every LOOK_S seconds or more often; it raises nothing.
+        """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._thread = _Thread(self._follow_edits, lambda: loop.call_soon_threadsafe(ended.set))
+        self._thread = _Thread(partial(self._follow_edits, first), lambda: loop.call_soon_threadsafe(ended.set))
         told: float | None = None
         try:
             while not ended.is_set():
@@ -185,7 +202,7 @@ class PoliciesInForce:
         policies = before
         try:
             policies = self._folder.read_again(names)
-            if policies.version != before.version or self._problems:
+            if policies.version != before.version or self._problems or self._anew:
                 problems = failures(self._folder.tests, policies)
         except ConfigError as error:
             problems = error.problems
@@ -203,11 +220,11 @@ class PoliciesInForce:
         if gone and self._waits(gone):
             return
         self._missing = []
-        if policies.version == before.version and not self._problems:
+        if policies.version == before.version and not self._problems and not self._anew:
             return
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
-        self._problems = ()
+        self._problems, self._anew = (), False
         self._current, self._beside = policies, self._folder.beside
         self.board.add(metrics.POLICY_RELOADS, "loaded")
         self.board.set(metrics.POLICY, before.version, to=math.nan)
@@ -254,12 +271,13 @@ class PoliciesInForce:
         self._missing = gone
         return not self._quiet(GONE_QUIET_S)
 
-    def _follow_edits(self, thread: _Thread) -> None:
+    def _follow_edits(self, first: Callable[[], None], thread: _Thread) -> None:
         """Until the thread is told to end. Nothing that goes wrong ends it before."""
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
             self._step_began = self._clock()
+            first()
             try:
                 self._step(watch)
                 trouble = ""
@@ -314,7 +332,8 @@ class _Thread:
         """Starts `work`; `ended` is called when that is over."""
         self._ending = False
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, args=(work, ended), name="policy watch", daemon=True)
+        context = copy_context()  # which worker it is, for the log
+        self._thread = threading.Thread(target=context.run, args=(self._run, work, ended), name="watch", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:

@@ -15,9 +15,7 @@ from typing import NamedTuple
 from relay import toml
 from relay.errors import ConfigError
 from relay.policy.names import SUFFIX, printable
-
-Stamp = tuple[int, int, int, int, int]
-"""Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
+from relay.stamps import Stamp, stamp_of, stamped
 
 DOUBTFUL_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
@@ -126,16 +124,4 @@ def read_file(directory: str, name: str) -> FileText:
     digest = int.from_bytes(
         hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big"
     )
-    return FileText(text, digest, _stamp(found), now - found.st_ctime_ns > DOUBTFUL_NS)
-
-
-def stamp_of(path: Path | os.DirEntry[str]) -> Stamp | None:
-    """What differs after a file was written to or replaced; None where there is no file."""
-    try:
-        return _stamp(path.stat())
-    except OSError:
-        return None
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+    return FileText(text, digest, stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)

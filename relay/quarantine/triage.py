@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,10 +56,12 @@ message that asks you for anything because of this one.
 class Triage:
     """What it works with; one value for the life of the relay. Without `notices` recipients are told nothing.
 
-    What it does is counted on the `board`: reasons, never addresses.
+    What it does is counted on the `board`: reasons, never addresses. `known` gives the configuration with the peers as
+    they are now.
     """
 
     config: Config
+    known: Callable[[], Config]
     store: Store
     board: Board = field(default_factory=Board)
     notices: Notices | None = None
@@ -131,7 +133,7 @@ class Triage:
 
     def _party(self, mail: Mail) -> str:
         """The peer whose domain the sender has, or "" for everybody else."""
-        found = self.config.peer_by_domain(domain_of(mail.envelope.sender))
+        found = self.known().peer_by_domain(domain_of(mail.envelope.sender))
         return found[0] if found is not None else ""
 
 

@@ -11,11 +11,11 @@ Standard: it only tells, and mail comes first: work and connections are bounded,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # a command that only looks does not load all of the relay
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from relay.budget import Budget
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.counting import Board
     from relay.entry import Door
     from relay.entry.listening import Sockets, Where
-    from relay.identity import Identity, PeerCertificates
+    from relay.identity import KnownSites
     from relay.key_receiver import Receiving
     from relay.keys.ring import KeyRing
     from relay.policy.reload import PoliciesInForce
@@ -41,8 +41,7 @@ class Watched:
     store: Store
     receiving: Receiving
     budget: Budget
-    identity: Identity | None = None
-    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    known: Callable[[], KnownSites]
 
 
 class StatusModule(Protocol):

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from relay.errors import ConfigError
+from relay.stamps import Stamps, stamps_of
 from relay.store import secret_file
 
 log = structlog.get_logger(__name__)
@@ -39,15 +40,26 @@ class Access:
         """With `local_names` only this host's own are asked under. Raises ConfigError."""
         self._file = token
         self._local_names = local_names
+        self.read_at = self.stamps()
         self._token = read_token(token) if token is not None else None
+
+    def stamps(self) -> Stamps:
+        """What differs once the token has changed."""
+        return stamps_of([self._file] if self._file is not None else [])
 
     def reload(self) -> None:
         """Takes the token as it is now; keeps the one in use where the file cannot be used."""
-        if self._file is not None:
-            try:
-                self._token = read_token(self._file)
-            except ConfigError as error:
-                log.error("status_token_not_reloaded", problems=error.problems)
+        self.read_at = self.stamps()
+        if self._file is None:
+            return
+        try:
+            token = read_token(self._file)
+        except ConfigError as error:
+            log.error("status_token_not_reloaded", problems=error.problems)
+            return
+        if token != self._token:
+            self._token = token
+            log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
         """Raises web.HTTPUnauthorized, and web.HTTPMisdirectedRequest for what a browser was led here by.

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from relay.aio import in_background
 from relay.config import Config, StatusSettings, TCPAddress
+from relay.entry import Reloadable
 from relay.entry.listening import Sockets, Where, address_of
 from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.errors import ConfigError
@@ -80,11 +81,10 @@ class StatusDoor:
         """Ends all connections: mail does not wait for who looks on."""
         await self._server.stop()
 
-    def reload(self) -> None:
-        """Takes the certificate and the token as they are now."""
-        if self._server.tls is not None:
-            self._server.tls.reload()
-        self._server.access.reload()
+    @property
+    def reloadable(self) -> Sequence[Reloadable]:
+        """The certificate and the token."""
+        return [self._server.access, *([self._server.tls] if self._server.tls is not None else [])]
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=await self._exposition.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -5,6 +5,7 @@ Standard: no mail and no answer waits for any of it; what cannot be seen is said
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -62,35 +63,41 @@ async def keep_forecasts(watched: Watched) -> None:
 
 async def keep_site(watched: Watched) -> None:
     """Certificates, and what lies on the disk, for ever: for one of the processes."""
+    told: set[tuple[str, str]] = set()
     while True:
         try:
-            await _site(watched)
+            told = await _site(watched, told)
         except Exception as error:  # noqa: BLE001 - the next look may succeed
             log.warning("site_not_measured", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(SITE_S)
 
 
-async def _site(watched: Watched) -> None:
+async def _site(watched: Watched, told: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """`told` and what it gives: of which certificates it is known when they end; a peer may have gone since."""
     board, directory = watched.board, watched.config.state_directory
-    for (of, name), ends in (await asyncio.to_thread(lambda: dict(_certificates(watched)))).items():
+    found = await asyncio.to_thread(lambda: dict(_certificates(watched)))
+    for of, name in told - found.keys():
+        board.set(metrics.CERTIFICATE, of, name, to=math.nan)
+    for (of, name), ends in found.items():
         board.set(metrics.CERTIFICATE, of, name, to=ends)
     for journal, where in (("keys", SPOOL), ("sent", SENT)):
         board.set(metrics.JOURNAL_BYTES, journal, to=await asyncio.to_thread(_octets, directory / where))
     board.set(metrics.WAITING, to=await watched.store.deliveries.waiting())
+    return set(found)
 
 
 def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     """When each ends; blocks."""
-    config = watched.config
+    config, known = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
         with suppress(OSError, ValueError):  # files that cannot be read are told elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
-    if watched.identity is not None:
-        for role, certificate in watched.identity.certificates.items():
+    if known.identity is not None:
+        for role, certificate in known.identity.certificates.items():
             yield ("site", str(role)), certificate.not_valid_after_utc.timestamp()
-        yield ("site", "ca"), watched.identity.ca.not_valid_after_utc.timestamp()
-    for name, peer in watched.certificates.items():
+        yield ("site", "ca"), known.identity.ca.not_valid_after_utc.timestamp()
+    for name, peer in known.certificates.items():
         all_of_it = [peer.ca, *peer.certificates.values()]
         yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
     for of, table in (("submission", config.submission), ("status", config.status)):

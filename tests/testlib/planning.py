@@ -25,6 +25,7 @@ from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
 
 GROUP = "alice-bob"
+SAES = {"bob": "1", "carol": "sae-carol"}
 
 Supplies = Mapping[tuple[str, str], str]
 """For each peer and each of `otp` and `aes` whether there is key: "all", "normal" (the rest is reserved), "none"."""
@@ -36,7 +37,7 @@ def config(directory: Path) -> Config:
     site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=TCPAddress("::1", 1))
     found = load_config(site.config_file)
     bob = found.peers["bob"]
-    return found.model_copy(update={"peers": {"bob": bob, "carol": bob.model_copy(update={"sae_id": "sae-carol"})}})
+    return found.model_copy(update={"peers": {"bob": bob, "carol": bob.model_copy(update={"sae_id": SAES["carol"]})}})
 
 
 class Signed:
@@ -73,12 +74,12 @@ class Keys:
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         self._check(peer, "aes", low_priority)
         [key] = self._keys(1)
-        return SealingKey(key, KeyReference(key.key_ID, "alice", peer, GROUP))
+        return SealingKey(key, KeyReference(key.key_ID, "alice", SAES[peer], GROUP))
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         self._check(peer, "otp", low_priority)
         keys = self._keys(plan_pad(hidden, None).number)
-        return pad_of(keys, [KeyReference(key.key_ID, "alice", peer, GROUP) for key in keys], hidden)[0]
+        return pad_of(keys, [KeyReference(key.key_ID, "alice", SAES[peer], GROUP) for key in keys], hidden)[0]
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
         try:

@@ -177,7 +177,7 @@ async def _by_relay(
         groups = cast(Mapping[str, KMEGroup], {GROUP: _KME(keys)})
         ring = KeyRing("1", groups, {"alice": PeerKeys(MASTER, (GROUP,))}, received=store.received)
         layers = Layers(_config(), LEVELS, ring, bob.identity, certificates)
-        opener = MailOpener(layers, store.received, store.deliveries)
+        opener = MailOpener(lambda: layers, store.received, store.deliveries)
         try:
             opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:

@@ -4,12 +4,12 @@ What app.py knows of it, and `check`, is here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from relay.aio import in_background
 from relay.config import Config, TCPAddress
-from relay.entry import Inside
+from relay.entry import Inside, Reloadable
 from relay.entry.imap.check import states as states  # for `check`
 from relay.entry.imap.watch import Mailboxes, mailboxes
 from relay.entry.listening import Where
@@ -47,5 +47,7 @@ class IMAPDoor:
         """What is being opened is given up; any step may be repeated."""
         await self._stack.aclose()
 
-    def reload(self) -> None:
-        """There is nothing to read again: secrets are read for each login."""
+    @property
+    def reloadable(self) -> Sequence[Reloadable]:
+        """Nothing: secrets are read for each login."""
+        return ()

@@ -5,13 +5,13 @@ What app.py knows of it, and `check`, is here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from relay.config import Config, TCPAddress
-from relay.entry import Inside
+from relay.entry import Inside, Reloadable
 from relay.entry.listening import Listener, Where, address_of
 from relay.entry.milter.session import milter_connection
 
@@ -61,5 +61,7 @@ class MilterDoor:
         """All at once, so that they share the time that mails in flight are given."""
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
 
-    def reload(self) -> None:
-        """There is nothing to read again."""
+    @property
+    def reloadable(self) -> Sequence[Reloadable]:
+        """Nothing."""
+        return ()

@@ -5,13 +5,14 @@ What app.py knows of it, and `check`, is here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside
 from relay.entry.listening import Listener, Where, address_of
+from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.aiosmtpd_base import silence_log
 from relay.entry.smtp.check import states as states  # for `check`
 from relay.entry.smtp.completion import Completion
@@ -84,7 +85,7 @@ class SMTPDoor:
     def _listeners(self) -> set[Listener]:
         return {listener for listener, _ in self._sessions.values()}
 
-    def reload(self) -> None:
-        """Takes the certificate of [submission] as it is now."""
-        if self._submission is not None:
-            self._submission.tls.reload()
+    @property
+    def reloadable(self) -> Sequence[ServerTLS]:
+        """The certificate of [submission]."""
+        return [self._submission.tls] if self._submission is not None else []

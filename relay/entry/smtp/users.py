@@ -19,6 +19,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
 from relay.identity.files import changing, read_secret, write
+from relay.stamps import stamp_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ class UserFile:
         """Raises ConfigError where the file cannot be used."""
         self.path = path
         self._lock = threading.Lock()
-        self._seen = _state(path)
+        self._seen = stamp_of(path)
         self._users = read_users(path)
         self._hasher = PasswordHasher()
         self._nobody = self._hasher.hash("the password of nobody")
@@ -76,7 +77,7 @@ class UserFile:
 
     def _current(self) -> dict[str, User]:
         with self._lock:
-            if (state := _state(self.path)) != self._seen:
+            if (state := stamp_of(self.path)) != self._seen:
                 self._seen = state
                 self._reload()
             return self._users
@@ -183,15 +184,6 @@ def _check_hash(name: str, password_hash: str) -> None:
 def _prepared(password: str) -> str:
     """RFC 8265, 4.2: one spelling for letters with marks."""
     return unicodedata.normalize("NFC", password)
-
-
-def _state(path: Path) -> object:
-    """What changes when the file is written."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
 
 
 def listed(users: Iterable[User]) -> list[dict[str, object]]:

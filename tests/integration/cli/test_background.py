@@ -94,11 +94,11 @@ async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
 async def test_work_that_ends_by_itself_is_in_the_log(
     site: Site, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ending(self: PoliciesInForce) -> None:
+    async def ending(self: PoliciesInForce, first: object) -> None:
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr(PoliciesInForce, "watch", ending)
     async with app.running(site.config), asyncio.timeout(20):
         while not (ended := [entry for entry in log.entries if entry["event"] == "background_work_ended"]):
             await asyncio.sleep(0)
-    assert [(entry["work"], entry["cause"]) for entry in ended] == [("policy watch", "RuntimeError('unforeseen')")]
+    assert [(entry["work"], entry["cause"]) for entry in ended] == [("watch", "RuntimeError('unforeseen')")]

@@ -350,7 +350,7 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
             (tmp_path / "bob.example" / "sedAbCdEf").replace(tmp_path / name)
         await until(lambda: all(levels(policies, f"{name[12:-5]}@bob.example") == ("pqc",) for name in edited))
     assert sorted(read) == edited
-    assert {thread.name for thread in threads} == {"policy watch"}
+    assert {thread.name for thread in threads} == {"watch"}
 
 
 async def test_files_edited_without_pause_come_into_force_once_and_as_a_whole(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class Bob:
         pinned = {name: person(name).certificates for name in config.peers if (KEYS / f"{name}-ca.crt.pem").exists()}
         identity = replace(person("bob").identity, further_kems=tuple(_pair(*each) for each in case.secrets))
         layers = Layers(config, LEVELS, ring, identity, pinned)
-        self.opener = MailOpener(layers, store.received, store.deliveries, clock=lambda: case.now)
+        self.opener = MailOpener(lambda: layers, store.received, store.deliveries, clock=lambda: case.now)
 
     async def remember(self) -> None:
         """What came before the case."""

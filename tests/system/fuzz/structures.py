@@ -101,7 +101,9 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     certificates = {"alice": person("alice").certificates}
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
     identity = person("bob").identity
-    opener = MailOpener(Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW)
+    opener = MailOpener(
+        lambda: Layers(config, levels, ring, identity, certificates), received, openings, clock=lambda: NOW
+    )
 
     def opened(content: bytes) -> bytes | None:
         found = asyncio.run(opener.open(message(content), SENDER, [RECIPIENT]))

@@ -79,7 +79,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> MailOpener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
-    return MailOpener(Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
+    return MailOpener(lambda: Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)
 
 
 Open = Callable[[bytes, Case], bytes | None]

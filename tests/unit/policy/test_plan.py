@@ -33,7 +33,7 @@ async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, s
 
     policies = cast("PolicySet", SimpleNamespace(decide=decide, looks_inside=False, patterns=0, version="0" * 12))
     planner = planner_of(Ability(), directory, compression=False)
-    sealer = Sealer(planner, lambda: policies, cast("KeyRing", Keys({lacking: "none"} if lacking else {})))
+    sealer = Sealer(lambda: planner, lambda: policies, cast("KeyRing", Keys({lacking: "none"} if lacking else {})))
     sealed = await sealer.seal(Mail(Envelope(SENDER, tuple(map(Recipient, numbered))), mails.plain()))
     assert not sealed.failures
     return sealed.copies

@@ -283,7 +283,7 @@ async def check_mail(
     said = {recipient: reference.said(facts, recipient) for recipient in facts.recipients}
     now = {who: each.outcome(facts, can) for who, each in said.items()}
     mail = Mail(Envelope(facts.sender, tuple(map(Recipient, facts.recipients))), message_of(facts))
-    sealer = Sealer(planner, lambda: policies, cast("KeyRing", Keys(can.keys)))
+    sealer = Sealer(lambda: planner, lambda: policies, cast("KeyRing", Keys(can.keys)))
 
     log.entries.clear()
     in_shadow = [(who, each) for each in await Shadow(sealer).foresee(mail) for who in each.recipients]

@@ -158,7 +158,8 @@ async def test_a_copy_that_waits_leaves_no_more_when_the_rule_that_wanted_it_has
 ) -> None:
     rule = '[[when]]\nsender = "ann@*"\nlevels = ["aes"]\nuntil = 2999-12-31\n'
     policies = loaded(tmp_path / "policies", {"bob.example.toml": f'levels = ["otp"]\n{rule}'})
-    sealer = Sealer(planner_of(Ability(), tmp_path, compression=False), lambda: policies, cast("KeyRing", Keys({})))
+    planner = planner_of(Ability(), tmp_path, compression=False)
+    sealer = Sealer(lambda: planner, lambda: policies, cast("KeyRing", Keys({})))
     mail = Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain())
     [copy] = (await sealer.seal(mail)).copies
     assert await sealer.still_permitted(mail, [copy]) == [copy]

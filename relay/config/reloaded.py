@@ -1,0 +1,57 @@
+"""Which settings of relay.toml count as soon as a relay that serves is told to read it again, and which from a restart.
+Standard: what is taken over is checked beside all that stays; where one does not fit the other, nothing is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from relay import toml
+from relay.config.checks import faults
+from relay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from relay.config import Config
+
+COUNT_AT_ONCE = frozenset({"peers", "aliases", "dkim.keys"})
+"""These, and all below them."""
+
+
+def taken_over(running: Config, read: Config) -> Config:
+    """The settings of `running` with those of `read` that count at once. Raises ConfigError where they do not fit."""
+    changes: dict[str, object] = {"peers": read.peers, "aliases": read.aliases}
+    if running.dkim is not None and read.dkim is not None:
+        changes["dkim"] = running.dkim.model_copy(update={"keys": read.dkim.keys})
+    merged = running.model_copy(update=changes)
+    if found := [what for _, what in faults(merged)]:
+        raise ConfigError([f"{what} (as long as the relay is not restarted)" for what in found])
+    return merged
+
+
+def changed(before: toml.Table, after: toml.Table) -> list[str]:
+    """The settings that differ, as `outgoing.listen`, or `kmes.two` for a table that only one of them has."""
+    return list(_changed("", before, after))
+
+
+def needs_restart(setting: str) -> bool:
+    """Whether a setting that `changed` counts from a restart only."""
+    return not any(setting == each or setting.startswith(f"{each}.") for each in COUNT_AT_ONCE)
+
+
+def _changed(name: str, before: object, after: object) -> Iterator[str]:
+    if before == after:
+        return
+    old, new = _inside(before), _inside(after)
+    if name in COUNT_AT_ONCE or not old or not new:
+        yield name
+        return
+    for each in sorted(old.keys() | new.keys()):
+        yield from _changed(f"{name}.{each}" if name else each, old.get(each), new.get(each))
+
+
+def _inside(value: object) -> dict[str, object]:
+    """The settings or tables of a table, by name."""
+    if isinstance(value, toml.Table):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    return dict(value) if isinstance(value, dict) else {}

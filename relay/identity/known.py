@@ -1,0 +1,105 @@
+"""This site and its peers as they are known at one moment: what one mail goes by from start to end.
+Where a new file is wrong, what was known before stays in force, but for a peer whose document is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from cryptography import x509
+
+from relay.config import Config, PeerSettings
+from relay.errors import ConfigError
+from relay.identity.directory import own_identity
+from relay.identity.document import PeerCertificates
+from relay.identity.pairs import Identity
+from relay.identity.peers import document_file, joined, trusted_peers
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSites:
+    """`config` is relay.toml with the peers of pinned documents; `certificates` are theirs, by peer name."""
+
+    config: Config
+    identity: Identity | None
+    certificates: Mapping[str, PeerCertificates]
+
+    @classmethod
+    def read(cls, settings: Config) -> KnownSites:
+        """What relay.toml, the identity and the pinned documents say. Raises ConfigError."""
+        certificates = trusted_peers(settings)
+        return cls(joined(settings, certificates), own_identity(settings), certificates)
+
+    def read_again(self, settings: Config) -> KnownSites:
+        """What the files say now; what cannot be used stays as it is here, and the log says so."""
+        try:
+            certificates = trusted_peers(settings)
+        except ConfigError as error:
+            log.error("peers_not_reloaded", problems=error.problems)
+            certificates = self._still_pinned(settings)
+        try:
+            identity, problems = own_identity(settings), ["its directory is gone"]
+        except ConfigError as error:
+            identity, problems = None, error.problems
+        if identity is None and self.identity is not None:
+            log.error("identity_not_reloaded", problems=problems)
+            identity = self.identity
+        return KnownSites(joined(settings, certificates), identity, certificates)
+
+    def tell_of_changes(self, before: KnownSites) -> None:
+        """Says in the log what is otherwise than it was."""
+        mine = self.identity.fingerprint if self.identity is not None else ""
+        if _marks(self.identity) != _marks(before.identity):
+            log.info("identity_reloaded", fingerprint=mine)
+        new, old = self._peers, before._peers
+        differing = sorted(name for name in new.keys() & old.keys() if new[name] != old[name])
+        added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
+        if added or differing or gone:
+            log.info("peers_reloaded", new=added, changed=differing, gone=gone)
+        for peer, cause in self.config.peers_without_keys.items():
+            if peer not in before.config.peers_without_keys:
+                log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+
+    @property
+    def _peers(self) -> dict[str, tuple[PeerSettings, PeerCertificates | None]]:
+        return {name: (peer, self.certificates.get(name)) for name, peer in self.config.peers.items()}
+
+    def _still_pinned(self, settings: Config) -> dict[str, PeerCertificates]:
+        """Those of these documents whose files are there: that another one is wrong keeps nobody pinned."""
+        if settings.identity is None:
+            return {}
+        directory = settings.identity.peers_directory
+        return {name: each for name, each in self.certificates.items() if document_file(directory, name).exists()}
+
+
+class _Marks(NamedTuple):
+    """By what an identity is told from another one; private keys cannot be compared."""
+
+    certificates: tuple[x509.Certificate, ...]
+    further: tuple[bytes, ...]
+
+
+def _marks(identity: Identity | None) -> _Marks | None:
+    if identity is None:
+        return None
+    older = (each.certificate for each in identity.older)
+    further = tuple(each.public_key for each in identity.further_kems)
+    return _Marks((identity.ca, *identity.certificates.values(), *older), further)
+
+
+def files_of(settings: Config) -> Iterator[Path]:
+    """The files and directories that it is read from: all that lies in the directories now, and these themselves."""
+    table = settings.identity
+    if table is None:
+        return
+    if table.passphrase is not None:
+        yield table.passphrase
+    for directory in (table.directory, table.peers_directory):
+        yield directory
+        yield from sorted(each for each in directory.glob("[!.]*"))
