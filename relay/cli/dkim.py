@@ -31,8 +31,9 @@ STRING_OCTETS = 255
 def dkim() -> None:
     """The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.
 
-    A new key is used once it has its [[dkim.keys]] table and the relay is restarted. Publish its record first, and
-    leave the record of an old key in the DNS for some days after its last mail.
+    A new key is used once it has its [[dkim.keys]] table and the relay was told to read relay.toml again (systemctl
+    reload qumail-relay), the first one from a restart. Publish its record first, and leave the record of an old key in
+    the DNS for some days after its last mail.
     """
 
 
@@ -78,7 +79,7 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
     click.echo(zone_lines(key))
     if not configured:
         click.echo(
-            "\nPublish this record, then add to relay.toml:\n\n"
+            "\nPublish this record, then add to relay.toml, and reload the relay:\n\n"
             f'[[dkim.keys]]\ndomain = "{table.domain}"\nselector = "{selector}"\nkey = "{path.absolute()}"',
             err=True,
         )

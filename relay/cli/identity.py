@@ -285,7 +285,7 @@ def _print_pinned(found: Import, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"change": found.change, **peer_as_dict(found.peer)}, indent=2))
     elif found.change != "same":
-        click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")
+        click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
 
 
 def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:

@@ -88,7 +88,7 @@ def take_in_peer(
             raise NotConfirmed("not taken in: the words were not confirmed")
     found, policies = take_in(config, document, name=name, replace=replace, levels=levels)
     if found.change != "same":
-        click.echo(f"Pinned as {found.peer.name}. A running relay takes it over when it is restarted.")
+        click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
     show_written(policies)
 
 

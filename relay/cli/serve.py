@@ -1,5 +1,5 @@
 """`qumail-relay serve`: run the relay until it is told to stop.
-Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads the policy files and certificates again.
+Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads again what counts without a restart.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ from relay.worker import Worker
 def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
-    SIGHUP reads the policy files and certificates again. The log goes to standard error. With the embedded database one
-    relay serves from it: a second one waits some seconds for that to end, then gives up.
+    Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
+    changed. SIGHUP looks at all of them at once, and takes the peers, aliases and DKIM keys of relay.toml; the log says
+    which of its other settings need a restart. The log goes to standard error. With the embedded database one relay
+    serves from it: a second one waits some seconds for that to end, then gives up.
 
     With workers = N in [limits] so many processes serve at the same addresses. SIGUSR1 starts each anew, one after the
     other, as after an upgrade; no connection is refused meanwhile.

@@ -171,7 +171,8 @@ class SubmissionSettings(ListenerSettings):
     listen_tls: AddressSetting | None = None
     """The port that begins with TLS (465, preferred by RFC 8314); one of the two will do."""
     certificate: PathSetting
-    """The certificate, with its chain, in PEM, as mail programs shall see it; SIGHUP reads it again."""
+    """The certificate, with its chain, in PEM, as mail programs shall see it. A renewed one counts once it and the
+    key fit together."""
     key: PathSetting
     """The private key of it, in PEM."""
     users: PathSetting | None = None

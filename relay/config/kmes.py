@@ -105,7 +105,7 @@ class KMESettings(toml.Table):
 
     ca: PathSetting
     """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they count once all
-    three fit together, or at SIGHUP. What ends within 30 days is said daily in the log, and by check.
+    three fit together. What ends within 30 days is said daily in the log, and by check.
     """
     certificate: PathSetting
     """The certificate by which it knows us."""
@@ -149,8 +149,8 @@ class KMESettings(toml.Table):
     """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
     10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
     whenever its keys have expired: a day of idling costs 2,880 keys (92 KB) for each KME and peer as it stands
-    here. A stop burns what is in the pool, and a start draws cache_high keys, and two more, as every hour, to try
-    the KME.
+    here. A stop burns what is in the pool, and a start draws that quarter; the first one draws two more, as every
+    hour, to try the KME.
     """
     key_lifetime: Seconds = 300.0
     """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
@@ -196,7 +196,7 @@ class KMESettings(toml.Table):
 
 class PeerSettings(toml.Table):
     """One table for each site that we seal for. A peer whose document was imported needs none; what a table says
-    counts.
+    counts. Edits count when the relay is reloaded.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

@@ -343,8 +343,10 @@ class KMEGroup:
             pool.cool(slave_sae)
 
     def wait_no_more(self) -> None:
-        """Whoever waits for a lagging key hears at once that it is not there."""
+        """The relay stops: none is drawn ahead of need, and who waits for a lagging key hears that it is not there."""
         self._lag.stop()
+        for pool in self.pools:
+            pool.draw_no_more_ahead()
 
     async def close(self) -> None:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
@@ -229,16 +230,25 @@ class KeyPool:
         return status
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
-        """Starts to fill the pool for this slave SAE, so that its first message need not wait."""
+        """Draws a few keys for this slave SAE, as many as the low mark, so that its first messages need not wait.
+
+        More are for those who use them: what a quiet relay has drawn is burnt with each restart.
+        """
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.prefetched = self.prefetch.high > 0
-        self._refill_if_low(peer_pool)
+        self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
 
     def cool(self, slave_sae: str) -> None:
         """Draws no more ahead of need for this slave SAE."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.slave_sae == slave_sae:
                 peer_pool.prefetched, peer_pool.fill_to = False, 0
+
+    def draw_no_more_ahead(self) -> None:
+        """For nobody, and for good: the relay stops, and what is in the pool will be burnt."""
+        self.prefetch = replace(self.prefetch, low=0, high=0)
+        for slave_sae, _ in list(self._peer_pools):
+            self.cool(slave_sae)
 
     def destroy_expired(self) -> int:
         """Destroys keys whose time is over, in all stocks; returns how many."""

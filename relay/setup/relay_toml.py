@@ -15,7 +15,7 @@ def relay_toml(answers: Answers, places: Places) -> str:
     """The text; paths in the configuration's own directory are relative to it."""
     lines = [
         "# The settings of this relay, as `qumail-relay setup` has written them. What is not here has its default:",
-        "# deploy/SETTINGS.md explains every setting. After an edit: qumail-relay check, and restart the relay.",
+        "# deploy/SETTINGS.md explains every setting. After an edit: qumail-relay check, and reload the relay.",
         *_site(answers),
         *_directions(answers),
         *_places(places),

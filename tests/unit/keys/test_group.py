@@ -74,10 +74,26 @@ async def test_those_who_wait_at_once_share_requests(kme: FakeKME, time: FakeTim
     await group.close()
 
 
-async def test_a_warm_pool_is_filled_before_the_first_message(kme: FakeKME, group: KMEGroup) -> None:
+async def test_a_warm_pool_has_a_few_keys_before_the_first_message_and_all_once_they_are_used(
+    kme: FakeKME, group: KMEGroup
+) -> None:
     group.warm("bob")
     await settled(group)
+    assert group.pools[0].ready("bob", 256) == 4
+    await group.take("bob")
+    await settled(group)
     assert group.pools[0].ready("bob", 256) == 16
+
+
+async def test_a_relay_that_stops_draws_for_those_who_wait_and_for_nobody_else(kme: FakeKME, group: KMEGroup) -> None:
+    group.warm("bob")
+    await settled(group)
+    group.wait_no_more()
+    for _ in range(6):
+        await group.take("bob")
+    await settled(group)
+    assert group.pools[0].held() == {}
+    assert group.pools[0].client.accounts.totals()["issued"] == 6
 
 
 async def test_old_keys_are_destroyed_counted_and_never_used(group: KMEGroup, time: FakeTime) -> None:

@@ -66,9 +66,9 @@ async def _ready_after(ring: KeyRing, time: FakeTime, seconds: float) -> int:
 
 async def test_an_idle_pool_keeps_a_few_keys_and_no_more(ring: KeyRing, time: FakeTime) -> None:
     ready = [await _ready_after(ring, time, seconds) for seconds in (50, 51, 50, 51, 101)]
-    assert ready == [16, 4, 4, 4, 4]
+    assert ready == [4, 4, 4, 4, 4]
     totals = ring.groups["g"].pools[0].client.accounts.totals()
-    assert (totals["issued"], totals["expired"]) == (16 + 3 * 4, 16 + 2 * 4)
+    assert (totals["issued"], totals["expired"]) == (4 + 3 * 4, 3 * 4)
 
 
 async def test_a_pool_that_emptied_while_the_kme_was_away_fills_when_it_is_back(

@@ -429,12 +429,12 @@ async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(km
     before = asyncio.all_tasks()
     group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 1e9), timing=time.timing)
     async with KeyRing("sae-alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing):
-        while group.pools[0].ready("bob", 256) < 16:
+        while group.pools[0].ready("bob", 256) < 4:
             await kme.next_request()
     left = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
     assert left == set()
     totals = group.pools[0].client.accounts.totals()
-    assert (totals["issued"], totals["burnt"], totals["in_pool"]) == (16, 16, 0)
+    assert (totals["issued"], totals["burnt"], totals["in_pool"]) == (4, 4, 0)
     while kme.open_connections:
         await asyncio.sleep(0)
 
