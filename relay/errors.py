@@ -156,6 +156,14 @@ class QuarantineFull(TryLater):
     status = "4.3.1"
 
 
+class TooManyRecipients(TryLater):
+    """RFC 5321, 4.5.3.1.10: the client sends those who are left with a further transaction."""
+
+    code = 452
+    status = "4.5.3"
+    public = "Too many recipients"
+
+
 class MessageTooBig(Refuse):
     """The message is over the size limit."""
 

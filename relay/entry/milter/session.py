@@ -38,7 +38,7 @@ from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import Listener
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
-from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater, for_all
+from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater, for_all
 from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,7 @@ class _Message:
     """What has come of a mail so far; `paths` are the recipients as they came, each in angle brackets."""
 
     envelope: Envelope
+    id: str
     recipients: list[Recipient] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
@@ -198,20 +199,22 @@ class MilterSession:
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             return [_reply(error)]
-        self._message = _Message(envelope)
+        self._message = _Message(envelope, secrets.token_hex(6))
         self.idle.clear()
         return [Continue()]
 
     def _rcpt(self, recipient: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         message = self._in_message()
-        try:
-            found = parse_rcpt(f"TO:{_words(self._whole(recipient, 'rcpt_addr'), parameters)}", utf8=True)
-            if len(message.recipients) >= self._settings.max_recipients:
-                return [ReplyCode(b"452 4.5.3 Too many recipients\0")]
-            self._recipe.check_recipient(message.envelope.sender, found.address)
-        except RelayError as error:
-            log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
-            return [_reply(error)]
+        sender = message.envelope.sender
+        with structlog.contextvars.bound_contextvars(mail=message.id, **self._log_words()):
+            try:
+                found = parse_rcpt(f"TO:{_words(self._whole(recipient, 'rcpt_addr'), parameters)}", utf8=True)
+                if len(message.recipients) >= self._settings.max_recipients:
+                    raise TooManyRecipients(f"a mail has at most {self._settings.max_recipients}")
+                self._recipe.check_recipient(sender, found.address)
+            except RelayError as error:
+                log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+                return [_reply(error)]
         message.recipients.append(found)
         message.paths.append(_path(recipient))
         return [Continue()]
@@ -255,14 +258,13 @@ class MilterSession:
     async def _end(self) -> list[FilterMessage]:
         """The whole mail is here: what takes its place, or why there is nothing."""
         message = self._in_message()
-        mail_id = secrets.token_hex(6)
-        with structlog.contextvars.bound_contextvars(mail=mail_id, **self._log_words()):
+        with structlog.contextvars.bound_contextvars(mail=message.id, **self._log_words()):
             try:
                 if message.fault is not None:
                     raise message.fault  # noqa: TRY301
                 if not message.recipients:  # else nobody would be left to have it, and it would be thrown away
                     raise TryLater("a mail without a recipient")  # noqa: TRY301
-                return await self._in_place(message, mail_id)
+                return await self._in_place(message)
             except RelayError as error:
                 log.warning("mail_not_accepted", reply=error.reply, kind=type(error).__name__, cause=str(error))
                 return [_reply(error)]
@@ -272,13 +274,15 @@ class MilterSession:
             finally:
                 self._mail_is_over()
 
-    async def _in_place(self, message: _Message, mail_id: str) -> list[FilterMessage]:
+    async def _in_place(self, message: _Message) -> list[FilterMessage]:
         work, body = message.memory, bytes(message.body)
         message.body.clear()
         octets = await off_loop(work, message_of, message.fields, body)
         before = memoryview(octets)[len(octets) - len(body) :]
         del body
-        mail = Mail(message.envelope, octets, id=mail_id, origin=self._origin(), door="milter").to(message.recipients)
+        mail = Mail(message.envelope, octets, id=message.id, origin=self._origin(), door="milter").to(
+            message.recipients
+        )
         result = await self._working(mail)
         if failure := for_all(result.outcomes):
             raise failure

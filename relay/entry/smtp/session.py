@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -19,7 +20,7 @@ from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt,
 from relay.entry.listening import Listener
 from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
 from relay.entry.smtp.content import receive
-from relay.errors import RelayError, TryLater, for_all
+from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
 from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class SMTPSession(CommandStream):
     def start_over(self) -> None:
         """No transaction, and nothing known that was said about one."""
         self.begun: Envelope | None = None
+        self.mail_id = ""
         self.recipients: list[Recipient] = []
         self.declared_size = 0
         self.forwarded = UNKNOWN
@@ -150,6 +152,7 @@ class SMTPSession(CommandStream):
         if self.begun is not None:
             await self.wrong("503 5.5.1 Nested MAIL command")
             return
+        self.mail_id = secrets.token_hex(6)
         try:
             begun, size = parse_mail(arg, self.settings.max_message_size, self.ignored_parameters)
             await self.check_client_may_mail(begun.sender)
@@ -157,7 +160,8 @@ class SMTPSession(CommandStream):
             await self.wrong(error.reply)
             return
         except RelayError as error:
-            log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
+            with self.named_in_log():
+                log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             await self.push(error.reply)
             return
         self.begun, self.declared_size = begun, size
@@ -168,21 +172,28 @@ class SMTPSession(CommandStream):
         if self.begun is None:
             await self.wrong("503 5.5.1 Need MAIL command")
             return
-        if len(self.recipients) >= self.settings.max_recipients:
-            await self.push("452 4.5.3 Too many recipients")
-            return
-        try:
-            recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
-            self.recipe.check_recipient(self.begun.sender, recipient.address)
-        except BadParameter as error:
-            await self.wrong(error.reply)
-            return
-        except RelayError as error:
-            log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
-            await self.push(error.reply)
-            return
+        with self.named_in_log():
+            try:
+                if len(self.recipients) >= self.settings.max_recipients:
+                    raise TooManyRecipients(f"a mail has at most {self.settings.max_recipients}")
+                recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
+                self.recipe.check_recipient(self.begun.sender, recipient.address)
+            except RelayError as error:
+                await self.refuse_recipient(error)
+                return
         self.recipients.append(recipient)
         await self.push("250 2.1.5 Ok")
+
+    async def refuse_recipient(self, error: RelayError) -> None:
+        """Says so, and that it was so in the log; to be called within `named_in_log`."""
+        sender = self.begun.sender if self.begun is not None else ""
+        log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+        await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
+
+    def named_in_log(self) -> AbstractContextManager[None]:
+        """Within it every line of the log names this mail, and where it comes from."""
+        words = _log_words(self.origin(), self.client)
+        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **words)
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.4."""
@@ -206,9 +217,9 @@ class SMTPSession(CommandStream):
 
     async def _take_mail(self, envelope: Envelope) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
-        origin, mail_id, delivery = self.origin(), secrets.token_hex(6), None
+        origin, mail_id, delivery = self.origin(), self.mail_id, None
         share = self.listener.budget.share()
-        with structlog.contextvars.bound_contextvars(mail=mail_id, **_log_words(origin, self.client)):
+        with self.named_in_log():
             try:
                 if not await self._has_room(share):
                     return

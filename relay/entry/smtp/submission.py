@@ -163,8 +163,8 @@ class SubmissionSession(SMTPSession):
             try:
                 self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
-                log.warning("recipient_not_accepted", reply=error.reply, cause=str(error))
-                await self.push(error.reply)
+                with self.named_in_log():
+                    await self.refuse_recipient(error)
                 return
         await super().smtp_RCPT(arg)
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import miltertest
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from kilter.protocol import ActionFlags, AddHeader, Header, Negotiate, ProtocolFlags
 from kilter.protocol.buffer import SimpleBuffer
 from kilter.protocol.core import FilterMessage
+from structlog.testing import LogCapture
 
 from relay import mime
 from relay.budget import Budget
@@ -247,12 +249,16 @@ async def test_one_recipient_who_has_to_wait_keeps_the_mail_whole() -> None:
     assert (answer.text[:3], answer.edits) == ("451", [])
 
 
-async def test_a_recipient_that_policy_refuses_is_refused_at_once() -> None:
-    recipe = Recipe(refuses={"b@x.example": PolicyRefuses("no")})
+async def test_a_recipient_that_policy_refuses_is_refused_at_once_and_the_log_names_the_mail() -> None:
+    recipe, log = Recipe(refuses={"b@x.example": PolicyRefuses("no")}), LogCapture()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, log])
     async with milter(recipe) as running:
         answer = await running.mail(recipients=["<b@x.example>"])
     assert answer.text == "550 5.7.1 No permitted protection for this recipient"
     assert not recipe.got
+    [refused] = [entry for entry in log.entries if entry["event"] == "recipient_not_accepted"]
+    assert (refused["sender"], refused["queue_id"], refused["user"]) == ("ann@alice.example", "4XyZ", "ann")
+    assert len(refused["mail"]) == 12
 
 
 async def test_a_connection_carries_many_mails_and_aborts_between_them() -> None:

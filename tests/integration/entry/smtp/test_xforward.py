@@ -4,6 +4,7 @@ Standard: Postfix XFORWARD_README; what it says is for the log and the next hop,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -89,16 +90,37 @@ async def test_others_are_not_offered_it_and_cannot() -> None:
         assert running.recipe.mails[0].origin.addr == "127.0.0.1"
 
 
-async def test_the_log_names_the_original_client_who_handed_the_mail_on_and_its_queue_id() -> None:
-    capture: Any = LogCapture()
-    before = structlog.get_config()
+@pytest.fixture
+def log() -> Iterator[Any]:
+    """What the log has, with what is bound to each line."""
+    capture, before = LogCapture(), structlog.get_config()
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
-    try:
-        async with serving() as running, talking(running.address) as talk:
-            running.recipe.failure = TryLater("no key")
-            await talk.say("EHLO a.example")
-            await send(talk, ALL)
-    finally:
-        structlog.configure(**before)
-    [entry] = [entry for entry in capture.entries if entry["event"] == "mail_not_accepted"]
+    yield capture
+    structlog.configure(**before)
+
+
+async def test_the_log_names_the_original_client_who_handed_the_mail_on_and_its_queue_id(log: Any) -> None:
+    async with serving() as running, talking(running.address) as talk:
+        running.recipe.failure = TryLater("no key")
+        await talk.say("EHLO a.example")
+        await send(talk, ALL)
+    [entry] = [entry for entry in log.entries if entry["event"] == "mail_not_accepted"]
     assert (entry["client"], entry["via"], entry["queue_id"]) == ("192.0.2.7", "127.0.0.1", "4F3A")
+
+
+async def test_the_log_names_the_mail_its_sender_and_its_queue_id_with_each_recipient_that_is_refused(log: Any) -> None:
+    async with serving(max_recipients=1) as running, talking(running.address) as talk:
+        running.recipe.outcomes["held@bob.example"] = TryLater("no key")
+        for command in ("EHLO a.example", ALL, "MAIL FROM:<a@alice.example>", "RCPT TO:<held@bob.example>"):
+            reply = await talk.say(command)
+        assert reply.code == 451
+        assert (await talk.say("RCPT TO:nonsense")).code == 501
+        await talk.say("RCPT TO:<b@bob.example>")
+        assert (await talk.say("RCPT TO:<c@bob.example>")).code == 452
+        await talk.say("DATA")
+        await talk.send(b"x\r\n.\r\n")
+        accepted = (await talk.reply()).text.split()[-1]
+    refused = [entry for entry in log.entries if entry["event"] == "recipient_not_accepted"]
+    assert [entry["reply"][:9] for entry in refused] == ["451 4.3.0", "501 5.5.4", "452 4.5.3"]
+    said = {(entry["mail"], entry["queue_id"], entry["sender"], entry["client"]) for entry in refused}
+    assert said == {(accepted, "4F3A", "a@alice.example", "192.0.2.7")}
