@@ -60,7 +60,6 @@ from relay.upkeep import (
     KeysFile,
     end_what_the_dead_had,
     give_memory_back,
-    keys_file,
     sweep,
     take_over_what_was_sent,
     tell_of_endings,
@@ -253,7 +252,7 @@ async def running(
             log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
         budget = Budget(config.limits.messages_in_flight)
         watched = _watched(built, budget)
-        report = KeysFile(keys_file(config), secret.ids[0], built.keys, built.receiving, worker)
+        report = KeysFile(config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
         work = {
             "key intake": built.receiving.go_on(),
             "memory": give_memory_back(),

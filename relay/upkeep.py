@@ -192,11 +192,6 @@ class KeysFile:
         await self.write()
 
 
-def keys_file(config: Config) -> Path:
-    """Where the serving relay writes down how its keys stand."""
-    return config.store.secret.with_name("keys.json")
-
-
 def write_whole(path: Path, text: str) -> None:
     """Writes the file so that a reader sees all of it or nothing."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -36,7 +36,7 @@ from relay.reloading import Settings
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
-from relay.upkeep import keys_file, write_whole
+from relay.upkeep import write_whole
 from relay.worker import Texts, Worker
 
 log = structlog.get_logger(__name__)
@@ -270,7 +270,7 @@ class Workers:
     def _write_keys(self) -> None:
         reports = [each.keys for each in self._running.values() if each.keys is not None]
         try:
-            write_whole(keys_file(self._config), json.dumps(together(reports)))
+            write_whole(self._config.keys_file, json.dumps(together(reports)))
         except OSError as error:  # the next one may succeed
             log.warning("key_report_not_written", cause=error.strerror)
 

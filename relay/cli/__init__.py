@@ -4,6 +4,7 @@ The exit status is 0 for fine, 1 where something is wrong with what was asked ab
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -79,6 +80,7 @@ def main() -> None:
     """The console script: errors that the user can mend are said in one line each, never as a traceback."""
     try:
         forbid_core_dumps()
+        os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # it looks through all that is installed, and would run it
         cli.main(prog_name="qumail-relay")
     except ConfigError as error:
         for problem in error.problems:

@@ -1,5 +1,7 @@
 """`qumail-relay keys status`: how many quantum keys there are, how fast they go, when they will be gone.
 It shows what the serving relay wrote down of late, else what its KMEs say when they are asked.
+
+What asks KMEs, and the store, are loaded where they are needed: that takes longer than all else.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import key_receiver, upkeep
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
@@ -25,10 +26,7 @@ from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
-from relay.keys.build import key_ring
 from relay.store.secret import SiteSecret
-from relay.store.spool import spool_contents
-from relay.store.store import open_store
 
 FRESH_S = 60.0
 BAD = "bold red"
@@ -96,7 +94,7 @@ def reseal(config_file: Path) -> None:
         raise StoreUnavailable(f"{error.filename or config.state_directory}: {error.strerror}") from error
     click.echo(f"{resealed} keys and messages sealed anew")
     if taken_over:
-        click.echo(f"{taken_over} keys that waited in {config.state_directory / key_receiver.SPOOL} taken over first")
+        click.echo(f"{taken_over} keys that waited in {config.state_directory} taken over first")
 
 
 async def _reseal(config: Config) -> tuple[int, int]:
@@ -107,12 +105,14 @@ async def _reseal(config: Config) -> tuple[int, int]:
         raise StoreUnavailable(
             "the relay that serves still seals under an older secret: restart it, then run this again"
         )
+    from relay.key_receiver import SPOOL, take_over_keys
+    from relay.store.store import open_store
+    from relay.upkeep import SENT
+
     async with await open_store(config.store.database, secret) as store:
-        taken_over = await key_receiver.take_over_keys(
-            config.state_directory / key_receiver.SPOOL, secret, store.received
-        )
+        taken_over = await take_over_keys(config.state_directory / SPOOL, secret, store.received)
         resealed = await store.reseal()
-    spools = [config.state_directory / name for name in (key_receiver.SPOOL, upkeep.SENT)]
+    spools = [config.state_directory / name for name in (SPOOL, SENT)]
     if older := await asyncio.to_thread(_under_older_secrets, spools, secret):
         raise StoreUnavailable(
             f"{older[0]}: is under an older secret, which is needed until a relay that was restarted has taken it over "
@@ -122,6 +122,8 @@ async def _reseal(config: Config) -> tuple[int, int]:
 
 
 def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Path]:
+    from relay.store.spool import spool_contents
+
     return [
         each.path for spool in spools for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}
     ]
@@ -130,6 +132,8 @@ def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Pat
 async def _report(config: Config) -> dict[str, Any]:
     report = _serving_relay(config)
     if report is None:
+        from relay.keys.build import key_ring
+
         async with key_ring(config, prefetch=False) as ring:
             report = {"source": "the KMEs", "age_s": 0.0, **(await ring.report()).as_json()}
         for row in report["pools"]:
@@ -144,7 +148,7 @@ async def _report(config: Config) -> dict[str, Any]:
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
     """What the relay that serves has written down last, None where there is none."""
-    written = upkeep.keys_file(config)
+    written = config.keys_file
     try:
         age = time.time() - written.stat().st_mtime
         if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
@@ -169,6 +173,8 @@ async def _received(config: Config) -> list[dict[str, Any]]:
     """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
     if not config.store.secret.exists():
         return []
+    from relay.store.store import open_store
+
     async with await open_store(config.store.database, SiteSecret.load(config.store.secret)) as store:
         counts = await store.received.counts()
     return [

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay import app, mime
+from relay import mime
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console, table
@@ -26,7 +26,6 @@ from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
-from relay.quarantine.release import Release, Released, why_not
 from relay.quarantine.triage import SHARES
 from relay.stopping import Stopped, told_to_stop
 from relay.store.quarantine import Quarantine
@@ -164,7 +163,10 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     return "", tuple(problems)
 
 
-_Decision = Callable[[Release, Kept], Awaitable[bool]]
+if TYPE_CHECKING:
+    from relay.quarantine.release import Release, Released
+
+    _Decision = Callable[[Release, Kept], Awaitable[bool]]
 
 
 def _for_each(config: Config, ids: Sequence[str], reason: str | None, decision: _Decision) -> None:
@@ -177,6 +179,10 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     if config.incoming is None:
         raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
     fine = True
+    # Here, for it is all of a relay: to look at what is kept needs little of it.
+    from relay import app
+    from relay.quarantine.release import Release
+
     with told_to_stop() as stop:
         async with app.parts(_impatient(config), prefetch=False) as parts:
             decide = Release(
@@ -202,6 +208,8 @@ async def _decided(quarantine: Quarantine, decide: Release, name: str, decision:
     try:
         return await decision(decide, kept)
     except RelayError as error:
+        from relay.quarantine.release import why_not
+
         click.echo(f"{name}: stays in quarantine: {why_not(error)}", err=True)
         return False
 

@@ -117,6 +117,11 @@ class Config(toml.Table):
         return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
 
     @property
+    def keys_file(self) -> Path:
+        """Where the serving relay writes down how its keys stand; it holds no key."""
+        return self.store.secret.with_name("keys.json")
+
+    @property
     def state_directory(self) -> Path:
         """Where spools lie: beside a SQLite store, else in systemd's StateDirectory, else beside the site secret."""
         if isinstance(self.store.database, Path):

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from relay.postfix.flow import MailFlow, is_milter_of, milters
 from relay.postfix.settings import MasterService, PostfixFault, split_list
 
-SIGNS = re.compile(r"dkim|rspamd|:8891\b|:12301\b|:11332\b", re.IGNORECASE)
-"""Names and usual ports of milters that sign."""
+SIGNS = re.compile(r"dkim|:8891\b|:12301\b", re.IGNORECASE)
+"""Names and usual ports of milters that are there to sign. One that looks for spam (rspamd, which can sign too) belongs
+in front of the relay.
+"""
 
 
 def around_the_filter(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from relay import app, upkeep
+from relay import app
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
 from relay.store import store
@@ -68,7 +68,7 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
         await parts.keys.take("bob", level="otp")
         pool = parts.keys.groups["alice-bob"].pools[0]
         pool.withheld = "no space left on device"
-        upkeep.keys_file(site.config).write_text(json.dumps((await parts.keys.report(ask=False)).as_json()))
+        site.config.keys_file.write_text(json.dumps((await parts.keys.report(ask=False)).as_json()))
     assert isinstance(site.config.store.database, Path)
     with closing(sqlite3.connect(site.config.store.database)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -76,5 +76,5 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
     assert any("no KME is asked for keys" in problem for problem in told["store"])
     [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
     assert "for peer bob: no keys are drawn, the store cannot remember them: no space left on device" in problem
-    upkeep.keys_file(site.config).unlink()
+    site.config.keys_file.unlink()
     assert not any((await _check(site)).values())

@@ -119,6 +119,19 @@ async def test_what_signs_originals_may_stand_before_a_relay_that_signs_itself(
     assert await codes(directory, relay_toml(tmp_path, changes)) == []
 
 
+@pytest.mark.parametrize("base", [USUAL, "outgoing-smtp incoming-smtp", "milter"])
+@pytest.mark.parametrize(
+    "milter", ["inet:localhost:11332", "unix:rspamd/milter.sock", "unix:spamass/spamass.sock", "inet:127.0.0.1:8893"]
+)
+async def test_a_milter_that_looks_for_spam_in_front_of_the_relay_is_no_fault(
+    bases: Path, tmp_path: Path, base: str, milter: str
+) -> None:
+    directory = await configured(bases, base, tmp_path)
+    for name in ("smtpd_milters", "non_smtpd_milters"):
+        await postfix.change(directory, f"postconf -e '{name} = {milter}, '\"$(postconf -h {name})\"")
+    assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
+
+
 def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
     source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
     known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
