@@ -98,7 +98,7 @@ class Member:
         """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""
         name = self.client.name
         if self.client.health == 0:
-            return Supply(False, None, f"{name}: does not answer at present")
+            return Supply(False, None, f"{name}: unreachable: it has not answered of late")
         status = await self.pool.ask_status(slave_sae)
         try:
             plan = await self.plan(slave_sae, hidden)
@@ -107,7 +107,9 @@ class Member:
         needed = max(0, plan.number - self.pool.ready(slave_sae, plan.size)) * plan.size
         if needed == 0:
             return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
-        if status is None or status.stored_key_count is None:
+        if status is None:
+            return Supply(False, None, f"{name}: {self.pool.status_trouble(slave_sae) or 'unreachable'}")
+        if status.stored_key_count is None:
             return Supply(False, None, f"{name}: does not say how many keys it has")
         usual = status.key_size or plan.size
         stored = status.stored_key_count * usual

@@ -128,6 +128,10 @@ class KeyPool:
         """What the KME said last of its store for this slave SAE."""
         return self._kme_store(slave_sae).status
 
+    def status_trouble(self, slave_sae: str) -> str:
+        """Why the KME did not say how it stands when it was asked last; "" where it did."""
+        return self._kme_store(slave_sae).status_trouble
+
     async def take(
         self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
     ) -> list[Key]:
@@ -219,8 +223,10 @@ class KeyPool:
             status = await self.client.check_key_status(slave_sae, patient=False)
         except KeyUnavailable as error:
             kme_store.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
+            kme_store.status_trouble = f"unreachable: {error}" if isinstance(error, KMEUnreachable) else str(error)
             return None
         kme_store.status_fails.over()
+        kme_store.status_trouble = ""
         self._answered()
         kme_store.status = status
         kme_store.drawn_before_status = drawn

@@ -137,7 +137,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         kme=client.name,
         group=group,
         peer=peer,
-        trouble=pool.trouble,
+        trouble=pool.trouble or pool.status_trouble(slave_sae),
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=status.stored_key_count if status else None,

@@ -142,6 +142,7 @@ class KMEStore:
     status_fails: Complaint
     draws: DrawCount
     status: KeyStatus | None = None
+    status_trouble: str = ""
     drawn_before_status: int = 0
     """Bits that had come when that status was asked for: of what came later it may not know."""
     asked: float | None = None

@@ -119,6 +119,14 @@ async def test_explain_names_a_kme_in_trouble_and_goes_on(tmp_path: Path, kmes: 
     assert (await explained(run, "a@alice.example", "x@bob.example", "--offline"))["now"] is None
 
 
+async def test_explain_says_unreachable_where_nobody_answers_for_the_kme(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    _, run = site_of(tmp_path, kmes, FILES)
+    await kmes.stop()
+    result = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
+    assert re.search(r"otp: kme: unreachable: .*\n *aes: kme: unreachable: ", result.output), result.output
+    assert re.search(r"^Keys +kme \(group alice-bob\): unreachable: ", result.output, re.MULTILINE), result.output
+
+
 async def test_explain_and_the_relay_agree_about_what_cannot_be_done(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     _, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["pqc"]\notherwise = "refuse"\n'})
     now = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
