@@ -15,11 +15,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,7 @@ async def relay(
             state=work / "kme",
         )
     )
+    begins(console, f"starting {name.title()}'s relay")
     listening, log = directory / "ready", directory / "relay.log"
     arguments = ("serve", "--config", str(directory / "relay.toml"), "--ready-file", str(listening))
     running = await stack.enter_async_context(process(log, *arguments))
@@ -198,8 +200,16 @@ async def relay(
     return TCPAddress(host, int(port))
 
 
-def prepare_sites(work: Path) -> None:
-    """Both sites' policies and certificates; each gets the other's peer document, as after `identity import`."""
+def begins(console: Console, what: str) -> None:
+    """Says what takes a moment, before it does."""
+    console.print(f"    {what} ...", style="dim")
+
+
+def prepare_sites(work: Path, begin: Callable[[str], None]) -> None:
+    """Both sites' policies and certificates; each gets the other's peer document, as after `identity import`.
+
+    `begin` hears of each key that is about to be made: RSA takes seconds.
+    """
     for name in ("alice", "bob"):
         policies = work / name / "policies"
         (policies / "bob.example").mkdir(parents=True)
@@ -210,7 +220,8 @@ def prepare_sites(work: Path) -> None:
     for name, peer, sae in (("alice", "bob", "2"), ("bob", "alice", "1")):
         domains = [f"{name}.example"]
         keys = work / name / "identity"
-        identity = create_identity(keys, name=name, domains=domains)
+        told = partial(_told_of_key, begin, name.title())
+        identity = create_identity(keys, name=name, domains=domains, progress=told)
         document = peer_document(
             keys,
             identity,
@@ -225,6 +236,10 @@ def prepare_sites(work: Path) -> None:
         pinned.write_bytes(document)
 
 
+def _told_of_key(begin: Callable[[str], None], whose: str, what: str) -> None:
+    begin(f"{whose}: making {what}")
+
+
 def event(log: Path, name: str) -> dict[str, Any]:
     """The last event of this name in a relay's log."""
     for line in reversed(log.read_text().splitlines()):
@@ -237,11 +252,12 @@ async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]
     """Starts everything, sends a message at each level, shows what happened; raises DemoError if it went wrong."""
     async with AsyncExitStack() as stack:
         console.rule("[bold]QuMail Relay[/]: a message travels from Alice to Bob, at each of the four levels")
+        begins(console, "starting two development key servers")
         state, log = work / "kme", work / "kme.log"
         kmes = await stack.enter_async_context(process(log, "kme", "--state", str(state), *kme_ports))
         urls = json.loads(await ready(kmes, state / "endpoints.json", log, "the development key servers"))
         console.print(f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)")
-        await asyncio.to_thread(prepare_sites, work)
+        await asyncio.to_thread(prepare_sites, work, lambda what: begins(console, what))
         console.print("  [green]✓[/] certificates of both sites (ML-KEM-1024, ML-DSA-87, RSA-4096), exchanged")
         mailbox = await stack.enter_async_context(Wire().listening())
         bob = await relay(stack, console, work, "bob", mailbox.address, urls["KM2"])
@@ -255,6 +271,7 @@ async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]
             table.add_column(heading, justify="left" if heading.startswith(("level", "what")) else "right")
         for level in LEVELS:
             message = a_real_message()
+            begins(console, f"sending a message at level {level}")
             began = time.monotonic()
             reply = await send(alice, "alice@alice.example", [f"{level}@bob.example"], message)
             taken = time.monotonic() - began

@@ -146,3 +146,29 @@ def test_an_environment_is_installed_from_the_lock_files_alone(tmp_path: Path) -
         assert call.endswith(f"--requirement {DEPLOY / lock}")
     assert "--no-build-isolation" in calls[1]
     assert "--no-deps --no-build-isolation --editable" in calls[2]
+
+
+def test_making_an_environment_says_what_comes_and_ends_with_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "python"
+    said = ["Collecting aiohttp==3.14.5 (from -r x)", "  Downloading aiohttp", "Installing collected packages: aiohttp"]
+    script = f'root={ROOT}; FAILED=FAILED; . "$root/deploy/environment"; install_locked {tmp_path} requirements.lock x'
+
+    def run(then: str) -> subprocess.CompletedProcess[str]:
+        program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said) + then)
+        program.chmod(0o755)
+        return subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=False)
+
+    well = run("exit 0\n")
+    assert (well.returncode, well.stdout) == (0, "")
+    lines = well.stderr.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "fetching what builds packages ...",
+        "fetching the packages in deploy/requirements.lock, and checking their hashes ...",
+        "installing the relay ...",
+    ]
+    assert lines.count("  aiohttp==3.14.5") == lines.count("  putting them in place ...") == 3
+    badly = run("echo 'no such file' >&2; exit 1\n")
+    assert badly.returncode == 1
+    assert "no such file" in badly.stderr.splitlines()
+    assert badly.stderr.endswith("FAILED: the Python packages could not be installed; is there a network?\n")
