@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from zlib import crc32
 
 import structlog
 
@@ -32,7 +32,7 @@ from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
-from relay.keys.refill import DrawCount, Draws
+from relay.keys.refill import DrawCount
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
 from relay.notify import READY, STOPPING, notify, stay_alive
@@ -322,11 +322,11 @@ def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Call
     """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
     if isinstance(built.config.store.database, Path):
         built.store.deliveries.share(neighbours, take_over)
-    kmes, saes = sorted(built.config.kmes), sorted(peer.sae_id for peer in built.config.peers.values())
-    places = {place: number for number, place in enumerate(product(kmes, saes)) if number < COUNTERS}
 
     def draws_of(kme: str, sae: str) -> DrawCount:
-        return CountedTogether(neighbours, places[kme, sae]) if (kme, sae) in places else Draws()
+        # By name: which peers there are is not the same for a worker that starts later. Two that share a counter only
+        # keep more of their reserve.
+        return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
 

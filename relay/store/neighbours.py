@@ -31,7 +31,7 @@ _CELL = struct.Struct("<H6s")
 _BUCKET_OCTETS = _WAYS * _CELL.size
 _KNOWN_AT = LIVES
 _BUCKETS_AT = LIVES + _KNOWN
-COUNTERS, _COUNTED = 256, 64
+COUNTERS, _COUNTED = 1024, 64
 """Amounts that are counted together, and workers that count each in a place of their own."""
 _COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
 _OCTETS = _COUNTERS_AT + COUNTERS * _COUNTED * 8

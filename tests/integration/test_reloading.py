@@ -220,6 +220,38 @@ async def test_for_a_peer_whose_document_is_gone_mail_is_held_and_none_leaves_in
     assert {got.message.count(b"X-QuMail-Protection: pqc; peer=alice") for got in sink.got} == {1}
 
 
+async def test_a_mail_that_is_handed_on_while_its_peer_is_forgotten_comes_to_its_end(two: Two, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    mail = asyncio.create_task(submit(two.sealing.addresses["outgoing"], numbered(0)))
+    await sink.reached.wait()
+    (two.bob.directory / "peers" / "alice.json").unlink()
+    await until(two.opening, "peers_reloaded", gone=["alice"])
+    sink.gate.set()
+    assert (await mail).code == 250
+    assert (await submit(two.sealing.addresses["outgoing"], numbered(1))).code == 250
+    assert (await until(two.opening, "put_in_quarantine"))["reason"] == "unknown-signer"
+    assert len(sink.got) == 1
+    assert not [line for line in two.opening.log.splitlines() if '"level": "error"' in line]
+
+
+async def test_what_was_sealed_for_a_peer_that_is_gone_meanwhile_leaves_no_more(alice: Site, wire: Sink) -> None:
+    without_table(alice, "bob")
+    alice.write_policies({"bob.example.toml": PQC})
+    wire.on_data = ["451 4.2.0 later"]
+    document = alice.directory / "peers" / "bob.json"
+    whole = document.read_bytes()
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 451
+        document.unlink()
+        await until(relay, "peers_reloaded", gone=["bob"])
+        assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 451
+        assert wire.got == []
+        renamed_over(document, whole)
+        await until(relay, "peers_reloaded", new=["bob"])
+        assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 250
+    assert len(wire.got) == 1
+
+
 async def test_a_document_that_is_replaced_by_deleting_it_first_holds_no_mail(two: Two, sink: Sink) -> None:
     whole = two.document.read_bytes()
     async with flowing(two.sealing, sink) as flow:

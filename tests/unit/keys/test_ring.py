@@ -439,6 +439,40 @@ async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(km
         await asyncio.sleep(0)
 
 
+async def test_for_a_peer_that_is_new_keys_are_drawn_and_for_one_that_is_gone_no_more(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 100), timing=time.timing)
+    async with KeyRing("sae-alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing) as ring:
+        await ring.take("bob")
+        ring.know({"carol": PeerKeys("carol", ("g",))})
+        while group.pools[0].ready("carol", 256) < 4:
+            await kme.next_request()
+        with pytest.raises(KMEMisconfigured):
+            await ring.take("bob")
+        assert (await ring.take("carol")).reference.slave_sae == "carol"
+        time.now += 101
+        await ring.maintain(ask=False)
+        while group.pools[0].ready("carol", 256) < 4:
+            await kme.next_request()
+        assert group.pools[0].ready("bob", 256) == 0
+        assert {row.peer for row in ring.pool_rows()} == {"carol"}
+
+
+async def test_a_key_in_use_for_several_messages_is_forgotten_when_its_peer_gets_another_sae(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    rotation = Rotation(max_messages=10)
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(0, 0), timing=time.timing)
+    peers = {"bob": PeerKeys("bob", ("g",), rotation)}
+    async with KeyRing("sae-alice", {"g": group}, peers, timing=time.timing) as ring:
+        first = await ring.take("bob")
+        ring.know(peers)
+        assert await ring.take("bob") == first
+        ring.know({"bob": PeerKeys("other", ("g",), rotation)})
+        assert (await ring.take("bob")).reference.slave_sae == "other"
+
+
 async def test_a_fault_that_nobody_foresaw_does_not_end_the_watch_over_the_keys(
     ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ Standard: policies/README.md; what each recipient gets, test_policy_agreement.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,13 @@ from typing import Any, cast
 
 import pytest
 
+from relay.errors import PolicyHolds
 from relay.keys.ring import KeyRing
+from relay.keys.types import SealingKey
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
+from relay.policy.strength import LevelName
 from relay.sealing import SealedCopy, Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
@@ -37,6 +41,57 @@ async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, s
     sealed = await sealer.seal(Mail(Envelope(SENDER, tuple(map(Recipient, numbered))), mails.plain()))
     assert not sealed.failures
     return sealed.copies
+
+
+class SwappedMeanwhile(Keys):
+    """Whoever takes a key waits for it, and other things are read again meanwhile."""
+
+    def __init__(self, swap: Callable[[], None]) -> None:
+        super().__init__({})
+        self._swap = swap
+
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+        self._swap()
+        return await super().take(peer, level=level, octets=octets, low_priority=low_priority)
+
+
+async def test_what_is_read_again_while_a_mail_is_sealed_counts_for_the_next_one(tmp_path: Path) -> None:
+    """The peer is gone, or has another SAE ID, by the time that the key is there."""
+    now = [planner_of(Ability(), tmp_path, compression=False)]
+    before = now[0].config
+    later = iter(({}, {"bob": before.peers["bob"].model_copy(update={"sae_id": "sae-other"})}))
+
+    def swap() -> None:
+        now[0] = replace(now[0], config=before.model_copy(update={"peers": next(later)}))
+
+    sealer = Sealer(lambda: now[0], lambda: all_at(AT_BOB), cast("KeyRing", SwappedMeanwhile(swap)))
+    mail = Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain())
+    first = await sealer.seal(mail)
+    assert [copy.protection for copy in first.copies] == ["aes"]
+    assert await sealer.still_permitted(mail, first.copies) == []
+    [held] = (await sealer.seal(mail)).failures.values()
+    assert isinstance(held, PolicyHolds)
+    assert "peer 'bob' is known no more" in str(held)
+    now[0] = replace(now[0], config=before.model_copy(update={"peers": {"bob": before.peers["bob"]}}))
+    again = await sealer.seal(replace(mail, message=mails.plain("another")))
+    assert [copy.keys[0].slave_sae for copy in again.copies] == ["1"]
+
+
+@pytest.mark.parametrize("level", ["aes", "otp"])
+async def test_no_key_for_another_sae_is_used_when_the_peers_has_just_changed(tmp_path: Path, level: LevelName) -> None:
+    planner = planner_of(Ability(), tmp_path, compression=False)
+    peers = {"bob": planner.config.peers["bob"].model_copy(update={"sae_id": "sae-before"})}
+    before = replace(planner, config=planner.config.model_copy(update={"peers": peers}))
+    sealer = Sealer(lambda: before, lambda: all_at(replace(AT_BOB, levels=(level,))), cast("KeyRing", Keys({})))
+    sealed = await sealer.seal(Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain()))
+    assert sealed.copies == []
+    assert "SAE has just changed" in str(sealed.failures["x@bob.example"])
+
+
+def all_at(decision: Decision) -> PolicySet:
+    return cast(
+        "PolicySet", SimpleNamespace(decide=lambda *_: decision, looks_inside=False, patterns=0, version="0" * 12)
+    )
 
 
 def two(**settings: tuple[Any, Any]) -> tuple[Decision, Decision]:
