@@ -122,9 +122,7 @@ async def parts(
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         sites, dkim = SitesInForce(settings), _dkim(settings)
         config = sites.config()
-        policies = PoliciesInForce(
-            config.policies.directory, config.peer_domains, max_bounce=config.max_bounce, board=board
-        )
+        policies = PoliciesInForce(config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board)
         secret = SiteSecret.load_or_create(config.store.secret)
         addresses = AddressHash(secret if config.ledger.addresses == "hashed" else None)
         ledger = Ledger(config.ledger_file, addresses, board)

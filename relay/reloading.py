@@ -22,6 +22,7 @@ from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.levels import Level
 from relay.opening.layers import Layers
+from relay.opening.recipients import folded_domain
 from relay.planner import Planner
 from relay.policy.reload import PoliciesInForce
 from relay.stamps import Stamps, stamps_of
@@ -77,7 +78,7 @@ class SitesInForce:
         self._settings = settings
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
-        self.domains: dict[str, tuple[str, ...]] = self.known.config.peer_domains
+        self.domains = _with_former(self.known.config.peer_domains, {})
         """The peers' mail domains as policies go by them: also of those who are peers no more."""
         self._levels: Mapping[str, Level] = {}
         self._keys: KeyRing | None = None
@@ -133,8 +134,8 @@ def _with_former(
 
     Mail to these is held as long as the relay runs: policies for everybody that let mail out in clear are not for them.
     """
-    owned = {domain for domains in now.values() for domain in domains}
-    found = dict(now)
+    found = {name: tuple(map(folded_domain, domains)) for name, domains in now.items()}
+    owned = {domain for domains in found.values() for domain in domains}
     for name, domains in before.items():
         if former := tuple(each for each in domains if each not in owned):
             whose = f"{name} before" if name in now else name
@@ -173,9 +174,11 @@ class Reloading:
             try:
                 if watched.is_to_be_read(now) or asked:
                     reload()
+                watched.trouble = ""
             except Exception as error:  # what it concerns stays as it was, and all else goes on
-                cause = f"{type(error).__name__}: {error}"
-                log.error("not_reloaded", what=type(watched.what).__name__, cause=cause, exc_info=error)
+                if watched.trouble != (trouble := f"{type(error).__name__}: {error}"):
+                    log.error("not_reloaded", what=type(watched.what).__name__, cause=trouble, exc_info=error)
+                watched.trouble = trouble
 
     def _reload_sites(self) -> None:
         self._loop.call_soon_threadsafe(self._sites.take, self._sites.read_again())
@@ -187,6 +190,7 @@ class _Watched:
 
     def __init__(self, what: Reloadable | SitesInForce) -> None:
         self.what = what
+        self.trouble = ""
         self._seen, self._changed_at = what.read_at, float("-inf")
 
     def is_to_be_read(self, now: float) -> bool:

@@ -40,8 +40,8 @@ def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnve
     ):
         if said != is_:
             raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {is_!r}")
-    domains = {_folded(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
-    if envelope.sender and _folded(domain_of(envelope.sender)) not in domains and "*" not in peer.forwards:
+    domains = {folded_domain(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
+    if envelope.sender and folded_domain(domain_of(envelope.sender)) not in domains and "*" not in peer.forwards:
         raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
     return envelope
 
@@ -86,10 +86,10 @@ def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
 def folded_mailbox(mailbox: str) -> str:
     """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
     local, at, domain = mailbox.rpartition("@")
-    return local + at + _folded(domain) if at else mailbox
+    return local + at + folded_domain(domain) if at else mailbox
 
 
-def _folded(domain: str) -> str:
+def folded_domain(domain: str) -> str:
     """A domain as domains are compared, also one that is none."""
     try:
         return fold_domain(domain)

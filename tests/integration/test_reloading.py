@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import signal
 import ssl
 from collections import Counter
@@ -401,3 +402,28 @@ async def test_a_certificate_counts_once_its_files_have_changed_and_fit_each_oth
             async with connected(address, trust, tls=True) as after:
                 assert after.certificate != before.certificate
             assert await before.ask("NOOP") == "250 2.0.0 Ok"
+
+
+async def test_a_domain_that_a_peer_had_stays_out_of_policies_for_everybody(alice: Site, wire: Sink) -> None:
+    """One is given up, written in capitals, and another one is written in another way."""
+    text = alice.config_file.read_text()
+    table = 'domains = ["bob.example"]\nsae_id = "1"\nkme_groups = ["alice-bob"]\n'
+    assert table in text
+    alice.config_file.write_text(
+        text.replace(table, table.replace("]\nsae", ', "Old.Example", "bücher.example"]\nsae', 1))
+    )
+    shutil.rmtree(alice.directory / "peers")
+    alice.write_policies({"old.example.toml": PQC})
+    async with relay_process(alice) as relay:
+        now = table.replace("]\nsae", ', "xn--bcher-kva.example"]\nsae', 1)
+        alice.config_file.write_text(text.replace(table, now))
+        relay.process.send_signal(signal.SIGHUP)
+        await until(relay, "policies_loaded")
+        (alice.directory / "policies" / "old.example.toml").unlink()
+        await until(relay, "policy_file_gone")
+        outgoing = relay.addresses["outgoing"]
+        for recipient in ("a@old.example", "a@xn--bcher-kva.example", "a@Bücher.example"):
+            reply = await submit(outgoing, numbered(0), recipients=[recipient], options=["SMTPUTF8"])
+            assert reply.code in (450, 451, 550), (recipient, reply)
+        assert (await submit(outgoing, numbered(0), recipients=["a@elsewhere.example"])).code == 250
+    assert [got.recipients for got in wire.got] == [("a@elsewhere.example",)]

@@ -95,6 +95,19 @@ def test_a_command_that_looks_at_files_loads_nothing_that_serves_mail(site: Path
     assert not [name for name in modules if name.startswith(OF_SERVING)]
 
 
+def test_keys_status_beside_a_relay_that_serves_loads_nothing_that_asks_a_kme(site: Path) -> None:
+    (site / "keys.json").write_text('{"pools": [], "levels": []}')
+    _, modules = loaded(site, "keys", "status", "--json")
+    assert not SERVING & packages(modules)
+    assert not [name for name in modules if name.startswith((*OF_SERVING, "relay.keys.client"))]
+
+
+def test_what_is_in_quarantine_is_listed_without_all_of_a_relay(site: Path) -> None:
+    assert loaded(site, "identity", "new")[0] == 0
+    _, modules = loaded(site, "quarantine", "list")
+    assert not [name for name in modules if name.startswith(("relay.app", "relay.entry", "aiohttp"))]
+
+
 @pytest.mark.parametrize("group", [[], ["policy"]], ids=["", "policy"])
 def test_help_loads_no_command(site: Path, group: list[str]) -> None:
     status, modules = loaded(site, *group, "--help")
