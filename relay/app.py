@@ -20,6 +20,10 @@ from zlib import crc32
 import structlog
 
 from relay.aio import in_background
+from relay.audit.chain import Chain
+from relay.audit.entries import AddressHash
+from relay.audit.pending import Pending
+from relay.audit.writing import Audit
 from relay.budget import Budget
 from relay.config import Config, TCPAddress
 from relay.counting import Board
@@ -27,7 +31,6 @@ from relay.deliveries import Deliveries
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
-from relay.fates import Tally
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
@@ -48,16 +51,19 @@ from relay.shadow import Shadow, ShadowRecord
 from relay.status import StatusModule, Watched
 from relay.status.measures import keep_lag, keep_own
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store.ledger import AddressHash, Ledger
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
 from relay.store.store import Store, open_store
+from relay.tally import Tally
+from relay.trail import Trail
 from relay.upkeep import (
     ALONE,
+    ANNOUNCED,
     SENT,
     KeysFile,
+    complete_audit,
     end_what_the_dead_had,
     give_memory_back,
     sweep,
@@ -92,7 +98,8 @@ class Parts:
     policies: PoliciesInForce
     store: Store
     keys: KeyRing
-    ledger: Ledger
+    audit: Audit
+    algorithms: Mapping[str, str]
     sealer: Sealer
     originals: Originals
     triage: Triage
@@ -124,8 +131,8 @@ async def parts(
         config = sites.config()
         policies = PoliciesInForce(config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board)
         secret = SiteSecret.load_or_create(config.store.secret)
-        addresses = AddressHash(secret if config.ledger.addresses == "hashed" else None)
-        ledger = Ledger(config.ledger_file, addresses, board)
+        audit = _audit(config, secret, board)
+        stack.push_async_callback(audit.close)
         beat_file = config.store.secret.with_name("store.beat")
         store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
         sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
@@ -137,7 +144,8 @@ async def parts(
         stores = (store.received, store.issued_keys, store.trials)
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
         stack.push_async_callback(keys.close)
-        sites.use(all_levels(config), keys)
+        levels = all_levels(config)
+        sites.use(levels, keys)
         opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
         next_hops = _next_hops(stack, config)
         yield Parts(
@@ -147,7 +155,8 @@ async def parts(
             policies,
             store,
             keys,
-            ledger,
+            audit,
+            {name: level.algorithms for name, level in levels.items()},
             Sealer(sites.planner, policies, keys, board),
             Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
             _triage(config, sites, store, next_hops, board),
@@ -241,6 +250,7 @@ async def running(
         if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
             _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
+        await complete_audit(config, built.audit, secret)
         await end_what_the_dead_had(config, built.store, secret)
         if worker is None or worker.first:
             await built.triage.refresh()
@@ -260,7 +270,7 @@ async def running(
         if config.status is not None:
             work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
         if worker is None or worker.first:
-            work["sweep"] = sweep(config, built.store, secret, built.triage)
+            work["sweep"] = sweep(config, built.store, secret, built.triage, built.audit)
             work["policy ends"] = tell_of_endings(built.policies)
         if worker is not None and stop is not None:
             work["supervisor"] = worker.stop_with_supervisor(stop)
@@ -277,6 +287,7 @@ async def running(
             secret,
             budget,
             sockets,
+            tally(built, "incoming"),
         )
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
@@ -337,11 +348,11 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         config.outgoing,
         built.sealer,
         built.next_hops["outgoing"],
-        built.ledger,
+        built.audit,
         Deliveries("outgoing", built.store.deliveries, built.sent, built.board),
         _shadow(config, built),
         built.dkim.signer if built.dkim is not None else _nothing,
-        Tally("outgoing", built.sites.config, built.board),
+        tally(built, "outgoing"),
     )
 
 
@@ -355,7 +366,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         built.next_hops["incoming"],
         Deliveries("incoming", built.store.deliveries, built.sent, built.board),
         built.triage,
-        Tally("incoming", built.sites.config, built.board),
+        tally(built, "incoming"),
     )
 
 
@@ -404,6 +415,22 @@ async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
 async def _stopped(ready: list[Door]) -> None:
     """All at once, so that they share the time that mails in flight are given."""
     await asyncio.gather(*(each.stop() for each in ready))
+
+
+def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
+    """The audit record, as this process writes it."""
+    settings = config.audit
+    addresses = AddressHash(secret if settings.addresses == "hashed" else None)
+    pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
+    hold = settings.when_unwritable == "hold"
+    chain = Chain(config.audit_directory)
+    return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=hold)
+
+
+def tally(built: Parts, direction: str) -> Tally:
+    """What counts each mail of this direction, and writes it into the audit record."""
+    trail = Trail(direction, built.audit, built.algorithms)
+    return Tally(direction, built.sites.config, built.board, trail)
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
 
 import structlog
 
@@ -30,6 +31,7 @@ from relay.keys import KeyReference
 from relay.mail import Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
 from relay.opening import Opened
+from relay.plan import Planned
 from relay.sealing import SealedCopy
 from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
 from relay.store.mail_identity import name_as_it_came, recipient_name
@@ -43,6 +45,13 @@ ANSWERED_AT_ONCE = 1000
 """So many mails whose client may not have heard of their outcome are known by their id."""
 
 
+class Witness(Protocol):
+    """Who writes down that a mail was about to leave (relay/trail.py)."""
+
+    def leaves(self, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+        """Raises StoreUnavailable where it may not."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
@@ -50,7 +59,8 @@ class Delivery:
     `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
     those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
     Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was;
-    one that came `unsealed` goes on as it is. Who is in `aside` has it in quarantine.
+    one that came `unsealed` goes on as it is. Who is in `aside` has it in quarantine; `without` has what was planned
+    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave.
     """
 
     name: bytes
@@ -63,6 +73,9 @@ class Delivery:
     opened: Opened | None = None
     aside: set[str] = field(default_factory=set)
     unsealed: bool = False
+    without: dict[str, Planned] = field(default_factory=dict)
+    said: dict[str, tuple[str, str]] = field(default_factory=dict)
+    witness: Witness | None = None
 
     @property
     def rest(self) -> Mail:
@@ -71,10 +84,12 @@ class Delivery:
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
 
-    def note(self, recipients: Iterable[Recipient], outcomes: Outcomes) -> None:
+    def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
         """What the next hop has said for each of these recipients."""
         for recipient, outcome in zip(recipients, outcomes, strict=True):
             self.outcomes[recipient.mailbox] = outcome
+            if outcome is None:
+                self.said[recipient.mailbox] = next_hop, answer
 
     def put_aside(self, recipients: Sequence[Recipient]) -> None:
         """For these it is in quarantine, and the client need not try again."""
@@ -202,16 +217,18 @@ class Deliveries:
         with self._begin_seconds.timed():
             begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
         if begun.delivered or begun.copies:
-            log.info("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
+            log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
         return delivery.rest
 
-    def check(self, delivery: Delivery) -> None:
-        """To be called last before the mail leaves: what becomes of it can be written down, and nobody else has it.
+    def check(self, delivery: Delivery, leaving: Mail, copy: SealedCopy | None = None) -> None:
+        """To be called last before this leaves: what becomes of it can be written down, and nobody else has it.
 
         Raises DeliveryUnderWay and StoreUnavailable.
         """
+        if delivery.witness is not None:
+            delivery.witness.leaves(leaving.envelope.recipients, leaving.size, copy)
         self._take_room(delivery)
         self._records.check(delivery.begun.relay)
 
@@ -267,7 +284,7 @@ class Deliveries:
                 self._records.unmark(name, delivered)
         else:
             await self._remember_unheard(mail, name, delivered)
-        log.info("delivered_unheard", recipients=len(delivered))
+        log.debug("delivered_unheard", recipients=len(delivered))
 
     async def _remember_unheard(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
         name = known if known is not None else await self._name(mail)
@@ -352,6 +369,7 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
         "policy_version": copy.policy_version,
         "keys": [asdict(reference) for reference in copy.keys],
         "quantum_bits": copy.quantum_bits,
+        "sealed": copy.sealed,
     }
     recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
     return WaitingCopy(recipients, facts, copy.message, copy.name)
@@ -371,4 +389,5 @@ def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
         quantum_bits=waiting.facts["quantum_bits"],
         recipients=list(unique.values()),
         name=waiting.name,
+        sealed=waiting.facts.get("sealed", ""),
     )

@@ -1,25 +1,24 @@
-"""What became of a mail for each of its recipients, in words that bear counting, and the counting of it.
+"""What became of a mail for each of its recipients, in words that bear counting: metrics and audit record share them.
 Standard: a recipient of a try has one fate; peers are those of relay.toml, whatever strangers write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 from relay.config import Config
-from relay.counting import Board, metrics
-from relay.counting.board import Timed
 from relay.deliveries import Delivery
 from relay.errors import Refuse, RelayError
 from relay.mail import Mail, domain_of
 from relay.sealing import SealedCopy
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "repeated"]
-"""`inside` is in clear to a domain of ours, as it should be; `repeated`: whoever has the mail already."""
+"""`inside` is in clear to a domain of ours, as it should be; `repeated`: whoever has the mail already.
+
+What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"
 """Where a level stands: it did not come so far."""
 
@@ -38,42 +37,21 @@ class Fate:
     reason: str = ""
 
 
-class Tally:
-    """Counts the mails of one direction: what becomes of them, and how long each step takes."""
+class Fates:
+    """The rule, for the mails of one direction."""
 
-    def __init__(self, direction: str, known: Callable[[], Config] | None = None, board: Board | None = None) -> None:
+    def __init__(self, direction: str, known: Callable[[], Config] | None = None) -> None:
         """`known` gives the configuration with the peers as they are now."""
         self._direction = direction
         self._known = known
-        self._board = board or Board()
 
-    def step(self, name: str) -> Timed:
-        """`with`: one step of a mail."""
-        return self._board.spread(metrics.STEP_SECONDS, self._direction, name).timed()
-
-    def of(self, mail: Mail) -> Trial:
-        """`with`: one try of a mail, which is counted when it ends, however that is."""
-        return Trial(self, mail, self.step("all"))
-
-    def count(self, door: str, fates: Mapping[Fate, int]) -> None:
-        """One mail: how many recipients have each fate."""
-        for fate, recipients in fates.items():
-            labels = self._direction, door, fate.peer, fate.level, fate.outcome
-            self._board.add(metrics.MAILS, *labels)
-            self._board.add(metrics.RECIPIENTS, *labels, by=recipients)
-            if fate.reason:
-                self._board.add(metrics.FAILURES, self._direction, fate.reason)
-            if fate.reason == "TrippedWire":
-                self._board.add(metrics.TRIPWIRE)
-
-    def fates(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[Fate, int]:
-        """How many recipients have each fate; `error` is that of all of whom nothing else is known."""
-        found: dict[Fate, int] = {}
+    def of(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
+        """That of each recipient, by mailbox; `error` is that of all of whom nothing else is known."""
         copies = {each.mailbox: copy for copy in delivery.copies for each in copy.recipients} if delivery else {}
-        for mailbox in dict.fromkeys(mail.envelope.mailboxes):
-            fate = self._fate(mail, mailbox, delivery, copies.get(mailbox), error)
-            found[fate] = found.get(fate, 0) + 1
-        return found
+        return {
+            mailbox: self._fate(mail, mailbox, delivery, copies.get(mailbox), error)
+            for mailbox in mail.envelope.mailboxes
+        }
 
     def _fate(
         self, mail: Mail, mailbox: str, delivery: Delivery | None, copy: SealedCopy | None, error: BaseException | None
@@ -103,28 +81,6 @@ class Tally:
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
         found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
         return found[0] if found is not None else "", NONE
-
-
-class Trial:
-    """One try of a mail; whoever carries it out says which `delivery` it is."""
-
-    __slots__ = ("_mail", "_tally", "_time", "delivery")
-
-    def __init__(self, tally: Tally, mail: Mail, time: Timed) -> None:
-        self._tally = tally
-        self._mail = mail
-        self._time = time
-        self.delivery: Delivery | None = None
-
-    def __enter__(self) -> Trial:
-        self._time.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._time.__exit__()
-        self._tally.count(self._mail.door, self._tally.fates(self._mail, self.delivery, error))
 
 
 def _reason(error: BaseException) -> str:

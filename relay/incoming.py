@@ -28,13 +28,13 @@ from relay.aio import off_loop
 from relay.config import DirectionSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
-from relay.fates import Tally
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
 from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
+from relay.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Incoming:
         with self.tally.of(mail) as trial:
             await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail, begin=False) as delivery:
-                trial.delivery = delivery
+                trial.begins(delivery)
                 try:
                     await self._carry(delivery, kept)
                 except RelayError as error:
@@ -154,13 +154,13 @@ class Incoming:
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
     ) -> None:
         """Hands it to the next hop, who says what becomes of each recipient, unless the mail server keeps it."""
-        check = partial(self.deliveries.check, delivery)
+        check = partial(self.deliveries.check, delivery, leaving)
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
             with self.tally.step("deliver"):
                 result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
-        delivery.note(leaving.envelope.recipients, result.outcomes)
+        delivery.note(leaving.envelope.recipients, result.outcomes, result.next_hop, result.answer)
         refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}
         if opened is not None:
@@ -168,6 +168,7 @@ class Incoming:
             facts = {
                 "protection": opened.protection,
                 "peer": opened.peer,
+                "sealed": opened.sealed,
                 "key_IDs": [reference.key_ID for reference in opened.keys],
             }
         report = log.warning if refused else log.info

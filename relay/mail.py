@@ -86,7 +86,8 @@ UNKNOWN = Origin()
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
 
-    `id` names the mail in log lines. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
+    `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
+    other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
     on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
     it came in: smtp, lmtp, submission or milter, "" for none of them.
@@ -99,6 +100,7 @@ class Mail:
     origin: Origin = UNKNOWN
     each_answered: bool = False
     door: str = ""
+    message_id: str = ""
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""

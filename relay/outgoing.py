@@ -26,16 +26,17 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
+from relay.audit.entries import LedgerEntry
+from relay.audit.writing import Audit
 from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
-from relay.fates import Tally
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
 from relay.shadow import Shadow
-from relay.store.ledger import Ledger, LedgerEntry
+from relay.tally import Tally
 from relay.tripwire import check_sealed, shown_fields
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ class Outgoing:
     """What the recipe works with; one value for the life of the relay.
 
     `signer` gives what signs now. `entered` has what stands in the ledger of mails of which nothing has left yet; the
-    `tally` counts mails.
+    `tally` tells of mails.
     """
 
     direction: OutgoingSettings
     sealer: Sealer
     next_hop: NextHop
-    ledger: Ledger
+    audit: Audit
     deliveries: Deliveries
     shadow: Shadow | None = None
     signer: Callable[[], Signer | None] = lambda: None
@@ -81,7 +82,7 @@ class Outgoing:
         with self.tally.of(mail) as trial:
             await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
-                trial.delivery = delivery
+                trial.begins(delivery)
                 await self._add_copies(delivery)
                 await self._hand_on_all(delivery, delivery.copies, more=False)
         return delivery.answer
@@ -110,8 +111,9 @@ class Outgoing:
             return
         for each in entries:
             if each.event == "downgrade":
-                log.warning("downgraded", protection=each.used, peer=each.peer, policy=each.policy, cause=each.reason)
+                log.warning("downgraded", protection=each.level, peer=each.peer, policy=each.policy, cause=each.reason)
         delivery.copies += sealed.copies
+        delivery.without |= sealed.without
         if sealed.failures:
             for recipient in rest.envelope.recipients:
                 if failure := sealed.failures.get(recipient.address):
@@ -124,7 +126,7 @@ class Outgoing:
         known = self.entered.pop(delivery.name, frozenset())
         if not entries:
             return
-        await self.ledger.record(*(entry for entry in entries if entry not in known))
+        await self.audit.record(*(entry for entry in entries if entry not in known))
         self.entered[delivery.name] = frozenset(entries)
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
@@ -153,7 +155,7 @@ class Outgoing:
             with self.tally.step("check"):
                 leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            supervision = Supervision(partial(self.deliveries.check, delivery), *noted)
+            supervision = Supervision(partial(self.deliveries.check, delivery, leaving, copy), *noted)
             with self.tally.step("deliver"):
                 result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
@@ -164,7 +166,7 @@ class Outgoing:
             log.error("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=repr(error))
             delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
             return
-        delivery.note(copy.recipients, result.outcomes)
+        delivery.note(copy.recipients, result.outcomes, result.next_hop, result.answer)
         if None in result.outcomes:
             self.entered.pop(delivery.name, None)
         try:
@@ -202,7 +204,7 @@ class Outgoing:
         with self.tally.of(mail) as trial:
             await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
-                trial.delivery = delivery
+                trial.begins(delivery)
                 await self._add_copies(delivery)
                 self._check_one_copy(delivery)
                 # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
@@ -237,8 +239,8 @@ class Outgoing:
         message = top + copy.message if top else copy.message
         if not await off_loop(len(message), fits, message):
             return None
-        self.deliveries.check(delivery)
-        delivery.note(copy.recipients, (None,) * len(copy.recipients))
+        self.deliveries.check(delivery, delivery.mail.to(copy.recipients).with_message(message), copy)
+        delivery.note(copy.recipients, (None,) * len(copy.recipients), "milter")
         self.entered.pop(delivery.name, None)
         _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
@@ -287,6 +289,7 @@ def _report_of(
         event,
         protection=copy.protection,
         peer=copy.peer,
+        sealed=copy.sealed,
         key_IDs=[reference.key_ID for reference in copy.keys],
         quantum_bits=copy.quantum_bits,
         recipients=len(outcomes) - len(refused),
@@ -318,6 +321,6 @@ def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> LedgerEntry:
         mail,
         [each.recipient.address for each in planned],
         **planned[0].policy,
-        used=copy.protection,
+        level=copy.protection,
         reason=planned[0].downgrade,
     )

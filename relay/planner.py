@@ -170,7 +170,7 @@ class Planner:
         """As `hidden`, and with the original at hand what compressing saves is known."""
         sender = group.decision.sender if group.decision else ""
         if "otp" in copy.layers and self.config.otp.compression and original is not None:
-            envelope = self.sealed_envelope(copy, sender, group.recipients)
+            envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
             payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
             return padded_size(len(payload), self.config.otp.padding)
         return self.hidden(copy, sender, group.recipients, octets)
@@ -179,18 +179,21 @@ class Planner:
         """How many octets of key a copy without compression has hide it, 0 without a pad. Raises MalformedMessage."""
         if "otp" not in copy.layers:
             return 0
-        envelope = self.sealed_envelope(copy, sender, recipients)
+        envelope, _ = self.sealed_envelope(copy, sender, recipients)
         return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
 
-    def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> bytes:
-        """The DER of what the payload says of itself. Raises MalformedMessage where an address cannot be written."""
+    def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> tuple[bytes, bytes]:
+        """The DER of what the payload says of itself, and its id.
+
+        Raises MalformedMessage where an address cannot be written.
+        """
         parties = self.parties(copy.peer or "")
         mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
         now = datetime.now(UTC).replace(microsecond=0)
         envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, copy.protection, now, sender, mailboxes)
         try:
             envelope.check_addresses()
-            return envelope.encode()
+            return envelope.encode(), envelope.id
         except ValueError as error:
             raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
 

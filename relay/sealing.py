@@ -26,6 +26,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
+from relay.store.mail_identity import sealed_name
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class SealedCopy:
     `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
     `planned` says of each recipient what was passed over. A copy of an earlier try has none, and its `name` in the
-    store.
+    store. `sealed` is what log and audit record call it at both sites, "" where it is not known.
     """
 
     protection: str
@@ -56,6 +57,7 @@ class SealedCopy:
     recipients: list[Recipient] = field(default_factory=list)
     planned: tuple[Planned, ...] = ()
     name: str = ""
+    sealed: str = ""
 
     @property
     def inside(self) -> frozenset[str]:
@@ -72,12 +74,13 @@ class SealedCopy:
 class SealedMail:
     """The copies of a mail, and why there is none for the rest of its recipients, by address.
 
-    `policy_version` is that of the policies that said so.
+    `policy_version` is that of the policies that said so, and `without` what was planned for the rest, by mailbox.
     """
 
     copies: list[SealedCopy]
     failures: dict[str, RelayError]
     policy_version: str = ""
+    without: dict[str, Planned] = field(default_factory=dict)
 
 
 class SealedBefore(NamedTuple):
@@ -128,7 +131,8 @@ class Sealer:
 
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
-        return SealedMail([copy for _, copy in had], failures, policies.version)
+        planned = {each.recipient.mailbox: each for group in without for each in group.members}
+        return SealedMail([copy for _, copy in had], failures, policies.version, planned)
 
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
         """What `seal` would do now. Raises MalformedMessage."""
@@ -163,18 +167,21 @@ class Sealer:
             made.protection, made.message = before
             return made
         try:
-            sealed = await self._sealed(planner, original, sender, group, copy)
+            sealed, envelope_id = await self._sealed(planner, original, sender, group, copy)
             made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
+        made.sealed = sealed_name(envelope_id, planner.config.site.sae_id).hex()[:16]
         self._note_made(
             digest, SealedBefore(peer, frozenset(each.mailbox for each in made.recipients), made.protection)
         )
         return made
 
-    async def _sealed(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedPayload:
-        """The level, further KEMs around it, and then an aes layer, where the plan has them.
+    async def _sealed(
+        self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy
+    ) -> tuple[SealedPayload, bytes]:
+        """The level, further KEMs around it, and then an aes layer, where the plan has them; the sealed envelope's id.
 
         The key of that layer is taken first: no work is done for a copy that cannot be had.
         """
@@ -183,11 +190,11 @@ class Sealer:
         if copy.key_on_top:
             await keys.draw(parties.peer, len(original))
         level, *around = copy.layers
-        envelope = planner.sealed_envelope(copy, sender, group.recipients)
+        envelope, envelope_id = planner.sealed_envelope(copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
-        return sealed
+        return sealed, envelope_id
 
     def _note_made(self, digest: bytes, made: SealedBefore) -> None:
         """What is in this message will be known again. Only the event loop's thread changes what is known."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import structlog
 
 from relay.aio import off_loop
+from relay.audit.entries import LedgerEntry
 from relay.errors import ConfigError, RelayError
 from relay.mail import Mail
 from relay.plan import Group, Outcome, Planned
 from relay.sealing import Sealer
-from relay.store.ledger import LedgerEntry
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
             mail,
             [each.recipient.address for each in members],
             **members[0].policy,
-            used="plaintext",
+            level="plaintext",
             reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
         )
 

@@ -11,14 +11,18 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from relay import heap
+from relay.audit.recovery import take_over_announced
+from relay.audit.upkeep import compress_finished, remove_old
+from relay.audit.writing import Audit
 from relay.config import Config
 from relay.counting import metrics
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
@@ -27,7 +31,7 @@ from relay.quarantine.triage import Triage
 from relay.stopping import Stop
 from relay.store import claims
 from relay.store.secret import SiteSecret
-from relay.store.sent import SentRecords, take_over_sent
+from relay.store.sent import SentRecords, sent_of_late, take_over_sent
 from relay.store.store import Store
 from relay.worker import Worker
 
@@ -39,6 +43,8 @@ GIVE_BACK_S = 30.0
 """How often memory that is free goes back to the system."""
 SENT = "sent.spool"
 """Where it is written at once what has left: the directory's name."""
+ANNOUNCED = "audit.pending"
+"""Where it is written at once what is about to leave, for the audit record: the directory's name."""
 ALONE_S, LOOK_S = 5.0, 0.01
 """So long a worker waits for another that takes over what was sent, and so often it looks."""
 DAY_S = 86_400.0
@@ -101,12 +107,25 @@ async def end_what_the_dead_had(config: Config, store: Store, secret: SiteSecret
     await store.claims.end_claims(dead)
 
 
-async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage) -> None:
+async def complete_audit(config: Config, audit: Audit, secret: SiteSecret) -> None:
+    """Mail that was leaving when its relay was killed gets its record. Whatever stands in the way is told.
+
+    To be called before what was sent goes into the store, while it is known here by name.
+    """
+    sent = partial(sent_of_late, config.state_directory / SENT, secret)
+    try:
+        await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
+    except (StoreUnavailable, ConfigError, OSError) as error:
+        log.error("audit_not_completed", cause=str(error), instead="tried again in a minute")
+
+
+async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage, audit: Audit) -> None:
     """Ends what has expired, every SWEEP_S seconds."""
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
+            await complete_audit(config, audit, secret)
             await end_what_the_dead_had(config, store, secret)
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
@@ -115,6 +134,8 @@ async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage
             await store.issued_keys.expire(store.beat.past)
             await store.spent.expire()
             await triage.refresh()
+            await compress_finished(audit.directory)
+            await remove_old(audit, config.audit.keep_days, config.audit.max_size, store.beat.past)
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 

@@ -14,9 +14,12 @@ from relay.errors import ConfigError, RelayError
 from relay.no_dumps import forbid_core_dumps
 
 COMMANDS = {
+    "audit": Later(
+        "audit:audit", "Look at the record of all mails: what protected each, by which policy, and what became of it."
+    ),
     "backup": Later(
         "backup:backup",
-        "Copy what the relay writes by itself (store, spools, ledger) into the new directory TO, also while it serves.",
+        "Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.",
     ),
     "bench": Later(
         "bench:bench",
@@ -55,6 +58,7 @@ COMMANDS = {
         "setup:setup",
         "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",
     ),
+    "trace": Later("trace:trace", "Tell what happened to one mail here, in order, from the audit record and a log."),
     "users": Later(
         "users:users",
         "Say who may submit mail to the relay, and from which addresses ([submission] users).",

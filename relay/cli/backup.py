@@ -17,7 +17,7 @@ from relay.key_receiver import SPOOL
 from relay.store.backup import copy_state
 from relay.upkeep import SENT
 
-OWN = ("store.database", "ledger.file", "policies.shadow_record")
+OWN = ("store.database", "audit.directory", "policies.shadow_record")
 """Settings whose files the relay writes."""
 
 
@@ -25,7 +25,7 @@ OWN = ("store.database", "ledger.file", "policies.shadow_record")
 @config_option
 @click.argument("to", type=click.Path(path_type=Path))
 def backup(config_file: Path, to: Path) -> None:
-    """Copy what the relay writes by itself (store, spools, ledger) into the new directory TO, also while it serves.
+    """Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.
 
     A relay that starts from the copy knows that it is one: what was sealed before then goes to quarantine, since
     nobody can tell any more who has had it. What only you change is not copied, and named at the end.

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix, upkeep
+from relay.audit.chain import why_not_writable
 from relay.cli.check_site import State, door_states, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
@@ -39,7 +40,6 @@ from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.status import StatusModule
 from relay.store.database import transport_problem
-from relay.store.ledger import why_not_writable
 from relay.store.secret import SECRET_LENGTH, SiteSecret
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
@@ -74,7 +74,8 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
     It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but one row, and
-    files without a word in them, that show whether store, spools and ledger can be written; all are gone when it ends.
+    files without a word in them, that show whether store, spools and audit record can be written; all are gone when it
+    ends.
     """
     configure_logging(LogSettings(level="error"))
     looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
@@ -213,11 +214,11 @@ async def _missing_secrets(store: Store, config: Config) -> list[str]:
 
 
 def file_states(config: Config) -> list[State]:
-    """State directory, spools and ledger, which must take what cannot wait for room. Blocks.
+    """State directory, spools and audit record, which must take what cannot wait for room. Blocks.
 
     Looking leaves nothing behind and gets in the way of no relay that serves.
     """
-    return [*_state(config), *_spools(config), *_ledger(config)]
+    return [*_state(config), *_spools(config), *_audit(config)]
 
 
 def _state(config: Config) -> list[State]:
@@ -279,15 +280,17 @@ def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[li
     return records, problems
 
 
-def _ledger(config: Config) -> list[State]:
-    """Whether a line could be written; before the first start its directory may be missing with the secret's."""
-    path = config.ledger_file
-    if config.ledger.file is None and not path.parent.exists():
+def _audit(config: Config) -> list[State]:
+    """Whether a record could be written; before the first start its directory may be missing with the secret's."""
+    directory = config.audit_directory
+    if config.audit.directory is None and not directory.parent.exists():
         return []
-    problem = why_not_writable(path)
-    needed = "mail that needs a line in it (weaker than it could be, in clear, released) is held"
-    problems = (f"{path}: cannot be written: {problem}; until it can, {needed}",) if problem else ()
-    return [("ledger", str(path), problems)]
+    problem = why_not_writable(directory)
+    needed = "mail that needs a line in its ledger (weaker than it could be, in clear, released) is held"
+    if config.audit.every_mail and config.audit.when_unwritable == "hold":
+        needed = f"all {HELD}"
+    problems = (f"{directory}: cannot be written: {problem}; until it can, {needed}",) if problem else ()
+    return [("audit record", str(directory), problems)]
 
 
 async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[State]:

@@ -189,7 +189,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
                 parts.store.quarantine,
                 parts.originals,
                 parts.next_hops["incoming"],
-                parts.ledger,
+                parts.audit,
                 config.incoming.max_hops,
                 _who(),
             )

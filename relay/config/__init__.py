@@ -24,10 +24,10 @@ from relay.config.doors import (
 )
 from relay.config.kmes import KMESettings, PeerSettings
 from relay.config.tables import (
+    AuditSettings,
     DKIMKeySettings,
     DKIMSettings,
     IdentitySettings,
-    LedgerSettings,
     LimitSettings,
     LogSettings,
     OTPSettings,
@@ -82,6 +82,7 @@ __all__ = [
 class Config(toml.Table):
     """All of relay.toml."""
 
+    removed: ClassVar[dict[str, str]] = {"ledger": "it is a part of the audit record: write [audit], with a directory"}
     examples: ClassVar[Mapping[str, object]] = {
         "aliases": {"info@alice.example": ["ann@alice.example", "anton@alice.example"]}
     }
@@ -103,7 +104,7 @@ class Config(toml.Table):
     is a relay in front of all aliases and lists; then the table may be left out.
     """
     otp: OTPSettings = OTPSettings()
-    ledger: LedgerSettings = LedgerSettings()
+    audit: AuditSettings = AuditSettings()
     quarantine: QuarantineSettings = QuarantineSettings()
     limits: LimitSettings = LimitSettings()
     imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPSettings] = Field(default_factory=dict)
@@ -112,9 +113,9 @@ class Config(toml.Table):
     status: StatusSettings | None = None
 
     @property
-    def ledger_file(self) -> Path:
-        """Where the ledger is: beside the site secret unless it is set."""
-        return self.ledger.file or self.store.secret.with_name("ledger.jsonl")
+    def audit_directory(self) -> Path:
+        """Where the audit record is: beside the site secret unless it is set."""
+        return self.audit.directory or self.store.secret.with_name("audit")
 
     @property
     def keys_file(self) -> Path:

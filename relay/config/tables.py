@@ -66,21 +66,34 @@ class PolicySettings(toml.Table):
     """
 
 
-class LedgerSettings(toml.Table):
-    """The downgrade ledger: one line for each mail that left with less than the first level its policy lists, or in
-    clear, and for each message that a person released from quarantine or dropped (qumail-relay ledger verify |
-    show). It is written just before the mail leaves, so a mail that the next hop then does not take has one too. The
-    table may be left out.
+class AuditSettings(toml.Table):
+    """The audit record: what became of each mail, for each group of its recipients, how it was protected and by which
+    policy, with no content (qumail-relay audit verify | export | checkpoint; deploy/AUDIT.md). A part of it is the
+    downgrade ledger: what left with less than the first level its policy lists, or in clear, and what a person released
+    from quarantine or dropped (qumail-relay ledger show). That is on the disk before the mail leaves, and mail is held
+    while it cannot be. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
-        "file": "/var/lib/qumail-relay/ledger.jsonl",
+        "directory": "/var/lib/qumail-relay/audit",
     }
 
-    file: PathSetting | None = None
-    """The file, which is only ever added to; by default ledger.jsonl beside the site secret."""
+    directory: PathSetting | None = None
+    """The directory of its files, which are only ever added to; by default audit beside the site secret."""
     addresses: Literal["hashed", "clear"] = "hashed"
     """Addresses are hashed under the site secret, or stand there as they are: "clear"."""
+    every_mail: bool = True
+    """Whether every mail has a record. Without, there is the ledger alone."""
+    when_unwritable: Literal["deliver", "hold"] = "deliver"
+    """What becomes of mail that needs no line in the ledger while records cannot be written (the disk is full): it goes
+    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`; or it is held until they can be.
+    """
+    keep_days: int = Field(default=366, ge=1, le=36_500)
+    """Files of which all records are older are deleted, the ledger's with them. Export what has to be kept longer."""
+    max_size: SizeSetting = 32 * 2**30
+    """What all files may take, those of earlier days being compressed; beyond it the oldest are deleted early, and the
+    log has `audit_full`. Ten mails a second take about 4 GiB a month.
+    """
 
 
 class StoreSettings(toml.Table):

@@ -69,7 +69,7 @@ class Chain:
         try:
             found, _, reason = verifying.verify()
         except Exception as error:  # noqa: BLE001 - whatever a chain is made of, it must not hold the mail for ever
-            log.info("arc_chain_not_verified", kind=type(error).__name__)
+            log.debug("arc_chain_not_verified", kind=type(error).__name__)
             found, reason = dkim.CV_Fail, "malformed"
         if found == dkim.CV_Pass:
             self.result = "pass"

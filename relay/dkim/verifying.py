@@ -149,7 +149,7 @@ class Arrivals:
     async def verified(self, message: bytes) -> tuple[AuthResult, ...]:
         """The results for a message that is sealed for us, as it arrived; others look after any other."""
         results = await self.verifier.both(message)
-        log.info("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
+        log.debug("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
         return results
 
     async def with_results(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
@@ -168,7 +168,7 @@ class Arrivals:
         chain = await self.verifier.arc(original)
         seal = await off_loop(len(original), self.sealer.seal, original, chain, results)
         if not seal:
-            log.info("not_sealed_in_arc", chain=chain.result, length=chain.length)
+            log.debug("not_sealed_in_arc", chain=chain.result, length=chain.length)
         return seal
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.stamps import Stamps
     from relay.store.secret import SiteSecret
     from relay.store.spent import Spent
+    from relay.tally import Tally
 
 STEP_OCTETS = 1024 * 1024
 """Room for content whose size was not declared is asked for in steps of so many octets."""
@@ -58,6 +59,8 @@ class Inside:
     secret: SiteSecret
     budget: Budget
     sockets: Sockets
+    tally: Tally
+    """Of mail that arrives."""
 
     @property
     def directions(self) -> Iterator[tuple[str, DirectionSettings, Outgoing | Incoming]]:

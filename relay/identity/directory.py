@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -198,6 +198,13 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
         older_rsa_encryption=older_rsa_encryption,
         further_kems=read_pairs(directory, secret),
     )
+
+
+def signing_keys(directory: Path) -> list[MLDSA87PublicKey]:
+    """The public keys of all signing certificates, also of those that were renewed. Raises ConfigError."""
+    paths = [file_of(stem, "pem") for stem in stems(directory, Role.SIGNING)]
+    keys = [read_certificate(path).public_key() for path in paths if path.exists()]
+    return [key for key in keys if isinstance(key, MLDSA87PublicKey)]
 
 
 class _Reader:

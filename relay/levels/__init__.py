@@ -92,10 +92,11 @@ class Level(ABC):
     """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
 
     `name` is as policy files name it; `quantum` says whether the level itself spends quantum keys (the others may get
-    one more layer that does).
+    one more layer that does). `algorithms` is what the audit record says that it is made of.
     """
 
     name: str
+    algorithms: str
     quantum: bool = False
 
     def obstacle(self, parties: Parties) -> str:

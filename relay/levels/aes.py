@@ -17,6 +17,7 @@ class AES(Level):
     """AES-256-GCM with quantum keys (level 2); also the layer that quantum enhancement adds."""
 
     name = "aes"
+    algorithms = "AES-256-GCM, AES-256 wrap, quantum key"
     quantum = True
 
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:

@@ -26,6 +26,7 @@ class FurtherKEM(Level):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.algorithms = f"{name}, HKDF-SHA256, AES-256 wrap, AES-256-GCM"
 
     def obstacle(self, parties: Parties) -> str:
         """The library is needed here, and the peer's public key."""

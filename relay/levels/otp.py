@@ -25,6 +25,7 @@ class OneTimePad(Level):
     """One-time pad with quantum keys (level 1): no computation breaks it, up to the KMEs themselves."""
 
     name = "otp"
+    algorithms = "one-time pad, Poly1305, quantum keys"
     quantum = True
 
     def __init__(self, padding: Padding = "padme", *, compression: bool = False) -> None:

@@ -23,6 +23,7 @@ class PQC(SignedLevel):
     """ML-KEM-1024 and ML-DSA-87 (level 3)."""
 
     name = "pqc"
+    algorithms = "ML-KEM-1024, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87"
     scheme = SignatureScheme.ML_DSA_87
     key_kind = "ML-KEM"
 

@@ -25,6 +25,7 @@ class RSA(SignedLevel):
     """RSA-4096 with AES-256-GCM (level 4)."""
 
     name = "rsa"
+    algorithms = "RSAES-OAEP-SHA256, AES-256-GCM, RSASSA-PSS-SHA256"
     scheme = SignatureScheme.RSA_PSS
     key_kind = "RSA"
 

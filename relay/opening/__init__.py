@@ -37,7 +37,7 @@ from relay.opening.recipients import (
 )
 from relay.store.beat import Beat
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mail_identity import OpenedMail, recipient_name
+from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 from relay.store.received_table import KeysUsed
 
@@ -76,6 +76,11 @@ class Opened:
     def mail(self) -> bytes:
         """What all copies of it have in common."""
         return self.arrived.name if self.arrived is not None else b""
+
+    @property
+    def sealed(self) -> str:
+        """What log and audit record call it, here and where it was sealed."""
+        return sealed_name(self.envelope.id, self.envelope.master_sae).hex()[:16]
 
     def names_in_store(self, mailboxes: Iterable[str]) -> list[bytes]:
         """What the store calls these recipients of it."""

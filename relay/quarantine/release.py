@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
+from relay.audit.entries import Event, LedgerEntry
+from relay.audit.writing import Audit
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.forward import NextHop, NextHopResult
 from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
-from relay.store.ledger import Event, Ledger, LedgerEntry
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
 
@@ -48,7 +49,7 @@ class Release:
     quarantine: Quarantine
     originals: Originals
     next_hop: NextHop
-    ledger: Ledger
+    audit: Audit
     max_hops: int
     by: str
 
@@ -130,7 +131,7 @@ class Release:
         mail = opened.to_the_due(mail).with_message(original.message).under(kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
-    async def _record(self, event: Event, kept: Kept, envelope: Envelope, used: str, peer: str) -> None:
+    async def _record(self, event: Event, kept: Kept, envelope: Envelope, level: str, peer: str) -> None:
         entry = LedgerEntry(
             event=event,
             message=kept.digest,
@@ -139,12 +140,14 @@ class Release:
             policy=f"quarantine {kept.id}",
             policy_version=self.originals.policies().version,
             peer=peer or None,
+            mail=kept.mail_id,
+            queue_id=kept.origin.ident,
             listed=(),
-            used=used,
+            level=level,
             reason=f"{kept.reason}: {kept.cause}",
             by=self.by,
         )
-        await self.ledger.record(entry)
+        await self.audit.record(entry)
 
 
 def why_not(error: RelayError) -> str:

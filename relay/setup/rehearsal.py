@@ -1,5 +1,5 @@
 """A test message to ourselves, and one to each peer, as far as the tripwire: by the real policies and keys, to nobody.
-What is sealed here is thrown away; store, secret and ledger are others for this, which end with it.
+What is sealed here is thrown away; store, secret and audit record are others for this, which end with it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ async def rehearse(config: Config) -> list[Result]:
 def _aside(config: Config, work: Path) -> Config:
     """The same relay with another memory: nothing of this stays."""
     store = config.store.model_copy(update={"database": work / "relay.db", "secret": work / "site.secret"})
-    ledger = config.ledger.model_copy(update={"file": work / "ledger.jsonl"})
-    return config.model_copy(update={"store": store, "ledger": ledger})
+    audit = config.audit.model_copy(update={"directory": work / "audit"})
+    return config.model_copy(update={"store": store, "audit": audit})
 
 
 async def _sealed(parts: app.Parts, own: str, domain: str) -> SealedCopy | RelayError:

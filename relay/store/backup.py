@@ -17,7 +17,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store.beat import mark_as_copy
-from relay.store.secret_file import open_regular, sync_directory
+from relay.store.secret_file import locked, open_regular, sync_directory
 from relay.store.sqlite import said_by_sqlite
 
 
@@ -37,8 +37,7 @@ def copy_state(config: Config, spools: Sequence[str], to: Path) -> list[tuple[Pa
             made += _copied_spool(config.state_directory / name, to / name)
         if isinstance(config.store.database, Path):
             made.append((_copied_database(config.store.database, to), config.store.database))
-        if config.ledger_file.exists():
-            made.append((_copied(config.ledger_file, to / config.ledger_file.name), config.ledger_file))
+        made += _copied_records(config.audit_directory, to / "audit")
         sync_directory(to)
     except OSError as error:
         raise StoreUnavailable(f"{error.filename or to}: cannot be copied: {error.strerror}") from error
@@ -52,6 +51,25 @@ def _copied_spool(directory: Path, to: Path) -> list[tuple[Path, Path]]:
     for path in directory.glob("*.spool"):
         with suppress(FileNotFoundError):  # the database has it by now
             _copied(path, to / path.name)
+    sync_directory(to)
+    return [(to, directory)]
+
+
+def _copied_records(directory: Path, to: Path) -> list[tuple[Path, Path]]:
+    """The audit record, as it stands between two of its lines."""
+    if not directory.is_dir():
+        return []
+    to.mkdir(mode=0o700)
+    with locked(directory):  # what is finished changes no more, and nobody need wait for its copy
+        paths = sorted(path for path in directory.iterdir() if path.name[:1].isdigit())
+        for path in paths[-1:]:
+            _copied(path, to / path.name)
+    for path in paths[:-1]:
+        try:
+            _copied(path, to / path.name)
+        except FileNotFoundError:  # it was compressed meanwhile, or removed as too old
+            with suppress(FileNotFoundError):
+                _copied(path.with_name(f"{path.name}.gz"), to / f"{path.name}.gz")
     sync_directory(to)
     return [(to, directory)]
 

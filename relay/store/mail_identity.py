@@ -38,6 +38,11 @@ def recipient_name(mail: bytes, mailbox: str) -> bytes:
     return hashlib.sha256(mail + mailbox.encode("utf-8", "surrogatepass")).digest()
 
 
+def sealed_name(envelope_id: bytes, master_sae: str) -> bytes:
+    """What a sealed copy is called, at both sites: 32 octets, which nobody else can know."""
+    return hashlib.sha256(envelope_id + master_sae.encode("utf-8", "surrogatepass")).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedMail:
     """A mail by what its sealed envelope says: `id` is unique for its master SAE; `forget_at` in seconds since 1970."""
@@ -51,7 +56,7 @@ class OpenedMail:
     @property
     def name(self) -> bytes:
         """SHA-256 over the two, 32 octets."""
-        return hashlib.sha256(self.id + self.master_sae.encode("utf-8", "surrogatepass")).digest()
+        return sealed_name(self.id, self.master_sae)
 
 
 def begin_before(message: bytes, owner: int | None) -> int:

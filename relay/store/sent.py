@@ -20,7 +20,7 @@ from relay.errors import StoreUnavailable
 from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, take_over
+from relay.store.spool import Spool, spool_contents, take_over
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +95,16 @@ class SentRecords:
                 spool.discard()
             else:
                 spool.close()
+
+
+def sent_of_late(directory: Path, secret: SiteSecret) -> frozenset[str]:
+    """The names, in hexadecimal, of all recipients of whom that stands there. Blocks; raises OSError."""
+    found: set[str] = set()
+    for file in spool_contents(directory, secret):
+        for record in file.records:
+            _, _, names, _ = json.loads(record)
+            found.update(names)
+    return frozenset(found)
 
 
 async def take_over_sent(directory: Path, secret: SiteSecret, deliveries: DeliveryRecords) -> int:

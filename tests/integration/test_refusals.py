@@ -18,6 +18,8 @@ import structlog
 from structlog.testing import LogCapture
 
 from relay import app, mime
+from relay.audit.entries import LEDGER
+from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.keys.lag import LAG_WAITING
@@ -118,7 +120,7 @@ async def test_mail_that_stays_in_our_own_domains_is_no_leak(
     everybody = ["bea@Alice.Example", "press@open.example", "x@alice.example.org"]
     async with alice(policies=policies) as relay:
         assert (await submit(relay, mails.plain(), recipients=everybody)).code == 250
-        ledger = [json.loads(line) for line in (tmp_path / "alice" / "ledger.jsonl").read_text().splitlines()]
+        ledger = list(records(tmp_path / "alice" / "audit", events=LEDGER))
     assert {each for got in sink.got for each in got.recipients} == set(everybody)
     sent = [entry for entry in log.entries if entry["event"] in ("sent_in_clear", "delivered_inside")]
     assert sorted((entry["event"], entry["log_level"], entry["recipients"]) for entry in sent) == [

@@ -24,7 +24,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 async def door(inside: Inside) -> AsyncIterator[IMAPDoor]:
     """Needs nothing."""
     async with AsyncExitStack() as stack:
-        yield IMAPDoor(mailboxes(inside.config, inside.originals, inside.budget), stack)
+        yield IMAPDoor(mailboxes(inside.config, inside.originals, inside.budget, inside.tally), stack)
 
 
 class IMAPDoor:

@@ -91,6 +91,7 @@ class MessageInHand:
     marks: tuple[str, ...] = ()
     opening: asyncio.Task[Replacement | None] | None = None
     opened: Opened | None = None
+    mail: str = ""
 
 
 class Folder:
@@ -315,6 +316,8 @@ class Folder:
         self._in_hand = ()
         taken.opening, taken.opened = None, original.opened
         await self._opener.settle(original.opened)
+        self._opener.record(taken.message.content, original)
+        taken.mail = original.mail
         return True
 
     # What becomes of the sealed message
@@ -359,7 +362,7 @@ class Folder:
             log.warning("imap_double_removed", folder=self.name, uid=uid, cause="another watcher was here as well")
 
     async def _done(self, uid: int) -> None:
-        opened, forged = self._taken[uid].opened, self._taken[uid].forged
+        opened, forged, mail = self._taken[uid].opened, self._taken[uid].forged, self._taken[uid].mail
         self._over(uid)
         if forged:
             log.warning("imap_forged_mark_removed", folder=self.name, uid=uid)
@@ -372,8 +375,10 @@ class Folder:
             "imap_opened",
             folder=self.name,
             uid=uid,
+            mail=mail,
             protection=opened.protection,
             peer=opened.peer,
+            sealed=opened.sealed,
             key_IDs=[reference.key_ID for reference in opened.keys],
             octets=len(opened.original),
         )

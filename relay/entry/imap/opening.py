@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +14,10 @@ from relay.aio import off_loop
 from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.responses import Fetched
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, RelayError, Replayed
+from relay.mail import Envelope, Mail, Recipient
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
+from relay.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +28,15 @@ KEYS_ARE_THERE = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What takes the place of a message in the mailbox, and its mark; `opened` is None where nothing was sealed."""
+    """What takes the place of a message in the mailbox, and its mark; `opened` is None where nothing was sealed.
+
+    `mail` is what log and audit record call it.
+    """
 
     message: bytes = field(repr=False)
     mark: str
     opened: Opened | None
+    mail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class MailboxOpener:
     originals: Originals
     marks: OriginalMarks
     mailboxes: tuple[str, ...]
+    tally: Tally
     under_way: set[bytes] = field(default_factory=set)
 
     async def open(self, message: Fetched, mark: str) -> Replacement | None:
@@ -48,6 +56,9 @@ class MailboxOpener:
         keys that the KME does not know yet are waited for. Raises TryLater or Refuse, and then nobody is claimed and
         nothing under way.
         """
+        mail = secrets.token_hex(6)
+        # To be called in a task of its own: all that is logged there is about this message.
+        structlog.contextvars.bind_contextvars(mail=mail, message_id=mime.message_id_hash(message.content))
         # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
         original = await self.originals.open(
             message.content,
@@ -76,13 +87,20 @@ class MailboxOpener:
         except BaseException:
             await self.give_up(opened)
             raise
-        return Replacement(proven, mark, opened)
+        return Replacement(proven, mark, opened, mail)
 
     async def settle(self, opened: Opened | None) -> None:
         """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
         if opened is not None:
             await self.originals.opener.settle(opened, (*opened.due, *opened.busy))
             self.under_way.discard(opened.mail)
+
+    def record(self, sealed: bytes, original: Replacement) -> None:
+        """That the mailbox has the original in place of this."""
+        if (opened := original.opened) is not None:
+            envelope = Envelope(opened.envelope.sender, tuple(map(Recipient, (*opened.due, *opened.busy))))
+            message_id = mime.message_id_hash(sealed)
+            self.tally.opened(Mail(envelope, sealed, original.mail, door="imap", message_id=message_id), opened)
 
     async def settle_late(self, sealed: bytes) -> None:
         """The original of this message is there from before we were broken off, perhaps without a record of it.

@@ -26,6 +26,7 @@ from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.opening.original import Originals
 from relay.store.secret import SiteSecret
+from relay.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class Mailboxes:
     budget: Budget
     directory: Path
     hold_for: float
+    tally: Tally
 
     async def watch(self) -> None:
         """Opens what arrives in all folders of all accounts, until it is cancelled."""
@@ -114,7 +116,7 @@ class Mailboxes:
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
-        opener = MailboxOpener(self.originals, OriginalMarks(self.secret, name), account.mailboxes)
+        opener = MailboxOpener(self.originals, OriginalMarks(self.secret, name), account.mailboxes, self.tally)
         return [
             Folder(account, each, opener, self.budget, self.hold_for, partial(report, name, each))
             for each in account.folders
@@ -140,11 +142,11 @@ class Mailboxes:
             os.close(descriptor)
 
 
-def mailboxes(config: Config, originals: Originals, budget: Budget) -> Mailboxes:
+def mailboxes(config: Config, originals: Originals, budget: Budget, tally: Tally) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     secret = SiteSecret.load(config.store.secret)
     directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for)
+    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for, tally)
 
 
 async def _visit(folder: Folder) -> None:

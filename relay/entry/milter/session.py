@@ -280,10 +280,12 @@ class MilterSession:
         octets = await off_loop(work, message_of, message.fields, body)
         before = memoryview(octets)[len(octets) - len(body) :]
         del body
-        mail = Mail(message.envelope, octets, id=message.id, origin=self._origin(), door="milter").to(
-            message.recipients
-        )
-        result = await self._working(mail)
+        mail = Mail(
+            message.envelope, octets, id=message.id, origin=self._origin(),
+            door="milter", message_id=mime.message_id_hash(octets),
+        ).to(message.recipients)  # fmt: skip
+        with structlog.contextvars.bound_contextvars(message_id=mail.message_id):
+            result = await self._working(mail)
         if failure := for_all(result.outcomes):
             raise failure
         if result.message is None:

@@ -233,7 +233,10 @@ class SMTPSession(CommandStream):
                     failure = error if isinstance(error, RelayError) else unforeseen(error)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
-                mail = Mail(envelope, content, mail_id, trace, origin, each_answered=self.each_answered, door=self.door)
+                mail = Mail(
+                    envelope, content, mail_id, trace, origin,
+                    each_answered=self.each_answered, door=self.door, message_id=mime.message_id_hash(content),
+                )  # fmt: skip
                 delivery = self.listener.run(self._deliver(mail))
                 delivery.add_done_callback(lambda _: share.release())
                 await asyncio.shield(delivery)
@@ -265,6 +268,7 @@ class SMTPSession(CommandStream):
 
     async def _deliver(self, mail: Mail) -> None:
         """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
+        structlog.contextvars.bind_contextvars(message_id=mail.message_id)  # for this task, which has no other mail
         self.stop_timer()
         try:
             outcomes = await self.recipe.process(mail)

@@ -258,20 +258,19 @@ async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(s
 
 
 @pytest.mark.parametrize(
-    ("ledger", "problem"),
-    [("/proc/nothing/ledger.jsonl", "No such file or directory"), ("policies", "Is a directory"),
-     ("fifo", "not a regular file")],
-)  # fmt: skip
-async def test_check_says_when_the_ledger_cannot_be_written(
-    sites: tuple[Site, Site], ledger: str, problem: str
+    ("directory", "problem"),
+    [("/proc/nothing/audit", "No such file or directory"), ("relay.toml", "Not a directory")],
+)
+@pytest.mark.parametrize("when_unwritable", ["deliver", "hold"])
+async def test_check_says_when_the_audit_record_cannot_be_written(
+    sites: tuple[Site, Site], directory: str, problem: str, when_unwritable: str
 ) -> None:
     alice = sites[0]
-    os.mkfifo(alice.directory / "fifo")
     with alice.config_file.open("a") as config:
-        config.write(f'\n[ledger]\nfile = "{ledger}"\n')
-    [found] = (await wrong(alice))["ledger"]
+        config.write(f'\n[audit]\ndirectory = "{directory}"\nwhen_unwritable = "{when_unwritable}"\n')
+    [found] = (await wrong(alice))["audit record"]
     assert problem in found
-    assert "mail" in found
+    assert ("all mail is held" in found) == (when_unwritable == "hold")
 
 
 async def test_check_says_when_the_disk_is_full(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:

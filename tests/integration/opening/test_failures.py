@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from relay import app, mime
+from relay.audit.writing import Audit
 from relay.dkim import Arrivals
 from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, QuarantineFull, StoreUnavailable
 from relay.forward import NextHop
@@ -22,7 +23,6 @@ from relay.policy.decide import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.ledger import Ledger
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer
@@ -149,7 +149,7 @@ async def release(bob: Bob) -> Released:
     async with app.parts(bob.site.config, prefetch=False) as parts:
         [kept] = await parts.store.quarantine.all()
         hop = parts.next_hops["incoming"]
-        decide = Release(parts.store.quarantine, parts.originals, hop, parts.ledger, 50, "me")
+        decide = Release(parts.store.quarantine, parts.originals, hop, parts.audit, 50, "me")
         return await decide.release(kept, kept.envelope.recipients)
 
 
@@ -158,7 +158,7 @@ async def test_a_release_that_fails_may_be_tried_again_at_once(
     alice: Alice, bob: Bob, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     await wait_in_quarantine(alice, bob)
-    for whose, method in ((mime, "marked"), (Ledger, "record"), (NextHop, "deliver")):
+    for whose, method in ((mime, "marked"), (Audit, "record"), (NextHop, "deliver")):
         with monkeypatch.context() as patched:
             patched.setattr(whose, method, raising(fault))
             with pytest.raises(type(fault)):

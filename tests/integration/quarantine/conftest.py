@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from structlog.testing import LogCapture
 
 from relay import app, mime
+from relay.audit.entries import LEDGER
+from relay.audit.reading import records
 from relay.cli.quarantine import quarantine
 from relay.config import TCPAddress
 from relay.errors import RelayError
@@ -87,8 +89,8 @@ class Bob:
 
     def ledger(self) -> list[dict[str, Any]]:
         """The lines of the ledger."""
-        path = self.site.directory / "ledger.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        directory = self.site.config.audit_directory
+        return list(records(directory, events=LEDGER)) if directory.exists() else []
 
     def on_disk(self) -> bytes:
         """All that the store has written."""

@@ -83,7 +83,7 @@ async def test_what_can_never_be_opened_is_kept_sealed_and_handed_on_only_unopen
     assert (got.sender, got.recipients) == ("ann@alice.example", ("ben@bob.example",))
     assert await bob.listed() == []
     [line] = bob.ledger()
-    assert (line["event"], line["used"], line["reason"].split(":")[0]) == ("released", "unopened", reason)
+    assert (line["event"], line["level"], line["reason"].split(":")[0]) == ("released", "unopened", reason)
 
 
 @spoilt
@@ -114,7 +114,7 @@ async def test_a_peer_that_is_configured_later_has_its_mail_released(bob: Bob, s
     )
     assert await bob.listed() == []
     [line] = bob.ledger()
-    assert (line["event"], line["used"], line["peer"]) == ("released", "aes", "alice")
+    assert (line["event"], line["level"], line["peer"]) == ("released", "aes", "alice")
 
 
 async def test_a_signer_whose_document_is_imported_later_has_his_mail_released(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from contextlib import closing, nullcontext
 from importlib import import_module
@@ -93,11 +94,12 @@ async def test_a_bounce_of_what_was_released_opened_has_the_header_only(
 
 
 async def test_a_drop_that_fails_changes_nothing_and_may_be_tried_again_at_once(bob: Bob, waiting: str) -> None:
-    ledger = bob.site.directory / "ledger.jsonl"
-    ledger.mkdir()
+    audit = bob.site.config.audit_directory
+    shutil.rmtree(audit)
+    audit.touch()
     status, err, _ = await bob.command("drop", waiting)
-    assert (status, "the ledger cannot be written" in err) == (1, True)
-    ledger.rmdir()
+    assert (status, "the audit record cannot be written" in err) == (1, True)
+    audit.unlink()
     assert len(await bob.listed()) == 1
     assert (await bob.command("drop", waiting))[0] == 0
 
@@ -282,7 +284,7 @@ async def test_a_release_that_is_given_up_while_it_waits_for_the_store_leaves_no
     monkeypatch.setattr(Quarantine, "claim", slow)
     async with app.parts(bob.site.config, prefetch=False) as parts:
         decide = Release(
-            parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.ledger, 50, "me"
+            parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me"
         )  # fmt: skip
         [kept] = await parts.store.quarantine.all()
         given_up = asyncio.create_task(decide.release(kept, kept.envelope.recipients))

@@ -22,13 +22,15 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import mime
+from relay.audit.entries import LedgerEntry
+from relay.audit.writing import Audit
 from relay.cli.policy_site import PolicySite
 from relay.deliveries import Delivery
 from relay.errors import ConfigError, PolicyHolds, PolicyRefuses, RelayError, TryLater
 from relay.keys.ring import KeyRing
 from relay.mail import Envelope, Mail, Recipient
 from relay.outgoing import Outgoing
-from relay.plan import Outcome
+from relay.plan import Outcome, Planned
 from relay.planner import Planner
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
@@ -36,7 +38,6 @@ from relay.policy.load import load_policies
 from relay.policy.traffic import Sample
 from relay.sealing import SealedCopy, Sealer
 from relay.shadow import Shadow
-from relay.store.ledger import Ledger, LedgerEntry
 from relay.tripwire import check_sealed
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.planning import Keys, planner_of
@@ -243,6 +244,7 @@ class OneTry:
     name: bytes = b"x"
     copies: list[SealedCopy] = field(default_factory=list)
     outcomes: dict[str, RelayError] = field(default_factory=dict)
+    without: dict[str, Planned] = field(default_factory=dict)
 
     @property
     def mail(self) -> Mail:
@@ -302,7 +304,7 @@ async def check_mail(
 
     log.entries.clear()
     ledger, one_try = Lines(), OneTry(mail)
-    outgoing = Outgoing(cast("Any", None), sealer, cast("Any", None), cast("Ledger", ledger), cast("Any", None))
+    outgoing = Outgoing(cast("Any", None), sealer, cast("Any", None), cast("Audit", ledger), cast("Any", None))
     await outgoing._add_copies(cast("Delivery", one_try))
     left = {each.address: copy.protection for copy in one_try.copies for each in copy.recipients}
     stayed = {who: "held" if isinstance(error, TryLater) else "refused" for who, error in one_try.outcomes.items()}
@@ -321,9 +323,9 @@ async def check_mail(
     best = {who: each.outcome(replace(facts, octets=0, hidden=0), Ability()) for who, each in said.items()}
     clear = {who: "plaintext" for who in left if now[who] == "in clear"}
     assert less == clear | {who: "downgrade" for who in left if who not in clear and now[who] != best[who]}
-    assert {who: each for entry in ledger.entries for who, each in [(who, entry.used) for who in entry.recipients]} == {
-        who: left[who] for who in less
-    }
+    assert {
+        who: each for entry in ledger.entries for who, each in [(who, entry.level) for who in entry.recipients]
+    } == {who: left[who] for who in less}
     events = [each for each in log.entries if each["event"] == "downgraded"]
     assert len(events) == sum(entry.event == "downgrade" for entry in ledger.entries)
     held = {each["cause"] for each in log.entries if each["event"] == "not_sealed"}

@@ -117,7 +117,7 @@ def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: s
 async def visit(site: Site) -> list[Visited]:
     """Opens what is in Ben's mailbox now, as `imap once` does."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), app.tally(built, "incoming"))
         return await mailboxes.once("ben", lambda *_: None)
 
 
@@ -133,7 +133,7 @@ def opened(messages: list[bytes]) -> list[bytes]:
 async def watching(site: Site) -> AsyncIterator[None]:
     """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
     async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20))
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), app.tally(built, "incoming"))
         task = asyncio.create_task(mailboxes.watch())
         try:
             yield

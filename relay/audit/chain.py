@@ -1,0 +1,253 @@
+"""The files of the audit record: lines are added at the end of the newest one, under a lock, by any process.
+JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
+
+A line is never changed or taken back once its writer was told that it is there. What a crash broke off was confirmed to
+nobody; it stays as it is, and the next line continues the chain over it. A finished file cannot be written by anybody
+(mode 0400): whoever still has it open sees that, and looks for the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import re
+import stat
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NamedTuple
+
+from relay.store.secret_file import sync_directory
+
+GENESIS = "0" * 64
+"""What stands for the line before the first."""
+MAX_LINE_OCTETS = 1024 * 1024
+FILE_OCTETS = 128 * 2**20
+"""A file of this size is finished; so is one of another day (UTC)."""
+
+_NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
+_WRITABLE, _READ_ONLY = 0o600, 0o400
+
+
+class ChainFile(NamedTuple):
+    """One file: the number of its first line, the day it was begun (UTC), and where it lies."""
+
+    first: int
+    day: str
+    path: Path
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is a gzip file."""
+        return self.path.suffix == ".gz"
+
+
+class End(NamedTuple):
+    """Number of the last whole line, hash of the last line whatever it is, and whether that was broken off."""
+
+    number: int
+    head: str
+    broken: bool = False
+
+
+def files_of(directory: Path) -> list[ChainFile]:
+    """All files in order. Where one is there twice, compressed as well, it is the one before that. Raises OSError."""
+    found: dict[int, ChainFile] = {}
+    for path in sorted(directory.iterdir()):
+        if match := _NAME.fullmatch(path.name):
+            found.setdefault(int(match[1]), ChainFile(int(match[1]), match[2], path))
+    return [found[first] for first in sorted(found)]
+
+
+class Chain:
+    """The chain as one process adds to it; all that is here blocks, and may be called from any thread."""
+
+    def __init__(self, directory: Path, file_octets: int = FILE_OCTETS) -> None:
+        """Nothing is opened or made before the first line."""
+        self.directory = directory
+        self._file_octets = file_octets
+        self._file = self._lock = -1
+        self._day = ""
+        self._size = 0
+        self._end = End(0, GENESIS)
+        self._one_at_a_time = threading.Lock()
+
+    def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
+        """Adds a line for each of these JSON members; with `flush` they are on the disk. All of them or none.
+
+        Gives number and hash of the last one. Raises OSError.
+        """
+        with self._one_at_a_time:
+            with self._alone():
+                self._open()
+                end = self._end
+                pieces = [b"\n"] if end.broken else []
+                for body in bodies:
+                    line = b'{"number": %d, %b, "previous": "%b"}' % (end.number + 1, body, end.head.encode())
+                    end = End(end.number + 1, hashlib.sha256(line).hexdigest())
+                    pieces += (line, b"\n")
+                self._write(b"".join(pieces))
+                self._end = end
+            if flush:  # whoever adds meanwhile does not wait for the disk
+                os.fsync(self._file)
+            return end
+
+    def flush(self) -> None:
+        """What was added is on the disk. Raises OSError."""
+        with self._one_at_a_time:
+            if self._file >= 0:
+                os.fsync(self._file)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        for descriptor in (self._file, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._lock = -1
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process adds to the chain, or finishes a file."""
+        if self._lock >= 0 and not os.fstat(self._lock).st_nlink:  # somebody has deleted it
+            self.close()
+        if self._lock < 0:
+            _make(self.directory)
+            self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _open(self) -> None:
+        """The file that is to be added to, and where the chain is. Finishes one that is full or of another day."""
+        if self._file >= 0:
+            found = os.fstat(self._file)
+            if not found.st_mode & stat.S_IWUSR or not found.st_nlink:
+                os.close(self._file)
+                self._file = -1
+            elif found.st_size != self._size:
+                self._size, self._end = found.st_size, end_of(self._file)
+        if self._file < 0:
+            self._open_newest()
+        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        if self._file >= 0 and self._size and (self._day != today or self._size >= self._file_octets):
+            os.fsync(self._file)
+            os.fchmod(self._file, _READ_ONLY)
+            os.close(self._file)
+            self._file = -1
+        if self._file < 0:
+            self._begin(today)
+
+    def _open_newest(self) -> None:
+        """None is open afterwards where there is none, or it is finished; where the chain is, is known."""
+        files = files_of(self.directory)
+        if not files:
+            self._end = End(0, GENESIS)
+            return
+        newest = files[-1]
+        self._file = os.open(newest.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        found = os.fstat(self._file)
+        self._size, self._day = found.st_size, newest.day
+        self._end = end_of(self._file)
+        if not self._end.number:  # nothing whole is in there; its name says what comes before it
+            head = self._end.head if self._size else _last_head(files[-2]) if len(files) > 1 else GENESIS
+            self._end = End(newest.first - 1, head, self._end.broken)
+        if not found.st_mode & stat.S_IWUSR:
+            os.close(self._file)
+            self._file = -1
+
+    def _begin(self, today: str) -> None:
+        path = self.directory / f"{self._end.number + 1:012}-{today}.jsonl"
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
+        owner = os.fstat(self._lock)
+        if os.geteuid() == 0 and owner.st_uid:  # a person's command: the relay must be able to go on
+            os.fchown(self._file, owner.st_uid, owner.st_gid)
+        self._size, self._day = 0, today
+        self._end = self._end._replace(broken=False)
+        sync_directory(self.directory)
+
+    def _write(self, lines: bytes) -> None:
+        """All of it or nothing: what found no room would be in the way of what comes when there is some."""
+        written = 0
+        try:
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(lines)
+
+
+def end_of(descriptor: int) -> End:
+    """Where the chain is at the end of this file; number 0 where it has no whole line."""
+    size = os.fstat(descriptor).st_size
+    if not size:
+        return End(0, GENESIS)
+    for octets in (64 * 1024, 4 * MAX_LINE_OCTETS, size):
+        start = max(0, size - octets)
+        *lines, rest = os.pread(descriptor, size - start, start).split(b"\n")
+        if start:
+            del lines[:1]  # its beginning was not read
+        lines += [rest] if rest else []
+        if number := next((found for line in reversed(lines) if (found := number_of(line))), 0):
+            return End(number, hashlib.sha256(lines[-1]).hexdigest(), rest != b"")
+    return End(0, hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS, rest != b"")
+
+
+def number_of(line: bytes) -> int:
+    """The number that a line says it has; 0 for what is no line."""
+    try:
+        number = json.loads(line)["number"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return number if isinstance(number, int) else 0
+
+
+def lines_of(file: ChainFile) -> Iterator[bytes]:
+    """Each line without its end. Raises OSError, EOFError and zlib.error."""
+    with gzip.open(file.path, "rb") if file.is_compressed else file.path.open("rb") as opened:
+        while line := opened.readline(MAX_LINE_OCTETS + 1):
+            yield line.removesuffix(b"\n")
+
+
+def _last_head(file: ChainFile) -> str:
+    [last] = deque(lines_of(file), maxlen=1) or [b""]
+    return hashlib.sha256(last).hexdigest()
+
+
+def _make(directory: Path) -> None:
+    if not directory.exists():
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if os.geteuid() == 0 and (owner := directory.parent.stat()).st_uid:
+            os.chown(directory, owner.st_uid, owner.st_gid)
+        sync_directory(directory.parent)
+
+
+def why_not_writable(directory: Path) -> str:
+    """What stands in the way of a line, "" where nothing does; looking leaves nothing behind. Blocks."""
+    there = directory.resolve()
+    try:
+        if not there.exists():
+            there = there.parent
+        with TemporaryFile(dir=there):
+            pass
+        if directory.is_dir() and (files := files_of(directory)):
+            newest = files[-1].path
+            if not newest.is_file():
+                return f"{newest.name} is not a regular file"
+            if newest.stat().st_mode & stat.S_IWUSR:
+                os.close(os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+        disk = os.statvfs(there)
+        return "" if disk.f_bavail * disk.f_frsize >= MAX_LINE_OCTETS else os.strerror(errno.ENOSPC)
+    except OSError as error:
+        return error.strerror or type(error).__name__

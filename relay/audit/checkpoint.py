@@ -1,0 +1,126 @@
+"""A checkpoint of the audit record: the site's signed word for how many records there are, and which the last one is.
+Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
+
+Whoever keeps it can tell later whether any of those records was changed, left out or put in, by whomever: also by
+somebody who can write to the files, and make a new chain of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from relay.errors import ConfigError
+
+FORMAT = 1
+MAX_OCTETS = 64 * 1024
+_CONTEXT = b"qumail-relay audit checkpoint %d" % FORMAT
+_MEMBERS = {"format", "checkpoint", "key", "signature"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is signed: the site's name, its SAE and the host, when (RFC 3339, UTC), and where the chain was.
+
+    `first` is the number of the first record that was there, `number` that of the last, `head` the last line's hash.
+    """
+
+    site: str
+    sae_id: str
+    host: str
+    time: str
+    first: int
+    number: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A checkpoint whose signature is right, and whose it is: SHA-256 of the public key, as 64 hexadecimal digits."""
+
+    checkpoint: Checkpoint
+    signer: str
+
+
+def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
+    """The file that an auditor keeps: one JSON object, in lines that can be sent by mail."""
+    inner = json.dumps(asdict(checkpoint)).encode("ascii")
+    whole = {
+        "format": FORMAT,
+        "checkpoint": base64.b64encode(inner).decode(),
+        "key": base64.b64encode(_octets_of(key.public_key())).decode(),
+        "signature": base64.b64encode(key.sign(inner, _CONTEXT)).decode(),
+    }
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def read(content: bytes, source: str) -> Signed:
+    """The checkpoint in a file, once its signature is found to be that of the key in it. Raises ConfigError.
+
+    Whose key that is, is not known from this.
+    """
+    try:
+        whole = _object(content)
+        key = _key(whole)
+        inner = _octets(whole, "checkpoint")
+        key.verify(_octets(whole, "signature"), inner, _CONTEXT)
+        return Signed(_checkpoint(_object(inner)), signer_of(key))
+    except InvalidSignature as error:
+        raise ConfigError(f"{source}: its signature is wrong: it was changed") from error
+    except (ValueError, TypeError, RecursionError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{source}: not a checkpoint: {error}") from error
+
+
+def signer_of(key: MLDSA87PublicKey) -> str:
+    """SHA-256 of the SubjectPublicKeyInfo (RFC 5280, 4.1.2.7)."""
+    return hashlib.sha256(_octets_of(key)).hexdigest()
+
+
+def _octets_of(key: MLDSA87PublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
+    """That in a checkpoint of our format. Raises ValueError."""
+    if whole.keys() != _MEMBERS or whole["format"] != FORMAT:
+        raise ValueError("of no format that is known here")
+    key = load_der_public_key(_octets(whole, "key"))
+    if not isinstance(key, MLDSA87PublicKey):
+        raise ValueError("its key is not one of ML-DSA-87")  # noqa: TRY004 - all is one fault of the file
+    return key
+
+
+def _checkpoint(inner: dict[str, Any]) -> Checkpoint:
+    found = Checkpoint(**inner)
+    texts = (found.site, found.sae_id, found.host, found.time, found.head)
+    if not all(isinstance(each, str) and each.isprintable() for each in texts):
+        raise ValueError("a member that should be text is none")
+    if type(found.number) is not int or type(found.first) is not int or not 0 <= found.first <= found.number + 1:
+        raise ValueError("its numbers are none")
+    if len(found.head) != 64 or set(found.head) - set("0123456789abcdef"):
+        raise ValueError("its hash is none")
+    datetime.fromisoformat(found.time)
+    return found
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - all is one fault of the file
+    return found
+
+
+def _octets(whole: dict[str, Any], name: str) -> bytes:
+    try:
+        return base64.b64decode(whole[name], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{name} is not base64") from error

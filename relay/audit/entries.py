@@ -1,0 +1,127 @@
+"""What the downgrade ledger keeps, which is a view of the audit record, and how addresses stand in both.
+Standard: deploy/AUDIT.md; addresses under keys that follow from the site secret, unless they are wanted in clear.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+from relay.mail import Mail
+from relay.store.secret import SiteSecret
+
+Event = Literal["downgrade", "plaintext", "shadow", "released", "dropped"]
+"""Why a line was written: a weaker level, no sealing at all by policy, shadow mode, or a person's decision.
+
+What a person decides about is a message in quarantine: it is handed on after all, or destroyed."""
+LEDGER: tuple[str, ...] = get_args(Event)
+"""The records that are the ledger."""
+
+MAX_REASON = 2000
+_HASH_OCTETS = 16
+_ADDRESSES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One mail, or those of its recipients that one policy treats alike.
+
+    `policy` is `file:line`, `listed` what it lists, `level` what protected the mail instead; `message` is the SHA-256
+    of the message, `mail`, `queue_id` and `message_id` what log lines call it. `sender` and `recipients` are addresses,
+    which are hashed before they are written. `by` is the person who decided. A retry's entry is equal to the first.
+    """
+
+    event: Event
+    policy: str
+    policy_version: str
+    peer: str | None
+    listed: tuple[str, ...]
+    level: str
+    reason: str
+    message: str
+    sender: str = field(repr=False)
+    recipients: tuple[str, ...] = field(repr=False)
+    by: str = ""
+    mail: str = field(default="", compare=False)
+    queue_id: str = field(default="", compare=False)
+    message_id: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **what: Any) -> LedgerEntry:
+        """About this mail, to these of its recipients."""
+        return cls(
+            event=event,
+            message=mail.digest,
+            sender=mail.envelope.sender,
+            recipients=tuple(recipients),
+            mail=mail.id,
+            queue_id=mail.origin.ident,
+            message_id=mail.message_id,
+            **what,
+        )
+
+    def members(self, addresses: AddressHash) -> bytes:
+        """As JSON members, without braces; the time is now."""
+        fields = {
+            "mail": self.mail,
+            "queue_id": self.queue_id,
+            "message_id": self.message_id,
+            "policy": self.policy,
+            "policy_version": self.policy_version,
+            "peer": self.peer or "",
+            "listed": list(self.listed),
+            "level": self.level,
+            "reason": self.reason[:MAX_REASON],
+            "message": self.message,
+            "sender": addresses.write(self.sender),
+            "recipients": [addresses.write(address) for address in self.recipients],
+        }
+        return event_members(self.event, fields | ({"by": self.by} if self.by else {}))
+
+
+def event_members(event: str, fields: dict[str, Any]) -> bytes:
+    """The members of a record: what happened, now, and what else there is to say."""
+    return json.dumps({"time": now(), "event": event, **fields})[1:-1].encode("ascii")
+
+
+def now() -> str:
+    """As records have it: `2026-11-25T10:00:00.123Z`."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """Mostly it was asked for before."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+class AddressHash:
+    """Addresses as they stand in the audit record: under keys that follow from the site secret, so that only this site
+    can tell whether an address is meant."""
+
+    def __init__(self, secret: SiteSecret | None) -> None:
+        """Without a secret addresses are written as they are."""
+        self._keys = secret.derived(b"ledger addresses") if secret is not None else ()
+        self._written = lru_cache(maxsize=_ADDRESSES)(self._hashed)
+
+    def write(self, address: str) -> str:
+        """How a new record names the address; "" stays so."""
+        return self._written(address) if self._keys and address else address
+
+    def spellings(self, address: str) -> set[str]:
+        """Everything that records may have for the address, also under older secrets."""
+        return {address, address.lower(), *(_hashed(key, address) for key in self._keys)}
+
+    def _hashed(self, address: str) -> str:
+        return _hashed(self._keys[0], address)
+
+
+def _hashed(key: bytes, address: str) -> str:
+    return hmac.digest(key, address.lower().encode("utf-8", "surrogatepass"), "sha256")[:_HASH_OCTETS].hex()

@@ -1,0 +1,82 @@
+"""The records that a killed process had no time to write, of mail that was leaving.
+Standard: deploy/AUDIT.md; what was announced before it left (pending.py) and stands in no record gets one now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from relay.audit.pending import left_behind
+from relay.audit.reading import lines
+from relay.audit.writing import Audit
+
+log = structlog.get_logger(__name__)
+
+
+async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
+    """Writes the records that are missing. Raises ConfigError, OSError and StoreUnavailable.
+
+    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail; of others it is
+    not, and their outcome is "unknown". It blocks.
+    """
+    number = 0
+    files = left_behind(directory)
+    try:
+        while (found := await asyncio.to_thread(next, files, None)) is not None:
+            announced = [said for each in found if (said := _read(each)) is not None]
+            missing = await asyncio.to_thread(lambda: list(_records(_missing(announced, audit.directory), sent())))  # noqa: B023
+            for each in missing:
+                audit.note(json.dumps(each)[1:-1].encode("ascii"))
+            # Before the file goes: until then it is the only place where they stand.
+            await audit.flush()
+            number += len(missing)
+    finally:
+        files.close()
+    if number:
+        log.warning("audit_completed", records=number, cause="the relay was killed before it could write them")
+
+
+def _read(announced: bytes) -> dict[str, Any] | None:
+    """None for what is none: a machine that lost its power may have left anything."""
+    try:
+        said = json.loads(announced)
+    except ValueError:
+        said = None
+    if isinstance(said, dict) and said.keys() >= {"time", "mail", "recipients", "names"}:
+        return said
+    log.error("announcement_not_read", octets=len(announced))
+    return None
+
+
+_Recipients = dict[str, str]
+"""Those of one announcement, as they stand in records, and what the store calls each."""
+
+
+def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], _Recipients]]:
+    """What stands in no record, and for whom of its recipients."""
+    recorded: dict[str, set[str]] = {each["mail"]: set() for each in announced}
+    if not recorded:
+        return
+    if directory.is_dir():
+        # Records are written after what they are about: none of these is in a file of an earlier day.
+        for line in lines(directory, min(each["time"] for each in announced)):
+            if (mail := line.value_of("mail")) in recorded and line.value_of("event") == "mail":
+                recorded[mail].update((line.record() or {}).get("recipients", ()))
+    for each in announced:
+        whom = dict(zip(each.pop("recipients"), each.pop("names"), strict=True))
+        if rest := {who: name for who, name in whom.items() if who not in recorded[each["mail"]]}:
+            recorded[each["mail"]].update(rest)
+            yield each, rest
+
+
+def _records(missing: Iterator[tuple[dict[str, Any], _Recipients]], sent: frozenset[str]) -> Iterator[dict[str, Any]]:
+    for said, whom in missing:
+        for outcome, has_it in (("delivered", True), ("unknown", False)):
+            if recipients := [who for who, name in whom.items() if (name in sent) == has_it]:
+                yield said | {"outcome": outcome, "reason": "Killed", "recipients": recipients}

@@ -1,0 +1,98 @@
+"""Finished files of the audit record: they are compressed, and deleted when they are as old as they may get.
+Standard: deploy/AUDIT.md; that lines are deleted is recorded before they are, so that the chain can be verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import structlog
+
+from relay.audit.chain import ChainFile, files_of, lines_of, number_of
+from relay.audit.entries import event_members
+from relay.audit.reading import REMOVED
+from relay.audit.writing import Audit
+from relay.store.secret_file import sync_directory
+
+log = structlog.get_logger(__name__)
+
+NEWEST = 2
+"""So many files are never touched: in the newest one lines are added, and the one before may be needed to begin it."""
+COPY_OCTETS = 1024 * 1024
+
+
+async def compress_finished(directory: Path) -> None:
+    """What was written on earlier days, one file after the other. Raises OSError."""
+    for file in await asyncio.to_thread(_finished, directory):
+        if not file.is_compressed:
+            await asyncio.to_thread(_compress, file.path)
+
+
+async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) -> None:
+    """Deletes the files of which all records are older than that, then the oldest until the rest fits.
+
+    `now` is in seconds since 1970. Raises OSError and StoreUnavailable.
+    """
+    files = await asyncio.to_thread(_finished, audit.directory)
+    too_old = (datetime.fromtimestamp(now, UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%d")
+    # A file has records of the day on which the next one was begun, at most.
+    old = [file for file, after in pairwise(files) if after.day < too_old]
+    if not old and await asyncio.to_thread(_octets, audit.directory) > max_octets:
+        old = files[:1]
+        log.warning("audit_full", files=len(files), limit=max_octets, meaning="the oldest records are deleted early")
+    if not old:
+        return
+    last, head = await asyncio.to_thread(_last, old[-1])
+    await audit.write_now(event_members(REMOVED, {"last": last, "head": head, "files": len(old)}))
+    await asyncio.to_thread(_delete, old)
+    log.info("audit_removed", files=len(old), last=last, head=head)
+
+
+def _finished(directory: Path) -> list[ChainFile]:
+    files = files_of(directory) if directory.is_dir() else []
+    return [each for each in files[:-NEWEST] if not each.path.stat().st_mode & stat.S_IWUSR]
+
+
+def _octets(directory: Path) -> int:
+    return sum(each.path.stat().st_size for each in files_of(directory))
+
+
+def _compress(path: Path) -> None:
+    """The file as a gzip file; whoever looks sees one of the two, or both, whole."""
+    beside, to = path.with_name(f".{path.name}.gz"), path.with_name(f"{path.name}.gz")
+    found = path.stat()
+    with path.open("rb") as plain, beside.open("wb") as file:
+        os.fchmod(file.fileno(), stat.S_IRUSR)
+        if os.geteuid() == 0:
+            os.fchown(file.fileno(), found.st_uid, found.st_gid)
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+            shutil.copyfileobj(plain, compressed, COPY_OCTETS)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(to)
+    sync_directory(path.parent)
+    path.unlink()
+
+
+def _last(file: ChainFile) -> tuple[int, str]:
+    """Number and hash of its last line."""
+    number, line = 0, b""
+    for line in lines_of(file):
+        number = number_of(line) or number
+    return number, hashlib.sha256(line).hexdigest()
+
+
+def _delete(files: Sequence[ChainFile]) -> None:
+    for each in files:
+        each.path.unlink(missing_ok=True)
+        each.path.with_name(f"{each.path.name}.gz").unlink(missing_ok=True)
+    sync_directory(files[0].path.parent)

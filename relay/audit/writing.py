@@ -1,0 +1,203 @@
+"""What one process writes into the audit record: at once and flushed for the ledger, a moment later for all else.
+Standard: deploy/AUDIT.md, which says what a kill and a power failure can cost.
+
+A record that must be there before mail leaves is awaited, and shares one flush with all who come meanwhile. An ordinary
+one is noted, and written within FLUSH_S by a thread, many together; mail never waits for it. That the mail was about to
+leave is announced before it does (pending.py), for the relay that starts after a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+import structlog
+
+from relay.audit.chain import Chain, End
+from relay.audit.entries import AddressHash, LedgerEntry, event_members
+from relay.audit.pending import Announced, Pending
+from relay.counting import Board, metrics
+from relay.errors import StoreUnavailable
+from relay.store.group_commit import GroupCommit
+
+log = structlog.get_logger(__name__)
+
+FLUSH_S = 0.25
+"""So long ordinary records wait for others to be written with."""
+DISK_S = 1.0
+"""So long it takes at most until they are flushed; a power failure costs those that are not."""
+RETRY_S = 1.0
+MAX_WAITING = 20_000
+"""So many records wait in memory while none can be written; the oldest are given up beyond that, and counted."""
+
+
+_Noted = tuple[bytes, Announced | None]
+"""An ordinary record, and where it was announced, if it was."""
+
+
+class Audit:
+    """The audit record as this process writes it."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        addresses: AddressHash,
+        pending: Pending | None = None,
+        board: Board | None = None,
+        *,
+        every_mail: bool = True,
+        hold: bool = False,
+    ) -> None:
+        """What is written into the ledger is counted on the `board`.
+
+        Without `every_mail` there is the ledger and nothing else. With `hold` no mail leaves without its record.
+
+        Without `pending` nothing is known of mail that was leaving when the process was killed.
+        """
+        self.directory = chain.directory
+        self.addresses = addresses
+        self.every_mail = every_mail
+        self._chain = chain
+        self._pending = pending
+        self._board = board or Board()
+        self._hold = hold
+        self._commit: GroupCommit[bytes] = GroupCommit(self._write)
+        self._noted: list[_Noted] = []
+        self._given_up = 0
+        self._trouble = ""
+        self._unannounced = False
+        self._unflushed = False
+        self._flushed_at = monotonic()
+        self._going_on: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
+
+    # What must be there before a mail leaves
+
+    async def record(self, *entries: LedgerEntry) -> None:
+        """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
+        try:
+            await asyncio.gather(*(self._commit(entry.members(self.addresses)) for entry in entries))
+        except StoreUnavailable:
+            self._board.add(metrics.LEDGER_FAILURES)
+            raise
+        for entry in entries:
+            self._board.add(metrics.LEDGER, entry.event)
+
+    async def write_now(self, members: bytes) -> None:
+        """The same for any other record, as JSON members."""
+        await self._commit(members)
+
+    # What is written a moment later
+
+    def announce(self, record: bytes) -> Announced | None:
+        """The mail is about to leave: `record` is what the next relay needs to write, should this one be killed.
+
+        Raises StoreUnavailable where records cannot be written and mail shall not leave without.
+        """
+        if self._hold and self._trouble:
+            raise StoreUnavailable(f"the audit record cannot be written: {self._trouble}")
+        if self._pending is None:
+            return None
+        try:
+            where = self._pending.add(record)
+        except StoreUnavailable as error:
+            if self._hold:
+                raise
+            if not self._unannounced:
+                log.error("audit_not_announced", cause=str(error), meaning="a kill may cost records of what leaves")
+            self._unannounced = True
+            return None
+        self._unannounced = False
+        return where
+
+    def note(self, members: bytes, announced: Announced | None = None) -> None:
+        """An ordinary record, as JSON members; never raises."""
+        self._noted.append((members, announced))
+        if len(self._noted) > MAX_WAITING:
+            self._given_up += 1
+            self._settle(self._noted[:1])
+            del self._noted[0]
+        if self._going_on is None or self._going_on.done():
+            self._going_on = asyncio.get_running_loop().create_task(self._go_on())
+
+    async def flush(self) -> None:
+        """Returns when all that was noted is on the disk. Raises StoreUnavailable."""
+        await self._commit(b"")
+        try:
+            await asyncio.to_thread(self._chain.flush)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.directory}: {error.strerror}") from error
+        self._unflushed, self._flushed_at = False, monotonic()
+
+    async def close(self) -> None:
+        """Writes what waits, and lets go."""
+        if self._going_on is not None:
+            self._going_on.cancel()
+            await asyncio.gather(self._going_on, return_exceptions=True)
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+        try:
+            await self.flush()
+        except StoreUnavailable as error:
+            self._complain(str(error))
+        if self._noted:
+            log.error("audit_incomplete", missing=len(self._noted) + self._given_up, cause=self._trouble)
+        await asyncio.to_thread(self._chain.close)
+        if self._pending is not None:
+            self._pending.close()
+
+    async def _go_on(self) -> None:
+        """Writes what was noted for as long as there is something, and flushes that now and then."""
+        while self._noted or self._unflushed:
+            await asyncio.sleep(RETRY_S if self._trouble else FLUSH_S)
+            try:
+                if not self._noted or monotonic() - self._flushed_at > DISK_S:
+                    await self.flush()
+                else:
+                    await self._commit(b"")
+            except StoreUnavailable as error:
+                self._complain(str(error))
+
+    async def _write(self, must: Sequence[bytes]) -> None:
+        """What must be there, and all that was noted before it; b"" stands for nothing."""
+        # Whoever is cancelled leaves it to its end: what was noted is either written, or still noted.
+        self._writing = asyncio.ensure_future(self._written([each for each in must if each]))
+        await asyncio.shield(self._writing)
+
+    async def _written(self, must: Sequence[bytes]) -> None:
+        noted, self._noted, missing = self._noted, [], self._given_up
+        gap = [event_members("gap", {"missing": missing})] if missing else []
+        members = [*(said for said, _ in noted), *gap, *must]
+        if not members:
+            return
+        try:
+            end = await asyncio.to_thread(self._chain.append, members, flush=bool(must))
+        except OSError as error:
+            self._noted[:0] = noted
+            raise StoreUnavailable(
+                f"{self.directory}: the audit record cannot be written: {error.strerror or error}"
+            ) from error
+        self._given_up -= missing
+        self._settle(noted)
+        self._unflushed = not must
+        if self._trouble:
+            log.warning("audit_written_again", missing=missing)
+            self._trouble = ""
+        if must:
+            self._tell(len(must), end)
+
+    def _settle(self, noted: Sequence[_Noted]) -> None:
+        for _, announced in noted:
+            if announced is not None and self._pending is not None:
+                self._pending.recorded(announced)
+
+    def _tell(self, entries: int, end: End) -> None:
+        """In the log, the head is out of reach of somebody who can write to the files."""
+        log.info("ledger_written", entries=entries, number=end.number, head=end.head)
+
+    def _complain(self, cause: str) -> None:
+        if not self._trouble:
+            meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
+            log.error("audit_not_written", cause=cause, meaning=meaning)
+        self._trouble = cause or "unknown"

@@ -1,0 +1,227 @@
+"""`qumail-relay audit`: proves that the audit record is whole, hands it out, and signs how far it goes.
+Exit status 0 fine, 1 it was changed, cannot be read, or does not fit a checkpoint, 2 usage; reading changes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.audit.chain import GENESIS
+from relay.audit.reading import Expected, Verified, records
+from relay.audit.reading import verify as verified_chain
+from relay.cli.options import config_option
+from relay.config import load_config
+from relay.errors import ConfigError
+from relay.policy.names import printable
+from relay.policy.strength import SEALING, strength, strength_of
+
+COLUMNS = (
+    "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",
+    "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome", "reason",
+    "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "previous",
+)  # fmt: skip
+"""Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
+
+directory_option = click.option(
+    "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
+)
+
+
+@click.group()
+def audit() -> None:
+    """Look at the record of all mails: what protected each, by which policy, and what became of it."""
+
+
+@audit.command()
+@config_option
+@directory_option
+@click.option("--head", help="A head that was kept elsewhere: shows that nothing is missing up to it.")
+@click.option(
+    "--checkpoint", "kept", type=click.Path(path_type=Path), help="A checkpoint that was kept elsewhere: the same."
+)
+@click.option("--signer", help="Whose key must have signed it: SHA-256, as `audit checkpoint` said; default: ours.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def verify(
+    config_file: Path, directory: Path | None, head: str | None, kept: Path | None, signer: str | None, as_json: bool
+) -> None:
+    """Follow the chain of hashes from the first record to the last, over all files.
+
+    The chain shows every change within it. That records are missing at its end, or that all of it was written anew,
+    only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`.
+    """
+    where = directory or load_config(config_file).audit_directory
+    expected = _expected(config_file, kept, signer) if kept is not None else None
+    if not where.exists() and head is None and expected is None:
+        click.echo(f"{where}: not there yet; nothing was recorded")
+        return
+    found = verified_chain(where, expected, head)
+    if as_json:
+        click.echo(json.dumps(_facts(where, found), indent=2))
+    else:
+        for problem in found.problems:
+            click.echo(problem, err=True)
+        for place in found.broken_off:
+            click.echo(f"{place}: broken off by a crash; it was confirmed to nobody")
+        if not found.problems:
+            fits = " and fits the checkpoint" if expected is not None else ""
+            click.echo(f"{where}: {found.entries} records, whole{fits}; the last is {found.number}, head {found.head}")
+    if found.problems:
+        sys.exit(1)
+
+
+@audit.command()
+@config_option
+@directory_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -> None:
+    """Sign how far the record goes, with the site's key (level pqc), for an auditor to keep.
+
+    All of it is verified first. `audit verify --checkpoint FILE` tells later whether anything of it was changed.
+    """
+    from relay.audit.checkpoint import Checkpoint, sign, signer_of
+    from relay.identity import own_identity
+
+    config = load_config(config_file)
+    where = directory or config.audit_directory
+    identity = own_identity(config)
+    if identity is None:
+        raise ConfigError("there is no key to sign with: set [identity], and run `qumail-relay identity new`")
+    found = verified_chain(where) if where.exists() else Verified(0, 0, GENESIS, ())
+    if found.problems:
+        raise ConfigError(list(found.problems))
+    time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    said = Checkpoint(
+        config.site.name, config.site.sae_id, socket.gethostname(), time, found.first, found.number, found.head
+    )
+    text = sign(said, identity.signing.private_key)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
+    signer = signer_of(identity.signing.private_key.public_key())
+    click.echo(f"signed: {found.entries} records, the last is {found.number}; signer {signer}", err=True)
+
+
+@audit.command()
+@config_option
+@directory_option
+@click.option("--since", help="From this time on, as it stands in the record: 2026-11-25 or 2026-11-25T10:00.")
+@click.option("--until", help="Before this time.")
+@click.option("--peer", help="Only mail to and from this peer.")
+@click.option(
+    "--below", type=click.Choice(SEALING), help="Only mail that was protected by less than this level, or not at all."
+)
+@click.option("--format", "form", type=click.Choice(("jsonl", "csv")), default="jsonl", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+def export(
+    config_file: Path,
+    directory: Path | None,
+    since: str | None,
+    until: str | None,
+    peer: str | None,
+    below: str | None,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Hand out the records, the oldest first: as they are, one JSON object a line, or as a table.
+
+    With --below there are those alone of mail that left or was delivered; the ledger's lines on it are among them.
+    """
+    where = directory or load_config(config_file).audit_directory
+    found = (
+        record
+        for record in (records(where, since or "") if where.exists() else ())
+        if (since is None or str(record.get("time", "")) >= since)
+        and (until is None or str(record.get("time", "")) < until)
+        and (peer is None or record.get("peer") == peer)
+        and (below is None or _is_below(record, below))
+    )
+    if output is None:
+        _export(found, form, sys.stdout)
+    else:
+        with _opened(output) as file:
+            _export(found, form, file)
+
+
+def _is_below(record: dict[str, Any], level: str) -> bool:
+    """Whether this is about mail that somebody has, or may have, with less than this level."""
+    has_it = record.get("outcome") in (None, "delivered", "inside", "unknown")
+    known = record.get("level") not in (None, "none")
+    return has_it and known and strength_of(str(record["level"])) < strength(level)  # type: ignore[arg-type]
+
+
+def _export(found: Iterator[dict[str, Any]], form: str, file: Any) -> None:
+    if form == "jsonl":
+        for record in found:
+            file.write(json.dumps(record) + "\n")
+        return
+    writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for record in found:
+        writer.writerow({name: _cell(value) for name, value in record.items()})
+
+
+def _cell(value: object) -> str:
+    """Printable, and no formula for a program that shows tables: causes are also the words of strangers."""
+    text = printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _expected(config_file: Path, kept: Path, signer: str | None) -> Expected:
+    from relay.audit.checkpoint import MAX_OCTETS, read
+
+    try:
+        with kept.open("rb") as file:
+            content = file.read(MAX_OCTETS + 1)
+    except OSError as error:
+        raise ConfigError(f"{kept}: cannot be read: {error.strerror}") from error
+    signed = read(content, str(kept))
+    ours = _our_signers(config_file) if signer is None else {signer.lower().replace(":", "")}
+    if signed.signer not in ours:
+        whose = "none of this site's signing keys (--signer says whose it may be)" if signer is None else "another key"
+        raise ConfigError(f"{kept}: signed by {signed.signer}, which is {whose}")
+    return Expected(signed.checkpoint.number, signed.checkpoint.head)
+
+
+def _our_signers(config_file: Path) -> set[str]:
+    """Of all signing keys, those before the last renewal too."""
+    from relay.audit.checkpoint import signer_of
+    from relay.identity.directory import signing_keys
+
+    config = load_config(config_file)
+    if config.identity is None or not config.identity.directory.exists():
+        raise ConfigError("this site has no [identity]: say with --signer whose checkpoint it is")
+    return set(map(signer_of, signing_keys(config.identity.directory)))
+
+
+def _facts(where: Path, found: Verified) -> dict[str, Any]:
+    return {
+        "directory": str(where),
+        "records": found.entries,
+        "first": found.first,
+        "last": found.number,
+        "head": found.head,
+        "problems": list(found.problems),
+        "broken_off": list(found.broken_off),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with _opened(path) as file:
+        file.write(text)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,94 @@
+"""Tells of each try of a mail what became of it: counts it, and has it written into the audit record.
+Standard: fates.py says what there is to tell; both are told the same, so that their numbers agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from relay.config import Config
+from relay.counting import Board, metrics
+from relay.counting.board import Timed
+from relay.deliveries import Delivery
+from relay.fates import Fate, Fates
+from relay.mail import Mail
+from relay.opening import Opened
+from relay.trail import Trail
+
+
+class Tally:
+    """The mails of one direction: what becomes of them, and how long each step takes."""
+
+    def __init__(
+        self,
+        direction: str,
+        known: Callable[[], Config] | None = None,
+        board: Board | None = None,
+        trail: Trail | None = None,
+    ) -> None:
+        """`known` gives the configuration with the peers as they are now; without a `trail` nothing is written."""
+        self._direction = direction
+        self.fates = Fates(direction, known)
+        self.trail = trail or Trail(direction)
+        self._board = board or Board()
+
+    def step(self, name: str) -> Timed:
+        """`with`: one step of a mail."""
+        return self._board.spread(metrics.STEP_SECONDS, self._direction, name).timed()
+
+    def of(self, mail: Mail) -> Trial:
+        """`with`: one try of a mail, of which is told when it ends, however that is."""
+        return Trial(self, mail, self.step("all"))
+
+    def opened(self, mail: Mail, opened: Opened) -> None:
+        """A message was opened where it lay, in a mailbox."""
+        delivery = Delivery(b"", mail)
+        delivery.is_opened(opened)
+        delivery.note_for_all(mail.envelope.recipients, None)
+        fates, record = self.fates.of(mail, delivery, None), self.trail.of(mail)
+        record.begins(delivery)
+        self.count(mail.door, fates.values())
+        record.end(fates, None)
+
+    def count(self, door: str, fates: Iterable[Fate]) -> None:
+        """One mail: the fate of each of its recipients."""
+        for fate, recipients in Counter(fates).items():
+            labels = self._direction, door, fate.peer, fate.level, fate.outcome
+            self._board.add(metrics.MAILS, *labels)
+            self._board.add(metrics.RECIPIENTS, *labels, by=recipients)
+            if fate.reason:
+                self._board.add(metrics.FAILURES, self._direction, fate.reason)
+            if fate.reason == "TrippedWire":
+                self._board.add(metrics.TRIPWIRE)
+
+
+class Trial:
+    """One try of a mail; whoever carries it out says which delivery it is."""
+
+    __slots__ = ("_delivery", "_mail", "_record", "_tally", "_time")
+
+    def __init__(self, tally: Tally, mail: Mail, time: Timed) -> None:
+        self._tally = tally
+        self._mail = mail
+        self._time = time
+        self._record = tally.trail.of(mail)
+        self._delivery: Delivery | None = None
+
+    def begins(self, delivery: Delivery) -> None:
+        """What is known of the mail from here on is in there."""
+        self._delivery = delivery
+        self._record.begins(delivery)
+
+    def __enter__(self) -> Trial:
+        self._time.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._time.__exit__()
+        fates = self._tally.fates.of(self._mail, self._delivery, error)
+        self._tally.count(self._mail.door, fates.values())
+        self._record.end(fates, error)

@@ -1,0 +1,322 @@
+"""The chain of the audit record: no line can be changed unnoticed, by several writers, after crashes, over files.
+Standard: JSON lines chained by SHA-256; addresses under a key that follows from the site secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import LogCapture
+
+from relay.audit.chain import Chain
+from relay.audit.entries import AddressHash, LedgerEntry, event_members
+from relay.audit.reading import Expected, records, verify
+from relay.audit.upkeep import compress_finished, remove_old
+from relay.audit.writing import Audit
+from relay.errors import ConfigError, StoreUnavailable
+from relay.mail import Envelope, Mail, Recipient
+from relay.store.secret import SiteSecret
+from tests.integration.test_refusals import log as log  # a fixture
+
+SECRET = SiteSecret(bytes(range(32)))
+MAIL = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), b"Subject: x\r\n\r\nsecret content\r\n")
+
+
+def entry(reason: str = "otp: no key", **what: Any) -> LedgerEntry:
+    fields: dict[str, Any] = {
+        "policy": "default.toml:1", "policy_version": "0123456789ab", "peer": "bob", "listed": ("otp", "aes"),
+        "level": "aes", "reason": reason,
+    }  # fmt: skip
+    return LedgerEntry.of("downgrade", MAIL, ["ben@bob.example"], **(fields | what))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+async def written(directory: Path, number: int = 3) -> Audit:
+    audit = Audit(Chain(directory), AddressHash(SECRET))
+    for count in range(number):
+        await audit.record(entry(f"number {count}"))
+    return audit
+
+
+def the_file(directory: Path) -> Path:
+    [path] = directory.iterdir()
+    return path
+
+
+async def test_a_line_says_what_happened_and_holds_neither_content_nor_address(directory: Path) -> None:
+    await written(directory, 1)
+    [line] = the_file(directory).read_bytes().splitlines()
+    found = json.loads(line)
+    assert {name: found[name] for name in ("number", "event", "peer", "listed", "level", "reason", "policy")} == {
+        "number": 1, "event": "downgrade", "peer": "bob", "listed": ["otp", "aes"], "level": "aes",
+        "reason": "number 0", "policy": "default.toml:1",
+    }  # fmt: skip
+    assert found["message"] == hashlib.sha256(MAIL.message).hexdigest()
+    for secret in (b"secret content", b"ann", b"ben", b"bob.example"):
+        assert secret not in line
+    assert the_file(directory).stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_chain_can_be_verified_by_anybody(directory: Path) -> None:
+    await written(directory)
+    lines = the_file(directory).read_bytes().splitlines()
+    verified = verify(directory)
+    assert (verified.entries, verified.problems) == (3, ())
+    assert verified.head == hashlib.sha256(lines[-1]).hexdigest()
+    assert json.loads(lines[1])["previous"] == hashlib.sha256(lines[0]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [lines[0].replace(b"number 0", b"number X"), *lines[1:]],
+        lambda lines: [lines[0], lines[2]],
+        lambda lines: lines[1:],
+        lambda lines: [lines[1], lines[0], lines[2]],
+        lambda lines: [lines[0], b"garbage", *lines[1:]],
+        lambda lines: [lines[0], lines[0], *lines[1:]],
+        lambda lines: [lines[0], b"garbage", lines[2]],
+    ],
+    ids=["changed", "left out", "first left out", "swapped", "inserted", "doubled", "made unreadable"],
+)
+async def test_every_change_within_the_file_is_found(
+    directory: Path, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    await written(directory)
+    the_file(directory).write_bytes(b"\n".join(change(the_file(directory).read_bytes().splitlines())) + b"\n")
+    assert verify(directory).problems
+
+
+async def test_a_file_that_was_cut_off_is_found_with_a_head_kept_elsewhere(directory: Path, log: LogCapture) -> None:
+    await written(directory)
+    heads = [each["head"] for each in log.entries if each["event"] == "ledger_written"]
+    assert verify(directory, head=heads[1]).problems == ()
+    the_file(directory).write_bytes(b"".join(the_file(directory).read_bytes().splitlines(keepends=True)[:2]))
+    assert verify(directory).problems == ()
+    assert "cut off or replaced" in verify(directory, head=heads[2]).problems[0]
+
+
+async def test_what_a_crash_broke_off_is_told_and_the_chain_goes_on_over_it(directory: Path) -> None:
+    audit = await written(directory, 2)
+    with the_file(directory).open("ab") as file:
+        file.write(b'{"number": 3, "time"')
+    await audit.record(entry("after the crash"))
+    verified = verify(directory)
+    assert (verified.entries, verified.problems, verified.broken_off) == (
+        3,
+        (),
+        (f"{the_file(directory)}:3",),
+    )
+    assert [each["reason"] for each in records(directory)] == ["number 0", "number 1", "after the crash"]
+
+
+async def test_many_at_once_and_several_writers_make_one_chain(directory: Path) -> None:
+    audits = [Audit(Chain(directory), AddressHash(SECRET)) for _ in range(4)]
+    await asyncio.gather(*(audits[number % 4].record(entry(str(number))) for number in range(200)))
+    verified = verify(directory)
+    assert (verified.entries, verified.problems) == (200, ())
+
+
+async def test_a_long_ledger_with_long_lines_goes_on(directory: Path) -> None:
+    audit = Audit(Chain(directory), AddressHash(None))
+    await audit.record(entry())
+    many = LedgerEntry.of(
+        "plaintext", MAIL, [f"{'x' * 60}{n}@bob.example" for n in range(1000)], policy="p", policy_version="v",
+        peer=None, listed=("plaintext",), level="plaintext", reason="r" * 10_000,
+    )  # fmt: skip
+    await audit.record(many)
+    await audit.record(entry())
+    assert (verify(directory).entries, verify(directory).problems) == (3, ())
+    assert len(list(records(directory))[1]["recipients"]) == 1000
+
+
+async def test_a_ledger_that_cannot_be_written_holds_the_mail(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="the audit record cannot be written: No such file"):
+        await Audit(Chain(tmp_path / "gone" / "audit"), AddressHash(SECRET)).record(entry())
+
+
+def test_what_is_no_audit_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / "000000000001-2026-11-25.jsonl").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(ConfigError, match="this is no audit record"):
+        verify(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        verify(tmp_path / "nothing")
+    (tmp_path / "000000000001-2026-11-25.jsonl").rename(tmp_path / "000000000001-2026-11-25.jsonl.gz")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        verify(tmp_path)
+
+
+def test_hashed_addresses_are_found_again_also_after_the_secret_was_rotated() -> None:
+    before, after = AddressHash(SECRET), AddressHash(SiteSecret(bytes(32), bytes(range(32))))
+    assert before.write("Ben@Bob.example") in after.spellings("ben@bob.example")
+    assert before.write("ben@bob.example") != AddressHash(SiteSecret(bytes(32))).write("ben@bob.example")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def small_files(directory: Path, number: int = 40, octets: int = 2000) -> None:
+    """So many records in files that are full soon."""
+    chain = Chain(directory, file_octets=octets)
+    for count in range(number):
+        chain.append([event_members("test", {"count": count, "filling": "x" * 100})], flush=False)
+    chain.close()
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_one_chain_goes_over_all_files_and_finished_ones_are_read_only(directory: Path) -> None:
+    small_files(directory)
+    paths = sorted(directory.iterdir())
+    assert len(paths) > 3
+    assert {path.stat().st_mode & 0o777 for path in paths[:-1]} == {0o400}
+    assert paths[-1].stat().st_mode & 0o777 == 0o600
+    found = verify(directory)
+    assert (found.first, found.number, found.problems) == (1, 40, ())
+    assert [each["count"] for each in records(directory)] == list(range(40))
+
+
+def test_a_writer_whose_file_another_one_has_finished_goes_on_in_the_next(directory: Path) -> None:
+    first, second = Chain(directory, file_octets=2000), Chain(directory, file_octets=2000)
+    for count in range(40):
+        chain = second if count % 7 else first
+        chain.append([event_members("test", {"count": count, "filling": "x" * 100})], flush=False)
+    found = verify(directory)
+    assert (found.number, found.problems) == (40, ())
+
+
+def test_a_writer_that_was_killed_between_two_files_leaves_the_chain_whole(directory: Path) -> None:
+    small_files(directory)
+    newest = max(directory.iterdir())
+    newest.chmod(0o400)  # finished, and the next one is not there yet
+    small_files(directory, 1)
+    (directory / f"{42:012}-2026-11-25.jsonl").touch(mode=0o600)  # begun, and nothing is in it yet
+    max(directory.iterdir()).chmod(0o600)
+    small_files(directory, 1)
+    found = verify(directory)
+    assert (found.number, found.problems) == (42, ())
+
+
+def test_a_file_that_is_missing_in_the_middle_or_at_the_beginning_is_found(directory: Path) -> None:
+    small_files(directory)
+    first, second, *_ = sorted(directory.iterdir())
+    second.rename(directory / "kept")
+    assert any("is expected" in problem for problem in verify(directory).problems)
+    (directory / "kept").rename(second)
+    first.unlink()
+    assert "no record has those before as removed" in verify(directory).problems[0]
+
+
+async def test_finished_files_are_compressed_and_read_as_before(directory: Path) -> None:
+    small_files(directory)
+    before, octets = verify(directory), {path.name: path.stat().st_size for path in directory.iterdir()}
+    await compress_finished(directory)
+    assert verify(directory) == before
+    compressed = [path for path in directory.iterdir() if path.suffix == ".gz"]
+    assert len(compressed) == len(octets) - 2
+    assert {path.stat().st_mode & 0o777 for path in compressed} == {0o400}
+    assert all(path.stat().st_size < octets[path.stem] for path in compressed)
+    small_files(directory, 1)
+    assert verify(directory).problems == ()
+
+
+async def test_what_a_kill_leaves_half_compressed_is_no_part_of_it_and_is_compressed_again(directory: Path) -> None:
+    small_files(directory)
+    oldest = min(directory.iterdir())
+    (directory / f".{oldest.name}.gz").write_bytes(b"half")
+    (directory / f"{oldest.name}.gz").write_bytes(gzip.compress(oldest.read_bytes()))
+    assert verify(directory).problems == ()
+    await compress_finished(directory)
+    assert verify(directory).problems == ()
+    assert not oldest.exists()
+
+
+async def test_old_files_are_removed_with_a_record_of_that_and_what_is_left_is_one_chain(directory: Path) -> None:
+    small_files(directory)
+    audit = Audit(Chain(directory), AddressHash(SECRET))
+    await remove_old(audit, 10, 2**30, time.time())
+    assert verify(directory).first == 1, "nothing is old"
+    await compress_finished(directory)
+    await remove_old(audit, 10, 2**30, time.time() + 12 * 86400)
+    found = verify(directory)
+    assert found.first > 1
+    assert found.problems == ()
+    assert [each["last"] for each in records(directory) if each["event"] == "removed"] == [found.first - 1]
+    assert len(names(directory)) >= 2
+
+
+async def test_more_than_there_may_be_is_removed_early_and_said(directory: Path, log: LogCapture) -> None:
+    small_files(directory)
+    audit = Audit(Chain(directory), AddressHash(SECRET))
+    before = len(names(directory))
+    await remove_old(audit, 366, 10, time.time())
+    assert len(names(directory)) == before - 1
+    assert verify(directory).problems == ()
+    assert [each["event"] for each in log.entries if each["log_level"] == "warning"] == ["audit_full"]
+
+
+async def test_a_chain_that_was_written_anew_fits_no_checkpoint_and_no_head_of_the_old_one(directory: Path) -> None:
+    await written(directory)
+    kept = verify(directory)
+    expected = Expected(kept.number, kept.head)
+    assert verify(directory, expected).problems == ()
+    path = the_file(directory)
+    await written(directory, 1)
+    assert verify(directory, expected).problems == (), "what came later does not matter"
+    path.unlink()
+    await written(directory, 5)
+    assert verify(directory).problems == ()
+    assert "the record was replaced" in verify(directory, expected).problems[0]
+    path.unlink()
+    await written(directory, 2)
+    assert "before the checkpoint" in verify(directory, expected).problems[0]
+
+
+@given(
+    batches=st.lists(st.lists(st.binary(max_size=200), min_size=1, max_size=4), min_size=1, max_size=12),
+    file_octets=st.integers(300, 3000),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_written_is_read_as_it_was_and_each_change_of_an_octet_is_found(
+    batches: list[list[bytes]], file_octets: int, data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as work:
+        directory = Path(work) / "audit"
+        for batch in batches:  # each by a process of its own
+            chain = Chain(directory, file_octets)
+            chain.append([event_members("test", {"said": each.decode("latin-1")}) for each in batch], flush=False)
+            chain.close()
+        found = verify(directory)
+        said = [each for batch in batches for each in batch]
+        assert (found.number, found.problems) == (len(said), ())
+        assert [each["said"].encode("latin-1") for each in records(directory)] == said
+        path = data.draw(st.sampled_from(sorted(directory.iterdir())))
+        octets = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(octets) - 1))
+        octets[place] ^= data.draw(st.integers(1, 255))
+        path.chmod(0o600)
+        path.write_bytes(octets)
+        expected = Expected(found.number, found.head)
+        try:
+            changed = verify(directory, expected)
+        except ConfigError:
+            return
+        assert changed.problems

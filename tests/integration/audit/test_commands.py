@@ -1,0 +1,202 @@
+"""`qumail-relay audit`: what it proves, hands out and signs; the vectors, read by deploy/AUDIT.md alone as well.
+Standard: deploy/AUDIT.md; exit status 0 fine, 1 something is wrong with the record, 2 usage.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from relay import app
+from relay.audit import checkpoint
+from relay.audit.reading import verify
+from relay.cli.audit import audit
+from relay.errors import ConfigError
+from tests.integration.audit.test_records import alice as alice  # a fixture
+from tests.testlib import mails
+from tests.testlib.sites import Site
+from tests.testlib.submit import submit
+
+VECTORS = Path(__file__).parents[2] / "data" / "audit"
+SIGNER = "07e57c4f14dbad1267f621ec3777b4e2e6c4fbc4c22fbb87510ff8e0b3c6a642"
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+async def run(alice: Site) -> Run:
+    """The command, at a site that has sealed one mail, sent one in clear, and refused one."""
+    async with app.running(alice.config) as addresses:
+        for recipient in ("ben@bob.example", "x@elsewhere.example", "held@bob.example"):
+            await submit(addresses["outgoing"], mails.plain(), recipients=[recipient])
+    environment = {"QUMAIL_RELAY_CONFIG": str(alice.config_file)}
+    return lambda *words: CliRunner().invoke(audit, words, env=environment)
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_verify_tells_whether_the_record_is_whole(run: Run, alice: Site) -> None:
+    assert "4 records, whole; the last is 4, head " in run("verify").stdout
+    facts = json.loads(run("verify", "--json").stdout)
+    assert (facts["records"], facts["problems"]) == (4, [])
+    assert run("verify", "--head", facts["head"]).exit_code == 0
+    assert run("verify", "--head", "ab" * 32).exit_code == 1
+    [path] = alice.config.audit_directory.iterdir()
+    path.write_bytes(path.read_bytes().replace(b'"level": "aes"', b'"level": "otp"', 1))
+    changed = run("verify")
+    assert changed.exit_code == 1
+    assert f"{path}:2: does not continue the line before it" in changed.stderr
+
+
+def test_a_record_that_is_not_there_yet_is_fine(alice: Site) -> None:
+    environment = {"QUMAIL_RELAY_CONFIG": str(alice.config_file)}
+    assert "nothing was recorded" in CliRunner().invoke(audit, ["verify"], env=environment).stdout
+    assert CliRunner().invoke(audit, ["export"], env=environment).stdout == ""
+
+
+def test_export_hands_out_what_was_asked_for(run: Run) -> None:
+    assert [(each["event"], each.get("outcome")) for each in lines(run("export"))] == [
+        ("mail", "delivered"), ("plaintext", None), ("mail", "delivered"), ("mail", "held"),
+    ]  # fmt: skip
+    assert {each["peer"] for each in lines(run("export", "--peer", "bob"))} == {"bob"}
+    assert lines(run("export", "--since", "9999")) == lines(run("export", "--until", "2020")) == []
+    assert len(lines(run("export", "--since", "2020", "--until", "9999"))) == 4
+    below = lines(run("export", "--below", "rsa"))
+    assert [(each["event"], each["level"]) for each in below] == [("plaintext", "plaintext"), ("mail", "plaintext")]
+    assert [each["level"] for each in lines(run("export", "--below", "otp"))] == ["aes", "plaintext", "plaintext"]
+    assert run("export", "--below", "nothing").exit_code == 2
+
+
+def test_a_table_has_the_same_records_and_no_formulas(run: Run, tmp_path: Path, alice: Site) -> None:
+    path = tmp_path / "table.csv"
+    assert run("export", "--format", "csv", "-o", str(path)).exit_code == 0
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    whole = lines(run("export"))
+    assert [row["number"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["recipients"] for row in rows] == [" ".join(each["recipients"]) for each in whole]
+    assert {name for each in whole for name in each} <= rows[0].keys()
+    [file] = alice.config.audit_directory.iterdir()
+    line = json.dumps(whole[-1] | {"cause": "=cmd|' /C calc'!A0\x1b[2J"})
+    file.write_text(line + "\n")
+    [row] = csv.DictReader(io.StringIO(run("export", "--format", "csv").stdout))
+    assert row["cause"].startswith("'=cmd|")
+    assert "\x1b" not in row["cause"]
+
+
+def test_a_checkpoint_fits_what_was_there_and_comes_later_and_nothing_else(
+    run: Run, alice: Site, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.json"
+    made = run("checkpoint", "-o", str(path))
+    assert (made.exit_code, "signed: 4 records" in made.stderr) == (0, True)
+    signer = made.stderr.split()[-1]
+    for more in ([], ["--signer", signer]):
+        result = run("verify", "--checkpoint", str(path), *more)
+        assert (result.exit_code, "whole and fits the checkpoint" in result.stdout) == (0, True)
+    other = run("verify", "--checkpoint", str(path), "--signer", SIGNER)
+    assert "which is another key" in str(other.exception)
+    [file] = alice.config.audit_directory.iterdir()
+    kept = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(kept[:-1]))
+    assert run("verify").exit_code == 0, "the chain alone does not show it"
+    assert run("verify", "--checkpoint", str(path)).exit_code == 1
+
+
+def test_a_record_that_was_changed_is_not_signed(run: Run, alice: Site) -> None:
+    [path] = alice.config.audit_directory.iterdir()
+    path.write_bytes(path.read_bytes().replace(b'"aes"', b'"otp"', 1))
+    result = run("checkpoint")
+    assert isinstance(result.exception, ConfigError)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "key", "signature", "format"])
+def test_a_checkpoint_of_which_anything_was_changed_counts_for_nothing(name: str) -> None:
+    whole = json.loads((VECTORS / "checkpoint.json").read_text())
+    if name == "format":
+        whole[name] = 2
+    else:
+        octets = bytearray(base64.b64decode(whole[name]))
+        octets[len(octets) // 2] ^= 1
+        whole[name] = base64.b64encode(octets).decode()
+    with pytest.raises(ConfigError):
+        checkpoint.read(json.dumps(whole).encode(), "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1}', b"[" * 100_000, b"\xff", b'{"a": 1}' * 9])
+def test_what_is_no_checkpoint_is_said(content: bytes) -> None:
+    with pytest.raises(ConfigError, match="x: "):
+        checkpoint.read(content, "x")
+
+
+def test_numbers_and_hashes_that_are_none_are_no_checkpoint() -> None:
+    key = MLDSA87PrivateKey.from_seed_bytes(bytes(range(32)))
+    good = {
+        "site": "a",
+        "sae_id": "s",
+        "host": "h",
+        "time": "2026-11-25T10:00:00Z",
+        "first": 1,
+        "number": 4,
+        "head": "a" * 64,
+    }
+    for change in ({"number": True}, {"first": 9}, {"head": "A" * 64}, {"host": 1}, {"time": "noon"}, {"site": "\x1b"}):
+        said = checkpoint.Checkpoint(**(good | change))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError):
+            checkpoint.read(checkpoint.sign(said, key).encode(), "x")
+
+
+def test_the_vectors_verify_at_an_auditor_who_has_nothing_else(tmp_path: Path) -> None:
+    shutil.copytree(VECTORS, tmp_path / "copy")
+    words = [
+        "verify",
+        "--directory",
+        str(tmp_path / "copy"),
+        "--checkpoint",
+        str(VECTORS / "checkpoint.json"),
+        "--signer",
+        SIGNER,
+    ]
+    result = CliRunner().invoke(audit, words, env={"QUMAIL_RELAY_CONFIG": str(tmp_path / "nothing")})
+    assert (result.exit_code, "4 records, whole and fits the checkpoint" in result.stdout) == (0, True)
+    assert "broken off by a crash" in result.stdout
+
+
+def test_the_vectors_are_what_the_document_says() -> None:
+    """Read without any code of ours."""
+    number, previous = 0, "0" * 64
+    for path in sorted(VECTORS.glob("*.jsonl")):
+        assert path.name == f"{number + 1:012}-{path.name[13:23]}.jsonl"
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                pass
+            else:
+                number += 1
+                assert (record["number"], record["previous"]) == (number, previous)
+            previous = hashlib.sha256(line).hexdigest()
+    whole = json.loads((VECTORS / "checkpoint.json").read_text())
+    inner = base64.b64decode(whole["checkpoint"])
+    key = load_der_public_key(base64.b64decode(whole["key"]))
+    assert isinstance(key, MLDSA87PublicKey)
+    key.verify(base64.b64decode(whole["signature"]), inner, b"qumail-relay audit checkpoint 1")
+    said = json.loads(inner)
+    assert (said["number"], said["head"]) == (number, previous)
+    assert key == MLDSA87PrivateKey.from_seed_bytes(bytes(range(32))).public_key()
+    assert verify(VECTORS).head == previous

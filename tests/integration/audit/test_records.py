@@ -1,0 +1,287 @@
+"""What each mail leaves in the audit record, at both sites: who got it, how it was protected, and that no kill loses it.
+Standard: deploy/AUDIT.md; each test looks at the files that a relay has written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import LogCapture
+
+from relay import app, mime
+from relay.audit.reading import records, verify
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib import mails
+from tests.testlib.identities import Identities
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.submit import submit
+
+
+def of(site: Site) -> list[dict[str, Any]]:
+    """The records of mails, without the ledger's."""
+    found = verify(site.config.audit_directory)
+    assert not found.problems
+    return list(records(site.config.audit_directory, events=("mail",)))
+
+
+def picked(record: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    return tuple(record[name] for name in names)
+
+
+@pytest.fixture
+async def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        identities=identities,
+        policies={
+            "bob.example.toml": 'levels = ["aes"]\n', "bob.example/pqc.toml": 'levels = ["otp", "pqc"]\nquantum = "off"\nmax_size = { otp = 10 }\n',
+            "bob.example/held.toml": 'levels = ["otp"]\nmax_size = { otp = 10 }\n',
+            "default.toml": 'levels = ["plaintext"]\nreason = "public"\n',
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
+        identities=identities,
+    )  # fmt: skip
+
+
+async def test_each_group_of_recipients_has_a_record_that_says_how_it_was_protected(alice: Site, sink: Sink) -> None:
+    everybody = ["ben@bob.example", "bea@bob.example", "pqc@bob.example", "x@elsewhere.example", "own@alice.example"]
+    async with app.running(alice.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=everybody)).code == 250
+    found = {(each["level"], each["peer"], each["outcome"]): each for each in of(alice)}
+    assert {what: len(each["recipients"]) for what, each in found.items()} == {
+        ("aes", "bob", "delivered"): 2,
+        ("pqc", "bob", "delivered"): 1,
+        ("plaintext", "", "delivered"): 1,
+        ("plaintext", "", "inside"): 1,
+    }
+    aes, pqc = found["aes", "bob", "delivered"], found["pqc", "bob", "delivered"]
+    assert len({each["mail"] for each in found.values()}) == 1
+    assert picked(aes, "quantum_bits", "listed", "kme_group") == (256, ["aes"], "alice-bob")
+    assert aes["policy"] == f"{alice.directory}/policies/bob.example.toml:1"
+    assert len(aes["key_IDs"]) == 1
+    assert picked(pqc, "key_IDs", "listed", "quantum_bits") == ([], ["otp", "pqc"], 0)
+    assert "ML-KEM-1024" in pqc["algorithms"]
+    assert aes["octets"] == len(mails.plain())
+    by_octets = {len(got.message) for got in sink.got}
+    assert {each["octets_out"] for each in found.values()} == by_octets
+
+
+async def test_a_record_holds_neither_content_nor_address(alice: Site) -> None:
+    async with app.running(alice.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    [file] = alice.config.audit_directory.iterdir()
+    for secret in (b"figures", b"ann@", b"ben@", b"ben", b"bob.example>"):
+        assert secret not in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_both_sites_call_a_sealed_mail_the_same_and_nobody_on_the_way_can(
+    alice: Site, bob: Site, sink: Sink
+) -> None:
+    async with app.running(alice.config) as out, app.running(bob.config) as into:
+        assert (await submit(out["outgoing"], mails.plain())).code == 250
+        [got] = sink.got
+        assert (await submit(into["incoming"], got.message, sender=got.sender, recipients=got.recipients)).code == 250
+    [sealed], [opened] = of(alice), of(bob)
+    assert picked(sealed, "message_id", "sealed", "key_IDs") == picked(opened, "message_id", "sealed", "key_IDs")
+    assert len(sealed["sealed"]) == 16
+    assert sealed["sealed"].encode() not in got.message
+    assert f"id {sealed['mail']};".encode() in got.message
+    assert picked(opened, "direction", "peer", "level", "outcome") == ("incoming", "alice", "aes", "delivered")
+    assert opened["octets"] == len(got.message)
+
+
+async def test_what_does_not_leave_has_a_record_that_says_why(alice: Site, sink: Sink) -> None:
+    sink.on_data = ["451 4.2.0 busy", "554 5.7.1 no"]
+    async with app.running(alice.config) as addresses:
+        for _ in range(3):
+            await submit(addresses["outgoing"], mails.plain())
+        looped = b"Received: from x by y; Wed, 25 Nov 2026 10:00:00 +0000\r\n" * 60 + mails.plain()
+        assert (await submit(addresses["outgoing"], looped)).code == 554
+    said = [picked(each, "level", "outcome", "reason") for each in of(alice)]
+    assert said == [
+        ("aes", "held", "NextHopUnavailable"), ("aes", "refused", "NextHopRefused"), ("aes", "delivered", ""),
+        ("none", "refused", "MailLoop"),
+    ]  # fmt: skip
+    assert "451 4.2.0 busy" in of(alice)[0]["cause"]
+    first, second, third, _ = [each["key_IDs"] for each in of(alice)]
+    assert first == second, "a mail that was held keeps its key"
+    assert second != third, "a mail that was refused has come to its end"
+
+
+async def test_who_can_get_no_level_is_recorded_with_the_policy_that_holds_him(alice: Site) -> None:
+    async with app.running(alice.config) as addresses:
+        reply = await submit(addresses["outgoing"], mails.plain(), recipients=["held@bob.example"])
+    assert reply.code == 451
+    [record] = of(alice)
+    assert picked(record, "peer", "level", "outcome", "listed") == ("bob", "none", "held", ["otp"])
+    assert record["policy"] == f"{alice.directory}/policies/bob.example/held.toml:1"
+    assert "max_size is 10" in record["cause"]
+
+
+async def test_what_arrives_is_recorded_opened_or_not_and_put_aside_or_not(alice: Site, bob: Site, sink: Sink) -> None:
+    async with app.running(alice.config) as out, app.running(bob.config) as into:
+        assert (await submit(out["outgoing"], mails.plain())).code == 250
+        [got] = sink.got
+        how: dict[str, Any] = {"sender": got.sender, "recipients": got.recipients}
+        assert (await submit(into["incoming"], mails.plain())).code == 250
+        assert (await submit(into["incoming"], got.message[:-50] + b"\r\n", **how)).code == 250
+        for _ in range(2):
+            assert (await submit(into["incoming"], got.message, **how)).code == 250
+    assert [picked(each, "peer", "level", "outcome") for each in of(bob)] == [
+        ("", "plaintext", "delivered"), ("alice", "none", "quarantined"), ("alice", "aes", "delivered"),
+        ("alice", "aes", "repeated"),
+    ]  # fmt: skip
+
+
+async def test_without_every_mail_there_is_the_ledger_alone(alice: Site) -> None:
+    with alice.config_file.open("a") as file:
+        file.write("\n[audit]\nevery_mail = false\n")
+    async with app.running(alice.config) as addresses:
+        for recipient in ("ben@bob.example", "x@elsewhere.example"):
+            assert (await submit(addresses["outgoing"], mails.plain(), recipients=[recipient])).code == 250
+    assert of(alice) == []
+    assert [each["event"] for each in records(alice.config.audit_directory)] == ["plaintext"]
+
+
+# --- records that cannot be written -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when_unwritable", ["deliver", "hold"])
+async def test_sealed_mail_goes_on_or_is_held_while_no_record_can_be_written_and_none_is_lost(
+    alice: Site, sink: Sink, log: LogCapture, when_unwritable: str
+) -> None:
+    with alice.config_file.open("a") as file:
+        file.write(f'\n[audit]\nwhen_unwritable = "{when_unwritable}"\n')
+    directory = alice.config.audit_directory
+    directory.touch()
+    async with app.running(alice.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+        await until(lambda: "audit_not_written" in events(log))
+        second = (await submit(addresses["outgoing"], mails.plain())).code
+        directory.unlink()
+        await until(lambda: "audit_written_again" in events(log))
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    assert second == (250 if when_unwritable == "deliver" else 451)
+    assert [each["outcome"] for each in of(alice)] == [
+        "delivered",
+        "delivered" if second == 250 else "held",
+        "delivered",
+    ]
+    assert events(log).count("audit_not_written") == 1
+
+
+def events(log: LogCapture) -> list[str]:
+    return [each["event"] for each in log.entries]
+
+
+async def until(true: Any) -> None:
+    """The relay does this by itself, soon."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# --- a relay that is killed ---------------------------------------------------------------------------------------
+
+
+NEVER_WRITTEN = "from relay.audit import writing; writing.FLUSH_S = 3600.0"
+"""Run before a relay, this leaves its records in memory."""
+
+
+async def test_a_relay_that_was_killed_while_mail_left_records_it_when_it_starts_again(alice: Site, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    async with relay_process(alice) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["outgoing"], mails.plain()))
+        await sink.reached.wait()
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    assert not alice.config.audit_directory.exists()
+    async with relay_process(alice):
+        pass
+    [record] = of(alice)
+    assert picked(record, "level", "peer", "outcome", "reason") == ("aes", "bob", "unknown", "Killed")
+    assert (len(record["recipients"]), len(record["key_IDs"])) == (1, 1)
+    async with relay_process(alice):
+        pass
+    assert of(alice) == [record]
+
+
+async def test_mail_that_had_left_has_one_record_each_after_a_kill_that_came_before_any_was_written(
+    alice: Site, sink: Sink
+) -> None:
+    async with relay_process(alice, before=NEVER_WRITTEN) as relay:
+        for number in range(3):
+            recipients = [f"ben{number}@bob.example", "bea@bob.example"]
+            assert (await submit(relay.addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+        await submit(relay.addresses["outgoing"], mails.plain(), recipients=["x@elsewhere.example"])  # writes all
+        assert (await submit(relay.addresses["outgoing"], mails.plain(), recipients=["late@bob.example"])).code == 250
+        relay.kill()
+        await relay.process.wait()
+    assert len(of(alice)) == 3
+    async with relay_process(alice):
+        pass
+    found = of(alice)
+    assert [(len(each["recipients"]), each["outcome"], each["level"]) for each in found] == [
+        (2, "delivered", "aes"), (2, "delivered", "aes"), (2, "delivered", "aes"), (1, "delivered", "plaintext"),
+        (1, "delivered", "aes"),
+    ]  # fmt: skip
+    assert len({each["mail"] for each in found}) == 5
+
+
+async def test_whenever_a_relay_is_killed_no_mail_that_left_lacks_a_record_and_the_chain_is_whole(
+    alice: Site, sink: Sink
+) -> None:
+    """Several clients send while it is killed, again and again; nobody tries again what he did not hear of."""
+    for kill in range(4):
+        async with relay_process(alice) as relay:
+            enough = len(sink.got) + 20 + 7 * kill
+            clients = [
+                asyncio.create_task(send_until_broken(relay.addresses["outgoing"], f"{kill}.{n}")) for n in range(4)
+            ]
+            await sink.messages(enough)
+            relay.kill()
+            await relay.process.wait()
+            await asyncio.gather(*clients)
+    async with relay_process(alice):
+        pass
+    left = Counter(mime.message_id_hash(got.message) for got in sink.got)
+    recorded = Counter(each["message_id"] for each in of(alice) if each["outcome"] in ("delivered", "unknown"))
+    assert left.keys() <= recorded.keys()
+    assert set(recorded.values()) == {1}
+    assert sum(recorded.values()) >= 100
+
+
+async def send_until_broken(address: TCPAddress, name: str) -> None:
+    with suppress(OSError, EOFError):
+        for number in itertools.count():
+            message = mails.plain().replace(b"Message-ID: <", b"Message-ID: <%b.%d." % (name.encode(), number))
+            await submit(address, message)
+
+
+async def test_several_workers_write_one_chain(alice: Site, sink: Sink) -> None:
+    with alice.config_file.open("a") as file:
+        file.write("\n[limits]\nworkers = 2\n")
+    async with relay_process(alice) as relay:
+        await asyncio.gather(*(submit(relay.addresses["outgoing"], message_no(number)) for number in range(40)))
+    assert len({each["message_id"] for each in of(alice)}) == 40
+
+
+def message_no(number: int) -> bytes:
+    return mails.plain().replace(b"Message-ID: <", b"Message-ID: <%d." % number)
