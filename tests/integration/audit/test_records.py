@@ -21,6 +21,7 @@ from relay.kme import DevelopmentKMEs
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
@@ -285,3 +286,23 @@ async def test_several_workers_write_one_chain(alice: Site, sink: Sink) -> None:
 
 def message_no(number: int) -> bytes:
     return mails.plain().replace(b"Message-ID: <", b"Message-ID: <%d." % number)
+
+
+async def test_a_backup_that_is_made_while_mail_flows_has_a_whole_record_that_goes_on(
+    alice: Site, tmp_path: Path
+) -> None:
+    small = "from relay.audit import chain; chain.Chain.__init__.__defaults__ = (3000,)"
+    async with relay_process(alice, before=small) as relay:
+        sending = asyncio.create_task(send_until_broken(relay.addresses["outgoing"], "x"))
+        await until(lambda: len(list(alice.config.audit_directory.glob("*"))) > 4)
+        status, err, _ = await run("backup", "--config", alice.config_file, tmp_path / "copy")
+        assert status == 0, err
+        relay.kill()
+        await relay.process.wait()
+        await sending
+    found = verify(tmp_path / "copy" / "audit")
+    assert found.problems == ()
+    assert found.number > 10
+    assert [each["mail"] for each in of(alice)][: found.number] == [
+        each["mail"] for each in records(tmp_path / "copy" / "audit")
+    ]
