@@ -49,7 +49,11 @@ from relay.reloading import Reloading, Settings, SitesInForce
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.status import StatusModule, Watched
-from relay.status.measures import keep_lag, keep_own
+from relay.status.alarms import Alarms
+from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.ready import Readiness
+from relay.status.sight import Looking
+from relay.status.telling import AlarmTelling
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
 from relay.store.secret import SiteSecret
@@ -267,9 +271,13 @@ async def running(
             "late words": write_what_is_late(built.store, built.sent),
             "key report": report.keep_up(),
         }
-        if config.status is not None:
-            work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
+        work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
+        readiness = Readiness(watched)
         if worker is None or worker.first:
+            await readiness.look()
+            work |= {
+                "forecasts": keep_forecasts(watched), "site": keep_site(watched), "readiness": readiness.keep_up(),
+            }  # fmt: skip
             work["sweep"] = sweep(config, built.store, secret, built.triage, built.audit)
             work["policy ends"] = tell_of_endings(built.policies)
         if worker is not None and stop is not None:
@@ -288,10 +296,18 @@ async def running(
             budget,
             sockets,
             tally(built, "incoming"),
+            board,
         )
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
-            ready += [await stack.enter_async_context(each.door(watched, sockets)) for each in status(config)]
+            ready += [
+                await stack.enter_async_context(each.door(watched, readiness, sockets)) for each in status(config)
+            ]
+            telling = AlarmTelling(config, board, inside.outgoing, built.next_hops)
+            await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
+            looking = Looking(watched, readiness, built.next_hops)
+            alarms = Alarms(board, config.alarms_file, telling)
+            await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
         files = [each for door in ready for each in door.reloadable]
         files += [built.dkim] if built.dkim is not None else []
         reloading = Reloading(settings, built.sites, built.policies, files)

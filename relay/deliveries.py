@@ -56,11 +56,12 @@ class Witness(Protocol):
 class Delivery:
     """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
 
-    `name` is what the store calls it; `is_begun` says whether it was told of this try under that name. `copies` are
-    those that were sealed before, or are being delivered now; whoever delivers adds its own. `outcomes` are by mailbox.
-    Of a mail that is `like_no_other` the same octets are a retry. `opened` is what it was opened to, if it was;
-    one that came `unsealed` goes on as it is. Who is in `aside` has it in quarantine; `without` has what was planned
-    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave.
+    `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
+    the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
+    now; whoever delivers adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
+    a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
+    has it in quarantine; `without` has what was planned for those who have no copy, and `said` which next hop has said
+    what. The `witness` is told what is to leave.
     """
 
     name: bytes
@@ -76,6 +77,7 @@ class Delivery:
     without: dict[str, Planned] = field(default_factory=dict)
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
     witness: Witness | None = None
+    came_as: bytes = b""
 
     @property
     def rest(self) -> Mail:
@@ -125,7 +127,7 @@ class Delivery:
 
     def is_opened(self, opened: Opened) -> None:
         """From here on it is known by its sealed envelope; whoever has opened it settles it."""
-        self.opened, self.name, self.like_no_other = opened, opened.mail, True
+        self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
 
     def _outcome(self, mailbox: str) -> RelayError | None:

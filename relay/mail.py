@@ -80,6 +80,8 @@ class Origin:
 
 
 UNKNOWN = Origin()
+OURS = "relay"
+"""The door of mail of which nobody makes a second try: nothing of it waits in a queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Mail:
     other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
     on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
-    it came in: smtp, lmtp, submission or milter, "" for none of them.
+    it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them.
     """
 
     envelope: Envelope

@@ -14,7 +14,7 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.counting import Board, metrics
-from relay.errors import BadStructure, CannotOpen, CannotSeal, RelayError
+from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
 from relay.keys import KeyReference
 from relay.levels import SealedPayload
 from relay.mail import Mail, Recipient
@@ -127,7 +127,11 @@ class Sealer:
             decided, original, seconds = await _to_plan(policies, mail)
 
         async def attempt(group: Group, copy: Copy) -> SealedCopy:
-            return await self._copy(planner, original, mail.envelope.sender, group, copy)
+            try:
+                return await self._copy(planner, original, mail.envelope.sender, group, copy)
+            except KeyUnavailable as error:
+                self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
+                raise
 
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}

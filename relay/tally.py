@@ -5,7 +5,7 @@ Standard: fates.py says what there is to tell; both are told the same, so that t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
 from relay.config import Config
@@ -13,9 +13,20 @@ from relay.counting import Board, metrics
 from relay.counting.board import Timed
 from relay.deliveries import Delivery
 from relay.fates import Fate, Fates
-from relay.mail import Mail
+from relay.mail import OURS, Mail
 from relay.opening import Opened
 from relay.trail import Trail
+
+_CAUSES = {
+    "PolicyHolds": "policy",
+    **dict.fromkeys(("KeyUnavailable", "KMEExhausted", "KMEUnreachable", "KMEMisconfigured", "KMEBadReply"), "keys"),
+    **dict.fromkeys(("KeyNotFound", "NotAsked"), "keys"),
+    **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
+    **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
+}
+"""For whom waits, by the class of the error; see relay/counting/held.py."""
+_NO_NEWS = ("DeliveryUnderWay", "Stopped")
+"""How a try may end of which it is not known what has become."""
 
 
 class Tally:
@@ -63,6 +74,15 @@ class Tally:
             if fate.reason == "TrippedWire":
                 self._board.add(metrics.TRIPWIRE)
 
+    def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
+        """Who is held waits until a later try tells something else; what another try does meanwhile tells nothing."""
+        held, name = self._board.held, delivery.came_as or delivery.name
+        for mailbox, fate in fates.items():
+            if fate.outcome != "held":
+                held.over(name, mailbox)
+            elif fate.reason not in _NO_NEWS:
+                held.held(self._direction, _CAUSES.get(fate.reason, "other"), name, mailbox)
+
 
 class Trial:
     """One try of a mail; whoever carries it out says which delivery it is."""
@@ -91,4 +111,6 @@ class Trial:
         self._time.__exit__()
         fates = self._tally.fates.of(self._mail, self._delivery, error)
         self._tally.count(self._mail.door, fates.values())
+        if self._delivery is not None and self._mail.door != OURS:
+            self._tally.note_who_waits(self._delivery, fates)
         self._record.end(fates, error)

@@ -39,6 +39,7 @@ from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.status import StatusModule
+from relay.status.alarms import of_the_serving_relay
 from relay.store.database import transport_problem
 from relay.store.secret import SECRET_LENGTH, SiteSecret
 from relay.store.spool import Spool, spool_contents
@@ -151,6 +152,9 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
+    for each in of_the_serving_relay(config):
+        problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
+        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
             async for state in _next_hops(name, direction, config.site.hostname):

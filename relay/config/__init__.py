@@ -24,6 +24,7 @@ from relay.config.doors import (
 )
 from relay.config.kmes import KMESettings, PeerSettings
 from relay.config.tables import (
+    AlarmSettings,
     AuditSettings,
     DKIMKeySettings,
     DKIMSettings,
@@ -53,6 +54,7 @@ from relay.errors import ConfigError
 
 __all__ = [
     "MAX_BOUNCE",
+    "AlarmSettings",
     "Config",
     "DKIMKeySettings",
     "DKIMSettings",
@@ -111,6 +113,7 @@ class Config(toml.Table):
     dkim: DKIMSettings | None = None
     log: LogSettings = LogSettings()
     status: StatusSettings | None = None
+    alarms: AlarmSettings = AlarmSettings()
 
     @property
     def audit_directory(self) -> Path:
@@ -121,6 +124,11 @@ class Config(toml.Table):
     def keys_file(self) -> Path:
         """Where the serving relay writes down how its keys stand; it holds no key."""
         return self.store.secret.with_name("keys.json")
+
+    @property
+    def alarms_file(self) -> Path:
+        """Which alarms stand, as the relay that serves writes it down."""
+        return self.store.secret.with_name("alarms.json")
 
     @property
     def state_directory(self) -> Path:

@@ -18,6 +18,8 @@ from relay.config.values import (
     AddressSetting,
     DatabaseSetting,
     Domains,
+    Mailboxes,
+    Names,
     PathSetting,
     SizeSetting,
     SocketSetting,
@@ -190,6 +192,43 @@ class LimitSettings(toml.Table):
     """Processes that serve as one relay at the same addresses, for machines with several cores; each costs the memory
     of a relay. They share the room above and the keys that are kept ready.
     """
+
+
+class AlarmSettings(toml.Table):
+    """When an alarm is raised, and who is told beside log, metrics and `check` (deploy/METRICS.md has all of them). The
+    table may be left out.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "mail_to": ["postmaster@alice.example"],
+        "command": ["/usr/local/bin/page-somebody", "--from", "qumail-relay"],
+    }
+
+    held_longer_than: Annotated[float, Field(ge=1, le=5 * 86400, strict=False)] = 1800.0
+    """mail_held: mail waits for longer than this, in seconds."""
+    disk_free: SizeSetting = 2**29
+    """disk_full: less than this is free on the disk of the state directory."""
+    unopened: int = Field(default=20, ge=1, le=1_000_000)
+    """quarantine_grows: so many sealed mails that cannot be opened arrive within ten minutes."""
+    clear_text: bool = False
+    """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
+    mail_to: Mailboxes | None = None
+    """Tell these addresses, in a mail that goes out as all mail does: policy says how it is sealed, and it is not sent
+    where policy cannot be kept. Without [outgoing] it goes to the next hop of [incoming], for addresses of our own
+    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. At most one in five
+    minutes, and none about what would keep it from leaving.
+    """
+    command: Names | None = None
+    """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes
+    through a shell. It gets one JSON object on standard input (alarm, state, about, since, meaning, what_to_do, site),
+    and 30 seconds. It runs as the relay's user, and under systemd within what the unit allows.
+    """
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> Self:
+        if self.command is not None and not Path(self.command[0]).is_absolute():
+            raise ValueError("command: write the whole path of the program")
+        return self
 
 
 class StatusSettings(toml.Table):

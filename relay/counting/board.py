@@ -4,6 +4,7 @@ Standard: memfd_create(2); a process that is killed leaves its numbers there, an
 Each process has a place of its own, so that nobody waits for anybody and to count costs as much as to add. In it stand,
 one after the other, the names of what it counts with their labels, each followed by its numbers; nothing there is ever
 moved. The process that starts workers gives the place of one that has ended to the next: what is counted only grows.
+Behind the places is what all write together: for whom mail was held (held.py).
 
 prometheus_client's own way for several processes keeps files that are mapped into memory: on a full disk, to count
 would kill the relay (SIGBUS). Its text format is what is read out (relay/status).
@@ -26,6 +27,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from relay.aio import Turns
+from relay.counting.held import OCTETS as HELD_OCTETS
+from relay.counting.held import HeldMail
 from relay.counting.metric import Metric
 from relay.counting.metrics import all_metrics
 
@@ -125,14 +128,15 @@ class Board:
     def __init__(self, descriptor: int = -1, place: int = 0) -> None:
         """`descriptor` is what `shared_board` gave, and `place` that of this process; without one, it is alone."""
         alone = descriptor < 0
-        octets = _HEAD + PLACE_OCTETS if alone else os.fstat(descriptor).st_size
+        octets = _HEAD + PLACE_OCTETS + HELD_OCTETS if alone else os.fstat(descriptor).st_size
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED
         self._memory = mmap.mmap(descriptor, octets, flags=flags)
         self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
+        self.held = HeldMail(self._numbers[(octets - HELD_OCTETS) // 8 :])
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
         self._making = threading.Lock()
-        self._places = [_Place() for _ in range((octets - _HEAD) // PLACE_OCTETS)]
+        self._places = [_Place() for _ in range((octets - _HEAD - HELD_OCTETS) // PLACE_OCTETS)]
         self._full = False
         self._take_over(place)
 
@@ -253,7 +257,7 @@ class Board:
 def shared_board(processes: int) -> int:
     """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
     descriptor = os.memfd_create("board")
-    os.ftruncate(descriptor, _HEAD + processes * PLACE_OCTETS)
+    os.ftruncate(descriptor, _HEAD + processes * PLACE_OCTETS + HELD_OCTETS)
     return descriptor
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from relay.counting.alarms import ALARMS
 from relay.counting.metric import Metric
 
 _DIRECTION = "direction: outgoing, incoming"
-_DOOR = "door: smtp, lmtp, submission, milter, imap"
+_DOOR = "door: smtp, lmtp, submission, milter, imap, relay (what it writes itself)"
 _MAIL_LABELS = ("direction", "door", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -40,6 +41,29 @@ FAILURES: Final = Metric(
     f"Why mails were held or refused: as qumail_mails_total with outcome held or refused. {_DIRECTION}; reason: the "
     "class of the error (relay/errors.py), such as KMEExhausted or NextHopUnavailable",
     ("direction", "reason"),
+)
+HELD_RECIPIENTS: Final = Metric(
+    "qumail_held_recipients",
+    "gauge",
+    "Recipients for whom mail was held, and has not gone since: it waits in the queue of the mail server. "
+    f"{_DIRECTION}; cause: policy (no listed level can be had, mostly for want of keys), keys, next hop, store, other",
+    ("direction", "cause"),
+    together="max",
+)
+HELD_SECONDS: Final = Metric(
+    "qumail_held_longest_seconds",
+    "gauge",
+    f"How long ago the first of these was held first, or this relay was started. {_DIRECTION}",
+    ("direction",),
+    together="max",
+)
+REJECTIONS: Final = Metric(
+    "qumail_rejections_total",
+    "counter",
+    f"What was turned away at a door, before there was a mail to count. {_DIRECTION}; {_DOOR}; "
+    "reason: the class of the error (relay/errors.py), such as PolicyRefuses, MessageTooBig, Overloaded (no memory for "
+    "it) or SenderNotAllowed",
+    ("direction", "door", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
@@ -112,6 +136,13 @@ KEY_WAIT: Final = Metric(
     "Time that a mail waited for its key. use: key, pad",
     ("kme_group", "use"),
     _WAIT_BUCKETS_S,
+)
+KEYS_MISSED: Final = Metric(
+    "qumail_keys_missed_total",
+    "counter",
+    "Times that a quantum key for a mail was not to be had, so that it was held, or went under another level that its "
+    "policy lists. reason: the class of the error (relay/errors.py), such as KMEExhausted",
+    ("peer", "reason"),
 )
 KEYS_RECEIVED: Final = Metric(
     "qumail_keys_received_total",
@@ -216,6 +247,12 @@ LEDGER: Final = Metric(
 LEDGER_FAILURES: Final = Metric(
     "qumail_ledger_failures_total", "counter", "Times that a line could not be written, and the mail was held"
 )
+AUDIT_WRITABLE: Final = Metric(
+    "qumail_audit_writable",
+    "gauge",
+    "1 while the audit record can be written; while not, mail that needs a line of the ledger is held",
+    together="min",
+)
 JOURNAL_BYTES: Final = Metric(
     "qumail_journal_bytes",
     "gauge",
@@ -232,6 +269,27 @@ WAITING: Final = Metric(
 )
 STORE_WRITABLE: Final = Metric(
     "qumail_store_writable", "gauge", "1 while the store can be written; while it cannot, mail is held", together="min"
+)
+
+DISK_FREE: Final = Metric(
+    "qumail_disk_free_bytes", "gauge", "What is free on the disk of the state directory", together="min"
+)
+
+# Alarms
+
+ALARM: Final = Metric(
+    "qumail_alarm",
+    "gauge",
+    f"1 while an alarm stands, whatever it is about. alarm: {', '.join(ALARMS)}",
+    ("alarm",),
+    together="max",
+)
+ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: as above", ("alarm",))
+ALARMS_TOLD: Final = Metric(
+    "qumail_alarm_notices_total",
+    "counter",
+    "What [alarms] has tried to tell. way: mail, command; outcome: sent, failed",
+    ("way", "outcome"),
 )
 
 # The processes

@@ -1,4 +1,4 @@
-"""Makes deploy/METRICS.md, the reference of every metric, out of their definitions.
+"""Makes deploy/METRICS.md, the reference of every metric and every alarm, out of their definitions.
 `python -m relay.counting.reference >deploy/METRICS.md`; nothing of it is loaded by a relay that serves.
 """
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 
+from relay.counting.alarms import ALARMS, Alarm
 from relay.counting.metric import Metric
 from relay.counting.metrics import all_metrics
 
@@ -26,10 +27,32 @@ server tries a mail again, that is another try, and counts.
 |---|---|---|---|---|
 """
 
+_ALARMS = """
+## Alarms
+
+The relay itself looks every five seconds whether one of these has come about. Each begins once and ends once, by
+itself, for all processes together, and a restart tells of none again. While one stands it is in `qumail_alarm`, and
+`check` has it as a finding; the log has `alarm_begins`, `alarm_stands` once a day, and `alarm_ends`. `[alarms]`
+([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told. Rules for Prometheus, tested with promtool, and a
+dashboard for Grafana are in [prometheus/](prometheus/README.md).
+
+"""
+
 
 def markdown() -> str:
     """The whole page."""
-    return _INTRODUCTION + "".join(map(_line, all_metrics().values()))
+    return (
+        _INTRODUCTION + "".join(map(_line, all_metrics().values())) + _ALARMS + "\n".join(map(_alarm, ALARMS.values()))
+    )
+
+
+def _alarm(alarm: Alarm) -> str:
+    about = f", for each {alarm.about}" if alarm.about else ""
+    told = "" if alarm.mailed else " It is not told by mail: that is what it says cannot be done."
+    return (
+        f"### `{alarm.name}`{about}\n\n{alarm.meaning} It begins when {alarm.begins}, and ends when {alarm.ends}.{told}"
+        f"\n\nWhat to do: {alarm.what_to_do}\n"
+    )
 
 
 def _line(metric: Metric) -> str:

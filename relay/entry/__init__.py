@@ -6,11 +6,13 @@ app.py has the list of doors. A folder that is taken away is missed only by a re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from relay.counting import Board, metrics
+from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
 
 if TYPE_CHECKING:  # a command that needs one folder alone does not load all of the relay
@@ -61,6 +63,15 @@ class Inside:
     sockets: Sockets
     tally: Tally
     """Of mail that arrives."""
+    board: Board
+
+    def turned_away(self, direction: str, door: str) -> Callable[[RelayError], None]:
+        """What counts that something was not taken in there, before there was a mail."""
+
+        def count(error: RelayError) -> None:
+            self.board.add(metrics.REJECTIONS, direction, door, type(error).__name__)
+
+        return count
 
     @property
     def directions(self) -> Iterator[tuple[str, DirectionSettings, Outgoing | Incoming]]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from relay.budget import Budget
 from relay.config import ListenerSettings, Network, TCPAddress
-from relay.errors import ConfigError
+from relay.errors import ConfigError, RelayError
 
 BACKLOG = 512
 """So many connections wait until somebody takes them."""
@@ -62,9 +62,13 @@ class Listener:
     Clients are IP addresses as text, "" where one is not known.
     """
 
-    def __init__(self, settings: ListenerSettings, budget: Budget) -> None:
+    def __init__(
+        self, settings: ListenerSettings, budget: Budget, turned_away: Callable[[RelayError], None] = lambda _: None
+    ) -> None:
+        """`turned_away` hears what no mail becomes of."""
         self.settings = settings
         self.budget = budget
+        self.turned_away = turned_away
         self.connections: dict[ClientConnection, str] = {}
         self.servers: list[ListeningServer] = []
         self._by_client: Counter[str] = Counter()

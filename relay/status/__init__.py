@@ -1,8 +1,12 @@
-"""How a relay tells how it is: metrics for Prometheus, whether it is ready, and later the operators' page.
+"""How a relay tells how it is: metrics for Prometheus, whether it is ready, alarms.
 Standard: it only tells, and mail comes first: work and connections are bounded, and no answer waits for the store.
 
     measures.py    what each process measures of itself, and the first one of the site: on the board (relay/counting)
     ready.py       whether mail is sealed or held safely
+    sight.py       what alarms look at
+    rules.py       when each is raised
+    alarms.py      that each begins once and ends once
+    telling.py     who is told of them besides
     exposition.py  the text of /metrics
     server.py      connections: how many, how long, how fast; TLS
     access.py      who may ask
@@ -27,6 +31,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.key_receiver import Receiving
     from relay.keys.ring import KeyRing
     from relay.policy.reload import PoliciesInForce
+    from relay.status.ready import Readiness
     from relay.store.store import Store
 
 
@@ -50,7 +55,7 @@ class StatusModule(Protocol):
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The address, by its setting."""
 
-    def door(self, watched: Watched, sockets: Sockets) -> AbstractAsyncContextManager[Door]:
+    def door(self, watched: Watched, ready: Readiness, sockets: Sockets) -> AbstractAsyncContextManager[Door]:
         """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

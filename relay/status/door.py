@@ -15,7 +15,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relay.aio import in_background
 from relay.config import Config, StatusSettings, TCPAddress
 from relay.entry import Reloadable
 from relay.entry.listening import Sockets, Where, address_of
@@ -24,7 +23,6 @@ from relay.errors import ConfigError
 from relay.status import Watched
 from relay.status.access import Access, read_token
 from relay.status.exposition import CONTENT_TYPE, Exposition
-from relay.status.measures import keep_forecasts, keep_site
 from relay.status.ready import Readiness
 from relay.status.server import Server
 
@@ -37,18 +35,11 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(watched: Watched, sockets: Sockets) -> AsyncIterator[StatusDoor]:
-    """The server, ready; what it looks at ends with the context. Raises ConfigError: a file cannot be used."""
+async def door(watched: Watched, ready: Readiness, sockets: Sockets) -> AsyncIterator[StatusDoor]:
+    """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - whoever calls has looked
-    ready = Readiness(watched)
-    await ready.look()
-    async with (
-        in_background("forecasts", keep_forecasts(watched)),
-        in_background("site", keep_site(watched)),
-        in_background("readiness", ready.keep_up()),
-    ):
-        yield StatusDoor(table, ready, Exposition(watched.board), sockets[LISTEN])
+    yield StatusDoor(table, ready, Exposition(watched.board), sockets[LISTEN])
 
 
 class StatusDoor:

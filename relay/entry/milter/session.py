@@ -198,6 +198,7 @@ class MilterSession:
             envelope, _ = parse_mail(f"FROM:{words}{' SMTPUTF8' if utf8 else ''}", self._settings.max_message_size)
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
+            self._listener.turned_away(error)
             return [_reply(error)]
         self._message = _Message(envelope, secrets.token_hex(6))
         self.idle.clear()
@@ -214,6 +215,7 @@ class MilterSession:
                 self._recipe.check_recipient(sender, found.address)
             except RelayError as error:
                 log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+                self._listener.turned_away(error)
                 return [_reply(error)]
         message.recipients.append(found)
         message.paths.append(_path(recipient))
@@ -250,7 +252,9 @@ class MilterSession:
                 self._give_up(message, error)
 
     def _give_up(self, message: _Message, fault: RelayError) -> None:
-        message.fault = message.fault or fault
+        if message.fault is None:
+            message.fault = fault
+            self._listener.turned_away(fault)
         message.fields.clear()
         message.body.clear()
         self._share.release()

@@ -162,6 +162,7 @@ class SMTPSession(CommandStream):
         except RelayError as error:
             with self.named_in_log():
                 log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
+            self.listener.turned_away(error)
             await self.push(error.reply)
             return
         self.begun, self.declared_size = begun, size
@@ -188,6 +189,7 @@ class SMTPSession(CommandStream):
         """Says so, and that it was so in the log; to be called within `named_in_log`."""
         sender = self.begun.sender if self.begun is not None else ""
         log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+        self.listener.turned_away(error)
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
 
     def named_in_log(self) -> AbstractContextManager[None]:
@@ -231,6 +233,7 @@ class SMTPSession(CommandStream):
                     raise
                 except Exception as error:  # noqa: BLE001 - unknown errors hold mail
                     failure = error if isinstance(error, RelayError) else unforeseen(error)
+                    self.listener.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
                 mail = Mail(
@@ -250,6 +253,7 @@ class SMTPSession(CommandStream):
             await share.hold(room_for(self.declared_size))
         except TryLater as error:
             log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
+            self.listener.turned_away(error)
             await self.push(error.reply)
             self.drop_what_did_not_wait()
             return False

@@ -1,0 +1,202 @@
+"""Every alarm of the relay, by name: what it means, when it begins and ends, what to do. One table for code and people.
+Standard: names stay; whoever is woken by one at night finds here what to do. The rules are in relay/status/rules.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm; `about` is what it is raised for each of, "" where there is only one.
+
+    What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
+    it does not flap. `knows_after_s` after a start the relay knows enough to say that one from before is over. Where
+    it says that mail cannot leave, it is not `mailed`.
+    """
+
+    name: str
+    meaning: str
+    begins: str
+    ends: str
+    what_to_do: str
+    about: str = ""
+    after_s: float = 0.0
+    clear_s: float = 60.0
+    knows_after_s: float = 0.0
+    mailed: bool = True
+
+
+_ALL: Final = (
+    Alarm(
+        "mail_held",
+        "Mail waits in the queue of the mail server, since it was held here at every try.",
+        "a recipient's mail was first held longer ago than `held_longer_than`, and has not gone since",
+        "it has gone, or is not tried any more (2 hours)",
+        "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
+        "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
+        "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
+        "(`postqueue -f`).",
+        about="direction",
+        knows_after_s=3600.0,
+        mailed=False,
+    ),
+    Alarm(
+        "keys_gone",
+        "Mail to a peer finds no quantum key, whatever the rates say: it is held, or goes under another level that its "
+        "policy lists.",
+        "a key was asked for and not to be had",
+        "keys are there again, and none was missed for two minutes",
+        "`qumail-relay keys status` shows who uses the keys. Ask whoever runs the KMEs why no more come, and have less "
+        'mail use them: level aes in place of otp, or quantum = "preferred" (policies/README.md).',
+        about="peer",
+        clear_s=120.0,
+    ),
+    Alarm(
+        "keys_run_low",
+        "At the present rates the keys of a KME for a peer will be gone soon.",
+        "the forecast is below `alarm` of the KME",
+        "it is above it for a minute",
+        "As for keys_gone, while there is time: see `qumail-relay keys status`.",
+        about="KME and peer",
+    ),
+    Alarm(
+        "kme_away",
+        "A KME does not answer, or not as it should: its keys are not to be had, and arriving mail under them is held.",
+        "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
+        "it answers again",
+        "`qumail-relay check` asks it and says what is wrong: address, certificates, its own fault. Others of its "
+        "group are used meanwhile; mail is held where there is none.",
+        about="KME",
+        clear_s=30.0,
+    ),
+    Alarm(
+        "certificate_ends",
+        "A certificate ends within 30 days, or has ended: what depends on it stops then. Said daily.",
+        "there are 30 days left",
+        "another one is in its place",
+        "Renew it: a site's with `qumail-relay identity new` and an invitation to each peer, a peer's by asking for "
+        "theirs, a KME's by whoever runs it, one for TLS as it was made. Files that are renewed are taken up by "
+        "themselves or with SIGHUP.",
+        about="certificate",
+    ),
+    Alarm(
+        "store_unwritable",
+        "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",
+        "a row could not be written within ten seconds",
+        "it can be written again",
+        "`qumail-relay check` says the cause: a full disk, a program that locks the database, a PostgreSQL that is "
+        "away, rights. What is held comes again by itself.",
+        clear_s=15.0,
+        mailed=False,
+    ),
+    Alarm(
+        "disk_full",
+        "The disk of the state directory is nearly full. Where nothing can be written, mail is held.",
+        "less than `disk_free` is free",
+        "a tenth more than that is free",
+        "Make room there: `df`, `du -x`. The relay itself needs little; its quarantine has a limit in relay.toml.",
+        clear_s=15.0,
+        mailed=False,
+    ),
+    Alarm(
+        "audit_unwritable",
+        "The audit record cannot be written: mail that needs a line in it is held.",
+        "no line can be written",
+        "it can be written again",
+        "`qumail-relay check` says the cause, mostly rights or a full disk.",
+        clear_s=15.0,
+    ),
+    Alarm(
+        "quarantine_grows",
+        "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",
+        "more than `unopened` such mails were put in quarantine, or held for their key, within ten minutes",
+        "it was less for ten minutes",
+        "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, their "
+        "keys or certificates are not what is known here. Forged mail hurts nobody, and can be dropped: "
+        "`qumail-relay quarantine drop`.",
+    ),
+    Alarm(
+        "quarantine_full",
+        "The quarantine has hardly any room left: mail that cannot be opened will be held.",
+        "more than four fifths of quarantine.max_size are taken, or a mail found no room",
+        "less is taken",
+        "Release or drop what lies there: `qumail-relay quarantine list`.",
+    ),
+    Alarm(
+        "clear_text",
+        "Mail leaves in clear to elsewhere. Raised only where `clear_text` is set, at a site that means to send none.",
+        "a mail left so",
+        "none did for ten minutes",
+        "`qumail-relay audit export --below rsa` has which, and `qumail-relay policy explain` why.",
+    ),
+    Alarm(
+        "tripwire",
+        "What was about to leave was not sealed as policy wants, and was held: a fault of the relay.",
+        "it happened",
+        "it did not happen again for ten minutes",
+        "The mail is safe in the queue. Keep the log's line `tripwire` and the mail, and report it.",
+    ),
+    Alarm(
+        "policy_broken",
+        "The policy files are broken; those from before are in force.",
+        "files were read that are wrong",
+        "they are right again",
+        "`qumail-relay policy check` names file and line.",
+        clear_s=0.0,
+    ),
+    Alarm(
+        "next_hop_away",
+        "The next hop cannot be reached: mail is held.",
+        "it could not be reached at a mail, and cannot when it is tried at once (as far as EHLO)",
+        "mail is delivered, or it can be reached when it is tried",
+        "`qumail-relay check` tries it. If it is your own mail server: is it up, does it listen there, what does its "
+        "log say of the relay's connections?",
+        about="direction",
+        clear_s=5.0,
+        knows_after_s=600.0,
+        mailed=False,
+    ),
+    Alarm(
+        "next_hop_refuses",
+        "The next hop takes no mail: it puts it off (4xx), and it is held, or refuses it (5xx), as senders hear.",
+        "three mails or more were put off or refused within ten minutes, and none was delivered",
+        "a mail is delivered, or for ten minutes none was put off or refused and none waits for the next hop",
+        "The log's `copy_not_delivered` has what it says. Mostly it does not know the relay or the recipients: its "
+        "relay_domains, mynetworks, or a filter behind it.",
+        about="direction",
+        clear_s=5.0,
+        mailed=False,
+    ),
+    Alarm(
+        "event_loop_late",
+        "A process of the relay comes late to what is due: all mail is slow.",
+        "three times in a minute it came more than a quarter of a second late",
+        "it did not for a minute",
+        "Is the host overloaded (`uptime`, `vmstat 1`), or does it swap? If not, report it, with the log and what mail "
+        "came at that time.",
+    ),
+    Alarm(
+        "memory_full",
+        "The messages in flight take all the memory that they may: new mail waits, then hears 452.",
+        "nine tenths of limits.messages_in_flight are taken for ten seconds, or mail was turned away for want of room",
+        "there was room for a minute",
+        "Something behind the relay is slow, or much large mail comes at once. If it stays: a larger "
+        "limits.messages_in_flight, where the host has the memory.",
+        after_s=10.0,
+        mailed=False,
+    ),
+    Alarm(
+        "clock_jumped",
+        "The clock of this host was set by more than a minute while the relay ran: certificates, the age of mail and "
+        "the time of keys are looked at by it.",
+        "it shows a time that is more than a minute off what has passed",
+        "it was set back, or has gone on for an hour as it is",
+        "`timedatectl` and `chronyc tracking`: which time is right? Set it right, and find out who set it.",
+        clear_s=0.0,
+    ),
+)
+ALARMS: Final = {each.name: each for each in _ALL}
+"""By name, in the order of this file."""

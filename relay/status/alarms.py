@@ -1,0 +1,215 @@
+"""Alarms: each begins once and ends once, for all processes of a relay together, and a restart tells of none again.
+Standard: relay/counting/alarms.py is the table of all; who looks at them holds up no mail.
+
+Where an alarm stands is in a file beside the site's secret, written at once (rename(2)): `check` reads it, and so does
+the relay that starts next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from relay.config import Config
+from relay.counting import Board, metrics
+from relay.counting.alarms import ALARMS, Alarm
+from relay.status.rules import RULES, Rule
+from relay.status.sight import Looking, Sight
+from relay.upkeep import write_whole
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 5.0
+WRITE_S = 10.0
+"""So often the file is written even where nothing has changed: one that is older tells of no relay that serves."""
+FRESH_S = 60.0
+AGAIN_S = 86_400.0
+"""An alarm that stands is said again after so long."""
+MOST = 200
+"""No more stand at once."""
+
+State = Literal["begins", "stands", "ends"]
+
+
+@dataclass(slots=True)
+class Standing:
+    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock.
+
+    One that is `remembered` stood already when this relay was started.
+    """
+
+    alarm: Alarm
+    about: str
+    cause: str
+    since: float
+    told: float
+    seen: float
+    remembered: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
+        }  # fmt: skip
+
+
+class Telling(Protocol):
+    """Who else is told."""
+
+    def tell(self, standing: Standing, state: State) -> None:
+        """Returns at once; whatever fails is for the log."""
+
+
+class Alarms:
+    """Which stand, and what becomes of them look after look."""
+
+    def __init__(
+        self,
+        board: Board,
+        file: Path,
+        telling: Telling | None = None,
+        *,
+        rules: Mapping[str, Rule] = RULES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """What stood when the relay before ended stands still."""
+        self._board = board
+        self._file = file
+        self._telling = telling
+        self._rules = rules
+        self._clock = clock
+        self._began = self._written_at = clock()
+        self._first_seen: dict[tuple[str, str], float] = {}
+        self._standing = {(each.alarm.name, each.about): each for each in _read(file, self._began)}
+        self._could_write = True
+        for name in ALARMS:
+            board.cell(metrics.ALARMS_BEGUN, name)
+        self._show()
+
+    @property
+    def standing(self) -> list[Standing]:
+        """Those that have begun and not ended, oldest first."""
+        return sorted(self._standing.values(), key=lambda each: each.since)
+
+    def about(self, name: str) -> set[str]:
+        """What this alarm stands for."""
+        return {about for alarm, about in self._standing if alarm == name}
+
+    def note(self, sight: Sight) -> bool:
+        """What was seen now; whether anything begins, ends or is said again."""
+        now, changed = self._clock(), False
+        seen = {(name, about): cause for name, about, cause in self._seen(sight)}
+        for key, cause in seen.items():
+            first = self._first_seen.setdefault(key, now)
+            if known := self._standing.get(key):
+                known.seen, known.cause = now, cause
+            elif now - first >= ALARMS[key[0]].after_s and len(self._standing) < MOST:
+                self._begin(*key, cause)
+                changed = True
+        self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
+        for key, each in list(self._standing.items()):
+            changed |= self._goes_on(key, each, now, is_seen=key in seen)
+        self._show()
+        return changed
+
+    def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str]]:
+        for name, rule in self._rules.items():
+            try:
+                yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
+            except Exception as error:  # noqa: BLE001 - what breaks one must not keep the others from being raised
+                log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
+
+    def _begin(self, name: str, about: str, cause: str) -> None:
+        wall = time.time()
+        self._standing[name, about] = begun = Standing(ALARMS[name], about, cause, wall, wall, self._clock())
+        self._board.add(metrics.ALARMS_BEGUN, name)
+        self._tell(begun, "begins")
+
+    def _goes_on(self, key: tuple[str, str], each: Standing, now: float, *, is_seen: bool) -> bool:
+        """Whether there is something to tell of an alarm that stands."""
+        if not is_seen and now - each.seen >= each.alarm.clear_s and self._knows(each, now):
+            del self._standing[key]
+            self._tell(each, "ends")
+            return True
+        if is_seen and not 0 <= time.time() - each.told < AGAIN_S:
+            each.told = time.time()
+            self._tell(each, "stands")
+            return True
+        return False
+
+    def _knows(self, each: Standing, now: float) -> bool:
+        return not each.remembered or now - self._began >= each.alarm.knows_after_s
+
+    def _tell(self, each: Standing, state: State) -> None:
+        facts = {"alarm": each.alarm.name, "about": each.about, "cause": each.cause}
+        stood = round(max(0.0, time.time() - each.since))
+        if state == "begins":
+            log.error("alarm_begins", **facts, what_to_do=each.alarm.what_to_do)
+        elif state == "stands":
+            log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
+        else:
+            log.warning("alarm_ends", **facts, seconds=stood)
+        if self._telling is not None:
+            self._telling.tell(each, state)
+
+    def _show(self) -> None:
+        for name in ALARMS:
+            self._board.set(metrics.ALARM, name, to=bool(self.about(name)))
+
+    async def keep_up(self, looking: Looking) -> None:
+        """Looks every LOOK_S seconds, for ever."""
+        while True:
+            try:
+                changed = self.note(await looking.look(self.about("next_hop_away")))
+                if changed or self._clock() - self._written_at >= WRITE_S:
+                    await asyncio.to_thread(self._write)
+            except Exception as error:  # noqa: BLE001 - the next look may succeed
+                log.error("alarms_not_looked_at", cause=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(LOOK_S)
+
+    def _write(self) -> None:
+        self._written_at = self._clock()
+        text = json.dumps({"alarms": [each.as_json() for each in self.standing]})
+        try:
+            write_whole(self._file, text)
+        except OSError as error:
+            if self._could_write:
+                log.warning("alarms_not_written", file=str(self._file), cause=str(error))
+            self._could_write = False
+        else:
+            self._could_write = True
+
+
+def _read(file: Path, now: float) -> list[Standing]:
+    """What stood when the relay before ended; nothing where that cannot be read."""
+    try:
+        rows = json.loads(file.read_bytes())["alarms"]
+        return [_standing(row, now) for row in rows[:MOST] if row["alarm"] in ALARMS]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("alarms_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
+        return []
+
+
+def _standing(row: Mapping[str, Any], now: float) -> Standing:
+    """As it stood; raises ValueError, KeyError and TypeError."""
+    about, cause = str(row["about"]), str(row["cause"])
+    since, told = float(row["since"]), float(row["told"])
+    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now, remembered=True)
+
+
+def of_the_serving_relay(config: Config) -> list[Standing]:
+    """Those of a relay that serves now; none where none does."""
+    try:
+        age = time.time() - config.alarms_file.stat().st_mtime
+    except OSError:
+        return []
+    return _read(config.alarms_file, 0.0) if abs(age) < FRESH_S else []

@@ -1,0 +1,225 @@
+"""The rule of each alarm: out of one look at the relay, what it is to be raised about, and why; all pure functions.
+Standard: relay/counting/alarms.py says in words what stands here; a cause names peers and KMEs, nothing of a mail.
+
+Another alarm is an entry there and a function here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
+
+from relay.counting import metrics
+from relay.counting.board import Labels
+from relay.counting.held import DIRECTIONS
+from relay.status.sight import WINDOW_S, Sight, Which
+
+Seen = tuple[str, str]
+"""What an alarm is about ("" where it is about the relay), and the cause."""
+Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
+"""It is told what its alarm stands for already: where an end has to be seen, no news is no end."""
+
+MINUTE_S = 60.0
+KME_S = 30.0
+DEFERRED = 3
+"""So many mails in a row are put off or refused before it is said of the next hop, and not of one recipient."""
+LATE = 3
+ENDS_SOON_S = 30 * 86_400.0
+JUMP_S = 60.0
+FULL = 0.9
+QUARANTINE_FULL = 0.8
+ROOM_AGAIN = 1.1
+
+_SAYS_NO = ("NextHopUnavailable", "NextHopRefused", "NotTaken")
+_NO_ANSWER = ("unreachable", "misconfigured", "bad_reply", "ambiguous", "busy")
+_NEVER_ASKED = ("not_asked", "cancelled")
+
+
+def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    most = sight.watched.config.alarms.held_longer_than
+    for direction in {each.direction for each in sight.waiting}:
+        ours = [each for each in sight.waiting if each.direction == direction]
+        longest = max(each.longest for each in ours)
+        if longest > most:
+            number = sum(each.recipients for each in ours)
+            causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
+            yield (
+                direction,
+                f"mail to {number} recipients waits ({causes}), the first for {longest:.0f} s",
+            )
+
+
+def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for peer in sorted({labels[0] for labels in sight.totals.get(metrics.KEYS_MISSED, {})} | set(standing)):
+        missed = sight.grown(metrics.KEYS_MISSED, MINUTE_S, _first_is(peer))
+        if missed:
+            yield peer, f"{missed:.0f} mails within a minute found no quantum key for peer {peer}"
+        elif peer in standing and not _keys_at_hand(sight, peer):
+            yield peer, f"no key for peer {peer} is there"
+
+
+def _keys_at_hand(sight: Sight, peer: str) -> float:
+    counts = [sight.gauges(metric) for metric in (metrics.KEYS_READY, metrics.KEYS_STORED)]
+    return sum(number for each in counts for (_, name), number in each.items() if name == peer and number > 0)
+
+
+def _keys_run_low(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    ends = sight.gauges(metrics.KEYS_EMPTY)
+    for (kme, peer), alarm in sight.gauges(metrics.KEY_ALARM).items():
+        if alarm:
+            yield (
+                f"{kme} {peer}",
+                f"the keys of KME {kme} for peer {peer} will be gone in {ends.get((kme, peer), 0):.0f} s",
+            )
+
+
+def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    states = sight.gauges(metrics.KME_BREAKER)
+    for kme in sorted({name for name, _ in states}):
+        failed = sight.grown(metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome in _NO_ANSWER))
+        answered = sight.grown(
+            metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome not in (*_NO_ANSWER, *_NEVER_ASKED))
+        )
+        state = max((number for (name, _), number in states.items() if name == kme), default=0)
+        if state == 2:
+            yield kme, f"KME {kme} is not called for some seconds, since it failed so often"
+        elif not answered and (failed or (state and kme in standing)):
+            yield kme, f"no call to KME {kme} has succeeded of late"
+
+
+def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    now = datetime.now(UTC).timestamp()
+    for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
+        if end - now < ENDS_SOON_S:
+            day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            yield f"{of} {name}".strip(), f"certificate of {of} {name} {'has ended' if end <= now else 'ends'} on {day}"
+
+
+def _store_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if not min(sight.gauges(metrics.STORE_WRITABLE).values(), default=1):
+        yield "", next(filter(lambda cause: "store" in cause, sight.not_ready), "the store cannot be written")
+
+
+def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    least = sight.watched.config.alarms.disk_free
+    if sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
+        yield "", f"{sight.disk_free // 2**20} MiB are free on the disk of {sight.watched.config.state_directory}"
+
+
+def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
+        yield "", f"{sight.watched.config.audit_directory}: cannot be written"
+
+
+def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
+    held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
+    if put + held > sight.watched.config.alarms.unopened:
+        yield "", f"{put:.0f} mails were put in quarantine of late, and {held:.0f} times one was held for its key"
+
+
+def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    taken, limit = (
+        max(sight.gauges(each).values(), default=math.nan)
+        for each in (metrics.QUARANTINE_BYTES, metrics.QUARANTINE_LIMIT)
+    )
+    if taken >= QUARANTINE_FULL * limit or sight.grown(metrics.QUARANTINE_FULL, WINDOW_S):
+        yield "", f"{taken / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken"
+
+
+def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    def in_clear(labels: Labels) -> bool:
+        direction, _, _, level, outcome = labels
+        return (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
+
+    if sight.watched.config.alarms.clear_text and (number := sight.grown(metrics.MAILS, WINDOW_S, in_clear)):
+        yield "", f"{number:.0f} mails have left in clear to elsewhere of late"
+
+
+def _tripwire(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if number := sight.grown(metrics.TRIPWIRE, WINDOW_S):
+        yield "", f"{number:.0f} mails were held right before they would have left otherwise than policy wants"
+
+
+def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if faults := max(sight.gauges(metrics.POLICY_PROBLEMS).values(), default=0):
+        first = next(iter(sight.watched.policies.problems), "")
+        yield "", f"{faults:.0f} faults in the policy files; the set from before is in force: {first}"
+
+
+def _next_hop_away(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for direction in DIRECTIONS:
+        wrong = sight.next_hops.get(direction, "")
+        if wrong and not _delivered(sight, direction, MINUTE_S):
+            yield direction, f"the next hop of {direction} mail cannot be reached: {wrong}"
+
+
+def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for direction in DIRECTIONS:
+        number = sight.grown(metrics.FAILURES, WINDOW_S, _failed(direction, _SAYS_NO))
+        waits = any((each.direction, each.cause) == (direction, "next hop") for each in sight.waiting)
+        if not _delivered(sight, direction, WINDOW_S) and (number >= DEFERRED or (direction in standing and waits)):
+            yield direction, f"the next hop of {direction} mail has taken none of the last {number:.0f}"
+
+
+def _delivered(sight: Sight, direction: str, seconds: float) -> float:
+    def got_there(labels: Labels) -> bool:
+        return labels[0] == direction and labels[4] in ("delivered", "inside")
+
+    return sight.grown(metrics.MAILS, seconds, got_there)
+
+
+def _event_loop_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    late = sum(bound <= 0.25 for bound in metrics.LOOP_LAG.buckets)
+    number = sight.grown(metrics.LOOP_LAG, MINUTE_S, part=lambda numbers: sum(numbers[late:-1]))
+    if number >= LATE:
+        yield "", f"{number:.0f} times within a minute a process came more than a quarter of a second late"
+
+
+def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    used = sum(sight.gauges(metrics.MESSAGE_MEMORY).values())
+    limit = sum(sight.gauges(metrics.MESSAGE_MEMORY_LIMIT).values())
+    turned_away = sight.grown(metrics.REJECTIONS, MINUTE_S, lambda labels: labels[2] == "Overloaded")
+    if turned_away or (limit and used >= FULL * limit):
+        yield "", f"{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken, {turned_away:.0f} mails were turned away"
+
+
+def _clock_jumped(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if abs(sight.clock_off) > JUMP_S:
+        yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
+
+
+def _first_is(value: str) -> Which:
+    return lambda labels: labels[0] == value
+
+
+def _failed(direction: str, reasons: Collection[str]) -> Which:
+    return lambda labels: labels[0] == direction and labels[1] in reasons
+
+
+def _call_of(kme: str, is_one: Callable[[str], bool]) -> Which:
+    return lambda labels: labels[0] == kme and is_one(labels[2])
+
+
+RULES: dict[str, Rule] = {
+    "mail_held": _mail_held,
+    "keys_gone": _keys_gone,
+    "keys_run_low": _keys_run_low,
+    "kme_away": _kme_away,
+    "certificate_ends": _certificate_ends,
+    "store_unwritable": _store_unwritable,
+    "disk_full": _disk_full,
+    "audit_unwritable": _audit_unwritable,
+    "quarantine_grows": _quarantine_grows,
+    "quarantine_full": _quarantine_full,
+    "clear_text": _clear_text,
+    "tripwire": _tripwire,
+    "policy_broken": _policy_broken,
+    "next_hop_away": _next_hop_away,
+    "next_hop_refuses": _next_hop_refuses,
+    "event_loop_late": _event_loop_late,
+    "memory_full": _memory_full,
+    "clock_jumped": _clock_jumped,
+}
+"""By the alarm's name."""

@@ -1,0 +1,170 @@
+"""What the alarms' rules look at: the numbers of all processes, how they have grown, and what was seen beside them.
+Standard: one look costs some milliseconds, gives others their turn, and waits for no disk and no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from relay.aio import boot_time
+from relay.counting import Metric, metrics
+from relay.counting.board import Labels, Totals
+from relay.counting.held import CAUSES, DIRECTIONS, Waiting
+from relay.forward import NextHop
+from relay.status import Watched
+from relay.status.ready import Readiness
+
+WINDOW_S = 600.0
+"""So far back it is known how numbers have grown."""
+SAMPLE_S = 10.0
+GROWING = (
+    metrics.MAILS, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS, metrics.QUARANTINE_PUT,
+    metrics.QUARANTINE_LAG, metrics.QUARANTINE_FULL, metrics.TRIPWIRE, metrics.LOOP_LAG,
+)  # fmt: skip
+"""Of these alone."""
+PATIENCE_S = 5.0
+TRY_S = 60.0
+_GONE = ("Gone", "Silent")
+ADOPTED_S = 3600.0
+"""A clock that has gone on for so long is right."""
+
+Numbers = Mapping[Metric, Mapping[Labels, list[float]]]
+Which = Callable[[Labels], bool]
+
+
+def any_labels(_: Labels) -> bool:
+    """All of a metric."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` octets, None where nobody knows.
+
+    `next_hops` says of each direction that was tried what is wrong with it, "" for nothing.
+    """
+
+    watched: Watched
+    totals: Numbers
+    samples: tuple[tuple[float, Numbers], ...]
+    waiting: list[Waiting]
+    not_ready: tuple[str, ...]
+    disk_free: int | None
+    clock_off: float
+    next_hops: Mapping[str, str]
+    now: float = field(default_factory=boot_time)
+
+    def gauges(self, metric: Metric) -> dict[Labels, float]:
+        """What it is for each set of labels."""
+        return {labels: numbers[0] for labels, numbers in self.totals.get(metric, {}).items()}
+
+    def grown(
+        self,
+        metric: Metric,
+        seconds: float,
+        which: Which = any_labels,
+        *,
+        part: Callable[[list[float]], float] = sum,
+    ) -> float:
+        """By how much the counters with these labels have grown within so many seconds; `part` is of a histogram's."""
+        before = self._before(seconds).get(metric, {})
+        none: list[float] = []
+        return sum(
+            part(numbers) - part(before.get(labels, none))
+            for labels, numbers in self.totals.get(metric, {}).items()
+            if which(labels)
+        )
+
+    def _before(self, seconds: float) -> Numbers:
+        """The youngest sample that is at least so old, else the oldest."""
+        old = [numbers for at, numbers in self.samples if self.now - at >= seconds]
+        return old[-1] if old else self.samples[0][1]
+
+
+class Looking:
+    """Takes looks, and remembers what rules have to compare with."""
+
+    def __init__(self, watched: Watched, readiness: Readiness, next_hops: Mapping[str, NextHop]) -> None:
+        """The first look is what is compared with."""
+        self._watched = watched
+        self._readiness = readiness
+        self._next_hops = next_hops
+        self._samples: deque[tuple[float, Numbers]] = deque()
+        self._clock = clock_offset()
+        self._clock_seen, self._clock_since = self._clock, boot_time()
+
+    async def look(self, to_try: Iterable[str] = ()) -> Sight:
+        """As it is now; onto the board goes what only this sees.
+
+        The next hops of these directions are tried, and those that could not be reached of late.
+        """
+        board = self._watched.board
+        totals = await board.totals()
+        waiting = board.held.waiting()
+        self._show(waiting)
+        free = await asyncio.to_thread(free_octets, self._watched)
+        if free is not None:
+            board.set(metrics.DISK_FREE, to=free)
+        now = boot_time()
+        self._sample(now, totals)
+        not_ready, clock_off = self._readiness.causes, self._clock_off(now)
+        seen = Sight(self._watched, totals, tuple(self._samples), waiting, not_ready, free, clock_off, {}, now)
+        tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or _failed(seen, each)}
+        return replace(seen, next_hops=tried)
+
+    async def _tried(self, direction: str) -> str:
+        """What is wrong with all of its servers, "" where one of them greets us."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                problems = [problem for _, problem in await self._next_hops[direction].states()]
+        except TimeoutError:
+            return f"no answer within {PATIENCE_S:.0f} s"
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing goes there
+            return f"{type(error).__name__}: {error}"
+        return "" if "" in problems else "; ".join(problems)
+
+    def _sample(self, now: float, totals: Totals) -> None:
+        if not self._samples or now - self._samples[-1][0] >= SAMPLE_S:
+            self._samples.append((now, {metric: totals[metric] for metric in GROWING if metric in totals}))
+        while len(self._samples) > 1 and now - self._samples[1][0] > WINDOW_S:
+            self._samples.popleft()
+
+    def _show(self, waiting: list[Waiting]) -> None:
+        board = self._watched.board
+        for direction in DIRECTIONS:
+            ours = [each for each in waiting if each.direction == direction]
+            by_cause = {each.cause: each.recipients for each in ours}
+            for cause in CAUSES:
+                board.set(metrics.HELD_RECIPIENTS, direction, cause, to=by_cause.get(cause, 0))
+            board.set(metrics.HELD_SECONDS, direction, to=max((each.longest for each in ours), default=0.0))
+
+    def _clock_off(self, now: float) -> float:
+        offset = clock_offset()
+        if abs(offset - self._clock_seen) > 1:
+            self._clock_seen, self._clock_since = offset, now
+        if now - self._clock_since > ADOPTED_S:
+            self._clock = offset
+        return offset - self._clock
+
+
+def clock_offset() -> float:
+    """What the clock shows beyond the time since the host was started: it changes only where the clock is set."""
+    return time.time() - boot_time()
+
+
+def _failed(seen: Sight, direction: str) -> bool:
+    """Whether its next hop could not be reached at some mail within a minute."""
+    return seen.grown(metrics.FAILURES, TRY_S, lambda each: each[0] == direction and each[1] in _GONE) > 0
+
+
+def free_octets(watched: Watched) -> int | None:
+    try:
+        disk = os.statvfs(watched.config.state_directory)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize

@@ -1,0 +1,191 @@
+"""Tells an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
+Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
+
+The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. It is not tried
+again by itself: what could not be told goes into the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email import policy
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from typing import Any, Protocol
+
+import structlog
+
+from relay.config import Config
+from relay.counting import Board, metrics
+from relay.errors import NextHopUnavailable, PolicyHolds
+from relay.forward import NextHop
+from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient, domain_of
+from relay.notify import without_manager
+from relay.status.alarms import Standing, State
+
+log = structlog.get_logger(__name__)
+
+MAIL_EVERY_S = 300.0
+COMMAND_S = 30.0
+MAIL_S = 60.0
+MOST = 100
+"""No more words wait to be told: of those before nothing is said any more."""
+
+
+class WayOut(Protocol):
+    """outgoing.py."""
+
+    async def process(self, mail: Mail) -> Outcomes:
+        """Raises TryLater or Refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What is told of one alarm."""
+
+    state: State
+    name: str
+    about: str
+    since: float
+    meaning: str
+    what_to_do: str
+
+    def as_json(self, site: str) -> dict[str, Any]:
+        return {
+            "alarm": self.name, "state": self.state, "about": self.about, "since": self.when, "meaning": self.meaning,
+            "what_to_do": self.what_to_do, "site": site,
+        }  # fmt: skip
+
+    @property
+    def when(self) -> str:
+        return datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def as_text(self) -> str:
+        about = f" ({self.about})" if self.about else ""
+        begun = f"{self.name}{about} {self.state}; since {self.when}\n"
+        return begun if self.state == "ends" else f"{begun}{self.meaning}\nWhat to do: {self.what_to_do}\n"
+
+
+class AlarmTelling:
+    """What waits to be told, and the telling of it."""
+
+    def __init__(self, config: Config, board: Board, way_out: WayOut | None, next_hops: Mapping[str, NextHop]) -> None:
+        """The mail takes the `way_out`, else goes to our own people by the next hop of incoming mail."""
+        self._settings = config.alarms
+        self._site = config.site
+        self._board = board
+        self._way_out = way_out
+        self._inwards = next_hops.get("incoming")
+        self._to_mail: deque[_Word] = deque(maxlen=MOST)
+        self._to_run: deque[_Word] = deque(maxlen=MOST)
+        self._something = asyncio.Event()
+        self._mail_not_before = float("-inf")
+
+    def tell(self, standing: Standing, state: State) -> None:
+        """Soon."""
+        alarm = standing.alarm
+        word = _Word(state, alarm.name, standing.about, standing.since, alarm.meaning, alarm.what_to_do)
+        if self._settings.mail_to and alarm.mailed:
+            self._to_mail.append(word)
+        if self._settings.command:
+            self._to_run.append(word)
+        self._something.set()
+
+    async def keep_up(self) -> None:
+        """Tells what there is to tell, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._something.clear()
+            while self._to_run:
+                await self._run(self._to_run.popleft())
+            if self._to_mail and loop.time() >= self._mail_not_before:
+                self._mail_not_before = loop.time() + MAIL_EVERY_S
+                await self._mail()
+            left = self._mail_not_before - loop.time() if self._to_mail else None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._something.wait(), left)
+
+    async def _mail(self) -> None:
+        words = list(self._to_mail)
+        try:
+            async with asyncio.timeout(MAIL_S):
+                for address in self._settings.mail_to or ():
+                    await self._send(address, words)
+        except Exception as error:  # noqa: BLE001 - the next one has it too
+            self._board.add(metrics.ALARMS_TOLD, "mail", "failed")
+            log.warning("alarm_mail_not_sent", alarms=len(words), cause=f"{type(error).__name__}: {error}")
+            return
+        self._board.add(metrics.ALARMS_TOLD, "mail", "sent")
+        for _ in words:
+            self._to_mail.popleft()
+
+    async def _send(self, address: str, words: Sequence[_Word]) -> None:
+        """Raises RelayError."""
+        mail = self._written(address, words)
+        if self._way_out is not None:
+            [outcome] = await self._way_out.process(mail)
+        elif domain_of(address) not in self._site.domains:
+            raise PolicyHolds("without [outgoing] no policy is known: only our own domains are told")
+        elif self._inwards is None:
+            raise NextHopUnavailable("neither [outgoing] nor [incoming] is set")
+        else:
+            [outcome] = (await self._inwards.deliver(mail)).outcomes
+        if outcome is not None:
+            raise outcome
+
+    def _written(self, address: str, words: Sequence[_Word]) -> Mail:
+        from_ = f"postmaster@{self._site.domains[0]}"
+        message = EmailMessage(policy=policy.SMTPUTF8 if not address.isascii() else policy.SMTP)
+        message["From"] = from_
+        message["To"] = address
+        begin = sum(word.state == "begins" for word in words)
+        message["Subject"] = (
+            f"QuMail Relay at {self._site.name}: {begin} alarms begin" if begin else "QuMail Relay: alarms"
+        )
+        message["Date"] = format_datetime(datetime.now(UTC))
+        message["Message-ID"] = make_msgid(domain=self._site.hostname)
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content("\n".join(word.as_text() for word in words), cte="quoted-printable")
+        envelope = Envelope("", (Recipient(address, notify="NEVER"),), smtputf8=not address.isascii())
+        return Mail(envelope, message.as_bytes(), id="alarm", door=OURS)
+
+    async def _run(self, word: _Word) -> None:
+        command = self._settings.command or ()
+        try:
+            status = await self._ran(command, json.dumps(word.as_json(self._site.name)).encode() + b"\n")
+        except TimeoutError:
+            status = f"not within {COMMAND_S:.0f} s"
+        except OSError as error:
+            status = str(error)
+        outcome = "failed" if status else "sent"
+        self._board.add(metrics.ALARMS_TOLD, "command", outcome)
+        if status:
+            log.warning("alarm_command_failed", command=command[0], alarm=word.name, cause=status)
+
+    async def _ran(self, command: Sequence[str], text: bytes) -> str:
+        """What it ended with, "" where that is 0. Raises OSError and TimeoutError; nothing of it is left then."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=without_manager(os.environ),
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                await process.communicate(text)
+        finally:
+            # With all that it has started, which else would hold on to what it was given.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        return f"exit status {process.returncode}" if process.returncode else ""

@@ -1,0 +1,246 @@
+"""Alarms at the boundary: said once by all workers together, not again after a restart, and by mail or a command.
+Standard: relay/counting/alarms.py; what each fault raises is in tests/system/test_drill.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay import app
+from relay.kme import DevelopmentKMEs
+from relay.status import sight, telling
+from tests.integration.status.test_metrics import numbers, with_status
+from tests.integration.test_workers import workers
+from tests.system.drill import shortened
+from tests.testlib import mails
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import submit
+
+POLICIES = {"default.toml": 'levels = ["aes"]\n', "alice.example.toml": 'levels = ["plaintext"]\n'}
+
+
+@pytest.fixture(autouse=True)
+def _short() -> Iterator[None]:
+    with shortened():
+        yield
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return with_status(
+        make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            policies=POLICIES,
+        )
+    )  # fmt: skip
+
+
+def with_alarms(site: Site, text: str) -> Site:
+    site.config_file.write_text(f"{site.config_file.read_text()}\n[alarms]\n{text}\n")
+    return site
+
+
+def break_policies(site: Site) -> None:
+    (site.directory / "policies" / "default.toml").write_text("levels = nothing\n")
+
+
+def repair_policies(site: Site) -> None:
+    (site.directory / "policies" / "default.toml").write_text(POLICIES["default.toml"])
+
+
+def standing(site: Site) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(site.config.alarms_file.read_text())["alarms"])
+    except FileNotFoundError:
+        return []
+
+
+async def until_written(site: Site, *alarms: str) -> None:
+    async with asyncio.timeout(30):
+        while sorted(each["alarm"] for each in standing(site)) != sorted(alarms):
+            await asyncio.sleep(0.02)
+
+
+def said(logs: list[Any], event: str) -> list[str]:
+    return [each["alarm"] for each in logs if each["event"] == event]
+
+
+async def test_a_restart_says_nothing_again_that_was_said_and_ends_what_is_over(site: Site) -> None:
+    with capture_logs() as logs:
+        async with app.running(site.config) as addresses:
+            break_policies(site)
+            await until_written(site, "policy_broken")
+            assert (await numbers(addresses["status"])).sum("qumail_alarm", alarm="policy_broken") == 1
+        assert said(logs, "alarm_begins") == ["policy_broken"]
+        await until_written(site, "policy_broken")
+        repair_policies(site)  # a relay does not start on what is broken
+        logs.clear()
+        async with app.running(site.config):
+            await until_written(site)
+        assert (said(logs, "alarm_begins"), said(logs, "alarm_ends")) == ([], ["policy_broken"])
+
+
+async def test_what_stands_over_a_restart_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "free_octets", lambda _: 1000)
+    with capture_logs() as logs:
+        for _ in range(3):
+            async with app.running(site.config):
+                await until_written(site, "disk_full")
+                since = standing(site)[0]["since"]
+                site.config.alarms_file.touch()
+                mark = site.config.alarms_file.stat().st_mtime_ns
+                async with asyncio.timeout(30):
+                    while site.config.alarms_file.stat().st_mtime_ns == mark:
+                        site.config.alarms_file.touch()
+                        await asyncio.sleep(0.3)
+                assert standing(site)[0]["since"] == since
+        assert (said(logs, "alarm_begins"), said(logs, "alarm_ends")) == (["disk_full"], [])
+
+
+async def test_check_has_an_alarm_of_the_serving_relay_as_a_finding(site: Site) -> None:
+    async def alarms() -> list[str]:
+        _, _, text = await run("check", "--config", site.config_file, "--json")
+        return [
+            problem for each in json.loads(text) if each["what"].startswith("alarm ") for problem in each["problems"]
+        ]
+
+    async with app.running(site.config):
+        break_policies(site)
+        await until_written(site, "policy_broken")
+        [problem] = await alarms()
+        assert "default.toml" in problem
+        assert "what to do: `qumail-relay policy check`" in problem
+        repair_policies(site)
+        await until_written(site)
+        assert await alarms() == []
+    break_policies(site)
+    os.utime(site.config.alarms_file, (0, 0))
+    assert await alarms() == [], "what a relay said that serves no more counts for nothing"
+
+
+async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
+    site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MAIL_EVERY_S", 1.5)
+    with_alarms(site, 'mail_to = ["root@alice.example", "root@bob.example"]')
+    async with app.running(site.config) as addresses:
+        break_policies(site)
+        inside, sealed = await sink.messages(2)
+        assert inside.recipients == ("root@alice.example",)
+        assert b"policy_broken begins" in inside.message
+        assert b"qumail-relay policy check" in inside.message
+        assert b"default.toml" not in inside.message, "no cause is told: it may name more than peers and KMEs"
+        assert sealed.recipients == ("root@bob.example",)
+        assert b"policy_broken" not in sealed.message, "policy seals it"
+        assert (inside.sender, sealed.sender) == ("", "")
+        for _ in range(2):
+            repair_policies(site)
+            await until_written(site)
+            break_policies(site)
+            await until_written(site, "policy_broken")
+        third, _ = (await sink.messages(4))[2:4]
+        assert third.at - inside.at >= 1.4
+        assert third.message.count(b"policy_broken ends") >= 1
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_alarm_notices_total", way="mail", outcome="sent") >= 2
+        assert found.sum("qumail_mails_total", door="relay", peer="bob", level="aes", outcome="delivered") >= 1
+
+
+async def test_no_mail_is_sent_about_what_keeps_it_from_leaving(
+    site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight, "free_octets", lambda _: 1000)
+    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.05)
+    with_alarms(site, 'mail_to = ["root@alice.example"]')
+    async with app.running(site.config):
+        await until_written(site, "disk_full")
+        break_policies(site)
+        await sink.messages(1)
+        assert b"disk_full" not in b"".join(each.message for each in sink.got)
+
+
+async def test_a_mail_that_policy_keeps_is_not_sent_and_waits_for_the_next(
+    site: Site, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.2)
+    with_alarms(site, 'mail_to = ["root@nobody.example"]')
+    with capture_logs() as logs:
+        async with app.running(site.config) as addresses:
+            break_policies(site)
+            async with asyncio.timeout(30):
+                while not [each for each in logs if each["event"] == "alarm_mail_not_sent"]:
+                    await asyncio.sleep(0.02)
+            found = await numbers(addresses["status"])
+            assert found.sum("qumail_held_recipients") == 0, "nobody tries it again: it waits in no queue"
+    assert sink.got == []
+
+
+async def test_a_command_is_run_without_a_shell_with_json_on_its_input_and_little_time(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "COMMAND_S", 2.0)
+    program = tmp_path / "page"
+    program.write_text(
+        '#!/bin/sh\ncat >>"$1"\necho "$2" >>"$1"\n[ "$NOTIFY_SOCKET" ] && echo leaked >>"$1"\nsleep 100 &\nwait\n'
+    )
+    program.chmod(0o755)
+    told = tmp_path / "told"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nowhere"))
+    with_alarms(site, f'command = ["{program}", "{told}", "$(id); x"]')
+    with capture_logs() as logs:
+        async with app.running(site.config):
+            break_policies(site)
+            async with asyncio.timeout(30):
+                while not [each for each in logs if each["event"] == "alarm_command_failed"]:
+                    await asyncio.sleep(0.02)
+    first, second, *rest = told.read_text().splitlines()
+    assert (second, rest) == ("$(id); x", [])
+    found = json.loads(first)
+    assert (found["alarm"], found["state"], found["site"]) == ("policy_broken", "begins", "alice")
+    assert found["what_to_do"] == "`qumail-relay policy check` names file and line."
+    [failed] = [each for each in logs if each["event"] == "alarm_command_failed"]
+    assert "not within" in failed["cause"]
+
+
+async def test_mail_that_waits_raises_an_alarm_until_it_has_gone(site: Site, sink: Sink) -> None:
+    with_alarms(site, "held_longer_than = 1")
+    async with app.running(site.config) as addresses:
+        sink.on_data = ["451 later"]
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        found = await numbers(addresses["status"])
+        await until_written(site, "mail_held")
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+        await until_written(site)
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_held_recipients") == 0
+        assert found.sum("qumail_alarms_total", alarm="mail_held") == 1
+
+
+async def test_with_several_workers_each_alarm_is_said_once_and_what_waits_at_one_may_go_by_another(
+    site: Site, sink: Sink
+) -> None:
+    with_alarms(site, "held_longer_than = 1")
+    async with workers(site, 3) as relay:
+        sink.on_data = ["451 later"] * 8
+        for number in range(8):
+            message = mails.plain().replace(b"<1@", b"<%d@" % number)
+            assert (await submit(relay.addresses["outgoing"], message)).code == 451
+        await until_written(site, "mail_held", "next_hop_refuses")
+        for number in range(8):
+            message = mails.plain().replace(b"<1@", b"<%d@" % number)
+            assert (await submit(relay.addresses["outgoing"], message)).code == 250
+        async with asyncio.timeout(100):
+            while (await numbers(relay.addresses["status"])).sum("qumail_held_recipients"):
+                await asyncio.sleep(0.1)
+        lines = [json.loads(line) for line in relay.log.splitlines() if line.startswith("{")]
+        assert sorted(said(lines, "alarm_begins")) == ["mail_held", "next_hop_refuses"]

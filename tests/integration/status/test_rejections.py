@@ -1,0 +1,48 @@
+"""What a door turns away before there is a mail is counted by direction, door and reason, whoever sent it.
+Standard: nothing that a stranger writes becomes a label.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from relay import app
+from relay.kme import DevelopmentKMEs
+from relay.status import exposition
+from tests.integration.status.test_metrics import numbers, with_status
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
+
+NAME = "qumail_rejections_total"
+
+
+async def test_what_is_turned_away_before_the_recipe_is_counted(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposition, "SHARE", math.inf)  # what is told is never a moment old
+    policies = {
+        "default.toml": 'levels = ["aes"]\n',
+        "x.example.toml": 'peer = "bob"\nlevels = ["pqc"]\notherwise = "refuse"\n',
+    }
+    alice = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        incoming=sink.address, policies=policies, settings='max_message_size = "2 KiB"\nlmtp = "127.0.0.1:0"\n',
+    )  # fmt: skip
+    async with app.running(with_status(alice).config) as addresses:
+        outgoing, incoming = addresses["outgoing"], addresses["incoming"]
+        assert (await submit(outgoing, mails.plain(), recipients=["stranger@x.example"])).code == 550
+        assert (await submit(outgoing, mails.plain(), recipients=["stranger@nobody.example"])).code == 451
+        assert (await submit(incoming, mails.plain() + b"x" * 3000)).code == 552
+        assert (await submit(incoming, mails.plain(), options=["SIZE=5000"])).code == 552
+        found = await numbers(addresses["status"])
+        out = {"direction": "outgoing", "door": "smtp"}
+        assert found.sum(NAME, **out, reason="PolicyRefuses") == 1
+        assert found.sum(NAME, **out, reason="PolicyHolds") == 1
+        assert found.sum(NAME, direction="incoming", door="smtp", reason="MessageTooBig") == 2
+        assert found.sum(NAME) == 4
+        assert found.sum("qumail_mails_total") == 0

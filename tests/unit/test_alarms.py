@@ -1,0 +1,290 @@
+"""Alarms by themselves: the rule of each out of numbers, and that none flaps; the table of who waits for held mail.
+Standard: relay/counting/alarms.py has an entry for each rule and a rule for each entry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay.config import AlarmSettings
+from relay.counting import Board, held, metrics
+from relay.counting.alarms import ALARMS
+from relay.status import Watched, alarms, sight
+from relay.status.alarms import AGAIN_S, MOST, Alarms
+from relay.status.ready import Readiness
+from relay.status.rules import RULES, Seen
+from relay.status.sight import Looking, Sight
+
+ME = ("outgoing", "smtp", "", "plaintext", "delivered")
+
+
+@pytest.fixture(name="now")
+def _now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What all clocks here show."""
+    now = [1_000_000.0]
+    for module in (sight, held):
+        monkeypatch.setattr(module, "boot_time", lambda: now[0])
+    monkeypatch.setattr(alarms, "time", SimpleNamespace(time=lambda: now[0], monotonic=lambda: now[0]))
+    monkeypatch.setattr(sight, "clock_offset", lambda: 5000.0)
+    return now
+
+
+def watched(board: Board, **settings: Any) -> Watched:
+    config = SimpleNamespace(
+        alarms=AlarmSettings(**settings), state_directory=Path("/"),
+        audit_directory=Path("/audit"),
+    )  # fmt: skip
+    return cast(
+        Watched, SimpleNamespace(board=board, config=config, policies=SimpleNamespace(problems=("x.toml:1: no",)))
+    )
+
+
+async def looked(board: Board, change: Callable[[], object], now: list[float], **settings: Any) -> Sight:
+    """What is seen after a change."""
+    looking = Looking(watched(board, **settings), cast(Readiness, SimpleNamespace(causes=())), {})
+    await looking.look()
+    change()
+    now[0] += 5
+    return await looking.look()
+
+
+def seen(sight_: Sight, name: str, *standing: str) -> list[str]:
+    return [about for about, _ in RULES[name](sight_, standing)]
+
+
+def test_each_alarm_has_a_rule_and_each_rule_is_explained() -> None:
+    assert list(RULES) == list(ALARMS)
+    for each in ALARMS.values():
+        assert each.meaning.endswith("."), each.name
+        assert each.what_to_do.endswith((".", "?")), each.name
+        assert not each.begins.endswith("."), each.name
+
+
+def _quarantine_81_of_100(board: Board) -> None:
+    board.set(metrics.QUARANTINE_BYTES, to=81)
+    board.set(metrics.QUARANTINE_LIMIT, to=100)
+
+
+def _memory_90_of_100(board: Board) -> None:
+    board.set(metrics.MESSAGE_MEMORY, to=90)
+    board.set(metrics.MESSAGE_MEMORY_LIMIT, to=100)
+
+
+def _late(seconds: float, times: int) -> Callable[[Board], None]:
+    def late(board: Board) -> None:
+        for _ in range(times):
+            board.spread(metrics.LOOP_LAG).observe(seconds)
+
+    return late
+
+
+def _no_answer(board: Board) -> None:
+    board.set(metrics.KME_BREAKER, "kme", "status", to=0)
+    board.add(metrics.KME_REQUESTS, "kme", "enc_keys", "ambiguous")
+
+
+def _answers_once(board: Board) -> None:
+    board.set(metrics.KME_BREAKER, "kme", "status", to=0)
+    for outcome in ("ambiguous", "exhausted"):
+        board.add(metrics.KME_REQUESTS, "kme", "status", outcome)
+
+
+def _refuses_and_takes(board: Board) -> None:
+    board.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=9)
+    board.add(metrics.MAILS, *ME)
+
+
+NOTHING: dict[str, object] = {}
+CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
+    ("keys_gone", "bob", lambda b: b.add(metrics.KEYS_MISSED, "bob", "KMEExhausted"), NOTHING),
+    ("keys_run_low", "kme bob", lambda b: b.set(metrics.KEY_ALARM, "kme", "bob", to=1), NOTHING),
+    ("kme_away", "kme", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=2), NOTHING),
+    ("kme_away", "kme", _no_answer, NOTHING),
+    ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
+    ("store_unwritable", "", lambda b: b.set(metrics.STORE_WRITABLE, to=0), NOTHING),
+    ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
+    ("disk_full", "", lambda b: None, {"disk_free": 2**62}),
+    ("quarantine_grows", "", lambda b: b.add(metrics.QUARANTINE_PUT, "tampered", "no", by=6), {"unopened": 5}),
+    ("quarantine_grows", "", lambda b: b.add(metrics.QUARANTINE_LAG, by=6), {"unopened": 5}),
+    ("quarantine_full", "", _quarantine_81_of_100, NOTHING),
+    ("clear_text", "", lambda b: b.add(metrics.MAILS, *ME), {"clear_text": True}),
+    ("tripwire", "", lambda b: b.add(metrics.TRIPWIRE), NOTHING),
+    ("policy_broken", "", lambda b: b.set(metrics.POLICY_PROBLEMS, to=2), NOTHING),
+    ("next_hop_refuses", "outgoing", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=3), NOTHING),
+    ("event_loop_late", "", _late(0.3, 3), NOTHING),
+    ("memory_full", "", _memory_90_of_100, NOTHING),
+    ("memory_full", "", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"), NOTHING),
+]  # fmt: skip
+BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
+    ("kme_away", _answers_once, NOTHING),
+    ("kme_away", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=1), NOTHING),
+    ("certificate_ends", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=4e9), NOTHING),
+    ("disk_full", lambda b: None, {"disk_free": 1}),
+    ("quarantine_grows", lambda b: b.add(metrics.QUARANTINE_PUT, "tampered", "yes", by=60), {"unopened": 5}),
+    ("quarantine_full", lambda b: None, NOTHING),
+    ("clear_text", lambda b: b.add(metrics.MAILS, *ME), NOTHING),
+    ("clear_text", lambda b: b.add(metrics.MAILS, *ME[:-1], "inside"), {"clear_text": True}),
+    ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=2), NOTHING),
+    ("next_hop_refuses", _refuses_and_takes, NOTHING),
+    ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "MailLoop", by=9), NOTHING),
+    ("event_loop_late", _late(0.2, 30), NOTHING),
+    ("memory_full", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "MessageTooBig"), NOTHING),
+    ("memory_full", lambda b: None, NOTHING),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "about", "change", "settings"), CASES)
+async def test_it_is_raised(
+    name: str, about: str, change: Callable[[Board], object], settings: dict[str, object], now: list[float]
+) -> None:
+    board = Board()
+    assert seen(await looked(board, lambda: change(board), now, **settings), name) == [about]
+
+
+@pytest.mark.parametrize(("name", "change", "settings"), BUT_NOT)
+async def test_it_is_not_raised(
+    name: str, change: Callable[[Board], object], settings: dict[str, object], now: list[float]
+) -> None:
+    board = Board()
+    assert seen(await looked(board, lambda: change(board), now, **settings), name) == []
+
+
+async def test_what_was_counted_before_the_relay_was_started_raises_nothing(now: list[float]) -> None:
+    board = Board()
+    board.add(metrics.TRIPWIRE, by=5)
+    board.add(metrics.KEYS_MISSED, "bob", "KMEExhausted", by=5)
+    found = await looked(board, lambda: None, now)
+    assert [name for name in RULES if seen(found, name)] == []
+
+
+async def test_keys_stay_gone_until_some_are_there(now: list[float]) -> None:
+    board = Board()
+    board.set(metrics.KEYS_READY, "kme", "bob", to=0)
+    found = await looked(board, lambda: None, now)
+    assert (seen(found, "keys_gone", "bob"), seen(found, "keys_gone")) == (["bob"], [])
+    found = await looked(board, lambda: board.set(metrics.KEYS_STORED, "kme", "bob", to=1), now)
+    assert seen(found, "keys_gone", "bob") == []
+
+
+async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(causes=())), {})
+    offset = [5000.0]
+    monkeypatch.setattr(sight, "clock_offset", lambda: offset[0])
+    found = []
+    for step, seconds in ((0.0, 5), (-50.0, 5), (3600.0, 5), (0.0, 3000), (0.0, 700)):
+        offset[0] += step
+        now[0] += seconds
+        found.append(seen(await looking.look(), "clock_jumped"))
+    assert found == [[], [], [""], [""], []]
+
+
+@pytest.fixture(name="faults")
+def _faults() -> list[Seen]:
+    """What the one rule of these alarms sees."""
+    return []
+
+
+@pytest.fixture(name="raised")
+def _raised(tmp_path: Path, now: list[float], faults: list[Seen]) -> Iterator[tuple[Alarms, list[str]]]:
+    """Alarms of that rule, and what they say."""
+    made = Alarms(Board(), tmp_path / "alarms.json", rules={"keys_gone": lambda *_: list(faults)}, clock=lambda: now[0])
+    with capture_logs() as logs:
+        yield made, cast(Any, logs)
+
+
+def events(logs: Any) -> list[str]:
+    return [each["event"] for each in logs]
+
+
+NO_SIGHT = cast(Sight, None)
+
+
+def test_what_comes_and_goes_begins_once_and_ends_once(
+    raised: tuple[Alarms, list[str]], faults: list[Seen], now: list[float]
+) -> None:
+    made, logs = raised
+    for number in range(200):
+        faults[:] = [("bob", "no key")] if number % 20 == 0 and number < 160 else []
+        made.note(NO_SIGHT)
+        now[0] += 5
+    assert events(logs) == ["alarm_begins", "alarm_ends"]
+
+
+def test_what_stands_is_said_again_each_day(
+    raised: tuple[Alarms, list[str]], faults: list[Seen], now: list[float]
+) -> None:
+    made, logs = raised
+    faults[:] = [("bob", "no key")]
+    for _ in range(50):
+        made.note(NO_SIGHT)
+        now[0] += AGAIN_S / 16
+    assert events(logs) == ["alarm_begins", "alarm_stands", "alarm_stands", "alarm_stands"]
+
+
+def test_the_number_that_stands_is_bounded(raised: tuple[Alarms, list[str]], faults: list[Seen]) -> None:
+    made, logs = raised
+    faults[:] = [(f"peer{number}", "no key") for number in range(2 * MOST)]
+    made.note(NO_SIGHT)
+    assert (len(made.standing), len(events(logs))) == (MOST, MOST)
+
+
+def test_a_rule_that_breaks_keeps_no_other_from_being_raised(tmp_path: Path, now: list[float]) -> None:
+    def breaks(*_: object) -> list[Seen]:
+        raise RuntimeError
+
+    made = Alarms(
+        Board(),
+        tmp_path / "a",
+        rules={"tripwire": breaks, "policy_broken": lambda *_: [("", "x")]},
+        clock=lambda: now[0],
+    )
+    with capture_logs() as logs:
+        made.note(NO_SIGHT)
+    assert events(logs) == ["alarm_not_looked_at", "alarm_begins"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"alarms": [1]}', '{"alarms": [{"alarm": "nothing"}]}', '{"alarms": 5}', "\x00"]
+)
+def test_a_file_that_cannot_be_read_stands_for_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "alarms.json").write_text(text)
+    assert Alarms(Board(), tmp_path / "alarms.json").standing == []
+
+
+def test_an_alarm_that_is_no_more_known_is_left_out(tmp_path: Path) -> None:
+    row = {"alarm": "of_old", "about": "", "cause": "", "since": 1, "told": 1}
+    (tmp_path / "a").write_text(json.dumps({"alarms": [row, row | {"alarm": "tripwire"}]}))
+    assert [each.alarm.name for each in Alarms(Board(), tmp_path / "a").standing] == ["tripwire"]
+
+
+def test_who_waits_is_known_by_mail_and_mailbox_until_it_has_gone_or_nobody_tries_it(now: list[float]) -> None:
+    table = Board().held
+    table.held("outgoing", "keys", b"1" * 32, "ben@bob.example")
+    now[0] += 100
+    table.held("outgoing", "next hop", b"1" * 32, "ben@bob.example")
+    table.held("incoming", "keys", b"2" * 32, "ann@alice.example")
+    table.over(b"1" * 32, "somebody@bob.example")
+    first, second = table.waiting()
+    assert (first.direction, first.cause, first.recipients, first.longest, first.tried) == (
+        "outgoing",
+        "next hop",
+        1,
+        100,
+        0,
+    )
+    assert (second.direction, second.cause, second.longest) == ("incoming", "keys", 0)
+    table.over(b"1" * 32, "ben@bob.example")
+    assert [each.direction for each in table.waiting()] == ["incoming"]
+    now[0] += held.FORGET_S + 1
+    assert table.waiting() == []
+    table.held("incoming", "keys", b"2" * 32, "ann@alice.example")
+    assert [each.longest for each in table.waiting()] == [0], "what was forgotten begins anew"
