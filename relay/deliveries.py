@@ -33,14 +33,12 @@ from relay.mime import is_like_no_other
 from relay.opening import Opened
 from relay.plan import Planned
 from relay.sealing import SealedCopy
-from relay.store.delivery_records import Begun, DeliveryRecords, WaitingCopy
+from relay.store.delivery_records import LINGER_S, Begun, DeliveryRecords, WaitingCopy
 from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.sent import SentRecords
 
 log = structlog.get_logger(__name__)
 
-LINGER_S = 1.0
-"""So long after the answer a mail is held at other workers of this relay."""
 ANSWERED_AT_ONCE = 1000
 """So many mails whose client may not have heard of their outcome are known by their id."""
 

@@ -46,6 +46,11 @@ KEEP_FOR_S = 5 * 86400.0
 MOST_LATE_OCTETS = 32 * 2**20
 """So much of sealed copies is kept in memory while the store cannot be written."""
 
+LINGER_S = 1.0
+"""So long after its answer a mail is marked as under way for other workers of this relay."""
+PATIENCE_S, LOOK_S = 1.5 * LINGER_S, 0.05
+"""So long the same mail waits at another worker for the end of its mark, and so often that is looked at."""
+
 RecipientState = Literal["due", "served", "busy"]
 """A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
 
@@ -184,16 +189,26 @@ class DeliveryRecords:
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
 
-        Raises DeliveryUnderWay where one has, and StoreUnavailable where it cannot be known what one had delivered.
+        Where one had, and has answered its client, the end of the mark is waited for: one process would take the same
+        octets for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
+        where it cannot be known what one had delivered.
         """
         if self._neighbours is None:
             return
         places = [recipient_name(mail, mailbox) for mailbox in mailboxes]
-        # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
-        while ended := self._neighbours.ended():
-            await self._take_over()
-            self._neighbours.forget(ended)
-        self._neighbours.begin(places)
+        until = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
+            while ended := self._neighbours.ended():
+                await self._take_over()
+                self._neighbours.forget(ended)
+            try:
+                self._neighbours.begin(places)
+                break
+            except DeliveryUnderWay:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+            await asyncio.sleep(LOOK_S)
         self._marked_still.pop(mail, None)
 
     def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:

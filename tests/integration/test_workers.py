@@ -26,7 +26,7 @@ from tests.testlib import mails, relay_command
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import submit
+from tests.testlib.submit import submit, talking
 
 POLICIES = {"default.toml": 'levels = ["aes"]\n'}
 
@@ -105,6 +105,24 @@ async def test_one_mail_at_two_workers_at_once_leaves_once(site: Site, sink: Sin
         sink.gate.set()
         assert (await one).code == 250
     assert set(how_often(sink).values()) == {1}
+
+
+async def test_the_same_octets_again_at_another_worker_are_another_mail_as_they_are_at_one(
+    site: Site, sink: Sink
+) -> None:
+    """What has been delivered is marked for others for a moment, should its client not have heard: that is waited for."""
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGCONT)
+        async with talking(relay.addresses["outgoing"]) as talk:
+            await talk.begin()
+            await talk.send(b"".join(stuffed(numbered(1))))
+            os.kill(first, signal.SIGCONT)
+            assert (await talk.reply()).code == 250
+    assert set(how_often(sink).values()) == {2}
 
 
 async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(site: Site, sink: Sink) -> None:
