@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 
 LONG_FIRST = (
     "system/test_crash.py", "deploy/test_package.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py",
@@ -33,9 +33,17 @@ LONG_FIRST = (
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many processes each relay is."""
+    parser.addoption(
+        "--workers", type=int, default=1, help="processes that serve as one relay, where a test does not look into it"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Faults that tests provoke are logged plainly: a traceback with the variables of each frame costs a second."""
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+    sites.WORKERS = config.getoption("--workers")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +108,7 @@ async def wire() -> AsyncIterator[Sink]:
 
 
 class Pair:
-    """Alice's outgoing and Bob's incoming relay, running in this process."""
+    """Alice's outgoing and Bob's incoming relay."""
 
     def __init__(self, alice: Site, bob: Site, outgoing: TCPAddress, incoming: TCPAddress) -> None:
         self.alice, self.bob, self.outgoing, self.incoming = alice, bob, outgoing, incoming
@@ -112,7 +120,7 @@ async def pair(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterat
     first, second = kmes.urls
     bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address)
     async with AsyncExitStack() as stack:
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=incoming)
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
         yield Pair(alice, bob, outgoing, incoming)

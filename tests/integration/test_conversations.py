@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,11 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.conversation import Delivered, Player, Script, read_scripts
 from tests.testlib.exact_sink import Arrived, ExactSink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -53,8 +52,14 @@ class Place:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """As all tests here but one use it."""
+    async with _place(tmp_path_factory.mktemp("conversations")) as place:
+        yield place
+
+
+@asynccontextmanager
+async def _place(directory: Path, workers: int = 0) -> AsyncIterator[Place]:
     """Alice's outgoing relay, whose next hop is Bob's incoming one, and one at Bob's that does not trust us."""
-    directory = tmp_path_factory.mktemp("conversations")
     link = LinkSettings(key_rate=1e8)
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
@@ -75,7 +80,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
                 outgoing=addresses["incoming"] if owner == "alice" else None,
                 incoming=sink.address if owner == "bob" else None,
             )  # fmt: skip
-            running = await stack.enter_async_context(app.running(site.config))
+            running = await stack.enter_async_context(serving(site, workers))
             addresses |= {each.replace(direction, name): address for each, address in running.items()}
         yield Place(addresses, sink)
 
@@ -99,23 +104,39 @@ CASES = [
 async def test_the_relay_answers_as_the_standards_say_and_delivers_what_was_sent(
     place: Place, script: Script, entry: str
 ) -> None:
+    await _play(place, script, entry)
+    if "whole" not in script.only and len(script.says(_variables(entry))) <= FEW_OCTETS:
+        await _play(place, script, entry, octet_by_octet=True)
+
+
+async def test_two_workers_answer_as_one_process(tmp_path: Path) -> None:
+    """Each dialogue at one of the entries that it is for, as a whole; `pytest --workers 2` has the others."""
+    async with _place(tmp_path, workers=2) as place:
+        for number, script in enumerate(SCRIPTS):
+            entries = [entry for entry, properties in ENTRIES.items() if script.is_for(properties)]
+            await _play(place, script, entries[number % len(entries)])
+
+
+def _variables(entry: str) -> dict[str, str]:
+    """What stands for what in a script that is played there."""
     direction = "outgoing" if "outgoing" in ENTRIES[entry] else "incoming"
-    variables = {
+    return {
         "EHLO": "LHLO" if "lmtp" in ENTRIES[entry] else "EHLO",
         "LIMIT": str(LIMITS[direction]),
         "HOSTNAME": "relay.alice.example" if direction == "outgoing" else "relay.bob.example",
     }
-    for octet_by_octet in (False, True):
-        if octet_by_octet and ("whole" in script.only or len(script.says(variables)) > FEW_OCTETS):
-            continue
-        place.sink.arrived.clear()
-        expected = []
-        for each in (script, AFTERWARDS) if script.leaves else (script,):
-            await Player(each, variables, octet_by_octet=octet_by_octet).play(place.addresses[entry])
-            expected += each.deliveries(variables)
-        assert [_content(mail) for mail in place.sink.arrived] == [each.content for each in expected]
-        for mail, delivered in zip(place.sink.arrived, expected, strict=True):
-            _check_envelope(mail, delivered)
+
+
+async def _play(place: Place, script: Script, entry: str, *, octet_by_octet: bool = False) -> None:
+    """Has the conversation, and compares what is answered and what comes out."""
+    variables, expected = _variables(entry), list[Delivered]()
+    place.sink.arrived.clear()
+    for each in (script, AFTERWARDS) if script.leaves else (script,):
+        await Player(each, variables, octet_by_octet=octet_by_octet).play(place.addresses[entry])
+        expected += each.deliveries(variables)
+    assert [_content(mail) for mail in place.sink.arrived] == [each.content for each in expected]
+    for mail, delivered in zip(place.sink.arrived, expected, strict=True):
+        _check_envelope(mail, delivered)
 
 
 def _content(mail: Arrived) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from relay import app, mime
+from relay import mime
 from relay.config import TCPAddress
 from relay.deliveries import Deliveries
 from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
@@ -32,7 +32,7 @@ from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
 from tests.testlib.hop import SILENCE, Answer, Hop
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.sites import Site, make_site, relay_process, serving
 from tests.testlib.submit import Reply, submit, submit_lmtp, talking
 
 RECIPIENTS = ["ben@bob.example", "press@open.example"]
@@ -58,7 +58,7 @@ async def hop() -> AsyncIterator[Hop]:
 
 @asynccontextmanager
 async def running(site: Site) -> AsyncIterator[TCPAddress]:
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         yield addresses["outgoing"]
 
 
@@ -189,7 +189,7 @@ async def test_who_left_before_the_answer_has_his_mail_once_whatever_comes_of_ot
 async def test_by_lmtp_who_has_heard_that_he_has_it_is_not_remembered(site: Site, wire: Sink) -> None:
     text = site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"')
     site.config_file.write_text(text)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         wire.on_rcpt = {"ben@bob.example": "451 4.2.0 busy"}
         first = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=RECIPIENTS)
         assert [reply.code for reply in first] == [451, 250]
@@ -294,7 +294,7 @@ async def test_what_a_milter_handed_on_itself_goes_once_however_often_the_mail_s
         mta.mail(forged, "a last line without an end, as edits cannot make it")
         mta.close()
 
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         for _ in range(3):
             await in_thread(once, addresses["incoming_milter"])
     assert len(wire.got) == 1

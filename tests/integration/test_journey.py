@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay import app, cms, mime
+from relay import cms, mime
 from relay.deliveries import Delivery
 from relay.errors import StoreUnavailable
 from relay.kme import DevelopmentKMEs
@@ -25,7 +25,7 @@ from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit, until_settled
 
 AES_MARK = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n"
@@ -74,7 +74,7 @@ async def test_several_recipients_at_one_peer_share_one_ciphertext(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         reply = await submit(
             addresses["outgoing"],
             mails.plain(),
@@ -98,12 +98,12 @@ async def test_recipients_without_a_level_do_not_stop_the_others_and_get_theirs_
     gone = kmes.urls[0]
     await kmes.stop()
     recipients = ["press@open.example", "ben@bob.example"]
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 451
     assert [got.recipients for got in wire.got] == [("press@open.example",)]
     await kmes.start()
     site.config_file.write_text(site.config_file.read_text().replace(gone, kmes.urls[0]))
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert [got.recipients for got in wire.got] == [("press@open.example",), ("ben@bob.example",)]
     assert mime.is_sealed(wire.got[1].message)
@@ -137,7 +137,7 @@ async def test_what_is_sealed_already_is_not_sealed_again(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         await submit(addresses["outgoing"], mails.plain())
         await submit(addresses["outgoing"], wire.got[0].message)
     assert mime.sealed_content(wire.got[1].message) == mime.sealed_content(wire.got[0].message)
@@ -150,7 +150,7 @@ async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mai
 ) -> None:
     """Whoever knows the format can write our label around readable octets, even with a key_ID of ours."""
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         await submit(addresses["outgoing"], mails.plain())
         genuine = cms.decode_enveloped(mime.sealed_content(wire.got[0].message))
         dressed = mime.sealed_message(b"", cms.encode_enveloped(replace(genuine, ciphertext=b"The figures are 42")))
@@ -190,7 +190,7 @@ async def test_the_same_sealed_message_is_delivered_once_however_often_it_comes(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         await submit(addresses["outgoing"], mails.plain())
     for _ in range(3):
         assert (await until_settled(pair.incoming, wire.got[0].message)).code == 250

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 from structlog.testing import LogCapture
 
-from relay import app
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.ledger import ledger as command
@@ -23,7 +22,7 @@ from tests.integration.test_refusals import closed_port
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import submit
 
 
@@ -48,14 +47,14 @@ def alice(directory: Path, kmes: DevelopmentKMEs, sink: Sink, policy: str, *, mo
 
 async def test_mail_at_the_first_level_listed_leaves_no_line(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["aes", "otp"]\n')
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     assert not found_in(site)
 
 
 async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["otp", "aes"]\nmax_size = { otp = 10 }\n')
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         recipients = ["ben@bob.example", "carol@bob.example"]
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert len(sink.got) == 1
@@ -73,7 +72,7 @@ async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_writte
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["plaintext"]\n')
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
         shutil.rmtree(site.config.audit_directory)
         site.config.audit_directory.touch()
@@ -92,7 +91,7 @@ async def test_retries_of_mail_in_clear_leave_one_line_until_it_has_left(
 ) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["plaintext"]\nreason = "public"\n', more=shadow)
     sink.on_data = ["451 4.2.0 busy"] * 3
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         for _ in range(4):
             reply = await submit(addresses["outgoing"], mails.plain())
         assert reply.code == 250
@@ -107,7 +106,7 @@ async def test_retries_of_mail_in_clear_leave_one_line_until_it_has_left(
 
 async def test_the_command_shows_what_is_in_the_ledger(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["plaintext"]\n')
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         for name in ("ben", "carol", "ben"):
             assert (await submit(addresses["outgoing"], mails.plain(), recipients=[f"{name}@bob.example"])).code == 250
     environment = {"QUMAIL_RELAY_CONFIG": str(site.config_file), "COLUMNS": "200"}
@@ -138,7 +137,7 @@ async def test_shadow_mode_changes_nothing_takes_no_key_and_says_what_would_be(
     policy = 'levels = ["otp"]\notherwise = "refuse"\n[[when]]\nsender = "ann@*"\nlevels = ["aes"]\n'
     site = alice(tmp_path, kmes, sink, policy, more=more, kme_settings="prefetch = false\n")
     message = mails.plain()
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], message)).code == 250
         assert (
             await submit(addresses["outgoing"], message, sender="x@alice.example", recipients=["a@nobody.example"])
@@ -167,7 +166,7 @@ async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_
     (policies / "bob.example.toml").write_text('levels = ["aes"]\npriority = "low"\n')
     (policies / "clear.example.toml").write_text('levels = ["plaintext"]\n')
     recipients = ["a@bob.example", "a@clear.example", "a@nobody.example"]
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     said = [each for each in log.entries if each["event"] == "shadow"]
     assert sorted(each["result"] for each in said) == ["clear", "held", "held"]
@@ -187,7 +186,7 @@ async def test_shadow_mode_lets_mail_pass_that_would_be_held(
     site = alice(tmp_path, kmes, sink, 'levels = ["aes"]\n', more="shadow = true\n")
     text = site.config_file.read_text()
     site.config_file.write_text(text.replace(kmes.urls[0], f"https://{closed_port()}"))
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     [said] = [each for each in log.entries if each["event"] == "shadow"]
     assert (said["result"], said["reply"][:9]) == ("held", "451 4.7.1")

@@ -19,7 +19,7 @@ from tests.testlib import mails
 from tests.testlib.house import house
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit, submit_lmtp
 
 BODY = mails.plain(body="A body with \0 and\r\n\0\r\n\0\0\r\n")
@@ -34,7 +34,7 @@ async def doors(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncItera
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         incoming=wire.address, settings='lmtp = "127.0.0.1:0"',
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         yield dict(addresses)
 
 
@@ -78,7 +78,7 @@ async def test_through_postfix_a_body_arrives_whole_and_a_header_is_never_sealed
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, way: str
 ) -> None:
     bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
-    async with app.running(bob.config) as opening, house(way, tmp_path, kmes) as alice:
+    async with serving(bob) as opening, house(way, tmp_path, kmes) as alice:
         for message in (BODY, HEADER):
             assert (await submit(alice.entry, message)).code == 250  # Postfix itself cuts a field at the NUL
         await alice.settled()

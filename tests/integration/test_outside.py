@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import mime
 from relay.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
@@ -28,7 +28,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.sites import Site, make_site, relay_process, serving
 from tests.testlib.submit import submit
 
 SECRETS = {
@@ -94,7 +94,7 @@ async def test_body_lines_are_not_shown_where_the_empty_line_before_them_is_miss
     body = b"Dear Ben,\r\nTo: %(body)b\r\nFrom: %(field)b\r\n\t%(thread)b\r\nDate: %(attachment)b\r\n"
     secrets = {name.encode(): secret for name, secret in SECRETS.items()}
     alice = make_site(tmp_path, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(alice.config) as addresses:
+    async with serving(alice) as addresses:
         for end in (b"", b"\r\nand more\r\n"):
             assert (await submit(addresses["outgoing"], head + body % secrets + end)).code == 250
     for got in wire.got:
@@ -141,7 +141,7 @@ async def two_ways(
                 directory / name, name, state=kmes.state_dir, kme_url=url, outgoing=network.address,
                 incoming=mailboxes.address, policies={"default.toml": policy}, identities=identities,
             )  # fmt: skip
-            addresses = await stack.enter_async_context(app.running(site.config))
+            addresses = await stack.enter_async_context(serving(site))
             both.outgoing[name], both.incoming[name] = addresses["outgoing"], addresses["incoming"]
             both.sites.append(site)
         yield both
@@ -257,7 +257,7 @@ async def test_what_was_opened_is_handed_on_so_that_its_bounce_has_the_header_on
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
         )
         bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=next_hop)
-        async with app.running(alice.config) as outgoing, app.running(bob.config) as incoming:
+        async with serving(alice) as outgoing, serving(bob) as incoming:
             for _ in range(2):
                 assert (await submit(outgoing["outgoing"], message())).code == 250
             first, second = (got.message for got in wire.got)
@@ -286,7 +286,7 @@ async def test_a_sealed_message_that_comes_back_is_not_sealed_again_and_its_loop
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         settings="max_hops = 9", kme_settings="prefetch = false",
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         reply = await submit(addresses["outgoing"], message())
         issued = kmes.link.issued.total()
         while reply.code == 250:

@@ -17,7 +17,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from relay import app, mime
+from relay import mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.config import TCPAddress
@@ -27,7 +27,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 
 MARK = b"The figures are 42"
@@ -58,7 +58,7 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kme_url or kmes.urls[0],
             outgoing=next_hop or sink.address, **how,
         )  # fmt: skip
-        async with app.running(site.config) as addresses:
+        async with serving(site) as addresses:
             yield addresses["outgoing"]
 
     return start
@@ -217,7 +217,7 @@ async def test_a_message_over_the_limit_is_refused_whether_its_size_was_said_or_
 async def captured(pair: Pair, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> bytes:
     """A sealed message on its way to Bob, whose key is still at his KME."""
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     return wire.got[0].message
 
@@ -277,8 +277,8 @@ async def test_an_unknown_key_holds_the_mail(
     )
     alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with AsyncExitStack() as stack:
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         await submit(outgoing, mails.plain())
         [key_ID] = [entry["key_IDs"][0] for entry in log.entries if entry["event"] == "sealed_and_sent"]
         unknown = key_ID[:-4] + ("0000" if not key_ID.endswith("0000") else "1111")
@@ -294,9 +294,9 @@ async def test_a_key_that_has_not_arrived_yet_is_waited_for(tmp_path: Path, sink
         slow = DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=LinkSettings(lag=0.5))
         kmes = await stack.enter_async_context(slow)
         bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=incoming)
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
         assert (await submit(outgoing, mails.plain())).code == 250
     assert sink.got[0].message.endswith(b"\r\n" + mails.plain())
 
@@ -310,8 +310,8 @@ async def test_mail_with_keys_that_never_come_takes_a_few_connections_at_most_an
     )  # fmt: skip
     alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with AsyncExitStack() as stack:
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         for text in ("one", "two"):
             await submit(outgoing, mails.plain(body=text))
         [forged_id, _] = [entry["key_IDs"][0] for entry in log.entries if entry["event"] == "sealed_and_sent"]

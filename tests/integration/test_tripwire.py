@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay import app, mime
+from relay import mime
 from relay.cms.der import header
 from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
@@ -26,7 +26,7 @@ from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 from tests.unit.levels.test_aes import PARTIES
 from tests.vectors import trees
@@ -155,7 +155,7 @@ async def test_a_level_that_does_not_seal_holds_the_mail(
 
     monkeypatch.setattr(AES, "seal", broken)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         reply = await submit(addresses["outgoing"], mails.plain())
     assert str(reply).startswith("451 4.3.0")
     assert not sink.got
@@ -169,7 +169,7 @@ async def test_a_header_that_it_reads_otherwise_is_refused_at_once_and_costs_no_
     drawn = AsyncMock(side_effect=AssertionError("a key was drawn"))
     monkeypatch.setattr(AES, "seal", drawn)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         reply = await submit(addresses["outgoing"], b"From : ann@alice.example\r\n\r\nx\r\n")
     assert str(reply).startswith("554 5.6.0")
     assert not sink.got

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,8 @@ UNPROTECTED = b"X-QuMail-Protection: none; required=sealed\r\n"
 CONNECTIONS = 4
 RECIPIENTS = tuple(f"{level}@bob.example" for level in LEVELS)
 CASES = {case.name: case for case in corpus()}
+SAMPLE = {name: case for number, (name, case) in enumerate(CASES.items()) if number % 10 == 0}
+"""Of each kind some, for two workers; `pytest --workers 2` has all."""
 
 
 class Client:
@@ -114,8 +116,10 @@ async def connected(address: TCPAddress, protocol: str) -> AsyncIterator[Client]
         await writer.wait_closed()
 
 
-async def submit_all(address: TCPAddress, protocol: str, domain: str, recipients: Sequence[str]) -> list[str]:
-    """Submits every case over a few connections, from its name in this domain; what is wrong with the replies."""
+async def submit_all(
+    cases: Mapping[str, Case], address: TCPAddress, protocol: str, domain: str, recipients: Sequence[str]
+) -> list[str]:
+    """Submits these cases over a few connections, from its name in this domain; what is wrong with the replies."""
 
     async def some(queue: Iterator[Case]) -> list[str]:
         wrong: list[str] = []
@@ -126,7 +130,7 @@ async def submit_all(address: TCPAddress, protocol: str, domain: str, recipients
                 wrong += [f"{case.name}: {reply}" for reply in replies if not re.match(expected, reply)]
         return wrong
 
-    queue = iter(CASES.values())  # shared: each connection takes the next one
+    queue = iter(cases.values())  # shared: each connection takes the next one
     return [each for wrong in await asyncio.gather(*(some(queue) for _ in range(CONNECTIONS))) for each in wrong]
 
 
@@ -144,8 +148,14 @@ class Place:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory, identities: Identities) -> AsyncIterator[Place]:
+    """As all tests here but one use it."""
+    async with _place(tmp_path_factory.mktemp("corpus"), identities) as place:
+        yield place
+
+
+@asynccontextmanager
+async def _place(directory: Path, identities: Identities, workers: int = 1) -> AsyncIterator[Place]:
     """Alice's and Bob's relay, each a process of its own; what goes in at Alice's comes out at the sink."""
-    directory = tmp_path_factory.mktemp("corpus")
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
             DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=LINK)
@@ -155,11 +165,13 @@ async def place(tmp_path_factory: pytest.TempPathFactory, identities: Identities
             directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
             policies=AT_BOB, identities=identities, settings='lmtp = "127.0.0.1:0"',
         )  # fmt: skip
+        bob.set_workers(workers)
         incoming = (await stack.enter_async_context(relay_process(bob))).addresses
         alice = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=incoming["incoming"],
             policies=AT_ALICE, identities=identities, settings='lmtp = "127.0.0.1:0"',
         )  # fmt: skip
+        alice.set_workers(workers)
         outgoing = (await stack.enter_async_context(relay_process(alice))).addresses
         yield Place(incoming | outgoing, sink, bob.config_file)
 
@@ -174,9 +186,14 @@ async def test_every_message_is_sealed_at_every_level_and_arrives_as_it_was_or_i
     place: Place, protocol: str, recipients: Sequence[str]
 ) -> None:
     """By LMTP at one level alone: what differs there is the conversation."""
+    await _sealed_and_opened(place, CASES, protocol, recipients)
+
+
+async def _sealed_and_opened(place: Place, cases: Mapping[str, Case], protocol: str, recipients: Sequence[str]) -> None:
+    """These cases in at Alice's, and out at Bob's."""
     place.sink.arrived.clear()
-    assert not await submit_all(place.entry("outgoing", protocol), protocol, "alice.example", recipients)
-    missing = {(name, to) for name, case in CASES.items() if case.arrives is not None for to in recipients}
+    assert not await submit_all(cases, place.entry("outgoing", protocol), protocol, "alice.example", recipients)
+    missing = {(name, to) for name, case in cases.items() if case.arrives is not None for to in recipients}
     for mail in place.sink.arrived:
         name, [recipient] = mail.sender.removesuffix("@alice.example"), mail.recipients
         missing.remove((name, recipient))
@@ -192,9 +209,23 @@ async def test_every_message_is_sealed_at_every_level_and_arrives_as_it_was_or_i
 async def test_every_message_that_comes_unsealed_is_passed_on_as_it_was_or_is_refused_with_the_reason(
     place: Place, protocol: str
 ) -> None:
+    await _passed_on(place, CASES, protocol)
+
+
+async def test_two_workers_carry_what_one_process_does(tmp_path: Path, identities: Identities) -> None:
+    async with _place(tmp_path, identities, workers=2) as place:
+        await _sealed_and_opened(place, SAMPLE, "smtp", RECIPIENTS)
+        await _sealed_and_opened(place, SAMPLE, "lmtp", RECIPIENTS[1:2])
+        await _passed_on(place, SAMPLE, "smtp")
+
+
+async def _passed_on(place: Place, cases: Mapping[str, Case], protocol: str) -> None:
+    """These cases in and out at Bob's, from somebody who seals nothing."""
     place.sink.arrived.clear()
-    assert not await submit_all(place.entry("incoming", protocol), protocol, "stranger.example", ["ben@bob.example"])
-    missing = {name for name, case in CASES.items() if case.arrives is not None}
+    assert not await submit_all(
+        cases, place.entry("incoming", protocol), protocol, "stranger.example", ["ben@bob.example"]
+    )
+    missing = {name for name, case in cases.items() if case.arrives is not None}
     for mail in place.sink.arrived:
         name = mail.sender.removesuffix("@stranger.example")
         missing.remove(name)

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay import app, mime
+from relay import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import Postfix, Queued
 from tests.testlib.sink import Got, Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import Reply, submit
 
 WAYS: Mapping[str, tuple[str, ...]] = {
@@ -109,7 +109,7 @@ async def house(
             outgoing=bob.address if alone else sealed, incoming=sealed if by_milter else opened,
             settings=f"{ENTRIES}\n{relay_settings}", kme_settings=kme_settings,
         )  # fmt: skip
-        relay = await stack.enter_async_context(app.running(site.config))
+        relay = await stack.enter_async_context(serving(site))
         running = await stack.enter_async_context(
             postfix.running(
                 smtp=smtp,

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay import app
 from relay.config import Config, TCPAddress, load_config
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities
@@ -51,6 +52,8 @@ kme_groups = ["alice-bob"]
 """
 
 
+WORKERS = 1
+"""Of so many workers is each relay whose test does not look into its process: `pytest --workers 2`."""
 SOON_LOCKED_OUT = "from relay.store import store; store.BUSY_TIMEOUT_S = 0.5"
 """Run before a relay, this has it wait no longer for another who writes to its store."""
 
@@ -68,6 +71,13 @@ class Site:
     @property
     def config(self) -> Config:
         return load_config(self.config_file)
+
+    def set_workers(self, number: int) -> None:
+        """So many processes serve as the relay, unless relay.toml has said how many."""
+        text = self.config_file.read_text()
+        if number > 1 and "\nworkers =" not in text:
+            text = text if "\n[limits]\n" in text else f"{text}\n[limits]\n"
+            self.config_file.write_text(text.replace("\n[limits]\n", f"\n[limits]\nworkers = {number}\n"))
 
     def write_policies(self, policies: Mapping[str, str]) -> None:
         for name, text in policies.items():
@@ -165,6 +175,7 @@ async def relay_process(
 
     `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
     """
+    site.set_workers(WORKERS)
     text = site.config_file.read_text()
     for name, address in (listen or {}).items():
         direction, _, lmtp = name.partition("_")
@@ -186,6 +197,21 @@ async def relay_process(
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+@asynccontextmanager
+async def serving(site: Site, workers: int = 0) -> AsyncIterator[dict[str, TCPAddress]]:
+    """A relay that serves, in this process, which is quick; where it is to have several `workers`, in that many others.
+
+    Without `workers` it has WORKERS.
+    """
+    site.set_workers(workers or WORKERS)
+    if site.config.limits.workers == 1:
+        async with app.running(site.config) as addresses:
+            yield addresses
+    else:
+        async with relay_process(site) as relay:
+            yield relay.addresses
 
 
 async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dict[str, TCPAddress]:

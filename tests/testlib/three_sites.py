@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.kme.certificates import SAES
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.wire import Wire
 
 NO_PREFETCH = "prefetch = false\n"
@@ -83,14 +82,14 @@ async def three_sites(
             )  # fmt: skip
             if name == "carol":
                 _as_carol(site)
-            incoming[name] = (await stack.enter_async_context(app.running(site.config)))["incoming"]
+            incoming[name] = (await stack.enter_async_context(serving(site)))["incoming"]
         alice = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=network.address,
             policies=policies, identities=identities, kme_settings=NO_PREFETCH,
         )  # fmt: skip
         with alice.config_file.open("a") as file:
             file.write(_CAROL.format(wire=to_carol.address, state=kmes.state_dir, no_prefetch=NO_PREFETCH))
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
         yield ThreeSites(kmes, alice, network, mailboxes, outgoing, incoming, to_carol)
 
 

@@ -20,7 +20,7 @@ from tests.integration.store.conftest import backend, postgresql, server, sqlite
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Got, Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import Reply, submit
 
 __all__ = ["backend", "postgresql", "server", "sqlite"]
@@ -114,8 +114,8 @@ async def scene(
         text = each.config_file.read_text().replace('database = "relay.db"', f'database = "{backend.where}"')
         each.config_file.write_text(text.replace('secret = "site.secret"', f'secret = "{tmp_path}/bob.secret"'))
     async with AsyncExitStack() as stack:
-        incoming = [(await stack.enter_async_context(app.running(each.config)))["incoming"] for each in bobs]
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
+        incoming = [(await stack.enter_async_context(serving(each)))["incoming"] for each in bobs]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
         yield Scene(alice, bobs[0], outgoing, tuple(incoming), wire, sink, payloads)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, cms, mime
+from relay import cms, mime
 from relay.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
@@ -26,7 +26,7 @@ from tests.testlib.keys import MemoryKeys
 from tests.testlib.loop_clock import loop_clock, slow
 from tests.testlib.payloads import payload, sealed_envelope
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import submit
 
 MINE = "pqc@bob.example"
@@ -113,7 +113,7 @@ async def _bob(
         identities=identities,
     )  # fmt: skip
     site.config_file.write_text(site.config_file.read_text().rstrip() + f"\n{peer_settings}\n")
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         yield site, addresses["incoming"]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import dkim
 import pytest
 
-from relay import app, mime
+from relay import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import submit
 from tests.testlib.zone import Zone
 from tests.unit.dkim.conftest import Keys, dkimpy_says, pem
@@ -67,8 +67,8 @@ async def two(
     bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address)
     add_dkim(bob, zone, {"bob.example b": pem(keys.bob)}, getattr(request, "param", ""))
     async with AsyncExitStack() as stack:
-        outgoing = (await stack.enter_async_context(app.running(alice.config)))["outgoing"]
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         yield Two(outgoing, incoming, wire, sink)
 
 

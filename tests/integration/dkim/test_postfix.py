@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
 from relay.config import TCPAddress, load_config
 from relay.kme import DevelopmentKMEs
 from tests.integration.dkim.test_journey import add_dkim
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 from tests.testlib.zone import Zone
 from tests.unit.dkim.conftest import Keys, dkimpy_says, pem
@@ -79,8 +78,8 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
     signing.touch(mode=0o600)
     signing.write_bytes(pem(keys.rsa))
     async with AsyncExitStack() as stack:
-        relay = await stack.enter_async_context(app.running(alice.config))
-        incoming = (await stack.enter_async_context(app.running(bob.config)))["incoming"]
+        relay = await stack.enter_async_context(serving(alice))
+        incoming = (await stack.enter_async_context(serving(bob)))["incoming"]
         signer = await stack.enter_async_context(opendkim(tmp_path, signing, keys.rsa.selector))
         order = [relay["incoming_milter"], relay["outgoing_milter"]]
         order.insert(1 if relay_signs else 2, signer)
@@ -127,7 +126,7 @@ async def test_the_tables_to_add_sign_and_verify_as_they_stand(
         table.key.touch(mode=0o600)
         table.key.write_bytes(pem(key))
         zone.texts[f"{table.selector}._domainkey.{table.domain}"] = key.record.encode()
-    async with app.running(site.config) as relay:
+    async with serving(site) as relay:
         assert (await submit(relay["outgoing"], mails.plain())).code == 250
     [got] = wire.got
     assert re.findall(rb" s=(\w+);", got.message) == [b"relay2026", b"relay2026e"]

@@ -37,7 +37,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.hop import Hop
 from tests.testlib.identities import Identities
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process, serving
 from tests.testlib.submit import Reply
 
 ANN, BEN, BEA, EVE = "ann@alice.example", "ben@bob.example", "bea@bob.example", "eve@bob.example"
@@ -183,7 +183,7 @@ class Bob:
     @asynccontextmanager
     async def running(self, entry: str = "incoming") -> AsyncIterator[TCPAddress]:
         """A relay in this process; with PostgreSQL there may be several."""
-        async with app.running(self.site.config) as addresses:
+        async with serving(self.site) as addresses:
             yield addresses[entry]
 
     @asynccontextmanager

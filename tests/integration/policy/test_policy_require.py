@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
 from relay.kme import DevelopmentKMEs
 from relay.policy.content import MessageFacts
 from relay.policy.load import PolicyFolder, load_policies
@@ -20,7 +19,7 @@ from relay.policy.require import Requirements, author
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import Reply, submit
 from tests.unit.policy.test_policy import AES, PEERS, write
 
@@ -286,7 +285,7 @@ async def through_bob(
         directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
         policies={"default.toml": AES, "alice.example.toml": policy},
     )  # fmt: skip
-    async with app.running(bob.config) as addresses:
+    async with serving(bob) as addresses:
         return await submit(addresses["incoming"], message, sender=sender)
 
 
@@ -344,7 +343,7 @@ async def test_sealed_mail_is_measured_by_how_it_was_sealed_and_answered_alike(
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
     )  # fmt: skip
-    async with app.running(alice.config) as addresses:
+    async with serving(alice) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     policy = AES + f"require = {require}\n"
     assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250
@@ -357,7 +356,7 @@ async def test_sealed_mail_that_is_too_weak_can_be_marked(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink
 ) -> None:
     alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(alice.config) as addresses:
+    async with serving(alice) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     policy = AES + 'require = "otp"\nunprotected = "mark"\n'
     assert (await through_bob(tmp_path, kmes, sink, policy, wire.got[0].message)).code == 250

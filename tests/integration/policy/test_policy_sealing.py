@@ -24,7 +24,7 @@ from relay.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import Reply, submit
 
 QUANTA = (("ann", "off"), ("ben", "preferred"), ("cleo", "required"))
@@ -45,7 +45,7 @@ async def through_alice(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         policies={"bob.example.toml": policy}, kme_settings=kme_settings,
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         return [await submit(addresses["outgoing"], message, **how) for message in messages]
 
 
@@ -109,7 +109,7 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies=files
     )
     recipients = [f"{name}@bob.example" for name, _ in QUANTA]
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert [each.recipients for each in sink.got] == [tuple(recipients)]
 
@@ -129,7 +129,7 @@ async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
         policies={"bob.example.toml": policy},
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
         again = wire.got[0].message
         assert (await submit(addresses["outgoing"], again)).code == 250
@@ -148,7 +148,7 @@ async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         policies={"bob.example.toml": policy},
     )  # fmt: skip
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 451
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
     version = load_policies(site.directory / "policies", {"bob": ["bob.example"]}).version

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from relay import app
 from relay.config import MAX_BOUNCE
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.levels.padding import padded_size
 from tests.testlib import mails
 from tests.testlib.house import House, house
 from tests.testlib.postfix import requires_postfix
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import Reply, submit
 
 pytestmark = [requires_postfix, pytest.mark.asyncio(loop_scope="module")]
@@ -120,7 +119,7 @@ async def test_in_front_of_the_queue_ordinary_and_sealed_mail_arrives_by_aliases
         tmp_path / "bob", "bob", state=in_front.kmes.state_dir, kme_url=in_front.kmes.urls[1], kme_settings=NO_STOCK,
         outgoing=alice.postfix.smtp,
     )  # fmt: skip
-    async with app.running(site.config) as bob:
+    async with serving(site) as bob:
         sealed = mails.plain().replace(b"<1@", b"<sealed@")
         reply = await submit(bob["outgoing"], sealed, sender="ben@bob.example", recipients=recipients)
         assert reply.code == 250

@@ -29,7 +29,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
-from tests.testlib.sites import POLICIES, RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import POLICIES, RelayProcess, Site, make_site, relay_process, serving
 
 PATIENCE = "lag_patience = 0"
 
@@ -50,7 +50,7 @@ class Bob:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[TCPAddress]:
         """His relay in this process: its incoming address."""
-        async with app.running(self.site.config) as addresses:
+        async with serving(self.site) as addresses:
             yield addresses["incoming"]
 
     @asynccontextmanager

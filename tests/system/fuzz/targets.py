@@ -15,6 +15,7 @@ TARGETS = {
     "smtp": "conversations.SMTP",
     "lmtp": "conversations.LMTP",
     "milter": "milter.MILTER",
+    "workers": "workers.WORKERS",
     "mime": "messages.MIME",
     "tripwire": "messages.TRIPWIRE",
     "cms": "structures.CMS",

@@ -5,6 +5,7 @@ Standard: the same inputs in every run; the long form is `python -m tests.system
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
 from relay.keys import replies
 from relay.policy import content as message_content
+from tests.system.fuzz import workers
 from tests.system.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.system.fuzz.target import Found, Target
 from tests.system.fuzz.targets import all_targets, found
@@ -44,6 +46,7 @@ EXAMPLES = {
     "dkim": 200,
     "policy": 100,
     "relay": 100,
+    "workers": 100,
 }
 USUAL_EXAMPLES = 400
 
@@ -168,6 +171,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "policy": (toml, "_short", lambda text: f"{text}\n"),
     "tests": (toml, "_short", lambda text: f"{text}\n"),
     "relay": (toml, "_short", lambda text: text * 1000),
+    "workers": (workers, "CHANGES", re.compile(b"nothing")),
 }
 
 

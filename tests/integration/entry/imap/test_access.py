@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay import app
 from relay.cli.check import check
 from relay.config import IMAPSettings
 from relay.entry.imap import login as access
@@ -25,6 +24,7 @@ from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.imap_double import CAPABILITIES, IMAPDouble
+from tests.testlib.sites import serving
 
 FOLDERS = ("INBOX", "a", "b", "c", "d")
 REFUSED = b"TAG NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)\r\n"
@@ -63,7 +63,7 @@ async def test_a_refused_password_is_tried_once_for_all_folders_and_not_again_un
     bob = bob_at(provider, tmp_path, kmes, five_folders)
     provider.instead["AUTHENTICATE"] = [REFUSED]
     provider.put(await alice.seal(original("one")))
-    async with app.running(bob.config):
+    async with serving(bob):
         for _ in range(10):
             await looks.get()
         assert logins(provider) == 1

@@ -19,7 +19,7 @@ from relay.opening.recipients import WINDOW
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.dovecot import Dovecot, requires_dovecot
-from tests.testlib.sites import Site
+from tests.testlib.sites import Site, serving
 
 pytestmark = requires_dovecot
 
@@ -82,7 +82,7 @@ async def test_a_copy_in_another_folder_is_not_opened_either(
     bob = bob_site(tmp_path / "bob", kmes, table)
     with server.client() as client:
         client.create("Other")
-    async with app.running(bob.config):
+    async with serving(bob):
         for number in range(5):
             sealed = await alice.seal(original(str(number)))
             with server.client() as client:
@@ -142,7 +142,7 @@ async def test_where_the_last_step_before_the_original_is_there_fails_the_same_w
 
     monkeypatch.setattr(OriginalMarks, "proven", fails_once)
     await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
-    async with app.running(bob.config):
+    async with serving(bob):
         await server.until(1, "Sealed")
     assert failed
     assert opened(server.messages()) == [original("one")]

@@ -21,7 +21,7 @@ from tests.integration.entry.imap.test_kill import another
 from tests.testlib import mails, relay_command
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.imap_wire import IMAPWire, Point
-from tests.testlib.sites import Site
+from tests.testlib.sites import Site, serving
 
 pytestmark = requires_dovecot
 
@@ -71,7 +71,7 @@ async def test_a_mark_that_somebody_else_wrote_is_taken_away_and_all_else_stays(
 async def test_it_is_gone_within_a_second_of_arriving_and_nothing_else_is_touched(
     alice: Alice, bob: Site, server: Dovecot
 ) -> None:
-    async with app.running(bob.config):
+    async with serving(bob):
         await asyncio.to_thread(server.deliver, PLAIN, await alice.seal(original("one")), FORGED["on top"])
         await asyncio.to_thread(server.deliver, await alice.seal(original("two")))
         await server.until(2, "Sealed")
@@ -178,7 +178,7 @@ async def test_a_server_that_writes_fields_anew_is_not_kept_busy(
 ) -> None:
     """No proof holds there, and a copy is made of every forged message once."""
     monkeypatch.setattr(OriginalMarks, "proven", lambda _, message: message)
-    async with app.running(bob.config):
+    async with serving(bob):
         await asyncio.to_thread(server.deliver, MARK + PLAIN)
         await server.until_so(lambda found: any(b"copy-of=" in each for each in found))
         await asyncio.to_thread(server.deliver, PLAIN)

@@ -30,7 +30,7 @@ from tests.integration.entry.imap.conftest import (
 from tests.testlib import relay_command
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.imap_wire import IMAPWire, Point
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 
 pytestmark = requires_dovecot
 
@@ -215,7 +215,7 @@ async def test_where_no_lock_can_be_had_now_it_is_tried_again(
     monkeypatch.setattr(fcntl, "flock", scarce)
     monkeypatch.setattr(watch, "LOCK_PAUSE_S", 0.05)
     await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
-    async with app.running(bob.config):
+    async with serving(bob):
         await server.until(1, "Sealed")
     assert not failures
 
@@ -227,7 +227,7 @@ async def test_connections_that_break_all_the_time_lose_and_double_nothing(
     await asyncio.to_thread(server.put, sealed)
     async with IMAPWire(server) as wire:
         bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca))
-        async with app.running(bob.config):
+        async with serving(bob):
             for number in (3, 20, 40):
                 await wire.passed("APPEND", number)
                 wire.cut()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import app
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import bob_site, imap_table
 from tests.testlib import mails
 from tests.testlib.imap_double import IMAPDouble
 from tests.testlib.loop_clock import loop_clock, slow
+from tests.testlib.sites import serving
 
 MESSAGES = 400
 MARK = b"X-QuMail-Protection: otp; peer=alice; sealed=" + b"0" * 32 + b"; site=" + b"0" * 32 + b"\r\n"
@@ -36,7 +36,7 @@ async def test_a_mailbox_full_of_hostile_messages_holds_nobody_up(
         bob = bob_site(
             tmp_path / "bob", kmes, imap_table(provider.address, tmp_path / "ca.pem", "idle = false\npoll = 0.05")
         )
-        async with app.running(bob.config):
+        async with serving(bob):
             await provider.until_told("UID SEARCH UID", 2)
             copies = 0
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from relay import app, mime
+from relay import mime
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.imap_double import IMAPDouble
 from tests.testlib.relay_command import run
+from tests.testlib.sites import serving
 
 LOST, LATE = "$QuMailKeyLost", "$QuMailUnopened"
 YEARS_AGO, IN_TEN_YEARS = "25-Nov-2020 10:00:00 +0000", "25-Nov-2036 10:00:00 +0000"
@@ -48,7 +49,7 @@ async def test_a_key_that_has_not_come_for_long_is_lost_and_not_asked_for_again(
     monkeypatch.setattr("relay.entry.imap.folder.RETRY_LONGEST_S", 0.2)
     bob = bob_at(provider, tmp_path, kmes, f"[quarantine]\nhold_for = {hold_for}")
     await with_lost_key(alice, kmes, provider, IN_TEN_YEARS if hold_for == 1 else YEARS_AGO)
-    async with app.running(bob.config):
+    async with serving(bob):
         await provider.until(lambda: LOST in provider.folders["INBOX"][0].flags)
         told = len(provider.told)
         provider.put(await alice.seal(original("later")))
@@ -83,7 +84,7 @@ async def test_a_key_that_is_late_is_waited_for(
     provider.put(sealed)
     keys = taken_away(kmes, sealed)
     provider.folders["INBOX"][0].date = IN_TEN_YEARS
-    async with app.running(bob.config):
+    async with serving(bob):
         await provider.until(lambda: LATE in provider.folders["INBOX"][0].flags)
         kmes.link.waiting |= keys
         await provider.until(lambda: len(provider.messages("Sealed")) == 1)

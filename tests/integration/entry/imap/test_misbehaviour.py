@@ -17,7 +17,7 @@ from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.dovecot import PASSWORD
 from tests.testlib.imap_double import CAPABILITIES, Conversation, IMAPDouble
-from tests.testlib.sites import Site
+from tests.testlib.sites import Site, serving
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_a_server_that_answers(what: str, alice: Alice, provider: IMAPDoub
     provider.instead[command] = [answer, answer]
     sealed = await alice.seal(original("one"))
     provider.put(sealed)
-    async with app.running(bob.config):
+    async with serving(bob):
         await provider.until(lambda: provider.messages("Sealed") == [sealed])
         await provider.until(lambda: not provider.instead[command])
     assert opened(provider.messages()) == [original("one")]
@@ -101,7 +101,7 @@ async def test_one_message_over_which_the_connection_always_breaks_does_not_stop
     monkeypatch.setattr(Conversation, "uid_fetch", breaks)
     for number in range(4):
         provider.put(await alice.seal(original(str(number))))
-    async with app.running(bob.config):
+    async with serving(bob):
         await provider.until(lambda: len(provider.messages("Sealed")) == 3)
     assert opened(provider.messages()) == [original("0"), original("2"), original("3")]
     assert provider.folders["INBOX"][0].uid == 2
@@ -159,7 +159,7 @@ async def test_a_long_run_says_in_the_log_how_far_it_is(
     monkeypatch.setattr("relay.entry.imap.watch.PROGRESS_S", 0.0)
     for number in range(70):
         provider.put(await alice.seal(original(str(number))))
-    async with app.running(bob.config):
+    async with serving(bob):
         await provider.until(lambda: len(provider.messages("Sealed")) == 70)
     [first, *_] = [line for line in capsys.readouterr().out.splitlines() if "imap_progress" in line]
     assert re.search(r"left=\d+ opened=1\b", first)

@@ -20,7 +20,7 @@ from tests.testlib.dovecot import Dovecot, dovecot, requires_dovecot
 from tests.testlib.identities import Identities
 from tests.testlib.imap_wire import IMAPWire
 from tests.testlib.relay_command import run
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.wire import Wire
 
 pytestmark = requires_dovecot
@@ -33,7 +33,7 @@ async def test_a_sealed_message_is_opened_when_it_arrives_long_before_the_folder
     async with AsyncExitStack() as stack:
         wire = await stack.enter_async_context(IMAPWire(server))
         bob = bob_site(tmp_path / "bob", kmes, imap_table(wire.address, server.ca, "poll = 3600"))
-        await stack.enter_async_context(app.running(bob.config))
+        await stack.enter_async_context(serving(bob))
         await wire.passed("IDLE", 1)
         await asyncio.to_thread(server.deliver, sealed)
         [put_away] = await server.until(1, "Sealed")
@@ -48,7 +48,7 @@ async def test_it_is_opened_also(
 ) -> None:
     address = server.starttls if "starttls" in table else server.tls
     bob = bob_site(tmp_path / "bob", kmes, imap_table(address, server.ca, table))
-    async with app.running(bob.config):
+    async with serving(bob):
         for subject in ("one", "two"):
             await asyncio.to_thread(server.deliver, await alice.seal(original(subject)))
             await server.until(2 if subject == "two" else 1, "Sealed")
@@ -155,7 +155,7 @@ async def test_a_folder_that_was_made_anew_is_followed(
     with server.client(folder="Work") as client:
         client.append("Work", "", "", sealed[0])
         client.append("Work", "", "", sealed[1])
-    async with app.running(bob.config):
+    async with serving(bob):
         await server.until(2, "Sealed")
         with server.client() as client:
             client.delete("Work")
@@ -224,7 +224,7 @@ async def test_a_message_whose_key_does_not_come_is_opened_when_it_does(
         bob = bob_site(
             tmp_path / "bob", kmes, imap_table(server.tls, server.ca), url.replace(host_port, str(to_kme.address))
         )
-        async with app.running(bob.config):
+        async with serving(bob):
             await to_kme.cut()
             await asyncio.to_thread(server.deliver, await alice.seal(original("one")))
             await server.flagged("$QuMailUnopened")
@@ -244,7 +244,7 @@ async def test_when_the_quota_is_full_the_sealed_message_stays(
         bob = bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
         sealed = await alice.seal(original("one", "word " * 4000 + "\r\n"))
         await asyncio.to_thread(server.deliver, original("fills it", "word " * 4000 + "\r\n"), sealed)
-        async with app.running(bob.config):
+        async with serving(bob):
             await server.flagged("$QuMailUnopened")
             assert "[OVERQUOTA]" in capsys.readouterr().out
             found = server.messages()

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay import app
 from relay.cli import cli
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, Misbehaviour
@@ -22,7 +21,7 @@ from tests.integration.entry.milter.organisations import MILTER, Organisation, o
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.sites import Site, make_site, relay_process, serving
 from tests.testlib.wire import Wire
 
 pytestmark = requires_postfix
@@ -70,7 +69,7 @@ async def alone(
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         if relay:
-            addresses = await stack.enter_async_context(app.running(site.config))
+            addresses = await stack.enter_async_context(serving(site))
             outgoing = addresses.get("outgoing_milter", outgoing)
             incoming = addresses.get("incoming_milter", incoming)
         cable = Wire(outgoing)
@@ -199,7 +198,7 @@ async def test_without_splitting_a_mail_that_needs_two_forms_waits_whole(
     alice.site.config_file.write_text(text)
     [again] = postfix.free_addresses(1)
     async with (
-        app.running(alice.site.config) as relay,
+        serving(alice.site) as relay,
         postfix_of(
             "alice", smtp=alice.organisation.postfix.smtp, outgoing=relay["outgoing_milter"],
             incoming=relay["incoming_milter"], again=again, mailboxes=sink,
@@ -256,7 +255,7 @@ async def test_postfix_reaches_the_milters_over_unix_sockets_as_the_documents_sa
             alice.organisation.postfix.directory,
             f"postconf -e 'smtpd_milters = {sockets}'; postconf -F '*/inet/chroot=y'; postfix reload 2>/dev/null",
         )
-        async with app.running(alice.site.config):
+        async with serving(alice.site):
             assert {each.stat().st_mode & 0o7777 for each in directory.iterdir()} == {0o660}
             assert {each.group() for each in directory.iterdir()} == {"postfix"}
             assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("250")

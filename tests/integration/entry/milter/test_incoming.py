@@ -21,7 +21,7 @@ from tests.integration.entry.milter.mta import MTA, Answer, Field, in_thread
 from tests.integration.entry.milter.organisations import MILTER
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 
 ANN, BEN, BEA, EVE = "<ann@alice.example>", "<ben@bob.example>", "<bea@bob.example>", "<eve@bob.example>"
 OPENED = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain()
@@ -79,7 +79,7 @@ async def place_of(
         (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
         for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))
     ]
-    async with app.running(bob.config) as addresses, app.parts(bob.config, prefetch=False) as beside:
+    async with serving(bob) as addresses, app.parts(bob.config, prefetch=False) as beside:
         try:
             yield Place(addresses["incoming_milter"], fields, body.decode(), beside, sink)
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from relay import app, mime
+from relay import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
@@ -19,7 +19,7 @@ from tests.testlib import mails, postfix
 from tests.testlib.identities import Identities
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site
+from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
@@ -62,7 +62,7 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
                 outgoing=again, incoming=again, identities=identities, settings=MILTER,
                 policies=policies(name, peer) | {f"{peer}.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n'},
             )  # fmt: skip
-            relay = await stack.enter_async_context(app.running(site.config))
+            relay = await stack.enter_async_context(serving(site))
             running = await stack.enter_async_context(
                 postfix_of(
                     name, smtp=smtp, outgoing=relay["outgoing_milter"], incoming=relay["incoming_milter"],

@@ -11,7 +11,6 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
-from relay import app
 from relay.budget import Budget
 from relay.entry.smtp.session import SMTPSession
 from relay.errors import NextHopUnavailable, StoreUnavailable
@@ -19,7 +18,7 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Mail, Outcomes
 from tests.integration.entry.smtp.recipes import Recorder, Running, serving
 from tests.integration.entry.smtp.test_lmtp import POLICIES, with_lmtp
-from tests.testlib import mails
+from tests.testlib import mails, sites
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit, submit_lmtp, talking
@@ -37,7 +36,7 @@ async def test_a_mail_whose_client_left_while_the_next_hop_was_slow_is_delivered
     )  # fmt: skip
     recipients = ["ben@bob.example", "press@open.example"]
     wire.gate = asyncio.Event()
-    async with app.running(site.config) as addresses:
+    async with sites.serving(site) as addresses:
         address = addresses["outgoing" if protocol == "SMTP" else "outgoing_lmtp"]
         async with talking(address) as talk:
             await talk.begin(*recipients, hello="EHLO" if protocol == "SMTP" else "LHLO")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import mime
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage, NextHopRefused, PolicyHolds, TryLater
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import serving
-from tests.testlib import mails
+from tests.testlib import mails, sites
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit, submit_lmtp, talking
@@ -39,7 +39,7 @@ async def addresses(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncI
             outgoing=wire.address, incoming=wire.address, policies=POLICIES,
         )
     )  # fmt: skip
-    async with app.running(site.config) as running:
+    async with sites.serving(site) as running:
         yield running
 
 

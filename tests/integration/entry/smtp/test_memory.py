@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
 from relay.budget import Budget, Overloaded
 from relay.entry import room_for
 from relay.entry.smtp import content
@@ -20,7 +19,7 @@ from relay.errors import TryLater
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import Recorder, serving
 from tests.integration.entry.smtp.test_lmtp import with_lmtp
-from tests.testlib import mails
+from tests.testlib import mails, sites
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit, submit_lmtp, talking
@@ -232,7 +231,7 @@ async def test_all_entries_of_a_relay_share_the_budget_that_relay_toml_sets(
     with site.config_file.open("a") as file:
         file.write('\n[limits]\nmessages_in_flight = "256 KiB"\n')
     wire.gate = asyncio.Event()
-    async with app.running(site.config) as addresses, talking(addresses["outgoing"]) as talk:
+    async with sites.serving(site) as addresses, talking(addresses["outgoing"]) as talk:
         await talk.begin()
         await talk.send(mails.plain() + b".\r\n")
         await wire.reached.wait()

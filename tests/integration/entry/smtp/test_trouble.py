@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.test_lmtp import POLICIES, with_lmtp
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import SOON_LOCKED_OUT, RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import SOON_LOCKED_OUT, RelayProcess, Site, make_site, relay_process, serving
 from tests.testlib.submit import submit, submit_lmtp
 
 BOTH = ["ben@bob.example", "press@open.example"]
@@ -30,7 +29,7 @@ BUSY = "bea@bob.example"
 async def sealed(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> bytes:
     """A mail that Alice has sealed for Bob."""
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    async with app.running(site.config) as addresses:
+    async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     return wire.got.pop().message
 

@@ -13,14 +13,13 @@ import aiosmtplib
 import pytest
 import trustme
 
-from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.submission.conftest import write_certificate, write_users
 from tests.integration.entry.submission.program import connected
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, make_site, relay_process
+from tests.testlib.sites import RelayProcess, make_site, relay_process, serving
 from tests.testlib.wire import Wire
 
 SUBMISSION = """
@@ -37,7 +36,7 @@ users = "users"
 async def network(kmes: DevelopmentKMEs, tmp_path: Path, sink: Sink) -> AsyncIterator[Wire]:
     """What is between Alice's relay and Bob's, who opens what comes and hands it to the sink."""
     bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
-    async with app.running(bob.config) as addresses, Wire(addresses["incoming"]) as wire:
+    async with serving(bob) as addresses, Wire(addresses["incoming"]) as wire:
         yield wire
 
 
