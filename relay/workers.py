@@ -41,15 +41,16 @@ from relay.worker import Texts, Worker
 
 log = structlog.get_logger(__name__)
 
-MOST_OCTETS = 2**20
-"""No worker says more at once."""
 START_S = 60.0
 """So long a worker that is started anew may take until it serves: with many policy files that is some seconds."""
 PAUSES_S = (0.1, 1.0, 5.0, 30.0)
 """So long a worker that has ended is waited with, the more often it ended soon after its start."""
 SOON_S = 60.0
-LOOK_S, MOST_SILENT = 10.0, 6
-"""So often it is looked, in seconds, and so many times in a row nothing need have come from a worker."""
+TRIES = 4
+"""So many times in a row a worker ends soon; where no other one serves then, the relay ends: all would only wait."""
+LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
+"""So often it is looked, in seconds, and so many times in a row nothing need have come from a worker, or from one that
+does not serve yet: it may have many received keys to take over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,11 +75,13 @@ class _Running:
 class Workers:
     """All workers of a relay that serves."""
 
-    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings) -> None:
+    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
         """`common` is what each of them is handed, but for its number, its life and the way to it.
 
-        `settings` are read again before the workers are told to do so.
+        `settings` are read again before the workers are told to do so. `stop` is told when no worker serves, and none
+        can be started.
         """
+        self._stop = stop
         self._config = config
         self._settings = settings
         self._relay_toml = relay_toml
@@ -106,14 +109,16 @@ class Workers:
     async def end_the_silent(self) -> None:
         """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
 
-        Looks are counted, not seconds: of those that this process did not have either no worker is to blame.
+        So is one that does not come to serve. Looks are counted, not seconds: of those that this process did not have
+        either no worker is to blame.
         """
         while True:
             await asyncio.sleep(LOOK_S)
             for each in self._running_now:
-                each.silent += each.addresses.done()
-                if each.silent > MOST_SILENT:
-                    log.error("worker_hangs", worker=each.number, process=each.process.pid)
+                each.silent += 1
+                serves = each.addresses.done()
+                if each.silent > (MOST_SILENT if serves else MOST_STARTING):
+                    log.error("worker_hangs", worker=each.number, process=each.process.pid, serves=serves)
                     _tell(each.process, signal.SIGKILL)
 
     async def keep_up(self) -> None:
@@ -189,6 +194,7 @@ class Workers:
         log.error("worker_ended", worker=running.number, status=status)
         soon = asyncio.get_running_loop().time() - running.began < SOON_S
         self._ended_soon[running.number] = self._ended_soon[running.number] + 1 if soon else 0
+        self._end_where_none_serves(running.number)
         await self._pause(running.number)
         while not self._is_over(running):
             try:
@@ -196,6 +202,7 @@ class Workers:
             except OSError as error:  # no process or no descriptor is to be had: later there may be
                 log.error("worker_not_started", worker=running.number, cause=str(error))
                 self._ended_soon[running.number] += 1
+                self._end_where_none_serves(running.number)
                 await self._pause(running.number)
             else:
                 if self._is_over(running):  # another one serves in its place since a moment ago
@@ -206,6 +213,12 @@ class Workers:
     def _is_over(self, running: _Running) -> bool:
         """Whether no other one is to be started in its place."""
         return self._stopping.is_set() or self._running.get(running.number) is not running
+
+    def _end_where_none_serves(self, number: int) -> None:
+        """The service manager shall see it, start the relay anew, and in the end give it up for a person to look."""
+        serving = any(each.addresses.done() and each.addresses.result() is not None for each in self._running_now)
+        if self._ended_soon[number] >= TRIES and not serving:
+            self._stop.tell("no worker serves, and none can be started; what they said stands above")
 
     async def _pause(self, number: int) -> None:
         with suppress(TimeoutError):
@@ -250,10 +263,9 @@ class Workers:
 
     async def _listen(self, running: _Running, way: socket.socket) -> None:
         """Takes what a worker says, until it has ended."""
-        loop = asyncio.get_running_loop()
         with way:
-            while said := await loop.sock_recv(way, MOST_OCTETS):
-                what, value = json.loads(said)
+            while said := await Worker.heard(way):
+                what, value = said
                 running.silent = 0
                 if what == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
@@ -300,9 +312,11 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
                 0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
             )
             read_again = partial(_read_again, config, texts, relay_toml)
-            workers = Workers(config, relay_toml, common, Settings(config, read_again))
+            workers = Workers(config, relay_toml, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
             await _serve(workers, stop, ready)
+        if stop.cause:
+            raise Stopped(stop.cause)
 
 
 def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
@@ -319,16 +333,13 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, workers.reload)
     loop.add_signal_handler(signal.SIGUSR1, workers.start_anew)
-    addresses = await stop.or_end(workers.start())
-    async with (
-        in_background("watchdog", stay_alive()),
-        in_background("workers", workers.keep_up()),
-        in_background("silent workers", workers.end_the_silent()),
-    ):
-        ready(addresses)
-        notify(READY)
-        await stop.wait()
-        notify(STOPPING)
+    async with in_background("silent workers", workers.end_the_silent()):
+        addresses = await stop.or_end(workers.start())
+        async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
+            ready(addresses)
+            notify(READY)
+            await stop.wait()
+            notify(STOPPING)
 
 
 def _most_at_once(workers: int) -> int:

@@ -227,12 +227,17 @@ async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: Deve
     assert "set workers = 1" in said
 
 
-async def test_a_worker_that_hangs_is_replaced(site: Site, sink: Sink) -> None:
-    async with workers(site, 2, before="from relay import workers; workers.LOOK_S = 2.5") as relay:
+async def test_a_worker_that_hangs_is_replaced_and_so_is_one_that_hangs_before_it_serves(
+    site: Site, sink: Sink
+) -> None:
+    before = "from relay import workers; workers.LOOK_S, workers.MOST_STARTING = 2.5, 5"
+    async with workers(site, 2, before=before) as relay:
         os.kill(pids(relay)[2], signal.SIGSTOP)
-        await until(relay, "worker_hangs")
+        starting = (await until(relay, "worker_started", 3))[2]["process"]
+        os.kill(int(str(starting)), signal.SIGSTOP)
+        await until(relay, "worker_hangs", 2)
         await until(relay, "relay_serves", 3)
-        assert [each["worker"] for each in events(relay, "worker_hangs")] == [2]
+        assert [(each["worker"], each["serves"]) for each in events(relay, "worker_hangs")] == [(2, True), (2, False)]
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
@@ -280,6 +285,28 @@ async def test_a_relay_that_waits_to_start_a_worker_again_stops_at_once(site: Si
         relay.process.terminate()
         async with asyncio.timeout(4):
             assert await relay.process.wait() == 0
+
+
+async def test_a_relay_of_which_no_worker_serves_or_can_be_started_ends_as_failed(site: Site, sink: Sink) -> None:
+    """Connections would wait for nobody; the service manager starts it anew, and shows that it has failed."""
+    async with workers(site, 2, before="from relay import workers; workers.PAUSES_S = (0.05,)") as relay:
+        (site.directory / "site.secret").rename(site.directory / "elsewhere")
+        (site.directory / "site.secret").mkdir()
+        for process in pids(relay).values():
+            os.kill(process, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            assert await relay.process.wait() == 1
+        assert "no worker serves, and none can be started" in relay.log
+
+
+async def test_an_old_worker_that_is_frozen_holds_up_the_new_ones_for_a_while_only(site: Site, sink: Sink) -> None:
+    async with workers(site, 2, before="from relay import workers; workers.LOOK_S = 2.5") as relay:
+        before = pids(relay)
+        os.kill(before[1], signal.SIGSTOP)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert not set(before.values()) & set(pids(relay).values())
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
