@@ -63,7 +63,9 @@ async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecr
     """
     directory = config.state_directory / SENT
     async with _alone(directory):
-        number = await take_over_sent(directory, secret, store.deliveries)
+        # A worker that was started later may have written under a secret that is newer than ours.
+        renewed = await asyncio.to_thread(secret.renewed, config.store.secret)
+        number = await take_over_sent(directory, renewed, store.deliveries)
     if number:
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
