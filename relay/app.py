@@ -29,7 +29,7 @@ from relay.config import Config, TCPAddress
 from relay.counting import Board
 from relay.deliveries import Deliveries
 from relay.entry import Door, DoorModule, Inside
-from relay.entry.listening import Sockets, Where, all_bound, close_all
+from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
 from relay.forward import NextHop
 from relay.incoming import Incoming
@@ -55,7 +55,7 @@ from relay.status.ready import Readiness
 from relay.status.sight import Looking
 from relay.status.telling import AlarmTelling
 from relay.stopping import Stop, Stopped, told_to_stop
-from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours
+from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
@@ -251,8 +251,10 @@ async def running(
         built = await stack.enter_async_context(parts(settings, key_receiver=key_receiver, board=board))
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
+        present: Present = PresentHere()
         if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
+            present = PresentTogether(neighbours)
             _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
         await complete_audit(config, built.audit, secret)
         await end_what_the_dead_had(config, built.store, secret)
@@ -297,6 +299,7 @@ async def running(
             sockets,
             tally(built, "incoming"),
             board,
+            present,
         )
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:

@@ -18,7 +18,7 @@ from relay.mail import Mail, Outcomes
 if TYPE_CHECKING:  # a command that needs one folder alone does not load all of the relay
     from relay.budget import Budget
     from relay.config import Config, DirectionSettings, TCPAddress
-    from relay.entry.listening import Sockets, Where
+    from relay.entry.listening import Present, Sockets, Where
     from relay.incoming import Incoming
     from relay.opening.original import Originals
     from relay.outgoing import Outgoing
@@ -64,6 +64,7 @@ class Inside:
     tally: Tally
     """Of mail that arrives."""
     board: Board
+    present: Present
 
     def turned_away(self, direction: str, door: str) -> Callable[[RelayError], None]:
         """What counts that something was not taken in there, before there was a mail."""

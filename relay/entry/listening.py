@@ -56,6 +56,25 @@ class ListeningServer(Protocol):
         """Returns when that is done."""
 
 
+class Present(Protocol):
+    """Counts what is there now, in this process or, where several serve as one relay, in all of them."""
+
+    def change(self, what: str, by: int) -> int:
+        """So many more of it, or fewer; how many there are then."""
+
+
+class PresentHere:
+    """In this process."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def change(self, what: str, by: int) -> int:
+        """As Present.change."""
+        self._counts[what] += by
+        return self._counts[what] or self._counts.pop(what)
+
+
 class Listener:
     """One table of settings that listens: who is connected, and the deliveries that outlive their connections.
 
@@ -63,15 +82,24 @@ class Listener:
     """
 
     def __init__(
-        self, settings: ListenerSettings, budget: Budget, turned_away: Callable[[RelayError], None] = lambda _: None
+        self,
+        settings: ListenerSettings,
+        budget: Budget,
+        turned_away: Callable[[RelayError], None] = lambda _: None,
+        present: Present | None = None,
+        name: str = "",
     ) -> None:
-        """`turned_away` hears what no mail becomes of."""
+        """`turned_away` hears what no mail becomes of.
+
+        `present` counts connections, also those to listeners with this `name` of other processes.
+        """
         self.settings = settings
         self.budget = budget
         self.turned_away = turned_away
         self.connections: dict[ClientConnection, str] = {}
         self.servers: list[ListeningServer] = []
-        self._by_client: Counter[str] = Counter()
+        self._present = present or PresentHere()
+        self._name = name
         self._deliveries: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._empty = asyncio.Event()
@@ -129,13 +157,13 @@ class Listener:
         network = network_of(client)
         self.connections[connection] = network
         self._empty.clear()
-        self._by_client[network] += 1
+        all_there_are, of_client = self._change(network, 1)
         limits = self.settings
         if self._stopping:
             return "it came while the relay stops"
-        if len(self.connections) > limits.connections:
+        if all_there_are > limits.connections:
             return f"more than {limits.connections} connections"
-        if client and self._by_client[network] > limits.connections_per_client and not self.trusts(client):
+        if client and of_client > limits.connections_per_client and not self.trusts(client):
             return f"more than {limits.connections_per_client} connections from this client"
         return ""
 
@@ -143,11 +171,12 @@ class Listener:
         """It has ended."""
         network = self.connections.pop(connection, None)
         if network is not None:
-            self._by_client[network] -= 1
-            if not self._by_client[network]:
-                del self._by_client[network]
+            self._change(network, -1)
         if not self.connections:
             self._empty.set()
+
+    def _change(self, network: str, by: int) -> tuple[int, int]:
+        return self._present.change(self._name, by), self._present.change(f"{self._name} {network}", by)
 
     def trusts(self, client: str) -> bool:
         """Whether the client is in a trusted network."""

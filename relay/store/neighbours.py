@@ -34,7 +34,14 @@ _BUCKETS_AT = LIVES + _KNOWN
 COUNTERS, _COUNTED = 1024, 64
 """Amounts that are counted together, and workers that count each in a place of their own."""
 _COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
-_OCTETS = _COUNTERS_AT + COUNTERS * _COUNTED * 8
+_PRESENT = 1 << 16
+_PRESENT_OCTETS = 4 * _PRESENT
+"""Of each of the `_COUNTED` workers: how many there are at it now of what falls into each place."""
+_KEY_AT = _COUNTERS_AT + COUNTERS * _COUNTED * 8
+_KEY_OCTETS = 16
+_HERE_AT = _KEY_AT + _KEY_OCTETS
+_PRESENT_AT = _HERE_AT + _COUNTED
+_OCTETS = _PRESENT_AT + _COUNTED * _PRESENT_OCTETS
 
 
 class Neighbours:
@@ -51,9 +58,13 @@ class Neighbours:
     def lives(self, life: int) -> None:
         """This worker is about to be started."""
         self.memory[life] = _LIVES
+        self.memory[_HERE_AT + life % _COUNTED] = 1
 
     def has_ended(self, life: int) -> None:
-        """This worker's process is gone, and with it the locks on its files."""
+        """This worker's process is gone, and with it the locks on its files, and its connections."""
+        self.memory[_HERE_AT + life % _COUNTED] = 0
+        at = _PRESENT_AT + life % _COUNTED * _PRESENT_OCTETS
+        self.memory[at : at + _PRESENT_OCTETS] = bytes(_PRESENT_OCTETS)
         self.memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
         self.memory[_NOTICE] = 1
 
@@ -175,10 +186,35 @@ class CountedTogether:
         return sum(self._all.unpack_from(self._memory, self._at))
 
 
+class PresentTogether:
+    """How many there are of something now, at all workers; what was at one that has ended counts no more."""
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._memory = neighbours.memory
+        self._mine = neighbours.life % _COUNTED
+        self._key = self._memory[_KEY_AT : _KEY_AT + _KEY_OCTETS]
+
+    def change(self, what: str, by: int) -> int:
+        """So many more of it here, or fewer; how many there are at all workers then.
+
+        What falls into the same place is counted as one. Which that are nobody outside can know, nor choose.
+        """
+        mark = hashlib.blake2b(what.encode(), digest_size=8, key=self._key).digest()
+        at = _PRESENT_AT + int.from_bytes(mark) % _PRESENT * 4
+        mine = at + self._mine * _PRESENT_OCTETS
+        struct.pack_into("<I", self._memory, mine, max(0, struct.unpack_from("<I", self._memory, mine)[0] + by))
+        return sum(
+            struct.unpack_from("<I", self._memory, at + each * _PRESENT_OCTETS)[0]
+            for each, here in enumerate(self._memory[_HERE_AT : _HERE_AT + _COUNTED])
+            if here
+        )
+
+
 def shared_memory() -> int:
     """Memory in which nothing is marked and nothing known, as a descriptor that workers inherit."""
     descriptor = os.memfd_create("neighbours")
     os.ftruncate(descriptor, _OCTETS)
+    os.pwrite(descriptor, os.urandom(_KEY_OCTETS), _KEY_AT)
     return descriptor
 
 

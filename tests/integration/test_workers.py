@@ -14,7 +14,7 @@ import signal
 import socket
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,31 @@ async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: Deve
     site.config_file.write_text(text)
     _, said, _ = await run("serve", "--config", site.config_file)
     assert "set workers = 1" in said
+
+
+async def test_connections_to_all_workers_count_together_but_for_those_of_one_that_has_ended(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        settings='trusted = ["192.0.2.0/24"]\nconnections_per_client = 4',
+    )  # fmt: skip
+    async with workers(site, 2) as relay, AsyncExitStack() as stack:
+
+        async def greeting() -> bytes:
+            reader, writer = await asyncio.open_connection(*relay.addresses["outgoing"])
+            stack.callback(writer.close)
+            return (await reader.readline())[:3]
+
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        assert [await greeting() for _ in range(3)] == [b"220"] * 3
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGCONT)
+        assert [await greeting() for _ in range(2)] == [b"220", b"421"]
+        os.kill(first, signal.SIGKILL)
+        await until(relay, "worker_ended")
+        assert [await greeting() for _ in range(4)] == [b"220", b"220", b"220", b"421"]
 
 
 async def test_a_worker_that_hangs_is_replaced_and_so_is_one_that_hangs_before_it_serves(

@@ -46,7 +46,8 @@ class MilterDoor:
         addresses: dict[str, TCPAddress] = {}
         for name, direction, recipe in self._inside.directions:
             if sockets := self._inside.sockets.get(f"{name}.milter"):
-                listener = Listener(direction, self._inside.budget, self._inside.turned_away(name, "milter"))
+                turned_away = self._inside.turned_away(name, "milter")
+                listener = Listener(direction, self._inside.budget, turned_away, self._inside.present, f"{name}.milter")
                 await listener.listen(sockets, partial(milter_connection, listener, recipe))
                 self._listeners.append(listener)
                 if not isinstance(direction.milter, Path):

@@ -53,11 +53,14 @@ class SMTPDoor:
         config, hostname, budget = inside.config, inside.config.site.hostname, inside.budget
         for name, direction, recipe in inside.directions:
             for what, session in (("listen", SMTPSession), ("lmtp", LMTPSession)):
-                listener = Listener(direction, budget, inside.turned_away(name, session.door))
+                listener = Listener(
+                    direction, budget, inside.turned_away(name, session.door), inside.present, f"{name}.{what}"
+                )
                 self._sessions[f"{name}.{what}"] = listener, partial(session, listener, hostname, recipe)
         if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
             completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
-            listener = Listener(users, budget, inside.turned_away("outgoing", SubmissionSession.door))
+            turned_away = inside.turned_away("outgoing", SubmissionSession.door)
+            listener = Listener(users, budget, turned_away, inside.present, "submission")
             new = partial(SubmissionSession, listener, hostname, completion, submission)
             self._sessions |= {"submission.listen": (listener, new), "submission.listen_tls": (listener, new)}
 
