@@ -311,14 +311,23 @@ class KMEGroup:
         answers = await asyncio.gather(*map(answer, self.candidates()))
         return Supply.best(answers, f"group {self.group}: no KME is configured")
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
+    async def fetch(
+        self,
+        master_sae: str,
+        key_IDs: Sequence[str],
+        *,
+        patient: bool = True,
+        elsewhere: Callable[[Sequence[str]], Awaitable[dict[str, Key]]] | None = None,
+    ) -> dict[str, Key]:
         """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good.
 
         One that is not known yet is asked for again until the lag patience is over (relay.keys.lag); what stays
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
-        `patient` False asks once. Raises StoreUnavailable when they could not be kept, and KeyUnavailable when no KME
-        of the group could be asked; keys that came before are kept all the same.
+        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
+        which are not unknown there for lag: it is looked at before each further try. Raises StoreUnavailable when they
+        could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are kept
+        all the same.
         """
         found: dict[str, Key] = {}
         attempts = self._lag.attempts(master_sae, key_IDs)
@@ -330,6 +339,8 @@ class KMEGroup:
                 if not await self._lag.pause(slot, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
                     break
                 pause = min(LONGEST_PAUSE_S, pause * 2)
+                if elsewhere is not None:
+                    found |= await elsewhere([key_ID for key_ID in key_IDs if key_ID not in found])
                 if await self._all_came(master_sae, key_IDs, attempts, found):
                     break
         return found

@@ -311,7 +311,8 @@ class KeyRing:
             wanted = {reference.key_ID: reference for reference in named}
             keys = await self._held(group, master_sae, list(wanted), use)
             if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
-                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient)
+                stored = partial(self._held, group, master_sae, use=use)
+                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
                 # A key that was given away before we asked is in the store by now, where another relay of ours got it.
                 if late := [key_ID for key_ID in missing if key_ID not in keys]:
                     keys |= await self._held(group, master_sae, late, use)

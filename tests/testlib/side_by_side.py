@@ -201,7 +201,9 @@ class _KME:
         """Where keys are stored before they are used."""
         self._keep = put
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
+    async def fetch(
+        self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True, elsewhere: object = None
+    ) -> dict[str, Key]:
         """Those of the keys that it has."""
         names = {key_ID: OneKey(GROUP, master_sae, key_ID) for key_ID in key_IDs}
         found = {key_ID: Key(key_ID, self._keys[name]) for key_ID, name in names.items() if name in self._keys}

@@ -141,7 +141,9 @@ class NoKME:
         """Where keys are stored before they are used."""
         self._keep = put
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True) -> dict[str, Key]:
+    async def fetch(
+        self, master_sae: str, key_IDs: Sequence[str], *, patient: bool = True, elsewhere: object = None
+    ) -> dict[str, Key]:
         """Those of the keys that it has."""
         self.asked += key_IDs
         names = {key_ID: Name(self._group, master_sae, key_ID) for key_ID in key_IDs}

@@ -5,11 +5,11 @@ Standard: lag between two KMEs ends soon; a key_ID that never comes must cost it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from relay.keys import lag
+from relay.keys import Key, lag
 from relay.keys.group import KMEGroup, Prefetch
 from tests.testlib.fake_kme import FakeKME, FakeTime
 
@@ -53,6 +53,21 @@ async def test_who_is_not_patient_asks_once(kme: FakeKME, group: KMEGroup, time:
     assert await group.fetch("alice", ["never"], patient=False) == {}
     assert time.now - began < PAUSE_S
     assert len(kme.got("dec_keys")) == 1
+
+
+async def test_a_key_that_another_process_got_and_stored_meanwhile_is_waited_for_no_longer(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    looked, began = 0, time.now
+
+    async def elsewhere(key_IDs: Sequence[str]) -> dict[str, Key]:
+        nonlocal looked
+        looked += 1
+        return {key_ID: Key(key_ID, b"k" * 32) for key_ID in key_IDs} if looked == 2 else {}
+
+    assert list(await group.fetch("alice", ["given-away"], elsewhere=elsewhere)) == ["given-away"]
+    assert time.now - began < 3 * lag.FIRST_PAUSE_S + PAUSE_S
+    assert len(kme.got("dec_keys")) == 2
 
 
 async def test_a_key_that_came_late_is_given_and_no_longer_remembered(kme: FakeKME, group: KMEGroup) -> None:
