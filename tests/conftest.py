@@ -46,8 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     sites.WORKERS = config.getoption("--workers")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; else in the order of their names."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first; else in the order of their names. With several workers without those that look into one."""
+    if sites.WORKERS > 1:
+        inside = [item for item in items if item.get_closest_marker("in_process")]
+        config.hook.pytest_deselected(items=inside)
+        items[:] = [item for item in items if item not in inside]
     items.sort(
         key=lambda item: next((at for at, name in enumerate(LONG_FIRST) if name in str(item.path)), len(LONG_FIRST))
     )

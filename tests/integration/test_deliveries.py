@@ -426,6 +426,7 @@ def sent_so_far(site: Site) -> bytes:
     return b"".join(path.read_bytes().rstrip(b"\0") for path in (site.directory / "sent.spool").glob("*"))
 
 
+@pytest.mark.in_process
 async def test_what_could_not_be_noted_when_it_has_left_does_not_leave(
     site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +448,7 @@ async def test_what_could_not_be_noted_when_it_has_left_does_not_leave(
         assert len(wire.got) == 1
 
 
+@pytest.mark.in_process
 async def test_a_disk_that_fills_while_a_mail_is_sealed_keeps_it_and_another_try_spends_no_second_key(
     site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

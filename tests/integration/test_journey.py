@@ -171,6 +171,7 @@ async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_aga
     assert len(sink.got) == 1
 
 
+@pytest.mark.in_process
 async def test_what_is_noted_after_delivery_holds_no_message_in_memory(
     pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

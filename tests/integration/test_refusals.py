@@ -71,6 +71,7 @@ def closed_port() -> TCPAddress:
         return TCPAddress(*probe.getsockname())
 
 
+@pytest.mark.in_process
 async def test_a_recipient_of_no_known_peer_is_held(alice: Any, sink: Sink, log: LogCapture) -> None:
     async with alice() as relay:
         reply = await submit(relay, mails.plain(), recipients=["x@nowhere.example"])
@@ -79,6 +80,7 @@ async def test_a_recipient_of_no_known_peer_is_held(alice: Any, sink: Sink, log:
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_a_recipient_that_no_policy_covers_is_held(alice: Any, sink: Sink, log: LogCapture) -> None:
     async with alice(policies={"bob.example.toml": 'levels = ["aes"]\n'}) as relay:
         reply = await submit(relay, mails.plain(), recipients=["x@nowhere.example"])
@@ -95,12 +97,14 @@ async def test_policy_can_refuse_instead(alice: Any, sink: Sink) -> None:
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_a_policy_with_a_typo_stops_the_start_and_names_file_and_line(alice: Any) -> None:
     with pytest.raises(ConfigError, match=r"default\.toml:2: levls: unknown setting; did you mean 'levels'\?"):
         async with alice(policies={"default.toml": '# who gets what\nlevls = ["aes"]\n'}):
             pass
 
 
+@pytest.mark.in_process
 async def test_only_the_plaintext_policy_lets_mail_out_in_clear_and_the_log_says_so(
     alice: Any, sink: Sink, log: LogCapture
 ) -> None:
@@ -111,6 +115,7 @@ async def test_only_the_plaintext_policy_lets_mail_out_in_clear_and_the_log_says
     assert (entry["log_level"], entry["protection"]) == ("warning", "plaintext")
 
 
+@pytest.mark.in_process
 async def test_mail_that_stays_in_our_own_domains_is_no_leak(
     tmp_path: Path, alice: Any, sink: Sink, log: LogCapture
 ) -> None:
@@ -130,6 +135,7 @@ async def test_mail_that_stays_in_our_own_domains_is_no_leak(
     assert sum(len(entry["recipients"]) for entry in ledger) == 2
 
 
+@pytest.mark.in_process
 async def test_a_kme_that_is_down_holds_the_mail(
     alice: Any, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -140,6 +146,7 @@ async def test_a_kme_that_is_down_holds_the_mail(
     assert not sink.got
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(
     ("status", "content_type", "body"),
     [
@@ -165,6 +172,7 @@ async def test_a_kme_that_answers_nonsense_holds_the_mail(
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_a_next_hop_that_is_down_holds_the_mail(alice: Any, log: LogCapture) -> None:
     nobody = closed_port()
     async with alice(next_hop=nobody) as relay:
@@ -173,6 +181,7 @@ async def test_a_next_hop_that_is_down_holds_the_mail(alice: Any, log: LogCaptur
     assert str(nobody) in causes(log)
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(("said", "expected"), [("451 4.2.0 busy", "451 4.2.0"), ("550 5.1.1 unknown", "554 5.1.1")])
 async def test_what_the_next_hop_says_is_passed_back(
     alice: Any, sink: Sink, log: LogCapture, said: str, expected: str
@@ -232,6 +241,7 @@ def put_aside(log: LogCapture) -> list[str]:
     return [entry["reason"] for entry in log.entries if entry["event"] == "put_in_quarantine"]
 
 
+@pytest.mark.in_process
 async def test_a_flipped_bit_is_put_aside_and_the_untouched_message_still_opens(
     pair: Pair, captured: bytes, sink: Sink, log: LogCapture
 ) -> None:
@@ -244,6 +254,7 @@ async def test_a_flipped_bit_is_put_aside_and_the_untouched_message_still_opens(
     assert sink.got[0].message.endswith(b"\r\n" + mails.plain())
 
 
+@pytest.mark.in_process
 async def test_trailing_garbage_is_put_aside(pair: Pair, captured: bytes, sink: Sink, log: LogCapture) -> None:
     assert (await submit(pair.incoming, _changed(captured, lambda der: der + b"\0"))).code == 250
     assert (await submit(pair.incoming, captured + b"-- \r\nan added footer\r\n")).code == 250
@@ -251,6 +262,7 @@ async def test_trailing_garbage_is_put_aside(pair: Pair, captured: bytes, sink: 
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_a_message_for_another_site_is_put_aside(
     pair: Pair, captured: bytes, sink: Sink, log: LogCapture
 ) -> None:
@@ -260,6 +272,7 @@ async def test_a_message_for_another_site_is_put_aside(
     assert "sealed for SAE '9'" in causes(log)
 
 
+@pytest.mark.in_process
 async def test_an_unknown_key_holds_the_mail(
     tmp_path: Path,
     kmes: DevelopmentKMEs,
@@ -301,6 +314,7 @@ async def test_a_key_that_has_not_arrived_yet_is_waited_for(tmp_path: Path, sink
     assert sink.got[0].message.endswith(b"\r\n" + mails.plain())
 
 
+@pytest.mark.in_process
 async def test_mail_with_keys_that_never_come_takes_a_few_connections_at_most_and_each_of_them_once(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, log: LogCapture
 ) -> None:
@@ -340,6 +354,7 @@ async def test_ordinary_mail_and_what_others_sealed_pass_unopened(pair: Pair, si
     assert sink.got[1].message.endswith(others)
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("level", ["pqc", "rsa"])
 async def test_a_certificate_that_is_missing_when_the_mail_is_sealed_holds_it(
     alice: Any, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch, level: str
@@ -353,6 +368,7 @@ async def test_a_certificate_that_is_missing_when_the_mail_is_sealed_holds_it(
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_keys_that_make_no_pad_hold_the_mail(
     alice: Any, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

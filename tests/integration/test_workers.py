@@ -25,7 +25,7 @@ from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import RelayProcess, Site, children, make_site, relay_process
 from tests.testlib.submit import submit, talking
 
 POLICIES = {"default.toml": 'levels = ["aes"]\n'}
@@ -199,7 +199,7 @@ async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay
 async def test_workers_end_when_the_process_that_starts_them_is_killed(site: Site, sink: Sink) -> None:
     async with workers(site, 2) as relay:
         running = pids(relay)
-        relay.kill()
+        relay.process.kill()
         await relay.process.wait()
         async with asyncio.timeout(60):
             while any(_lives(pid) for pid in running.values()):
@@ -370,7 +370,7 @@ async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: 
     async with workers(site, 2) as relay:
         before = pids(relay)
         for pid in before.values():
-            for process in (pid, *_children(pid)):
+            for process in (pid, *children(pid)):
                 os.kill(process, signal.SIGUSR1)
         os.kill(relay.process.pid, signal.SIGUSR1)
         await until(relay, "workers_started_anew")
@@ -386,15 +386,6 @@ async def test_a_worker_runs_no_program_out_of_the_current_directory(
     monkeypatch.chdir(tmp_path)
     async with workers(site, 2) as relay:
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
 
 
 async def test_who_is_cut_off_before_the_answer_and_tries_again_at_any_worker_has_the_mail_once(

@@ -5,9 +5,11 @@ Standard: what a test does not say is what deploy/relay.toml recommends.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,12 +153,32 @@ class RelayProcess:
     log_file: Path
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye."""
+        """SIGKILL to all of it but the processes that ask for keys: no goodbye."""
+        workers = [pid for pid in children(self.process.pid) if _is_worker(pid)]
         self.process.kill()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def log(self) -> str:
         return self.log_file.read_text()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, and that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _is_worker(pid: int) -> bool:
+    with suppress(OSError):
+        return b"\0--worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 class DidNotStart(AssertionError):

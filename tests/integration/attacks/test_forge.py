@@ -14,6 +14,7 @@ from tests.testlib import mails
 BEN = "otp@bob.example"
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("first", ["forged", "genuine"])
 async def test_a_message_under_octets_that_were_read_off_is_never_delivered(scene: Scene, first: str) -> None:
     """Tag keys out of all that is known: hidden octets of two keys, one key's whole known half and zeros, zeros."""
@@ -37,6 +38,7 @@ async def test_a_message_under_octets_that_were_read_off_is_never_delivered(scen
     assert await quarantined(scene.bob) == [reason] * len(forgeries)
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("first", ["forged", "genuine"])
 async def test_a_pad_key_that_was_read_off_is_no_key_encryption_key(scene: Scene, first: str) -> None:
     """Half of it is known; the forger fills in zeros. The right key itself must fail too, once it was a pad's."""
@@ -52,6 +54,7 @@ async def test_a_pad_key_that_was_read_off_is_no_key_encryption_key(scene: Scene
     assert await quarantined(scene.bob) == ["tampered" if first == "forged" else "key-used"]
 
 
+@pytest.mark.in_process
 async def test_a_key_that_opened_a_pad_opens_nothing_at_level_aes_even_for_who_knows_it_whole(scene: Scene) -> None:
     """As if the peer itself, or a thief of the key, used it twice."""
     message = await scene.captured("otp")

@@ -67,6 +67,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
     assert bob.got == [(ANN, (BEN,))]
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(
     ("whose", "method", "error"),
     [
@@ -89,6 +90,7 @@ async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once
     assert bob.got == [(ANN, (BEN, BEA))]
 
 
+@pytest.mark.in_process
 async def test_where_the_quarantine_is_full_a_stranger_is_held_and_the_named_one_has_the_mail_once(
     alice: Alice, bob: Bob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,7 @@ async def test_where_the_quarantine_is_full_a_stranger_is_held_and_the_named_one
     assert await bob.reasons() == ["redirected"]
 
 
+@pytest.mark.in_process
 async def test_a_mail_that_is_too_weak_and_finds_no_room_is_tried_again_at_once(
     alice: Alice, bob: Bob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +191,7 @@ async def test_a_release_while_the_mail_is_being_delivered_says_so_and_changes_n
 # --- killed --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("level", ["otp", "aes"])
 async def test_killed_between_binding_and_handing_on_the_key_opens_nothing_else_and_the_retry_delivers(
     alice: Alice, bob: Bob, level: str

@@ -41,6 +41,7 @@ async def test_a_second_recipient_gets_the_mail_as_late_as_their_mailbox_is_free
     assert bob.got == [(ANN, (BEN,)), (ANN, (BEA,))]
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(("level", "kept_for"), [("otp", 900.0), ("aes", DAY), ("pqc+aes", DAY)])
 async def test_keys_are_destroyed_some_time_after_the_last_one_is_served_and_not_after_the_first(
     alice: Alice, bob: Bob, clock: Clock, level: str, kept_for: float
@@ -59,6 +60,7 @@ async def test_keys_are_destroyed_some_time_after_the_last_one_is_served_and_not
     assert bob.got == [(ANN, (BEN,)), (ANN, (BEA,))]
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(("late", "reason"), [(60.0, "outside-window"), (DAY, "destroyed")])
 async def test_a_second_recipient_whose_mail_comes_too_late_for_its_key_is_an_alarm_and_never_looks_delivered(
     alice: Alice, bob: Bob, clock: Clock, log: LogCapture, late: float, reason: str
@@ -110,6 +112,7 @@ async def test_an_alias_is_served_when_all_whom_it_stands_for_have_the_mail(
 # --- the window ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_process
 @at_every_level
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
 async def test_a_message_opens_for_a_week_after_it_was_sealed_and_later_by_a_person_only(
@@ -146,6 +149,7 @@ async def remembered(store: Store) -> int:
     return len(await store.deliveries._database.rows(text("SELECT * FROM opened_mails")))
 
 
+@pytest.mark.in_process
 async def test_what_is_remembered_of_a_mail_lasts_as_long_as_it_might_open_even_when_it_came_from_the_future(
     alice: Alice, bob: Bob, clock: Clock, alices_clock: Clock
 ) -> None:
