@@ -130,6 +130,7 @@ def test_a_ledger_that_is_not_there_yet_is_empty(tmp_path: Path, kmes: Developme
 # --- shadow mode ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_process
 async def test_shadow_mode_changes_nothing_takes_no_key_and_says_what_would_be(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -156,6 +157,7 @@ async def test_shadow_mode_changes_nothing_takes_no_key_and_says_what_would_be(
     assert [each["event"] for each in found_in(site)] == ["shadow", "shadow"]
 
 
+@pytest.mark.in_process
 async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_of_plaintext(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -180,6 +182,7 @@ async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_
     ]
 
 
+@pytest.mark.in_process
 async def test_shadow_mode_lets_mail_pass_that_would_be_held(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:

@@ -279,6 +279,7 @@ async def test_what_was_opened_is_handed_on_so_that_its_bounce_has_the_header_on
 # --- loops ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.in_process
 async def test_a_sealed_message_that_comes_back_is_not_sealed_again_and_its_loop_ends(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
 ) -> None:

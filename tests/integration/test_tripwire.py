@@ -147,6 +147,7 @@ def test_a_message_sealed_at_another_level_than_policy_wants_trips_it(case: str)
     assert passes == seen.get(last, {last})
 
 
+@pytest.mark.in_process
 async def test_a_level_that_does_not_seal_holds_the_mail(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ async def test_a_level_that_does_not_seal_holds_the_mail(
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_a_header_that_it_reads_otherwise_is_refused_at_once_and_costs_no_key(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ async def test_recipients_are_told_once_and_nothing_of_the_content(bob: Bob, sea
         assert "smime" not in text
 
 
+@pytest.mark.in_process
 async def test_a_notice_that_cannot_be_sent_changes_nothing(bob: Bob, seal: Seal, sink: Sink, log: LogCapture) -> None:
     bob.configure(settings(NOTICE))
     message = flipped(await seal())
@@ -150,6 +151,7 @@ async def test_without_the_setting_and_for_mail_of_strangers_nobody_is_told(
     assert (len(await bob.listed()), sink.got) == (1, [])
 
 
+@pytest.mark.in_process
 async def test_a_flood_of_strangers_mail_leaves_room_for_the_peers_and_no_other_mail_is_held(
     bob: Bob, seal: Seal, sink: Sink, log: LogCapture
 ) -> None:

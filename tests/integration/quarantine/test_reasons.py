@@ -57,6 +57,7 @@ spoilt = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.in_process
 @spoilt
 async def test_what_can_never_be_opened_is_kept_sealed_and_handed_on_only_unopened(
     bob: Bob, seal: Seal, sink: Sink, log: LogCapture, spoil: Callable[[bytes], bytes], reason: str, cause: str, kind: str

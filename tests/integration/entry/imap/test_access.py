@@ -41,6 +41,7 @@ def five_folders(provider: IMAPDouble) -> str:
     return f"folders = {list(FOLDERS)}".replace("'", '"')
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("mended", ["another password", "an hour"])
 async def test_a_refused_password_is_tried_once_for_all_folders_and_not_again_until(
     mended: str,

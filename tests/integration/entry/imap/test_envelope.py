@@ -128,6 +128,7 @@ async def test_where_something_fails_before_the_original_is_there_the_next_look_
     assert (await visit(bob))[0].opened == 1
 
 
+@pytest.mark.in_process
 async def test_where_the_last_step_before_the_original_is_there_fails_the_same_watcher_opens_it_later(
     alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

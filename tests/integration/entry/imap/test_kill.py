@@ -202,6 +202,7 @@ async def test_a_second_process_stands_by_until_the_first_has_gone(alice: Alice,
     assert opened(server.messages()) == [original("one"), original("two")]
 
 
+@pytest.mark.in_process
 async def test_where_no_lock_can_be_had_now_it_is_tried_again(
     alice: Alice, bob: Site, server: Dovecot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ async def with_lost_key(alice: Alice, kmes: DevelopmentKMEs, provider: IMAPDoubl
     provider.folders["INBOX"][0].date = date
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("hold_for", [1, 14400])
 async def test_a_key_that_has_not_come_for_long_is_lost_and_not_asked_for_again(
     hold_for: int,
@@ -75,6 +76,7 @@ async def test_once_tells_lost_from_late_and_a_flag_that_is_taken_away_has_it_tr
     assert (again.unopened, again.lost) == (1, 0)
 
 
+@pytest.mark.in_process
 async def test_a_key_that_is_late_is_waited_for(
     alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

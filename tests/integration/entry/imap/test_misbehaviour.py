@@ -59,6 +59,7 @@ NONSENSE: dict[str, tuple[str, bytes | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.in_process
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("what", NONSENSE)
 async def test_a_server_that_answers(what: str, alice: Alice, provider: IMAPDouble, bob: Site) -> None:
@@ -153,6 +154,7 @@ async def test_where_no_keyword_can_be_kept_none_is_set(
         assert append.startswith('APPEND "INBOX" (\\Seen) "25-Nov-2026 10:00:00 +0000" {')
 
 
+@pytest.mark.in_process
 async def test_a_long_run_says_in_the_log_how_far_it_is(
     alice: Alice, provider: IMAPDouble, bob: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

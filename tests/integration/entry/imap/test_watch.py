@@ -215,6 +215,7 @@ async def test_an_original_with_a_nul_which_imap_cannot_carry_stays_sealed_and_f
     assert found.endswith(sealed)
 
 
+@pytest.mark.in_process
 async def test_a_message_whose_key_does_not_come_is_opened_when_it_does(
     alice: Alice, server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
@@ -236,6 +237,7 @@ async def test_a_message_whose_key_does_not_come_is_opened_when_it_does(
         assert opened(server.messages()) == [original("one")]
 
 
+@pytest.mark.in_process
 async def test_when_the_quota_is_full_the_sealed_message_stays(
     alice: Alice, tmp_path: Path, kmes: DevelopmentKMEs, capsys: pytest.CaptureFixture[str]
 ) -> None:

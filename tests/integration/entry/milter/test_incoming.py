@@ -170,6 +170,7 @@ async def test_a_mail_for_a_stranger_alone_is_dropped_and_kept(place: Place) -> 
     assert (answer.word, await place.reasons()) == (miltertest.SMFIR_DISCARD, ["redirected"])
 
 
+@pytest.mark.in_process
 async def test_where_nothing_is_put_in_place_because_of_another_recipient_the_retry_gets_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
