@@ -314,6 +314,8 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
             read_again = partial(_read_again, config, texts, relay_toml)
             workers = Workers(config, relay_toml, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
+            # First: who connects while the last mails end would wait for nobody, and not hear so.
+            stack.callback(close_all, sockets)
             await _serve(workers, stop, ready)
         if stop.cause:
             raise Stopped(stop.cause)

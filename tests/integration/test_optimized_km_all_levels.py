@@ -105,6 +105,7 @@ async def test_the_outer_layer_of_an_enhanced_message_is_a_quantum_key_and_the_i
     assert all(isinstance(recipient, cms.KEMRecipient) for recipient in enveloped.recipients)
 
 
+@pytest.mark.in_process
 async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: Journey, kmes: DevelopmentKMEs) -> None:
     await kmes.stop()
     try:

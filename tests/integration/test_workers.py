@@ -125,6 +125,22 @@ async def test_the_same_octets_again_at_another_worker_are_another_mail_as_they_
     assert set(how_often(sink).values()) == {2}
 
 
+async def test_while_the_last_mails_end_connections_are_refused_and_wait_for_nobody(site: Site, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    async with workers(site, 2) as relay:
+        last = asyncio.create_task(submit(relay.addresses["outgoing"], numbered(1)))
+        await sink.reached.wait()
+        relay.process.terminate()
+        with pytest.raises(ConnectionRefusedError):
+            async with asyncio.timeout(20):
+                while True:  # until all have closed the socket
+                    _, writer = await asyncio.open_connection(*relay.addresses["outgoing"])
+                    writer.close()
+        sink.gate.set()
+        assert (await last).code == 250
+        assert await relay.process.wait() == 0
+
+
 @pytest.mark.parametrize("rotated", [False, True])
 async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(
     site: Site, sink: Sink, rotated: bool

@@ -289,6 +289,7 @@ async def through_bob(
         return await submit(addresses["incoming"], message, sender=sender)
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("sender", ["ann@alice.example", "evil@stranger.example", ""])
 async def test_unsealed_mail_in_the_name_of_a_peer_is_refused(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture, sender: str
@@ -335,6 +336,7 @@ async def test_mail_of_strangers_passes(tmp_path: Path, kmes: DevelopmentKMEs, s
     assert sink.got[0].message.endswith(message)
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(("require", "delivered"), [('"aes"', 1), ('"otp"', 0), ('"pqc"', 0), ('["aes", "rsa"]', 0)])
 async def test_sealed_mail_is_measured_by_how_it_was_sealed_and_answered_alike(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, log: LogCapture, require: str, delivered: int

@@ -57,6 +57,7 @@ def received(ago: timedelta) -> bytes:
     return f"Received: from a by b; {format_datetime(datetime.now(UTC) - ago)}\r\n".encode() + mails.plain()
 
 
+@pytest.mark.in_process
 async def test_a_message_that_is_too_large_for_a_level_goes_by_the_next(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -79,6 +80,7 @@ async def test_mail_is_held_for_as_long_as_policy_says_and_then_refused(
     assert not sink.got
 
 
+@pytest.mark.in_process
 async def test_mail_of_low_priority_leaves_the_reserve_to_others(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -91,6 +93,7 @@ async def test_mail_of_low_priority_leaves_the_reserve_to_others(
     assert any("reserved for mail of normal priority" in str(entry.get("cause", "")) for entry in log.entries)
 
 
+@pytest.mark.in_process
 async def test_mail_from_the_null_sender_is_of_low_priority_whatever_the_policy_says(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -121,6 +124,7 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
     assert (answer.outcomes, answer.message is not None) == ((None, None, None), True)
 
 
+@pytest.mark.in_process
 async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_what_policy_wants(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, log: LogCapture
 ) -> None:
@@ -139,6 +143,7 @@ async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_
     assert contents[0] == contents[1] != contents[2]
 
 
+@pytest.mark.in_process
 async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -159,6 +164,7 @@ async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     assert ends.endswith(f"bob.example.toml:3:1: this file ends in 5 days, after {soon}; the rest counts then")
 
 
+@pytest.mark.in_process
 async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -169,6 +175,7 @@ async def test_a_large_mail_from_the_null_sender_gets_no_pad_but_the_next_level(
     assert protections(log) == ["otp", "aes", "otp"]
 
 
+@pytest.mark.in_process
 async def test_a_large_mail_from_the_null_sender_that_may_have_nothing_but_a_pad_is_refused_and_costs_no_key(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -180,6 +187,7 @@ async def test_a_large_mail_from_the_null_sender_that_may_have_nothing_but_a_pad
     assert (sink.got, kmes.link.issued.total()) == ([], 0)
 
 
+@pytest.mark.in_process
 async def test_a_tag_in_the_subject_seals_what_else_would_leave_in_clear(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -196,6 +204,7 @@ async def test_a_message_can_make_possible_what_the_envelope_alone_could_not(
     assert [reply.code for reply in replies] == [250, 550]
 
 
+@pytest.mark.in_process
 async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_such_rules(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

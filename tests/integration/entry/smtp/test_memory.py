@@ -221,6 +221,7 @@ async def test_a_mail_that_fails_gives_its_room_back(failure: Exception) -> None
             assert str(await submit(running.address, mails.plain())).startswith("451 4.3.0")
 
 
+@pytest.mark.in_process
 async def test_all_entries_of_a_relay_share_the_budget_that_relay_toml_sets(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

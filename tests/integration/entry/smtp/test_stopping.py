@@ -31,6 +31,7 @@ def site(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
     )
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize(("name", "hello"), [("outgoing", "EHLO"), ("outgoing_lmtp", "LHLO")])
 async def test_sigterm_lets_the_mail_in_flight_end_and_takes_no_other(
     site: Site, wire: Sink, name: str, hello: str

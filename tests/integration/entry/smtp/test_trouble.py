@@ -78,6 +78,7 @@ def locked(site: Site) -> Iterator[None]:
         other.close()
 
 
+@pytest.mark.in_process
 async def test_a_key_that_cannot_be_stored_holds_the_mail_which_is_opened_when_there_is_room_again(
     bobs_relay: RelayProcess, sealed: bytes, sink: Sink
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_journal_that_cannot_be_written_costs_no_mail(alice: Site, wire:
     assert [got.recipients for got in wire.got] == [("ben@bob.example",)] * 2
 
 
+@pytest.mark.in_process
 async def test_a_mail_for_several_with_one_answer_is_held_whole_while_it_cannot_be_written_who_gets_it(
     alice: Site, wire: Sink
 ) -> None:
@@ -160,6 +162,7 @@ async def test_a_mail_for_several_with_one_answer_is_held_whole_while_it_cannot_
     assert Counter(each for got in wire.got for each in got.recipients) == dict.fromkeys(recipients, 1)
 
 
+@pytest.mark.in_process
 async def test_a_disk_that_fills_up_between_two_forms_keeps_the_second_back_and_repeats_nothing(
     alice: Site, wire: Sink
 ) -> None:
