@@ -194,7 +194,7 @@ async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, s
         await until(relay, "workers_started_anew")
         stop.set()
         await asyncio.gather(*senders)
-        assert {reply.code for reply in replies} == {250}
+        assert not [str(reply) for reply in replies if reply.code != 250]
         assert len(how_often(sink)) == len(replies)
         assert set(how_often(sink).values()) == {1}
         after = pids(relay)
@@ -342,7 +342,9 @@ async def test_a_relay_that_waits_to_start_a_worker_again_stops_at_once(site: Si
 
 async def test_a_relay_of_which_no_worker_serves_or_can_be_started_ends_as_failed(site: Site, sink: Sink) -> None:
     """Connections would wait for nobody; the service manager starts it anew, and shows that it has failed."""
-    async with workers(site, 2, before="from relay import workers; workers.PAUSES_S = (0.05,)") as relay:
+    async with workers(
+        site, 2, before="from relay import workers; workers.PAUSES_S, workers.TRIES = (0.05,), 2"
+    ) as relay:
         (site.directory / "site.secret").rename(site.directory / "elsewhere")
         (site.directory / "site.secret").mkdir()
         for process in pids(relay).values():
@@ -350,16 +352,6 @@ async def test_a_relay_of_which_no_worker_serves_or_can_be_started_ends_as_faile
         async with asyncio.timeout(60):
             assert await relay.process.wait() == 1
         assert "no worker serves, and none can be started" in relay.log
-
-
-async def test_an_old_worker_that_is_frozen_holds_up_the_new_ones_for_a_while_only(site: Site, sink: Sink) -> None:
-    async with workers(site, 2, before="from relay import workers; workers.LOOK_S = 2.5") as relay:
-        before = pids(relay)
-        os.kill(before[1], signal.SIGSTOP)
-        os.kill(relay.process.pid, signal.SIGUSR1)
-        await until(relay, "workers_started_anew")
-        assert not set(before.values()) & set(pids(relay).values())
-        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
