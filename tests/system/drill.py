@@ -324,7 +324,8 @@ async def _true_time(only: str) -> None:
 def main() -> None:
     """For the command line."""
     parser = argparse.ArgumentParser(
-        description="One fault after the other, in true time: half an hour for all of them."
+        prog="python -m tests.system.drill",
+        description="One fault after the other, in true time: half an hour for all of them.",
     )
     parser.add_argument("--only", metavar="WORD", default="", help="only faults whose name has this in it")
     asyncio.run(_true_time(parser.parse_args().only))
