@@ -51,7 +51,7 @@ class Numbers:
     def of_name(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
         return {labels: value for (each, labels), value in self.samples.items() if each == name}
 
-    def sum(self, name: str, **labels: str) -> float:
+    def sum(self, name: str, /, **labels: str) -> float:
         return sum(value for has, value in self.of_name(name).items() if has >= set(labels.items()))
 
 

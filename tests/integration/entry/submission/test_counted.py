@@ -1,0 +1,34 @@
+"""What users submit is counted as such, and what they are not let do before there is a mail.
+Standard: what was answered is what /metrics tells; no user's name and no address becomes a label.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+
+from tests.integration.entry.submission.conftest import Start
+from tests.integration.status.test_metrics import Numbers
+from tests.testlib import mails
+
+
+async def told(socket: Path) -> tuple[str, Numbers]:
+    connector = aiohttp.UnixConnector(str(socket))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://relay/metrics") as response:
+        text = await response.text()
+    return text, Numbers.of(text)
+
+
+async def test_what_users_submit_and_may_not_submit_is_counted(start: Start, tmp_path: Path) -> None:
+    socket = tmp_path / "status.sock"
+    async with start(f'\n[status]\nlisten = "unix:{socket}"\n') as server, server.user() as ann:
+        assert (await ann.mail(mails.plain())).startswith("250")
+        assert (await ann.ask("MAIL FROM:<boss@alice.example>")).startswith("553")
+        text, found = await told(socket)
+    door = {"direction": "outgoing", "door": "submission"}
+    assert found.sum("qumail_mails_total", **door, level="plaintext", outcome="delivered") == 1
+    assert found.sum("qumail_mails_total") == 1
+    assert found.sum("qumail_rejections_total", **door, reason="SenderNotAllowed") == 1
+    assert found.sum("qumail_rejections_total") == 1
+    assert "boss" not in text
