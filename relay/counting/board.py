@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 PLACE_OCTETS = 8 * 2**20
 """For one process: some 80,000 names with their labels. Memory is taken as it is used."""
 _HEAD = 4096
-"""Octets before the first place: for each place, whether its process lives."""
+"""Octets before the first place: for each place, whether its process lives; at the end, the board's name."""
+_NAME_OCTETS = 16
 _ENTRY = struct.Struct("<II")
 """The octets of a name with its labels, padded to 8, and how many numbers follow it."""
 _TURN = 500
@@ -138,6 +139,8 @@ class Board:
         self._making = threading.Lock()
         self._places = [_Place() for _ in range((octets - _HEAD - HELD_OCTETS) // PLACE_OCTETS)]
         self._full = False
+        if alone:
+            self._memory[_HEAD - _NAME_OCTETS : _HEAD] = os.urandom(_NAME_OCTETS)
         self._take_over(place)
 
     def _take_over(self, place: int) -> None:
@@ -170,6 +173,11 @@ class Board:
     def set(self, metric: Metric, *labels: str, to: float) -> None:
         """A gauge is so much now."""
         self.cell(metric, *labels).set(to)
+
+    @property
+    def name(self) -> str:
+        """Of these numbers, which begin at 0 with it: no other board ever has it."""
+        return self._memory[_HEAD - _NAME_OCTETS : _HEAD].hex()
 
     @property
     def processes(self) -> int:
@@ -258,6 +266,7 @@ def shared_board(processes: int) -> int:
     """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
     descriptor = os.memfd_create("board")
     os.ftruncate(descriptor, _HEAD + processes * PLACE_OCTETS + HELD_OCTETS)
+    os.pwrite(descriptor, os.urandom(_NAME_OCTETS), _HEAD - _NAME_OCTETS)
     return descriptor
 
 

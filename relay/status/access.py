@@ -37,7 +37,9 @@ class Access:
     """The rule for one address."""
 
     def __init__(self, token: Path | None, *, local_names: bool) -> None:
-        """With `local_names` only this host's own are asked under. Raises ConfigError."""
+        """With `local_names` only this host's own are asked under; without, also what is no name elsewhere, as programs
+        make one up for a Unix socket, to which ssh may lead a browser from loopback. Raises ConfigError.
+        """
         self._file = token
         self._local_names = local_names
         self.read_at = self.stamps()
@@ -62,16 +64,24 @@ class Access:
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
-        """Raises web.HTTPUnauthorized, and web.HTTPMisdirectedRequest for what a browser was led here by.
-
-        A page from elsewhere may have its name lead to loopback (DNS rebinding), and a browser would show it our pages.
+        """Raises web.HTTPUnauthorized, and for what a page from elsewhere has a browser do: web.HTTPMisdirectedRequest
+        where its name leads to loopback (DNS rebinding), web.HTTPForbidden where it asks across sites.
         """
+        if not _is_asked_by_itself(request):
+            raise web.HTTPForbidden
         if self._token is not None:
             sent = _token_in(request.headers.get("Authorization", ""))
             if not hmac.compare_digest(_digest(sent), _digest(self._token)):
                 raise web.HTTPUnauthorized(headers=_ASK)
-        elif self._local_names and not _is_local(request.host):
+        elif not _is_local(request.host) and (self._local_names or "." in request.host):
             raise web.HTTPMisdirectedRequest
+
+
+def _is_asked_by_itself(request: web.Request) -> bool:
+    """Not by another site's page, but for a link that was followed here; Fetch Metadata, which browsers send."""
+    if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
+        return True
+    return (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
 
 
 def _token_in(authorization: str) -> bytes:

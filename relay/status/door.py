@@ -23,8 +23,9 @@ from relay.errors import ConfigError
 from relay.status import Watched
 from relay.status.access import Access, read_token
 from relay.status.exposition import CONTENT_TYPE, Exposition
+from relay.status.page.routes import EVENTS, Page, page
 from relay.status.ready import Readiness
-from relay.status.server import Server
+from relay.status.server import Handler, Server
 
 LISTEN = "status.listen"
 
@@ -39,24 +40,33 @@ async def door(watched: Watched, ready: Readiness, sockets: Sockets) -> AsyncIte
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - whoever calls has looked
-    yield StatusDoor(table, ready, Exposition(watched.board), sockets[LISTEN])
+    async with page(watched, ready) as shown:
+        yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 
 
 class StatusDoor:
     """The server, which app.py starts and stops with the doors of mail."""
 
     def __init__(
-        self, table: StatusSettings, ready: Readiness, exposition: Exposition, sockets: Sequence[socket.socket]
+        self,
+        table: StatusSettings,
+        ready: Readiness,
+        exposition: Exposition,
+        page: Page,
+        sockets: Sequence[socket.socket],
     ) -> None:
         self._ready = ready
         self._exposition = exposition
+        self._page = page
         self._sockets = sockets
         application = web.Application()
-        for path, answer in (("/metrics", self._metrics), ("/healthz", self._healthz), ("/readyz", self._readyz)):
-            application.router.add_get(path, answer)
+        answers: dict[str, Handler] = {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz}
+        answers |= page.routes()
+        for path, answer in answers.items():
+            application.router.add_get(path, answer, allow_head=path != EVENTS)
         access = Access(table.token, local_names=isinstance(table.listen, TCPAddress))
         tls = ServerTLS(table.certificate, table.key) if table.certificate and table.key else None
-        self._server = Server(application, access, tls)
+        self._server = Server(application, access, tls, lasting=[EVENTS])
 
     async def start(self) -> dict[str, TCPAddress]:
         """Answers from now on; gives its real address, unless it is a Unix socket."""
@@ -70,6 +80,7 @@ class StatusDoor:
 
     async def stop(self) -> None:
         """Ends all connections: mail does not wait for who looks on."""
+        self._page.feed.send_off()
         await self._server.stop()
 
     @property

@@ -20,6 +20,7 @@ from relay.store.beat import Beat
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database
 from relay.store.delivery_records import DeliveryRecords
+from relay.store.history import History
 from relay.store.kme_memory import IssuedKeyMemory, Trials
 from relay.store.quarantine import FirstSeen, Quarantine
 from relay.store.quarantine_table import SEALED_MESSAGES
@@ -57,6 +58,7 @@ class Store:
         self.first_seen = FirstSeen(database, clock)
         self.beat = Beat(database, beat_file, clock)
         self.spent = Spent(database, clock)
+        self.history = History(database, clock)
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.

@@ -1,0 +1,11 @@
+"""The operators' page: one page that tells at a glance whether mail flows, what is wrong, and what to do.
+Standard: WCAG 2.2 AA; nothing from elsewhere, nothing inline, nothing that can be changed; all is escaped.
+
+    now.py        what is shown, at one moment
+    verdict.py    whether mail flows, and what is wrong
+    sections.py   mails; keys.py keys; site.py everything else: each a pure function of that moment
+    html.py       elements; charts.py curves and bars; words.py numbers, times and reasons as people read them
+    feed.py       what has changed, once for all who look on
+    routes.py     what the server answers
+    page.css, page.js, icon.svg
+"""

@@ -1,0 +1,170 @@
+"""What the page shows now, made once for all who look on, and what has changed since each of them was told last.
+Standard: WHATWG HTML, 9.2 (server-sent events); so many viewers, and one who does not read is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from relay.status import Watched
+from relay.status.page.html import Html
+from relay.status.page.keys import show_keys
+from relay.status.page.now import Now
+from relay.status.page.sections import show_clear, show_held, show_history, show_mails, show_troubles, show_verdict
+from relay.status.page.site import show_certificates, show_kmes, show_policies, show_processes, show_quarantine
+from relay.status.page.verdict import verdict
+from relay.status.ready import Readiness
+from relay.status.record import Record
+from relay.status.server import HEADERS
+
+TICK_S = 2.0
+SHARE = 0.02
+"""No more of the time is spent on it than this."""
+MOST_VIEWERS = 100
+"""More are told to come back: there must be connections left for short questions."""
+VIEWER_S = 10.0
+"""So long a viewer may take to read what was sent."""
+
+SECTIONS: Mapping[str, Callable[[Now], Html]] = {
+    "verdict": show_verdict,
+    "troubles": show_troubles,
+    "held": show_held,
+    "keys": show_keys,
+    "history": show_history,
+    "mails": show_mails,
+    "clear": show_clear,
+    "kmes": show_kmes,
+    "certificates": show_certificates,
+    "quarantine": show_quarantine,
+    "policies": show_policies,
+    "processes": show_processes,
+}
+
+
+@dataclass(slots=True)
+class Shown:
+    """What was made last: the sections, each with the number of the look at which it changed; `time` since 1970."""
+
+    time: float = 0.0
+    title: str = ""
+    look: int = 0
+    sections: dict[str, tuple[int, Html]] = field(default_factory=dict)
+
+
+class Feed:
+    """The page's content, and those who look on."""
+
+    def __init__(self, watched: Watched, ready: Readiness, record: Record) -> None:
+        self._watched = watched
+        self._ready = ready
+        self._record = record
+        self._shown = Shown()
+        self._events: dict[int, bytes] = {}
+        self._making = asyncio.Lock()
+        self._not_before = float("-inf")
+        self._news = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._epoch = 0
+        self.viewers = 0
+
+    async def shown(self) -> Shown:
+        """As it is now, or was a moment ago."""
+        async with self._making:
+            if (began := time.monotonic()) >= self._not_before:
+                cost = await self._look()
+                self._not_before = began + cost / SHARE
+            return self._shown
+
+    async def keep_up(self) -> None:
+        """Tells the viewers, for ever; where there are none, nothing is made."""
+        while True:
+            await self._wanted.wait()
+            await self.shown()
+            self._wake()
+            await asyncio.sleep(max(TICK_S, self._not_before - time.monotonic()))
+
+    def send_off(self) -> None:
+        """Ends all streams; a browser asks for another one by itself, if it may."""
+        self._epoch += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        """Each viewer looks what is new."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """A stream of what changes, until the viewer has gone."""
+        if self.viewers >= MOST_VIEWERS:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many look on\n")
+        response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
+        self.viewers += 1
+        self._wanted.set()
+        try:
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(high=0)  # what is sent is with the system, or is waited for
+            await self._tell(request, response)
+        finally:
+            self.viewers -= 1
+            if not self.viewers:
+                self._wanted.clear()
+        return response
+
+    async def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        epoch, seen = self._epoch, 0
+        await response.prepare(request)
+        await self.shown()
+        while epoch == self._epoch:
+            news = self._news
+            try:
+                async with asyncio.timeout(VIEWER_S):
+                    look = self._shown.look
+                    await response.write(self._since(seen))
+                    await request.writer.drain()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the viewer does not read") from None
+            seen = look
+            await news.wait()
+
+    def _since(self, look: int) -> bytes:
+        """The event for those who were told last at that look: the same for all of them."""
+        if look not in self._events:
+            changed = {name: text for name, (at, text) in self._shown.sections.items() if at > look}
+            said = {"time": _iso(self._shown.time), "title": self._shown.title, "sections": changed}
+            self._events[look] = b"data: %s\n\n" % json.dumps(said).encode()
+        return self._events[look]
+
+    async def _look(self) -> float:
+        """Makes it anew; gives the seconds of processor time that it took."""
+        totals = await self._watched.board.totals()
+        self._record.note(totals)
+        now = Now(
+            self._watched.config.site.name, time.time(), totals, self._ready.causes, self._record.view(),
+        )  # fmt: skip
+        # In a thread: with many KMEs and peers it takes longer than mail may wait for its turn.
+        made, cost = await asyncio.to_thread(_made, now)
+        shown, look = self._shown, self._shown.look + 1
+        for name, text in made.items():
+            if shown.sections.get(name, (0, None))[1] != text:
+                shown.sections[name] = look, text
+        shown.time, shown.look, shown.title = now.time, look, f"{verdict(now).line} · {now.site}"
+        self._events.clear()
+        return cost
+
+
+def _made(now: Now) -> tuple[dict[str, Html], float]:
+    began = time.thread_time()
+    made = {name: show(now) for name, show in SECTIONS.items()}
+    return made, time.thread_time() - began
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,102 @@
+"""The section that tells of quantum keys: for each KME and peer how many there are, and when they will be gone.
+Standard: those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
+"""
+
+from __future__ import annotations
+
+import math
+
+from relay.counting import metrics
+from relay.status.page import words
+from relay.status.page.charts import curve
+from relay.status.page.html import Content, Html, element
+from relay.status.page.now import Now
+from relay.status.page.sections import badge, facts_list, section
+
+SHOWN = 40
+"""More pairs of KME and peer are not drawn; those whose keys end first are."""
+SPANS = (("Two days", 300, 2 * 86_400), ("Six weeks", 3600, 42 * 86_400))
+
+
+def show_keys(now: Now) -> Html:
+    """All of it."""
+    pools = sorted(
+        (pool for pool, _ in now.series(metrics.KEYS_READY)),
+        key=lambda each: (_number(now.value(metrics.KEYS_EMPTY, *each)), each),
+    )
+    if not pools:
+        return section("keys", "Quantum keys", element("p", "No KME is configured.", class_="quiet"))
+    cards = [_card(now, kme, peer, number) for number, (kme, peer) in enumerate(pools[:SHOWN])]
+    more = (
+        element("p", f"{len(pools) - SHOWN} more: ", element("code", "qumail-relay keys status"))
+        if len(pools) > SHOWN
+        else None
+    )
+    return section("keys", "Quantum keys", element("div", cards, class_="cards"), more)
+
+
+def _card(now: Now, kme: str, peer: str, number: int) -> Html:
+    place = kme, peer
+    ready, stored = now.value(metrics.KEYS_READY, *place), now.value(metrics.KEYS_STORED, *place)
+    refill, use = now.value(metrics.KEY_REFILL, *place), now.value(metrics.KEY_USE, *place)
+    empty = _number(now.value(metrics.KEYS_EMPTY, *place))
+    facts: list[tuple[str, Content]] = [
+        ("at the KME", "unknown" if stored is None else words.number(stored)),
+        ("ready here", words.number(ready or 0)),
+        ("comes", "unknown" if refill is None else words.bits(refill)),
+        ("goes", words.bits(use or 0)),
+    ]
+    return element(
+        "article",
+        element("h3", element("bdi", kme), " for ", element("bdi", peer)),
+        element("p", _forecast(now, kme, peer, empty)),
+        facts_list(facts),
+        [_curves(now, place, name, seconds, span) for name, seconds, span in SPANS[:1]],
+        element("details", element("summary", SPANS[1][0], id=f"summary-keys-{number}"),
+                _curves(now, place, *SPANS[1]), id=f"details-keys-{number}"),
+        class_="card",
+    )  # fmt: skip
+
+
+def _forecast(now: Now, kme: str, peer: str, empty: float) -> Content:
+    if now.value(metrics.KEY_ALARM, kme, peer):
+        return badge("bad", f"gone in {words.duration(empty)}")
+    if math.isinf(empty):
+        known = now.value(metrics.KEYS_STORED, kme, peer) is not None
+        return badge("good", "does not run out") if known else badge("warning", "the KME does not say how many it has")
+    return badge("good", f"lasts {words.duration(empty)}")
+
+
+def _curves(now: Now, place: tuple[str, str], name: str, seconds: int, span: int) -> Html:
+    stretches = [each for each in now.stretches(seconds, now.time - span) if place in each.pools]
+    if not stretches:
+        return element("p", "No history so far.", class_="quiet")
+    since = max(now.time - span, stretches[0].at)
+    until = max(now.time, since + 12 * seconds)
+    keys = [(float(each.at), each.pools[place][0]) for each in stretches]
+    empty = [(float(each.at), each.pools[place][1]) for each in stretches if math.isfinite(each.pools[place][1])]
+    fewest, most = (pick(value for _, value in keys) for pick in (min, max))
+    said = f"{name}: between {fewest:,.0f} and {most:,.0f} keys, {keys[-1][1]:,.0f} now"
+    shown = [_plot(f"{name}: keys", said, keys, f"{most:,.0f}", seconds, since, until)]
+    if empty:
+        least, longest = (pick(value for _, value in empty) for pick in (min, max))
+        said = f"{name}: time to empty between {words.duration(least)} and {words.duration(longest)}"
+        shown.append(_plot(f"{name}: time to empty", said, empty, words.duration(longest), seconds, since, until))
+    return element("div", shown)
+
+
+def _plot(
+    title: str, said: str, points: list[tuple[float, float]], most: str, seconds: int, since: float, until: float
+) -> Html:
+    return element(
+        "figure",
+        element("figcaption", title),
+        element("div", element("span", most, class_="most", aria_hidden="true"),
+                curve(said, points, each_s=seconds, since=since, until=until), class_="plot"),
+        element("div", element("span", words.clock(since, "%d %b %H:%M")), element("span", "now"), class_="axis",
+                aria_hidden="true"),
+    )  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None or math.isnan(value) else value

@@ -1,0 +1,50 @@
+"""What the page shows, at one moment: the numbers of all processes, readiness, and what was remembered.
+Standard: a plain value; whoever shows it asks nobody else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay.counting import Metric
+from relay.counting.board import Labels, Totals
+from relay.status.record import Remembered
+from relay.store.history import Stretch
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment; `time` is in seconds since 1970, and `causes` are why the relay is not ready."""
+
+    site: str
+    time: float
+    totals: Totals
+    causes: Sequence[str]
+    past: Remembered
+
+    def series(self, metric: Metric) -> list[tuple[Labels, float]]:
+        """The number of each set of labels."""
+        return [(labels, numbers[0]) for labels, numbers in sorted(self.totals.get(metric, {}).items())]
+
+    def value(self, metric: Metric, *labels: str) -> float | None:
+        """One number, None where it is not known."""
+        found = self.totals.get(metric, {}).get(labels)
+        return found[0] if found else None
+
+    def sum(self, metric: Metric, **labels: str) -> float:
+        """Of all that have these labels."""
+        at = {metric.labels.index(name): value for name, value in labels.items()}
+        return sum(value for has, value in self.series(metric) if all(has[place] == each for place, each in at.items()))
+
+    def stretches(self, seconds: int, since: float) -> list[Stretch]:
+        """Those of the history of this length that began then or later, and not after this moment."""
+        return [each for each in self.past.stretches.get(seconds, ()) if since <= each.at <= self.time]
+
+    def last(self, direction: str, *outcomes: str) -> float:
+        """How many seconds ago a mail of this direction ended so, inf for never."""
+        ended = [
+            self.past.at - self.past.last[direction, each] for each in outcomes if (direction, each) in self.past.last
+        ]
+        return min(ended, default=math.inf)

@@ -1,0 +1,87 @@
+"""What the server answers for the page: the page itself, whole without any script, and the three files that go with it.
+Standard: the files are read when the relay starts, and no answer waits for a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from relay.aio import in_background
+from relay.status import Watched
+from relay.status.page.feed import SECTIONS, Feed
+from relay.status.page.html import Html, element
+from relay.status.page.words import clock
+from relay.status.ready import Readiness
+from relay.status.record import recording
+
+EVENTS = "/events"
+FILES: Mapping[str, str] = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+HERE = Path(__file__).parent
+
+_WIDE = ("troubles", "held", "keys", "history", "mails")
+"""Sections that take the whole width; the others stand side by side where there is room."""
+
+
+class Page:
+    """The page of one relay."""
+
+    def __init__(self, site: str, feed: Feed, files: Mapping[str, bytes]) -> None:
+        self._site = site
+        self.feed = feed
+        self._files = files
+
+    def routes(self) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
+        """By path."""
+        return {"/": self._page, EVENTS: self.feed.events} | {f"/{name}": self._file for name in FILES}
+
+    async def _file(self, request: web.Request) -> web.Response:
+        name = request.path.removeprefix("/")
+        return web.Response(body=self._files[name], content_type=FILES[name], charset="utf-8")
+
+    async def _page(self, request: web.Request) -> web.Response:
+        shown = await self.feed.shown()
+        slots = {name: element("div", shown.sections[name][1], id=f"slot-{name}") for name in SECTIONS}
+        head = element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", name="color-scheme", content="light dark"),
+            element("title", shown.title),
+            element("link", rel="icon", href="icon.svg", type="image/svg+xml"),
+            element("link", rel="stylesheet", href="page.css"),
+            element("script", src="page.js", defer=True),
+        )
+        body = element(
+            "body",
+            element("a", "Skip to what is wrong", href="#troubles", class_="skip"),
+            element(
+                "header",
+                element("p", element("strong", "QuMail Relay"), " ", element("bdi", self._site), class_="name"),
+                element("p", element("span", "As of ", id="live"), element("span", clock(shown.time, "%H:%M:%S UTC"),
+                        id="time"), class_="live"),
+            ),
+            element(
+                "main",
+                element("div", slots["verdict"], role="status"),
+                [slots[name] for name in _WIDE],
+                element("div", [slots[name] for name in SECTIONS if name not in ("verdict", *_WIDE)], class_="columns"),
+            ),
+            element("footer", element("p", "All numbers: ", element("a", "metrics", href="metrics"), ". Ready: ",
+                    element("a", "readyz", href="readyz"), ". Nothing can be changed here.")),
+        )  # fmt: skip
+        whole = Html(f"<!doctype html>\n{element('html', head, body, lang='en')}\n")
+        return web.Response(text=whole, content_type="text/html", charset="utf-8")
+
+
+@asynccontextmanager
+async def page(watched: Watched, ready: Readiness) -> AsyncIterator[Page]:
+    """The page, kept up until the block ends."""
+    files = {name: (HERE / name).read_bytes() for name in FILES}
+    async with recording(watched) as record:
+        feed = Feed(watched, ready, record)
+        async with in_background("page", feed.keep_up()):
+            yield Page(watched.config.site.name, feed, files)

@@ -1,0 +1,245 @@
+"""The sections of the page that tell of mail: the verdict, what is wrong, what is held and why, what went how.
+Standard: each is a pure function of one moment; a heading, then what it is about, in words before pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from relay.counting import metrics
+from relay.status.page import words
+from relay.status.page.charts import bars
+from relay.status.page.html import Content, Html, element
+from relay.status.page.now import Now
+from relay.status.page.verdict import DIRECTIONS, troubles, verdict
+from relay.status.record import RECENT_S
+
+HOUR_S, DAY_S = 3600, 86_400
+HOURS, DAYS = 24, 42
+LEVELS = ("otp", "aes", "pqc-aes", "rsa-aes", "pqc", "rsa", "other", "plaintext")
+"""The parts of a column, from below; those that quantum keys protect first."""
+_NAMES = {"pqc-aes": "pqc+aes", "rsa-aes": "rsa+aes", "plaintext": "in clear", "other": "other"}
+_SIGNS = {"good": "✓", "quiet": "·", "warning": "!", "bad": "✕"}
+_STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Bad"}
+
+
+def section(name: str, heading: str, *content: Content, class_: str | None = None) -> Html:
+    """One section, by its heading."""
+    title = element("h2", heading, id=f"{name}-heading")
+    return element("section", title, content, id=name, class_=class_, aria_labelledby=f"{name}-heading")
+
+
+def table(
+    name: str,
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Content]],
+    *,
+    words_in: Sequence[int] = (0,),
+) -> Html:
+    """A table that can be scrolled sideways, also by keyboard; columns in `words_in` are text, others numbers."""
+    kind = ["text" if at in words_in else "number" for at in range(len(columns))]
+    head = [element("th", each, scope="col", class_=kind[at]) for at, each in enumerate(columns)]
+    body = [
+        element("tr", element("th", row[0], scope="row", class_=kind[0]),
+                [element("td", each, class_=kind[at]) for at, each in enumerate(row[1:], 1)])
+        for row in rows
+    ]  # fmt: skip
+    whole = element("table", element("caption", caption), element("thead", element("tr", head)), element("tbody", body))
+    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption, id=f"table-{name}")
+
+
+def badge(state: str, word: str) -> Html:
+    """A state as a sign and a word, never as a colour alone."""
+    return element("span", element("span", _SIGNS[state], aria_hidden="true"), " ", word, class_=f"badge {state}")
+
+
+def code(text: str) -> list[Content]:
+    """Text whose commands stand between backticks."""
+    return [element("code", each) if at % 2 else each for at, each in enumerate(text.split("`"))]
+
+
+def show_verdict(now: Now) -> Html:
+    """The one thing to be read."""
+    found = verdict(now)
+    return element(
+        "div",
+        element("span", _SIGNS[found.state], class_="sign", aria_hidden="true"),
+        element("div", element("h1", found.line), element("p", found.more)),
+        class_=f"verdict {found.state}",
+    )
+
+
+def show_troubles(now: Now) -> Html:
+    """What is wrong, each with what to do."""
+    found = troubles(now)
+    if not found:
+        return section(
+            "troubles", "Nothing to do", element("p", "The relay knows of nothing that is wrong.", class_="quiet")
+        )
+    each = [
+        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.what),
+                element("p", code(one.do))))
+        for one in found
+    ]  # fmt: skip
+    return section("troubles", "What is wrong, and what to do", element("ul", each, class_="troubles", role="list"))
+
+
+def show_held(now: Now) -> Html:
+    """What was held or refused, and why."""
+    recent = now.past.recent[metrics.FAILURES]
+    rows: list[list[Content]] = [
+        [element("code", reason), direction, words.number(recent.get((direction, reason), 0)), words.number(count),
+         words.reason(reason)]
+        for (direction, reason), count in sorted(
+            now.series(metrics.FAILURES), key=lambda row: (-recent.get(row[0], 0), -row[1])
+        )
+    ]  # fmt: skip
+    waiting = now.value(metrics.WAITING)
+    wait = element(
+        "p", "Sealed copies wait for ", element("strong", words.number(waiting or 0), id="waiting"),
+        " recipients until the mail server tries again.",
+    ) if waiting else None  # fmt: skip
+    minutes = f"last {RECENT_S / 60:.0f} minutes"
+    shown = (
+        table("held", "Mails held or refused, by reason; each try counts", ["reason", "direction", minutes,
+              "since start", "meaning"], rows, words_in=(0, 1, 4))
+        if rows else element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
+    )  # fmt: skip
+    return section("held", "Held and refused", wait, shown)
+
+
+def show_mails(now: Now) -> Html:
+    """What became of mails since the start, to the number."""
+    counts: dict[tuple[str, str], dict[str, float]] = {}
+    for (direction, _, _, level, outcome), count in now.series(metrics.MAILS):
+        row = counts.setdefault((direction, level), {})
+        row[outcome] = row.get(outcome, 0) + count
+    outcomes = ("delivered", "inside", "held", "refused", "quarantined", "repeated")
+    ordered = sorted(counts, key=lambda each: (DIRECTIONS.index(each[0]), LEVELS.index(_part(each[1]))))
+    rows: list[list[Content]] = [
+        [_level(level), direction, *(words.number(counts[direction, level].get(each, 0)) for each in outcomes)]
+        for direction, level in ordered
+    ]
+    since = now.value(metrics.STARTED)
+    return section(
+        "mails",
+        "Mails since the start",
+        element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
+        table("mails", "Mails by level and by what became of them; each try counts",
+              ["level", "direction", *outcomes], rows, words_in=(0, 1))
+        if rows else element("p", "None came so far.", class_="quiet"),
+    )  # fmt: skip
+
+
+def show_clear(now: Now) -> Html:
+    """What left in clear to elsewhere."""
+    started = sum(
+        count
+        for (direction, _, _, level, outcome), count in now.series(metrics.MAILS)
+        if (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
+    )
+    since = {"24 hours": now.time - DAY_S, "7 days": now.time - 7 * DAY_S, "6 weeks": now.time - DAYS * DAY_S}
+    facts: list[tuple[str, Content]] = [("since the start", words.number(started))]
+    for name, from_ in since.items():
+        stretches = now.stretches(HOUR_S, from_)
+        facts.append(
+            (
+                f"in {name}",
+                words.number(sum(_delivered(each.mails, "outgoing").get("plaintext", 0) for each in stretches)),
+            )
+        )
+    return section(
+        "clear",
+        "Left in clear",
+        element("p", "Outgoing mails to elsewhere that policy lets leave unsealed; the ledger has each: ",
+                element("code", "qumail-relay ledger show"), ".", class_="quiet"),
+        facts_list(facts, class_="loud" if started else None),
+    )  # fmt: skip
+
+
+def facts_list(facts: Sequence[tuple[str, Content]], class_: str | None = None) -> Html:
+    """Names and values."""
+    each = [element("div", element("dt", name), element("dd", value)) for name, value in facts]
+    return element("dl", each, class_=f"facts {class_}" if class_ else "facts")
+
+
+def show_history(now: Now) -> Html:
+    """Delivered mails by level, over hours and days."""
+    hour = int(now.time // HOUR_S * HOUR_S)
+    day = int(now.time // DAY_S * DAY_S)
+    hours = [hour - HOUR_S * each for each in reversed(range(HOURS))]
+    days = [day - DAY_S * each for each in reversed(range(DAYS))]
+    shown = [
+        part
+        for direction in DIRECTIONS
+        for part in (
+            _bars(now, direction, "the last 24 hours", hours, lambda at: at, "%H:%M", "hour (UTC)"),
+            _bars(now, direction, "the last six weeks", days, lambda at: at // DAY_S * DAY_S, "%d %b", "day (UTC)"),
+        )
+    ]
+    trouble = element("p", badge("warning", "Not written"), " ", now.past.trouble) if now.past.trouble else None
+    return section("history", "Delivered mails by level", trouble, element("div", shown, class_="charts"))
+
+
+def _bars(
+    now: Now, direction: str, span: str, columns: Sequence[int], column_of: Callable[[int], int], form: str, unit: str
+) -> Html:
+    parts: dict[int, dict[str, float]] = {at: {} for at in columns}
+    for stretch in now.stretches(HOUR_S, columns[0]):
+        column = parts.get(column_of(stretch.at))
+        if column is not None:
+            for level, count in _delivered(stretch.mails, direction).items():
+                column[level] = column.get(level, 0) + count
+    totals = {each: sum(column.get(each, 0) for column in parts.values()) for each in LEVELS}
+    used = [each for each in LEVELS if totals[each]]
+    title = f"{direction.capitalize()}, {span}"
+    if not used:
+        return element("figure", element("figcaption", title), element("p", "No mail.", class_="quiet"))
+    most = max(sum(column.values()) for column in parts.values())
+    said = ", ".join(f"{totals[each]:,.0f} {_NAMES.get(each, each)}" for each in used)
+    legend = [
+        element("li", element("span", class_=f"swatch level-{each}", aria_hidden="true"), f"{_NAMES.get(each, each)} ",
+                words.number(totals[each]))
+        for each in used
+    ]  # fmt: skip
+    name = re.sub(r"\W+", "-", title.lower())
+    rows: list[list[Content]] = [
+        [_time(at, form), *(words.number(parts[at].get(each, 0)) for each in used)]
+        for at in reversed(columns) if parts[at]
+    ]  # fmt: skip
+    return element(
+        "figure",
+        element("figcaption", title),
+        element("div", element("span", f"{most:,.0f}", class_="most", aria_hidden="true"),
+                bars(f"{title}: {said}", list(parts.values()), used, most), class_="plot"),
+        element("div", element("span", _time(columns[0], form)), element("span", _time(columns[-1], form)),
+                class_="axis", aria_hidden="true"),
+        element("ul", legend, class_="legend", role="list"),
+        element("details", element("summary", "As a table", id=f"summary-{name}"),
+                table(name, title, [unit, *(_NAMES.get(each, each) for each in used)], rows), id=f"details-{name}"),
+    )  # fmt: skip
+
+
+def _delivered(mails: Mapping[tuple[str, ...], float], direction: str) -> dict[str, float]:
+    """By part of a column; what stays inside is left out."""
+    found: dict[str, float] = {}
+    for (way, level, outcome), count in mails.items():
+        if (way, outcome) == (direction, "delivered"):
+            found[_part(level)] = found.get(_part(level), 0) + count
+    return found
+
+
+def _part(level: str) -> str:
+    name = level.replace("+", "-")
+    return name if name in LEVELS else "other"
+
+
+def _level(level: str) -> Html:
+    return element("span", element("span", class_=f"swatch level-{_part(level)}", aria_hidden="true"), level)
+
+
+def _time(at: float, form: str) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime(form)

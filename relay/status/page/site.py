@@ -1,0 +1,98 @@
+"""The sections that tell of everything else: KMEs, certificates, policies, quarantine, processes.
+Standard: as sections.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from relay.counting import metrics
+from relay.status.page import words
+from relay.status.page.html import Content, Html, element
+from relay.status.page.now import Now
+from relay.status.page.sections import badge, facts_list, section, table
+from relay.status.page.verdict import CERTIFICATE_S
+
+_BREAKER = {0: ("good", "closed"), 1: ("warning", "trying again"), 2: ("bad", "left alone")}
+
+
+def show_kmes(now: Now) -> Html:
+    """How each KME answers."""
+    answered: Counter[tuple[str, str]] = Counter()
+    failed: Counter[tuple[str, str]] = Counter()
+    for (kme, call, outcome), count in now.series(metrics.KME_REQUESTS):
+        (answered if outcome == "ok" else failed)[kme, call] += int(count)
+    rows: list[list[Content]] = []
+    for (kme, call), state in now.series(metrics.KME_BREAKER):
+        numbers = now.totals.get(metrics.KME_SECONDS, {}).get((kme, call))
+        times = sum(numbers[:-1]) if numbers else 0
+        mean = f"{numbers[-1] / times * 1000:,.0f} ms" if numbers and times else "none"
+        rows.append(
+            [element("bdi", kme), call, badge(*_BREAKER.get(int(state), ("warning", "unknown"))),
+             words.number(answered[kme, call]), words.number(failed[kme, call]), mean]
+        )  # fmt: skip
+    if not rows:
+        return section("kmes", "KMEs", element("p", "No KME is configured.", class_="quiet"))
+    columns = ["KME", "call", "breaker", "answered", "failed", "mean time"]
+    return section(
+        "kmes", "KMEs", table("kmes", "Requests to each KME since the start", columns, rows, words_in=(0, 1, 2))
+    )
+
+
+def show_certificates(now: Now) -> Html:
+    """Which ends when."""
+    rows: list[list[Content]] = []
+    for (of, name), ends in sorted(now.series(metrics.CERTIFICATE), key=lambda each: each[1]):
+        left = ends - now.time
+        state = "good" if left >= CERTIFICATE_S else "warning" if left >= CERTIFICATE_S / 10 else "bad"
+        word = "ended" if left <= 0 else f"{words.duration(left // 86_400 * 86_400 or left)} left"
+        rows.append([element("bdi", f"{of.replace('_', ' ')} {name}".strip()), badge(state, word), words.clock(ends)])
+    if not rows:
+        return section("certificates", "Certificates", element("p", "There are none.", class_="quiet"))
+    shown = table(
+        "certificates", "Certificates, the first to end above", ["of", "left", "ends"], rows, words_in=(0, 1, 2)
+    )
+    return section("certificates", "Certificates", shown)
+
+
+def show_policies(now: Now) -> Html:
+    """What is in force."""
+    version = next((labels[0] for labels, value in now.series(metrics.POLICY) if value), "unknown")
+    broken = now.value(metrics.POLICY_PROBLEMS) or 0
+    facts: list[tuple[str, Content]] = [
+        ("version in force", element("code", version)),
+        ("files", words.number(now.value(metrics.POLICY_FILES) or 0)),
+        ("faults in the files now", badge("warning", f"{broken:.0f}") if broken else words.number(0)),
+        ("reloads", words.number(now.sum(metrics.POLICY_RELOADS, outcome="loaded"))),
+        ("reloads that failed", words.number(now.sum(metrics.POLICY_RELOADS, outcome="broken"))),
+    ]
+    return section("policies", "Policies", facts_list(facts))
+
+
+def show_quarantine(now: Now) -> Html:
+    """What waits for a person."""
+    there = [(reason, count) for (reason,), count in now.series(metrics.QUARANTINE_MESSAGES) if count]
+    taken, limit = now.value(metrics.QUARANTINE_BYTES) or 0, now.value(metrics.QUARANTINE_LIMIT) or 0
+    facts: list[tuple[str, Content]] = [
+        ("messages", words.number(sum(count for _, count in there))),
+        ("room taken", f"{words.octets(taken)} of {words.octets(limit)}"),
+    ]
+    rows: list[list[Content]] = [[element("code", reason), words.number(count)] for reason, count in there]
+    shown = table("quarantine", "Messages by reason", ["reason", "messages"], rows) if rows else None
+    return section("quarantine", "Quarantine", facts_list(facts), shown)
+
+
+def show_processes(now: Now) -> Html:
+    """What it runs on."""
+    lag = now.totals.get(metrics.LOOP_LAG, {}).get(())
+    looks = sum(lag[:-1]) if lag else 0
+    late = sum(lag[sum(bound <= 0.05 for bound in metrics.LOOP_LAG.buckets) : -1]) if lag else 0
+    held, limit = now.value(metrics.MESSAGE_MEMORY) or 0, now.value(metrics.MESSAGE_MEMORY_LIMIT) or 0
+    facts: list[tuple[str, Content]] = [
+        ("version", now.series(metrics.BUILD)[-1][0][0] if now.series(metrics.BUILD) else "unknown"),
+        ("processes that serve", words.number(now.value(metrics.WORKERS) or 0)),
+        ("memory", words.octets(now.value(metrics.RESIDENT) or 0)),
+        ("messages in flight hold", f"{words.octets(held)} of {words.octets(limit)}"),
+        ("event loop more than 50 ms late", f"{late / looks:.2%}" if looks else "none"),
+    ]
+    return section("processes", "The relay", facts_list(facts))

@@ -1,0 +1,75 @@
+"""Numbers, times and reasons as people read them.
+Standard: times are UTC, as in the log; a number can be compared with /metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from relay.errors import RelayError
+from relay.status.page.html import Html, element
+
+_UNITS = (("day", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+_OURS = {
+    "Unforeseen": "A fault that the relay does not know; the log has it.",
+    "Stopped": "The relay was stopped, or the client left.",
+    "NotTried": "Another recipient's trouble held it before its turn came.",
+}
+
+
+def number(value: float) -> Html:
+    """A count, 12,345, whose exact value programs can read."""
+    return element("data", f"{value:,.0f}", value=f"{value:.0f}")
+
+
+def duration(seconds: float) -> str:
+    """3 h 20 min; two units at most."""
+    if math.isinf(seconds):
+        return "for ever"
+    for at, (unit, size) in enumerate(_UNITS):
+        if seconds >= size or size == 1.0:
+            whole = int(seconds // size)
+            rest = int((seconds - whole * size) // _UNITS[at + 1][1]) if at + 1 < len(_UNITS) else 0
+            unit = f"{unit}s" if unit == "day" and whole != 1 else unit
+            return f"{whole} {unit}" + (f" {rest} {_UNITS[at + 1][0]}" if rest else "")
+    return ""
+
+
+def bits(value: float) -> str:
+    """Bits a second."""
+    return f"{value / 1000:,.1f} kbit/s" if value >= 1000 else f"{value:,.0f} bit/s"
+
+
+def octets(value: float) -> str:
+    """KiB, MiB, GiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:
+    """A moment, in seconds since 1970."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return element("span", "unknown")
+    return element("time", moment.strftime(form), datetime=moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def reason(name: str) -> str:
+    """What an error's class means: the first sentence that is written there."""
+    if name in _OURS:
+        return _OURS[name]
+    for each in _errors(RelayError):
+        if each.__name__ == name and each.__doc__:
+            return " ".join(each.__doc__.split("\n\n")[0].split())
+    return ""
+
+
+def _errors(root: type[RelayError]) -> Iterator[type[RelayError]]:
+    for each in root.__subclasses__():
+        yield each
+        yield from _errors(each)

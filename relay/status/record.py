@@ -1,0 +1,162 @@
+"""What the page must remember: the last ten minutes in memory, some weeks in the store (relay/store/history.py).
+Standard: one process writes, once a minute, and nobody waits for it; what cannot be written is said, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from relay.aio import in_background
+from relay.counting import Metric, metrics
+from relay.counting.board import Labels, Totals
+from relay.errors import StoreUnavailable
+from relay.status import Watched
+from relay.store.history import KEPT, MOST_POOLS, Stretch
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 10.0
+WRITE_S = 60.0
+RECENT_S = 600.0
+"""What came about since then is recent."""
+LAST_WORD_S = 2.0
+"""So long a relay that stops waits until its last minute is written."""
+
+Counts = dict[Labels, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at: float
+    counts: dict[Metric, Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was remembered at one moment, `at` of time.monotonic.
+
+    `recent` is by how much each count has grown lately, `last` when a mail of a direction had an outcome, `stretches`
+    the history by the seconds of a stretch, the oldest first, `trouble` why it is not written.
+    """
+
+    at: float
+    recent: Mapping[Metric, Counts]
+    last: Mapping[tuple[str, str], float]
+    stretches: Mapping[int, Sequence[Stretch]]
+    trouble: str
+
+
+_LOOKED_AT = (metrics.MAILS, metrics.FAILURES, metrics.TRIPWIRE, metrics.LEDGER_FAILURES, metrics.QUARANTINE_PUT)
+
+
+class Record:
+    """What was seen so far; it begins with what is counted already when it is made."""
+
+    def __init__(self, watched: Watched, totals: Totals) -> None:
+        self._watched = watched
+        self._looks: deque[_Look] = deque()
+        self._last: dict[tuple[str, str], float] = {}
+        self._stretches: dict[tuple[int, int], Stretch] = {}
+        self.trouble = ""
+        """Why the history is not written, "" where it is."""
+        self._is_read = False
+        self._sorted: dict[int, list[Stretch]] = {}
+        self.note(totals)
+
+    def note(self, totals: Totals) -> None:
+        """This is so now."""
+        now = time.monotonic()
+        counts = {
+            metric: {labels: numbers[0] for labels, numbers in totals.get(metric, {}).items()} for metric in _LOOKED_AT
+        }
+        if self._looks:
+            for (direction, _, _, _, outcome), more in _grown(counts, self._looks[-1].counts, metrics.MAILS).items():
+                if more > 0:
+                    self._last[direction, outcome] = now
+            if len(self._looks) > 1 and now - self._looks[-2].at < LOOK_S:
+                self._looks.pop()
+        self._looks.append(_Look(now, counts))
+        while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
+            self._looks.popleft()
+
+    def view(self) -> Remembered:
+        """What is remembered now, as a value that stays as it is."""
+        now, before = self._looks[-1], self._looks[0]
+        recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
+        return Remembered(now.at, recent, dict(self._last), dict(self._sorted), self.trouble)
+
+    async def keep_up(self) -> None:
+        """Looks and writes, for ever."""
+        due = 0.0
+        while True:
+            totals = await self._watched.board.totals()
+            self.note(totals)
+            if time.monotonic() >= due:
+                due = time.monotonic() + WRITE_S
+                await self.write(totals)
+            await asyncio.sleep(LOOK_S)
+
+    async def write(self, totals: Totals) -> None:
+        """Writes what was counted; says in `trouble` where that cannot be."""
+        history = self._watched.store.history
+        try:
+            if not self._is_read:
+                self._take(await history.read())
+                self._is_read = True
+            self._take(await history.add(self._watched.board.name, _mails(totals), _pools(totals)))
+        except StoreUnavailable as error:
+            if not self.trouble:
+                log.warning("history_not_written", cause=str(error))
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+
+    def _take(self, stretches: list[Stretch]) -> None:
+        for each in stretches:
+            self._stretches[each.seconds, each.at] = each
+        for seconds, most in KEPT.items():
+            ours = sorted(at for length, at in self._stretches if length == seconds)
+            for at in ours[:-most]:
+                del self._stretches[seconds, at]
+            self._sorted[seconds] = [self._stretches[seconds, at] for at in ours[-most:]]
+
+
+@asynccontextmanager
+async def recording(watched: Watched) -> AsyncIterator[Record]:
+    """Keeps a record until the block ends; the last minute is written then."""
+    record = Record(watched, await watched.board.totals())
+    async with in_background("history", record.keep_up()):
+        yield record
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORD_S):
+            await record.write(await watched.board.totals())
+
+
+def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric: Metric) -> Counts:
+    return {labels: number - before[metric].get(labels, 0.0) for labels, number in now[metric].items()}
+
+
+def _mails(totals: Totals) -> Counts:
+    """By direction, level and outcome."""
+    found: Counts = {}
+    for (direction, _, _, level, outcome), [number] in totals.get(metrics.MAILS, {}).items():
+        found[direction, level, outcome] = found.get((direction, level, outcome), 0.0) + number
+    return found
+
+
+def _pools(totals: Totals) -> dict[Labels, tuple[float, float]]:
+    """Keys there are of each KME for each peer, and when they are gone."""
+    stored, empty = totals.get(metrics.KEYS_STORED, {}), totals.get(metrics.KEYS_EMPTY, {})
+    found: dict[Labels, tuple[float, float]] = {}
+    for pool, [ready] in sorted(totals.get(metrics.KEYS_READY, {}).items())[:MOST_POOLS]:
+        if pool in stored:
+            found[pool] = ready + stored[pool][0], empty.get(pool, [math.inf])[0]
+    return found

@@ -1,0 +1,150 @@
+"""What mails and keys were like, for some weeks back: the sums and lows of five minutes, and of an hour.
+Standard: each mail is counted once, whichever process is killed when; rows are so many and no more.
+
+All relays of a site add to the same rows. How much of what a relay has counted stands here already is written in the
+same transaction, under the name of its board (relay/counting/board.py), which lives as long as the relay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Column, Connection, Double, Integer, String, Table, Text, delete, select, text
+
+from relay.store.database import Database, metadata, to_its_end
+
+KEPT: Mapping[int, int] = {300: 576, 3600: 1008}
+"""Seconds of a stretch, and how many of the newest are kept: two days, and six weeks."""
+MOST_POOLS = 100
+"""Of more pairs of KME and peer, the first. A row takes about 60 octets for each, and some hundred for mails."""
+BOARDS = 32
+"""So many relays are known: those that wrote last."""
+LOCK = 0x51754D48
+"""The PostgreSQL advisory lock under which a relay adds to rows that others add to."""
+
+Mails = Mapping[tuple[str, ...], float]
+"""How many, by direction, level and outcome."""
+Pools = Mapping[tuple[str, ...], tuple[float, float]]
+"""By KME and peer: keys there are, and seconds until they are gone (inf: they do not go)."""
+
+_stretches = Table(
+    "history",
+    metadata,
+    Column("seconds", Integer, primary_key=True, autoincrement=False),
+    Column("at", Integer, primary_key=True, autoincrement=False),
+    Column("told", Text, nullable=False),
+)
+"""`at` is when the stretch began, in seconds since 1970."""
+_boards = Table(
+    "history_boards",
+    metadata,
+    Column("board", String(32), primary_key=True),
+    Column("changed", Double, nullable=False),
+    Column("told", Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What came about in `seconds` from `at` on: mails are sums, keys are the fewest there were."""
+
+    seconds: int
+    at: int
+    mails: Mails = field(default_factory=dict)
+    pools: Pools = field(default_factory=dict)
+
+    def with_more(self, mails: Mails, pools: Pools) -> Stretch:
+        """This one, and that as well."""
+        lowest = dict(self.pools)
+        for pool, (keys, empty) in pools.items():
+            before = lowest.get(pool, (math.inf, math.inf))
+            if pool in lowest or len(lowest) < MOST_POOLS:
+                lowest[pool] = min(keys, before[0]), min(empty, before[1])
+        return Stretch(self.seconds, self.at, _sums(self.mails, mails), lowest)
+
+
+class History:
+    """The history of one store."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds since 1970."""
+        self._database = database
+        self._clock = clock
+
+    async def read(self) -> list[Stretch]:
+        """All of it. Raises StoreUnavailable."""
+        return [_stretch(*row) for row in await self._database.rows(select(_stretches))]
+
+    @to_its_end
+    async def add(self, board: str, counted: Mails, pools: Pools) -> list[Stretch]:
+        """Writes down what this board has `counted` so far, and how its keys stand now.
+
+        Gives the stretches that this or another relay may have changed lately. Raises StoreUnavailable.
+        """
+        now = self._clock()
+
+        def add(connection: Connection) -> list[Stretch]:
+            if not self._database.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            known = connection.scalar(select(_boards.c.told).where(_boards.c.board == board))
+            before = dict(_mails(known)) if known else {}
+            new = {each: more for each, number in counted.items() if (more := number - before.get(each, 0.0)) > 0}
+            changed = [stretch for seconds in KEPT for stretch in self._added(connection, seconds, now, new, pools)]
+            so_far = {"told": json.dumps(_listed(_sums(before, new))), "changed": now}
+            self._put(connection, _boards, {"board": board}, so_far)
+            last = select(_boards.c.board).order_by(_boards.c.changed.desc()).limit(BOARDS)
+            connection.execute(delete(_boards).where(_boards.c.board.not_in(last)))
+            return changed
+
+        return await self._database.writing(add)
+
+    def _added(self, connection: Connection, seconds: int, now: float, mails: Mails, pools: Pools) -> list[Stretch]:
+        at = int(now // seconds * seconds)
+        table = _stretches.c
+        lately = select(_stretches).where(table.seconds == seconds, table.at.in_((at - seconds, at)))
+        found = {row.at: _stretch(*row) for row in connection.execute(lately)}
+        found[at] = found.get(at, Stretch(seconds, at)).with_more(mails, pools)
+        self._put(connection, _stretches, {"seconds": seconds, "at": at}, {"told": _told(found[at])})
+        # Counted and not by age: a clock that is ahead for a while takes no history with it.
+        kept = select(table.at).where(table.seconds == seconds).order_by(table.at.desc()).limit(KEPT[seconds])
+        connection.execute(delete(_stretches).where(table.seconds == seconds, table.at.not_in(kept)))
+        return list(found.values())
+
+    def _put(
+        self, connection: Connection, table: Table, key: Mapping[str, object], values: Mapping[str, object]
+    ) -> None:
+        row = self._database.insert(table).values(**key, **values)
+        connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def _sums(one: Mails, other: Mails) -> dict[tuple[str, ...], float]:
+    return {
+        each: one.get(each, 0.0) + other.get(each, 0.0) for each in [*one, *(each for each in other if each not in one)]
+    }
+
+
+def _listed(mails: Mails) -> list[list[object]]:
+    return [[*labels, number] for labels, number in mails.items()]
+
+
+def _mails(told: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    for *labels, number in json.loads(told):
+        yield tuple(labels), number
+
+
+def _told(stretch: Stretch) -> str:
+    pools = [[*pool, *(None if math.isinf(each) else each for each in low)] for pool, low in stretch.pools.items()]
+    return json.dumps({"mails": _listed(stretch.mails), "pools": pools})
+
+
+def _stretch(seconds: int, at: int, told: str) -> Stretch:
+    found = json.loads(told)
+    mails = {tuple(labels): number for *labels, number in found["mails"]}
+    pools = {
+        tuple(pool): (math.inf if keys is None else keys, math.inf if empty is None else empty)
+        for *pool, keys, empty in found["pools"]
+    }
+    return Stretch(seconds, at, mails, pools)
