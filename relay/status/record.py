@@ -67,7 +67,7 @@ class Record:
         self._stretches: dict[tuple[int, int], Stretch] = {}
         self.trouble = ""
         """Why the history is not written, "" where it is."""
-        self._is_read = False
+        self._written: Counts | None = None
         self._sorted: dict[int, list[Stretch]] = {}
         self.note(totals)
 
@@ -91,7 +91,20 @@ class Record:
         """What is remembered now, as a value that stays as it is."""
         now, before = self._looks[-1], self._looks[0]
         recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
-        return Remembered(now.at, recent, dict(self._last), dict(self._sorted), self.trouble)
+        return Remembered(now.at, recent, dict(self._last), self._history(now), self.trouble)
+
+    def _history(self, now: _Look) -> dict[int, list[Stretch]]:
+        """What is written, and what is still to be: so that it tells of the same mails as all else does."""
+        if self._written is None:
+            return {}
+        counted, at = _mails(now.counts[metrics.MAILS]), time.time()
+        new = {each: count - self._written.get(each, 0.0) for each, count in counted.items()}
+        found: dict[int, list[Stretch]] = {}
+        for seconds, (*others, last) in self._sorted.items():
+            begun = int(at // seconds * seconds)
+            ours = [last.with_more(new, {})] if last.at == begun else [last, Stretch(seconds, begun, new)]
+            found[seconds] = [*others, *ours]
+        return found
 
     async def keep_up(self) -> None:
         """Looks and writes, for ever."""
@@ -108,10 +121,11 @@ class Record:
         """Writes what was counted; says in `trouble` where that cannot be."""
         history = self._watched.store.history
         try:
-            if not self._is_read:
+            if self._written is None:
                 self._take(await history.read())
-                self._is_read = True
-            self._take(await history.add(self._watched.board.name, _mails(totals), _pools(totals)))
+            counted = _mails({labels: numbers[0] for labels, numbers in totals.get(metrics.MAILS, {}).items()})
+            self._take(await history.add(self._watched.board.name, counted, _pools(totals)))
+            self._written = counted
         except StoreUnavailable as error:
             if not self.trouble:
                 log.warning("history_not_written", cause=str(error))
@@ -144,11 +158,11 @@ def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric
     return {labels: number - before[metric].get(labels, 0.0) for labels, number in now[metric].items()}
 
 
-def _mails(totals: Totals) -> Counts:
+def _mails(counts: Counts) -> Counts:
     """By direction, level and outcome."""
     found: Counts = {}
-    for (direction, _, _, level, outcome), [number] in totals.get(metrics.MAILS, {}).items():
-        found[direction, level, outcome] = found.get((direction, level, outcome), 0.0) + number
+    for (direction, _, _, level, outcome), count in counts.items():
+        found[direction, level, outcome] = found.get((direction, level, outcome), 0.0) + count
     return found
 
 

@@ -50,7 +50,9 @@ class Browser:
 
     async def run(self, script: str, *args: Any) -> Any:
         """What the script returns, a promise's value."""
-        wrapped = "const done = arguments[arguments.length - 1]; (async (...args) => {%s})(...[...arguments].slice(0, -1))"
+        wrapped = (
+            "const done = arguments[arguments.length - 1]; (async (...args) => {%s})(...[...arguments].slice(0, -1))"
+        )
         tail = ".then(done, (error) => done({error: String(error)}))"
         return await self.command("execute/async", script=wrapped % script + tail, args=list(args))
 

@@ -26,6 +26,8 @@ from relay.status.server import HEADERS
 TICK_S = 2.0
 SHARE = 0.02
 """No more of the time is spent on it than this."""
+OCTETS_A_SECOND = 2 * 2**20
+"""No more is sent to all viewers together."""
 MOST_VIEWERS = 100
 """More are told to come back: there must be connections left for short questions."""
 VIEWER_S = 10.0
@@ -87,7 +89,8 @@ class Feed:
             await self._wanted.wait()
             await self.shown()
             self._wake()
-            await asyncio.sleep(max(TICK_S, self._not_before - time.monotonic()))
+            sent = self.viewers * max(map(len, self._events.values()), default=0)
+            await asyncio.sleep(max(TICK_S, sent / OCTETS_A_SECOND, self._not_before - time.monotonic()))
 
     def send_off(self) -> None:
         """Ends all streams; a browser asks for another one by itself, if it may."""

@@ -21,7 +21,9 @@ Content = str | int | Iterable["Content"] | None
 
 def element(name: str, /, *content: Content, **attributes: str | float | bool | None) -> Html:
     """One element; an attribute's `_` is `-`, but for one at its end, and None and False leave it out."""
-    written = "".join(_attribute(each, value) for each, value in attributes.items() if value is not None and value is not False)
+    written = "".join(
+        _attribute(each, value) for each, value in attributes.items() if value is not None and value is not False
+    )
     if name in VOID:
         return Html(f"<{name}{written}/>")
     return Html(f"<{name}{written}>{together(content)}</{name}>")

@@ -15,6 +15,8 @@ from relay.status.page.sections import badge, facts_list, section
 
 SHOWN = 40
 """More pairs of KME and peer are not drawn; those whose keys end first are."""
+LEAST = 12
+"""A curve is as wide as so many stretches take, though there be fewer."""
 SPANS = (("Two days", 300, 2 * 86_400), ("Six weeks", 3600, 42 * 86_400))
 
 
@@ -48,9 +50,8 @@ def _card(now: Now, kme: str, peer: str, number: int) -> Html:
     ]
     return element(
         "article",
-        element("h3", element("bdi", kme), " for ", element("bdi", peer)),
-        element("p", _forecast(now, kme, peer, empty)),
-        facts_list(facts),
+        element("div", element("h3", element("bdi", kme), " for ", element("bdi", peer)),
+                element("p", _forecast(now, kme, peer, empty)), facts_list(facts)),
         [_curves(now, place, name, seconds, span) for name, seconds, span in SPANS[:1]],
         element("details", element("summary", SPANS[1][0], id=f"summary-keys-{number}"),
                 _curves(now, place, *SPANS[1]), id=f"details-keys-{number}"),
@@ -68,11 +69,11 @@ def _forecast(now: Now, kme: str, peer: str, empty: float) -> Content:
 
 
 def _curves(now: Now, place: tuple[str, str], name: str, seconds: int, span: int) -> Html:
-    stretches = [each for each in now.stretches(seconds, now.time - span) if place in each.pools]
+    until = (now.time // seconds + 1) * seconds
+    stretches = [each for each in now.stretches(seconds, until - span) if place in each.pools]
     if not stretches:
         return element("p", "No history so far.", class_="quiet")
-    since = max(now.time - span, stretches[0].at)
-    until = max(now.time, since + 12 * seconds)
+    since = min(max(until - span, stretches[0].at), until - LEAST * seconds)
     keys = [(float(each.at), each.pools[place][0]) for each in stretches]
     empty = [(float(each.at), each.pools[place][1]) for each in stretches if math.isfinite(each.pools[place][1])]
     fewest, most = (pick(value for _, value in keys) for pick in (min, max))
@@ -82,7 +83,7 @@ def _curves(now: Now, place: tuple[str, str], name: str, seconds: int, span: int
         least, longest = (pick(value for _, value in empty) for pick in (min, max))
         said = f"{name}: time to empty between {words.duration(least)} and {words.duration(longest)}"
         shown.append(_plot(f"{name}: time to empty", said, empty, words.duration(longest), seconds, since, until))
-    return element("div", shown)
+    return element("div", shown, class_="curves")
 
 
 def _plot(

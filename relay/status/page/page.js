@@ -32,7 +32,10 @@ function say(word, old) {
 function take(event) {
   const said = JSON.parse(event.data);
   for (const [name, html] of Object.entries(said.sections)) replace(name, html);
-  document.title = said.title;
+  if (document.title !== said.title) {
+    document.title = said.title;
+    document.getElementById("news").textContent = said.title; // a screen reader says it
+  }
   time.textContent = `${said.time.slice(11, 19)} UTC`;
   heard = Date.now();
   say("Live, ", false);

@@ -57,6 +57,7 @@ class Page:
         )
         body = element(
             "body",
+            element("p", id="news", class_="unseen", role="status"),
             element("a", "Skip to what is wrong", href="#troubles", class_="skip"),
             element(
                 "header",
@@ -66,7 +67,7 @@ class Page:
             ),
             element(
                 "main",
-                element("div", slots["verdict"], role="status"),
+                slots["verdict"],
                 [slots[name] for name in _WIDE],
                 element("div", [slots[name] for name in SECTIONS if name not in ("verdict", *_WIDE)], class_="columns"),
             ),

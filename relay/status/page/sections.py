@@ -18,6 +18,7 @@ from relay.status.record import RECENT_S
 
 HOUR_S, DAY_S = 3600, 86_400
 HOURS, DAYS = 24, 42
+MINUTES = f"{RECENT_S / 60:.0f} minutes"
 LEVELS = ("otp", "aes", "pqc-aes", "rsa-aes", "pqc", "rsa", "other", "plaintext")
 """The parts of a column, from below; those that quantum keys protect first."""
 _NAMES = {"pqc-aes": "pqc+aes", "rsa-aes": "rsa+aes", "plaintext": "in clear", "other": "other"}
@@ -40,15 +41,19 @@ def table(
     words_in: Sequence[int] = (0,),
 ) -> Html:
     """A table that can be scrolled sideways, also by keyboard; columns in `words_in` are text, others numbers."""
-    kind = ["text" if at in words_in else "number" for at in range(len(columns))]
+    kind = ["text" if at in words_in else None for at in range(len(columns))]
     head = [element("th", each, scope="col", class_=kind[at]) for at, each in enumerate(columns)]
     body = [
         element("tr", element("th", row[0], scope="row", class_=kind[0]),
                 [element("td", each, class_=kind[at]) for at, each in enumerate(row[1:], 1)])
         for row in rows
     ]  # fmt: skip
-    whole = element("table", element("caption", caption), element("thead", element("tr", head)), element("tbody", body))
-    return element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption, id=f"table-{name}")
+    label = f"caption-{name}"
+    whole = element("table", element("thead", element("tr", head)), element("tbody", body), aria_labelledby=label)
+    scroll = element(
+        "div", whole, class_="scroll", tabindex=0, role="region", aria_labelledby=label, id=f"table-{name}"
+    )
+    return element("div", element("p", caption, id=label, class_="caption"), scroll)
 
 
 def badge(state: str, word: str) -> Html:
@@ -90,25 +95,26 @@ def show_troubles(now: Now) -> Html:
 def show_held(now: Now) -> Html:
     """What was held or refused, and why."""
     recent = now.past.recent[metrics.FAILURES]
-    rows: list[list[Content]] = [
-        [element("code", reason), direction, words.number(recent.get((direction, reason), 0)), words.number(count),
-         words.reason(reason)]
+    each = [
+        element("li",
+            element("div", words.reason(reason) or reason, " ",
+                    element("span", element("code", reason), f" {direction}", class_="quiet")),
+            element("div", element("strong", words.number(recent.get((direction, reason), 0))),
+                    f" in {MINUTES}, ", words.number(count), " since the start", class_="counts"))
         for (direction, reason), count in sorted(
             now.series(metrics.FAILURES), key=lambda row: (-recent.get(row[0], 0), -row[1])
         )
     ]  # fmt: skip
     waiting = now.value(metrics.WAITING)
     wait = element(
-        "p", "Sealed copies wait for ", element("strong", words.number(waiting or 0), id="waiting"),
+        "p", "Sealed copies wait for ", element("strong", words.number(waiting)),
         " recipients until the mail server tries again.",
     ) if waiting else None  # fmt: skip
-    minutes = f"last {RECENT_S / 60:.0f} minutes"
-    shown = (
-        table("held", "Mails held or refused, by reason; each try counts", ["reason", "direction", minutes,
-              "since start", "meaning"], rows, words_in=(0, 1, 4))
-        if rows else element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
-    )  # fmt: skip
-    return section("held", "Held and refused", wait, shown)
+    if not each:
+        nothing = element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
+        return section("held", "Held and refused", wait, nothing)
+    note = element("p", "By reason; each try of a mail counts.", class_="caption")
+    return section("held", "Held and refused", wait, note, element("ul", each, class_="reasons", role="list"))
 
 
 def show_mails(now: Now) -> Html:
@@ -128,7 +134,7 @@ def show_mails(now: Now) -> Html:
         "mails",
         "Mails since the start",
         element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
-        table("mails", "Mails by level and by what became of them; each try counts",
+        table("mails", "Each try counts. Inside: in clear to a domain of this site; repeated: whoever had it already",
               ["level", "direction", *outcomes], rows, words_in=(0, 1))
         if rows else element("p", "None came so far.", class_="quiet"),
     )  # fmt: skip
@@ -220,6 +226,7 @@ def _bars(
         element("ul", legend, class_="legend", role="list"),
         element("details", element("summary", "As a table", id=f"summary-{name}"),
                 table(name, title, [unit, *(_NAMES.get(each, each) for each in used)], rows), id=f"details-{name}"),
+        class_=direction,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def show_kmes(now: Now) -> Html:
     for (kme, call), state in now.series(metrics.KME_BREAKER):
         numbers = now.totals.get(metrics.KME_SECONDS, {}).get((kme, call))
         times = sum(numbers[:-1]) if numbers else 0
-        mean = f"{numbers[-1] / times * 1000:,.0f} ms" if numbers and times else "none"
+        mean = f"{numbers[-1] / times * 1000:,.1f} ms" if numbers and times else "none"
         rows.append(
             [element("bdi", kme), call, badge(*_BREAKER.get(int(state), ("warning", "unknown"))),
              words.number(answered[kme, call]), words.number(failed[kme, call]), mean]
@@ -46,12 +46,11 @@ def show_certificates(now: Now) -> Html:
         left = ends - now.time
         state = "good" if left >= CERTIFICATE_S else "warning" if left >= CERTIFICATE_S / 10 else "bad"
         word = "ended" if left <= 0 else f"{words.duration(left // 86_400 * 86_400 or left)} left"
-        rows.append([element("bdi", f"{of.replace('_', ' ')} {name}".strip()), badge(state, word), words.clock(ends)])
+        whose = element("bdi", f"{of.replace('_', ' ')} {name}".strip())
+        rows.append([whose, [badge(state, word), " ", words.clock(ends, "%Y-%m-%d")]])
     if not rows:
         return section("certificates", "Certificates", element("p", "There are none.", class_="quiet"))
-    shown = table(
-        "certificates", "Certificates, the first to end above", ["of", "left", "ends"], rows, words_in=(0, 1, 2)
-    )
+    shown = table("certificates", "Certificates, the first to end above", ["of", "ends"], rows, words_in=(0, 1))
     return section("certificates", "Certificates", shown)
 
 

@@ -67,8 +67,32 @@ def _stuck(now: Now, direction: str) -> bool:
 
 def troubles(now: Now) -> list[Trouble]:
     """All that is wrong, the worst first."""
-    found = [*_of_the_relay(now), *_of_keys(now), *_of_what_ends(now)]
+    found = [*_of_the_relay(now), *_of_mail(now), *_of_keys(now), *_of_what_ends(now)]
     return sorted(found, key=lambda each: each.state != "bad")
+
+
+def _of_mail(now: Now) -> Iterator[Trouble]:
+    for direction in (each for each in DIRECTIONS if _stuck(now, each)):
+        reasons = {
+            reason: more
+            for (way, reason), more in now.past.recent[metrics.FAILURES].items()
+            if way == direction and more
+        }
+        for reason in sorted(reasons, key=lambda each: -reasons[each])[:3]:
+            meaning = words.reason(reason) or reason
+            yield Trouble("bad", f"{direction.capitalize()} mail is held: {meaning}", _remedy(reason))
+
+
+def _remedy(reason: str) -> str:
+    if reason in ("PolicyHolds", "CannotSeal", "KEMUnavailable"):
+        return "`qumail-relay policy explain SENDER RECIPIENT` says what would be needed."
+    if reason.startswith(("KME", "Key", "NotAsked", "Ambiguous")):
+        return "`qumail-relay keys status` shows which keys there are, `qumail-relay check` asks the KMEs."
+    if reason.startswith("NextHop"):
+        return "`qumail-relay check` tries the next hop. Is the mail server there up, and what does its log say?"
+    return (
+        "`qumail-relay check` looks at everything; the log has each mail: `not_sealed`, `copy_not_delivered`, `held`."
+    )
 
 
 def _of_the_relay(now: Now) -> Iterator[Trouble]:
@@ -89,7 +113,7 @@ def _of_the_relay(now: Now) -> Iterator[Trouble]:
     if problems := now.value(metrics.POLICY_PROBLEMS):
         yield Trouble(
             "warning",
-            f"The policy files have {problems:.0f} faults; those from before are in force",
+            f"The policy files are wrong ({problems:.0f} faults); those from before are in force",
             "`qumail-relay policy check` names file and line.",
         )
     limit, taken = now.value(metrics.QUARANTINE_LIMIT), now.value(metrics.QUARANTINE_BYTES)

@@ -21,17 +21,19 @@ _OURS = {
 
 def number(value: float) -> Html:
     """A count, 12,345, whose exact value programs can read."""
-    return element("data", f"{value:,.0f}", value=f"{value:.0f}")
+    return element("data", f"{value:,.0f}", value=f"{value:.0f}") if value >= 1000 else Html(f"{value:.0f}")
 
 
 def duration(seconds: float) -> str:
-    """3 h 20 min; two units at most."""
+    """3 h 20 min, and from ten of a unit on that one alone: who reads it twice a minute need not see it change."""
     if math.isinf(seconds):
         return "for ever"
     for at, (unit, size) in enumerate(_UNITS):
         if seconds >= size or size == 1.0:
             whole = int(seconds // size)
-            rest = int((seconds - whole * size) // _UNITS[at + 1][1]) if at + 1 < len(_UNITS) else 0
+            if whole >= 10 or size == 1.0:
+                return f"{whole} {unit}s" if unit == "day" else f"{whole} {unit}"
+            rest = int((seconds - whole * size) // _UNITS[at + 1][1])
             unit = f"{unit}s" if unit == "day" and whole != 1 else unit
             return f"{whole} {unit}" + (f" {rest} {_UNITS[at + 1][0]}" if rest else "")
     return ""
