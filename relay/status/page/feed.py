@@ -111,7 +111,7 @@ class Feed:
         self._wanted.set()
         try:
             if request.transport is not None:
-                request.transport.set_write_buffer_limits(high=0)  # what is sent is with the system, or is waited for
+                request.transport.set_write_buffer_limits(high=1)  # what is sent is with the system, or is waited for
             await self._tell(request, response)
         finally:
             self.viewers -= 1

@@ -42,4 +42,4 @@ def together(content: Content) -> Html:
 
 def _attribute(name: str, value: str | float | bool | None) -> str:
     name = name.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{html.escape(str(value))}"'
+    return f' {name}="{"" if value is True else html.escape(str(value))}"'
