@@ -16,6 +16,8 @@ from relay.status.record import RECENT_S
 State = Literal["good", "quiet", "warning", "bad"]
 DIRECTIONS = ("outgoing", "incoming")
 THROUGH = ("delivered", "inside", "repeated")
+STUCK_S = 60.0
+"""One mail that is held between two that go is no reason to say that none does."""
 CERTIFICATE_S = 30 * 86_400.0
 
 
@@ -60,9 +62,9 @@ def verdict(now: Now) -> Verdict:
 
 
 def _stuck(now: Now, direction: str) -> bool:
-    """What came last was held, and nothing has gone since."""
-    held = now.last(direction, "held")
-    return held < min(RECENT_S, now.last(direction, *THROUGH))
+    """What came last was held, and for a while nothing has gone."""
+    held, through = now.last(direction, "held"), now.last(direction, *THROUGH)
+    return held < min(RECENT_S, through) and through > STUCK_S
 
 
 def troubles(now: Now) -> list[Trouble]:
