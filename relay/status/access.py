@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -36,12 +37,14 @@ def read_token(path: Path) -> bytes:
 class Access:
     """The rule for one address."""
 
-    def __init__(self, token: Path | None, *, local_names: bool) -> None:
+    def __init__(self, token: Path | None, *, local_names: bool, changed: Callable[[], None] = lambda: None) -> None:
         """With `local_names` only this host's own are asked under; without, also what is no name elsewhere, as programs
-        make one up for a Unix socket, to which ssh may lead a browser from loopback. Raises ConfigError.
+        make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` hears of another token.
+        Raises ConfigError.
         """
         self._file = token
         self._local_names = local_names
+        self._changed = changed
         self.read_at = self.stamps()
         self._token = read_token(token) if token is not None else None
 
@@ -61,6 +64,7 @@ class Access:
             return
         if token != self._token:
             self._token = token
+            self._changed()
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:

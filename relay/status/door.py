@@ -64,7 +64,7 @@ class StatusDoor:
         answers |= page.routes()
         for path, answer in answers.items():
             application.router.add_get(path, answer, allow_head=path != EVENTS)
-        access = Access(table.token, local_names=isinstance(table.listen, TCPAddress))
+        access = Access(table.token, local_names=isinstance(table.listen, TCPAddress), changed=page.feed.send_off)
         tls = ServerTLS(table.certificate, table.key) if table.certificate and table.key else None
         self._server = Server(application, access, tls, lasting=[EVENTS])
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -20,6 +18,7 @@ from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.status import exposition
 from relay.status.page import feed
+from relay.status.page.feed import Feed
 from tests.integration.status.test_metrics import Two, numbers, with_status
 from tests.integration.status.test_metrics import two as two
 from tests.integration.status.test_page import send
@@ -61,6 +60,14 @@ async def until(browser: Browser, script: str) -> None:
 async def test_what_is_sent_stands_on_the_page_a_moment_later_and_nothing_comes_from_elsewhere(
     two: Two, sink: Sink, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    feeds: set[Feed] = set()
+    look = Feed._look
+
+    async def seen(self: Feed) -> float:
+        feeds.add(self)
+        return await look(self)
+
+    monkeypatch.setattr(Feed, "_look", seen)
     status, outgoing = two.alice["status"], two.alice["outgoing"]
     await browser.open(f"http://{status}/")
     await until(browser, "return document.getElementById('live').textContent === 'Live, '")
@@ -89,11 +96,12 @@ async def test_what_is_sent_stands_on_the_page_a_moment_later_and_nothing_comes_
     monkeypatch.setattr(feed, "TICK_S", 3600)
     later = "const now = Date.now; Date.now = () => now() + 20000; "
     await until(browser, later + "return document.getElementById('live').textContent.startsWith('No news')")
-    os.kill(os.getpid(), signal.SIGHUP)  # ends the streams; the browser asks for another one
+    for each in feeds:
+        each.send_off()  # the browser asks for another stream
     await until(browser, "return document.getElementById('live').textContent === 'Live, '")
     asked = [json.loads(each["message"])["message"] for each in await browser.said("performance")]
     urls = {each["params"]["request"]["url"] for each in asked if each["method"] == "Network.requestWillBeSent"}
-    urls = {each for each in urls if not each.startswith("chrome://")}  # its own first tab
+    urls = {each for each in urls if not each.startswith(("chrome:", "data:"))}  # its own first tab
     assert urls == {f"http://{status}/{each}" for each in ("", "page.css", "page.js", "icon.svg", "events")}
     assert await browser.said("browser") == []
 
