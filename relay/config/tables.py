@@ -232,8 +232,8 @@ class AlarmSettings(toml.Table):
 
 
 class StatusSettings(toml.Table):
-    """Where the relay tells how it is: /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz. Nothing can
-    be changed there. Leave the table out where nobody asks.
+    """Where the relay tells how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
+    /readyz. Nothing can be changed there. Leave the table out where nobody asks.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

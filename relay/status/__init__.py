@@ -1,4 +1,4 @@
-"""How a relay tells how it is: metrics for Prometheus, whether it is ready, alarms.
+"""How a relay tells how it is: metrics for Prometheus, whether it is ready, alarms, the operators' page.
 Standard: it only tells, and mail comes first: work and connections are bounded, and no answer waits for the store.
 
     measures.py    what each process measures of itself, and the first one of the site: on the board (relay/counting)
@@ -8,6 +8,8 @@ Standard: it only tells, and mail comes first: work and connections are bounded,
     alarms.py      that each begins once and ends once
     telling.py     who is told of them besides
     exposition.py  the text of /metrics
+    record.py      the last minutes in memory, some weeks in the store, for the page
+    page/          the page
     server.py      connections: how many, how long, how fast; TLS
     access.py      who may ask
     door.py        what there is to ask for, and what app.py and `check` know of it
