@@ -303,14 +303,15 @@ async def running(
         )
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
-            ready += [
-                await stack.enter_async_context(each.door(watched, readiness, sockets)) for each in status(config)
-            ]
             telling = AlarmTelling(config, board, inside.outgoing, built.next_hops)
             await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
             looking = Looking(watched, readiness, built.next_hops)
             alarms = Alarms(board, config.alarms_file, telling)
             await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
+            ready += [
+                await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
+                for each in status(config)
+            ]
         files = [each for door in ready for each in door.reloadable]
         files += [built.dkim] if built.dkim is not None else []
         reloading = Reloading(settings, built.sites, built.policies, files)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.key_receiver import Receiving
     from relay.keys.ring import KeyRing
     from relay.policy.reload import PoliciesInForce
+    from relay.status.alarms import Alarms
     from relay.status.ready import Readiness
     from relay.store.store import Store
 
@@ -57,7 +58,9 @@ class StatusModule(Protocol):
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The address, by its setting."""
 
-    def door(self, watched: Watched, ready: Readiness, sockets: Sockets) -> AbstractAsyncContextManager[Door]:
+    def door(
+        self, watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
+    ) -> AbstractAsyncContextManager[Door]:
         """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

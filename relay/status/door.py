@@ -22,6 +22,7 @@ from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.errors import ConfigError
 from relay.status import Watched
 from relay.status.access import Access, read_token
+from relay.status.alarms import Alarms
 from relay.status.exposition import CONTENT_TYPE, Exposition
 from relay.status.page.routes import EVENTS, Page, page
 from relay.status.ready import Readiness
@@ -36,11 +37,11 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(watched: Watched, ready: Readiness, sockets: Sockets) -> AsyncIterator[StatusDoor]:
+async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets) -> AsyncIterator[StatusDoor]:
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - whoever calls has looked
-    async with page(watched, ready) as shown:
+    async with page(watched, ready, alarms) as shown:
         yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 
 

@@ -19,6 +19,7 @@ from relay.counting import Metric, metrics
 from relay.counting.board import Labels, Totals
 from relay.errors import StoreUnavailable
 from relay.status import Watched
+from relay.status.alarms import Alarms, Standing
 from relay.store.history import KEPT, MOST_POOLS, Stretch
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,8 @@ LOOK_S = 10.0
 WRITE_S = 60.0
 RECENT_S = 600.0
 """What came about since then is recent."""
+ENDED = 10
+"""So many alarms that are over are remembered, until the relay is started anew."""
 LAST_WORD_S = 2.0
 """So long a relay that stops waits until its last minute is written."""
 
@@ -40,11 +43,22 @@ class _Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """An alarm that is over; times in seconds since 1970."""
+
+    name: str
+    about: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
     """What was remembered at one moment, `at` of time.monotonic.
 
     `recent` is by how much each count has grown lately, `last` when a mail of a direction had an outcome, `stretches`
-    the history by the seconds of a stretch, the oldest first, `trouble` why it is not written.
+    the history by the seconds of a stretch, the oldest first, `trouble` why it is not written. `standing` are
+    the alarms that stand, the oldest first, and `ended` those that have ended, the last first.
     """
 
     at: float
@@ -52,16 +66,21 @@ class Remembered:
     last: Mapping[tuple[str, str], float]
     stretches: Mapping[int, Sequence[Stretch]]
     trouble: str
+    standing: Sequence[Standing]
+    ended: Sequence[Ended]
 
 
-_LOOKED_AT = (metrics.MAILS, metrics.FAILURES, metrics.TRIPWIRE, metrics.LEDGER_FAILURES, metrics.QUARANTINE_PUT)
+_LOOKED_AT = (metrics.MAILS, metrics.FAILURES, metrics.REJECTIONS)
 
 
 class Record:
     """What was seen so far; it begins with what is counted already when it is made."""
 
-    def __init__(self, watched: Watched, totals: Totals) -> None:
+    def __init__(self, watched: Watched, alarms: Alarms, totals: Totals) -> None:
         self._watched = watched
+        self._alarms = alarms
+        self._standing: list[Standing] = []
+        self._ended: deque[Ended] = deque(maxlen=ENDED)
         self._looks: deque[_Look] = deque()
         self._last: dict[tuple[str, str], float] = {}
         self._stretches: dict[tuple[int, int], Stretch] = {}
@@ -86,12 +105,18 @@ class Record:
         self._looks.append(_Look(now, counts))
         while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
             self._looks.popleft()
+        standing = self._alarms.standing
+        over = [each for each in self._standing if each not in standing]
+        self._ended.extendleft(Ended(each.alarm.name, each.about, each.since, time.time()) for each in over)
+        self._standing = standing
 
     def view(self) -> Remembered:
         """What is remembered now, as a value that stays as it is."""
         now, before = self._looks[-1], self._looks[0]
         recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
-        return Remembered(now.at, recent, dict(self._last), self._history(now), self.trouble)
+        return Remembered(
+            now.at, recent, dict(self._last), self._history(now), self.trouble, [*self._standing], [*self._ended]
+        )
 
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:
         """What is written, and what is still to be: so that it tells of the same mails as all else does."""
@@ -144,9 +169,9 @@ class Record:
 
 
 @asynccontextmanager
-async def recording(watched: Watched) -> AsyncIterator[Record]:
+async def recording(watched: Watched, alarms: Alarms) -> AsyncIterator[Record]:
     """Keeps a record until the block ends; the last minute is written then."""
-    record = Record(watched, await watched.board.totals())
+    record = Record(watched, alarms, await watched.board.totals())
     async with in_background("history", record.keep_up()):
         yield record
     with suppress(TimeoutError):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from relay.aio import in_background
 from relay.status import Watched
+from relay.status.alarms import Alarms
 from relay.status.page.feed import SECTIONS, Feed
 from relay.status.page.html import Html, element
 from relay.status.page.words import clock
@@ -79,10 +80,10 @@ class Page:
 
 
 @asynccontextmanager
-async def page(watched: Watched, ready: Readiness) -> AsyncIterator[Page]:
+async def page(watched: Watched, ready: Readiness, alarms: Alarms) -> AsyncIterator[Page]:
     """The page, kept up until the block ends."""
     files = {name: (HERE / name).read_bytes() for name in FILES}
-    async with recording(watched) as record:
+    async with recording(watched, alarms) as record:
         feed = Feed(watched, ready, record)
         async with in_background("page", feed.keep_up()):
             yield Page(watched.config.site.name, feed, files)

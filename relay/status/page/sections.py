@@ -13,12 +13,10 @@ from relay.status.page import words
 from relay.status.page.charts import bars
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
-from relay.status.page.verdict import DIRECTIONS, troubles, verdict
-from relay.status.record import RECENT_S
+from relay.status.page.verdict import DIRECTIONS, MINUTES, Trouble, troubles, verdict
 
 HOUR_S, DAY_S = 3600, 86_400
 HOURS, DAYS = 24, 42
-MINUTES = f"{RECENT_S / 60:.0f} minutes"
 LEVELS = ("otp", "aes", "pqc-aes", "rsa-aes", "pqc", "rsa", "other", "plaintext")
 """The parts of a column, from below; those that quantum keys protect first."""
 _NAMES = {"pqc-aes": "pqc+aes", "rsa-aes": "rsa+aes", "plaintext": "in clear", "other": "other"}
@@ -78,43 +76,86 @@ def show_verdict(now: Now) -> Html:
 
 
 def show_troubles(now: Now) -> Html:
-    """What is wrong, each with what to do."""
+    """What is wrong, each with what to do, and what was lately."""
     found = troubles(now)
-    if not found:
-        return section(
-            "troubles", "Nothing to do", element("p", "The relay knows of nothing that is wrong.", class_="quiet")
-        )
     each = [
-        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.what),
-                element("p", code(one.do))))
+        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", _sentence(one.what)),
+                element("p", code(one.do)), _whence(one)))
         for one in found
     ]  # fmt: skip
-    return section("troubles", "What is wrong, and what to do", element("ul", each, class_="troubles", role="list"))
+    shown = (
+        element("ul", each, class_="troubles", role="list")
+        if found
+        else element("p", "The relay knows of nothing that is wrong.", class_="quiet")
+    )
+    return section("troubles", "What is wrong, and what to do" if found else "Nothing to do", shown, _ended(now))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _whence(trouble: Trouble) -> Html | None:
+    if trouble.since is None:
+        return None
+    return element("p", element("code", trouble.alarm), " since ", words.clock(trouble.since), class_="quiet small")
+
+
+def _ended(now: Now) -> Html | None:
+    if not now.past.ended:
+        return None
+    each = [
+        element(
+            "li", element("code", one.name), f" {one.about} ", words.clock(one.since), " to ", words.clock(one.until)
+        )
+        for one in now.past.ended
+    ]
+    return element(
+        "details", element("summary", f"Lately over: {len(each)}", id="summary-ended"),
+        element("ul", each, role="list"), id="details-ended",
+    )  # fmt: skip
 
 
 def show_held(now: Now) -> Html:
-    """What was held or refused, and why."""
-    recent = now.past.recent[metrics.FAILURES]
+    """What is held now, and what was held, refused or turned away, and why."""
+    return section("held", "Held and refused", [_held_now(now, each) for each in DIRECTIONS], _reasons(now))
+
+
+def _held_now(now: Now, direction: str) -> Html | None:
+    waiting = {
+        cause: count for (way, cause), count in now.series(metrics.HELD_RECIPIENTS) if way == direction and count
+    }
+    if not waiting:
+        return None
+    longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
+    causes = ", ".join(f"{cause}: {count:,.0f}" for cause, count in waiting.items())
+    return element(
+        "p", f"{direction.capitalize()} mail to ", element("strong", words.number(sum(waiting.values()))),
+        f" recipients is held now ({causes}), the first for {longest}.", class_="now",
+    )  # fmt: skip
+
+
+def _reasons(now: Now) -> Html:
+    counts: dict[tuple[str, str, str], list[float]] = {}
+    for metric, where in ((metrics.FAILURES, ""), (metrics.REJECTIONS, " at the door")):
+        recent = now.past.recent[metric]
+        for labels, count in now.series(metric):
+            lately, since = counts.setdefault((labels[-1], labels[0], where), [0.0, 0.0])
+            counts[labels[-1], labels[0], where] = [lately + recent.get(labels, 0.0), since + count]
     each = [
         element("li",
             element("div", words.reason(reason) or reason, " ",
-                    element("span", element("code", reason), f" {direction}", class_="quiet")),
-            element("div", element("strong", words.number(recent.get((direction, reason), 0))),
-                    f" in {MINUTES}, ", words.number(count), " since the start", class_="counts"))
-        for (direction, reason), count in sorted(
-            now.series(metrics.FAILURES), key=lambda row: (-recent.get(row[0], 0), -row[1])
+                    element("span", element("code", reason), f" {direction}{where}", class_="quiet")),
+            element("div", element("strong", words.number(lately)), f" in {MINUTES}, ", words.number(since),
+                    " since the start", class_="counts"))
+        for (reason, direction, where), (lately, since) in sorted(
+            counts.items(), key=lambda row: (-row[1][0], -row[1][1], row[0])
         )
     ]  # fmt: skip
-    waiting = now.value(metrics.WAITING)
-    wait = element(
-        "p", "Sealed copies wait for ", element("strong", words.number(waiting)),
-        " recipients until the mail server tries again.",
-    ) if waiting else None  # fmt: skip
     if not each:
-        nothing = element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
-        return section("held", "Held and refused", wait, nothing)
-    note = element("p", "By reason; each try of a mail counts.", class_="caption")
-    return section("held", "Held and refused", wait, note, element("ul", each, class_="reasons", role="list"))
+        return element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
+    note = element("p", "Why mail was held or refused; each try counts.", class_="caption")
+    return element("div", note, element("ul", each, class_="reasons", role="list"))
 
 
 def show_mails(now: Now) -> Html:

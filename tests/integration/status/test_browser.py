@@ -16,7 +16,7 @@ import pytest
 from relay import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from relay.status import exposition
+from relay.status import alarms, exposition
 from relay.status.page import feed
 from relay.status.page.feed import Feed
 from tests.integration.status.test_metrics import Two, numbers, with_status
@@ -46,6 +46,7 @@ async def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     monkeypatch.setattr(feed, "TICK_S", 0.1)
     monkeypatch.setattr(feed, "SHARE", math.inf)
     monkeypatch.setattr(exposition, "SHARE", math.inf)
+    monkeypatch.setattr(alarms, "LOOK_S", 0.1)
     async with browsers.browser(tmp_path / "profile") as found:
         yield found
 
@@ -91,6 +92,9 @@ async def test_what_is_sent_stands_on_the_page_a_moment_later_and_nothing_comes_
     async with asyncio.timeout(20):
         while {tuple(each[:3]): each[3] for each in await browser.run(TABLE)} != wanted:
             await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while await browser.get("title") == "Mail flows · alice":
+            await asyncio.sleep(0.05)
     assert await browser.get("title") == "Mail flows, but not all of it · alice"
     assert await browser.run("return document.getElementById('news').textContent") == await browser.get("title")
     monkeypatch.setattr(feed, "TICK_S", 3600)
@@ -120,9 +124,7 @@ async def test_axe_finds_nothing_at_any_width_in_any_scheme_with_everything_open
         assert [await send(addresses["outgoing"], number) for number in (1, 2, 3)] == [451, 250, 250]
         site.write_policies({"default.toml": BROKEN})
         await browser.open(f"http://{addresses['status']}/")
-        await until(
-            browser, "return document.getElementById('troubles').textContent.includes('policy files are wrong')"
-        )
+        await until(browser, "return document.getElementById('troubles').textContent.includes('policy_broken')")
         await browser.devtools("Runtime.evaluate", expression=AXE.read_text())
         await browser.run("for (const each of document.querySelectorAll('details')) each.open = true")
         schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
