@@ -178,8 +178,8 @@ async def test_a_hundred_viewers_slow_ones_and_hostile_requests_leave_mail_its_w
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever does not read is left; connections, slots and descriptors stay within their bounds all the while."""
-    monkeypatch.setattr(feed, "VIEWER_S", 2.0)
-    monkeypatch.setattr(feed, "TICK_S", 0.05)
+    monkeypatch.setattr(feed, "VIEWER_S", 8.0)
+    monkeypatch.setattr(feed, "TICK_S", 0.3)
     monkeypatch.setattr(feed, "OCTETS_A_SECOND", math.inf)
     feeds: set[Feed] = set()
     since, accept = Feed._since, server.Server._begin
