@@ -68,9 +68,10 @@ async def workers(site: Site, number: int, *, before: str = "") -> AsyncIterator
 
 @pytest.fixture(name="site")
 def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    """No key is drawn ahead of need: a worker that is frozen meanwhile would lock the others out of the store."""
     return make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-        policies=POLICIES,
+        policies=POLICIES, kme_settings="prefetch = false",
     )  # fmt: skip
 
 
@@ -243,6 +244,7 @@ def _lives(pid: int) -> bool:
 
 async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: DevelopmentKMEs, site: Site) -> None:
     kmes.link.drops_undelivered = True
+    site.config_file.write_text(site.config_file.read_text().replace("prefetch = false\n", ""))
     async with workers(site, 3) as relay:
         await until(relay, "workers_end")
         first = pids(relay)[1]
