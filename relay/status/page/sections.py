@@ -130,8 +130,8 @@ def _held_now(now: Now, direction: str) -> Html | None:
     longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
     causes = ", ".join(f"{cause}: {count:,.0f}" for cause, count in waiting.items())
     return element(
-        "p", f"{direction.capitalize()} mail to ", element("strong", words.number(sum(waiting.values()))),
-        f" recipients is held now ({causes}), the first for {longest}.", class_="now",
+        "p", f"{direction.capitalize()} mail to ", element("strong", words.many(sum(waiting.values()), "recipient")),
+        f" is held now ({causes}), the first for {longest}.", class_="now",
     )  # fmt: skip
 
 

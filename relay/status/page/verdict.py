@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relay.counting import metrics
+from relay.status.page import words
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S
 
@@ -51,7 +52,7 @@ def verdict(now: Now) -> Verdict:
         for outcomes in (THROUGH, ("refused",))
     )
     waiting = now.sum(metrics.HELD_RECIPIENTS)
-    held = f"mail to {waiting:,.0f} recipients is held" if waiting else "nothing is held"
+    held = f"mail to {words.many(waiting, 'recipient')} is held" if waiting else "nothing is held"
     counts = f"{through:,.0f} delivered, {refused:,.0f} refused in the last {MINUTES}; {held}"
     stuck = [each for each in DIRECTIONS if _stuck(now, each)]
     if stuck:

@@ -24,6 +24,11 @@ def number(value: float) -> Html:
     return element("data", f"{value:,.0f}", value=f"{value:.0f}") if value >= 1000 else Html(f"{value:.0f}")
 
 
+def many(count: float, word: str) -> str:
+    """1 mail, 2 mails."""
+    return f"{count:,.0f} {word}" if count == 1 else f"{count:,.0f} {word}s"
+
+
 def duration(seconds: float) -> str:
     """3 h 20 min, and from ten of a unit on that one alone: who reads it twice a minute need not see it change."""
     if math.isinf(seconds):

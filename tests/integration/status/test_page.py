@@ -104,13 +104,13 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
     assert "The next hop cannot be reached or answered 4xx. NextHopUnavailable outgoing 1 in 10" in held
     assert "PolicyRefuses outgoing at the door 1 in 10" in held
     async with asyncio.timeout(20):  # how many wait is looked at now and then
-        while not (said := (await page(two.alice["status"])).text("slot-verdict")).endswith("1 recipients is held"):
+        while not (said := (await page(two.alice["status"])).text("slot-verdict")).endswith("mail to 1 recipient is held"):
             await asyncio.sleep(0.05)
     assert (
         said
-        == "! Mail flows, but not all of it 10 delivered, 1 refused in the last 10 minutes; mail to 1 recipients is held"
+        == "! Mail flows, but not all of it 10 delivered, 1 refused in the last 10 minutes; mail to 1 recipient is held"
     )
-    waits = "Outgoing mail to 1 recipients is held now (next hop: 1), the first for"
+    waits = "Outgoing mail to 1 recipient is held now (next hop: 1), the first for"
     assert (await page(two.alice["status"])).text("held").startswith(f"Held and refused {waits}")
     keys = (await numbers(two.alice["status"])).sum("qumail_key_pool_keys", peer="bob")
     assert re.search(rf"kme for bob .* ready here ?{keys:.0f} ", shown.text("keys"))
