@@ -121,7 +121,7 @@ class Record:
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:
         """What is written, and what is still to be: so that it tells of the same mails as all else does."""
         if self._written is None:
-            return {}
+            return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()
         new = {each: count - self._written.get(each, 0.0) for each, count in counted.items()}
         found: dict[int, list[Stretch]] = {}
@@ -151,10 +151,11 @@ class Record:
             counted = _mails({labels: numbers[0] for labels, numbers in totals.get(metrics.MAILS, {}).items()})
             self._take(await history.add(self._watched.board.name, counted, _pools(totals)))
             self._written = counted
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the next time it may succeed
+            cause = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
             if not self.trouble:
-                log.warning("history_not_written", cause=str(error))
-            self.trouble = str(error)
+                log.warning("history_not_written", cause=cause)
+            self.trouble = cause
         else:
             self.trouble = ""
 
@@ -172,11 +173,13 @@ class Record:
 async def recording(watched: Watched, alarms: Alarms) -> AsyncIterator[Record]:
     """Keeps a record until the block ends; the last minute is written then."""
     record = Record(watched, alarms, await watched.board.totals())
-    async with in_background("history", record.keep_up()):
-        yield record
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LAST_WORD_S):
-            await record.write(await watched.board.totals())
+    try:
+        async with in_background("history", record.keep_up()):
+            yield record
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await record.write(await watched.board.totals())
 
 
 def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric: Metric) -> Counts:

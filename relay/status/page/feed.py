@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import structlog
 from aiohttp import web
 
 from relay.status import Watched
@@ -22,6 +23,8 @@ from relay.status.page.verdict import verdict
 from relay.status.ready import Readiness
 from relay.status.record import Record
 from relay.status.server import HEADERS
+
+log = structlog.get_logger(__name__)
 
 TICK_S = 2.0
 SHARE = 0.02
@@ -87,7 +90,10 @@ class Feed:
         """Tells the viewers, for ever; where there are none, nothing is made."""
         while True:
             await self._wanted.wait()
-            await self.shown()
+            try:
+                await self.shown()
+            except Exception as error:
+                log.error("page_not_made", cause=f"{type(error).__name__}: {error}", exc_info=error)
             self._wake()
             sent = self.viewers * max(map(len, self._events.values()), default=0)
             await asyncio.sleep(max(TICK_S, sent / OCTETS_A_SECOND, self._not_before - time.monotonic()))
@@ -149,9 +155,8 @@ class Feed:
         """Makes it anew; gives the seconds of processor time that it took."""
         totals = await self._watched.board.totals()
         self._record.note(totals)
-        now = Now(
-            self._watched.config.site.name, time.time(), totals, self._ready.causes, self._record.view(),
-        )  # fmt: skip
+        site, past = self._watched.config.site.name, self._record.view()
+        now = Now(site, time.time(), totals, self._ready.causes, past)
         # In a thread: with many KMEs and peers it takes longer than mail may wait for its turn.
         made, cost = await asyncio.to_thread(_made, now)
         shown, look = self._shown, self._shown.look + 1

@@ -104,7 +104,9 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
     assert "The next hop cannot be reached or answered 4xx. NextHopUnavailable outgoing 1 in 10" in held
     assert "PolicyRefuses outgoing at the door 1 in 10" in held
     async with asyncio.timeout(20):  # how many wait is looked at now and then
-        while not (said := (await page(two.alice["status"])).text("slot-verdict")).endswith("mail to 1 recipient is held"):
+        while not (said := (await page(two.alice["status"])).text("slot-verdict")).endswith(
+            "mail to 1 recipient is held"
+        ):
             await asyncio.sleep(0.05)
     assert (
         said
