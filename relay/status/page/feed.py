@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ OCTETS_A_SECOND = 2 * 2**20
 """No more is sent to all viewers together."""
 MOST_VIEWERS = 100
 """More are told to come back: there must be connections left for short questions."""
+UNREAD_OCTETS = 65_536
+"""The system keeps about so much for a viewer who does not read."""
 VIEWER_S = 10.0
 """So long a viewer may take to read what was sent."""
 
@@ -116,8 +119,9 @@ class Feed:
         self.viewers += 1
         self._wanted.set()
         try:
-            if request.transport is not None:
-                request.transport.set_write_buffer_limits(high=1)  # what is sent is with the system, or is waited for
+            if (transport := request.transport) is not None:
+                transport.set_write_buffer_limits(high=1)  # what is sent is with the system, or is waited for
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_OCTETS)
             await self._tell(request, response)
         finally:
             self.viewers -= 1
