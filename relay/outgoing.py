@@ -72,7 +72,8 @@ class Outgoing:
     def check_recipient(self, sender: str, recipient: str) -> None:
         """The answer to RCPT TO: raises PolicyHolds or PolicyRefuses where policy can already say so."""
         if self.shadow is None:
-            self.sealer.check(sender, recipient)
+            with self.tally.at_rcpt(sender, recipient):
+                self.sealer.check(sender, recipient)
 
     async def process(self, mail: Mail) -> Outcomes:
         """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse.

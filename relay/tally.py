@@ -5,13 +5,15 @@ Standard: fates.py says what there is to tell; both are told the same, so that t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from relay.config import Config
 from relay.counting import Board, metrics
 from relay.counting.board import Timed
 from relay.deliveries import Delivery
+from relay.errors import Refuse, TryLater
 from relay.fates import Fate, Fates
 from relay.mail import OURS, Mail
 from relay.opening import Opened
@@ -82,6 +84,20 @@ class Tally:
                 held.over(name, mailbox)
             elif fate.reason not in _NO_NEWS:
                 held.held(self._direction, _CAUSES.get(fate.reason, "other"), name, mailbox)
+
+    @contextmanager
+    def at_rcpt(self, sender: str, recipient: str) -> Iterator[None]:
+        """Around what policy says before there is a mail: who is held there waits as well."""
+        name = sender.encode("utf-8", "surrogatepass")
+        try:
+            yield
+        except TryLater as error:
+            self._board.held.held(self._direction, _CAUSES.get(type(error).__name__, "other"), name, recipient)
+            raise
+        except Refuse:
+            self._board.held.over(name, recipient)
+            raise
+        self._board.held.over(name, recipient)
 
 
 class Trial:

@@ -226,6 +226,19 @@ async def test_mail_that_waits_raises_an_alarm_until_it_has_gone(site: Site, sin
         assert found.sum("qumail_alarms_total", alarm="mail_held") == 1
 
 
+async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
+    with_alarms(site, "held_longer_than = 1")
+    (site.directory / "policies" / "default.toml").unlink()
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
+        await until_written(site, "mail_held")
+        (site.directory / "policies" / "nobody.example.toml").write_text('peer = "bob"\nlevels = ["aes"]\n')
+        async with asyncio.timeout(30):
+            while (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code != 250:
+                await asyncio.sleep(0.1)
+        await until_written(site)
+
+
 async def test_with_several_workers_each_alarm_is_said_once_and_what_waits_at_one_may_go_by_another(
     site: Site, sink: Sink
 ) -> None:
