@@ -36,6 +36,10 @@ itself, for all processes together, and a restart tells of none again. While one
 ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told. Rules for Prometheus, tested with promtool, and a
 dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
+Relays of several hosts that share PostgreSQL each tell for themselves. Mail that one has held and another has delivered
+waits for the first until it has not been tried there for two hours. With a restart it is known anew who waits, as mail
+is tried again.
+
 """
 
 
