@@ -128,6 +128,7 @@ class Server:
             if self.connections >= MOST_CONNECTIONS:
                 accepted.close()
                 continue
+            self._handshakes += 1  # at once: the next one may be accepted before this one has begun
             self._run(self._begin(accepted))
 
     @property
@@ -139,7 +140,6 @@ class Server:
     async def _begin(self, accepted: socket.socket) -> None:
         server = self._runner.server
         assert server is not None  # noqa: S101 - it was set up
-        self._handshakes += 1
         try:
             context = self.tls.context if self.tls is not None else None
             within = HANDSHAKE_S if context is not None else None

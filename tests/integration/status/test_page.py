@@ -170,7 +170,10 @@ async def test_more_viewers_than_there_is_room_for_are_told_to_come_back(
         assert (await page(status)).text("slot-verdict")
         await viewers.pop().__aexit__(None, None, None)
         async with asyncio.timeout(20):
-            while (await session.get(f"http://{status}/events")).status != 200:
+            while True:
+                async with session.get(f"http://{status}/events") as response:
+                    if response.status == 200:
+                        break
                 await asyncio.sleep(0.02)
     for each in viewers:
         await each.__aexit__(None, None, None)
