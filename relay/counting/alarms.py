@@ -59,8 +59,8 @@ _ALL: Final = (
         "At the present rates the keys of a KME for a peer will be gone soon.",
         "the forecast is below `alarm` of the KME",
         "it is above it for a minute",
-        "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less mail "
-        "use them: level aes in place of otp (policies/README.md).",
+        "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less "
+        "mail use them: level aes in place of otp (policies/README.md).",
         about="KME and peer",
     ),
     Alarm(
