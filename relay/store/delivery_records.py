@@ -198,11 +198,11 @@ class DeliveryRecords:
         places = [recipient_name(mail, mailbox) for mailbox in mailboxes]
         until = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
-            # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
-            while ended := self._neighbours.ended():
-                await self._take_over()
-                self._neighbours.forget(ended)
             try:
+                # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
+                while ended := self._neighbours.ended():
+                    await self._take_over()
+                    self._neighbours.forget(ended)
                 self._neighbours.begin(places)
                 break
             except DeliveryUnderWay:

@@ -73,7 +73,10 @@ class Neighbours:
         return frozenset(self._that_ended()) if self.memory[_NOTICE] else frozenset()
 
     def forget(self, lives: frozenset[int]) -> None:
-        """What these had delivered was taken over: they have nothing under way."""
+        """What these had delivered was taken over: they have nothing under way.
+
+        Raises DeliveryUnderWay where another worker marks at this moment; it is to be called again then.
+        """
         for start in self._used():
             with self._locked(start):
                 for at, life, _ in self._cells(start):
