@@ -193,6 +193,8 @@ async def _by_relay(
 class _KME:
     """A group of key management entities that has these keys and no others."""
 
+    pools = ()
+
     def __init__(self, keys: Mapping[OneKey, bytes]) -> None:
         self._keys = keys
         self._keep: Callable[[str, Mapping[str, bytes]], Awaitable[None]] | None = None

@@ -131,6 +131,8 @@ CONFIG = configuration()
 class NoKME:
     """A KME group that gives what one case says, and remembers what it was asked for."""
 
+    pools = ()
+
     def __init__(self, group: str, keys: Mapping[Name, bytes]) -> None:
         self._group = group
         self._keys = keys
