@@ -99,6 +99,9 @@ class Try:
 
     def end(self, fates: Mapping[str, Fate], error: BaseException | None) -> None:
         """The try is over, with these fates by mailbox; `error` is that of all of whom nothing else is known."""
+        if self._delivery is not None:
+            # In a circle of references the mail would stay in memory until the next search for such.
+            self._delivery.witness = None
         if self._audit is None:
             return
         if len(self._of) < len(fates):

@@ -356,6 +356,7 @@ class KeyPool:
                 refused_more = not short
             else:
                 self._answered()
+                peer_pool.kme_store.status_trouble = ""  # of when it was away; the next status says whether it lasts
                 peer_pool.kme_store.batch.took(number, refused_more=refused_more)
                 return keys
 
