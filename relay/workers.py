@@ -48,6 +48,8 @@ PAUSES_S = (0.1, 1.0, 5.0, 30.0)
 SOON_S = 60.0
 TRIES = 4
 """So many times in a row a worker ends soon; where no other one serves then, the relay ends: all would only wait."""
+STOP_S = 70.0
+"""So long a worker that is told to end may take: the service manager would kill all of the relay a little later."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
 """So often it is looked, in seconds, and so many times in a row nothing need have come from a worker, or from one that
 does not serve yet: it may have many received keys to take over."""
@@ -129,10 +131,15 @@ class Workers:
             await self._all_anew()
 
     async def stop(self) -> None:
-        """Returns when all have ended, each after its mails in flight."""
+        """Returns when all have ended, each after its mails in flight; who does not end is killed. Nothing is lost."""
         self._stopping.set()
         for each in self._running_now:
             _tell(each.process, signal.SIGTERM)
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=STOP_S)
+        for each in self._running_now:
+            log.error("worker_does_not_end", worker=each.number, process=each.process.pid)
+            _tell(each.process, signal.SIGKILL)
         while self._watching:
             await asyncio.wait(self._watching)
 

@@ -297,6 +297,15 @@ async def test_a_worker_that_hangs_is_replaced_and_so_is_one_that_hangs_before_i
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
+async def test_a_worker_that_does_not_end_holds_up_the_end_of_the_relay_for_so_long_only(site: Site) -> None:
+    async with workers(site, 2, before="from relay import workers; workers.STOP_S = 1.0") as relay:
+        os.kill(pids(relay)[2], signal.SIGSTOP)
+        relay.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            assert await relay.process.wait() == 0
+        assert [each["worker"] for each in events(relay, "worker_does_not_end")] == [2]
+
+
 async def test_the_service_manager_hears_of_the_relay_as_a_whole(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
