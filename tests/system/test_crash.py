@@ -64,4 +64,4 @@ async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befal
     report = await two_relays.run(tmp_path, server, seconds=10, seed=5)
     assert report.faults == []
     assert report.messages > 20
-    assert report.hits, "something has to befall them"
+    assert sum(report.hits.values()) >= 3
