@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
+import structlog
+
 from relay.config import Config
 from relay.counting import Board, metrics
 from relay.counting.board import Timed
@@ -18,6 +20,8 @@ from relay.fates import Fate, Fates
 from relay.mail import OURS, Mail
 from relay.opening import Opened
 from relay.trail import Trail
+
+log = structlog.get_logger(__name__)
 
 _CAUSES = {
     "PolicyHolds": "policy",
@@ -125,6 +129,12 @@ class Trial:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._time.__exit__()
+        try:
+            self._tell(error)
+        except Exception as failure:  # noqa: BLE001 - the mail has left: for a number its client must not try again
+            log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
+
+    def _tell(self, error: BaseException | None) -> None:
         fates = self._tally.fates.of(self._mail, self._delivery, error)
         self._tally.count(self._mail.door, fates.values())
         if self._delivery is not None and self._mail.door != OURS:

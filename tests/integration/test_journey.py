@@ -21,6 +21,7 @@ from relay.mail import Mail
 from relay.opening import MailOpener, Opened
 from relay.sealing import SealedCopy
 from relay.store.delivery_records import DeliveryRecords
+from relay.tally import Tally
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload
@@ -220,3 +221,14 @@ async def test_a_mail_that_has_arrived_is_kept_in_memory_by_nothing(pair: Pair, 
         gc.enable()
     assert sink.got
     assert not kept
+
+
+async def test_a_fault_in_counting_has_no_mail_sent_again(
+    pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("counting is broken")
+
+    monkeypatch.setattr(Tally, "count", broken)
+    assert (await submit(pair.outgoing, mails.plain())).code == 250
+    assert len(sink.got) == 1
