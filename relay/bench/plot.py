@@ -66,8 +66,8 @@ def _aims(axes: Any, figures: Figures) -> None:
     ]
     bars = axes.barh(names, shares, color=_OURS)
     labels = [f"{number(compared.value)} (aim {one.aim:g})" for one, compared in found]
-    axes.bar_label(bars, labels, padding=3, fontsize=9)
-    axes.axvline(1.0, color=_AIM, linestyle="--")
+    axes.axvline(1.0, color=_AIM, linestyle="--", zorder=2)
+    axes.bar_label(bars, labels, padding=3, fontsize=9, backgroundcolor="white", zorder=3)
     _tidy(axes, "share of each aim that is reached")
 
 

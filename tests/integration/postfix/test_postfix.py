@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import re
 import shutil
@@ -465,3 +466,24 @@ async def _pgp_verify(home: Path, part: bytes, signature: bytes) -> None:
 async def _gpg(home: Path, *words: str) -> None:
     options = ("--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback")
     await postfix.run("gpg", *options, *words, directory=home)
+
+
+async def test_a_mail_that_postfix_has_put_aside_while_its_file_was_in_use_is_tried_again(two: Two) -> None:
+    recipient = "put-aside@bob.example"
+    await two.alice.sealed.cut()
+    await send(two.alice, mails.plain(), recipient)
+    await two.alice.postfix.deferred(recipient)
+
+    await two.alice.sealed.mend()
+    [name] = [name for name, to in (await two.alice.postfix.queued_names()).items() if recipient in to]
+    [file] = (two.alice.postfix.directory / "queue" / "deferred").glob(f"**/{name}")
+    with file.open("rb") as in_use:
+        fcntl.flock(in_use, fcntl.LOCK_EX)
+        await two.alice.postfix.command("postqueue", "-f")
+        async with asyncio.timeout(postfix.DEADLINE_S):
+            while f"{name}: skipped, still being delivered" not in two.alice.postfix.log:
+                await asyncio.sleep(postfix.POLL_S)
+    await two.alice.postfix.flush()
+    assert_unchanged((await two.bob.delivered(recipient)).message, mails.plain())
+    await two.all_queues_empty()
+    assert len(two.bob.all_delivered(recipient)) == 1

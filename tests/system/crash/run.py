@@ -36,6 +36,7 @@ from tests.testlib.wire import Wire
 SUBMITTERS = 4
 READINGS = 20
 SETTLE_S = 120.0
+FLUSH_S = 5.0
 LOSES_ANSWERS = ("killed", "sealed_", "opened_")
 """Words of the faults that a next hop's answer can be lost by."""
 PLACES = ("alice, unsealed", "alice", "bob", "bob, in clear", "bob, mailboxes")
@@ -238,11 +239,14 @@ async def _submitted(site: MailSite, message: Message) -> Reply:
 async def _quiet(
     field_: Battlefield, messages: Sequence[Message], progress: Callable[[str], None], *, for_s: float
 ) -> None:
-    """Waits until everything has arrived, or nothing more has for a while, at most `for_s` seconds."""
+    """Waits until everything has arrived, or nothing more has for a while, at most `for_s` seconds.
+
+    While nothing arrives, both Postfixes try again what they have put aside.
+    """
     wanted = {(each.number, recipient) for each in messages for recipient in each.recipients}
     deadline = time.monotonic() + for_s
     missing = len(wanted)
-    changed = time.monotonic()
+    changed = flushed = time.monotonic()
     while time.monotonic() < deadline:
         now = len(wanted - set(_arrived(field_.bob)))
         if now == 0:
@@ -250,6 +254,12 @@ async def _quiet(
         if now != missing:
             missing, changed = now, time.monotonic()
             progress(f"{missing} deliveries missing")
+        elif time.monotonic() - flushed > FLUSH_S:
+            flushed = time.monotonic()
+            for site in (field_.alice, field_.bob):
+                async with site.postfix_works:
+                    with suppress(OSError):  # it was killed a moment ago, and its processes are still coming up
+                        await site.postfix.flush()
         if time.monotonic() - changed > max(15.0, for_s / 4):
             return
         await asyncio.sleep(0.5)
