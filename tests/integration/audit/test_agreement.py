@@ -1,4 +1,4 @@
-"""Metrics, audit record, log and trace tell of the same mails the same, to the number, whatever becomes of them.
+"""Page, metrics, audit record, log and trace tell of the same mails the same, to the number, whatever becomes of them.
 Standard: relay/fates.py has what there is to tell.
 """
 
@@ -22,9 +22,11 @@ from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, relay_process
+from tests.testlib.status_page import page
 from tests.testlib.submit import submit
 
-MAILS = 200
+MAILS = 1000
+DEADLINE_S = 20
 LABELS = ("direction", "door", "peer", "level", "outcome")
 RECIPIENTS = (
     "ben@bob.example", "bea@bob.example", "pqc@bob.example", "held@bob.example", "x@elsewhere.example",
@@ -32,7 +34,7 @@ RECIPIENTS = (
 )  # fmt: skip
 
 
-async def test_metrics_record_log_and_trace_agree_on_a_run_of_mails(
+async def test_page_metrics_record_log_and_trace_agree_on_a_run_of_1000_mails(
     alice: Site, bob: Site, sink: Sink, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
     chance = random.Random(7)
@@ -42,6 +44,8 @@ async def test_metrics_record_log_and_trace_agree_on_a_run_of_mails(
         for got in list(sink.got):
             await submit(into.addresses["incoming"], got.message, sender=got.sender, recipients=got.recipients)
         counted = [Numbers.of(await asked(each.addresses["status"])) for each in (out, into)]
+        for relay, numbers in zip((out, into), counted, strict=True):
+            await compare_page(relay, numbers)
     for site, numbers, relay in zip((alice, bob), counted, (out, into), strict=True):
         assert verify(site.config.audit_directory).problems == ()
         found = list(records(site.config.audit_directory, events=("mail",)))
@@ -49,6 +53,7 @@ async def test_metrics_record_log_and_trace_agree_on_a_run_of_mails(
         compare_log(found, relay.log)
     outcomes = {each["outcome"] for each in records(alice.config.audit_directory, events=("mail",))}
     assert outcomes >= {"delivered", "inside", "held", "refused"}
+    assert len({each["mail"] for each in records(alice.config.audit_directory, events=("mail",))}) == MAILS
     traced(alice, out, chance)
 
 
@@ -72,6 +77,18 @@ def compare(found: list[dict[str, Any]], numbers: Numbers) -> None:
     } == recipients
     counted = {labels: value for labels, value in numbers.of_name("qumail_mails_total").items() if value}
     assert counted == Counter(labels for _, labels, _ in groups)
+
+
+async def compare_page(relay: RelayProcess, numbers: Numbers) -> None:
+    """The page shows what was counted, a moment later."""
+    wanted: Counter[tuple[str, str, str]] = Counter()
+    for labels, value in numbers.of_name("qumail_mails_total").items():
+        of = dict(labels)
+        wanted[of["direction"], of["level"], of["outcome"]] += int(value)
+    async with asyncio.timeout(DEADLINE_S):
+        while (shown := (await page(relay.addresses["status"])).mails()) != +wanted:
+            await asyncio.sleep(0.1)
+    assert sum(shown.values()) >= MAILS
 
 
 def compare_log(found: list[dict[str, Any]], log: str) -> None:
