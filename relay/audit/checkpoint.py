@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedCheckpoint:
     """A checkpoint whose signature is right, and whose it is: SHA-256 of the public key, as 64 hexadecimal digits."""
 
     checkpoint: Checkpoint
@@ -63,7 +63,7 @@ def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
-def read(content: bytes, source: str) -> Signed:
+def read(content: bytes, source: str) -> SignedCheckpoint:
     """The checkpoint in a file, once its signature is found to be that of the key in it. Raises ConfigError.
 
     Whose key that is, is not known from this.
@@ -73,7 +73,7 @@ def read(content: bytes, source: str) -> Signed:
         key = _key(whole)
         inner = _octets(whole, "checkpoint")
         key.verify(_octets(whole, "signature"), inner, _CONTEXT)
-        return Signed(_checkpoint(_object(inner)), signer_of(key))
+        return SignedCheckpoint(_checkpoint(_object(inner)), signer_of(key))
     except InvalidSignature as error:
         raise ConfigError(f"{source}: its signature is wrong: it was changed") from error
     except (ValueError, TypeError, RecursionError, UnsupportedAlgorithm) as error:

@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedLine:
     """That a line with this number and this hash must be there."""
 
     number: int
@@ -88,7 +88,7 @@ def records(directory: Path, since: str = "", events: Collection[str] = ()) -> I
             yield record
 
 
-def verify(directory: Path, expected: Expected | None = None, head: str | None = None) -> Verified:
+def verify(directory: Path, expected: ExpectedLine | None = None, head: str | None = None) -> Verified:
     """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
 
     The chain alone does not show that lines are missing at the end: `expected`, and `head` for a hash alone, are what
@@ -98,7 +98,7 @@ def verify(directory: Path, expected: Expected | None = None, head: str | None =
 
 
 class _Verifier:
-    def __init__(self, expected: Expected | None, head: str | None) -> None:
+    def __init__(self, expected: ExpectedLine | None, head: str | None) -> None:
         self._expected, self._wanted = expected, head
         self._problems: list[str] = []
         self._broken_off: list[str] = []
@@ -153,7 +153,7 @@ class _Verifier:
             if self._head != self._expected.head:
                 self._add(f"{line.place}: is another line than that of the checkpoint; the record was replaced")
 
-    def _missing(self, directory: Path, expected: Expected) -> str:
+    def _missing(self, directory: Path, expected: ExpectedLine) -> str:
         if expected.number < self._first:
             return (
                 f"{directory}: begins with number {self._first}, so that the checkpoint, of number {expected.number}, "

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from relay.audit.chain import GENESIS
-from relay.audit.reading import Expected, Verified, records
+from relay.audit.reading import ExpectedLine, Verified, records
 from relay.audit.reading import verify as verified_chain
 from relay.cli.options import config_option
 from relay.config import load_config
@@ -176,7 +176,7 @@ def _cell(value: object) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _expected(config_file: Path, kept: Path, signer: str | None) -> Expected:
+def _expected(config_file: Path, kept: Path, signer: str | None) -> ExpectedLine:
     from relay.audit.checkpoint import MAX_OCTETS, read
 
     try:
@@ -189,7 +189,7 @@ def _expected(config_file: Path, kept: Path, signer: str | None) -> Expected:
     if signed.signer not in ours:
         whose = "none of this site's signing keys (--signer says whose it may be)" if signer is None else "another key"
         raise ConfigError(f"{kept}: signed by {signed.signer}, which is {whose}")
-    return Expected(signed.checkpoint.number, signed.checkpoint.head)
+    return ExpectedLine(signed.checkpoint.number, signed.checkpoint.head)
 
 
 def _our_signers(config_file: Path) -> set[str]:

@@ -20,7 +20,7 @@ from relay.policy.names import printable
 from relay.policy.strength import LevelName
 
 if TYPE_CHECKING:
-    from relay.cli.policy_site import Now
+    from relay.cli.policy_site import OutcomeNow
     from relay.keys.report import PoolRow
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
@@ -50,7 +50,7 @@ def print_policies(console: Console, policies: PolicySet) -> None:
         console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
 
 
-def print_explanation(console: Console, explanation: Explanation, now: Now | None) -> None:
+def print_explanation(console: Console, explanation: Explanation, now: OutcomeNow | None) -> None:
     """One decision for a person: what decides, what was looked for before, and what follows from it."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -102,7 +102,7 @@ def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
         table.add_row("", f"for {decision.hold_for:.0f} s at most, then refused")
 
 
-def _add_now(table: Table, now: Now) -> None:
+def _add_now(table: Table, now: OutcomeNow) -> None:
     outcome = now.outcome
     if outcome is not None:
         size = f"a message of {now.octets} octets" if now.octets else "a small message"

@@ -156,7 +156,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class OutcomeNow:
     """`outcome` for a message of `octets`; `keys` are the peer's KMEs, `unknown` says what could not be found out."""
 
     outcome: Outcome | None
@@ -181,7 +181,7 @@ class Now:
         }
 
 
-async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> Now:
+async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> OutcomeNow:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
     octets = content.size if content is not None else 0
     sample = Sample("", decision.sender, (decision.recipient,), octets, content)
@@ -189,11 +189,11 @@ async def look_now(site: PolicySite, decision: Decision, content: MessageFacts |
         try:
             planner = site.planner()
         except ConfigError as error:
-            return Now(None, octets, unknown="; ".join(error.problems))
+            return OutcomeNow(None, octets, unknown="; ".join(error.problems))
         [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return Now(outcome, octets, rows, _certificates(site, decision), unknown)
+        return OutcomeNow(outcome, octets, rows, _certificates(site, decision), unknown)
 
 
 async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:

@@ -52,7 +52,7 @@ messages_argument = click.argument("messages", nargs=-1, type=click.Path(path_ty
 
 
 @dataclass
-class Tally:
+class TrafficSums:
     """The sums; `add` each recipient once."""
 
     recipients: Counter[tuple[Result, str]] = field(default_factory=Counter)
@@ -179,9 +179,9 @@ def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messa
         _print_tally(plain_console(), tally, number, left_out)
 
 
-async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[Tally, int, int]:
+async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, int, int]:
     planner = _planner(site)
-    tally = Tally()
+    tally = TrafficSums()
     number = left_out = 0
     for sample in _read(paths):
         number += 1
@@ -210,9 +210,9 @@ async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sampl
     return differences
 
 
-def _recorded(site: PolicySite, since: float) -> tuple[Tally, int, int]:
+def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
     """What shadow mode found, as it was foreseen with the keys of that moment."""
-    tally = Tally()
+    tally = TrafficSums()
     number = 0
     for time, outcome in _entries(site, since):
         number += 1
@@ -261,7 +261,7 @@ def _read(paths: list[Path]) -> Iterator[Sample]:
             bar.update(task, completed=read)
 
 
-def _print_tally(console: Console, tally: Tally, messages: int, left_out: int) -> None:
+def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: int) -> None:
     """The sums as tables, and the odd ones out."""
     shown = table("Result", "Protection", "Recipients", "Octets")
     for column in shown.columns[2:]:

@@ -31,7 +31,7 @@ MAX_FIELD_OCTETS = 16_384
 """No real field of a set is as long."""
 
 
-class Chain:
+class ARCChain:
     """The ARC sets of one message, `length` of them; `result` counts after `verify`."""
 
     def __init__(self, header: Header, now: float) -> None:
@@ -126,7 +126,7 @@ class ARCSealer:
         self._authserv_id = authserv_id
         self._clock = clock
 
-    def seal(self, message: bytes, chain: Chain, results: Sequence[AuthResult]) -> bytes:
+    def seal(self, message: bytes, chain: ARCChain, results: Sequence[AuthResult]) -> bytes:
         """The fields of the next set, to be put on top; b"" where the chain takes no more.
 
         `chain` is the verified chain of the message; `results` is what was found when the message arrived.

@@ -15,7 +15,7 @@ import structlog
 from relay import mime
 from relay.aio import SMALL_OCTETS, off_loop
 from relay.config import Config
-from relay.dkim.arc import ARCSealer, Chain
+from relay.dkim.arc import ARCChain, ARCSealer
 from relay.dkim.canonical import Header
 from relay.dkim.checking import Checked, check_tags, parse_tags
 from relay.dkim.keys import SigningKey
@@ -83,7 +83,7 @@ class Verifier:
         await off_loop(read.work, read.chain.verify, read.checked, answers)
         return (*results, read.chain.as_result)
 
-    async def arc(self, message: bytes) -> Chain:
+    async def arc(self, message: bytes) -> ARCChain:
         """The ARC chain, with its result."""
         read, answers = await self._read(message, 0)
         await off_loop(read.work, read.chain.verify, read.checked, answers)
@@ -105,7 +105,7 @@ class _Read:
         self.work, self.number = work, len(fields)
         self.checked = Checked(header, body)
         self.signatures = [Signature.read(field, now) for field in fields[:most]]
-        self.chain = Chain(header, now)
+        self.chain = ARCChain(header, now)
         self.names = [key_name(each.tags) for each in self.signatures if each.failed is None] + self.chain.key_names()
 
     def results(self, answers: Answers) -> tuple[AuthResult, ...]:

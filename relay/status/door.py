@@ -26,7 +26,7 @@ from relay.status.alarms import Alarms
 from relay.status.exposition import CONTENT_TYPE, Exposition
 from relay.status.page.routes import EVENTS, Page, page
 from relay.status.ready import Readiness
-from relay.status.server import Handler, Server
+from relay.status.server import Handler, StatusServer
 
 LISTEN = "status.listen"
 
@@ -67,7 +67,7 @@ class StatusDoor:
             application.router.add_get(path, answer, allow_head=path != EVENTS)
         access = Access(table.token, local_names=isinstance(table.listen, TCPAddress), changed=page.feed.send_off)
         tls = ServerTLS(table.certificate, table.key) if table.certificate and table.key else None
-        self._server = Server(application, access, tls, lasting=[EVENTS])
+        self._server = StatusServer(application, access, tls, lasting=[EVENTS])
 
     async def start(self) -> dict[str, TCPAddress]:
         """Answers from now on; gives its real address, unless it is a Unix socket."""

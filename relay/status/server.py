@@ -69,7 +69,7 @@ class Pace:
             await asyncio.sleep(self._next - now)
 
 
-class Server:
+class StatusServer:
     """One address; its routes are those of an `application` without middlewares."""
 
     def __init__(

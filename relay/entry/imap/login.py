@@ -41,7 +41,7 @@ def pause_after(failures: int) -> float:
     return longest * random.uniform(0.5, 1)  # noqa: S311
 
 
-class Access:
+class MailboxAccess:
     """The way into one account."""
 
     def __init__(self, account: IMAPSettings) -> None:

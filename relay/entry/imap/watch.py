@@ -19,7 +19,7 @@ import structlog
 from relay.budget import Budget
 from relay.config import Config, IMAPSettings
 from relay.entry.imap.folder import Folder
-from relay.entry.imap.login import Access, credential, pause_after
+from relay.entry.imap.login import MailboxAccess, credential, pause_after
 from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.opening import MailboxOpener
 from relay.entry.imap.session import LoginRefused, connected
@@ -109,7 +109,7 @@ class Mailboxes:
             await asyncio.sleep(LOCK_PAUSE_S)
 
     async def _watch_folders(self, name: str) -> None:
-        access = Access(self.accounts[name])
+        access = MailboxAccess(self.accounts[name])
         async with asyncio.TaskGroup() as group:
             for folder in self._folders(name, _in_the_log()):
                 group.create_task(_watch_folder(folder, access))
@@ -156,7 +156,7 @@ async def _visit(folder: Folder) -> None:
         await folder.work()
 
 
-async def _watch_folder(folder: Folder, access: Access) -> None:
+async def _watch_folder(folder: Folder, access: MailboxAccess) -> None:
     failures = 0
     while True:
         try:

@@ -21,7 +21,7 @@ from structlog.testing import LogCapture
 
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
-from relay.audit.reading import Expected, records, verify
+from relay.audit.reading import ExpectedLine, records, verify
 from relay.audit.upkeep import compress_finished, remove_old
 from relay.audit.writing import Audit
 from relay.errors import ConfigError, StoreUnavailable
@@ -275,7 +275,7 @@ async def test_more_than_there_may_be_is_removed_early_and_said(directory: Path,
 async def test_a_chain_that_was_written_anew_fits_no_checkpoint_and_no_head_of_the_old_one(directory: Path) -> None:
     await written(directory)
     kept = verify(directory)
-    expected = Expected(kept.number, kept.head)
+    expected = ExpectedLine(kept.number, kept.head)
     assert verify(directory, expected).problems == ()
     path = the_file(directory)
     await written(directory, 1)
@@ -314,7 +314,7 @@ def test_whatever_is_written_is_read_as_it_was_and_each_change_of_an_octet_is_fo
         octets[place] ^= data.draw(st.integers(1, 255))
         path.chmod(0o600)
         path.write_bytes(octets)
-        expected = Expected(found.number, found.head)
+        expected = ExpectedLine(found.number, found.head)
         try:
             changed = verify(directory, expected)
         except ConfigError:

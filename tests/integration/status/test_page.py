@@ -187,19 +187,19 @@ async def test_a_hundred_viewers_slow_ones_and_hostile_requests_leave_mail_its_w
     monkeypatch.setattr(feed, "TICK_S", 0.2)
     monkeypatch.setattr(feed, "OCTETS_A_SECOND", math.inf)
     feeds: set[Feed] = set()
-    since, accept = Feed._since, server.Server._begin
+    since, accept = Feed._since, server.StatusServer._begin
 
     def much(self: Feed, look: int) -> bytes:
         feeds.add(self)
         assert self.viewers <= feed.MOST_VIEWERS
         return since(self, look)[:-2] + b" " * 50_000 + b"\n\n"
 
-    async def begun(self: server.Server, accepted: socket.socket) -> None:
+    async def begun(self: server.StatusServer, accepted: socket.socket) -> None:
         await accept(self, accepted)
         assert self.connections <= server.MOST_CONNECTIONS
 
     monkeypatch.setattr(Feed, "_since", much)
-    monkeypatch.setattr(server.Server, "_begin", begun)
+    monkeypatch.setattr(server.StatusServer, "_begin", begun)
     status, outgoing = two.alice["status"], two.alice["outgoing"]
     slow = []
     for _ in range(60):

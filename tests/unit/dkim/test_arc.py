@@ -10,7 +10,7 @@ import dkim
 import pytest
 
 from relay.dkim import Verifier, arc
-from relay.dkim.arc import MAX_SETS, ARCSealer, Chain
+from relay.dkim.arc import MAX_SETS, ARCChain, ARCSealer
 from relay.dkim.canonical import Header
 from tests.testlib import mails
 from tests.testlib.zone import Zone
@@ -120,7 +120,7 @@ def test_each_field_of_the_longest_chain_is_read_once_for_our_set(keys: Keys, mo
         b"ARC-Seal: i=%d; cv=pass\r\nARC-Message-Signature: i=%d\r\nARC-Authentication-Results: i=%d; x\r\n" % (n, n, n)
         for n in range(MAX_SETS - 1, 0, -1)
     )
-    chain = Chain(Header(header), 0)
+    chain = ARCChain(Header(header), 0)
     chain.result = "pass"
     read: list[bytes] = []
     instance = arc._instance

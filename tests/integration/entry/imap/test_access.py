@@ -60,7 +60,7 @@ async def test_a_refused_password_is_tried_once_for_all_folders_and_not_again_un
         looks.put_nowait(seconds)
         await real(0.01)
 
-    monkeypatch.setattr(access.Access, "_sleep", sleep)
+    monkeypatch.setattr(access.MailboxAccess, "_sleep", sleep)
     bob = bob_at(provider, tmp_path, kmes, five_folders)
     provider.instead["AUTHENTICATE"] = [REFUSED]
     provider.put(await alice.seal(original("one")))
@@ -72,7 +72,7 @@ async def test_a_refused_password_is_tried_once_for_all_folders_and_not_again_un
         assert log.count("imap_login_refused") == 1
         if mended == "an hour":
             began = asyncio.get_running_loop().time()
-            monkeypatch.setattr(access.Access, "_now", lambda _: began + 3601)
+            monkeypatch.setattr(access.MailboxAccess, "_now", lambda _: began + 3601)
         else:
             (bob.directory / "ben.password").write_text("another\n")
             monkeypatch.setattr(access, "FIRST_PAUSE_S", 0.0)
@@ -147,13 +147,13 @@ async def test_where_logins_fail_for_another_reason_all_folders_share_one_growin
         raise MailboxUnavailable("no connection")
         yield
 
-    monkeypatch.setattr(access.Access, "_sleep", sleep)
-    monkeypatch.setattr(access.Access, "_now", lambda _: clock)
+    monkeypatch.setattr(access.MailboxAccess, "_sleep", sleep)
+    monkeypatch.setattr(access.MailboxAccess, "_now", lambda _: clock)
     monkeypatch.setattr(access, "connected", failing)
     password = tmp_path / "password"
     password.touch(mode=0o600)
     password.write_text("secret")
-    shared = access.Access(IMAPSettings(host="localhost", user="ben@bob.example", password_file=password))
+    shared = access.MailboxAccess(IMAPSettings(host="localhost", user="ben@bob.example", password_file=password))
 
     async def folder() -> None:
         async with shared.session():
