@@ -25,6 +25,9 @@ from relay.audit.entries import AddressHash
 from relay.audit.pending import Pending
 from relay.audit.writing import Audit
 from relay.budget import Budget
+from relay.canary.asking import Asking
+from relay.canary.box import CanaryBox
+from relay.canary.post import Post
 from relay.config import Config, TCPAddress
 from relay.counting import Board
 from relay.deliveries import Deliveries
@@ -107,6 +110,7 @@ class Parts:
     sealer: Sealer
     originals: Originals
     triage: Triage
+    canaries: CanaryBox
     next_hops: dict[str, NextHop]
     dkim: DKIMInForce | None
     receiving: Receiving
@@ -164,6 +168,7 @@ async def parts(
             Sealer(sites.planner, policies, keys, board),
             Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
             _triage(config, sites, store, next_hops, board),
+            CanaryBox(sites.config, store.canaries, board),
             next_hops,
             dkim,
             receiving,
@@ -301,6 +306,8 @@ async def running(
             board,
             present,
         )
+        post = Post(config, built.policies, inside.outgoing, config.policies.shadow) if inside.outgoing else None
+        await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
             telling = AlarmTelling(config, board, inside.outgoing, built.next_hops)
@@ -329,6 +336,9 @@ async def running(
         addresses: dict[str, TCPAddress] = {}
         for each in ready:
             addresses |= await each.start()
+        if post is not None and config.canary.every is not None and (worker is None or worker.first):
+            asking = Asking(built.sites.config, built.store.canaries, post, board, config.canary.every)
+            await stack.enter_async_context(in_background("canaries", asking.keep_up()))
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -386,6 +396,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         built.next_hops["incoming"],
         Deliveries("incoming", built.store.deliveries, built.sent, built.board),
         built.triage,
+        built.canaries,
         tally(built, "incoming"),
     )
 

@@ -28,7 +28,7 @@ from relay.aio import off_loop
 from relay.counting import Board, metrics
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
-from relay.mail import Mail, Outcomes, Recipient
+from relay.mail import OURS, Mail, Outcomes, Recipient
 from relay.mime import is_like_no_other
 from relay.opening import Opened
 from relay.plan import Planned
@@ -58,8 +58,8 @@ class Delivery:
     the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
     now; whoever delivers adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
-    has it in quarantine; `without` has what was planned for those who have no copy, and `said` which next hop has said
-    what. The `witness` is told what is to leave.
+    has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
+    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave.
     """
 
     name: bytes
@@ -71,6 +71,7 @@ class Delivery:
     outcomes: dict[str, RelayError | None] = field(default_factory=dict)
     opened: Opened | None = None
     aside: set[str] = field(default_factory=set)
+    consumed: set[str] = field(default_factory=set)
     unsealed: bool = False
     without: dict[str, Planned] = field(default_factory=dict)
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -95,6 +96,11 @@ class Delivery:
         """For these it is in quarantine, and the client need not try again."""
         self.note_for_all(recipients, None)
         self.aside.update(each.mailbox for each in recipients)
+
+    def consume(self, recipients: Sequence[Recipient]) -> None:
+        """For these it ends here, and the client need not try again."""
+        self.note_for_all(recipients, None)
+        self.consumed.update(each.mailbox for each in recipients)
 
     def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError | None) -> None:
         """The same outcome for all of them."""
@@ -320,7 +326,8 @@ class Deliveries:
             for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
-        copies = [_waiting_copy(copy, waiting) for copy in delivery.copies if not copy.in_clear]
+        tried_again = delivery.mail.door != OURS
+        copies = [_waiting_copy(each, waiting) for each in delivery.copies if tried_again and not each.in_clear]
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:

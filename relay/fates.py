@@ -15,8 +15,9 @@ from relay.errors import Refuse, RelayError
 from relay.mail import Mail, domain_of
 from relay.sealing import SealedCopy
 
-Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "repeated"]
-"""`inside` is in clear to a domain of ours, as it should be; `repeated`: whoever has the mail already.
+Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
+"""`inside` is in clear to a domain of ours, as it should be; `consumed`: for the canary's address, where it
+ends; `repeated`: whoever has the mail already.
 
 What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"
@@ -67,6 +68,8 @@ class Fates:
             return Fate(peer, level, "refused" if isinstance(error, Refuse) else "held", _reason(error))
         if delivery is not None and mailbox in delivery.aside:
             return Fate(peer, level, "quarantined")
+        if delivery is not None and mailbox in delivery.consumed:
+            return Fate(peer, level, "consumed")
         return Fate(peer, level, "inside" if copy is not None and mailbox in copy.inside else "delivered")
 
     def _protection(

@@ -6,7 +6,8 @@ What happens to a mail, in this order:
 1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_process`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
    claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
-3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`)
+3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`); what is for our canary
+   address ends here, opened or not (`_consume`, relay/canary)
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
 5. who has it is noted, and who has it not is free for the next try (`_settle`)
 
@@ -25,6 +26,7 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
+from relay.canary.box import CanaryBox, Reason
 from relay.config import DirectionSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
@@ -48,6 +50,7 @@ class Incoming:
     next_hop: NextHop
     deliveries: Deliveries
     triage: Triage
+    canaries: CanaryBox
     tally: Tally = field(default_factory=partial(Tally, "incoming"), repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
@@ -73,7 +76,8 @@ class Incoming:
                 try:
                     await self._carry(delivery, kept)
                 except RelayError as error:
-                    delivery.note_for_all(delivery.rest.envelope.recipients, error)
+                    rest = [each for each in delivery.rest.envelope.recipients if each.mailbox not in delivery.consumed]
+                    delivery.note_for_all(rest, error)
         return delivery
 
     async def _carry(self, delivery: Delivery, kept: _KeptMail | None) -> None:
@@ -87,7 +91,7 @@ class Incoming:
         except (CannotOpen, KeyNotFound) as error:
             original, unreadable = None, error
         if original is None:
-            mail = await self.deliveries.begin(delivery)
+            mail = await self._without_canaries(delivery, await self.deliveries.begin(delivery), unreadable)
             if mail.envelope.recipients and unreadable is not None:
                 await self._put_aside(delivery, mail, self.triage.cannot_open(mail, unreadable))
             elif mail.envelope.recipients:
@@ -97,11 +101,32 @@ class Incoming:
         delivery.is_opened(opened)
         try:
             await self._share_out(delivery, mail, opened)
-            if opened.due:
-                await self._hand_on(delivery, mail, original, kept)
+            due = self._consume(delivery, opened.to_the_due(mail))
+            if due.envelope.recipients:
+                await self._hand_on(delivery, due, original, kept)
         finally:
             # After the next hop's 250: were it noted before, a relay killed in between would lose the mail.
             await self._settle(delivery, opened, kept)
+        if delivery.consumed.intersection(opened.due):
+            missed = original.missed
+            self.canaries.take(opened, protected=missed is None or missed.otherwise == "mark")
+
+    def _consume(self, delivery: Delivery, mail: Mail, reason: Reason | None = None) -> Mail:
+        """The mail to all others; for our canary address it ends here, for nothing where there is a reason."""
+        ours = [each for each in mail.envelope.recipients if self.canaries.takes(each.mailbox)]
+        if not ours:
+            return mail
+        delivery.consume(ours)
+        if reason is not None:
+            self.canaries.drop(reason)
+        return mail.to(each for each in mail.envelope.recipients if each.mailbox not in delivery.consumed)
+
+    async def _without_canaries(self, delivery: Delivery, mail: Mail, unreadable: RelayError | None) -> Mail:
+        """Of what is not sealed, or cannot be opened, the mail to all others; a key that is late is waited for."""
+        if isinstance(unreadable, KeyNotFound) and await self.triage.waits_for_key(mail):
+            return mail
+        clear: Reason = "clear text" if mail.envelope.sender else "bounce"
+        return self._consume(delivery, mail, clear if unreadable is None else "unreadable")
 
     async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
         """What becomes of those recipients who do not get the mail now; nobody may learn from it whom it names."""
@@ -110,8 +135,10 @@ class Incoming:
             log.warning("came_again", peer=opened.peer, recipients=len(opened.served))
         busy = [by_mailbox[mailbox] for mailbox in opened.busy]
         delivery.note_for_all(busy, DeliveryUnderWay("another relay delivers it, or was killed when it did"))
-        if opened.strangers:
-            redirected = mail.to(by_mailbox[mailbox] for mailbox in opened.strangers)
+        if any(map(self.canaries.takes, opened.served)):
+            self.canaries.drop("repeated", opened.peer)
+        redirected = self._consume(delivery, mail.to(by_mailbox[mailbox] for mailbox in opened.strangers), "not named")
+        if redirected.envelope.recipients:
             error = NotNamed("the sealed envelope names other recipients")
             error.silent = True
             try:
@@ -119,12 +146,12 @@ class Incoming:
             except RelayError as failure:
                 delivery.note_for_all(redirected.envelope.recipients, failure)
 
-    async def _hand_on(self, delivery: Delivery, mail: Mail, original: Original, kept: _KeptMail | None) -> None:
+    async def _hand_on(self, delivery: Delivery, due: Mail, original: Original, kept: _KeptMail | None) -> None:
         """The original goes to the next hop for those who are due, or is put aside."""
-        opened, missed, due = original.opened, original.missed, original.opened.to_the_due(mail)
+        opened, missed = original.opened, original.missed
         leaving = due.with_message(original.message)
         if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
-            stored = mail.trace + original.message
+            stored = due.trace + original.message
             keeping = self.triage.unprotected(due, stored, opened.protection, opened.peer, missed.cause)
             await self._put_aside(delivery, due, keeping)
             return

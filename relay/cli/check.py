@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from rich.text import Text
 
 from relay import app, postfix, upkeep
 from relay.audit.chain import why_not_writable
+from relay.canary.message import canary_address
+from relay.canary.post import obstacle
 from relay.cli.check_site import State, door_states, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
@@ -136,6 +138,8 @@ async def _states(
     now = datetime.now(UTC)
     for state in (_policies(config), _secret(config), await _store(config)):
         yield state
+    for state in _canary(config):
+        yield state
     for state in await asyncio.to_thread(file_states, config):
         yield state
     if config.incoming is not None:
@@ -171,6 +175,20 @@ def _policies(config: Config) -> State:
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies))))
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
+
+
+def _canary(config: Config) -> Iterator[State]:
+    """Whom we ask, and whose policy does not let us; policies that are broken are found elsewhere."""
+    every, from_ = config.canary.every, canary_address(config.site.domains)
+    if every is None:
+        return
+    with suppress(ConfigError):
+        policies = PolicyFolder(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce).read()
+        to = {name: canary_address(peer.domains) for name, peer in config.peers.items()}
+        why = {name: obstacle(policies, from_, each, shadow=config.policies.shadow) for name, each in to.items()}
+        asked = ", ".join(to[name] for name, cause in why.items() if not cause) or "nobody"
+        problems = tuple(f"peer {name} gets none: {cause}" for name, cause in why.items() if cause)
+        yield "canary", f"every {every:.0f} s to {asked}", problems
 
 
 def _secret(config: Config) -> State:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import click
 
+from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, load_config, parse_size
@@ -102,7 +103,8 @@ def plan(
     known = source or Source("", None, _example().kmes["kme"])
     if key_size is not None or stock is not None:
         known = replace(known, status=_with(known.status, key_size, stock))
-    found = planned(config, Copy(name, layers), known, mails, size)
+    copy = Copy(name, layers)
+    found = with_canaries(planned(config, copy, known, mails, size), config, copy, known)
     click.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(_told(found)))
 
 
@@ -121,7 +123,8 @@ class KeyDemand:
     """What a day takes; `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
 
     `hidden` are the octets that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
-    `stock_mails`, None where nobody knows it.
+    `stock_mails`, None where nobody knows it. `canary_keys` a day are for canaries at the same level: our
+    questions, and our receipts where the peer asks as often.
     """
 
     kme: str
@@ -138,6 +141,7 @@ class KeyDemand:
     idle_keys: int
     stock_keys: int | None
     stock_mails: int | None
+    canary_keys: int = 0
 
 
 def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -> KeyDemand:
@@ -165,6 +169,16 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
         stock_keys=source.status.stored_key_count if source.status else None,
         stock_mails=stored * per_key // (8 * drawn.octets) if stored is not None and drawn.number else None,
     )
+
+
+def with_canaries(found: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
+    """The same with what the canaries take that [canary] asks for. Raises KeyUnavailable."""
+    if config.canary.every is None:
+        return found
+    ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
+    size = len(write(Note("question", bytes(NONCE_OCTETS)), ours, theirs, config.site.hostname))
+    each = planned(config, copy, source, 1, size)
+    return replace(found, canary_keys=each.keys * round(2 * DAY_S / config.canary.every))
 
 
 def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
@@ -240,6 +254,8 @@ def _told(found: KeyDemand) -> list[str]:
         f"            each kbit/s carries {1000 * found.mails / found.bits_per_s:,.0f} mails a day",
         f"kept ready  {found.idle_keys:,} keys a day at most, which expire where no mail comes",
     ]
+    if found.canary_keys:
+        lines.append(f"canaries    {found.canary_keys:,} keys a day more, half of them where the peer asks as often")
     if found.stock_keys is not None and found.stock_mails is not None:
         days = found.stock_mails / found.mails
         lasts = f"{days:,.1f} days" if days >= 2 else f"{24 * 60 * days:,.1f} minutes"

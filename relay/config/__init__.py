@@ -26,6 +26,7 @@ from relay.config.kmes import KMESettings, PeerSettings
 from relay.config.tables import (
     AlarmSettings,
     AuditSettings,
+    CanarySettings,
     DKIMKeySettings,
     DKIMSettings,
     IdentitySettings,
@@ -55,6 +56,7 @@ from relay.errors import ConfigError
 __all__ = [
     "MAX_BOUNCE",
     "AlarmSettings",
+    "CanarySettings",
     "Config",
     "DKIMKeySettings",
     "DKIMSettings",
@@ -114,6 +116,7 @@ class Config(toml.Table):
     log: LogSettings = LogSettings()
     status: StatusSettings | None = None
     alarms: AlarmSettings = AlarmSettings()
+    canary: CanarySettings = CanarySettings()
 
     @property
     def audit_directory(self) -> Path:

@@ -28,6 +28,7 @@ def faults(config: Config) -> Iterator[WrongSetting]:
         _groups_that_cannot_be,
         _workers_that_cannot_be,
         _peers_that_cannot_be,
+        _canary_that_cannot_be,
     ):
         yield from check(config)
 
@@ -101,6 +102,12 @@ def _dkim_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
             ipaddress.ip_address(server.host)
         except ValueError:
             yield ("dkim", "dns_servers"), f"dkim.dns_servers: {server.host!r} is not an IP address"
+
+
+def _canary_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
+    """It has to leave, and its receipt to come in."""
+    if config.canary.every is not None and (config.outgoing is None or config.incoming is None):
+        yield ("canary", "every"), "canary.every: needs [outgoing], for canaries, and [incoming], for their receipts"
 
 
 def _groups_that_cannot_be(config: Config) -> Iterator[WrongSetting]:

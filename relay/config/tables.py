@@ -231,6 +231,28 @@ class AlarmSettings(toml.Table):
         return self
 
 
+class CanarySettings(toml.Table):
+    """The canary: a small mail goes to the relay of each peer now and then, from and to the address qumail-canary at
+    the first mail domain of each site, the whole way that all mail goes, and comes back as a receipt. When that takes
+    long, the alarm `canary_late` is raised. Both relays take such mail for themselves; no mailbox gets it. Your mail
+    server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
+
+    every: Annotated[float, Field(ge=60, le=86_400, strict=False)] | None = None
+    """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
+    as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
+    site, and the receipt as many at the peer's: at level aes with 900 one key of each in a quarter of an hour, 96 a day
+    for each peer; at level otp some fifty times as many (`qumail-relay keys plan` says how many). A canary that does
+    not get through is not tried again.
+    """
+    answer: bool = True
+    """Whether the canaries of peers are answered, each by a receipt of the same size, at most one in 50 seconds for
+    each peer.
+    """
+
+
 class StatusSettings(toml.Table):
     """Where the relay tells how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
     /readyz. Nothing can be changed there. Leave the table out where nobody asks.

@@ -172,6 +172,17 @@ _ALL: Final = (
         mailed=False,
     ),
     Alarm(
+        "canary_late",
+        "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
+        "none has come back for two intervals (`every` of [canary]) and five minutes",
+        "one comes back",
+        "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count; "
+        "`qumail-relay trace` tells how far one came, by the `mail` that its line `canary_sent` has. If all is well "
+        "here, ask the peer's administrators: do they take mail for qumail-canary, and does their relay answer?",
+        about="peer",
+        clear_s=0.0,
+    ),
+    Alarm(
         "event_loop_late",
         "A process of the relay comes late to what is due: all mail is slow.",
         "three times in a minute it came more than a quarter of a second late",

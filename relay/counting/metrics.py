@@ -26,7 +26,7 @@ MAILS: Final = Metric(
     "Mails by what became of them: each try of a mail counts once for each group of its recipients who share peer, "
     f"level and outcome. {_DIRECTION}; {_DOOR}; level: the layers from the inside out (pqc+aes), plaintext, or none "
     "where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
-    "quarantined, repeated (whoever has it already)",
+    "quarantined, consumed (for the canary's address, where it ends), repeated (whoever has it already)",
     _MAIL_LABELS,
 )
 RECIPIENTS: Final = Metric(
@@ -273,6 +273,44 @@ STORE_WRITABLE: Final = Metric(
 
 DISK_FREE: Final = Metric(
     "qumail_disk_free_bytes", "gauge", "What is free on the disk of the state directory", together="min"
+)
+
+# The canary
+
+CANARY_INTERVAL: Final = Metric(
+    "qumail_canary_interval_seconds", "gauge", "How often each peer is asked: `every` of [canary]", together="max"
+)
+CANARY_SENT: Final = Metric(
+    "qumail_canary_sent_total", "counter", "Canaries that have left for a peer's relay", ("peer",)
+)
+CANARY_RETURNED: Final = Metric(
+    "qumail_canary_returned_total", "counter", "Receipts of a peer's relay that counted: one for each canary", ("peer",)
+)
+CANARY_ANSWERED: Final = Metric(
+    "qumail_canary_answered_total", "counter", "Receipts that have left for canaries of a peer", ("peer",)
+)
+CANARY_DROPPED: Final = Metric(
+    "qumail_canary_dropped_total",
+    "counter",
+    "Mail to the canary's address that counted for nothing. reason: clear text, bounce, unreadable, not named, "
+    "repeated, unprotected, other sender, malformed, unexpected (a receipt that answers nothing, or comes late), too "
+    "often, not answered, busy",
+    ("reason",),
+)
+CANARY_AGE: Final = Metric(
+    "qumail_canary_age_seconds",
+    "gauge",
+    "Time since a canary to this peer came back, or since asking began where none has; not there for peers that are "
+    "not asked",
+    ("peer",),
+    together="max",
+)
+CANARY_ROUND_TRIP: Final = Metric(
+    "qumail_canary_round_trip_seconds",
+    "gauge",
+    "Time from the sending of the last canary that came back to its receipt",
+    ("peer",),
+    together="max",
 )
 
 # Alarms

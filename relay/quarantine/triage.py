@@ -95,6 +95,10 @@ class Triage:
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
         await self._put(key, arrival, "unprotected")
 
+    async def waits_for_key(self, mail: Mail) -> bool:
+        """Whether a mail whose key no KME knows is to be held: it may only be late. Raises StoreUnavailable."""
+        return await self._may_still_come(await off_loop(len(mail.message), identity, mail))
+
     async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
         _show(self.board, await self.store.quarantine.totals())

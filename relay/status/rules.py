@@ -14,6 +14,7 @@ from relay.counting import metrics
 from relay.counting.board import Labels
 from relay.counting.held import DIRECTIONS
 from relay.status.sight import WINDOW_S, Sight, Which
+from relay.store.canaries import late_after
 
 Seen = tuple[str, str]
 """What an alarm is about ("" where it is about the relay), and the cause."""
@@ -170,6 +171,13 @@ def _delivered(sight: Sight, direction: str, seconds: float) -> float:
     return sight.grown(metrics.MAILS, seconds, got_there)
 
 
+def _canary_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    every = max(sight.gauges(metrics.CANARY_INTERVAL).values(), default=math.inf)
+    for (peer,), age in sight.gauges(metrics.CANARY_AGE).items():
+        if age > late_after(every):
+            yield peer, f"no canary has come back from peer {peer} for {age:.0f} s"
+
+
 def _event_loop_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     late = sum(bound <= 0.25 for bound in metrics.LOOP_LAG.buckets)
     number = sight.grown(metrics.LOOP_LAG, MINUTE_S, part=lambda numbers: sum(numbers[late:-1]))
@@ -218,6 +226,7 @@ RULES: dict[str, Rule] = {
     "policy_broken": _policy_broken,
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": _next_hop_refuses,
+    "canary_late": _canary_late,
     "event_loop_late": _event_loop_late,
     "memory_full": _memory_full,
     "clock_jumped": _clock_jumped,

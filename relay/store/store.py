@@ -17,6 +17,7 @@ import structlog
 from relay.counting import Board
 from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
+from relay.store.canaries import Canaries
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database
 from relay.store.delivery_records import DeliveryRecords
@@ -59,6 +60,7 @@ class Store:
         self.beat = Beat(database, beat_file, clock)
         self.spent = Spent(database, clock)
         self.history = History(database, clock)
+        self.canaries = Canaries(database, clock)
 
     async def missing_secrets(self) -> dict[str, int]:
         """The id of each secret that rows are sealed under and that we do not hold, with how many rows.

@@ -85,6 +85,14 @@ def _late(seconds: float, times: int) -> Callable[[Board], None]:
     return late
 
 
+def _canary_of(age: float) -> Callable[[Board], None]:
+    def out(board: Board) -> None:
+        board.set(metrics.CANARY_INTERVAL, to=150)
+        board.set(metrics.CANARY_AGE, "bob", to=age)
+
+    return out
+
+
 def _no_answer(board: Board) -> None:
     board.set(metrics.KME_BREAKER, "kme", "status", to=0)
     board.add(metrics.KME_REQUESTS, "kme", "enc_keys", "ambiguous")
@@ -118,6 +126,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("tripwire", "", lambda b: b.add(metrics.TRIPWIRE), NOTHING),
     ("policy_broken", "", lambda b: b.set(metrics.POLICY_PROBLEMS, to=2), NOTHING),
     ("next_hop_refuses", "outgoing", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=3), NOTHING),
+    ("canary_late", "bob", _canary_of(601.0), NOTHING),
     ("event_loop_late", "", _late(0.3, 3), NOTHING),
     ("memory_full", "", _memory_90_of_100, NOTHING),
     ("memory_full", "", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"), NOTHING),
@@ -134,6 +143,8 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=2), NOTHING),
     ("next_hop_refuses", _refuses_and_takes, NOTHING),
     ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "MailLoop", by=9), NOTHING),
+    ("canary_late", _canary_of(599.0), NOTHING),
+    ("canary_late", lambda b: b.set(metrics.CANARY_AGE, "bob", to=1e9), NOTHING),
     ("event_loop_late", _late(0.2, 30), NOTHING),
     ("memory_full", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "MessageTooBig"), NOTHING),
     ("memory_full", lambda b: None, NOTHING),

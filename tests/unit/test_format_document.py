@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.x509 import ObjectIdentifier
 
 from relay import cms, mime
+from relay.canary import message as canary
+from relay.canary.box import ANSWER_S
 from relay.cms import ber, oids
 from relay.cms.der import header
 from relay.cms.recipients import KEMS
@@ -54,7 +56,7 @@ def test_every_object_identifier_is_that_of_the_code_and_none_is_missing() -> No
 
 def test_every_limit_is_that_of_the_code() -> None:
     limits = [(value, where) for _, value, where in _rows(3) if where.startswith("relay.")]
-    assert len(limits) == 20
+    assert len(limits) == 21
     for value, where in limits:
         module, _, name = where.rpartition(".")
         assert int(value) == getattr(importlib.import_module(module), name), where
@@ -99,6 +101,20 @@ def test_the_examples_are_those_of_the_vectors(name: str) -> None:
 def test_there_are_no_examples_beside_those_and_as_many_vectors_as_it_says() -> None:
     assert EXAMPLES.keys() == {"aes-plain", "otp-tiny"}
     assert f"holds {len(CASES)} cases" in FLAT
+
+
+def test_a_canary_is_what_is_written() -> None:
+    [question] = re.findall(r"```canary question\n(.*)\n```", DOCUMENT)
+    note = canary.Note("question", bytes(range(canary.NONCE_OCTETS)))
+    written = canary.write(note, "qumail-canary@alice.example", "qumail-canary@bob.example", "relay.alice.example")
+    header, _, body = written.decode().partition("\r\n\r\n")
+    assert body == f"{question}\r\n"
+    for field in ("Auto-Submitted: auto-generated", "MIME-Version: 1.0", f"Content-Type: {canary.CONTENT_TYPE}"):
+        assert field in DOCUMENT.splitlines()
+        assert field in header.splitlines()
+    assert canary.read(written) == note
+    assert f"`{canary.LOCAL_PART}` at the first mail domain of the peer" in FLAT
+    assert f"no more than one in {ANSWER_S:.0f} seconds for each peer" in FLAT
 
 
 def test_the_composition_of_the_one_time_pad_is_that_of_the_example() -> None:

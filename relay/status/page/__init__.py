@@ -3,7 +3,7 @@ Standard: WCAG 2.2 AA; nothing from elsewhere, nothing inline, nothing that can 
 
     now.py        what is shown, at one moment
     verdict.py    whether mail flows, and what is wrong
-    sections.py   mails; keys.py keys; site.py everything else: each a pure function of that moment
+    sections.py   mails; keys.py keys; canary.py canaries; site.py everything else: each a pure function of that moment
     html.py       elements; charts.py curves and bars; words.py numbers, times and reasons as people read them
     feed.py       what has changed, once for all who look on
     routes.py     what the server answers

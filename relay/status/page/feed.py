@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from relay.status import Watched
+from relay.status.page.canary import show_canary
 from relay.status.page.html import Html
 from relay.status.page.keys import show_keys
 from relay.status.page.now import Now
@@ -47,6 +48,7 @@ SECTIONS: Mapping[str, Callable[[Now], Html]] = {
     "history": show_history,
     "mails": show_mails,
     "clear": show_clear,
+    "canary": show_canary,
     "kmes": show_kmes,
     "certificates": show_certificates,
     "quarantine": show_quarantine,

@@ -1,0 +1,101 @@
+"""Asks each peer for a sign of life, as often as [canary] says, and shows how long none has come back.
+Standard: once for all relays of a site (relay/store/canaries.py); nothing that fails here concerns any other mail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Callable
+
+import structlog
+
+from relay.canary.message import NONCE_OCTETS, Note, canary_address
+from relay.canary.post import Post
+from relay.config import Config
+from relay.counting import Board, metrics
+from relay.store.canaries import Canaries, Canary
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 5.0
+AT_ONCE = 4
+"""So many peers are asked at the same time."""
+
+
+class Asking:
+    """For one process of a relay: two would only look twice."""
+
+    def __init__(self, known: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float) -> None:
+        """`known` gives the configuration with the peers as they are now; `every` is in seconds."""
+        self._known = known
+        self._table = table
+        self._post = post
+        self._board = board
+        self._every = every
+        self._under_way: set[str] = set()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._obstacles: dict[str, str] = {}
+
+    async def keep_up(self) -> None:
+        """Looks every LOOK_S seconds, for ever."""
+        self._board.set(metrics.CANARY_INTERVAL, to=self._every)
+        trouble = ""
+        async with asyncio.TaskGroup() as asked:
+            while True:
+                try:
+                    for peer, address in await self._due():
+                        self._under_way.add(peer)
+                        asked.create_task(self._ask(peer, address))
+                except Exception as error:  # noqa: BLE001 - the next look may succeed
+                    if (cause := f"{type(error).__name__}: {error}") != trouble:
+                        log.warning("canaries_not_looked_at", cause=cause)
+                    trouble = cause
+                else:
+                    trouble = ""
+                await asyncio.sleep(LOOK_S)
+
+    async def _due(self) -> list[tuple[str, str]]:
+        """The peers whose turn it is, with their addresses; what is known of all goes onto the board."""
+        rows, now, found = await self._table.read(), self._table.clock(), []
+        peers = self._known().peers
+        for peer, settings in peers.items():
+            address = canary_address(settings.domains)
+            row = rows.get(peer)
+            if not self._may_be_asked(peer, address):
+                self._show(peer, None, now)
+                continue
+            self._show(peer, row, now)
+            if peer not in self._under_way and (row is None or row.is_due(now, self._every)):
+                found.append((peer, address))
+        for gone in self._obstacles.keys() - peers.keys():
+            self._show(gone, None, now)
+            del self._obstacles[gone]
+        return found
+
+    def _may_be_asked(self, peer: str, address: str) -> bool:
+        obstacle = self._post.obstacle(address)
+        if obstacle and self._obstacles.get(peer) != obstacle:
+            log.warning("canary_not_possible", peer=peer, cause=obstacle)
+        self._obstacles[peer] = obstacle
+        return not obstacle
+
+    async def _ask(self, peer: str, address: str) -> None:
+        nonce = secrets.token_bytes(NONCE_OCTETS)
+        try:
+            async with self._room:
+                if not await self._table.ask(peer, nonce, self._every):
+                    return
+                await self._post.send(Note("question", nonce), peer, address)
+                self._board.add(metrics.CANARY_SENT, peer)
+        except Exception as error:  # noqa: BLE001 - the next one may get through
+            log.warning("canary_not_sent", peer=peer, cause=f"{type(error).__name__}: {error}")
+        finally:
+            self._under_way.discard(peer)
+
+    def _show(self, peer: str, row: Canary | None, now: float) -> None:
+        age = row.age(now, self._every) if row is not None else None
+        trip = row.round_trip if row is not None else None
+        self._board.set(metrics.CANARY_AGE, peer, to=math.nan if age is None else age)
+        self._board.set(metrics.CANARY_ROUND_TRIP, peer, to=math.nan if trip is None else trip)

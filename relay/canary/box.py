@@ -1,0 +1,126 @@
+"""What becomes of mail for our canary address: it ends here, in no mailbox, no queue and no quarantine.
+Standard: a peer's question gets one receipt, at most one in ANSWER_S; a receipt counts once; all else for nothing.
+
+Nothing waits for any of it: what is to be done is done behind the answer to the mail, and when there is too much of it,
+it is left undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from relay.canary.message import Note, is_canary, read
+from relay.canary.post import Post
+from relay.config import Config
+from relay.counting import Board, metrics
+from relay.errors import BadStructure
+from relay.opening import Opened
+from relay.store.canaries import Canaries
+
+log = structlog.get_logger(__name__)
+
+ANSWER_S = 50.0
+"""At most one receipt goes to a peer within so many seconds; who asks each minute gets all of them."""
+MOST = 100
+"""So many wait to be answered or counted."""
+AT_ONCE = 4
+TOLD_S = 60.0
+"""Of each reason to drop something the log has a line within so many seconds."""
+
+Reason = Literal[
+    "clear text", "bounce", "unreadable", "not named", "repeated", "unprotected", "other sender", "malformed",
+    "unexpected", "too often", "not answered", "busy",
+]  # fmt: skip
+"""`unexpected` is a receipt for nothing that is out: forged, replayed or late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    peer: str
+    sender: str
+    note: Note
+    at: float
+
+
+class CanaryBox:
+    """The canary address of one site, as one process sees it."""
+
+    def __init__(self, known: Callable[[], Config], table: Canaries, board: Board) -> None:
+        """`known` gives the configuration with the peers as they are now."""
+        self._known = known
+        self._table = table
+        self._board = board
+        self._waiting: asyncio.Queue[_Arrival] = asyncio.Queue(MOST)
+        self._told: dict[Reason, float] = {}
+        self._untold: Counter[Reason] = Counter()
+
+    def takes(self, mailbox: str) -> bool:
+        """Whether mail to this mailbox ends here."""
+        return is_canary(mailbox, self._known().site.domains)
+
+    def take(self, opened: Opened, *, protected: bool) -> None:
+        """A mail that was opened for our address; `protected` says whether as policy requires. To be called last."""
+        peer, sender = opened.peer, opened.envelope.sender
+        if not protected:
+            self.drop("unprotected", peer)
+        elif not is_canary(sender, opened.config.peers[peer].domains):
+            self.drop("other sender", peer)
+        else:
+            try:
+                self._waiting.put_nowait(_Arrival(peer, sender, read(opened.original), self._table.clock()))
+            except BadStructure:
+                self.drop("malformed", peer)
+            except asyncio.QueueFull:
+                self.drop("busy", peer)
+
+    def drop(self, reason: Reason, peer: str = "") -> None:
+        """Something counts for nothing; it is counted as such, and the log says so now and then."""
+        self._board.add(metrics.CANARY_DROPPED, reason)
+        self._untold[reason] += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._told.get(reason, float("-inf")):
+            self._told[reason] = now + TOLD_S
+            log.warning("canary_dropped", reason=reason, number=self._untold.pop(reason), peer=peer)
+
+    async def keep_up(self, post: Post | None) -> None:
+        """Answers and counts what has come, for ever; without `post` nothing is answered."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(self._work(post))
+
+    async def _work(self, post: Post | None) -> None:
+        while True:
+            arrival = await self._waiting.get()
+            try:
+                if arrival.note.kind == "receipt":
+                    await self._count(arrival)
+                else:
+                    await self._answer(arrival, post)
+            except Exception as error:  # noqa: BLE001 - the next one may be answered
+                kind = arrival.note.kind
+                log.warning(
+                    "canary_not_handled", kind=kind, peer=arrival.peer, cause=f"{type(error).__name__}: {error}"
+                )
+
+    async def _count(self, arrival: _Arrival) -> None:
+        seconds = await self._table.returned(arrival.peer, arrival.note.nonce, arrival.at)
+        if seconds is None:
+            self.drop("unexpected", arrival.peer)
+            return
+        self._board.add(metrics.CANARY_RETURNED, arrival.peer)
+        log.info("canary_returned", peer=arrival.peer, seconds=round(seconds, 3))
+
+    async def _answer(self, arrival: _Arrival, post: Post | None) -> None:
+        if post is None or not self._known().canary.answer or post.obstacle(arrival.sender):
+            self.drop("not answered", arrival.peer)
+        elif not await self._table.may_answer(arrival.peer, ANSWER_S):
+            self.drop("too often", arrival.peer)
+        else:
+            await post.send(Note("receipt", arrival.note.nonce), arrival.peer, arrival.sender)
+            self._board.add(metrics.CANARY_ANSWERED, arrival.peer)

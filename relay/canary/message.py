@@ -1,0 +1,102 @@
+"""A question and a receipt as they are sealed: an address, a few header fields, and a small JSON object.
+Standard: relay/FORMAT.md, section 11; RFC 8259, RFC 3834 5 (Auto-Submitted). What is not written as here is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, make_msgid
+from typing import Any, Literal
+
+from relay import mime
+from relay.errors import BadStructure, MalformedMessage
+from relay.mail import domain_of
+from relay.opening.recipients import folded_domain
+
+LOCAL_PART = "qumail-canary"
+CONTENT_TYPE = "application/vnd.qumail.canary+json"
+VERSION = 1
+NONCE_OCTETS = 32
+MAX_OCTETS = 4096
+"""The whole message; of a larger one nothing is read."""
+_NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_OCTETS}}}")
+_EXPECTED = {b"auto-submitted": b"auto-generated", b"content-type": CONTENT_TYPE.encode(), b"mime-version": b"1.0"}
+"""Fields that stand in it once, with these values."""
+
+Kind = Literal["question", "receipt"]
+_KINDS: tuple[Kind, ...] = ("question", "receipt")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is asked, or answered: a receipt has the nonce of its question, and there is no secret in either."""
+
+    kind: Kind
+    nonce: bytes
+
+
+def canary_address(domains: Sequence[str]) -> str:
+    """That of the site with these mail domains: at the first of them."""
+    return f"{LOCAL_PART}@{folded_domain(domains[0])}"
+
+
+def is_canary(mailbox: str, domains: Collection[str]) -> bool:
+    """Whether this is the canary address of a site with these mail domains, at any of them."""
+    if mailbox.rpartition("@")[0].lower() != LOCAL_PART:
+        return False
+    return folded_domain(domain_of(mailbox)) in map(folded_domain, domains)
+
+
+def write(note: Note, from_: str, to: str, hostname: str) -> bytes:
+    """The message, as it is handed to the journey out."""
+    body = json.dumps({"canary": VERSION, "kind": note.kind, "nonce": note.nonce.hex()})
+    lines = (
+        f"From: <{from_}>",
+        f"To: <{to}>",
+        "Subject: QuMail canary",
+        f"Date: {format_datetime(datetime.now(UTC))}",
+        f"Message-ID: {make_msgid(domain=hostname)}",
+        "Auto-Submitted: auto-generated",
+        "MIME-Version: 1.0",
+        f"Content-Type: {CONTENT_TYPE}",
+        "",
+        body,
+        "",
+    )
+    return "\r\n".join(lines).encode()
+
+
+def read(message: bytes) -> Note:
+    """What an opened message says. Raises BadStructure where it is none of these."""
+    if len(message) > MAX_OCTETS:
+        raise BadStructure(f"a canary has at most {MAX_OCTETS} octets")
+    try:
+        header, body = mime.split(message)
+        said = json.loads(body.decode("ascii"), object_pairs_hook=_each_once)
+    except (MalformedMessage, ValueError, RecursionError) as error:
+        raise BadStructure("its body is no JSON object") from error
+    fields = [(name, raw.partition(b":")[2].strip()) for name, raw in mime.fields(header)]
+    if sorted(each for each in fields if each[0] in _EXPECTED) != sorted(_EXPECTED.items()):
+        raise BadStructure("its header is not that of a canary")
+    return _note(said)
+
+
+def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(members)) != len(members):
+        raise ValueError("a name stands there twice")
+    return dict(members)
+
+
+def _note(said: object) -> Note:
+    if not isinstance(said, dict) or said.keys() != {"canary", "kind", "nonce"}:
+        raise BadStructure("it has other members than a canary")
+    version, kind, nonce = said["canary"], said["kind"], said["nonce"]
+    if type(version) is not int or version != VERSION:
+        raise BadStructure(f"{VERSION} is the only version of canaries")
+    if kind not in _KINDS or not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
+        raise BadStructure("kind or nonce is not that of a canary")
+    return Note(kind, bytes.fromhex(nonce))

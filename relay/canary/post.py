@@ -1,0 +1,82 @@
+"""Sends questions and receipts: each is ordinary mail of ours, which policy seals and the audit record knows.
+Standard: none leaves in clear, none is tried again by itself, and nobody is to bounce one (NOTIFY, RFC 3461 4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from relay import mime
+from relay.canary.message import Note, canary_address, write
+from relay.config import Config
+from relay.errors import PolicyHolds
+from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S = 60.0
+"""So long one may take to be sealed and handed on."""
+
+
+def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content: MessageFacts | None = None) -> str:
+    """Why policy, or `shadow` mode, keeps canaries from going there; "" where nothing does."""
+    if shadow:
+        return "in shadow mode all mail leaves unsealed, and a canary in clear tells nothing"
+    try:
+        decision = policies.decide(from_, to, content)
+    except PolicyHolds as error:
+        return str(error)
+    in_clear = f"{decision.where} lets mail to {to} out in clear, and a canary in clear tells nothing"
+    return in_clear if decision.in_clear else ""
+
+
+class WayOut(Protocol):
+    """outgoing.py."""
+
+    async def process(self, mail: Mail) -> Outcomes:
+        """Raises TryLater or Refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What it works with; one value for the life of the relay. In `shadow` mode all mail leaves as it is.
+
+    `policies` gives the policies in force.
+    """
+
+    config: Config
+    policies: Callable[[], PolicySet]
+    way_out: WayOut
+    shadow: bool = False
+
+    @property
+    def address(self) -> str:
+        """Who asks and answers for this site."""
+        return canary_address(self.config.site.domains)
+
+    def obstacle(self, to: str) -> str:
+        """Why none may go there, whatever keys there are; "" where one may."""
+        return obstacle(self.policies(), self.address, to, shadow=self.shadow)
+
+    async def send(self, note: Note, peer: str, to: str) -> None:
+        """Returns when the next hop has taken it, for this address of the peer. Raises RelayError and TimeoutError."""
+        message = write(note, self.address, to, self.config.site.hostname)
+        facts = MessageFacts(message)
+        if cause := obstacle(self.policies(), self.address, to, shadow=self.shadow, content=facts):
+            raise PolicyHolds(cause)
+        envelope = Envelope(self.address, (Recipient(to, notify="NEVER"),))
+        mail = Mail(envelope, message, id=secrets.token_hex(6), door=OURS, message_id=mime.message_id_hash(message))
+        with structlog.contextvars.bound_contextvars(mail=mail.id, message_id=mail.message_id):
+            async with asyncio.timeout(PATIENCE_S):
+                [outcome] = await self.way_out.process(mail)
+            if outcome is not None:
+                raise outcome
+            log.info("canary_sent", kind=note.kind, peer=peer)

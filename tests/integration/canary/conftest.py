@@ -1,0 +1,222 @@
+"""Alice's and Bob's relays, both ways, and between them mail servers that keep what passes and can lose it.
+Standard: a mail server hands a relay what it has, as deploy/README.md says: by SMTP, by LMTP or to its milter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from relay import app
+from relay.canary import asking
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from relay.status import exposition
+from tests.integration.entry.milter.mta import MTA, Field, in_thread
+from tests.integration.status.test_metrics import Numbers, numbers
+from tests.integration.store.conftest import postgresql, server
+from tests.testlib.identities import Identities
+from tests.testlib.sink import Got, Sink
+from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import Reply, submit, submit_lmtp
+
+__all__ = ["postgresql", "server"]
+
+ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
+DOORS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
+STATUS = '\n[status]\nlisten = "127.0.0.1:0"\n'
+ASKS = "\n[canary]\nevery = 60\n"
+
+
+@dataclass
+class MailServer(Sink):
+    """What one site sends goes to the other's relay at `to`, through its `door`; where that is shut it is lost.
+
+    `answers` are what the relay has said to each mail; `kept` are mails that a milter has left to the mail server.
+    """
+
+    to: TCPAddress = TCPAddress("", 0)
+    door: str = "incoming"
+    is_open: bool = True
+    answers: list[str] = field(default_factory=list)
+    kept: list[Got] = field(default_factory=list)
+
+    async def carry(self) -> None:
+        """Hands on what comes, for ever, and again what is to be tried later."""
+        done = 0
+        while True:
+            got = (await self.messages(done + 1, timeout=3600))[done]
+            done += 1
+            if self.is_open:
+                await self.hand_on(got)
+
+    async def hand_on(self, got: Got) -> str:
+        """The last word to one mail."""
+        while (answer := await self._handed(got)).startswith("4"):
+            await asyncio.sleep(0.05)
+        self.answers.append(answer)
+        return answer
+
+    async def _handed(self, got: Got) -> str:
+        if self.door == "milter":
+            return str(await in_thread(self._milter, got))
+        if self.door == "lmtp":
+            [reply] = await submit_lmtp(self.to, got.message, sender=got.sender, recipients=got.recipients)
+        else:
+            reply = await submit(self.to, got.message, sender=got.sender, recipients=got.recipients)
+        return str(reply)
+
+    def _milter(self, got: Got) -> str:
+        header, _, body = got.message.decode().partition("\r\n\r\n")
+        lines = header.replace("\r\n ", "\n ").replace("\r\n\t", "\n\t").split("\r\n")
+        fields: list[Field] = [(name, value) for name, _, value in (line.partition(":") for line in lines)]
+        mta = MTA(self.to)
+        try:
+            mta.negotiate()
+            answer = mta.mail(
+                fields, body, sender=f"<{got.sender}>", recipients=[f"<{each}>" for each in got.recipients]
+            )
+            mta.abort()
+        finally:
+            mta.close()
+        if answer.word == "a":
+            self.kept.append(got)
+        return answer.text or answer.word
+
+
+@dataclass
+class Scene:
+    """Both sites; `wires` have what Alice and Bob have sent, `inboxes` what reached their mailboxes."""
+
+    sites: tuple[Site, Site]
+    addresses: list[dict[str, TCPAddress]]
+    wires: tuple[MailServer, MailServer]
+    inboxes: tuple[Sink, Sink]
+
+    @property
+    def questions(self) -> list[Got]:
+        return [each for each in self.wires[0].got if each.recipients == (BOB,)]
+
+    @property
+    def receipts(self) -> list[Got]:
+        return [each for each in self.wires[1].got if each.recipients == (ALICE,)]
+
+    async def alice(self) -> Numbers:
+        return await numbers(self.addresses[0]["status"])
+
+    async def bob(self) -> Numbers:
+        return await numbers(self.addresses[1]["status"])
+
+    async def until(self, whose: Callable[[], object], name: str, value: float = 1, **labels: str) -> Numbers:
+        """Waits until a number is that; gives all."""
+        return await until_it_says(whose, name, value, **labels)
+
+    async def nothing_is_left(self) -> None:
+        """No mailbox, no milter's mail server and no quarantine has anything of it, and nothing waits."""
+        assert [each.got for each in self.inboxes] == [[], []]
+        assert [each.kept for each in self.wires] == [[], []]
+        for each in self.sites:
+            async with app.parts(each.config, prefetch=False) as parts:
+                assert await parts.store.quarantine.all() == []
+                assert await parts.store.deliveries.waiting() == 0
+
+
+async def until_it_says(whose: Callable[[], object], name: str, value: float = 1, **labels: str) -> Numbers:
+    async with asyncio.timeout(30):
+        while True:
+            found = await whose()  # type: ignore[misc]
+            assert isinstance(found, Numbers)
+            if found.sum(name, **labels) == value:
+                return found
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits to be asked, and what is told is never a moment old."""
+    monkeypatch.setattr(asking, "LOOK_S", 0.05)
+    monkeypatch.setattr(exposition, "SHARE", float("inf"))
+
+
+@pytest.fixture
+async def wires() -> AsyncIterator[tuple[MailServer, MailServer]]:
+    """What Alice sends, and what Bob sends."""
+    async with AsyncExitStack() as stack:
+        both = (await stack.enter_async_context(MailServer()), await stack.enter_async_context(MailServer()))
+        tasks = [asyncio.create_task(each.carry()) for each in both]
+        yield both
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def inboxes() -> AsyncIterator[tuple[Sink, Sink]]:
+    """Where mail to people of Alice's and of Bob's ends."""
+    async with Sink() as first, Sink() as second:
+        yield first, second
+
+
+@dataclass
+class Making:
+    """Makes sites, and serves."""
+
+    directory: Path
+    kmes: DevelopmentKMEs
+    identities: Identities
+    wires: tuple[MailServer, MailServer]
+    inboxes: tuple[Sink, Sink]
+
+    def site(self, name: str, level: str = "aes", settings: str = "", directory: str = "") -> Site:
+        """With all doors, and these settings besides."""
+        at = 0 if name == "alice" else 1
+        site = make_site(
+            self.directory / (directory or name), name, state=self.kmes.state_dir, kme_url=self.kmes.urls[at],
+            outgoing=self.wires[at].address, incoming=self.inboxes[at].address, settings=DOORS,
+            policies={"default.toml": f'levels = ["{level}"]\n'}, identities=self.identities,
+        )  # fmt: skip
+        site.config_file.write_text(site.config_file.read_text() + STATUS + settings)
+        return site
+
+    @asynccontextmanager
+    async def both(
+        self, level: str = "aes", door: str = "incoming", alice: str = ASKS, bob: str = ""
+    ) -> AsyncIterator[Scene]:
+        """Both sites serve in this process; Alice's asks."""
+        sites = self.site("alice", level, alice), self.site("bob", level, bob)
+        names = {"incoming": "incoming", "lmtp": "incoming_lmtp", "milter": "incoming_milter"}
+        async with AsyncExitStack() as stack:
+            addresses: list[dict[str, TCPAddress]] = [{}, {}]
+            for at in (1, 0):  # who asks comes last
+                addresses[at] = await stack.enter_async_context(app.running(sites[at].config))
+                wire = self.wires[1 - at]
+                wire.to, wire.door = addresses[at][names[door]], door
+            yield Scene(sites, addresses, self.wires, self.inboxes)
+
+
+@pytest.fixture
+def making(
+    tmp_path: Path,
+    kmes: DevelopmentKMEs,
+    identities: Identities,
+    wires: tuple[MailServer, MailServer],
+    inboxes: tuple[Sink, Sink],
+) -> Making:
+    """Sites with everything that a canary needs."""
+    return Making(tmp_path, kmes, identities, wires, inboxes)
+
+
+def asked_long_ago(site: Site) -> None:
+    """As if an hour had passed since anybody was asked or answered."""
+    with closing(sqlite3.connect(site.directory / "relay.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE canaries SET asked_at = asked_at - 61, answered_at = answered_at - 61")
+
+
+__all__ += ["Reply", "aiohttp"]
