@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from relay import app
@@ -25,7 +24,7 @@ from tests.integration.store.conftest import postgresql, server
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site
-from tests.testlib.submit import Reply, submit, submit_lmtp
+from tests.testlib.submit import submit, submit_lmtp
 
 __all__ = ["postgresql", "server"]
 
@@ -91,6 +90,9 @@ class MailServer(Sink):
         return answer.text or answer.word
 
 
+Asked = Callable[[], Awaitable[Numbers]]
+
+
 @dataclass
 class Scene:
     """Both sites; `wires` have what Alice and Bob have sent, `inboxes` what reached their mailboxes."""
@@ -114,7 +116,7 @@ class Scene:
     async def bob(self) -> Numbers:
         return await numbers(self.addresses[1]["status"])
 
-    async def until(self, whose: Callable[[], object], name: str, value: float = 1, **labels: str) -> Numbers:
+    async def until(self, whose: Asked, name: str, value: float = 1, **labels: str) -> Numbers:
         """Waits until a number is that; gives all."""
         return await until_it_says(whose, name, value, **labels)
 
@@ -128,14 +130,11 @@ class Scene:
                 assert await parts.store.deliveries.waiting() == 0
 
 
-async def until_it_says(whose: Callable[[], object], name: str, value: float = 1, **labels: str) -> Numbers:
+async def until_it_says(whose: Asked, name: str, value: float = 1, **labels: str) -> Numbers:
     async with asyncio.timeout(30):
-        while True:
-            found = await whose()  # type: ignore[misc]
-            assert isinstance(found, Numbers)
-            if found.sum(name, **labels) == value:
-                return found
+        while (found := await whose()).sum(name, **labels) != value:
             await asyncio.sleep(0.02)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +179,7 @@ class Making:
         site = make_site(
             self.directory / (directory or name), name, state=self.kmes.state_dir, kme_url=self.kmes.urls[at],
             outgoing=self.wires[at].address, incoming=self.inboxes[at].address, settings=DOORS,
+            kme_settings="lag_patience = 0.1",
             policies={"default.toml": f'levels = ["{level}"]\n'}, identities=self.identities,
         )  # fmt: skip
         site.config_file.write_text(site.config_file.read_text() + STATUS + settings)
@@ -217,6 +217,3 @@ def asked_long_ago(site: Site) -> None:
     """As if an hour had passed since anybody was asked or answered."""
     with closing(sqlite3.connect(site.directory / "relay.db", isolation_level=None)) as connection:
         connection.execute("UPDATE canaries SET asked_at = asked_at - 61, answered_at = answered_at - 61")
-
-
-__all__ += ["Reply", "aiohttp"]
