@@ -1,0 +1,87 @@
+"""What a canary looks like: what is written is read, everything else is refused, and addresses are known in any spelling.
+Standard: relay/FORMAT.md, section 11.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.canary.message import MAX_OCTETS, Kind, Note, canary_address, is_canary, read, write
+from relay.errors import BadStructure
+
+ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
+NOTE = Note("question", bytes(range(32)))
+WRITTEN = write(NOTE, ALICE, BOB, "relay.alice.example")
+HEADER, _, BODY = WRITTEN.partition(b"\r\n\r\n")
+
+
+@given(kind=st.sampled_from(["question", "receipt"]), nonce=st.binary(min_size=32, max_size=32))
+def test_what_is_written_is_read(kind: Kind, nonce: bytes) -> None:
+    assert read(write(Note(kind, nonce), ALICE, BOB, "relay.alice.example")) == Note(kind, nonce)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"canary": 2}, {"canary": 1.0}, {"canary": True}, {"canary": "1"}, {"canary": None}, {"kind": "answer"},
+        {"kind": ["question"]}, {"kind": None}, {"nonce": "00" * 31}, {"nonce": "00" * 33}, {"nonce": "AB" * 32},
+        {"nonce": 7}, {"nonce": " " + "0" * 63}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_other_members_are_refused(members: dict[str, object]) -> None:
+    with pytest.raises(BadStructure):
+        read(HEADER + b"\r\n\r\n" + json.dumps({**json.loads(BODY), **members}).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{}", b"[]", b"null", b"1", b"\xff", b"NaN", b"[" * 3000, b'{"a":' * 600, BODY + BODY,
+        BODY.replace(b"}", b', "kind": "receipt"}'), b"1" * 3000,
+    ],
+)  # fmt: skip
+def test_other_bodies_are_refused(body: bytes) -> None:
+    with pytest.raises(BadStructure):
+        read(HEADER + b"\r\n\r\n" + body)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"", b"\r\n", b"no header", WRITTEN.replace(b"auto-generated", b"no"),
+        WRITTEN.replace(b"Auto-Submitted: auto-generated\r\n", b""),
+        WRITTEN.replace(b"MIME-Version", b"Content-Type: text/plain\r\nMIME-Version"),
+        WRITTEN.replace(b"+json", b"+json; charset=utf-8"), WRITTEN + b" " * MAX_OCTETS,
+    ],
+)  # fmt: skip
+def test_other_messages_are_refused(message: bytes) -> None:
+    with pytest.raises(BadStructure):
+        read(message)
+
+
+@given(st.binary(max_size=2000), st.integers(0, len(WRITTEN)), st.integers(0, len(WRITTEN)))
+def test_whatever_is_put_into_it_is_read_or_refused(octets: bytes, begin: int, end: int) -> None:
+    try:
+        note = read(WRITTEN[:begin] + octets + WRITTEN[end:])
+    except BadStructure:
+        return
+    assert len(note.nonce) == 32
+
+
+def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:
+    domains = ("bob.example", "bücher.example")
+    for address in (
+        BOB,
+        "QuMail-Canary@Bob.Example",
+        "qumail-canary@xn--bcher-kva.example",
+        "qumail-canary@BÜCHER.example",
+    ):
+        assert is_canary(address, domains)
+    for address in (ALICE, "qumail-canary", "@bob.example", "qumail-canary+x@bob.example", '"qumail-canary"@bob.example',
+                    "qumail-canary@sub.bob.example", "", "x@qumail-canary@bob.example"):  # fmt: skip
+        assert not is_canary(address, domains)
+    assert canary_address(domains[::-1]) == "qumail-canary@xn--bcher-kva.example"
