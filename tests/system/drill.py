@@ -23,18 +23,26 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay import app
-from relay.config import TCPAddress
+from relay.aio import in_background
+from relay.canary import asking
+from relay.canary.box import ANSWER_S
+from relay.canary.message import LOCAL_PART
+from relay.config import CanarySettings, TCPAddress
 from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.status import alarms, exposition, measures, ready, rules, sight
-from relay.store import store
+from relay.store import canaries, store
+from relay.store.canaries import late_after
 from tests.testlib import mails
-from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.mail_server import MailServer
+from tests.testlib.sink import Got, Sink
+from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import Reply, submit
 
 LIMIT_S = 60.0
 """An alarm must have begun by then."""
+CANARY_S = 60.0
+"""How often the peer is asked."""
 SHORTER = 60
 """How much shorter all times of alarms are in the suite."""
 _SETTINGS = """
@@ -58,7 +66,7 @@ class Scene:
 
     site: Site
     kmes: DevelopmentKMEs
-    outside: Sink
+    outside: MailServer
     inside: Sink
     outgoing: TCPAddress = TCPAddress("", 0)
     incoming: TCPAddress = TCPAddress("", 0)
@@ -110,12 +118,13 @@ Step = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, the alarm that says so, and the repair."""
+    """What goes wrong, the alarm that says so, and the repair; the alarm must have begun within `limit` seconds."""
 
     name: str
     alarm: str
     begin: Step
     repair: Step
+    limit: float = LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -222,6 +231,14 @@ async def _forged_flood(scene: Scene) -> None:
         assert (await scene.into(_SEALED % (number, number), sender=f"{number}@bob.example")).code == 250
 
 
+async def _canary_lost(scene: Scene) -> None:
+    scene.outside.is_open = False
+
+
+async def _canary_back(scene: Scene) -> None:
+    scene.outside.is_open = True
+
+
 async def _nothing(_: Scene) -> None:
     """It ends when no more comes."""
 
@@ -245,6 +262,8 @@ FAULTS = (
     Fault("forged flood", "quarantine_grows", _forged_flood, _nothing),
     Fault("keys run dry", "keys_gone", _keys_run_dry, _kme_behaves),
     Fault("KME hangs", "kme_away", _kme_hangs, _kme_behaves),
+    # Its rule waits for two intervals and five minutes.
+    Fault("canary lost", "canary_late", _canary_lost, _canary_back, limit=late_after(CANARY_S) + LIMIT_S),
 )
 
 
@@ -268,6 +287,8 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
             (measures, "SITE_S", 0.1),
             (measures, "MEASURE_S", 0.1),
             (store, "BUSY_TIMEOUT_S", 0.5),
+            (canaries, "MARGIN_S", 2.0),
+            (asking, "LOOK_S", 0.1),
             (exposition, "SHARE", math.inf),
         ):
             stack.enter_context(patch.object(module, name, value))
@@ -275,14 +296,15 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def scene_in(directory: Path) -> AsyncIterator[Scene]:
-    """Alice's relay, both directions, its KME, and a mail server at each side."""
+async def scene_in(directory: Path, canary_s: float = CANARY_S) -> AsyncIterator[Scene]:
+    """Alice's relay, both directions, its KME, and a mail server at each side; Bob's, whom it asks so often."""
     link = LinkSettings(key_rate=1_000_000)
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
             DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
         )
-        outside, inside = [await stack.enter_async_context(Sink()) for _ in range(2)]
+        outside, back = [await stack.enter_async_context(MailServer(carries=_is_canary)) for _ in range(2)]
+        inside = await stack.enter_async_context(Sink())
         site = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=outside.address,
             incoming=inside.address, kme_settings="timeout = 1\ncache_high = 2\n",
@@ -290,9 +312,24 @@ async def scene_in(directory: Path) -> AsyncIterator[Scene]:
         site.config_file.write_text(f"{site.config_file.read_text()}{_SETTINGS}")
         scene = Scene(site, kmes, outside, inside)
         scene.give_certificate(100)
-        found = await stack.enter_async_context(app.running(site.config))
+        bob = make_site(
+            directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], outgoing=back.address,
+            incoming=inside.address,
+        )  # fmt: skip
+        answers_s = min(ANSWER_S, canary_s / 2)
+        before = f"from relay.canary import box; box.ANSWER_S = {answers_s}"
+        outside.to = (await stack.enter_async_context(relay_process(bob, before=before))).addresses["incoming"]
+        asks = CanarySettings.model_construct(every=canary_s)  # less than may be set, where times are shortened
+        found = await stack.enter_async_context(app.running(site.config.model_copy(update={"canary": asks})))
         scene.outgoing, scene.incoming, scene.status = found["outgoing"], found["incoming"], found["status"]
+        back.to = scene.incoming
+        for each in (outside, back):
+            await stack.enter_async_context(in_background("mail server", each.carry()))
         yield scene
+
+
+def _is_canary(got: Got) -> bool:
+    return got.recipients[0].startswith(LOCAL_PART)
 
 
 async def drill(scene: Scene, faults: tuple[Fault, ...] = FAULTS, *, ends_within: float) -> list[Row]:
@@ -301,7 +338,7 @@ async def drill(scene: Scene, faults: tuple[Fault, ...] = FAULTS, *, ends_within
     for fault in faults:
         await scene.until(fault.alarm, stands=False, limit=ends_within)
         await fault.begin(scene)
-        began = await scene.until(fault.alarm, stands=True, limit=LIMIT_S)
+        began = await scene.until(fault.alarm, stands=True, limit=fault.limit)
         await fault.repair(scene)
         rows.append(
             Row(fault.name, fault.alarm, began, await scene.until(fault.alarm, stands=False, limit=ends_within))

@@ -22,9 +22,9 @@ from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.integration.status.test_metrics import Numbers, numbers
 from tests.integration.store.conftest import postgresql, server
 from tests.testlib.identities import Identities
+from tests.testlib.mail_server import MailServer
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site
-from tests.testlib.submit import submit, submit_lmtp
 
 __all__ = ["postgresql", "server"]
 
@@ -35,42 +35,16 @@ ASKS = "\n[canary]\nevery = 60\n"
 
 
 @dataclass
-class MailServer(Sink):
-    """What one site sends goes to the other's relay at `to`, through its `door`; where that is shut it is lost.
+class BetweenSites(MailServer):
+    """A mail server that may ask a milter; `kept` are mails that this has left to it."""
 
-    `answers` are what the relay has said to each mail; `kept` are mails that a milter has left to the mail server.
-    """
-
-    to: TCPAddress = TCPAddress("", 0)
     door: str = "incoming"
-    is_open: bool = True
-    answers: list[str] = field(default_factory=list)
     kept: list[Got] = field(default_factory=list)
 
-    async def carry(self) -> None:
-        """Hands on what comes, for ever, and again what is to be tried later."""
-        done = 0
-        while True:
-            got = (await self.messages(done + 1, timeout=3600))[done]
-            done += 1
-            if self.is_open:
-                await self.hand_on(got)
-
-    async def hand_on(self, got: Got) -> str:
-        """The last word to one mail."""
-        while (answer := await self._handed(got)).startswith("4"):
-            await asyncio.sleep(0.05)
-        self.answers.append(answer)
-        return answer
-
-    async def _handed(self, got: Got) -> str:
-        if self.door == "milter":
-            return str(await in_thread(self._milter, got))
-        if self.door == "lmtp":
-            [reply] = await submit_lmtp(self.to, got.message, sender=got.sender, recipients=got.recipients)
-        else:
-            reply = await submit(self.to, got.message, sender=got.sender, recipients=got.recipients)
-        return str(reply)
+    async def handed(self, got: Got) -> str:
+        """As any, or the last word of the milter."""
+        self.lmtp = self.door == "lmtp"
+        return str(await in_thread(self._milter, got)) if self.door == "milter" else await super().handed(got)
 
     def _milter(self, got: Got) -> str:
         header, _, body = got.message.decode().partition("\r\n\r\n")
@@ -99,7 +73,7 @@ class Scene:
 
     sites: tuple[Site, Site]
     addresses: list[dict[str, TCPAddress]]
-    wires: tuple[MailServer, MailServer]
+    wires: tuple[BetweenSites, BetweenSites]
     inboxes: tuple[Sink, Sink]
 
     @property
@@ -145,10 +119,10 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def wires() -> AsyncIterator[tuple[MailServer, MailServer]]:
+async def wires() -> AsyncIterator[tuple[BetweenSites, BetweenSites]]:
     """What Alice sends, and what Bob sends."""
     async with AsyncExitStack() as stack:
-        both = (await stack.enter_async_context(MailServer()), await stack.enter_async_context(MailServer()))
+        both = (await stack.enter_async_context(BetweenSites()), await stack.enter_async_context(BetweenSites()))
         tasks = [asyncio.create_task(each.carry()) for each in both]
         yield both
         for task in tasks:
@@ -170,7 +144,7 @@ class Making:
     directory: Path
     kmes: DevelopmentKMEs
     identities: Identities
-    wires: tuple[MailServer, MailServer]
+    wires: tuple[BetweenSites, BetweenSites]
     inboxes: tuple[Sink, Sink]
 
     def site(self, name: str, level: str = "aes", settings: str = "", directory: str = "") -> Site:
@@ -206,7 +180,7 @@ def making(
     tmp_path: Path,
     kmes: DevelopmentKMEs,
     identities: Identities,
-    wires: tuple[MailServer, MailServer],
+    wires: tuple[BetweenSites, BetweenSites],
     inboxes: tuple[Sink, Sink],
 ) -> Making:
     """Sites with everything that a canary needs."""
