@@ -25,17 +25,18 @@ def show_canary(now: Now) -> Html:
     rows: list[list[Content]] = []
     for (peer,), age in now.series(metrics.CANARY_AGE):
         trip = now.value(metrics.CANARY_ROUND_TRIP, peer)
-        state, word = ("good", "in time") if age <= late_after(every) else ("bad", "late")
-        if not now.value(metrics.CANARY_RETURNED, peer) and trip is None:
-            state, word = ("warning", "none yet") if state == "good" else (state, word)
+        late = age > late_after(every)
+        state, word = ("bad", "late") if late else ("good", "in time") if trip is not None else ("quiet", "none yet")
+        # Whole minutes: it is not another section at each look.
+        minutes = words.duration(age // 60 * 60) if age >= 60 else "less than 1 min"
+        when = f" asked for {minutes}" if trip is None else f" {minutes} ago"
+        sent, returned = (now.value(each, peer) or 0 for each in (metrics.CANARY_SENT, metrics.CANARY_RETURNED))
         rows.append(
-            [element("bdi", peer), [badge(state, word), f" {words.duration(age)}"],
-             "none" if trip is None else f"{trip:,.2f} s",
-             words.number(now.value(metrics.CANARY_SENT, peer) or 0),
-             words.number(now.value(metrics.CANARY_RETURNED, peer) or 0)]
+            [element("bdi", peer), [badge(state, word), when],
+             "none" if trip is None else f"{trip:,.2f} s", words.number(sent), words.number(returned)]
         )  # fmt: skip
-    caption = f"A small mail to each peer's relay and back, every {words.duration(every)}"
-    columns = ["peer", "since the last came back", "there and back", "sent", "returned"]
     if not rows:
         return section("canary", "Canary", element("p", "No peer is asked yet.", class_="quiet"), facts_list(facts))
-    return section("canary", "Canary", table("canary", caption, columns, rows, words_in=(0, 1)), facts_list(facts))
+    caption = f"A small mail to each peer's relay and back, every {words.duration(every)}"
+    columns = ["peer", "the last came back", "there and back", "sent", "returned"]
+    return section("canary", "Canary", table("canary", caption, columns, rows, words_in=(0, 1, 2)), facts_list(facts))

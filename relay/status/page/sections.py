@@ -164,7 +164,7 @@ def show_mails(now: Now) -> Html:
     for (direction, _, _, level, outcome), count in now.series(metrics.MAILS):
         row = counts.setdefault((direction, level), {})
         row[outcome] = row.get(outcome, 0) + count
-    outcomes = ("delivered", "inside", "held", "refused", "quarantined", "repeated")
+    outcomes = ("delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated")
     ordered = sorted(counts, key=lambda each: (DIRECTIONS.index(each[0]), LEVELS.index(_part(each[1]))))
     rows: list[list[Content]] = [
         [_level(level), direction, *(words.number(counts[direction, level].get(each, 0)) for each in outcomes)]
@@ -175,7 +175,8 @@ def show_mails(now: Now) -> Html:
         "mails",
         "Mails since the start",
         element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
-        table("mails", "Each try counts. Inside: in clear to a domain of this site; repeated: whoever had it already",
+        table("mails", "Each try counts. Inside: in clear to a domain of this site; consumed: for the canary; "
+              "repeated: whoever had it already",
               ["level", "direction", *outcomes], rows, words_in=(0, 1))
         if rows else element("p", "None came so far.", class_="quiet"),
     )  # fmt: skip

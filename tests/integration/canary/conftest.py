@@ -165,6 +165,18 @@ class Making:
     ) -> AsyncIterator[Scene]:
         """Both sites serve in this process; Alice's asks."""
         sites = self.site("alice", level, alice), self.site("bob", level, bob)
+        async with self.serving(sites, door) as scene:
+            yield scene
+
+    @asynccontextmanager
+    async def with_alice(self, alice: Site) -> AsyncIterator[Scene]:
+        """The same with this site of Alice's."""
+        async with self.serving((alice, self.site("bob")), "incoming") as scene:
+            yield scene
+
+    @asynccontextmanager
+    async def serving(self, sites: tuple[Site, Site], door: str) -> AsyncIterator[Scene]:
+        """These serve, and get their mail through this door."""
         names = {"incoming": "incoming", "lmtp": "incoming_lmtp", "milter": "incoming_milter"}
         async with AsyncExitStack() as stack:
             addresses: list[dict[str, TCPAddress]] = [{}, {}]
