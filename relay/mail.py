@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from relay.errors import RelayError
 
@@ -132,6 +133,13 @@ class Mail:
     def digest(self) -> str:
         """SHA-256 of the message, as 64 hexadecimal digits."""
         return hashlib.sha256(self.message).hexdigest()
+
+
+class WayOut(Protocol):
+    """outgoing.py, for mail that the relay writes itself."""
+
+    async def process(self, mail: Mail) -> Outcomes:
+        """Raises TryLater or Refuse."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
@@ -16,7 +15,7 @@ from relay import mime
 from relay.canary.message import Note, canary_address, write
 from relay.config import Config
 from relay.errors import PolicyHolds
-from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient
+from relay.mail import OURS, Envelope, Mail, Recipient, WayOut
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 
@@ -36,13 +35,6 @@ def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content:
         return str(error)
     in_clear = f"{decision.where} lets mail to {to} out in clear, and a canary in clear tells nothing"
     return in_clear if decision.in_clear else ""
-
-
-class WayOut(Protocol):
-    """outgoing.py."""
-
-    async def process(self, mail: Mail) -> Outcomes:
-        """Raises TryLater or Refuse."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -27,7 +27,7 @@ from relay.config import Config
 from relay.counting import Board, metrics
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.forward import NextHop
-from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient, domain_of
+from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
 from relay.notify import without_manager
 from relay.status.alarms import Standing, State
 
@@ -38,13 +38,6 @@ COMMAND_S = 30.0
 MAIL_S = 60.0
 MOST = 100
 """No more words wait to be told: of those before nothing is said any more."""
-
-
-class WayOut(Protocol):
-    """outgoing.py."""
-
-    async def process(self, mail: Mail) -> Outcomes:
-        """Raises TryLater or Refuse."""
 
 
 @dataclass(frozen=True, slots=True)
