@@ -123,6 +123,8 @@ class Incoming:
 
     async def _without_canaries(self, delivery: Delivery, mail: Mail, unreadable: RelayError | None) -> Mail:
         """Of what is not sealed, or cannot be opened, the mail to all others; a key that is late is waited for."""
+        if not any(map(self.canaries.takes, mail.envelope.mailboxes)):
+            return mail
         if isinstance(unreadable, KeyNotFound) and await self.triage.waits_for_key(mail):
             return mail
         clear: Reason = "clear text" if mail.envelope.sender else "bounce"

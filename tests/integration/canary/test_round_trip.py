@@ -4,10 +4,13 @@ Standard: relay/FORMAT.md, section 11; nothing of it is in a mailbox, a queue or
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from structlog.testing import capture_logs
 
 from relay import mime
-from tests.integration.canary.conftest import ALICE, BOB, Making, asked_long_ago
+from tests.integration.canary.conftest import ALICE, ASKS, BOB, Making, asked_long_ago
 
 
 @pytest.mark.parametrize("level", ["otp", "aes", "pqc", "rsa"])
@@ -53,3 +56,18 @@ async def test_the_next_one_goes_when_its_time_has_come_and_comes_back_too(makin
             asked_long_ago(site)
         await scene.until(scene.alice, "qumail_canary_returned_total", 2, peer="bob")
         assert (len(scene.questions), len(scene.receipts)) == (2, 2)
+
+
+async def test_one_that_does_not_get_through_is_not_tried_again_and_nothing_of_it_stays(making: Making) -> None:
+    making.wires[0].on_data = ["451 4.3.0 not now"]
+    with capture_logs() as logs:
+        async with making.both(alice=ASKS) as scene:
+            async with asyncio.timeout(30):
+                while not (failed := [each for each in logs if each["event"] == "canary_not_sent"]):
+                    await asyncio.sleep(0.02)
+            assert failed[0]["peer"] == "bob"
+            alice = await scene.alice()
+            assert alice.sum("qumail_canary_sent_total") == alice.sum("qumail_held_recipients") == 0
+            await scene.nothing_is_left()
+            asked_long_ago(scene.sites[0])
+            await scene.until(scene.alice, "qumail_canary_returned_total", peer="bob")
