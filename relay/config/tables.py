@@ -244,8 +244,8 @@ class CanarySettings(toml.Table):
     """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
     as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
     site, and the receipt as many at the peer's: at level aes with 900 one key of each in a quarter of an hour, 96 a day
-    for each peer; at level otp some fifty times as many (`qumail-relay keys plan` says how many). A canary that does
-    not get through is not tried again.
+    for each peer; at level otp about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how many). A
+    canary that does not get through is not tried again.
     """
     answer: bool = True
     """Whether the canaries of peers are answered, each by a receipt of the same size, at most one in 50 seconds for

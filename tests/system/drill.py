@@ -40,7 +40,7 @@ from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import Reply, submit
 
 LIMIT_S = 60.0
-"""An alarm must have begun by then."""
+"""An alarm must have begun by then; one whose rule waits for longer, so long after that."""
 CANARY_S = 60.0
 """How often the peer is asked."""
 SHORTER = 60

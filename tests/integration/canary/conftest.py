@@ -8,7 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ ASKS = "\n[canary]\nevery = 60\n"
 
 @dataclass
 class BetweenSites(MailServer):
-    """A mail server that may ask a milter; `kept` are mails that this has left to it."""
+    """A mail server that may ask a milter; `kept` are mails that this has left to it, for those who stay."""
 
     door: str = "incoming"
     kept: list[Got] = field(default_factory=list)
@@ -60,7 +60,8 @@ class BetweenSites(MailServer):
         finally:
             mta.close()
         if answer.word == "a":
-            self.kept.append(got)
+            stay = tuple(each for each in got.recipients if f"<{each}>" not in answer.removed())
+            self.kept.append(replace(got, recipients=stay))
         return answer.text or answer.word
 
 

@@ -4,6 +4,7 @@ Standard: relay/FORMAT.md, section 11: no mailbox gets it, nobody is answered, n
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from relay.canary.message import Note, write
 from tests.integration.canary.conftest import ALICE, BOB, Making, Scene, asked_long_ago
 from tests.testlib import mails
+from tests.testlib.sink import Got
 from tests.testlib.submit import submit, submit_lmtp
 
 QUESTION, RECEIPT = "question", "receipt"
@@ -61,6 +63,22 @@ async def test_the_others_of_the_same_mail_get_theirs(making: Making) -> None:
             assert got.message.endswith(sealed)
             scene.inboxes[1].got.clear()
         await nothing_came_of_it(scene, 0, clear_text=2, other_sender=2)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_what_a_milter_leaves_to_its_mail_server_is_for_the_others_alone(making: Making, sealed: bool) -> None:
+    async with making.both(door="milter", alice="") as scene:
+        recipients = ("ben@bob.example", BOB)
+        if sealed:
+            assert (await submit(scene.addresses[0]["outgoing"], mails.plain(), recipients=recipients)).code == 250
+        else:
+            await scene.wires[0].hand_on(Got("ann@alice.example", recipients, mails.plain()))
+        reason = "other sender" if sealed else "clear text"
+        await scene.until(scene.bob, "qumail_canary_dropped_total", reason=reason)
+        async with asyncio.timeout(30):
+            while not scene.wires[0].kept:
+                await asyncio.sleep(0.02)
+        assert [each.recipients for each in scene.wires[0].kept] == [("ben@bob.example",)]
 
 
 @pytest.mark.parametrize("door", ["incoming", "lmtp", "milter"])
