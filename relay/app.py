@@ -337,7 +337,9 @@ async def running(
         for each in ready:
             addresses |= await each.start()
         if post is not None and config.canary.every is not None and (worker is None or worker.first):
-            asking = Asking(built.sites.config, built.store.canaries, post, board, config.canary.every)
+            asking = Asking(
+                built.sites.config, built.store.canaries, post, board, config.canary.every, config.canary.limit
+            )
             await stack.enter_async_context(in_background("canaries", asking.keep_up()))
         log.info(
             "relay_serves",

@@ -27,13 +27,18 @@ AT_ONCE = 4
 class Asking:
     """For one process of a relay: two would only look twice."""
 
-    def __init__(self, known: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float) -> None:
-        """`known` gives the configuration with the peers as they are now; `every` is in seconds."""
+    def __init__(
+        self, known: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float, limit: float
+    ) -> None:
+        """`known` gives the configuration with the peers as they are now; `every` and `limit` (from which age on a
+        canary is late) are in seconds.
+        """
         self._known = known
         self._table = table
         self._post = post
         self._board = board
         self._every = every
+        self._limit = limit
         self._under_way: set[str] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
         self._obstacles: dict[str, str] = {}
@@ -41,6 +46,7 @@ class Asking:
     async def keep_up(self) -> None:
         """Looks every LOOK_S seconds, for ever."""
         self._board.set(metrics.CANARY_INTERVAL, to=self._every)
+        self._board.set(metrics.CANARY_LIMIT, to=self._limit)
         trouble = ""
         async with asyncio.TaskGroup() as asked:
             while True:
@@ -85,7 +91,7 @@ class Asking:
         nonce = secrets.token_bytes(NONCE_OCTETS)
         try:
             async with self._room:
-                if not await self._table.ask(peer, nonce, self._every):
+                if not await self._table.ask(peer, nonce, self._every, self._limit):
                     return
                 await self._post.send(Note("question", nonce), peer, address)
                 self._board.add(metrics.CANARY_SENT, peer)
@@ -95,7 +101,7 @@ class Asking:
             self._under_way.discard(peer)
 
     def _show(self, peer: str, row: Canary | None, now: float) -> None:
-        age = row.age(now, self._every) if row is not None else None
+        age = row.age(now, self._limit) if row is not None else None
         trip = row.round_trip if row is not None else None
         self._board.set(metrics.CANARY_AGE, peer, to=math.nan if age is None else age)
         self._board.set(metrics.CANARY_ROUND_TRIP, peer, to=math.nan if trip is None else trip)

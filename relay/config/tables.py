@@ -5,6 +5,7 @@ Standard: the text under a setting is its documentation (reference.py), and its 
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -234,7 +235,7 @@ class AlarmSettings(toml.Table):
 class CanarySettings(toml.Table):
     """The canary: a small mail goes to the relay of each peer now and then, from and to the address qumail-canary at
     the first mail domain of each site, the whole way that all mail goes, and comes back as a receipt. When that takes
-    long, the alarm `canary_late` is raised. Both relays take such mail for themselves; no mailbox gets it. Your mail
+    long, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
     server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
@@ -247,10 +248,19 @@ class CanarySettings(toml.Table):
     for each peer; at level otp about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how many). A
     canary that does not get through is not tried again.
     """
+    late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
+    """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
+    when a mail server on the way holds a mail back for a moment.
+    """
     answer: bool = True
     """Whether the canaries of peers are answered, each by a receipt of the same size, at most one in 50 seconds for
     each peer.
     """
+
+    @property
+    def limit(self) -> float:
+        """After so many seconds without one that came back the canary is late; infinite where nobody is asked."""
+        return math.inf if self.every is None else self.every + self.late_after
 
 
 class StatusSettings(toml.Table):

@@ -174,7 +174,7 @@ _ALL: Final = (
     Alarm(
         "canary_late",
         "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
-        "none has come back for two intervals (`every` of [canary]) and five minutes",
+        "none has come back for `every` and `late_after` of [canary] together",
         "one comes back",
         "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count; "
         "`qumail-relay trace` tells how far one came, by the `mail` that its line `canary_sent` has. If all is well "

@@ -280,6 +280,12 @@ DISK_FREE: Final = Metric(
 CANARY_INTERVAL: Final = Metric(
     "qumail_canary_interval_seconds", "gauge", "How often each peer is asked: `every` of [canary]", together="max"
 )
+CANARY_LIMIT: Final = Metric(
+    "qumail_canary_limit_seconds",
+    "gauge",
+    "The age from which on the alarm canary_late stands: `every` and `late_after` of [canary] together",
+    together="max",
+)
 CANARY_SENT: Final = Metric(
     "qumail_canary_sent_total", "counter", "Canaries that have left for a peer's relay", ("peer",)
 )

@@ -14,7 +14,6 @@ from relay.counting import metrics
 from relay.counting.board import Labels
 from relay.counting.held import DIRECTIONS
 from relay.status.sight import WINDOW_S, Sight, Which
-from relay.store.canaries import late_after
 
 Seen = tuple[str, str]
 """What an alarm is about ("" where it is about the relay), and the cause."""
@@ -172,10 +171,15 @@ def _delivered(sight: Sight, direction: str, seconds: float) -> float:
 
 
 def _canary_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    every = max(sight.gauges(metrics.CANARY_INTERVAL).values(), default=math.inf)
+    limit = _canary_limit(sight)
     for (peer,), age in sight.gauges(metrics.CANARY_AGE).items():
-        if age > late_after(every):
+        if age > limit:
             yield peer, f"no canary has come back from peer {peer} for {age:.0f} s"
+
+
+def _canary_limit(sight: Sight) -> float:
+    """In seconds."""
+    return max(sight.gauges(metrics.CANARY_LIMIT).values(), default=math.inf)
 
 
 def _event_loop_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

@@ -11,9 +11,6 @@ from sqlalchemy import Column, ColumnElement, Connection, Double, LargeBinary, S
 
 from relay.store.database import Database, metadata, to_its_end
 
-MARGIN_S = 300.0
-"""A canary that is out longer than two intervals and this is late."""
-
 _canaries = Table(
     "canaries",
     metadata,
@@ -26,11 +23,6 @@ _canaries = Table(
     Column("answered_at", Double, nullable=False),
 )
 """Times in seconds since 1970, 0 for never. `nonce` is that of the canary that is out, NULL once it has come back."""
-
-
-def late_after(every: float) -> float:
-    """After so many seconds without one that came back the canary is late."""
-    return 2 * every + MARGIN_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +39,9 @@ class Canary:
     returned_at: float | None
     round_trip: float | None
 
-    def age(self, now: float, every: float) -> float | None:
-        """How long no canary has come back though it was asked for, in seconds; None where nobody asks."""
-        if now - self.asked_at > late_after(every):
+    def age(self, now: float, limit: float) -> float | None:
+        """How long no canary has come back, in seconds; None where nobody has asked within `limit`."""
+        if now - self.asked_at > limit:
             return None
         return max(0.0, now - self.since)
 
@@ -74,13 +66,14 @@ class Canaries:
             for row in rows
         }
 
-    async def ask(self, peer: str, nonce: bytes, every: float) -> bool:
+    async def ask(self, peer: str, nonce: bytes, every: float, limit: float) -> bool:
         """Whether it is for the caller to ask this peer now, with this nonce; what was asked before counts no more.
 
-        False where this or another relay has asked within `every` seconds. Raises StoreUnavailable.
+        False where this or another relay has asked within `every` seconds; where none has within `limit`, asking begins
+        anew. Raises StoreUnavailable.
         """
         now, asked_at, since = self.clock(), _canaries.c.asked_at, _canaries.c.since
-        paused = or_(asked_at < now - late_after(every), since > now)
+        paused = or_(asked_at < now - limit, since > now)
         # One in the future was written by a clock that was set back since.
         due = or_(asked_at <= now - every, asked_at > now + every)
         values = {"nonce": nonce, "asked_at": now, "since": case((paused, now), else_=since)}

@@ -14,7 +14,7 @@ from tests.system.drill import FAULTS, drill, scene_in, shortened
 
 async def test_each_fault_raises_its_alarm_within_a_minute_and_its_repair_ends_it(tmp_path: Path) -> None:
     with shortened(), capture_logs() as logs:
-        async with scene_in(tmp_path, canary_s=1.0) as scene:
+        async with scene_in(tmp_path, canary_s=1.0, canary_late_s=2.0) as scene:
             rows = await drill(scene, ends_within=20.0)
             assert {each.fault for each in rows} == {each.name for each in FAULTS}
             # A machine that is loaded raises these by itself, too, and by other faults a canary is late as well.

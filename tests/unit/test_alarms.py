@@ -87,7 +87,7 @@ def _late(seconds: float, times: int) -> Callable[[Board], None]:
 
 def _canary_of(age: float) -> Callable[[Board], None]:
     def out(board: Board) -> None:
-        board.set(metrics.CANARY_INTERVAL, to=150)
+        board.set(metrics.CANARY_LIMIT, to=600)
         board.set(metrics.CANARY_AGE, "bob", to=age)
 
     return out

@@ -4,12 +4,13 @@ Standard: as sections.py.
 
 from __future__ import annotations
 
+import math
+
 from relay.counting import metrics
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section, table
-from relay.store.canaries import late_after
 
 
 def show_canary(now: Now) -> Html:
@@ -25,7 +26,7 @@ def show_canary(now: Now) -> Html:
     rows: list[list[Content]] = []
     for (peer,), age in now.series(metrics.CANARY_AGE):
         trip = now.value(metrics.CANARY_ROUND_TRIP, peer)
-        late = age > late_after(every)
+        late = age > (now.value(metrics.CANARY_LIMIT) or math.inf)
         state, word = ("bad", "late") if late else ("good", "in time") if trip is not None else ("quiet", "none yet")
         # Whole minutes: it is not another section at each look.
         minutes = words.duration(age // 60 * 60) if age >= 60 else "less than 1 min"

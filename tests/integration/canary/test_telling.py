@@ -42,14 +42,14 @@ async def test_the_alarm_begins_when_none_comes_back_and_ends_when_one_does(
     making: Making, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shortened(), capture_logs() as logs:
-        monkeypatch.setattr(rules, "late_after", lambda _: 0.5)
+        monkeypatch.setattr(rules, "_canary_limit", lambda _: 0.5)
         async with making.both() as scene:
             scene.wires[1].is_open = False
             await scene.until(scene.alice, "qumail_alarm", alarm="canary_late")
             [begun] = [each for each in logs if each["event"] == "alarm_begins" and each["alarm"] == "canary_late"]
             assert begun["about"] == "bob"
             assert "no canary has come back from peer bob" in begun["cause"]
-            monkeypatch.setattr(rules, "late_after", lambda _: 60.0)  # not before the next one is late
+            monkeypatch.setattr(rules, "_canary_limit", lambda _: 60.0)  # not before the next one is late
             scene.wires[1].is_open = True
             for site in scene.sites:
                 asked_long_ago(site)

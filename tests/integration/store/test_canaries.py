@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.store.canaries import late_after
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 
-EVERY = 900.0
+EVERY, LIMIT = 900.0, 1500.0
 FIRST, SECOND = bytes(32), bytes([1]) * 32
 
 
@@ -29,20 +28,20 @@ async def other(store: Store, backend: Backend, secret: SiteSecret, clock: Clock
 async def test_one_of_two_relays_asks_and_each_knows_of_it(store: Store, other: Store, clock: Clock) -> None:
     for _ in range(3):
         asked = await asyncio.gather(
-            *(each.canaries.ask("bob", FIRST, EVERY) for each in (store, other) for _ in "123")
+            *(each.canaries.ask("bob", FIRST, EVERY, LIMIT) for each in (store, other) for _ in "123")
         )
         assert sum(asked) == 1
         for each in (store, other):
             assert (await each.canaries.read())["bob"].is_out
         clock.now += EVERY
-    assert await store.canaries.ask("carol", FIRST, EVERY), "each peer is asked by itself"
+    assert await store.canaries.ask("carol", FIRST, EVERY, LIMIT), "each peer is asked by itself"
 
 
 async def test_a_receipt_counts_once_for_the_peer_that_was_asked_and_no_other(
     store: Store, other: Store, clock: Clock
 ) -> None:
     for peer, nonce in (("bob", FIRST), ("carol", SECOND)):
-        assert await store.canaries.ask(peer, nonce, EVERY)
+        assert await store.canaries.ask(peer, nonce, EVERY, LIMIT)
     clock.now += 2.5
     assert await other.canaries.returned("carol", FIRST, clock.now) is None
     assert await other.canaries.returned("mallory", FIRST, clock.now) is None
@@ -55,9 +54,9 @@ async def test_a_receipt_counts_once_for_the_peer_that_was_asked_and_no_other(
 
 
 async def test_what_was_asked_before_the_last_question_counts_no_more(store: Store, clock: Clock) -> None:
-    await store.canaries.ask("bob", FIRST, EVERY)
+    await store.canaries.ask("bob", FIRST, EVERY, LIMIT)
     clock.now += EVERY
-    await store.canaries.ask("bob", SECOND, EVERY)
+    await store.canaries.ask("bob", SECOND, EVERY, LIMIT)
     assert await store.canaries.returned("bob", FIRST, clock.now) is None
     assert await store.canaries.returned("bob", SECOND, clock.now - 5) == 0.0, "a clock was set back meanwhile"
 
@@ -71,35 +70,35 @@ async def test_a_peer_gets_one_receipt_in_its_time_from_all_relays_together(
         clock.now += 49
         assert not await store.canaries.may_answer("bob", 50.0)
         clock.now += 1
-    assert (await store.canaries.read())["bob"].age(clock.now, EVERY) is None, "to answer is not to ask"
+    assert (await store.canaries.read())["bob"].age(clock.now, LIMIT) is None, "to answer is not to ask"
 
 
 async def test_its_age_is_since_the_last_came_back_or_since_asking_began(store: Store, clock: Clock) -> None:
     async def age() -> float | None:
-        return (await store.canaries.read())["bob"].age(clock.now, EVERY)
+        return (await store.canaries.read())["bob"].age(clock.now, LIMIT)
 
-    await store.canaries.ask("bob", FIRST, EVERY)
+    await store.canaries.ask("bob", FIRST, EVERY, LIMIT)
     clock.now += EVERY
     assert await age() == EVERY
-    await store.canaries.ask("bob", SECOND, EVERY)
+    await store.canaries.ask("bob", SECOND, EVERY, LIMIT)
     assert await age() == EVERY, "that one is out is no sign of life"
     clock.now += 10
     await store.canaries.returned("bob", SECOND, clock.now)
     assert await age() == 0
-    clock.now += late_after(EVERY)
+    clock.now += LIMIT
     assert await age() is None, "nobody has asked for so long"
     clock.now += 86_400
-    await store.canaries.ask("bob", FIRST, EVERY)
+    await store.canaries.ask("bob", FIRST, EVERY, LIMIT)
     assert await age() == 0, "a relay that was away for a day has missed nothing"
 
 
 async def test_a_clock_that_was_set_back_by_a_day_keeps_nobody_from_asking_and_answering(
     store: Store, clock: Clock
 ) -> None:
-    await store.canaries.ask("bob", FIRST, EVERY)
+    await store.canaries.ask("bob", FIRST, EVERY, LIMIT)
     await store.canaries.may_answer("bob", 50.0)
     clock.now -= 86_400
     assert (await store.canaries.read())["bob"].is_due(clock.now, EVERY)
-    assert await store.canaries.ask("bob", SECOND, EVERY)
+    assert await store.canaries.ask("bob", SECOND, EVERY, LIMIT)
     assert await store.canaries.may_answer("bob", 50.0)
-    assert (await store.canaries.read())["bob"].age(clock.now, EVERY) == 0
+    assert (await store.canaries.read())["bob"].age(clock.now, LIMIT) == 0
