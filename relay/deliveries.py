@@ -20,12 +20,12 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
+from time import perf_counter
 from typing import Protocol
 
 import structlog
 
 from relay.aio import off_loop
-from relay.counting import Board, metrics
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
 from relay.mail import OURS, Mail, Outcomes, Recipient
@@ -46,7 +46,7 @@ ANSWERED_AT_ONCE = 1000
 class Witness(Protocol):
     """Who writes down that a mail was about to leave (relay/trail.py)."""
 
-    def leaves(self, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """Raises StoreUnavailable where it may not."""
 
 
@@ -59,7 +59,8 @@ class Delivery:
     now; whoever delivers adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
     has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
-    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave.
+    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
+    are those that have begun, and when (time.perf_counter).
     """
 
     name: bytes
@@ -77,6 +78,12 @@ class Delivery:
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
     witness: Witness | None = None
     came_as: bytes = b""
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    _names: dict[str, bytes] = field(default_factory=dict, init=False)
+
+    def step(self, name: str) -> None:
+        """The next step begins, as the metrics name them (relay/counting/metrics.py)."""
+        self.steps.append((name, perf_counter()))
 
     @property
     def rest(self) -> Mail:
@@ -123,16 +130,20 @@ class Delivery:
         """Whether nobody has to wait for another try."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
-    def names(self, mailboxes: Iterable[str]) -> list[bytes]:
+    def names(self, mailboxes: Sequence[str]) -> list[bytes]:
         """What the store calls these recipients."""
-        if self.opened is not None:
-            return self.opened.names_in_store(mailboxes)
-        return [recipient_name(self.name, mailbox) for mailbox in mailboxes]
+        named = self._names
+        for mailbox in mailboxes:
+            if mailbox not in named:
+                opened = self.opened
+                named[mailbox] = recipient_name(self.name, mailbox) if opened is None else opened.name_in_store(mailbox)
+        return list(map(named.__getitem__, mailboxes))
 
     def is_opened(self, opened: Opened) -> None:
         """From here on it is known by its sealed envelope; whoever has opened it settles it."""
         self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
+        self._names.clear()
 
     def _outcome(self, mailbox: str) -> RelayError | None:
         if mailbox in self.begun.delivered:
@@ -146,14 +157,8 @@ _NOT_TRIED = TryLater("not tried")
 class Deliveries:
     """The deliveries of one direction."""
 
-    def __init__(
-        self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None, board: Board | None = None
-    ) -> None:
-        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left.
-
-        How long it takes to begin is on the `board`.
-        """
-        self._begin_seconds = (board or Board()).spread(metrics.STEP_SECONDS, direction, "begin")
+    def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
+        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
         self._direction = direction
         self._records = records
         self._sent = sent
@@ -220,8 +225,7 @@ class Deliveries:
         """
         mail, recipients = delivery.mail, delivery.mail.envelope.mailboxes
         intent = not mail.each_answered and len(set(recipients)) > 1
-        with self._begin_seconds.timed():
-            begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
+        begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
         if begun.delivered or begun.copies:
             log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True
@@ -234,7 +238,7 @@ class Deliveries:
         Raises DeliveryUnderWay and StoreUnavailable.
         """
         if delivery.witness is not None:
-            delivery.witness.leaves(leaving.envelope.recipients, leaving.size, copy)
+            delivery.witness.leaves(delivery, leaving.envelope.recipients, leaving.size, copy)
         self._take_room(delivery)
         self._records.check(delivery.begun.relay)
 
@@ -247,7 +251,7 @@ class Deliveries:
         """The next hop has the mail for these, as was read just now."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.note(
-                delivery.name, delivery.names(each.mailbox for each in recipients), delivery.opened is not None
+                delivery.name, delivery.names([each.mailbox for each in recipients]), delivery.opened is not None
             )
 
     async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from relay.config import Config
 from relay.deliveries import Delivery
@@ -24,8 +24,7 @@ NONE = "none"
 """Where a level stands: it did not come so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """What those recipients of a mail have in common who share it, and why they did not get it (`reason`), or "".
 
     `peer` is "" where none can be named: mail in clear to elsewhere, and from strangers. What could not be opened has
@@ -38,6 +37,10 @@ class Fate:
     reason: str = ""
 
 
+_known = lru_cache(maxsize=1000)(Fate)
+"""Mostly there was such a fate before."""
+
+
 class Fates:
     """The rule, for the mails of one direction."""
 
@@ -48,35 +51,40 @@ class Fates:
 
     def of(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
         """That of each recipient, by mailbox; `error` is that of all of whom nothing else is known."""
-        copies = {each.mailbox: copy for copy in delivery.copies for each in copy.recipients} if delivery else {}
-        return {
-            mailbox: self._fate(mail, mailbox, delivery, copies.get(mailbox), error)
-            for mailbox in mail.envelope.mailboxes
-        }
+        copies: dict[str, SealedCopy] = {}
+        for copy in delivery.copies if delivery is not None else ():
+            for each in copy.recipients:
+                copies[each.mailbox] = copy
+        fates: dict[str, Fate] = {}
+        for each in mail.envelope.recipients:
+            mailbox = each.mailbox
+            fates[mailbox] = self._fate(mail, mailbox, delivery, copies.get(mailbox), error)
+        return fates
 
     def _fate(
         self, mail: Mail, mailbox: str, delivery: Delivery | None, copy: SealedCopy | None, error: BaseException | None
     ) -> Fate:
-        peer, level = self._protection(mail, mailbox, delivery, copy)
+        if copy is not None:
+            peer, level = copy.peer or "", copy.protection
+        else:
+            peer, level = self._protection(mail, mailbox, delivery)
         if delivery is not None and mailbox in delivery.outcomes:
             error = delivery.outcomes[mailbox]
         elif delivery is not None and mailbox in delivery.begun.delivered:
-            return Fate(peer, level, "repeated")
+            return _known(peer, level, "repeated", "")
         elif error is None:
-            return Fate(peer, level, "held", "NotTried")
+            return _known(peer, level, "held", "NotTried")
         if error is not None:
-            return Fate(peer, level, "refused" if isinstance(error, Refuse) else "held", _reason(error))
+            return _known(peer, level, "refused" if isinstance(error, Refuse) else "held", _reason(error))
         if delivery is not None and mailbox in delivery.aside:
-            return Fate(peer, level, "quarantined")
+            return _known(peer, level, "quarantined", "")
         if delivery is not None and mailbox in delivery.consumed:
-            return Fate(peer, level, "consumed")
-        return Fate(peer, level, "inside" if copy is not None and mailbox in copy.inside else "delivered")
+            return _known(peer, level, "consumed", "")
+        inside = copy is not None and copy.in_clear and mailbox in copy.inside
+        return _known(peer, level, "inside" if inside else "delivered", "")
 
-    def _protection(
-        self, mail: Mail, mailbox: str, delivery: Delivery | None, copy: SealedCopy | None
-    ) -> tuple[str, str]:
-        if copy is not None:
-            return copy.peer or "", copy.protection
+    def _protection(self, mail: Mail, mailbox: str, delivery: Delivery | None) -> tuple[str, str]:
+        """Peer and level of what there is no copy of."""
         if delivery is not None and delivery.opened is not None:
             return delivery.opened.peer, delivery.opened.protection
         if delivery is not None and delivery.unsealed:

@@ -83,14 +83,15 @@ class Incoming:
     async def _carry(self, delivery: Delivery, kept: _KeptMail | None) -> None:
         mail = delivery.rest
         unreadable: CannotOpen | KeyNotFound | None = None
+        delivery.step("open")
         try:
-            with self.tally.step("open"):
-                original = await self.originals.open(
-                    mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
-                )
+            original = await self.originals.open(
+                mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
+            )
         except (CannotOpen, KeyNotFound) as error:
             original, unreadable = None, error
         if original is None:
+            delivery.step("begin")
             mail = await self._without_canaries(delivery, await self.deliveries.begin(delivery), unreadable)
             if mail.envelope.recipients and unreadable is not None:
                 await self._put_aside(delivery, mail, self.triage.cannot_open(mail, unreadable))
@@ -176,6 +177,7 @@ class Incoming:
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Whoever sent it need not try again, once it is in quarantine on the disk."""
+        delivery.step("quarantine")
         await keeping
         delivery.put_aside(mail.envelope.recipients)
 
@@ -187,8 +189,8 @@ class Incoming:
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
-            with self.tally.step("deliver"):
-                result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
+            delivery.step("deliver")
+            result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
         delivery.note(leaving.envelope.recipients, result.outcomes, result.next_hop, result.answer)
         refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
         event, facts = "passed_unopened", {}

@@ -101,12 +101,11 @@ class Outgoing:
             else:
                 # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
                 await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
-                with self.tally.step("seal"):
-                    sealed = await self.sealer.seal(rest)
+                delivery.step("seal")
+                sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
-            with self.tally.step("ledger"):
-                await self._enter(delivery, entries)
+            await self._enter(delivery, entries)
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
@@ -127,6 +126,7 @@ class Outgoing:
         known = self.entered.pop(delivery.name, frozenset())
         if not entries:
             return
+        delivery.step("ledger")
         await self.audit.record(*(entry for entry in entries if entry not in known))
         self.entered[delivery.name] = frozenset(entries)
         if len(self.entered) > MAX_ENTERED:
@@ -153,12 +153,12 @@ class Outgoing:
         """Raises StoreUnavailable where it could not be written down who has it now."""
         mail = delivery.mail.to(copy.recipients)
         try:
-            with self.tally.step("check"):
-                leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
+            delivery.step("check")
+            leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
             supervision = Supervision(partial(self.deliveries.check, delivery, leaving, copy), *noted)
-            with self.tally.step("deliver"):
-                result = await self.next_hop.deliver(leaving, supervision)
+            delivery.step("deliver")
+            result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
             log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
             delivery.note_for_all(copy.recipients, error)
@@ -236,6 +236,7 @@ class Outgoing:
 
     async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
         """What takes the mail's place, or None where it does not fit there."""
+        delivery.step("check")
         top = await self._top(copy)
         message = top + copy.message if top else copy.message
         if not await off_loop(len(message), fits, message):

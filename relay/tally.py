@@ -5,15 +5,17 @@ Standard: fates.py says what there is to tell; both are told the same, so that t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from types import TracebackType
+from typing import NamedTuple
 
 import structlog
 
 from relay.config import Config
 from relay.counting import Board, metrics
-from relay.counting.board import Timed
+from relay.counting.board import Cell, Spread
 from relay.deliveries import Delivery
 from relay.errors import Refuse, TryLater
 from relay.fates import Fate, Fates
@@ -35,6 +37,26 @@ _NO_NEWS = ("DeliveryUnderWay", "Stopped")
 """How a try may end of which it is not known what has become."""
 
 
+class _Cells(NamedTuple):
+    """What grows with a mail of one fate: by one for the mail, by their number for its recipients."""
+
+    mails: Cell
+    recipients: Cell
+    others: Sequence[Cell]
+
+
+class _Seconds(dict[str, Spread]):
+    """How long each step took, by its name."""
+
+    def __init__(self, board: Board, direction: str) -> None:
+        self._board = board
+        self._direction = direction
+
+    def __missing__(self, step: str) -> Spread:
+        self[step] = self._board.spread(metrics.STEP_SECONDS, self._direction, step)
+        return self[step]
+
+
 class Tally:
     """The mails of one direction: what becomes of them, and how long each step takes."""
 
@@ -50,35 +72,39 @@ class Tally:
         self.fates = Fates(direction, known)
         self.trail = trail or Trail(direction)
         self._board = board or Board()
-
-    def step(self, name: str) -> Timed:
-        """`with`: one step of a mail."""
-        return self._board.spread(metrics.STEP_SECONDS, self._direction, name).timed()
+        self.seconds = _Seconds(self._board, direction)
+        self._cells: dict[tuple[str, Fate], _Cells] = {}
 
     def of(self, mail: Mail) -> Trial:
         """`with`: one try of a mail, of which is told when it ends, however that is."""
-        return Trial(self, mail, self.step("all"))
+        return Trial(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
         """A message was opened where it lay, in a mailbox."""
         delivery = Delivery(b"", mail)
         delivery.is_opened(opened)
         delivery.note_for_all(mail.envelope.recipients, None)
-        fates, record = self.fates.of(mail, delivery, None), self.trail.of(mail)
-        record.begins(delivery)
+        fates = self.fates.of(mail, delivery, None)
         self.count(mail.door, fates.values())
-        record.end(fates, None)
+        self.trail.of(mail).end(delivery, fates, None)
 
-    def count(self, door: str, fates: Iterable[Fate]) -> None:
+    def count(self, door: str, fates: Collection[Fate]) -> None:
         """One mail: the fate of each of its recipients."""
-        for fate, recipients in Counter(fates).items():
-            labels = self._direction, door, fate.peer, fate.level, fate.outcome
-            self._board.add(metrics.MAILS, *labels)
-            self._board.add(metrics.RECIPIENTS, *labels, by=recipients)
-            if fate.reason:
-                self._board.add(metrics.FAILURES, self._direction, fate.reason)
-            if fate.reason == "TrippedWire":
-                self._board.add(metrics.TRIPWIRE)
+        for fate, recipients in (Counter(fates) if len(fates) > 1 else dict.fromkeys(fates, 1)).items():
+            cells = self._cells.get((door, fate)) or self._new_cells(door, fate)
+            cells.mails.add()
+            cells.recipients.add(recipients)
+            for each in cells.others:
+                each.add()
+
+    def _new_cells(self, door: str, fate: Fate) -> _Cells:
+        """There are as many fates as there are labels: a stranger makes none."""
+        board, labels = self._board, (self._direction, door, fate.peer, fate.level, fate.outcome)
+        others = [board.cell(metrics.FAILURES, self._direction, fate.reason)] if fate.reason else []
+        others += [board.cell(metrics.TRIPWIRE)] if fate.reason == "TrippedWire" else []
+        cells = _Cells(board.cell(metrics.MAILS, *labels), board.cell(metrics.RECIPIENTS, *labels), others)
+        self._cells[door, fate] = cells
+        return cells
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
         """Who is held waits until a later try tells something else; what another try does meanwhile tells nothing."""
@@ -105,38 +131,46 @@ class Tally:
 
 
 class Trial:
-    """One try of a mail; whoever carries it out says which delivery it is."""
+    """One try of a mail; whoever carries it out says which delivery it is.
 
-    __slots__ = ("_delivery", "_mail", "_record", "_tally", "_time")
+    Its first step is to begin. A fault of what is told at the end is said in the log: a mail that has left would be
+    sent again.
+    """
 
-    def __init__(self, tally: Tally, mail: Mail, time: Timed) -> None:
+    __slots__ = ("_began", "_delivery", "_mail", "_record", "_tally")
+
+    def __init__(self, tally: Tally, mail: Mail) -> None:
         self._tally = tally
         self._mail = mail
-        self._time = time
         self._record = tally.trail.of(mail)
         self._delivery: Delivery | None = None
 
     def begins(self, delivery: Delivery) -> None:
         """What is known of the mail from here on is in there."""
-        self._delivery = delivery
-        self._record.begins(delivery)
+        self._delivery, delivery.witness = delivery, self._record
 
     def __enter__(self) -> Trial:
-        self._time.__enter__()
+        self._began = perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._time.__exit__()
         try:
-            self._tell(error)
+            self._tell(perf_counter(), error)
         except Exception as failure:  # noqa: BLE001 - the mail has left: for a number its client must not try again
             log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
 
-    def _tell(self, error: BaseException | None) -> None:
-        fates = self._tally.fates.of(self._mail, self._delivery, error)
-        self._tally.count(self._mail.door, fates.values())
-        if self._delivery is not None and self._mail.door != OURS:
-            self._tally.note_who_waits(self._delivery, fates)
-        self._record.end(fates, error)
+    def _tell(self, now: float, error: BaseException | None) -> None:
+        tally, mail, delivery = self._tally, self._mail, self._delivery
+        seconds, step, since = tally.seconds, "begin", self._began
+        for following, at in delivery.steps if delivery is not None else ():
+            seconds[step].observe(at - since)
+            step, since = following, at
+        seconds[step].observe(now - since)
+        seconds["all"].observe(now - self._began)
+        fates = tally.fates.of(mail, delivery, error)
+        tally.count(mail.door, fates.values())
+        if delivery is not None and mail.door != OURS:
+            tally.note_who_waits(delivery, fates)
+        self._record.end(delivery, fates, error)

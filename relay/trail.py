@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from json.encoder import encode_basestring_ascii as _text
+from time import time_ns
 from typing import NamedTuple
 
-from relay.audit.entries import MAX_REASON, now
+from relay.audit.entries import MAX_REASON, as_time, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.deliveries import Delivery
@@ -44,116 +44,113 @@ class Part:
 
     __slots__ = ("announced", "members")
 
-    def __init__(self, members: str) -> None:
+    def __init__(self, members: str, announced: Announced | None = None) -> None:
         self.members = members
-        self.announced: Announced | None = None
+        self.announced = announced
 
 
-@dataclass(frozen=True, slots=True)
 class Trail:
-    """What it works with, for one direction. Without an `audit` nothing is written.
+    """What it works with, for one direction."""
 
-    `algorithms` says what each layer is made of.
-    """
-
-    direction: str
-    audit: Audit | None = None
-    algorithms: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, direction: str, audit: Audit | None = None, algorithms: Mapping[str, str] | None = None) -> None:
+        """Without an `audit` nothing is written. `algorithms` says what each layer is made of."""
+        self.audit = audit if audit is not None and audit.every_mail else None
+        self._direction = direction
+        self._algorithms = algorithms or {}
+        self.how: Callable[[str, str, str, str, Policy], str] = lru_cache(maxsize=1000)(self._how)
+        """What many mails have in common: door, peer, level, KME group, policy, as JSON members."""
 
     def of(self, mail: Mail) -> Try:
         """One try of a mail, to be ended in any case."""
         return Try(self, mail)
 
+    def _how(self, door: str, peer: str, level: str, kme_group: str, policy: Policy) -> str:
+        algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
+        return (
+            f'"direction": "{self._direction}", "door": "{door}", "peer": {_text(peer)}, "level": {_text(level)}, '
+            f'"algorithms": {_text(algorithms)}, "kme_group": {_text(kme_group)}, "policy": {_text(policy.where)}, '
+            f'"policy_version": {_text(policy.version)}, "listed": {_list(policy.listed)}'
+        )
+
 
 class Try:
-    """One try of a mail; whoever carries it out says which delivery it is, and what is about to leave."""
+    """One try of a mail: what is about to leave, and what became of it."""
 
-    __slots__ = ("_audit", "_delivery", "_mail", "_of", "_trail")
+    __slots__ = ("_audit", "_mail", "_of", "_trail")
 
     def __init__(self, trail: Trail, mail: Mail) -> None:
         self._trail = trail
-        self._audit = trail.audit if trail.audit is not None and trail.audit.every_mail else None
+        self._audit = trail.audit
         self._mail = mail
-        self._delivery: Delivery | None = None
         self._of: dict[str, Part] = {}
 
-    def begins(self, delivery: Delivery) -> None:
-        """What is known of it from here on is in there."""
-        self._delivery, delivery.witness = delivery, self
-
-    def leaves(self, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """To be called before the end of the content, as often as that is. Raises StoreUnavailable.
 
         Then the mail may not leave, for it would have no record.
         """
-        audit, delivery = self._audit, self._delivery
-        if audit is None or delivery is None or (self._of and recipients[0].mailbox in self._of):
+        audit, of = self._audit, self._of
+        if audit is None or (of and recipients[0].mailbox in of):
             return
-        time = now()
+        time, quoted = now(), audit.addresses.quoted
         for policy, mailboxes in _by_policy(recipients, copy).items():
-            part = Part(self._members(copy, policy, octets))
-            whom = f'"recipients": {self._hashed(mailboxes)}, "names": {_list_of_hex(delivery.names(mailboxes))}'
-            part.announced = audit.announce(f'{{"time": "{time}", {whom}, {part.members}}}'.encode("ascii"))
+            members = self._members(audit, delivery, copy, policy, octets)
+            whom = ", ".join(map(quoted, mailboxes))
+            names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
+            said = f'{{"time": "{time}", "recipients": [{whom}], "names": ["{names}"], {members}}}'
+            part = Part(members, audit.announce(said.encode("ascii")))
             for mailbox in mailboxes:
-                self._of[mailbox] = part
+                of[mailbox] = part
 
-    def end(self, fates: Mapping[str, Fate], error: BaseException | None) -> None:
+    def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
         """The try is over, with these fates by mailbox; `error` is that of all of whom nothing else is known."""
-        if self._delivery is not None:
-            # In a circle of references the mail would stay in memory until the next search for such.
-            self._delivery.witness = None
-        if self._audit is None:
+        audit, of = self._audit, self._of
+        if audit is None:
             return
-        if len(self._of) < len(fates):
-            self._complete(fates)
-        groups: dict[tuple[Part, str], list[str]] = {}
+        if len(of) < len(fates):
+            self._complete(audit, delivery, fates)
+        groups: dict[tuple[Part, Fate, str, tuple[str, str]], list[str]] = {}
         for mailbox, fate in fates.items():
-            groups.setdefault((self._of[mailbox], self._end(mailbox, fate, error)), []).append(mailbox)
-        time = now()
-        for (part, said), mailboxes in groups.items():
+            said, cause = _NOTHING, ""
+            if fate.reason:
+                cause = _cause(mailbox, delivery, error)
+            elif delivery is not None:
+                said = delivery.said.get(mailbox, _NOTHING)
+            groups.setdefault((of[mailbox], fate, cause, said), []).append(mailbox)
+        when, quoted = time_ns(), audit.addresses.quoted
+        for (part, fate, cause, said), mailboxes in groups.items():
             for begin in range(0, len(mailboxes), MAX_LISTED):
-                whom = self._hashed(mailboxes[begin : begin + MAX_LISTED])
-                record = f'"time": "{time}", {part.members}, {said}, "recipients": {whom}'
-                self._audit.note(record.encode("ascii"), part.announced)
+                some = mailboxes[begin : begin + MAX_LISTED]
+                audit.note(partial(_record, when, part.members, fate, cause, said, quoted, some), part.announced)
                 part.announced = None
 
-    def _complete(self, fates: Mapping[str, Fate]) -> None:
+    def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
         """What is known of those of whom nothing was about to leave."""
-        delivery = self._delivery
         parts: dict[tuple[str, str, Policy], Part] = {}
         for copy in delivery.copies if delivery is not None else ():
             rest = [each for each in copy.recipients if each.mailbox not in self._of]
             for policy, mailboxes in _by_policy(rest, copy).items():
-                self._of |= dict.fromkeys(mailboxes, Part(self._members(copy, policy, 0)))
+                self._of |= dict.fromkeys(mailboxes, Part(self._members(audit, delivery, copy, policy, 0)))
         for mailbox, fate in fates.items():
             if mailbox not in self._of:
                 planned = delivery.without.get(mailbox) if delivery is not None else None
                 policy = _policy(planned) if planned is not None else NO_POLICY
                 what = fate.peer, fate.level, policy
                 if what not in parts:
-                    parts[what] = Part(self._members(None, policy, 0, fate))
+                    parts[what] = Part(self._members(audit, delivery, None, policy, 0, fate))
                 self._of[mailbox] = parts[what]
 
-    def _end(self, mailbox: str, fate: Fate, error: BaseException | None) -> str:
-        """What became of this recipient, as JSON members."""
-        cause: object = ""
-        next_hop = queued_as = ""
-        delivery = self._delivery
-        if fate.reason:
-            found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
-            cause = found if found is not None else ""
-        elif delivery is not None and mailbox in delivery.said:
-            next_hop, answer = delivery.said[mailbox]
-            queued = _QUEUED_AS.search(answer)
-            queued_as = queued[1] if queued else ""
-        return (
-            f'"outcome": "{fate.outcome}", "reason": "{fate.reason}", "cause": {_text(str(cause)[:MAX_REASON])}, '
-            f'"next_hop": {_text(next_hop)}, "queued_as": "{queued_as}"'
-        )
-
-    def _members(self, copy: SealedCopy | None, policy: Policy, octets: int, fate: Fate | None = None) -> str:
+    def _members(
+        self,
+        audit: Audit,
+        delivery: Delivery | None,
+        copy: SealedCopy | None,
+        policy: Policy,
+        octets: int,
+        fate: Fate | None = None,
+    ) -> str:
         """All that is known before anybody has it. Written by hand, for json.dumps takes four times as long."""
-        mail, delivery = self._mail, self._delivery
+        mail = self._mail
         opened = delivery.opened if delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
         peer, level, bits, sealed = "", "plaintext", 0, ""  # what is not sealed goes on as it came
@@ -165,40 +162,46 @@ class Try:
         elif fate is not None:
             peer, level = fate.peer, fate.level
         group = keys[0].kme_group or "" if keys else ""
-        how = _how(self._trail.direction, mail.door, peer, level, self._algorithms(level), group, policy)
+        key_IDs = f"[{_text(keys[0].key_ID)}]" if len(keys) == 1 else _key_IDs(keys)
         return (
             f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
-            f'"message_id": "{mail.message_id}", "sealed": "{sealed}", {how}, "key_IDs": {_key_IDs(keys)}, '
+            f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
+            f'{self._trail.how(mail.door, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
             f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
-            f'"sender": {_text(self._address(mail.envelope.sender))}'
+            f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )
 
-    def _algorithms(self, level: str) -> str:
-        return "; ".join([self._trail.algorithms.get(layer, "") for layer in level.split("+")])
 
-    def _hashed(self, mailboxes: Sequence[str]) -> str:
-        return _list([self._address(each) for each in mailboxes])
-
-    def _address(self, mailbox: str) -> str:
-        return self._audit.addresses.write(mailbox) if self._audit is not None else ""
+def _cause(mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
+    """Why this recipient did not get it."""
+    found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
+    return str(found)[:MAX_REASON] if found is not None else ""
 
 
-def _list_of_hex(names: Iterable[bytes]) -> str:
-    return f"""[{", ".join([f'"{each.hex()}"' for each in names])}]"""
+_NOTHING = "", ""
+
+
+def _record(
+    when: int,
+    members: str,
+    fate: Fate,
+    cause: str,
+    said: tuple[str, str],
+    quoted: Callable[[str], str],
+    mailboxes: Sequence[str],
+) -> bytes:
+    """A record, as JSON members; made when it is written, together with many others. `when` is time.time_ns."""
+    next_hop, answer = said
+    queued = _QUEUED_AS.search(answer)
+    return (
+        f'"time": "{as_time(when)}", {members}, "outcome": "{fate.outcome}", "reason": "{fate.reason}", '
+        f'"cause": {_text(cause)}, "next_hop": {_text(next_hop)}, "queued_as": "{queued[1] if queued else ""}", '
+        f'"recipients": [{", ".join(map(quoted, mailboxes))}]'
+    ).encode("ascii")
 
 
 def _list(texts: Iterable[str]) -> str:
     return f"[{', '.join(map(_text, texts))}]"
-
-
-@lru_cache(maxsize=1000)
-def _how(direction: str, door: str, peer: str, level: str, algorithms: str, kme_group: str, policy: Policy) -> str:
-    """What many mails have in common."""
-    return (
-        f'"direction": "{direction}", "door": "{door}", "peer": {_text(peer)}, "level": {_text(level)}, '
-        f'"algorithms": {_text(algorithms)}, "kme_group": {_text(kme_group)}, "policy": {_text(policy.where)}, '
-        f'"policy_version": {_text(policy.version)}, "listed": {_list(policy.listed)}'
-    )
 
 
 def _key_IDs(keys: Sequence[KeyReference]) -> str:
@@ -213,6 +216,8 @@ def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict
     """The mailboxes that one policy treats alike; of an earlier try's copy one policy is known."""
     if copy is None:
         return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
+    if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:
+        return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # as of most mail
     planned = {each.recipient.mailbox: each for each in copy.planned}
     found: dict[Policy, list[str]] = {}
     for each in recipients:
@@ -226,7 +231,9 @@ def _policy(planned: Planned) -> Policy:
     decision = planned.decision
     if decision is None:
         return Policy(planned.policy["policy"])
-    return Policy(decision.where, decision.version, decision.levels)
+    return _known(decision.where, decision.version, decision.levels)
 
 
+_known = lru_cache(maxsize=1000)(Policy)
+"""Mostly a policy was asked for before."""
 NO_POLICY = Policy()

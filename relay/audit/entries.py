@@ -7,10 +7,11 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, get_args
 
 from relay.mail import Mail
@@ -92,11 +93,16 @@ def event_members(event: str, fields: dict[str, Any]) -> bytes:
 
 def now() -> str:
     """As records have it: `2026-11-25T10:00:00.123Z`."""
-    milliseconds = time.time_ns() // 1_000_000
+    return as_time(time.time_ns())
+
+
+def as_time(nanoseconds: int) -> str:
+    """The same for any time, in nanoseconds since 1970."""
+    milliseconds = nanoseconds // 1_000_000
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
     """Mostly it was asked for before."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
@@ -109,18 +115,19 @@ class AddressHash:
     def __init__(self, secret: SiteSecret | None) -> None:
         """Without a secret addresses are written as they are."""
         self._keys = secret.derived(b"ledger addresses") if secret is not None else ()
-        self._written = lru_cache(maxsize=_ADDRESSES)(self._hashed)
+        self.quoted: Callable[[str], str] = lru_cache(maxsize=_ADDRESSES)(self._quoted)
+        """As `write`, as a JSON string; mostly it was asked for before."""
 
     def write(self, address: str) -> str:
         """How a new record names the address; "" stays so."""
-        return self._written(address) if self._keys and address else address
+        return _hashed(self._keys[0], address) if self._keys and address else address
 
     def spellings(self, address: str) -> set[str]:
         """Everything that records may have for the address, also under older secrets."""
         return {address, address.lower(), *(_hashed(key, address) for key in self._keys)}
 
-    def _hashed(self, address: str) -> str:
-        return _hashed(self._keys[0], address)
+    def _quoted(self, address: str) -> str:
+        return encode_basestring_ascii(self.write(address))
 
 
 def _hashed(key: bytes, address: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
             announced = [said for each in found if (said := _read(each)) is not None]
             missing = await asyncio.to_thread(lambda: list(_records(_missing(announced, audit.directory), sent())))  # noqa: B023
             for each in missing:
-                audit.note(json.dumps(each)[1:-1].encode("ascii"))
+                audit.note(partial(_members, each))
             # Before the file goes: until then it is the only place where they stand.
             await audit.flush()
             number += len(missing)
@@ -52,6 +53,10 @@ def _read(announced: bytes) -> dict[str, Any] | None:
         return said
     log.error("announcement_not_read", octets=len(announced))
     return None
+
+
+def _members(record: dict[str, Any]) -> bytes:
+    return json.dumps(record)[1:-1].encode("ascii")
 
 
 _Recipients = dict[str, str]

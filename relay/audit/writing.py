@@ -9,7 +9,8 @@ leave is announced before it does (pending.py), for the relay that starts after 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import structlog
@@ -32,8 +33,8 @@ MAX_WAITING = 20_000
 """So many records wait in memory while none can be written; the oldest are given up beyond that, and counted."""
 
 
-_Noted = tuple[bytes, Announced | None]
-"""An ordinary record, and where it was announced, if it was."""
+_Noted = tuple[Callable[[], bytes], Announced | None]
+"""What makes an ordinary record, as JSON members, and where it was announced, if it was."""
 
 
 class Audit:
@@ -111,9 +112,9 @@ class Audit:
         self._unannounced = False
         return where
 
-    def note(self, members: bytes, announced: Announced | None = None) -> None:
-        """An ordinary record, as JSON members; never raises."""
-        self._noted.append((members, announced))
+    def note(self, make: Callable[[], bytes], announced: Announced | None = None) -> None:
+        """An ordinary record, which is made (as JSON members) when it is written, in a thread; never raises."""
+        self._noted.append((make, announced))
         if len(self._noted) > MAX_WAITING:
             self._given_up += 1
             self._settle(self._noted[:1])
@@ -168,11 +169,13 @@ class Audit:
     async def _written(self, must: Sequence[bytes]) -> None:
         noted, self._noted, missing = self._noted, [], self._given_up
         gap = [event_members("gap", {"missing": missing})] if missing else []
-        members = [*(said for said, _ in noted), *gap, *must]
-        if not members:
+        others = [*gap, *must]
+        if not noted and not others:
             return
+        if self._pending is not None:
+            self._pending.turn()
         try:
-            end = await asyncio.to_thread(self._chain.append, members, flush=bool(must))
+            end = await asyncio.to_thread(self._append, noted, others, flush=bool(must))
         except OSError as error:
             self._noted[:0] = noted
             raise StoreUnavailable(
@@ -187,10 +190,15 @@ class Audit:
         if must:
             self._tell(len(must), end)
 
+    def _append(self, noted: Sequence[_Noted], others: Sequence[bytes], *, flush: bool) -> End:
+        """Made all together: one by one, while mail passes, they take several times as long. Raises OSError."""
+        return self._chain.append([*(_made(make) for make, _ in noted), *others], flush=flush)
+
     def _settle(self, noted: Sequence[_Noted]) -> None:
-        for _, announced in noted:
-            if announced is not None and self._pending is not None:
-                self._pending.recorded(announced)
+        if self._pending is None:
+            return
+        for announced, number in Counter(each for _, each in noted if each is not None).items():
+            self._pending.recorded(announced, number)
 
     def _tell(self, entries: int, end: End) -> None:
         """In the log, the head is out of reach of somebody who can write to the files."""
@@ -201,3 +209,12 @@ class Audit:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
             log.error("audit_not_written", cause=cause, meaning=meaning)
         self._trouble = cause or "unknown"
+
+
+def _made(make: Callable[[], bytes]) -> bytes:
+    """A record that cannot be made stands in nobody's way; that it is missing is recorded in its place."""
+    try:
+        return make()
+    except Exception as failure:  # noqa: BLE001 - all others are to be written
+        log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
+        return event_members("gap", {"missing": 1})

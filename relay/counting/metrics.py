@@ -68,10 +68,11 @@ REJECTIONS: Final = Metric(
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
-    f"Time that each step of a mail took. {_DIRECTION}; step: all (from the end of the content to the answer), begin "
-    "(what is known of it from earlier tries), policy, seal (keys included), ledger, check (signatures and tripwire), "
-    "deliver (the next hop); verify (signatures of what arrives), open (keys included), admit (keys and recipients "
-    "are on the disk)",
+    f"Time that each step of a mail took, one after the other, however it ended. {_DIRECTION}; step: all (from the end "
+    "of the content to the answer), begin (what is known of it from earlier tries), seal (policy and keys included), "
+    "ledger (where there is something for it), check (signatures and tripwire), deliver (the next hop, and noting what "
+    "it has said), open (keys included), quarantine; within these: policy, verify (signatures of what arrives), "
+    "admit (keys and recipients are on the disk)",
     ("direction", "step"),
     _STEP_BUCKETS_S,
 )

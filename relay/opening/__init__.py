@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -82,9 +82,9 @@ class Opened:
         """What log and audit record call it, here and where it was sealed."""
         return sealed_name(self.envelope.id, self.envelope.master_sae).hex()[:16]
 
-    def names_in_store(self, mailboxes: Iterable[str]) -> list[bytes]:
-        """What the store calls these recipients of it."""
-        return [recipient_name(self.mail, folded_mailbox(mailbox)) for mailbox in mailboxes]
+    def name_in_store(self, mailbox: str) -> bytes:
+        """What the store calls this recipient of it."""
+        return recipient_name(self.mail, folded_mailbox(mailbox))
 
     def to_the_due(self, mail: Mail) -> Mail:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.

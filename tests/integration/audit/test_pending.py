@@ -1,0 +1,82 @@
+"""What is announced before mail leaves: found after a kill, whatever stood in the same place before.
+Standard: each test leaves a `Pending` as a killed process would.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.audit.chain import Chain
+from relay.audit.entries import AddressHash
+from relay.audit.pending import Pending, left_behind
+from relay.audit.reading import records, verify
+from relay.audit.writing import Audit
+
+
+@pytest.fixture
+def pending(tmp_path: Path) -> Iterator[Pending]:
+    made = Pending(tmp_path)
+    yield made
+    made.close()
+
+
+def announced(directory: Path, pending: Pending) -> list[bytes]:
+    """What the next process finds of this one, which ends now."""
+    pending.close()
+    return sorted(itertools.chain.from_iterable(left_behind(directory)))
+
+
+def test_what_is_not_recorded_is_found_and_nothing_else(tmp_path: Path, pending: Pending) -> None:
+    pending.recorded(pending.add(b"recorded, and longer than what comes"), 1)
+    pending.add(b"left")
+    assert announced(tmp_path, pending) == [b"left"]
+
+
+def test_a_file_is_written_anew_once_all_of_it_is_recorded(tmp_path: Path, pending: Pending) -> None:
+    """However much passes, there is room for what has not been recorded, and what is behind it tells nothing."""
+    record = b"x" * 100_000
+    for number in range(1000):
+        places = [pending.add(record), pending.add(b"y%d" % number)]
+        pending.turn()
+        for where in places:
+            pending.recorded(where, 1)
+    assert len([*tmp_path.iterdir()]) <= 2
+    pending.add(b"last")
+    assert announced(tmp_path, pending) == [b"last"]
+
+
+def test_what_is_announced_while_others_are_recorded_stays(tmp_path: Path, pending: Pending) -> None:
+    """A next hop that takes long over one mail costs one file, in which that stands with what is recorded."""
+    pending.add(b"slow")
+    for _ in range(1000):
+        before = [pending.add(b"x" * 70_000) for _ in range(2)]
+        pending.turn()
+        for where in before:
+            pending.recorded(where, 1)
+    assert len([*tmp_path.iterdir()]) <= 3
+    assert b"slow" in announced(tmp_path, pending)
+
+
+def test_what_is_larger_than_a_file_has_one_of_its_own(tmp_path: Path, pending: Pending) -> None:
+    large = b"z" * (5 * 2**20)
+    where = pending.add(large)
+    pending.add(b"small")
+    assert announced(tmp_path, pending) == [b"small", large]
+    assert where.open == 1
+
+
+async def test_a_record_that_cannot_be_made_stands_in_nobodys_way(tmp_path: Path) -> None:
+    audit = Audit(Chain(tmp_path / "audit"), AddressHash(None))
+
+    def broken() -> bytes:
+        raise RuntimeError("a fault of ours")
+
+    audit.note(broken)
+    audit.note(lambda: b'"event": "mail"')
+    await audit.close()
+    assert [each["event"] for each in records(tmp_path / "audit")] == ["gap", "mail"]
+    assert not verify(tmp_path / "audit").problems
