@@ -3,6 +3,8 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 
 - A try begins before anything is spent on it. Where several recipients get one answer, or other relays share the store,
   that it is under way is in the store first. Where one mail is tried twice at once, the second try is held.
+- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last octets some
+  time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
@@ -41,6 +43,9 @@ log = structlog.get_logger(__name__)
 
 ANSWERED_AT_ONCE = 1000
 """So many mails whose client may not have heard of their outcome are known by their id."""
+SERVED_ELSEWHERE_S = LINGER_S
+"""So long after its last octets a client that sends no more may have been served elsewhere without a trace: before that
+another worker of this relay still has its mark."""
 
 
 class Witness(Protocol):
@@ -163,7 +168,7 @@ class Deliveries:
         self._records = records
         self._sent = sent
         self._under_way: set[tuple[bytes, str]] = set()
-        self._marked_until: dict[bytes, float] = {}
+        self._lingering: dict[bytes, tuple[asyncio.TimerHandle, set[str]]] = {}
         self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
         self._names: OrderedDict[str, bytes] = OrderedDict()
 
@@ -201,20 +206,30 @@ class Deliveries:
                 self._unmark_later(name, tuple(mail.envelope.mailboxes))
             self._note_name(delivery)
 
+    def _check_client(self, mail: Mail) -> None:
+        """Only now, when nobody else can begin: whoever has served the client meanwhile had it first.
+
+        Raises DeliveryUnderWay.
+        """
+        if not self._records.alone and (absent := mail.absent()) > SERVED_ELSEWHERE_S:
+            raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
+
     def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
         """For other workers it is under way until its client has had time to hear the answer, or we to notice that not.
 
         Where the client has gone, it may try again at another worker before that is written down here.
         """
-        loop = asyncio.get_running_loop()
-        self._marked_until[name] = loop.time() + LINGER_S
-        loop.call_later(LINGER_S, self._unmark, name, mailboxes)
+        these = set(mailboxes)
+        if (lingering := self._lingering.pop(name, None)) is not None:
+            timer, before = lingering
+            timer.cancel()
+            these |= before
+        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, these)
+        self._lingering[name] = timer, these
 
-    def _unmark(self, name: bytes, mailboxes: Sequence[str]) -> None:
-        """Unless there is, or was since, another try."""
-        if asyncio.get_running_loop().time() < self._marked_until.get(name, 0.0):
-            return
-        self._marked_until.pop(name, None)
+    def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
+        """But for those of whom there is another try."""
+        del self._lingering[name]
         self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
 
     async def begin(self, delivery: Delivery) -> Mail:
@@ -230,6 +245,7 @@ class Deliveries:
             log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
+        self._check_client(mail)
         return delivery.rest
 
     def check(self, delivery: Delivery, leaving: Mail, copy: SealedCopy | None = None) -> None:

@@ -85,6 +85,11 @@ OURS = "relay"
 """The door of mail of which nobody makes a second try: nothing of it waits in a queue."""
 
 
+def _never_absent() -> float:
+    """Nobody waits for the answer, or whether somebody does is not known."""
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
@@ -93,7 +98,8 @@ class Mail:
     other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
     on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
-    it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them.
+    it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` tells
+    for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing.
     """
 
     envelope: Envelope
@@ -104,6 +110,7 @@ class Mail:
     each_answered: bool = False
     door: str = ""
     message_id: str = ""
+    absent: Callable[[], float] = field(default=_never_absent, repr=False, compare=False)
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""

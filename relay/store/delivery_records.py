@@ -186,6 +186,11 @@ class DeliveryRecords:
         """Whether other workers use this store, and are told of each try."""
         return self._neighbours is not None
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process begins tries in this store."""
+        return self._neighbours is None and self._database.is_sqlite
+
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.deliveries import SERVED_ELSEWHERE_S
+from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
 from tests.integration.store.backends import Backend, PostgreSQLServer
@@ -23,7 +25,7 @@ from tests.integration.store.conftest import server as server  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import Reply, submit, talking
 from tests.testlib.wire import Wire
 
 BEN, BEA, PRESS = "ben@bob.example", "bea@bob.example", "press@open.example"
@@ -190,3 +192,28 @@ async def test_what_one_relay_has_delivered_while_the_database_was_away_is_not_d
     await relays.until_sent(relays.two, BEN, PRESS)
     assert relays.delivered == {BEN: 1, PRESS: 1}
     assert issued(kmes) == 1
+
+
+async def test_a_mail_that_a_frozen_relay_reads_after_its_client_was_served_by_the_other_is_not_delivered_again(
+    relays: Relays,
+) -> None:
+    async with talking(relays.one.addresses["outgoing"]) as talk:
+        await talk.begin()
+        relays.one.process.send_signal(signal.SIGSTOP)
+        await talk.send(b"".join(stuffed(mails.plain())))
+        await asyncio.sleep(SERVED_ELSEWHERE_S)  # so long it lies there
+    assert (await relays.send(relays.two)).code == 250
+    relays.one.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(60):
+        while not any(each in relays.one.log for each in ("mail_not_accepted", "client_gone_before_the_answer")):
+            await asyncio.sleep(0.02)
+    assert relays.delivered == {BEN: 1}
+
+
+async def test_a_client_that_only_sends_no_more_is_served(relays: Relays) -> None:
+    async with talking(relays.one.addresses["outgoing"]) as talk:
+        await talk.begin()
+        talk.writer.write(b"".join(stuffed(mails.plain())))
+        talk.writer.write_eof()
+        assert (await talk.reply()).code == 250
+    assert relays.delivered == {BEN: 1}

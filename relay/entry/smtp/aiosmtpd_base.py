@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import ssl
 from typing import Any, ClassVar, cast
@@ -30,6 +31,7 @@ from aiosmtpd.smtp import SMTP, Session
 
 from relay.aio import Turns
 from relay.entry.listening import Listener
+from relay.entry.smtp.presence import absent_s
 from relay.errors import TryLater
 
 log = structlog.get_logger(__name__)
@@ -112,6 +114,13 @@ class CommandStream(SMTP):
     def gone(self) -> bool:
         """Whether nothing can be said to the client any more."""
         return self.transport is None or self.transport.is_closing()
+
+    def absent(self) -> float:
+        """As Mail.absent: also of a client whose leaving was not read yet."""
+        if self.transport is None or self.transport.is_closing():
+            return math.inf
+        connection = self.transport.get_extra_info("socket")
+        return absent_s(connection) if connection is not None else 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Counts the connection before its first octet is read."""

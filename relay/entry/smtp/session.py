@@ -5,6 +5,7 @@ Standard: RFC 5321 (3.3, 4.1.1, 6.1), RFC 2033 (LMTP), RFC 3848 (names in Receiv
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -239,6 +240,7 @@ class SMTPSession(CommandStream):
                 mail = Mail(
                     envelope, content, mail_id, trace, origin,
                     each_answered=self.each_answered, door=self.door, message_id=mime.message_id_hash(content),
+                    absent=self.absent,
                 )  # fmt: skip
                 delivery = self.listener.run(self._deliver(mail))
                 delivery.add_done_callback(lambda _: share.release())
@@ -295,13 +297,14 @@ class SMTPSession(CommandStream):
         One that sends no more may or may not hear it. He is taken for gone only where his retry can be told from a
         second mail, which must not be lost.
         """
+        absent = self.absent()  # before he is told: whoever has heard it may go
         try:
             await self._answer(mail.id, outcomes)
         except ConnectionError:
             return False
-        if self.gone:
+        if self.gone or math.isinf(absent):
             return False  # who has left while we said it raises nothing
-        return not (self.left and mime.is_like_no_other(mail.message))
+        return not ((absent or self.left) and mime.is_like_no_other(mail.message))
 
     async def _answer(self, mail_id: str, outcomes: Outcomes) -> None:
         """Says, and logs, what becomes of the mail; who is gone hears nothing."""

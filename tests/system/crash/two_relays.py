@@ -237,16 +237,6 @@ async def _until_taken(both: Twins, number: int, recipients: list[str], chance: 
             await asyncio.sleep(chance.uniform(0.02, 0.2))
 
 
-def _was_read_late(number: int, copy: Copy, last: Copy, hits: list[Hit]) -> bool:
-    """Whether a frozen relay had the mail in its socket, until its client gave up and was served by the other one.
-
-    When it goes on it reads a mail whose client it cannot tell from one that sends no more and waits (README.md).
-    """
-    frozen = [hit for hit in hits if hit.kind == "freeze" and hit.relay == last.relay and last.relay != copy.relay]
-    left = [hit for hit in hits if hit.kind == "client_left" and hit.message == number and hit.relay == last.relay]
-    return any(ice.start <= each.start <= min(ice.end + GAP_S, copy.at) for ice in frozen for each in left)
-
-
 def _check(report: Report, sent: dict[int, list[str]], sink: Mailboxes, hits: list[Hit]) -> None:
     sealed_under: defaultdict[str, set[bytes]] = defaultdict(set)
     for number, recipients in sent.items():
@@ -258,8 +248,6 @@ def _check(report: Report, sent: dict[int, list[str]], sink: Mailboxes, hits: li
             for copy in copies[:-1]:
                 if (hit := next((hit for hit in hits if hit.explains(number, copy)), None)) is not None:
                     report.repeated[hit.kind] += 1
-                elif _was_read_late(number, copy, copies[-1], hits):
-                    report.repeated["freeze"] += 1
                 else:
                     near = [
                         (round(hit.start - copy.at, 2), hit.kind, hit.relay)
