@@ -94,6 +94,15 @@ class TrialStore(Protocol):
     async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
         """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
 
+    async def begin(self, kme: tuple[str, ...]) -> bool:
+        """Whether the KME may be tried now, until `end`: two that try it at once spoil each other's trial.
+
+        Raises StoreUnavailable.
+        """
+
+    async def end(self, kme: tuple[str, ...]) -> None:
+        """The trial is over. Raises StoreUnavailable; then it is over after a while."""
+
 
 class IssuedKeyStore(Protocol):
     """The memory of the keys that KMEs have issued to us, which outlives relays and KMEs: none is used twice."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.client import KMEClient
@@ -26,6 +27,8 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 
 TRY_EVERY_S = 3600.0
 """As it may be updated, or give way to another, a KME is tried so long after the start and then again and again."""
+LOOK_S = 0.05
+"""So often it is looked whether the trial of another process is over."""
 
 
 class Undelivered:
@@ -66,15 +69,8 @@ class Undelivered:
                 return
             if self._clock() < self._try_at:
                 return
-            kme = (self._client.url, self._own_sae, slave_sae)
-            found = None
             try:
-                if self.trials is not None and self._try_at == float("-inf"):
-                    found = await self.trials.recall(kme, _described(status))
-                if found is None:
-                    found = await remembered(self.trials, kme, status, await self._keeps(slave_sae, self._own_sae))
-                    # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
-                    self._began = float("-inf")
+                found = await self._remembered_or_tried((self._client.url, self._own_sae, slave_sae), status)
             except (KeyUnavailable, StoreUnavailable) as error:
                 log.info("kme_not_tried", kme=self._client.name, cause=str(error))
                 return
@@ -82,6 +78,29 @@ class Undelivered:
             if found == _FOUND[False]:
                 self.dropped, self.one_batch = True, ONE_BATCH_S
                 log.error("kme_drops_undelivered_keys", kme=self._client.name, one_batch_at_a_time=ONE_BATCH_S)
+
+    async def _remembered_or_tried(self, kme: tuple[str, str, str], status: KeyStatus) -> str:
+        """What is remembered of the KME (its URL, our SAE, the slave SAE), at first; else what a trial finds now."""
+        url, own_sae, slave_sae = kme
+        trials, first = self.trials, self._try_at == float("-inf")
+        if trials is None:
+            found = _FOUND[await self._keeps(slave_sae, own_sae)]
+        elif first and (found := await trials.recall(kme, _described(status)) or ""):
+            return found
+        else:
+            while True:
+                if await trials.begin((url, own_sae)):
+                    break
+                await asyncio.sleep(LOOK_S)  # another process tries it, and what it finds counts here too
+            try:
+                found = await trials.recall(kme, _described(status)) or "" if first else ""
+                found = found or await remembered(trials, kme, status, await self._keeps(slave_sae, own_sae))
+            finally:
+                with suppress(StoreUnavailable):
+                    await trials.end((url, own_sae))
+        # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
+        self._began = float("-inf")
+        return found
 
     async def _keeps(self, slave_sae: str, own_sae: str) -> bool | None:
         """As `keeps_undelivered`; that keys are dropped is believed when it was seen twice."""

@@ -34,6 +34,8 @@ TELLING_OCTETS: Final = 16
 DIGEST_OCTETS: Final = 16
 BELIEVED_S = 30 * 86400.0
 """Seconds for which what was found out about a KME is believed."""
+TRYING_S = 20.0
+"""Seconds after which a trial is taken for broken off: its process was killed."""
 
 _issued = Table(
     "issued_keys",
@@ -53,7 +55,8 @@ _trials = Table(
     Column("found", String(16), nullable=False),
     Column("tried_at", Double, nullable=False),
 )
-"""SHA-256 over the KME's URL and the SAEs, and over what it says of itself; when, in seconds since 1970."""
+"""SHA-256 over the KME's URL and the SAEs, and over what it says of itself; when, in seconds since 1970. A row in which
+nothing was `found` stands for a trial that is under way."""
 
 
 class _Row(NamedTuple):
@@ -163,6 +166,22 @@ class Trials:
         row = {"described": _trial_digest(described), "found": found, "tried_at": self._clock()}
         put = self._database.insert(_trials).values(kme=_trial_digest(kme), **row)
         await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
+
+    async def begin(self, kme: tuple[str, ...]) -> bool:
+        """Whether nobody tries this KME (its URL and our SAE) now; until `end`, or for TRYING_S, nobody else does.
+
+        Raises StoreUnavailable.
+        """
+        now = self._clock()
+        row = {"described": b"", "found": "", "tried_at": now}
+        put = self._database.insert(_trials).values(kme=_trial_digest(("trying", *kme)), **row)
+        over = ~_trials.c.tried_at.between(now - TRYING_S, now + TRYING_S)
+        begun = put.on_conflict_do_update(index_elements=["kme"], set_=row, where=over)
+        return await self._database.write(begun) > 0
+
+    async def end(self, kme: tuple[str, ...]) -> None:
+        """The trial is over. Raises StoreUnavailable."""
+        await self._database.write(delete(_trials).where(_trials.c.kme == _trial_digest(("trying", *kme))))
 
 
 def _too_old(before: float, connection: Connection) -> list[int]:

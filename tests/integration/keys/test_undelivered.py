@@ -4,6 +4,7 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.3; the development KMEs misbehave so on comm
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -169,6 +170,21 @@ async def test_what_is_remembered_of_a_kme_that_drops_keys_holds_for_30_days_and
             await ring.take("bob", level="otp")
             assert kmes.link.issued["KM1"] - issued == (9 if tried else 1), "a trial is for two slaves, and made twice"
             assert ring.groups["g"].pools[0].undelivered.dropped
+            await ring.close()
+
+
+async def test_processes_that_begin_at_once_do_not_spoil_each_others_trial(tmp_path: Path, time: FakeTime) -> None:
+    """The keys that one draws would drop those of another one's trial: nobody could tell then, for 30 days."""
+    opening = open_store(tmp_path / "relay.db", SiteSecret(bytes(32)))
+    async with _kmes(tmp_path / "kme") as kmes, await opening as store:
+        clients = [_client(kmes, 0, timing=time.timing) for _ in range(3)]
+        rings = [_ring(client, time, Prefetch(0, 0), trials=store.trials) for client in clients]
+        pools = [ring.groups["g"].pools[0] for ring in rings]
+        status = await clients[0].check_key_status(1)
+        await asyncio.gather(*(pool.undelivered.find_out("1", status) for pool in pools))
+        assert [pool.undelivered.dropped for pool in pools] == [True] * 3
+        assert kmes.link.issued["KM1"] == 8, "a trial is for two slaves, and made twice"
+        for ring in rings:
             await ring.close()
 
 
