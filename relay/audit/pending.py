@@ -12,13 +12,13 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import secrets
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.errors import StoreUnavailable
+from relay.store.spool import new_file
 
 FILE_OCTETS = 4 * 2**20
 TURN_OCTETS = 64 * 1024
@@ -116,13 +116,9 @@ class Pending:
 
     def _made(self, size: int) -> Announced:
         """A file of so many octets. Raises StoreUnavailable."""
-        path = self._directory / f"{secrets.token_hex(8)}{_SUFFIX}"
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            path, file = new_file(self._directory, "", _SUFFIX)
             try:
-                # First: without its lock another process takes it for left behind.
-                fcntl.flock(file, fcntl.LOCK_EX)
                 os.posix_fallocate(file, 0, size)  # else a full disk would end this process
                 memory = mmap.mmap(file, size)
             except OSError:

@@ -70,7 +70,7 @@ class Spool:
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
-        path, file = _new_file(self._directory, self._secret.ids[0])
+        path, file = new_file(self._directory, f"{self._secret.ids[0]}-", ".spool")
         try:
             os.posix_fallocate(file, 0, 2 * ROOM_OCTETS)
         except OSError:
@@ -237,18 +237,20 @@ def _context(directory: Path) -> bytes:
     return b"spool " + directory.name.encode()
 
 
-def _new_file(directory: Path, secret_id: str) -> tuple[Path, int]:
-    """A file under its lock, whose name says which secret its writer has.
+def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
+    """A file under its lock, with a name that nobody else gives it between these. Raises OSError.
 
-    Somebody who cleans up may have it first; then it is gone, and we make another.
+    Somebody who cleans up may have it first, and removes it; then we make another. Its lock is not waited for: whoever
+    cleans up in this process has it until the event loop goes on.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
-        path = directory / f"{secret_id}-{secrets.token_hex(8)}.spool"
+        path = directory / f"{before}{secrets.token_hex(8)}{behind}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file).st_nlink:
-            return path, file
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_nlink:
+                return path, file
         os.close(file)
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relay.audit.pending import Pending
+from relay.audit.pending import left_behind as announcements_left_behind
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.keys.receiver import Delivered
@@ -124,6 +126,31 @@ async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
     with pytest.raises(asyncio.CancelledError):
         await looking
     assert found(tmp_path) == [RECORDS]
+
+
+@pytest.mark.parametrize("kind", ["spool", "announcements"])
+def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever looks goes on with the event loop that would wait."""
+    found = left_behind(tmp_path, SECRET) if kind == "spool" else announcements_left_behind(tmp_path)
+    really, looked = os.open, threading.Event()
+
+    def open_and_look(path: Path, flags: int, mode: int = 0o777) -> int:
+        file = really(path, flags, mode)
+        if flags & os.O_EXCL and not looked.is_set():
+            looked.set()
+            next(found)
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_look)
+    write = Spool(tmp_path, SECRET).append if kind == "spool" else Pending(tmp_path).add
+    writing = threading.Thread(target=write, args=(b"first",), daemon=True)
+    writing.start()
+    writing.join(10)
+    assert not writing.is_alive()
+    assert looked.is_set()
+    found.close()
 
 
 def test_no_key_and_no_name_of_one_can_be_read_in_the_file(tmp_path: Path) -> None:
