@@ -151,7 +151,8 @@ class ReceiverProcess:
         asked = {"kme": kme, **times, "request": request.as_json()}
         on_sent()
         try:
-            answer, body = await asyncio.wait_for(self._ask(asked), within)
+            async with asyncio.timeout(within):
+                answer, body = await self._ask(asked)
         except TimeoutError as error:
             cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
             raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE, in_time=False) from error
@@ -169,7 +170,8 @@ class ReceiverProcess:
         await self._instead.hand_over()
         if await self._open():
             with suppress(NoAnswer, TimeoutError):
-                await asyncio.wait_for(self._ask({"hand_over": True}), HAND_OVER_S)
+                async with asyncio.timeout(HAND_OVER_S):
+                    await self._ask({"hand_over": True})
 
     async def close(self) -> None:
         """As Receiver.close."""

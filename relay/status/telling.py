@@ -104,7 +104,8 @@ class AlarmTelling:
                 await self._mail()
             left = self._mail_not_before - loop.time() if self._to_mail else None
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._something.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._something.wait()
 
     async def _mail(self) -> None:
         words = list(self._to_mail)

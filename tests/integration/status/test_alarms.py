@@ -15,8 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import app
+from relay.counting import Board
+from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs
 from relay.status import sight, telling
+from relay.status.alarms import Standing
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
 from tests.system.drill import shortened
@@ -154,6 +157,21 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         found = await numbers(addresses["status"])
         assert found.sum("qumail_alarm_notices_total", way="mail", outcome="sent") >= 2
         assert found.sum("qumail_mails_total", door="relay", peer="bob", level="aes", outcome="delivered") >= 1
+
+
+async def test_telling_ends_when_the_relay_does_also_if_there_is_something_to_tell_at_that_moment(site: Site) -> None:
+    with_alarms(site, 'mail_to = ["root@alice.example"]')
+    alarm = Standing(ALARMS["policy_broken"], "", "", since=0, told=0, seen=0)
+    for turns in range(6):
+        tells = telling.AlarmTelling(site.config, Board(), None, {})
+        keeping = asyncio.create_task(tells.keep_up())
+        for pause in (20, turns):  # at first the mail cannot be sent, and waits for the next one
+            tells.tell(alarm, "begins")
+            for _ in range(pause):
+                await asyncio.sleep(0)
+        keeping.cancel()
+        await asyncio.wait([keeping], timeout=5)
+        assert keeping.cancelled(), f"{turns} turns of the event loop later"
 
 
 async def test_no_mail_is_sent_about_what_keeps_it_from_leaving(
