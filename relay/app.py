@@ -57,7 +57,7 @@ from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
 from relay.status.telling import AlarmTelling
-from relay.stopping import Stop, Stopped, told_to_stop
+from relay.stopping import Stop, Stopped, end_at_last, told_to_stop
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
@@ -425,6 +425,7 @@ async def serve(
             ready(addresses)
             notify(READY)
             await stop.wait()
+            end_at_last()
             notify(STOPPING)
         if stop.cause:
             raise Stopped(stop.cause)

@@ -5,15 +5,27 @@ Standard: what a KME has handed out by then is kept, for it gives a key once; a 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import gc
+import inspect
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
+
+import structlog
 
 from relay.errors import RelayError
 
+log = structlog.get_logger(__name__)
+
 _T = TypeVar("_T")
+
+ENDS_S, TELLS_S = 65.0, 60.0
+"""So long a relay may take to end, its mails in flight included: a little later whoever has started it kills it, and
+nobody knows what it waited for. That is told before."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -74,3 +86,22 @@ def told_to_stop() -> Iterator[Stop]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def end_at_last() -> None:
+    """From now on this process has ENDS_S seconds, whatever hangs in it; then it ends as failed. It loses nothing.
+
+    What it waits for then stands in the log, and where its threads are on standard error.
+    """
+    asyncio.get_running_loop().call_later(TELLS_S, _tell_what_is_waited_for)
+    faulthandler.dump_traceback_later(ENDS_S, exit=True, file=2)
+
+
+def _tell_what_is_waited_for() -> None:
+    """All that has begun and not ended: which of it waits for which is clear to whoever reads it beside the code."""
+    waits_in = {
+        f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"
+        for each in gc.get_objects()
+        if inspect.iscoroutine(each) and (frame := each.cr_frame) is not None
+    }
+    log.error("relay_does_not_end", waits_in=sorted(waits_in))
