@@ -240,13 +240,11 @@ def _config() -> Config:
 
 @cache
 def _stores() -> tuple[asyncio.Runner, WipedStore]:
-    """A store, and the loop that it is used in; both are there until the process ends."""
-    runner, opened = asyncio.Runner(), AsyncExitStack()
-    stores = runner.run(opened.enter_async_context(wiped_store(_directory())))
+    """A store, and the loop that it is used in; both are there until the process ends: then threads can do no more."""
+    runner = asyncio.Runner()
+    return runner, runner.run(_open_for_good().enter_async_context(wiped_store(_directory())))
 
-    def close() -> None:
-        runner.run(opened.aclose())
-        runner.close()
 
-    atexit.register(close)
-    return runner, stores
+@cache
+def _open_for_good() -> AsyncExitStack:
+    return AsyncExitStack()
