@@ -63,7 +63,7 @@ def _finished(directory: Path) -> list[ChainFile]:
 
 
 def _octets(directory: Path) -> int:
-    return sum(each.path.stat().st_size for each in files_of(directory))
+    return sum(each.path.stat().st_size for each in files_of(directory)) if directory.is_dir() else 0
 
 
 def _compress(path: Path) -> None:

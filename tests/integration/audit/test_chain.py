@@ -262,6 +262,12 @@ async def test_old_files_are_removed_with_a_record_of_that_and_what_is_left_is_o
     assert len(names(directory)) >= 2
 
 
+async def test_where_nothing_was_ever_recorded_nothing_is_removed(directory: Path) -> None:
+    await compress_finished(directory)
+    await remove_old(Audit(Chain(directory), AddressHash(SECRET)), 10, 2**30, time.time())
+    assert not directory.exists()
+
+
 async def test_more_than_there_may_be_is_removed_early_and_said(directory: Path, log: LogCapture) -> None:
     small_files(directory)
     audit = Audit(Chain(directory), AddressHash(SECRET))
