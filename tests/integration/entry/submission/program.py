@@ -43,7 +43,7 @@ class MailProgram:
     async def reply(self) -> str:
         """The next reply with all its lines; "" when the server has closed the connection."""
         lines = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 line = (await self._reader.readline()).decode().removesuffix("\r\n")
                 lines.append(line)

@@ -200,7 +200,7 @@ async def test_a_failed_handshake_leaves_no_connection_counted(start: Start, oct
     async with start("connections_per_client = 2\ntrusted = []") as server:
         for _ in range(3):
             await _fail_in_the_handshake(server, octets, tls=tls)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await _is_greeted(server):
                 await asyncio.sleep(0.01)
 
