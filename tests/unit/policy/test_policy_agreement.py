@@ -250,6 +250,9 @@ class OneTry:
     def mail(self) -> Mail:
         return self.rest
 
+    def step(self, name: str) -> None:
+        """Nobody takes the time."""
+
     def note_for_all(self, recipients: Iterable[Recipient], error: RelayError) -> None:
         self.outcomes |= {each.address: error for each in recipients}
 
