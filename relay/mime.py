@@ -335,18 +335,20 @@ def is_sealed(message: bytes) -> bool:
     if b"pkcs7-mime" not in header.lower():
         return False
     types = [raw for name, raw in fields(header) if name == b"content-type"]
-    for raw in types[:MAX_TYPES]:
-        fits = len(raw) <= MAX_STRUCTURED_FIELD_OCTETS and raw.count(b";") <= MAX_PARAMETERS
-        if fits and _announces(_entity(raw), SEALED_TYPES):
-            return True
-    return False
+    return any(_announces_sealed(raw) for raw in types[:MAX_TYPES] if len(raw) <= MAX_STRUCTURED_FIELD_OCTETS)
+
+
+@lru_cache(maxsize=64)
+def _announces_sealed(field: bytes) -> bool:
+    """Whether a Content-Type does; all that one program writes are alike."""
+    return field.count(b";") <= MAX_PARAMETERS and _announces(_entity(field), SEALED_TYPES)
 
 
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
     end, begin, _ = _bounds(message)
-    entity = _entity(message[:end])
-    return _decoded(entity.get("content-transfer-encoding", "7bit").strip().lower(), message, begin)
+    told = _mime_fields(message[:end])
+    return _decoded(told.get(b"content-transfer-encoding", "7bit").strip().lower(), message, begin)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
@@ -438,17 +440,27 @@ def _announces(entity: Message, smime_types: frozenset[str]) -> bool:
 
 
 def _entity(header: bytes) -> Message:
-    """The MIME fields of a header (RFC 2045), for the standard library's parameter parser.
+    """The MIME fields of a header, for the standard library's parameter parser. Raises BadStructure."""
+    entity = Message()
+    for name, value in _mime_fields(header).items():
+        entity[name.decode()] = value
+    return entity
+
+
+def _mime_fields(header: bytes) -> dict[bytes, str]:
+    """The MIME fields of a header (RFC 2045): their values, unfolded, by name in lower case.
 
     Raises BadStructure where a field is there twice, since two readers could then see two messages.
     """
-    entity = Message()
+    found: dict[bytes, str] = {}
     for name, raw in fields(header):
-        if name in (b"content-type", b"content-transfer-encoding"):
+        if name in _MIME_FIELDS:
             if len(raw) > MAX_STRUCTURED_FIELD_OCTETS:
                 raise BadStructure(f"{name.decode()} is longer than {MAX_STRUCTURED_FIELD_OCTETS} octets")
-            if name.decode() in entity:
+            if name in found:
                 raise BadStructure(f"{name.decode()} is there twice")
-            value = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip()
-            entity[name.decode()] = value.decode("utf-8", "replace")
-    return entity
+            found[name] = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+    return found
+
+
+_MIME_FIELDS = frozenset({b"content-type", b"content-transfer-encoding"})

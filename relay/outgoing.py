@@ -154,7 +154,7 @@ class Outgoing:
         mail = delivery.mail.to(copy.recipients)
         try:
             delivery.step("check")
-            leaving = mail.with_message(copy.message).under(await self._top(copy, mail.trace))
+            leaving = mail.leaving(copy.message, await self._top(copy, mail.trace))
             noted = (partial(self.deliveries.taken, delivery), partial(self.deliveries.accepted, delivery))
             supervision = Supervision(partial(self.deliveries.check, delivery, leaving, copy), *noted)
             delivery.step("deliver")

@@ -23,7 +23,7 @@ from relay.counting import Board, metrics
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
-from relay.mail import Mail, Recipient
+from relay.mail import Envelope, Mail, Recipient
 from relay.opening.layers import Layer, Layers, OpenedLayers
 from relay.opening.recipients import (
     SKEW,
@@ -91,9 +91,10 @@ class Opened:
 
         An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed.
         """
-        due = set(self.due)
-        to = mail.to(_without_success(each) for each in mail.envelope.recipients if each.mailbox in due)
-        return replace(to, envelope=replace(to.envelope, sender=self.envelope.sender)).with_header_in_bounces()
+        envelope, due = mail.envelope, set(self.due)
+        to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
+        # RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content.
+        return mail.with_envelope(Envelope(self.envelope.sender, to, envelope.smtputf8, "HDRS", envelope.envid))
 
 
 def _utc_now() -> datetime:
@@ -269,5 +270,7 @@ class MailOpener:
 
 def _without_success(recipient: Recipient) -> Recipient:
     """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
-    wanted = [each for each in (recipient.notify or "").upper().split(",") if each not in ("", "SUCCESS")]
+    if recipient.notify is None:
+        return recipient
+    wanted = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
     return replace(recipient, notify=",".join(wanted) or None)

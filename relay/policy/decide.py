@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -266,6 +267,7 @@ class PolicySet:
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
 
 
+@lru_cache(maxsize=1024)
 def _reverse_path(sender: str) -> tuple[FoldedAddress, ...] | None:
     """The envelope sender; None where it cannot be read without doubt."""
     try:

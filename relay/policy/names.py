@@ -84,6 +84,7 @@ def fold_address(local: str, domain: str) -> FoldedAddress:
     return FoldedAddress(_lower(local), domain.lower() if domain.startswith("[") else fold_domain(domain))
 
 
+@lru_cache(maxsize=1024)
 def fold_domain(domain: str) -> str:
     """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
 

@@ -118,7 +118,7 @@ class Release:
             return _Leaving(mail.with_header_in_bounces(), kept.protection or "none", kept.peer)
         if unopened:
             as_it_came = await self.originals.unopened(message)
-            return _Leaving(mail.with_message(as_it_came).under(kept.trace), "unopened", kept.peer)
+            return _Leaving(mail.leaving(as_it_came, kept.trace), "unopened", kept.peer)
         original = await self.originals.open(
             message, kept.envelope.sender, mail.envelope.mailboxes, max_hops=self.max_hops, any_time=True
         )
@@ -128,7 +128,7 @@ class Release:
         if not opened.due:
             raise _nobody_gets_it(opened)
         # Whatever policy requires: a person has decided, and the mark tells what is missing.
-        mail = opened.to_the_due(mail).with_message(original.message).under(kept.trace)
+        mail = opened.to_the_due(mail).leaving(original.message, kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
     async def _record(self, event: Event, kept: Kept, envelope: Envelope, level: str, peer: str) -> None:

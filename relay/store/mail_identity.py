@@ -52,11 +52,11 @@ class OpenedMail:
     fingerprint: bytes
     forget_at: float
     mailboxes: tuple[str, ...] = field(repr=False)
+    name: bytes = field(init=False)
+    """SHA-256 over the two, 32 octets."""
 
-    @property
-    def name(self) -> bytes:
-        """SHA-256 over the two, 32 octets."""
-        return sealed_name(self.id, self.master_sae)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", sealed_name(self.id, self.master_sae))
 
 
 def begin_before(message: bytes, owner: int | None) -> int:
