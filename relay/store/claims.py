@@ -39,6 +39,7 @@ from relay.aio import boot_time
 from relay.counting import Board, metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.database import Database, batches, metadata, to_its_end
+from relay.store.one_step import InsertNew, OneStep, steps
 
 log = structlog.get_logger(__name__)
 
@@ -70,10 +71,11 @@ _claims = Table(
 """`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
 
 
-_delete = (
-    delete(_claims)
-    .where(_claims.c.place.in_(bindparam("some", expanding=True)), _claims.c.relay == bindparam("of"))
-    .returning(_claims.c.place)
+_ours = _claims.c.place.in_(bindparam("some", expanding=True)), _claims.c.relay == bindparam("of")
+_delete = delete(_claims).where(*_ours).returning(_claims.c.place)
+_how_many, _delete_all = (
+    OneStep(select(func.count()).select_from(_claims).where(*_ours)),
+    OneStep(delete(_claims).where(*_ours)),
 )
 
 _Result = TypeVar("_Result")
@@ -108,8 +110,13 @@ class ClaimsTransaction:
 
     def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
         found: set[bytes] = set()
-        for some in batches(places):
-            found.update(self.connection.scalars(_delete, {"some": some, "of": relay}))
+        for some in steps(places):
+            all_of_them = {"some": list(some), "of": relay}
+            if _how_many.rows(self.connection, **all_of_them) == [(len(some),)]:  # as nearly always
+                _delete_all.changed(self.connection, **all_of_them)
+                found.update(some)
+            else:
+                found.update(self.connection.scalars(_delete, all_of_them))
         return found
 
 
@@ -125,7 +132,8 @@ class Claims:
         self._patient_until = float("inf")
         self._beginning = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
-        self._new = database.insert(_claims).on_conflict_do_nothing().returning(_claims.c.place)
+        new = database.insert(_claims).on_conflict_do_nothing().returning(_claims.c.place)
+        self._new = InsertNew(_claims.c.place, new)
         self._held: dict[bytes, str] = {}
         self._dropped: dict[bytes, str] = {}
         self._ending: dict[bytes, str] = {}
@@ -309,7 +317,7 @@ class Claims:
     def _insert(self, change: ClaimsTransaction, wanted: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
         """Takes what nobody has; whether somebody has one of them."""
         rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in places]
-        change.taken.update(change.connection.scalars(self._new, rows))
+        change.taken |= self._new.add(change.connection, rows)
         return not change.taken.issuperset(places)
 
     def _count(self, interrupted: Counter[str]) -> None:

@@ -38,6 +38,7 @@ from relay.store.delivery_tables import (
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.neighbours import Neighbours
+from relay.store.one_step import InsertNew, PutRows
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
@@ -153,11 +154,12 @@ class DeliveryRecords:
         self._write_together = GroupCommit(self._commit)
         # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
         self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
-        self._new_opened = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
+        new = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
+        self._new_opened = InsertNew(opened_rows.c.mail, new)
         put = database.insert(recipient_rows)
         # Another relay may have written of the same recipient meanwhile.
         newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
-        self._put = put.on_conflict_do_update(index_elements=["recipient"], set_=newer)
+        self._put = PutRows(put.on_conflict_do_update(index_elements=["recipient"], set_=newer))
 
     @to_its_end
     async def load(self) -> None:
@@ -308,7 +310,7 @@ class DeliveryRecords:
             rows.setdefault(opened.name, row)
         if not rows:
             return
-        added = set(connection.scalars(self._new_opened, [rows[mail] for mail in sorted(rows)]))
+        added = self._new_opened.add(connection, [rows[mail] for mail in sorted(rows)])
         first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
         for some in batches(sorted(rows.keys() - added)):
             query = select(opened_rows.c.mail, opened_rows.c.fingerprint).where(opened_rows.c.mail.in_(some))
@@ -504,8 +506,7 @@ class DeliveryRecords:
             change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
         for some in batches([at for at in sorted(rows) if rows[at] is None]):
             change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
-        if put:
-            change.connection.execute(self._put, put)
+        self._put.put(change.connection, put)
         replaced = {each.mail for each in outcomes if each.replaced}
         destroy_copies(change.connection, replaced)
         left = mails_of(change.connection, replaced)

@@ -17,6 +17,7 @@ from relay.cms import KeyUse
 from relay.errors import KeyUsed, TryLater
 from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit
+from relay.store.one_step import InsertNew
 from relay.store.received_table import (
     FreshKey,
     KeyName,
@@ -82,6 +83,7 @@ class ReceivedKeys:
         self._database = database
         self._secret = secret
         self._clock = clock
+        self._new = InsertNew(keys.c.place, database.insert(keys).on_conflict_do_nothing().returning(keys.c.place))
         self._store_together = GroupCommit(self._store_all)
         self._look_together = GroupCommit(self._look_all)
         self._spooled: set[KeyName] = set()
@@ -203,7 +205,7 @@ class ReceivedKeys:
 
     def new_rows(self) -> NewRows:
         """What gives keys their rows now."""
-        return NewRows(self._database.insert(keys), self._secret, self._clock())
+        return NewRows(self._new, self._secret, self._clock())
 
     @to_its_end
     async def _store_all(self, puts: Sequence[_Storing]) -> None:

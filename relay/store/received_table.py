@@ -17,7 +17,8 @@ from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Tabl
 
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
-from relay.store.database import Insert, batches, metadata
+from relay.store.database import batches, metadata
+from relay.store.one_step import InsertNew, OneStep, steps
 from relay.store.resealing import SealedRows
 from relay.store.secret import SealedOctets, SiteSecret
 
@@ -94,8 +95,10 @@ def place(name: KeyName) -> bytes:
 _of_some = keys.c.place.in_(bindparam("some", expanding=True))
 # By no column of the index of ends: SQLite would take that for a long list of places, and look through all keys held.
 _held = func.coalesce(keys.c.destroyed_at, keys.c.destroyed_at).is_(None)
-_at = select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held")).where(
-    _of_some
+_at = OneStep(
+    select(keys.c.place, keys.c.secret_id, keys.c.sealed, keys.c.level, keys.c.bound_to, held.label("held")).where(
+        _of_some
+    )
 )
 _to_bind = (
     select(keys.c.place, keys.c.level, keys.c.bound_to, keys.c.secret_id, keys.c.sealed)
@@ -108,7 +111,7 @@ _bind = (
 )
 _unused = _held & keys.c.first_used_at.is_(None) & _of_some
 _to_mark = select(keys.c.place).where(_unused).order_by(keys.c.place).with_for_update()
-_mark = update(keys).where(_unused).values(first_used_at=bindparam("now"), expires_at=bindparam("ends"))
+_mark = OneStep(update(keys).where(_unused).values(first_used_at=bindparam("now"), expires_at=bindparam("ends")))
 
 
 def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
@@ -160,10 +163,9 @@ def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, Rece
 def find_at(connection: Connection, places: Sequence[bytes]) -> dict[bytes, ReceivedKeyRow]:
     """The rows that exist at these places."""
     found = {}
-    for some in batches(places):
-        for row in connection.execute(_at, {"some": some}):
-            sealed = SealedOctets(row.secret_id, row.sealed) if row.held else None
-            found[row.place] = ReceivedKeyRow(sealed, row.level, row.bound_to)
+    for some in steps(places):
+        for at, secret_id, sealed, level, bound_to, is_held in _at.rows(connection, some=list(some)):
+            found[at] = ReceivedKeyRow(SealedOctets(secret_id, sealed) if is_held else None, level, bound_to)
     return found
 
 
@@ -207,7 +209,7 @@ class FreshKey:
 class NewRows:
     """Gives keys their rows, sealed under the site secret; `now` is in seconds since 1970."""
 
-    insert: Insert
+    insert: InsertNew
     secret: SiteSecret
     now: float
 
@@ -219,11 +221,10 @@ class NewRows:
     ) -> set[bytes]:
         """Adds rows, by their places, for keys that have opened what `uses` says; the places where there were none."""
         added: set[bytes] = set()
-        new = self.insert.on_conflict_do_nothing().returning(keys.c.place)
         # In one order, so that two relays with the same keys do not wait for each other.
         for some in batches(sorted(fresh)):
             rows = [new_row(self.secret, fresh[at], at, self.now, uses.get(at)) for at in some]
-            added.update(connection.scalars(new, rows))
+            added |= self.insert.add(connection, rows)
         return added
 
 
@@ -289,8 +290,8 @@ def mark_used(connection: Connection, uses: Sequence[KeysUsed], now: float) -> N
     for use, its in zip(uses, places, strict=True):
         ends.setdefault(now + use.keep_for, set()).update(its.difference(*ends.values()))
     for expires_at, its in ends.items():
-        for some in batches(sorted(its)):
-            connection.execute(_mark, {"some": some, "now": now, "ends": expires_at})
+        for some in steps(sorted(its)):
+            _mark.changed(connection, some=list(some), now=now, ends=expires_at)
 
 
 _Opened = tuple[str | None, bytes | None]

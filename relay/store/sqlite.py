@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
+from relay.store.one_step import driver_of
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +108,7 @@ def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float)
         cursor.close()
 
     def on_begin(connection: Connection) -> None:
-        _driver(connection).execute(begin).close()
+        driver_of(connection).execute(begin).close()
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
@@ -116,12 +117,7 @@ def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float)
 
 def checkpoint(connection: Connection) -> None:
     """Moves the write-ahead log into the file and empties it; blocks. Not within a transaction: SQLite forbids it."""
-    _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-
-
-def _driver(connection: Connection) -> sqlite3.Connection:
-    """The driver's own connection, which is spared the way through SQLAlchemy."""
-    return cast(sqlite3.Connection, connection.connection.driver_connection)
+    driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
 
 @asynccontextmanager
