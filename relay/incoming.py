@@ -18,7 +18,7 @@ server that keeps the mail (milter) gets the original in its place, and says lat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -55,6 +55,9 @@ class Incoming:
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Of nobody it is."""
 
     async def process(self, mail: Mail) -> Outcomes:
         """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse.

@@ -140,6 +140,21 @@ def _has_id(field: bytes) -> bool:
     return any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(field))
 
 
+_ON_TOP = re.compile(rb"received:((?:[^\r\n]|\r\n[ \t]){1,2000})", re.IGNORECASE)
+_COMMENT = re.compile(rb"\([^()]*\)")
+_QUEUE_ID = re.compile(rb"[ \t]id[ \t\r\n]+([0-9A-Za-z-]{1,64})(?=[ \t\r\n;]|\Z)")
+
+
+def queue_id(message: bytes) -> str:
+    """The id in a Received field that stands on top (RFC 5321, 4.4), or "": that of the mail server that wrote it.
+
+    Whether that is to be believed depends on who has handed it on.
+    """
+    on_top = _ON_TOP.match(message, 0, MAX_STRUCTURED_FIELD_OCTETS)
+    found = _QUEUE_ID.findall(_COMMENT.sub(b"", on_top[1].partition(b";")[0])) if on_top else []
+    return found[-1].decode("ascii") if found else ""
+
+
 def message_id_hash(message: bytes) -> str:
     """What log and audit record call the Message-ID, at every site alike: 16 hexadecimal digits; "" where it has none.
 

@@ -17,7 +17,7 @@ came, and it is said what would have become of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -74,6 +74,10 @@ class Outgoing:
         if self.shadow is None:
             with self.tally.at_rcpt(sender, recipient):
                 self.sealer.check(sender, recipient)
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Tells of those whom RCPT has held or refused, once their transaction is over."""
+        self.tally.not_taken(mail, errors)
 
     async def process(self, mail: Mail) -> Outcomes:
         """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse.

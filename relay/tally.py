@@ -17,7 +17,7 @@ from relay.config import Config
 from relay.counting import Board, metrics
 from relay.counting.board import Cell, Spread
 from relay.deliveries import Delivery
-from relay.errors import Refuse, TryLater
+from relay.errors import Refuse, RelayError, TryLater
 from relay.fates import Fate, Fates
 from relay.mail import OURS, Mail
 from relay.opening import Opened
@@ -84,6 +84,18 @@ class Tally:
         delivery = Delivery(b"", mail)
         delivery.is_opened(opened)
         delivery.note_for_all(mail.envelope.recipients, None)
+        self._tell_at_once(mail, delivery)
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Those whom RCPT has held or refused with these errors, by mailbox: a try that ended before there was content.
+
+        Who waits is known already (`at_rcpt`).
+        """
+        delivery = Delivery(b"", mail)
+        delivery.outcomes.update(errors)
+        self._tell_at_once(mail, delivery)
+
+    def _tell_at_once(self, mail: Mail, delivery: Delivery) -> None:
         fates = self.fates.of(mail, delivery, None)
         self.count(mail.door, fates.values())
         self.trail.of(mail).end(delivery, fates, None)

@@ -28,6 +28,8 @@ MAX_KEYS = 1000
 """So many key_IDs stand in a record; of more, their number and a digest do."""
 MAX_LISTED = 1000
 """So many recipients stand in one record; a larger group has several."""
+RECIPIENT = "(the recipient)"
+"""Stands in causes where an address of the record stood."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 
@@ -175,7 +177,15 @@ class Try:
 def _cause(mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
     """Why this recipient did not get it."""
     found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
-    return str(found)[:MAX_REASON] if found is not None else ""
+    return _without(mailbox, str(found)[:MAX_REASON]) if found is not None else ""
+
+
+def _without(mailbox: str, cause: str) -> str:
+    """The address stands elsewhere, hashed or not; those for whom the same was said can share a record."""
+    local, _, domain = mailbox.rpartition("@")
+    for spelling in (mailbox, f"{local!r} at {domain}"):
+        cause = re.sub(re.escape(spelling), RECIPIENT, cause, flags=re.IGNORECASE)
+    return cause
 
 
 _NOTHING = "", ""

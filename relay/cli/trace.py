@@ -1,55 +1,42 @@
 """`qumail-relay trace`: what happened to one mail here, in order, from the audit record and from a log.
-Exit status 0 found, 1 nothing is known of it, 2 usage; reading changes nothing.
+Exit status 0 found, 1 nothing is known of it, 2 usage; reading changes nothing, and what could not be read is said.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from relay.audit.reading import lines
 from relay.cli.options import config_option
+from relay.cli.trace_story import Story, told
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.mime import hash_of_id
 from relay.policy.names import printable
 
-NAMES = ("mail", "queue_id", "queued_as", "message_id", "sealed")
-"""The members of records and log lines by which a mail is known."""
 DAYS = 7
 UNIT = "qumail-relay"
+MAX_PASSES = 5
+"""So often the record is read at most, where later lines name the mail otherwise."""
 _HASH = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}")
 _OF_MAIL = re.compile(r"\bmail=([0-9a-f]{12})\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*")
-_NOT_TOLD = ("event", "mail", "queue_id", "message_id", "level", "timestamp", "number", "time", "previous", "worker")
-
-
-@dataclass
-class Story:
-    """What is known of a mail: by which names, under which ids it was tried, and what was written of it."""
-
-    names: set[str]
-    mails: set[str] = field(default_factory=set)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-
-    def take(self, said: dict[str, Any], source: str, when: str) -> None:
-        """Adds what a record or a log line says, where that is about this mail."""
-        if said.get("mail") not in self.mails and self.names.isdisjoint(str(said.get(name)) for name in NAMES):
-            return
-        if mail := said.get("mail"):
-            self.mails.add(str(mail))
-        self.steps.append({"time": when, "source": source} | said)
+_HIDDEN = re.compile(r"not seeing|permission", re.IGNORECASE)
+"""What journalctl says to somebody who may not read all of it."""
 
 
 @click.command()
@@ -66,9 +53,11 @@ def trace(
 ) -> None:
     """Tell what happened to one mail here, in order, from the audit record and a log.
 
-    ID is the mail server's queue ID, a Message-ID, or what log lines and Received fields call the mail: its id here, or
-    that of its sealed form, which both sites know. LOG is a file, or - for standard input:
-    `journalctl -u qumail-relay -o cat | qumail-relay trace ID -`. Without it the journal is asked, where there is one.
+    Run it as root, who may read both. ID is the mail server's queue ID, a Message-ID, or what log lines and Received
+    fields call the mail: its id here, or that of its sealed form, which both sites know. A mail that has passed the
+    relay twice, in and out, is one story, and the last lines say what became of it so far. LOG is a file, or - for
+    standard input: `journalctl -u qumail-relay -o cat | qumail-relay trace ID -`. Without it the journal is asked,
+    where there is one.
     """
     since = since or (datetime.now(UTC) - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M")
     where = directory or load_config(config_file).audit_directory
@@ -81,20 +70,30 @@ def trace(
     if as_json:
         click.echo(json.dumps(story.steps, indent=2))
     else:
-        _print(story)
+        for text in told(story):
+            click.echo(text)
     if not story.steps:
         click.echo(f"{printable(mail)}: nothing is known of it here since {since}", err=True)
         sys.exit(1)
 
 
 def _read_records(story: Story, directory: Path, since: str) -> None:
-    if not directory.exists():
-        return
-    wanted = [name.encode() for name in story.names]
-    for line in lines(directory, since):
-        known = wanted if not story.mails else (*wanted, *(mail.encode() for mail in story.mails))
-        if any(name in line.octets for name in known) and (record := line.record()) is not None:
-            story.take(record, "record", str(record.get("time", "")))
+    """All records about the mail, also those that stand before the one that tells its further names."""
+    try:
+        if not directory.exists():
+            click.echo(f"{directory}: there are no records", err=True)
+            return
+        for _ in range(MAX_PASSES):
+            known, words = story.known, story.words
+            story.steps.clear()
+            for line in lines(directory, since):
+                if any(word in line.octets for word in words) and (record := line.record()) is not None:
+                    story.take(record, "record", str(record.get("time", "")))
+                    words = story.words
+            if story.known == known:
+                return
+    except OSError as error:
+        click.echo(f"{directory}: cannot be read as {_user()} ({error.strerror}): run it as root", err=True)
 
 
 def _read_line(story: Story, line: str) -> None:
@@ -124,41 +123,31 @@ def _log(log: str | None, since: str) -> Iterator[Iterable[str]]:
         with file:
             yield file
     elif journal := shutil.which("journalctl"):
-        words = [journal, "--unit", UNIT, "--output", "cat", "--utc", "--since", since.replace("T", " ") + " UTC"]
-        with subprocess.Popen(  # noqa: S603 - these words alone
-            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
-        ) as process:
-            yield process.stdout or ()
+        with _journal(journal, since) as found:
+            yield found
     else:
+        click.echo("no journal was read, for there is no journalctl: name the log as LOG", err=True)
         yield ()
 
 
-def _print(story: Story) -> None:
-    for mail in sorted(story.mails):
-        steps = [step for step in story.steps if step.get("mail") == mail]
-        known = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}
-        click.echo(printable(f"mail {mail}" + "".join(f", {name} {value}" for name, value in known.items())))
-        for step in steps:
-            click.echo(printable(f"  {step['time']}  {_told(step)}"))
+@contextmanager
+def _journal(journal: str, since: str) -> Iterator[Iterable[str]]:
+    words = [journal, "--unit", UNIT, "--output", "cat", "--utc", "--since", since.replace("T", " ") + " UTC"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        with subprocess.Popen(  # noqa: S603 - these words alone
+            words, stdout=subprocess.PIPE, stderr=complaints, encoding="utf-8", errors="replace"
+        ) as process:
+            yield process.stdout or ()
+        complaints.seek(0)
+        said = complaints.read().strip()
+    if _HIDDEN.search(said):
+        click.echo(f"the journal cannot be read as {_user()}: run it as root", err=True)
+    elif process.returncode:
+        click.echo(f"the journal cannot be read: {printable(said.splitlines()[-1] if said else journal)}", err=True)
 
 
-def _told(step: dict[str, Any]) -> str:
-    """One line of text."""
-    if step["source"] == "record" and step.get("event") == "mail":
-        return _record_told(step)
-    rest = {name: value for name, value in step.items() if name not in (*_NOT_TOLD, "source") and value not in ("", [])}
-    words = " ".join(f"{name}={value}" for name, value in rest.items())
-    return f"{'ledger: ' if step['source'] == 'record' else ''}{step.get('event', '')} {words}".rstrip()
-
-
-def _record_told(record: dict[str, Any]) -> str:
-    level = f"{record.get('level')} {'for' if record.get('direction') == 'outgoing' else 'from'} {record.get('peer')}"
-    parts = [
-        f"record {record.get('number')}: {record.get('outcome')}, {len(record.get('recipients', ()))} recipients",
-        level if record.get("peer") else str(record.get("level")),
-        f"keys {' '.join(record['key_IDs'])}" if record.get("key_IDs") else "",
-        f"by {record['policy']}" if record.get("policy") else "",
-        f"{record['reason']}: {record.get('cause', '')}" if record.get("reason") else "",
-        f"at {record['next_hop']}" if record.get("next_hop") else "",
-    ]
-    return "; ".join(filter(None, parts))
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"

@@ -61,8 +61,8 @@ REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
     f"What was turned away at a door, before there was a mail to count. {_DIRECTION}; {_DOOR}; "
-    "reason: the class of the error (relay/errors.py), such as PolicyRefuses, MessageTooBig, Overloaded (no memory for "
-    "it) or SenderNotAllowed",
+    "reason: the class of the error (relay/errors.py), such as MessageTooBig, Overloaded (no memory for it) or "
+    "SenderNotAllowed. Whom policy holds or refuses at RCPT counts as a mail of level none",
     ("direction", "door", "reason"),
 )
 STEP_SECONDS: Final = Metric(

@@ -6,7 +6,7 @@ app.py has the list of doors. A folder that is taken away is missed only by a re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -38,6 +38,12 @@ class Recipe(Protocol):
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Raises the TryLater or Refuse that this recipient is to be answered with."""
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """A transaction is over in which `check_recipient` raised these, by mailbox, for the mail's recipients.
+
+        The mail is what is known of it: of one whose content did not come, no octets.
+        """
 
     async def process(self, mail: Mail) -> Outcomes:
         """Carries the mail to the next hop: one outcome for each recipient, None where it was accepted there.

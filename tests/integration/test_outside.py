@@ -10,7 +10,7 @@ import email
 import functools
 import json
 import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from relay.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import SMTPSession
+from relay.errors import RelayError
 from relay.kme import DevelopmentKMEs
 from relay.mail import Mail, Outcomes
 from tests.testlib import mails
@@ -234,6 +235,9 @@ class Server:
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Everybody is known."""
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
 
     async def process(self, mail: Mail) -> Outcomes:
         self.got.append(mail)

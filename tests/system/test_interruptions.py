@@ -113,6 +113,9 @@ class Milter:
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Takes all."""
 
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """It has told its client itself."""
 

@@ -61,6 +61,8 @@ class _Message:
     envelope: Envelope
     id: str
     recipients: list[Recipient] = field(default_factory=list)
+    not_taken: dict[Recipient, RelayError] = field(default_factory=dict)
+    message_id: str = ""
     paths: list[str] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
@@ -82,6 +84,9 @@ class InPlaceRecipe(Protocol):
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Raises the TryLater or Refuse that this recipient is to be answered with."""
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """The mail is over, in which `check_recipient` raised these, by mailbox, for the mail's recipients."""
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients.
@@ -210,12 +215,17 @@ class MilterSession:
         with structlog.contextvars.bound_contextvars(mail=message.id, **self._log_words()):
             try:
                 found = parse_rcpt(f"TO:{_words(self._whole(recipient, 'rcpt_addr'), parameters)}", utf8=True)
-                if len(message.recipients) >= self._settings.max_recipients:
+                if len(message.recipients) + len(message.not_taken) >= self._settings.max_recipients:
                     raise TooManyRecipients(f"a mail has at most {self._settings.max_recipients}")
-                self._recipe.check_recipient(sender, found.address)
             except RelayError as error:
                 log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
                 self._listener.turned_away(error)
+                return [_reply(error)]
+            try:
+                self._recipe.check_recipient(sender, found.address)
+            except RelayError as error:
+                log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+                message.not_taken[found] = error
                 return [_reply(error)]
         message.recipients.append(found)
         message.paths.append(_path(recipient))
@@ -288,6 +298,7 @@ class MilterSession:
             message.envelope, octets, id=message.id, origin=self._origin(),
             door="milter", message_id=mime.message_id_hash(octets),
         ).to(message.recipients)  # fmt: skip
+        message.message_id = mail.message_id
         with structlog.contextvars.bound_contextvars(message_id=mail.message_id):
             result = await self._working(mail)
         if failure := for_all(result.outcomes):
@@ -328,7 +339,13 @@ class MilterSession:
         return self._message
 
     def _start_over(self) -> None:
-        self._message = None
+        message, self._message = self._message, None
+        if message is not None and message.not_taken:
+            mail = Mail(
+                message.envelope, b"", id=message.id, origin=self._origin(), door="milter",
+                message_id=message.message_id,
+            ).to(message.not_taken)  # fmt: skip
+            self._recipe.not_taken(mail, {each.mailbox: error for each, error in message.not_taken.items()})
         self._share.release()
 
     def _mail_is_over(self) -> None:

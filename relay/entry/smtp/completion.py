@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Protocol, TypeVar
@@ -15,7 +16,7 @@ from typing import Protocol, TypeVar
 from relay import mime
 from relay.entry import Recipe
 from relay.entry.smtp.senders import SenderRights
-from relay.errors import Refuse, TryLater
+from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Mail, Outcomes
 
 REMEMBERED = 1000
@@ -54,6 +55,9 @@ class Completion:
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         self._recipe.check_recipient(sender, recipient)
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        self._recipe.not_taken(mail, errors)
 
     async def process(self, mail: Mail) -> Outcomes:
         """Raises FromNotAllowed, MalformedMessage, and what the recipe raises."""

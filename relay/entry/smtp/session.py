@@ -49,10 +49,13 @@ class SMTPSession(CommandStream):
     def __init__(self, listener: Listener, hostname: str, recipe: Recipe) -> None:
         super().__init__(listener, hostname)
         self.recipe = recipe
+        self._not_taken: dict[Recipient, RelayError] = {}
         self.start_over()
 
     def start_over(self) -> None:
         """No transaction, and nothing known that was said about one."""
+        self._tell_who_was_not_taken()
+        self.message_id = ""
         self.begun: Envelope | None = None
         self.mail_id = ""
         self.recipients: list[Recipient] = []
@@ -75,6 +78,11 @@ class SMTPSession(CommandStream):
             return self.forwarded
         proto = "ESMTP" if self.session.extended_smtp else "SMTP"
         return Origin(addr=self.client, port=self.port, proto=proto, helo=self.session.host_name or "")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Ends a transaction that has come to no content."""
+        super().connection_lost(error)
+        self._tell_who_was_not_taken()
 
     # Commands that are not about a mail.
 
@@ -119,6 +127,7 @@ class SMTPSession(CommandStream):
             await self.wrong("501 5.5.4 Syntax: QUIT")
             return
         self.ending = True
+        self._tell_who_was_not_taken()
         await self.push("221 2.0.0 Bye")
 
     async def smtp_RSET(self, arg: str | None) -> None:
@@ -176,11 +185,18 @@ class SMTPSession(CommandStream):
             return
         with self.named_in_log():
             try:
-                if len(self.recipients) >= self.settings.max_recipients:
+                # Those who were not taken count as well: of each there is a record.
+                if len(self.recipients) + len(self._not_taken) >= self.settings.max_recipients:
                     raise TooManyRecipients(f"a mail has at most {self.settings.max_recipients}")
                 recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
+            except RelayError as error:
+                self.listener.turned_away(error)
+                await self.refuse_recipient(error)
+                return
+            try:
                 self.recipe.check_recipient(self.begun.sender, recipient.address)
             except RelayError as error:
+                self._not_taken[recipient] = error
                 await self.refuse_recipient(error)
                 return
         self.recipients.append(recipient)
@@ -190,8 +206,16 @@ class SMTPSession(CommandStream):
         """Says so, and that it was so in the log; to be called within `named_in_log`."""
         sender = self.begun.sender if self.begun is not None else ""
         log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
-        self.listener.turned_away(error)
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
+
+    def _tell_who_was_not_taken(self) -> None:
+        errors, self._not_taken = self._not_taken, {}
+        if errors and self.begun is not None:
+            mail = Mail(
+                replace(self.begun, recipients=tuple(errors)), b"", self.mail_id, origin=self.origin(), door=self.door,
+                message_id=self.message_id,
+            )  # fmt: skip
+            self.recipe.not_taken(mail, {recipient.mailbox: error for recipient, error in errors.items()})
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
@@ -220,7 +244,7 @@ class SMTPSession(CommandStream):
 
     async def _take_mail(self, envelope: Envelope) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
-        origin, mail_id, delivery = self.origin(), self.mail_id, None
+        mail_id, delivery = self.mail_id, None
         share = self.listener.budget.share()
         with self.named_in_log():
             try:
@@ -237,17 +261,24 @@ class SMTPSession(CommandStream):
                     self.listener.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
+                self._learn_queue_id(content)
                 mail = Mail(
-                    envelope, content, mail_id, trace, origin,
+                    envelope, content, mail_id, trace, self.origin(),
                     each_answered=self.each_answered, door=self.door, message_id=mime.message_id_hash(content),
                     absent=self.absent,
                 )  # fmt: skip
+                self.message_id = mail.message_id
                 delivery = self.listener.run(self._deliver(mail))
                 delivery.add_done_callback(lambda _: share.release())
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
                     share.release()
+
+    def _learn_queue_id(self, content: bytes) -> None:
+        """Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field has it."""
+        if self.trusted and not self.origin().ident:
+            self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
 
     async def _has_room(self, share: Share) -> bool:
         """Whether the content may come; if not, the client has heard it."""
@@ -274,7 +305,8 @@ class SMTPSession(CommandStream):
 
     async def _deliver(self, mail: Mail) -> None:
         """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
-        structlog.contextvars.bind_contextvars(message_id=mail.message_id)  # for this task, which has no other mail
+        # For this task, which has no other mail.
+        structlog.contextvars.bind_contextvars(message_id=mail.message_id, **_log_words(mail.origin, self.client))
         self.stop_timer()
         try:
             outcomes = await self.recipe.process(mail)

@@ -163,6 +163,7 @@ class SubmissionSession(SMTPSession):
             try:
                 self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
+                self.listener.turned_away(error)
                 with self.named_in_log():
                     await self.refuse_recipient(error)
                 return

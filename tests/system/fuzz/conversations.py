@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from relay.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession
-from relay.errors import Refuse, TryLater
+from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Mail, Outcomes
 from tests.system.fuzz.target import Found, Target, check
 
@@ -45,6 +45,9 @@ class Recorder:
     def check_recipient(self, sender: str, recipient: str) -> None:
         if recipient.startswith("no"):
             raise Refuse(CAUSE)
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
 
     async def process(self, mail: Mail) -> Outcomes:
         outcomes = tuple(self._outcome(address) for address in mail.envelope.addresses)

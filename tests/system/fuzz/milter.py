@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from unittest import mock
@@ -16,7 +16,7 @@ from relay.config import ListenerSettings
 from relay.entry.listening import Listener
 from relay.entry.milter import session
 from relay.entry.milter.wire import Packets
-from relay.errors import Refuse, TryLater
+from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import InPlace, Mail
 from tests.system.fuzz.target import Target, check
 
@@ -79,6 +79,9 @@ class Recipe:
     def check_recipient(self, sender: str, recipient: str) -> None:
         if recipient.startswith("no"):
             raise Refuse(CAUSE)
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         self.mails += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,6 +62,9 @@ class Recipe:
     def check_recipient(self, sender: str, recipient: str) -> None:
         if error := self.refuses.get(recipient):
             raise error
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         self.got.append(mail)

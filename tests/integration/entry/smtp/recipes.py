@@ -5,7 +5,7 @@ Standard: relay.entry.Recipe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,9 @@ class Recorder:
     def check_recipient(self, sender: str, recipient: str) -> None:
         if recipient.startswith("held"):
             raise self.outcomes[recipient]
+
+    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
+        """Their transaction is over."""
 
     async def process(self, mail: Mail) -> Outcomes:
         self.inside += 1

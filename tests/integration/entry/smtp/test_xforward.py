@@ -109,7 +109,7 @@ async def test_the_log_names_the_original_client_who_handed_the_mail_on_and_its_
 
 
 async def test_the_log_names_the_mail_its_sender_and_its_queue_id_with_each_recipient_that_is_refused(log: Any) -> None:
-    async with serving(max_recipients=1) as running, talking(running.address) as talk:
+    async with serving(max_recipients=2) as running, talking(running.address) as talk:
         running.recipe.outcomes["held@bob.example"] = TryLater("no key")
         for command in ("EHLO a.example", ALL, "MAIL FROM:<a@alice.example>", "RCPT TO:<held@bob.example>"):
             reply = await talk.say(command)

@@ -1,0 +1,125 @@
+"""One mail's story put together: which records and log lines are about it, over all its ways through the relay.
+Standard: a mail may pass twice (in by one filter, out by the other); what is said last is of the last time.
+
+From one pass to the next leads the mail server's queue ID: it says it when it takes a mail (`queued_as`), and by
+XFORWARD or in its Received field when it hands it on (`queue_id`). Queue IDs are used again some day, so Message-IDs
+must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.policy.names import printable
+
+NAMES = ("mail", "queue_id", "queued_as", "message_id", "sealed")
+"""The members of records and log lines by which a mail is known."""
+_LEAD_ON = ("queue_id", "queued_as")
+_NOT_TOLD = ("event", "mail", "queue_id", "message_id", "level", "timestamp", "number", "time", "previous", "worker")
+
+Step = dict[str, Any]
+"""A record or a log line, with `time` and `source`."""
+
+
+@dataclass
+class Story:
+    """What is known of a mail: by which names it was asked for, where these led, and what was written of it."""
+
+    names: set[str]
+    mails: set[str] = field(default_factory=set)
+    queue_ids: set[str] = field(default_factory=set)
+    message_ids: set[str] = field(default_factory=set)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def known(self) -> int:
+        """It grows with each name that was learned: what was read before may be about the mail after all."""
+        return len(self.mails) + len(self.queue_ids)
+
+    @property
+    def words(self) -> list[bytes]:
+        """One of these stands in each record about the mail."""
+        return [name.encode() for name in self.names | self.mails | self.queue_ids]
+
+    def take(self, said: dict[str, Any], source: str, when: str) -> None:
+        """Adds what a record or a log line says, where that is about this mail."""
+        if not self._is_about(said):
+            return
+        for name, known in (
+            ("mail", self.mails), ("message_id", self.message_ids), *((each, self.queue_ids) for each in _LEAD_ON)
+        ):  # fmt: skip
+            if value := said.get(name):
+                known.add(str(value))
+        self.steps.append({"time": when, "source": source} | said)
+
+    def _is_about(self, said: dict[str, Any]) -> bool:
+        if said.get("mail") in self.mails or not self.names.isdisjoint(str(said.get(name)) for name in NAMES):
+            return True
+        if self.queue_ids.isdisjoint(str(said.get(name)) for name in _LEAD_ON):
+            return False
+        return not said.get("message_id") or not self.message_ids or said["message_id"] in self.message_ids
+
+
+def told(story: Story) -> Iterator[str]:
+    """The story for people: each try with what was written of it, the first one first, and what became of the mail."""
+    for mail in dict.fromkeys(step["mail"] for step in story.steps if step.get("mail")):
+        steps = [step for step in story.steps if step.get("mail") == mail]
+        known = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}
+        yield printable(f"mail {mail}" + "".join(f", {name} {value}" for name, value in known.items()))
+        for step in steps:
+            yield printable(f"  {step['time']}  {_told(step)}")
+    yield from map(printable, _in_the_end(story))
+
+
+def _in_the_end(story: Story) -> Iterator[str]:
+    """The last word of each recipient, by the records; the last of all stands last."""
+    last: dict[str, Step] = {}
+    for step in story.steps:
+        if step["source"] == "record" and step.get("event") == "mail":
+            for recipient in step.get("recipients", ()):
+                last.pop(recipient, None)
+                last[recipient] = step
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for recipient, step in last.items():
+        outcome = f"{outcome_of(step)} ({step.get('direction')})"
+        groups.setdefault((outcome, *_why(step), *_where(step)), []).append(recipient)
+    for (outcome, *why), recipients in groups.items():
+        yield "; ".join([f"so far {outcome}, {len(recipients)} recipients", *why])
+
+
+def _told(step: Step) -> str:
+    """One line of text."""
+    if step["source"] == "record" and step.get("event") == "mail":
+        return _record_told(step)
+    rest = {name: value for name, value in step.items() if name not in (*_NOT_TOLD, "source") and value not in ("", [])}
+    words = " ".join(f"{name}={value}" for name, value in rest.items())
+    return f"{'ledger: ' if step['source'] == 'record' else ''}{step.get('event', '')} {words}".rstrip()
+
+
+def _record_told(record: Step) -> str:
+    level = f"{record.get('level')} {'for' if record.get('direction') == 'outgoing' else 'from'} {record.get('peer')}"
+    parts = [
+        f"record {record.get('number')}: {outcome_of(record)}, {len(record.get('recipients', ()))} recipients",
+        level if record.get("peer") else str(record.get("level")),
+        f"keys {' '.join(record['key_IDs'])}" if record.get("key_IDs") else "",
+        f"by {record['policy']}" if record.get("policy") else "",
+        *_why(record),
+        *_where(record),
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def outcome_of(record: Step) -> str:
+    """In words: what the next hop has taken is not yet in anybody's mailbox."""
+    return "handed on" if record.get("outcome") == "delivered" else str(record.get("outcome"))
+
+
+def _why(record: Step) -> list[str]:
+    return [f"{record['reason']}: {record.get('cause', '')}"] if record.get("reason") else []
+
+
+def _where(record: Step) -> list[str]:
+    queued = f", queued there as {record['queued_as']}" if record.get("queued_as") else ""
+    return [f"at {record['next_hop']}{queued}"] if record.get("next_hop") else []
