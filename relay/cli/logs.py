@@ -1,13 +1,15 @@
 """Sets up the log: one event a line, for people on a terminal and as JSON for everything else.
-They are structlog's event dictionaries, with the time in UTC (RFC 3339).
+They are structlog's event dictionaries, with the time in UTC (RFC 3339); the journal hears how bad each line is
+(sd-daemon(3), "<4>" in front of it), so that `journalctl -p warning` finds what is.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -22,18 +24,22 @@ def configure_logging(settings: LogSettings | None = None, *, for_good: bool = F
     settings = settings or LogSettings()
     people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
+    to_journal = _is_journal(sys.stderr)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(_for_people() if people else _for_programs()),
+            *([_for_the_journal] if to_journal else []),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _NeverFails(sys.stderr))),
         cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+    if to_journal:
+        logging.getLogger().handlers[0].setFormatter(_ForTheJournal(logging.BASIC_FORMAT))
 
 
 class _NeverFails:
@@ -61,3 +67,31 @@ def _for_people() -> list[structlog.typing.Processor]:
 def _for_programs() -> list[structlog.typing.Processor]:
     without_values = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [structlog.processors.ExceptionRenderer(without_values), structlog.processors.JSONRenderer()]
+
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
+"""Of levels, as syslog(3) numbers them; all others are errors (3)."""
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether what is written there goes to the journal: systemd names device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _for_the_journal(_: Any, method: str, text: Any) -> str:
+    return _with_priority(method, text)
+
+
+def _with_priority(level: str, text: str) -> str:
+    """Each line is an entry of its own there."""
+    prefix = f"<{_PRIORITIES.get(level, 3)}>"
+    return prefix + text.replace("\n", f"\n{prefix}")
+
+
+class _ForTheJournal(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _with_priority(record.levelname.lower(), super().format(record))

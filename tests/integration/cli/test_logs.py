@@ -5,8 +5,10 @@ Standard: no content, no key, at any level and in any traceback.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +34,48 @@ def test_a_traceback_in_the_log_shows_where_but_no_values(form: str) -> None:
     assert b"the key itself" not in done.stderr
     if form == "json":
         assert json.loads(done.stderr)["event"] == "it_failed"
+
+
+OF_EACH_LEVEL = """
+import logging
+import structlog
+log = structlog.get_logger()
+for say in (log.debug, log.info, log.warning, log.error, log.exception):
+    say("event")
+logging.getLogger("library").warning("its words")
+"""
+
+
+def said_to_a_file(tmp_path: Path, form: str, program: str, *, journal: bool) -> list[str]:
+    """The lines of a program whose standard error is a file, which systemd says is the journal's, or is not."""
+    with (tmp_path / "log").open("w+b") as file:
+        found = os.fstat(file.fileno())
+        stream = f"{found.st_dev}:{found.st_ino + (not journal)}"
+        before = PROGRAM.replace("{format}", form)
+        subprocess.run(
+            [sys.executable, "-c", before + program],
+            stderr=file,
+            check=True,
+            env=os.environ | {"JOURNAL_STREAM": stream},
+        )
+        file.seek(0)
+        return file.read().decode().splitlines()
+
+
+def test_the_journal_is_told_how_bad_each_line_is(tmp_path: Path) -> None:
+    lines = said_to_a_file(tmp_path, "auto", OF_EACH_LEVEL, journal=True)
+    assert [line[:3] for line in lines] == ["<3>", "<7>", "<6>", "<4>", "<3>", "<3>", "<4>"]
+    assert [json.loads(line[3:])["level"] for line in lines[1:5]] == ["debug", "info", "warning", "error"]
+    assert "its words" in lines[-1]
+
+
+def test_each_line_of_a_traceback_is_as_bad_as_what_it_is_about(tmp_path: Path) -> None:
+    lines = said_to_a_file(tmp_path, "console", "", journal=True)
+    assert len(lines) > 3
+    assert {line[:3] for line in lines} == {"<3>"}
+
+
+def test_what_is_not_the_journal_gets_lines_as_they_are(tmp_path: Path) -> None:
+    lines = said_to_a_file(tmp_path, "auto", OF_EACH_LEVEL, journal=False)
+    assert all(line.startswith("{") for line in lines[:-1])
+    assert lines[-1].startswith("WARNING:library")
