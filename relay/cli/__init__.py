@@ -76,7 +76,8 @@ COMMANDS = {
 def cli() -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
 
-    Start with `qumail-relay setup`; deploy/SETTINGS.md explains every setting.
+    Start with `qumail-relay setup`; SETTINGS.md explains every setting: in deploy/, where the package puts it in
+    /usr/share/doc/qumail-relay/deploy.
     """
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    default="relay.toml",
+    default=os.environ.get("QUMAIL_RELAY_CONFIG") or "relay.toml",
     envvar="QUMAIL_RELAY_CONFIG",
     show_default=True,
     show_envvar=True,

@@ -35,8 +35,11 @@ from relay.worker import Worker
     type=click.Path(path_type=Path),
     help="Written once all entries listen: a line `name host:port` for each (useful with port 0).",
 )
+@click.option(
+    "--check", "only_check", is_flag=True, help="Read relay.toml, say what is wrong there, and serve nothing."
+)
 @click.option("--worker", "as_worker", hidden=True, help="Of the process that starts the workers.")
-def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> None:
+def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worker: str | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
@@ -54,6 +57,8 @@ def serve(config_file: Path, ready_file: Path | None, as_worker: str | None) -> 
         return
     text = toml.read(config_file)
     config = load_config(config_file, text)
+    if only_check:
+        return
     configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:

@@ -77,6 +77,10 @@ def logged(machine: Machine) -> list[str]:
     return [str(json.loads(line)["event"]) for line in lines]
 
 
+def filter_of(machine: Machine) -> str:
+    return machine.run("postconf", "-h", "content_filter").strip()
+
+
 def owners(machine: Machine) -> set[str]:
     return set(machine.run("find", STATE, "-printf", "%u:%g\n").split())
 
@@ -88,6 +92,7 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
     assert in_quarantine(site) == ["unprotected"]
     state, rest, old = blocks("Backup")
     assert f"for {STATE}/relay.db" in typed(site, state)
+    assert f"for {STATE}/relay.db" in typed(site, state), "as often as one likes"
     typed(site, rest)
     typed(site, old)
     backups = ("/var/backups/qumail-relay", "/root/qumail-relay-files.tar.gz", "/root/qumail-relay-site.secret")
@@ -99,8 +104,11 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
                 shutil.copytree(site.path(path), other.path(path))
             else:
                 shutil.copy(site.path(path), other.path(path))
-        restore, look, set_back = blocks("Restore")
+        restore, filters, look, set_back = blocks("Restore")
         typed(other, restore)
+        assert filter_of(other) == ""
+        typed(other, filters)
+        assert filter_of(other).startswith("qumail")
         assert logged(other).count("store_restored") == 1
         assert owners(other) == {"qumail-relay:qumail-relay"}
         assert fingerprint(other) == before
@@ -137,20 +145,24 @@ def test_on_another_machine_all_goes_on_where_it_was(
         prepared(other, package)
         shutil.copy(site.path("/root/qumail-relay-all.tar.gz"), other.path("/root/qumail-relay-all.tar.gz"))
         assert "outgoing.lmtp  127.0.0.1:10024: listens" in typed(other, arrive)
+        assert filter_of(other).startswith("qumail")
         assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
         assert "store_restored" not in logged(other)
 
 
 def test_identity_and_secret_are_renewed_and_what_lay_under_the_old_ones_can_still_be_read(site: Machine) -> None:
-    identity, secret = blocks("Keys and certificates")
+    identity, secret, older = blocks("Keys and certificates")
     before = site.path(f"{STATE}/site.secret").read_bytes()
     typed(site, identity)
     assert json.loads(site.path("/tmp/alice.json").read_text())
     assert "keys and messages sealed anew" in typed(site, secret)
+    typed(site, older)
     after = site.path(f"{STATE}/site.secret").read_bytes()
     assert len(after.splitlines()) == 1
     assert before not in after
+    assert site.path("/root/qumail-relay-site.secret").read_bytes() == after
     assert "store_secret_missing" not in logged(site)
+    assert "identity_reloaded" in logged(site), "without a restart"
     [kept] = json.loads(as_relay(site, "quarantine", "list", "--json"))
     assert "The body." in as_relay(site, "quarantine", "show", "--raw", kept["id"])
     assert owners(site) == {"qumail-relay:qumail-relay"}
@@ -167,5 +179,5 @@ def test_each_block_of_the_document_is_typed_here() -> None:
     titles = re.findall(r"^## (.*)$", DOCUMENT, re.MULTILINE)
     every = {title: len(blocks(title)) for title in titles}
     assert {title: number for title, number in every.items() if number} == {
-        "Backup": 3, "Restore": 3, "Upgrade": 1, "Another machine": 2, "Keys and certificates": 2, "Uninstalling": 1,
+        "Backup": 3, "Restore": 4, "Upgrade": 1, "Another machine": 2, "Keys and certificates": 3, "Uninstalling": 1,
     }  # fmt: skip

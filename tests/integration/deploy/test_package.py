@@ -9,9 +9,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests.integration.deploy.conftest import DEBIAN, install
 from tests.testlib.throwaway import Machine
@@ -106,6 +108,60 @@ def test_a_bare_machine_gets_user_directories_and_the_next_step(machine: Machine
     assert machine.changed() == before
 
 
+def version_of(tree: Path) -> str:
+    program = f"root={tree}; . {DEBIAN.parent}/environment; version_of_tree"
+    return subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_each_commit_has_a_higher_version_than_the_one_before(tmp_path: Path) -> None:
+    shutil.copy(DEBIAN.parents[1] / "pyproject.toml", tmp_path)
+    without_git = version_of(tmp_path)
+    author = ("-c", "user.name=x", "-c", "user.email=x@alice.example")
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, "add", "pyproject.toml"], check=True)
+    versions = [without_git]
+    for _ in range(11):
+        commit = ["git", "-C", tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "x"]
+        subprocess.run(commit, check=True)
+        versions.append(version_of(tmp_path))
+        assert version_of(tmp_path) == versions[-1]
+    for lower, higher in pairwise(versions):
+        assert Version(lower) < Version(higher)
+        if shutil.which("dpkg"):
+            subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True)
+    with (tmp_path / "pyproject.toml").open("a") as file:
+        file.write("# edited\n")
+    assert version_of(tmp_path) == f"{versions[-1]}.dirty"
+
+
+def test_the_command_says_the_version_of_its_package(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    version = machine.run("dpkg-query", "--show", "--showformat=${Version}", "qumail-relay")
+    assert machine.run("qumail-relay", "--version") == f"qumail-relay, version {version}\n"
+    assert version == version_of(DEBIAN.parents[1])
+
+
+def test_each_link_of_its_documents_leads_somewhere(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    documents = machine.path("/usr/share/doc/qumail-relay")
+    live = 0
+    for document in documents.rglob("*.md"):
+        text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" not in target and (path := target.partition("#")[0]):
+                assert (document.parent / path).exists(), f"{document}: {target}"
+                live += 1
+    assert live > 50
+    for name in ("relay/THREATS.md", "relay/FORMAT.md", "deploy/SETTINGS.md", "policies/README.md"):
+        assert (documents / name).exists()
+
+
+def test_help_names_what_is_there(machine: Machine, package: Path) -> None:
+    install(machine, package)
+    assert "/usr/share/doc/qumail-relay/deploy" in machine.run("qumail-relay", "--help")
+    assert "default: /etc/qumail-relay/relay.toml" in " ".join(machine.run("qumail-relay", "check", "--help").split())
+
+
 def test_what_is_installed_does_not_change_by_being_used(machine: Machine, package: Path) -> None:
     """Else root would leave files that no package owns; and nothing there names the place where it was built."""
     install(machine, package)
@@ -147,6 +203,7 @@ def test_the_unit_is_the_one_of_the_tree_with_the_command_of_the_package(machine
     assert other == [
         "Documentation=man:qumail-relay(1)",
         "ExecStart=/usr/bin/qumail-relay serve --config /etc/qumail-relay/relay.toml",
+        "ExecReload=/usr/bin/qumail-relay serve --check --config /etc/qumail-relay/relay.toml",
     ]
 
 
@@ -229,7 +286,15 @@ def test_purge_follows_a_link_and_empties_a_volume(machine: Machine, package: Pa
 def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(machine: Machine, package: Path) -> None:
     install(machine, package)
     machine.run("mkdir", "-p", "/etc/postfix")
-    machine.path("/etc/postfix/main.cf").write_text("content_filter = qumail:[127.0.0.1]:10024\n")
+    main_cf, master_cf = (machine.path(f"/etc/postfix/{name}.cf") for name in ("main", "master"))
+    main_cf.write_text("content_filter = qumail:[127.0.0.1]:10024\n")
+    assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
+    install(machine, package)
+    main_cf.write_text("qumail_destination_recipient_limit = 100\n")
+    master_cf.write_text("qumail unix - - n - - lmtp\n    -o syslog_name=postfix/qumail\n")
+    assert "Postfix" not in machine.run("dpkg", "--remove", "qumail-relay"), "the filters were taken out"
+    install(machine, package)
+    master_cf.write_text("smtp inet n - n - - smtpd\n    -o content_filter=qumail:[127.0.0.1]:10034\n")
     assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
 
 

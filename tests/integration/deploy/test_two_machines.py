@@ -70,6 +70,22 @@ def mail_server(machine: BootedMachine, name: str, peer: str, address: str) -> N
         machine.run("useradd", user)
 
 
+def broken_settings_fail_the_reload_and_are_a_warning_in_the_journal(machine: BootedMachine) -> None:
+    relay_toml = machine.path("/etc/qumail-relay/relay.toml")
+    as_it_was = relay_toml.read_text()
+    journal = ("journalctl", "--unit=qumail-relay", "--output=cat")
+    relay_toml.write_text(f"{as_it_was}\nno_setting = 1\n")
+    assert "failed" in machine.run("systemctl", "reload", "qumail-relay", may_fail=True)
+    machine.until("no_setting", *journal)
+    assert "relay_toml_not_reloaded" not in machine.run(*journal), "the relay was told nothing"
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal=HUP", "qumail-relay")
+    machine.until("relay_toml_not_reloaded", *journal, "--priority=warning")
+    assert "relay_serves" not in machine.run(*journal, "--priority=warning")
+    assert "relay_serves" in machine.run(*journal, "--priority=info")
+    relay_toml.write_text(as_it_was)
+    machine.run("systemctl", "reload", "qumail-relay")
+
+
 def send(machine: BootedMachine, recipient: str, text: str) -> None:
     message = f"From: ann@alice.example\nTo: {recipient}\nSubject: {text}\n\n{text}\n"
     machine.run("/usr/sbin/sendmail", "-f", "ann@alice.example", recipient, said=message)
@@ -146,6 +162,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         alice.run("chown", "-R", "root:qumail-relay", "/etc/qumail-relay/policies")
         alice.run("systemctl", "reload", "qumail-relay")
         alice.until("otp.toml", "journalctl", "--unit=qumail-relay", "--output=cat")
+        broken_settings_fail_the_reload_and_are_a_warning_in_the_journal(alice)
         for level in LEVELS:
             send(alice, f"{level}@bob.example", f"the vault opens at {level}")
             got = mailbox(bob, level, f"the vault opens at {level}")
