@@ -15,8 +15,8 @@ def relay_toml(answers: Answers, places: Places) -> str:
     """The text; paths in the configuration's own directory are relative to it."""
     lines = [
         "# The settings of this relay, as `qumail-relay setup` has written them. What is not here has its default:",
-        "# deploy/SETTINGS.md explains every setting (by package: /usr/share/doc/qumail-relay/deploy). After an edit: qumail-relay check, and restart the relay;",
-        "# peers, aliases and DKIM keys count at a reload already.",
+        "# deploy/SETTINGS.md explains every setting (by package: /usr/share/doc/qumail-relay/deploy/SETTINGS.md).",
+        "# After an edit: qumail-relay check, and restart the relay; peers, aliases and DKIM keys count at a reload.",
         *_site(answers),
         *_directions(answers),
         *_places(places),

@@ -121,7 +121,7 @@ def test_each_commit_has_a_higher_version_than_the_one_before(tmp_path: Path) ->
     subprocess.run(["git", "-C", tmp_path, "add", "pyproject.toml"], check=True)
     versions = [without_git]
     for _ in range(11):
-        commit = ["git", "-C", tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "x"]
+        commit = ["git", "-C", str(tmp_path), *author, "commit", "-q", "--allow-empty", "-m", "x"]
         subprocess.run(commit, check=True)
         versions.append(version_of(tmp_path))
         assert version_of(tmp_path) == versions[-1]
