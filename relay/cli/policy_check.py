@@ -14,13 +14,15 @@ import click
 
 from relay.cli.options import config_option
 from relay.cli.policy_print import print_explanation, print_policies
+from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.cli.tables import plain_console
 from relay.errors import ConfigError
-from relay.mail import MAILBOX
+from relay.mail import MAILBOX, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.expected import failures
 from relay.policy.findings import Doubt, doubtful
+from relay.policy.names import fold_domain
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
 _offline = click.option("--offline", is_flag=True, help="Ask no KME.")
@@ -35,9 +37,10 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     """Say what is wrong with the policy files and what is doubtful, or list what they mean.
 
     Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
-    KMEs can ever give, and mail in clear.
+    KMEs can ever give, and mail in clear. To root it also says what the relay itself may not read.
     """
     site = load_site(config_file, tested=True)
+    check_readable(site.config)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
         _print_json(
@@ -52,7 +55,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
             }
         )
     else:
-        print_policies(plain_console(), site.policies)
+        print_policies(plain_console(), site.policies, _own(site))
         for each in findings:
             click.echo(f"doubtful: {each}")
     if strict and findings:
@@ -113,9 +116,15 @@ def explain(
     if as_json:
         _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
     else:
-        print_explanation(plain_console(), explanation, now)
+        inside = domain_of(explanation.recipient) in _own(site)
+        print_explanation(plain_console(), explanation, now, inside=inside)
     if explanation.decision is None:
         raise SystemExit(1)
+
+
+def _own(site: PolicySite) -> frozenset[str]:
+    """Our own domains as policies write them."""
+    return frozenset(map(fold_domain, site.config.site.domains))
 
 
 def _message(file: BinaryIO) -> bytes:

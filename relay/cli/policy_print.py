@@ -4,7 +4,7 @@ Standard: addresses and file names are shown as they are, with everything that c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from relay.keys.report import PoolRow
 
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
+INSIDE = "plaintext: to a domain of our own, stays inside"
 
 _OTHERWISE = {
     "hold": "held: the sending server keeps the mail and tries again",
@@ -36,22 +37,31 @@ _QUANTUM = {
 }
 
 
-def print_policies(console: Console, policies: PolicySet) -> None:
-    """All files of the set as a table, those that let mail out in clear standing out."""
+def print_policies(console: Console, policies: PolicySet, own: Collection[str]) -> None:
+    """All files of the set as a table, those that let mail out in clear standing out.
+
+    Mail to our `own` domains, as policies write them, does not leave.
+    """
     title = f"Policies in {printable(str(policies.directory))}"
     shown = table_of("File", "Covers", "Levels", "Peer", "Otherwise", title=title)
     for _, file in sorted(policies.files.items()):
         otherwise = "" if _only_clear(file) else file.policy.otherwise
-        shown.add_row(file.name, _covered(file), _levels_of(file), _peer_of(file, policies), otherwise)
+        levels = Text(INSIDE) if _only_clear(file) and _stays_inside(file, own) else _levels_of(file)
+        shown.add_row(file.name, _covered(file), levels, _peer_of(file, policies), otherwise)
     console.print(shown)
-    in_clear = sum(file.policy.in_clear for file in policies.files.values())
+    in_clear = sum(file.policy.in_clear and not _stays_inside(file, own) for file in policies.files.values())
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
     if in_clear:
         console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
 
 
-def print_explanation(console: Console, explanation: Explanation, now: OutcomeNow | None) -> None:
-    """One decision for a person: what decides, what was looked for before, and what follows from it."""
+def print_explanation(
+    console: Console, explanation: Explanation, now: OutcomeNow | None, *, inside: bool = False
+) -> None:
+    """One decision for a person: what decides, what was looked for before, and what follows from it.
+
+    `inside` says that the recipient is at a domain of our own.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -70,16 +80,16 @@ def print_explanation(console: Console, explanation: Explanation, now: OutcomeNo
     if decision is None:
         table.add_row("Result", Text(f"held: {printable(explanation.held)}", style="bold red"))
     else:
-        _add_decision(table, decision, explanation.peer_because)
+        _add_decision(table, decision, explanation.peer_because, inside=inside)
     if now is not None:
         _add_now(table, now)
     table.add_row("Version", explanation.version)
     console.print(table)
 
 
-def _add_decision(table: Table, decision: Decision, peer_because: str) -> None:
+def _add_decision(table: Table, decision: Decision, peer_because: str, *, inside: bool) -> None:
     if decision.in_clear:
-        table.add_row("Level", CLEAR)
+        table.add_row("Level", INSIDE if inside else CLEAR)
         if decision.reason:
             table.add_row("Reason", printable(decision.reason))
         return
@@ -149,6 +159,11 @@ def _covered(file: PolicyFile) -> str:
     if file.scope == "person":
         return f"one person at {file.domain}"
     return f"{file.domain} and its subdomains" if file.policy.subdomains else file.domain
+
+
+def _stays_inside(file: PolicyFile, own: Collection[str]) -> bool:
+    """Whether all mail that the file covers is to a domain of our own; subdomains may be somebody else's."""
+    return file.scope != "default" and file.domain in own and not file.policy.subdomains
 
 
 def _only_clear(file: PolicyFile) -> bool:

@@ -179,7 +179,7 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     shown = table("", "Mail to", "From", "Message", "What changes")
     for each in comparison.differences[:MAX_CHANGES]:
         style = "bold red" if each.direction in ("down", "let go") else ""
-        mail = (printable(each.recipients), printable(each.sender), printable(each.message))
+        mail = (printable(each.recipients), printable(each.senders), printable(each.message))
         shown.add_row(Text(each.direction, style=style), *mail, printable("; ".join(each.changed)))
     if comparison.differences:
         console.print(shown)

@@ -4,7 +4,7 @@ For every file, rule, pattern and floor of either set it makes the mail that the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import combinations
@@ -32,8 +32,12 @@ MAX_TRIES = 20_000
 """Of mails that are made for one kind of recipient; where there would be more, rules are tried one by one."""
 MAX_DAYS = 20
 """On which something ends, and what is left is compared."""
+MAX_CALLED = 3
+"""So many senders are named."""
 _ANYBODY = "anybody"
 _ELSEWHERE = "elsewhere.invalid"
+_SOMEBODY = f"{_ANYBODY}@{_ELSEWHERE}"
+"""The sender whom no rule looks for."""
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
 _QUANTA = ("off", "preferred", "required")
 
@@ -52,12 +56,15 @@ class Difference:
     after: Decision | None
     changed: tuple[str, ...]
     direction: Direction
+    senders: str = ""
+    """Whose mail it is: all of whom something was tried, all but a few of them, or those few."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
         return {
             "recipients": self.recipients,
             "sender": self.sender,
+            "senders": self.senders,
             "message": self.message,
             "before": list(self.before.levels) if self.before else None,
             "after": list(self.after.levels) if self.after else None,
@@ -162,21 +169,43 @@ def _of_kind(
     old: PolicySet, new: PolicySet, kind: _Kind, tries: list[tuple[str, _SampleMessage]]
 ) -> Iterator[Difference]:
     """What these mails to one kind of recipient show, and what is asked of mail from them, each difference once."""
-    seen = set()
+    seen: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
+    senders: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
     for sender, message in tries:
         content = DescribedMessage(message.subject, message.fields, message.attachments, message.octets)
         before, after = (_decide(policies, sender, kind.address, content) for policies in (old, new))
         changed = _changed(before, after)
         # The same change may mean more for one mail than for another.
-        if changed and (told := (_direction(before, after), changed)) not in seen:
-            seen.add(told)
-            direction = told[0]
-            yield Difference(kind.called, sender or NULL_SENDER, message.called, before, after, changed, direction)
+        if changed:
+            told = (_direction(before, after), changed)
+            senders.setdefault(told, {})[sender or NULL_SENDER] = None
+            seen.setdefault(
+                told, Difference(kind.called, sender or NULL_SENDER, message.called, before, after, changed, told[0])
+            )
+    every = dict.fromkeys(sender or NULL_SENDER for sender, _ in tries)
+    for told, each in seen.items():
+        yield replace(each, senders=_called(every, senders[told]))
     asked, asks = ({each.demand for each in policies.require(kind.address).each} for policies in (old, new))
     if asked != asks:
         changed = tuple(f"require: {demand} no longer" for demand in map(_demanded, asked - asks))
         changed += tuple(f"require: {demand} from now on" for demand in map(_demanded, asks - asked))
-        yield Difference(kind.called, kind.address, "arriving", None, None, changed, "down" if asked - asks else "up")
+        direction: Direction = "down" if asked - asks else "up"
+        yield Difference(kind.called, kind.address, "arriving", None, None, changed, direction, kind.called)
+
+
+def _called(every: Collection[str], some: Collection[str]) -> str:
+    """Some of all senders who were tried, in the shorter way."""
+    others = [sender for sender in every if sender not in some]
+    if not others:
+        return "anybody"
+    if _SOMEBODY in some:
+        return f"anybody but {_listed(others)}"
+    return _listed(list(some))
+
+
+def _listed(senders: Sequence[str]) -> str:
+    more = f" and {len(senders) - MAX_CALLED} more" if len(senders) > MAX_CALLED else ""
+    return ", ".join(senders[:MAX_CALLED]) + more
 
 
 def _demanded(demand: Demand) -> str:

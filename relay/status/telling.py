@@ -47,14 +47,15 @@ class _Word:
     state: State
     name: str
     about: str
+    cause: str
     since: float
     meaning: str
     what_to_do: str
 
     def as_json(self, site: str) -> dict[str, Any]:
         return {
-            "alarm": self.name, "state": self.state, "about": self.about, "since": self.when, "meaning": self.meaning,
-            "what_to_do": self.what_to_do, "site": site,
+            "alarm": self.name, "state": self.state, "about": self.about, "cause": self.cause, "since": self.when,
+            "meaning": self.meaning, "what_to_do": self.what_to_do, "site": site,
         }  # fmt: skip
 
     @property
@@ -64,7 +65,9 @@ class _Word:
     def as_text(self) -> str:
         about = f" ({self.about})" if self.about else ""
         begun = f"{self.name}{about} {self.state}; since {self.when}\n"
-        return begun if self.state == "ends" else f"{begun}{self.meaning}\nWhat to do: {self.what_to_do}\n"
+        if self.state == "ends":
+            return begun
+        return f"{begun}Cause: {self.cause}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
 class AlarmTelling:
@@ -85,7 +88,7 @@ class AlarmTelling:
     def tell(self, standing: Standing, state: State) -> None:
         """Soon."""
         alarm = standing.alarm
-        word = _Word(state, alarm.name, standing.about, standing.since, alarm.meaning, alarm.what_to_do)
+        word = _Word(state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do)
         if self._settings.mail_to and alarm.mailed:
             self._to_mail.append(word)
         if self._settings.command:

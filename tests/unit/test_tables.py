@@ -70,6 +70,28 @@ def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str)
     assert max(map(len, printed(program, 200).splitlines())) > 80
 
 
+POLICIES = """
+from relay.cli.tables import plain_console, table
+
+shown = table("File", "Covers", "Levels", "Time")
+shown.add_row("alice.example/ann.toml", "one person at alice.example, and nobody else there",
+              "PLAINTEXT: not sealed, leaves in clear", "2026-11-27T02:44:19Z")
+shown.add_row("x.toml", "everybody else", "otp, aes", "")
+plain_console().print(shown)
+"""
+
+
+def test_words_are_broken_only_where_there_is_no_room_for_them() -> None:
+    shown = printed(POLICIES, None)
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in ("alice.example/ann.toml", "2026-11-27T02:44:19Z", "PLAINTEXT:", "alice.example,"):
+        assert word in shown
+
+
 def test_no_command_has_a_table_of_its_own_kind() -> None:
-    own = [path.name for path in (ROOT / "relay" / "cli").glob("*.py") if re.search(r"\bTable\(", path.read_text())]
+    own = [
+        path.name
+        for path in (ROOT / "relay" / "cli").glob("*.py")
+        if re.search(r"\b(Table|_WholeWords)\(", path.read_text())
+    ]
     assert own == ["tables.py"]

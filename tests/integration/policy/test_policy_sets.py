@@ -305,6 +305,26 @@ def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp
     assert "levels: plaintext instead of aes" in run("diff", old, new).stdout
 
 
+@pytest.mark.parametrize(
+    ("after", "senders"),
+    [
+        (CLEAR, ["anybody"]),
+        (AES + RULE.format("ceo@*", "rsa"), ["ceo@anybody"]),
+        (CLEAR + RULE.format("ceo@*", "aes"), ["anybody but ceo@anybody"]),
+    ],
+    ids=["all", "one", "all but one"],
+)
+def test_diff_says_whose_mail_changes(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, after: str, senders: list[str]
+) -> None:
+    run = site(DEFAULT | {"bob.example.toml": AES})
+    old, new = str(tmp_path / "policies"), str(write(tmp_path / "new", DEFAULT | {"bob.example.toml": after}))
+    found = json.loads(run("diff", old, new, "--json").stdout)["differences"]
+    assert [each["senders"] for each in found] == senders
+    assert senders[0] in run("diff", old, new).stdout
+    assert "<>" not in run("diff", old, new).stdout
+
+
 # --- install --------------------------------------------------------------------------------------------------------
 
 
