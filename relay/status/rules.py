@@ -144,8 +144,8 @@ def _tripwire(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if faults := max(sight.gauges(metrics.POLICY_PROBLEMS).values(), default=0):
-        # Not which: names of policy files are addresses, and this leaves by mail.
-        yield "", f"{faults:.0f} faults in the policy files; the set from before is in force"
+        first = next(iter(sight.watched.policies.problems), "")
+        yield "", f"{faults:.0f} faults in the policy files; the set from before is in force: {first}"
 
 
 def _next_hop_away(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

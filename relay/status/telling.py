@@ -67,7 +67,9 @@ class _Word:
         begun = f"{self.name}{about} {self.state}; since {self.when}\n"
         if self.state == "ends":
             return begun
-        return f"{begun}Cause: {self.cause}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
+        # By mail, which policy may let out in clear, no name of a policy file is told: it may be an address.
+        cause = self.cause.partition(": ")[0] if self.name == "policy_broken" else self.cause
+        return f"{begun}Cause: {cause}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
 class AlarmTelling:
