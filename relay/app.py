@@ -38,6 +38,7 @@ from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
+from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
 from relay.keys.ring import KeyRing
 from relay.levels.all import all_levels
@@ -267,6 +268,8 @@ async def running(
             await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
             log.warning("kem_not_available", cause=str(finding))
+        for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
+            log.warning("development_keys", kme=kme, quantum=False, cause=f"KME {kme} is one of `qumail-relay kme`")
         for peer, cause in built.config.peers_without_keys.items():
             log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
         budget = Budget(config.limits.messages_in_flight)

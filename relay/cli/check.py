@@ -21,23 +21,20 @@ from relay import app, postfix, upkeep
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
+from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_site import State, door_states, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
-from relay.config import Config, DirectionSettings, KMESettings, LogSettings, load_config
+from relay.config import Config, DirectionSettings, LogSettings, load_config
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
-from relay.keys.build import km_client
-from relay.keys.client import KMEClient
 from relay.keys.receiver import Delivered
-from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
-from relay.keys.undelivered import remembered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.status import StatusModule
@@ -88,6 +85,8 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
         console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
     else:
         _print(console, states)
+        for line in () if config is None else not_quantum(config):
+            console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
         for step in () if postfix_directory else next_steps(config_file, config, states):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
@@ -149,7 +148,7 @@ async def _states(
     for state in peer_states(config, certificates):
         yield state
     doors = [folder.states(config) for folder in folders]
-    for parts in (door_states(config, folders), *doors, dkim_findings(config), _kmes(config, trial_keys)):
+    for parts in (door_states(config, folders), *doors, dkim_findings(config), kme_states(config, trial_keys)):
         async for state in parts:
             yield state
     if key_receiver_ended(config):
@@ -313,66 +312,6 @@ def _audit(config: Config) -> list[State]:
         needed = f"all {HELD}"
     problems = (f"{directory}: cannot be written: {problem}; until it can, {needed}",) if problem else ()
     return [("audit record", str(directory), problems)]
-
-
-async def _kmes(config: Config, trial_keys: bool) -> AsyncIterator[State]:
-    """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
-    for name, kme in config.kmes.items():
-        what = f"KME {name}"
-        try:
-            client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
-        except ConfigError as error:
-            yield what, kme.url, tuple(error.problems)
-            continue
-        async with client:
-            untried = trial_keys
-            if not any(kme.group in peer.kme_groups for peer in config.peers.values()):
-                yield what, f"{kme.url}: not asked, for no peer has its group {kme.group!r}", ()
-            for peer_name, peer in config.peers.items():
-                if kme.group not in peer.kme_groups:
-                    continue
-                try:
-                    status = await client.check_key_status(peer.sae_id)
-                except RelayError as error:
-                    yield what, kme.url, (f"{type(error).__name__}: {error}",)
-                    break
-                detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
-                yield what, detail + _half_known(kme, status), ()
-                if untried:
-                    untried = False
-                    yield await _tried(what, config, kme, client, status, peer.sae_id)
-            if ending := client.ending_certificates(datetime.now(UTC)):
-                yield f"{what}: certificates", "", tuple(ending)
-
-
-async def _tried(
-    what: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
-) -> State:
-    """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
-    what += ": undelivered keys"
-    own_sae = config.site.sae_id
-    try:
-        keeps = await client.keeps_undelivered(slave_sae, own_sae)
-    except RelayError as error:
-        return what, "", (f"{type(error).__name__}: {error}",)
-    with suppress(RelayError):  # of the store, which is looked at elsewhere
-        async with existing_store(config) as store:
-            if store is not None:
-                await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
-    if keeps is False and not kme.one_batch_at_a_time:
-        return what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
-    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}
-    return what, told[keeps], ()
-
-
-def _half_known(kme: KMESettings, status: KeyStatus) -> str:
-    """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
-    if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
-        return ""
-    return (
-        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one "
-        'at level aes: write use = "otp" or use = "aes" at both sites where that is too little'
-    )
 
 
 async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[State]:

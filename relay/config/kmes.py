@@ -118,6 +118,11 @@ class KMESettings(toml.Table):
     of next-door-key-simulator have the KME ID as their common name and nothing else: kme_id = "1", name_from =
     "cn".
     """
+    calls_us: str = Field(default="", max_length=256)
+    """What its status calls this relay (master_SAE_ID), where that is just its spelling of site.sae_id. A KME that
+    names the peer as we do, and us otherwise, takes us for another SAE: no peer could open mail under its keys, and
+    none is drawn. So it is where sae_id has a typing error, or certificate and key are those of another SAE.
+    """
     tls_ciphers: str = ""
     """OpenSSL's cipher list for KMEs that speak no more than TLS 1.2 with old suites, as appliances do that nobody
     has brought up to date ("": OpenSSL's own).

@@ -50,7 +50,7 @@ def key_ring(
     for name, kme in config.kmes.items():
         members.setdefault(kme.group, {})[name] = kme
     groups = {
-        group: _group(group, kmes, receiver, prefetch=prefetch, board=board, timing=timing)
+        group: _group(group, kmes, config.site.sae_id, receiver, prefetch=prefetch, board=board, timing=timing)
         for group, kmes in members.items()
     }
     return KeyRing(
@@ -110,6 +110,7 @@ def prefetch_of(kme: KMESettings) -> Prefetch:
 def _group(
     group: str,
     kmes: Mapping[str, KMESettings],
+    own_sae: str,
     receiver: Receiver | None,
     *,
     prefetch: bool,
@@ -129,4 +130,5 @@ def _group(
         timing=timing,
         use=next(iter(kmes.values())).use,
         one_batch={name: kme.one_batch_at_a_time for name, kme in kmes.items()},
+        known_as={name: (own_sae, kme.calls_us) for name, kme in kmes.items()},
     )

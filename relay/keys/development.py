@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
 from relay.errors import ConfigError
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.pool import KeyPool
@@ -22,11 +25,24 @@ from relay.keys.types import REAL_TIME, Key
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
 
+AUTHORITY = "QuMail Relay development CA"
+"""The common name of the CA that all certificates of the development KMEs are from."""
+
 DEFAULT_PORTS = (13000, 14000)
 """TCP ports of KM1 and KM2 unless others are chosen."""
 
 ENDPOINTS_FILE = "endpoints.json"
 """File in the state directory, there while the servers run: `{"KM1": "https://...", "KM2": "https://..."}`."""
+
+
+def from_development_kme(ca: Path) -> bool:
+    """Whether this file (PEM) is the CA of development KMEs, whose keys are NOT quantum. Reads the file."""
+    try:
+        certificates = x509.load_pem_x509_certificates(ca.read_bytes())
+    except (OSError, ValueError):
+        return False
+    names = (name for each in certificates for name in each.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+    return any(name.value == AUTHORITY for name in names)
 
 
 def default_state_dir() -> Path:

@@ -101,6 +101,7 @@ class Member:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")
         status = await self.pool.ask_status(slave_sae)
         try:
+            self.pool.raise_if_another(slave_sae)
             plan = await self.plan(slave_sae, hidden)
         except KeyUnavailable as error:
             return Supply(False, None, f"{name}: {error}")
@@ -217,12 +218,14 @@ class KMEGroup:
         timing: Timing = REAL_TIME,
         use: Use = "both",
         one_batch: Mapping[str, float] | None = None,
+        known_as: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`prefetch` holds for all KMEs, or is given by KME name.
 
         `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
         before anybody gets it.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered); `known_as`
+        has, by KME name, what each may call us: our SAE ID first.
         """
         self.use: Use = use
         self.group = group
@@ -234,7 +237,9 @@ class KMEGroup:
         """Its KMEs, in the order of the configuration."""
         for client in clients:
             rule = prefetch if isinstance(prefetch, Prefetch) else prefetch.get(client.name, USUAL_PREFETCH)
-            pool = KeyPool(client, rule, seen, timing, one_batch=(one_batch or {}).get(client.name, 0.0))
+            names = (known_as or {}).get(client.name, ())
+            one_by_one = (one_batch or {}).get(client.name, 0.0)
+            pool = KeyPool(client, rule, seen, timing, one_batch=one_by_one, known_as=names)
             self.members.append(Member(group, client, pool, keep, board, timing))
         self.pools = [member.pool for member in self.members]
         """Their fresh keys."""

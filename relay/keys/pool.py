@@ -8,14 +8,22 @@ come are still there for the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable, StoreUnavailable
+from relay.errors import (
+    KeyUnavailable,
+    KMEBadReply,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+    StoreUnavailable,
+)
 from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMERefusedRequest
+from relay.keys.own_name import another_name
 from relay.keys.refill import OUTAGE_S, BatchLimit, DrawCount, Draws, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter, under_way
@@ -48,16 +56,19 @@ class KeyPool:
         *,
         draw: Callable[..., Awaitable[list[Key]]] | None = None,
         one_batch: float = 0.0,
+        known_as: Sequence[str] = (),
     ) -> None:
         """`draw` stands for the client's own request_enc_keys where that one asks here.
 
         `one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
+        `known_as`: our SAE ID, and what else the KME may call us; empty: whatever it calls us.
         """
         self.undelivered = Undelivered(client, one_batch, timing.clock)
         self.client = client
         self._draw_keys = draw or client.request_enc_keys
         self.prefetch = prefetch
         self._seen = seen
+        self._known_as = known_as
         self._timing = timing
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
         self._kme_stores: dict[str, KMEStore] = {}
@@ -129,8 +140,15 @@ class KeyPool:
         return self._kme_store(slave_sae).status
 
     def status_trouble(self, slave_sae: str) -> str:
-        """Why the KME did not say how it stands when it was asked last; "" where it did."""
-        return self._kme_store(slave_sae).status_trouble
+        """Why its last answer to status is of no use, or for whom it takes us there; "" where all is well."""
+        kme_store = self._kme_store(slave_sae)
+        return kme_store.status_trouble or str(kme_store.another_name or "")
+
+    def raise_if_another(self, slave_sae: str) -> None:
+        """Raises KMEMisconfigured where the KME has said that it takes us for another SAE."""
+        found = self._kme_store(slave_sae).another_name
+        if found is not None and found.certain:
+            raise KMEMisconfigured(f"{self.client.name}: {found}")
 
     async def take(
         self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
@@ -206,8 +224,7 @@ class KeyPool:
         """
         kme_store = self._kme_store(slave_sae)
         if kme_store.status is None and not under_way(kme_store.asking):
-            since = float("inf") if kme_store.asked is None else self._timing.clock() - kme_store.asked
-            if self._closed or since < STATUS_RETRY_S:
+            if self._closed or self._since_asked(kme_store) < STATUS_RETRY_S:
                 return None
             kme_store.asking = _begun(self.ask_status(slave_sae), "ask for status")
         if kme_store.asking is not None and not kme_store.asking.done():
@@ -229,11 +246,21 @@ class KeyPool:
         kme_store.status_trouble = ""
         self._answered()
         kme_store.status = status
+        self._compare_names(kme_store, status, slave_sae)
         kme_store.drawn_before_status = drawn
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
             kme_store.link.stored(status.stored_key_count * status.key_size, drawn, full=full)
         return status
+
+    def _compare_names(self, kme_store: KMEStore, status: KeyStatus, slave_sae: str) -> None:
+        found = kme_store.another_name = another_name(status, self._known_as, slave_sae)
+        for complaint, certain in ((kme_store.takes_us, True), (kme_store.may_take_us, False)):
+            if found is not None and found.certain == certain:
+                names = {"named": found.named, "sae_id": found.ours}
+                complaint.say(kme=self.client.name, slave_sae=slave_sae, **names, cause=str(found))
+            else:
+                complaint.over()
 
     def warm(self, slave_sae: str, size: int = 256) -> None:
         """Draws a few keys for this slave SAE, as many as the low mark, so that its first messages need not wait.
@@ -288,6 +315,10 @@ class KeyPool:
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
+    def _since_asked(self, kme_store: KMEStore) -> float:
+        """Seconds since the KME was last asked for its status."""
+        return float("inf") if kme_store.asked is None else self._timing.clock() - kme_store.asked
+
     # Drawing
 
     async def _drawn(self, peer_pool: PeerPool, patient: bool) -> None:
@@ -312,6 +343,10 @@ class KeyPool:
         kme_store = peer_pool.kme_store
         if kme_store.status is None:
             await self.limits(peer_pool.slave_sae)
+        elif kme_store.another_name is not None and self._since_asked(kme_store) >= STATUS_RETRY_S:
+            await self.ask_status(peer_pool.slave_sae)  # it may have been mended there meanwhile
+        # Before any is drawn: no peer finds a key under the name that we would write into the mail.
+        self.raise_if_another(peer_pool.slave_sae)
         try:
             self._burn_unrecorded(peer_pool)
             if not peer_pool.unrecorded:
@@ -482,6 +517,8 @@ class KeyPool:
                 Rate(USE_WINDOW_S, clock, began=self._began),
                 BatchLimit(clock),
                 Complaint(log.info, log.debug, "kme_status_unknown", clock),
+                Complaint(log.error, log.debug, "kme_takes_us_for_another", clock),
+                Complaint(log.warning, log.debug, "kme_may_take_us_for_another", clock),
                 self._draws_of(slave_sae),
             )
         return self._kme_stores[slave_sae]

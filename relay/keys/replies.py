@@ -60,7 +60,8 @@ def status_from_reply(reply: Any) -> KeyStatus:
     fields = _lowered(reply)
 
     def text(name: str) -> str:
-        return str(fields.get(name.lower(), ""))
+        value = fields.get(name.lower())
+        return "" if value is None else str(value)
 
     def count(name: str) -> int | None:
         value = fields.get(name.lower())

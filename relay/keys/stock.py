@@ -18,6 +18,7 @@ from typing import Any
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
+from relay.keys.own_name import AnotherName
 from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Peak, Rate
 from relay.keys.replies import KeyStatus
 from relay.keys.types import Key
@@ -140,9 +141,13 @@ class KMEStore:
     use: Rate
     batch: BatchLimit
     status_fails: Complaint
+    takes_us: Complaint
+    may_take_us: Complaint
     draws: DrawCount
     status: KeyStatus | None = None
     status_trouble: str = ""
+    another_name: AnotherName | None = None
+    """Whom the KME takes us for, by its last status."""
     drawn_before_status: int = 0
     """Bits that had come when that status was asked for: of what came later it may not know."""
     asked: float | None = None

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from relay.errors import ConfigError
-from relay.keys.development import KME_IDS
+from relay.keys.development import AUTHORITY, KME_IDS
 
 SAES: Mapping[str, str] = {"1": "KM2", "2": "KM1"}
 """Which KME each SAE is attached to."""
@@ -81,7 +81,7 @@ class _Pair:
     key: ec.EllipticCurvePrivateKey
 
 
-_AUTHORITY = _Holder("ca", "QuMail Relay development CA")
+_AUTHORITY = _Holder("ca", AUTHORITY)
 
 
 def prepare(state_dir: Path, host: str, now: datetime | None = None, saes: Mapping[str, str] = SAES) -> None:

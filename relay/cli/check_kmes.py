@@ -1,0 +1,110 @@
+"""What `check` says of each KME: whether it answers, what it has, whom it takes us for, what ends soon.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status), which costs no key; a trial costs two, and is made only where wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from relay.cli.check_site import State
+from relay.cli.quarantine import existing_store
+from relay.config import Config, KMESettings
+from relay.errors import ConfigError, RelayError
+from relay.keys.build import km_client
+from relay.keys.client import KMEClient
+from relay.keys.development import from_development_kme
+from relay.keys.http import NoAnswer
+from relay.keys.own_name import another_name
+from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
+from relay.keys.undelivered import remembered
+
+NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
+
+
+async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
+    """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
+    for name, kme in config.kmes.items():
+        what = f"KME {name}"
+        try:
+            client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
+        except ConfigError as error:
+            yield what, kme.url, tuple(error.problems)
+            continue
+        async with client:
+            untried = trial_keys
+            if not any(kme.group in peer.kme_groups for peer in config.peers.values()):
+                yield await _without_peer(what, config, kme, client)
+            for peer_name, peer in config.peers.items():
+                if kme.group not in peer.kme_groups:
+                    continue
+                try:
+                    status = await client.check_key_status(peer.sae_id)
+                except RelayError as error:
+                    yield what, kme.url, (f"{type(error).__name__}: {error}",)
+                    break
+                detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
+                detail += _half_known(kme, status) + _development(kme)
+                wrong = another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id)
+                yield what, detail, (str(wrong),) if wrong else ()
+                if untried:
+                    untried = False
+                    yield await _tried(what, config, kme, client, status, peer.sae_id)
+            if ending := client.ending_certificates(datetime.now(UTC)):
+                yield f"{what}: certificates", "", tuple(ending)
+
+
+def not_quantum(config: Config) -> Iterator[str]:
+    """A line for each KME of this project, which must not be taken for one."""
+    for name, kme in config.kmes.items():
+        if from_development_kme(kme.ca):
+            yield f"KME {name} gives {NOT_QUANTUM}: whatever mail says of otp or aes, no quantum link is behind it"
+
+
+async def _without_peer(what: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
+    """Whether it is there and lets us in; as no peer has its group it is asked about ourselves, and need not answer."""
+    nobody = f"no peer has its group {kme.group!r} yet"
+    own_sae = config.site.sae_id
+    try:
+        status = await client.check_key_status(own_sae)
+    except RelayError as error:
+        if isinstance(error.__cause__, NoAnswer):
+            return what, kme.url, (f"{type(error).__name__}: {error}",)
+        return what, f"{kme.url}: answers; {nobody}, and of our own SAE it says: {error}{_development(kme)}", ()
+    wrong = another_name(status, (own_sae, kme.calls_us), own_sae)
+    return what, f"{kme.url}: answers; {nobody}{_development(kme)}", (str(wrong),) if wrong else ()
+
+
+def _development(kme: KMESettings) -> str:
+    return f"; {NOT_QUANTUM}" if from_development_kme(kme.ca) else ""
+
+
+async def _tried(
+    what: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
+) -> State:
+    """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
+    what += ": undelivered keys"
+    own_sae = config.site.sae_id
+    try:
+        keeps = await client.keeps_undelivered(slave_sae, own_sae)
+    except RelayError as error:
+        return what, "", (f"{type(error).__name__}: {error}",)
+    with suppress(RelayError):  # of the store, which is looked at elsewhere
+        async with existing_store(config) as store:
+            if store is not None:
+                await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
+    if keeps is False and not kme.one_batch_at_a_time:
+        return what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
+    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}
+    return what, told[keeps], ()
+
+
+def _half_known(kme: KMESettings, status: KeyStatus) -> str:
+    """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
+    if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
+        return ""
+    return (
+        f"; its keys of {USUAL_KEY_BITS} bits serve otp and aes, so who reads the wire may know half of one "
+        'at level aes: write use = "otp" or use = "aes" at both sites where that is too little'
+    )
