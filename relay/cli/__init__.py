@@ -91,6 +91,9 @@ def main() -> None:
         for problem in error.problems:
             click.echo(problem, err=True)
         sys.exit(1)
+    except PermissionError as error:
+        click.echo(f"{error.filename}: {error.strerror}: run this as root, or as the user whose file it is", err=True)
+        sys.exit(1)
     except RelayError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)

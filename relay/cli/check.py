@@ -69,8 +69,11 @@ SPOOLS = (
     is_flag=True,
     help="Spend two keys at each KME to see whether it keeps keys until the peer fetches them; not beside a relay.",
 )
+@click.option("--no-next-hops", is_flag=True, help="Leave out the servers behind the relay, which are not set up yet.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
-def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, as_json: bool) -> None:
+def check(
+    config_file: Path, postfix_directory: Path | None, trial_keys: bool, no_next_hops: bool, as_json: bool
+) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
     It may run beside a serving relay: without --trial-keys it takes no key, and it writes nothing but one row, and
@@ -78,7 +81,11 @@ def check(config_file: Path, postfix_directory: Path | None, trial_keys: bool, a
     ends.
     """
     configure_logging(LogSettings(level="error"))
-    looking = _postfix(config_file, postfix_directory) if postfix_directory else _all(config_file, trial_keys)
+    looking = (
+        _postfix(config_file, postfix_directory)
+        if postfix_directory
+        else _all(config_file, trial_keys, not no_next_hops)
+    )
     config, states = asyncio.run(looking)
     console = Console()
     if as_json:
@@ -118,13 +125,13 @@ async def _postfix(config_file: Path, directory: Path) -> Found:
     return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
 
 
-async def _all(config_file: Path, trial_keys: bool) -> Found:
+async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
     try:
         config, certificates = with_documents(load_config(config_file))
         folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    looked = [state async for state in _states(config, certificates, folders, trial_keys)]
+    looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
     return config, [("configuration", str(config_file), ()), *looked]
 
 
@@ -133,6 +140,7 @@ async def _states(
     certificates: Mapping[str, PeerCertificates],
     folders: Collection[DoorModule | StatusModule],
     trial_keys: bool,
+    next_hops: bool,
 ) -> AsyncIterator[State]:
     now = datetime.now(UTC)
     for state in (_policies(config), _secret(config), await _store(config)):
@@ -159,7 +167,7 @@ async def _states(
         problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
-        if direction is not None:
+        if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
                 yield state
 

@@ -15,7 +15,7 @@ from relay.errors import ConfigError, RelayError
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.development import from_development_kme
-from relay.keys.http import NoAnswer
+from relay.keys.greeting import greet
 from relay.keys.own_name import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
@@ -63,17 +63,12 @@ def not_quantum(config: Config) -> Iterator[str]:
 
 
 async def _without_peer(what: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
-    """Whether it is there and lets us in; as no peer has its group it is asked about ourselves, and need not answer."""
-    nobody = f"no peer has its group {kme.group!r} yet"
-    own_sae = config.site.sae_id
-    try:
-        status = await client.check_key_status(own_sae)
-    except RelayError as error:
-        if isinstance(error.__cause__, NoAnswer):
-            return what, kme.url, (f"{type(error).__name__}: {error}",)
-        return what, f"{kme.url}: answers; {nobody}, and of our own SAE it says: {error}{_development(kme)}", ()
-    wrong = another_name(status, (own_sae, kme.calls_us), own_sae)
-    return what, f"{kme.url}: answers; {nobody}{_development(kme)}", (str(wrong),) if wrong else ()
+    """Whether it is there and lets us in, where no peer has its group."""
+    found = await greet(client, (config.site.sae_id, kme.calls_us), None)
+    detail = f"{kme.url}: answers; no peer has its group {kme.group!r}"
+    if found.answer:
+        detail += f", and asked about this relay itself it said: {found.answer}"
+    return what, detail + _development(kme), (found.trouble,) if found.trouble else ()
 
 
 def _development(kme: KMESettings) -> str:

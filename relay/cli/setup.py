@@ -1,5 +1,5 @@
 """`qumail-relay setup`: a few questions, then a site that works; what is there already stays as it is.
-Exit status 0 once all is written, whatever `check` still finds; 1 where something could not be; 2 wrong usage.
+Exit status 0 where all is written and well, 1 where something could not be or is found wrong at the end, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
 from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
-from relay.setup.asking import Asker, read_file
+from relay.setup.asking import Asker, filled, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory
-from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, undo
+from relay.setup.kme import check_files, look_at
+from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.site import make_state, write_configuration
@@ -50,7 +51,10 @@ USER = "qumail-relay"
 @click.option("--name", help="The site's name. [default: from the first domain]")
 @click.option("--peer", type=click.Path(path_type=Path), help="A file with a peer's invitation or document.")
 @click.option("--words", help="The peer's words, as heard over the telephone; another peer is refused.")
-@click.option("--kme", help="https://host:port; `development`: those of `qumail-relay kme`; `none`.")
+@click.option(
+    "--kme",
+    help="https://host:port; `none`; `development`: those of `qumail-relay kme`, NOT quantum. No default.",
+)
 @click.option("--kme-ca", type=click.Path(path_type=Path), help="The CA of the KME's certificate (PEM).")
 @click.option("--kme-certificate", type=click.Path(path_type=Path), help="Our certificate at the KME (PEM).")
 @click.option("--kme-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
@@ -74,8 +78,9 @@ USER = "qumail-relay"
 def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks about six things; each has a flag, and --yes takes the defaults. A relay.toml that is there counts as the
-    answers; run it again as often as you like. At the end it seals a test message and runs `check`.
+    It asks about six things; each has a flag. --yes takes the defaults, but for --kme, which has none. A relay.toml
+    that is there counts as the answers; run it again as often as you like. It looks at the KME, seals a test message,
+    changes Postfix once that can be sealed, and ends with `check`.
     """
     configure_logging(LogSettings(level="error"))
     places = Places.beside(config_file or usual_config_file())
@@ -96,6 +101,7 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     document = _document(flags["peer"])
     if flags["replace"] or not places.config_file.exists():
         answers, document = _answers(asker, flags, document)
+        _look_at_kme(answers, document)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif given := _answered_already(flags):
         raise click.UsageError(
@@ -106,7 +112,8 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     config = load_config(places.config_file)
     show_written([make_directory(config.store.secret.parent, owner, state=True)])
     if owner.is_another:
-        _as_relay(owner, "setup", "--keys", "--config", str(places.config_file), must=True)
+        if not _as_relay(owner, "setup", "--keys", "--config", str(places.config_file)):
+            sys.exit(1)
     else:
         _make_keys(config)
     if document is not None:
@@ -114,11 +121,18 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
             take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
         except NotConfirmed as error:
             click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
-    _beside_postfix(config, places, asker, flags)
     click.echo("\nA test message:")
-    _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
+    sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
+    if sealed:
+        behind = _beside_postfix(config, places, asker, flags)
+    else:
+        # A relay that seals nothing, or does not even start, would keep all mail waiting.
+        behind = False
+        click.echo(f"Postfix stays as it is. Mend that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
-    _as_relay(owner, "check", "--config", str(places.config_file))
+    without = () if behind else ("--no-next-hops",)
+    if not _as_relay(owner, "check", "--config", str(places.config_file), *without) or not sealed:
+        sys.exit(1)
 
 
 def _owner(user: str | None) -> Owner:
@@ -146,6 +160,8 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
     peer = read_document(document) if document is not None else None
     usual = peer.kme_groups[0] if peer is not None and len(peer.kme_groups) == 1 else "default"
     group = flags["kme_group"] or usual
+    if flags["kme"] is None and flags["yes"]:
+        raise click.UsageError("--yes needs --kme: https://host:port, none, or development (which is NOT quantum)")
     if flags["kme"] is None:
         sae, kme = questions.ask_kme(asker, peer, group)
         sae = flags["sae_id"] or sae
@@ -180,7 +196,18 @@ def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, 
     ca, certificate, key = (flags[name] for name in ("kme_ca", "kme_certificate", "kme_key"))
     if not where.startswith("https://") or None in (ca, certificate, key):
         raise click.UsageError("--kme https://host:port needs --kme-ca, --kme-certificate and --kme-key")
+    check_files(ca, certificate, key)
     return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
+
+
+def _look_at_kme(answers: Answers, document: bytes | None) -> None:
+    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be mended is told."""
+    if answers.kme is None:
+        return
+    peer = read_document(document) if document is not None else None
+    trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer.sae_id if peer is not None else None))
+    found = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
+    click.echo(f"\n{filled(found, ' ' * 7)}")
 
 
 def _parsed_domain(text: str) -> str:
@@ -194,33 +221,37 @@ def _checked(parse: Any, text: str) -> object:
         raise click.UsageError(str(error)) from error
 
 
-def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[str, Any]) -> None:
+def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[str, Any]) -> bool:
+    """Whether a Postfix that runs stands behind the relay now."""
     if flags["apply_postfix"] is False:
-        return
+        return False
     directory = flags["postfix"]
     where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
     if where is None:
-        return
+        return False
     change = asyncio.run(planned_change(where, config, service=flags["postfix_service"]))
     if not change.differs:
         click.echo(f"{where}: there already, nothing to change")
-        return
+        return asyncio.run(runs(where))
     click.echo(change.diff())
     for fault in change.faults:
         click.echo(f"afterwards check --postfix will say: {fault}")
     why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
     if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
         backup = apply(change, places.directory)
-        runs = asyncio.run(reloaded(where))
-        click.echo(f"{where}: changed{' and reloaded' if runs else ''}; `setup --undo` puts back what is in {backup}")
-    else:
-        click.echo(f"{where}: not changed; run this again, or see deploy/README.md for how to do it by hand")
+        reads_it = asyncio.run(reloaded(where))
+        click.echo(
+            f"{where}: changed{' and reloaded' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
+        )
+        return reads_it
+    click.echo(f"{where}: not changed; run this again, or see deploy/README.md for how to do it by hand")
+    return False
 
 
 def _undo(places: Places) -> None:
     directory = undo(places.directory)
-    runs = asyncio.run(reloaded(directory))
-    click.echo(f"{directory}: as it was{', and reloaded' if runs else ''}. MAIL LEAVES IN CLEAR from now on.")
+    reads_it = asyncio.run(reloaded(directory))
+    click.echo(f"{directory}: as it was{', and reloaded' if reads_it else ''}. MAIL LEAVES IN CLEAR from now on.")
     click.echo("relay.toml, policies and keys are still there.")
 
 
@@ -239,8 +270,8 @@ def _make_keys(config: Config) -> None:
     show_written(make_state(config, lambda what: click.echo(f"making the key for {what} ...")))
 
 
-def _as_relay(owner: Owner, *arguments: str, must: bool = False) -> None:
-    """Another command, as the user that the relay runs as: what it makes must not be root's.
+def _as_relay(owner: Owner, *arguments: str) -> bool:
+    """Another command, as the user that the relay runs as, and whether it went well: what it makes must not be root's.
 
     Nor would root be safe in directories of that user, who could have put links there.
     """
@@ -255,5 +286,4 @@ def _as_relay(owner: Owner, *arguments: str, must: bool = False) -> None:
         raise ConfigError(
             f"{where}: install the relay where that user can (deploy/install /opt/qumail-relay)"
         ) from error
-    if must and done.returncode:
-        sys.exit(1)
+    return not done.returncode

@@ -4,6 +4,7 @@ Every line comes by the same way (click.prompt), so that what is pasted is not l
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Asker:
             if default is None:
                 raise click.UsageError(f"--yes needs an answer by a flag: {question}")
             return default
-        click.echo(f"\n{why}")
+        click.echo(f"\n{filled(why)}")
         while True:
             answer: str = click.prompt(question, default=default, type=str).strip()
             try:
@@ -48,8 +49,13 @@ class Asker:
         """Yes or no; `unasked` where nobody is asked."""
         if not self._ask:
             return unasked
-        click.echo(f"\n{why}")
+        click.echo(f"\n{filled(why)}")
         return bool(click.confirm(question, default=False))
+
+
+def filled(text: str, indent: str = "") -> str:
+    """The text in lines for a terminal of 80 columns, later ones indented; paths and addresses stay whole."""
+    return textwrap.fill(text, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def pasted_invitation(first: str = "") -> bytes:

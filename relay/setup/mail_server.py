@@ -130,11 +130,18 @@ def undo(beside: Path) -> Path:
 
 async def reloaded(directory: Path) -> bool:
     """Has a Postfix that runs read its configuration; whether there is one. Raises ConfigError."""
+    if not await runs(directory):
+        return False
+    await command("postfix", directory, "reload")
+    return True
+
+
+async def runs(directory: Path) -> bool:
+    """Whether this Postfix runs."""
     try:
         await command("postfix", directory, "status")
     except ConfigError:
         return False
-    await command("postfix", directory, "reload")
     return True
 
 

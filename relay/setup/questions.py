@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +19,7 @@ from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Door, Everybody, KMEAccess
 from relay.setup.asking import Asker, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
+from relay.setup.kme import check_files
 from relay.setup.peers import document_in
 
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
@@ -53,7 +55,7 @@ def usual_domain() -> str | None:
 def ask_peer(asker: Asker) -> bytes | None:
     """The document of the first peer, out of a file or pasted; None where there is none yet."""
     why = (
-        "The other site with which you share keys. Paste its invitation (the whole block), or name the file of it, or\n"
+        "The other site with which you share keys. Paste its invitation (the whole block), or name the file of it, or "
         "of its peer document. Neither is secret. Without one yet: later, with `qumail-relay identity accept`."
     )
     pasted: list[bytes] = []
@@ -73,24 +75,25 @@ def ask_peer(asker: Asker) -> bytes | None:
 def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
     """Our SAE ID, "" where no KME has to know one, and where the KME is."""
     why = (
-        "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have\n"
-        "none, or `development` for those that `qumail-relay kme` runs on this machine, which are NOT quantum."
+        "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have "
+        "none, or `development` for those that `qumail-relay kme` runs on this machine, which are NOT quantum and for "
+        "trying out alone."
     )
-    where = asker.ask(why, "KME", DEVELOPMENT, _kme_place)
+    where = asker.ask(why, "KME", None, _kme_place)
     if where == DEVELOPMENT:
         sae = sae_beside(peer.sae_id if peer else None)
         return sae, development_kme(sae, group)
     if where == NONE:
         return "", None
     sae = asker.ask("The name under which the KME knows this relay.", "SAE ID", None)
-    ca, certificate, key = (
-        Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read_file(Path(answer))))
-        for why, question in (
-            ("A file with the CA that the KME's certificate is from, in PEM.", "CA file"),
-            ("A file with the certificate that the KME has given us, in PEM.", "Certificate file"),
-            ("A file with the private key of that, in PEM.", "Key file"),
-        )
-    )
+
+    def file(why: str, question: str, read: Callable[[Path], object] = read_file) -> Path:
+        return Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read(Path(answer))))
+
+    ca = file("A file with the CA that the KME's certificate is from, in PEM.", "CA file")
+    certificate = file("A file with the certificate that the KME has given us, in PEM.", "Certificate file")
+    why = "A file with the private key of that, in PEM."
+    key = file(why, "Key file", lambda path: check_files(ca, certificate, path))
     return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
 
 
@@ -102,7 +105,7 @@ def _kme_place(answer: str) -> None:
 def ask_door(asker: Asker) -> tuple[Door, str]:
     """How mail comes to the relay, and for a smarthost where it goes on to."""
     why = (
-        "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter:\n"
+        "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter: "
         "Postfix asks while it takes mail in. smarthost: this host only sends, and sends straight to the relay."
     )
     door = asker.choose(why, "Door", get_args(Door), "content-filter")
@@ -116,7 +119,7 @@ def ask_door(asker: Asker) -> tuple[Door, str]:
 def ask_everybody(asker: Asker) -> Everybody:
     """What becomes of mail for those who are neither inside nor peers."""
     why = (
-        "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do.\n"
+        "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do. "
         "refuse: its sender is told. clear: it leaves IN CLEAR, as it does today."
     )
     answer = asker.choose(why, "Everybody else", get_args(Everybody), "hold")

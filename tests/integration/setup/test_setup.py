@@ -4,6 +4,7 @@ Standard: deploy/README.md; whatever an administrator has written is still there
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
@@ -20,6 +21,8 @@ from relay.cli import cli
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.identity import create_identity, lines_of, peer_document, write_invitation
+from relay.kme import DevelopmentKMEs
+from relay.kme.certificates import prepare
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
@@ -31,7 +34,7 @@ from tests.testlib.terminal import Terminal
 @pytest.fixture(autouse=True)
 def without_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Test message and `check` are processes of their own, which test_two_sites.py has; a state directory of our own."""
-    monkeypatch.setattr("relay.cli.setup._as_relay", lambda *_: None)
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda *_: True)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("QUMAIL_RELAY_USER", "root")
 
@@ -167,6 +170,7 @@ def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
         (("--kme", "none", "--next-hop", "mail"), "--next-hop belongs to"),
         (("--kme", "none", "--domain", "no domain"), "is not a mail domain"),
         (("--kme", "development", "--sae-id", "7"), "1 and 2, and no '7'"),
+        ((), "--yes needs --kme"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused_before_anything_is_written(
@@ -179,21 +183,117 @@ def test_flags_that_cannot_be_meant_are_refused_before_anything_is_written(
 
 
 def test_a_kme_of_ones_own_is_asked_for_and_its_files_are_copied(home: Path, tmp_path: Path) -> None:
-    for name in ("ca", "certificate", "key"):
-        (tmp_path / name).write_text(f"-----BEGIN {name}-----\n")
+    prepare(pem := tmp_path / "kme", "localhost")
     typed = (
-        f"alice.example\nlater\nhttps://kme.example:8443/\nsae-alice\nnowhere\n{tmp_path}/ca\n{tmp_path}/certificate\n"
-        f"{tmp_path}/key\nmilter\nclear\nnone\n"
+        f"alice.example\nlater\nhttps://127.0.0.1:1/\nsae-alice\nnowhere\n{pem}/ca.pem\n{pem}/sae-2.pem\n"
+        f"{pem}/sae-1.key\n{pem}/sae-2.key\nmilter\nclear\nnone\n"
     )
     result = run(home, typed=typed)
     assert result.exit_code == 0, result.output
     assert "nowhere: cannot be read" in result.output
+    assert "Not so:" in result.output.split("Key file")[1]
+    assert "WRONG  KME https://127.0.0.1:1: KMEUnreachable" in result.output
     config = load_config(home / "relay.toml")
     [kme] = config.kmes.values()
-    assert (kme.url, config.site.sae_id) == ("https://kme.example:8443", "sae-alice")
-    assert kme.key.read_text() == "-----BEGIN key-----\n"
+    assert (kme.url, config.site.sae_id) == ("https://127.0.0.1:1", "sae-alice")
+    assert kme.key.read_text() == (pem / "sae-2.key").read_text()
     assert config.outgoing is not None
     assert config.outgoing.milter is not None
+
+
+def test_a_key_that_is_not_the_certificates_is_refused_before_anything_is_written(home: Path, tmp_path: Path) -> None:
+    prepare(pem := tmp_path / "kme", "localhost")
+    files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-1.key")
+    flags = ("--kme", "https://localhost:1", "--sae-id", "2", *files)
+    result = run(home, "--yes", "--domain", "alice.example", "--postfix", "none", *flags)
+    assert result.exit_code == 1
+    assert "sae-1.key" in str(result.exception)
+    assert not (home / "relay.toml").exists()
+
+
+async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, identities: Identities, kmes: DevelopmentKMEs
+) -> None:
+    pem = kmes.state_dir
+    files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    peer = ("--peer", invitation(tmp_path, identities.bob))
+    flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--kme", kmes.urls[0], *files, *peer)
+    wrong = await asyncio.to_thread(run, home, *flags, "--sae-id", "7")
+    assert wrong.exit_code == 1
+    assert "knows this relay as SAE '2', and [site] sae_id says '7'" in str(wrong.exception)
+    assert not (home / "relay.toml").exists()
+    right = await asyncio.to_thread(run, home, *flags, "--sae-id", "2")
+    assert right.exit_code == 0, right.output
+    assert f"ok     KME {kmes.urls[0]}" in right.output
+
+
+async def test_a_site_without_peers_has_its_kme_asked_by_check_and_development_keys_are_named(
+    home: Path, kmes: DevelopmentKMEs
+) -> None:
+    pem = kmes.state_dir
+    files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--sae-id", "2", *files)
+    await asyncio.to_thread(run, home, *flags, "--kme", kmes.urls[0])
+    checked = await asyncio.to_thread(run, home, "--no-next-hops", group="check")
+    assert checked.exit_code == 0, checked.output
+    said = " ".join(checked.output.split())
+    assert "answers; no peer has its group 'default'" in said
+    assert "NOTE KME kme gives DEVELOPMENT KEYS, NOT QUANTUM" in said
+    await asyncio.to_thread(run, home, *flags, "--kme", "https://127.0.0.1:1", "--replace")
+    checked = await asyncio.to_thread(run, home, "--no-next-hops", group="check")
+    assert checked.exit_code == 1
+    assert "WRONG  KME kme  KMEUnreachable" in checked.output
+
+
+def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: "--test" not in words)
+    etc = tmp_path / "postfix"
+    etc.mkdir()
+    for name in ("main.cf", "master.cf"):
+        (etc / name).write_text("")
+    before = contents(etc)
+    result = run(home, *USUAL[:-1], str(etc), "--apply")
+    assert result.exit_code == 1
+    assert "Postfix stays as it is. Mend that, then: qumail-relay setup" in result.output
+    assert contents(etc) == before
+
+
+def test_what_check_finds_wrong_at_the_end_is_the_exit_status(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: "check" not in words)
+    assert run(home, *USUAL).exit_code == 1
+
+
+def test_its_questions_fit_a_terminal_of_80_columns(home: Path) -> None:
+    result = run(home, typed="alice.example\nlater\ndevelopment\nsmarthost\n127.0.0.1:25\nhold\nnone\n")
+    assert result.exit_code == 0, result.output
+    asked = [line for line in result.output.splitlines() if str(home) not in line]
+    assert "smarthost: this host only sends" in " ".join(asked)
+    assert max(map(len, asked)) <= 80
+
+
+@pytest.mark.parametrize("words", [["--yes", "--kme", "none"], ["--undo"]])
+def test_whoever_may_not_read_the_configuration_is_told_so_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    if os.geteuid():
+        pytest.skip("becoming another user needs root")
+    become = (
+        "import os, relay.cli, relay.cli.setup; os.setgroups([]); os.setgid(65534); os.setuid(65534); relay.cli.main()"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "etc").mkdir(mode=0o700)
+        done = subprocess.run(
+            [sys.executable, "-c", become, "setup", "--config", str(directory / "etc/relay.toml"), *words],
+            capture_output=True, text=True, check=False, cwd="/",
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{directory}/etc" in done.stderr
+    assert "root" in done.stderr
 
 
 def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Path, identities: Identities) -> None:
@@ -366,7 +466,8 @@ def test_keys_and_secret_belong_to_the_relays_user_who_can_serve_with_them(
         (directory / "alice").chmod(0o755)
         (directory / "alice/state").chmod(0o700)
         done = subprocess.run(
-            [sys.executable, "-m", "relay", "setup", "--config", str(directory / "alice/relay.toml"), "--user", "nobody", *USUAL],
+            [sys.executable, "-m", "relay", "setup", "--config", str(directory / "alice/relay.toml"), "--user", "nobody",
+             "--yes", "--domain", "alice.example", "--kme", "none", "--postfix", "none"],
             env={**os.environ, "XDG_STATE_HOME": str(directory / "xdg"), "PYTHONPATH": str(Path(__file__).parents[3])},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

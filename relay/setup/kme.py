@@ -1,0 +1,36 @@
+"""Looks at a KME before anything is written down of it: do its files fit together, and whom does it take us for?
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (both sides are authenticated); no key is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.greeting import greet
+from relay.keys.tls import client_context
+from relay.setup.answers import KMEAccess
+
+PATIENCE_S = 5.0
+"""The longest wait for the KME, in seconds: somebody is waiting, and it may not be there yet."""
+
+
+def check_files(ca: Path, certificate: Path, key: Path) -> None:
+    """Raises ConfigError where one is no PEM file of its kind, or the key is not the certificate's."""
+    client_context(ca, certificate, key)
+
+
+async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:
+    """What is wrong with it now, or "". Raises ConfigError where no peer could ever open what is sealed under its keys.
+
+    A KME that does not answer may do so later; one that takes us for another SAE will not know us by this name.
+    """
+    client = OptimizedKMClient(
+        kme.url, ca=kme.ca, certificate=kme.certificate, key=kme.key, retry_attempts=0, timeout=PATIENCE_S, name="kme"
+    )
+    async with client:
+        found = await greet(client, (sae_id,), peer_sae)
+    if found.another is not None and found.another.certain:
+        raise ConfigError(f"{kme.url}: {found.trouble}")
+    return found.trouble
