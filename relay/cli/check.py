@@ -21,8 +21,9 @@ from relay import app, postfix, upkeep
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
+from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
-from relay.cli.check_site import State, door_states, next_steps, peer_states, summary
+from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
@@ -70,9 +71,15 @@ SPOOLS = (
     help="Spend two keys at each KME to see whether it keeps keys until the peer fetches them; not beside a relay.",
 )
 @click.option("--no-next-hops", is_flag=True, help="Leave out the servers behind the relay, which are not set up yet.")
+@click.option("--before-start", is_flag=True, help="The relay is not meant to run yet.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of findings.")
 def check(
-    config_file: Path, postfix_directory: Path | None, trial_keys: bool, no_next_hops: bool, as_json: bool
+    config_file: Path,
+    postfix_directory: Path | None,
+    trial_keys: bool,
+    no_next_hops: bool,
+    before_start: bool,
+    as_json: bool,
 ) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
@@ -87,6 +94,8 @@ def check(
         else _all(config_file, trial_keys, not no_next_hops)
     )
     config, states = asyncio.run(looking)
+    if not (before_start or postfix_directory):
+        states += unit_states(config_file)
     console = Console()
     if as_json:
         console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
@@ -94,7 +103,7 @@ def check(
         _print(console, states)
         for line in () if config is None else not_quantum(config):
             console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
-        for step in () if postfix_directory else next_steps(config_file, config, states):
+        for step in () if postfix_directory else next_steps(config_file, config, states, by_unit=is_units(config_file)):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)

@@ -1,31 +1,25 @@
-"""What `check` says of peers, levels and doors, one line each, and what to run next.
-Nothing here takes a key; a door is only connected to.
+"""What `check` says of peers and levels, one line each, and what to run next.
+Nothing here takes a key.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from relay.config import Config
-from relay.entry import DoorModule
-from relay.entry.listening import Where
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
 from relay.levels.all import all_levels
 from relay.planner import Planner
 from relay.policy.strength import LevelName
-from relay.status import StatusModule
 
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
 
 LEVELS: tuple[LevelName, ...] = ("otp", "aes", "pqc", "rsa")
 NOBODY = "nobody listens"
-PATIENCE_S = 2.0
-"""The longest wait for a connection to a door, in seconds: it is on this machine."""
 
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
@@ -56,27 +50,6 @@ def _level(config: Config, planner: Planner, level: LevelName) -> State:
     return f"level {level}", "; ".join((detail, *(f"not for {each}" for each in unable))), ()
 
 
-async def door_states(config: Config, folders: Collection[DoorModule | StatusModule]) -> AsyncIterator[State]:
-    """A line for each address that relay.toml names, with whether somebody listens there now."""
-    for folder in folders:
-        for setting, where in folder.listens_on(config).items():
-            yield f"door {setting}", f"{where}: {'listens' if await _listens(where) else NOBODY}", ()
-
-
-async def _listens(where: Where) -> bool:
-    with suppress(OSError):
-        async with asyncio.timeout(PATIENCE_S):
-            opening = (
-                asyncio.open_unix_connection(str(where))
-                if isinstance(where, Path)
-                else asyncio.open_connection(where.host, where.port)
-            )
-            _, writer = await opening
-            writer.close()
-            return True
-    return False
-
-
 def summary(states: Sequence[State]) -> str:
     """What stands at the top: how many things were looked at, and which are wrong."""
     wrong = list(dict.fromkeys(what for what, _, problems in states if problems))
@@ -85,10 +58,15 @@ def summary(states: Sequence[State]) -> str:
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
 
 
-def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
-    """What to run next, the first thing first."""
+def next_steps(
+    config_file: Path, config: Config | None, states: Iterable[State], *, by_unit: bool = False
+) -> Iterator[str]:
+    """What to run next, the first thing first; `by_unit`: the systemd unit starts the relay with this file."""
     where = f"--config {config_file}"
     states = list(states)
+    if config is None and not config_file.exists():
+        yield f"set this site up: qumail-relay setup {where}"
+        return
     if config is None:
         yield f"edit {config_file}, then: qumail-relay check {where}"
         return
@@ -101,7 +79,8 @@ def next_steps(config_file: Path, config: Config | None, states: Iterable[State]
     if development and any(what.startswith("KME ") and problems for what, _, problems in states):
         yield "run the development key servers: qumail-relay kme"
     if any(what.startswith("door ") and detail.endswith(NOBODY) for what, detail, _ in states):
-        yield f"start the relay: systemctl start qumail-relay, or qumail-relay serve {where}"
+        start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
+        yield f"start the relay: {start}"
     if any(problems for _, _, problems in states):
         yield f"mend what is wrong, then: qumail-relay check {where}"
     else:

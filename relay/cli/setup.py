@@ -130,7 +130,7 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         behind = False
         click.echo(f"Postfix stays as it is. Mend that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
-    without = () if behind else ("--no-next-hops",)
+    without = ("--before-start",) if behind else ("--before-start", "--no-next-hops")
     if not _as_relay(owner, "check", "--config", str(places.config_file), *without) or not sealed:
         sys.exit(1)
 

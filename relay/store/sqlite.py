@@ -30,6 +30,7 @@ WAIT_S = 5.0
 """So long one that starts waits for another that ends."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
+UNKNOWN = "unknown"
 LOCKS_READ = 5
 """So often it is read: while other locks come and go, one reading may leave some out."""
 
@@ -170,8 +171,15 @@ def _locked(database: Path) -> int | None:
     return file if held else None
 
 
+def serving(database: Path) -> bool | None:
+    """Whether a relay serves from this file now; None where the system does not tell. Blocks, and takes no lock."""
+    if not _LOCKS.exists():
+        return None
+    return _holder(database) != UNKNOWN
+
+
 def _holder(database: Path) -> str:
-    """The number of the process that serves, for people; "unknown" where the system does not tell."""
+    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not tell."""
     with suppress(OSError):
         inode = database.stat().st_ino
         for _ in range(LOCKS_READ):
@@ -179,4 +187,4 @@ def _holder(database: Path) -> str:
             for lock in locks:
                 if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{inode}"):
                     return lock[4]
-    return "unknown"
+    return UNKNOWN

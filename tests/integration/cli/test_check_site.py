@@ -4,12 +4,16 @@ Standard: one group and one peer need no names; what is left out by mistake is t
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from relay import mime
+from relay.cli import check_doors, cli
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
@@ -129,3 +133,60 @@ async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_y
     wrong = {each["what"] for each in json.loads(out) if each["problems"]}
     assert wrong <= {"policies", "identity", "KME kme", "outgoing next hop", "incoming next hop"}
     assert "policies" in wrong
+
+
+async def test_a_door_at_which_another_program_listens_is_wrong_for_the_relay_cannot_start(
+    alice: Site, sink: Sink
+) -> None:
+    edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{sink.address}"')
+    [problem] = (await findings(alice))["door outgoing.listen"]
+    assert f"{sink.address}: a program of user" in problem
+    assert "the relay cannot start" in problem
+
+
+async def test_a_door_that_a_serving_relay_does_not_open_is_wrong(alice: Site) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    async with relay_process(alice):
+        edit(alice, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free}"')
+        [problem] = (await findings(alice))["door outgoing.listen"]
+    assert "was started with other settings" in problem
+    assert (await findings(alice))["door outgoing.listen"] == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "well"),
+    [
+        ("UnitFileState=enabled\nActiveState=active\nSubState=running\nResult=success\n", True),
+        ("UnitFileState=enabled\nActiveState=activating\nSubState=start\nResult=success\n", True),
+        ("UnitFileState=disabled\nActiveState=inactive\nSubState=dead\nResult=success\n", True),
+        ("UnitFileState=enabled\nActiveState=inactive\nSubState=dead\nResult=success\n", False),
+        ("UnitFileState=enabled\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\n", False),
+        ("UnitFileState=enabled\nActiveState=failed\nSubState=failed\nResult=exit-code\n", False),
+    ],
+)
+async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, well: bool
+) -> None:
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{unit}END\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(check_doors, "UNIT_FILES", (tmp_path / "systemctl",))
+
+    def wrong(*words: str) -> tuple[bool, str]:
+        done = CliRunner().invoke(cli, ["check", "--config", str(alice.config_file), *words])
+        return "it is enabled and does not run" in " ".join(done.output.split()), done.output
+
+    assert (await asyncio.to_thread(wrong))[0] is False  # it is another relay.toml than the unit's
+    monkeypatch.setattr(check_doors, "UNIT_CONFIG", alice.config_file)
+    found, said = await asyncio.to_thread(wrong)
+    assert found is not well
+    assert "start the relay: systemctl start qumail-relay" in said
+    assert (await asyncio.to_thread(wrong, "--before-start"))[0] is False
+
+
+async def test_without_a_configuration_check_names_setup(tmp_path: Path) -> None:
+    status, _, out = await run("check", "--config", tmp_path / "relay.toml")
+    assert status == 1
+    assert f"Next   set this site up: qumail-relay setup --config {tmp_path / 'relay.toml'}" in out.decode()

@@ -1,0 +1,124 @@
+"""What `check` says of the addresses at which mail comes in: whether this relay listens there, or somebody else does.
+Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A door is only connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from relay.cli.check_site import NOBODY, State
+from relay.config import Config, TCPAddress
+from relay.entry import DoorModule
+from relay.entry.listening import Where
+from relay.status import StatusModule
+from relay.store.sqlite import serving
+
+PATIENCE_S = 2.0
+"""The longest wait for a connection to a door, in seconds: it is on this machine."""
+UNIT = "qumail-relay.service"
+UNIT_CONFIG = Path("/etc/qumail-relay/relay.toml")
+"""What the unit has the relay read."""
+UNIT_FILES = tuple(Path(place) / UNIT for place in ("/etc/systemd/system", "/usr/lib/systemd/system"))
+_TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_LISTENS = "0A"
+
+
+async def door_states(config: Config, folders: Collection[DoorModule | StatusModule]) -> AsyncIterator[State]:
+    """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?"""
+    database = config.store.database
+    serves = await asyncio.to_thread(serving, database) if isinstance(database, Path) else None
+    for folder in folders:
+        for setting, where in folder.listens_on(config).items():
+            listens = await _listens(where)
+            problems = tuple(_problems(config, where, listens=listens, serves=serves))
+            yield f"door {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
+
+
+def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
+    """`serves`: whether a relay has this site's database in use; None where this machine cannot tell."""
+    users = _users(where) if listens else set()
+    whose = f" of user {', '.join(sorted(map(_name, users)))}" if users else ""
+    if listens and serves is False:
+        yield (
+            f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
+            "database: the relay cannot start; end that program, or choose another port"
+        )
+    elif users and not users & {0, _relays_user(config)}:
+        yield f"{where}: a program{whose} listens there, who is not the relay's user: choose another port"
+    elif serves and not listens and isinstance(where, TCPAddress) and where.port:
+        yield f"{where}: the relay serves, and does not listen there: it was started with other settings; restart it"
+
+
+async def _listens(where: Where) -> bool:
+    with suppress(OSError):
+        async with asyncio.timeout(PATIENCE_S):
+            opening = (
+                asyncio.open_unix_connection(str(where))
+                if isinstance(where, Path)
+                else asyncio.open_connection(where.host, where.port)
+            )
+            _, writer = await opening
+            writer.close()
+            return True
+    return False
+
+
+def _users(where: Where) -> set[int]:
+    """Whose programs listen at this TCP port, as far as the system tells."""
+    found: set[int] = set()
+    if isinstance(where, Path):
+        return found
+    for table in _TCP:
+        with suppress(OSError, ValueError):
+            for line in table.read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, user, *_ = line.split()
+                if state == _LISTENS and int(local.rpartition(":")[2], 16) == where.port:
+                    found.add(int(user))
+    return found
+
+
+def _relays_user(config: Config) -> int | None:
+    with suppress(OSError):
+        return config.store.secret.stat().st_uid
+    return None
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+def is_units(config_file: Path) -> bool:
+    """Whether it is this relay.toml that the systemd unit's relay reads."""
+    return config_file.absolute() == UNIT_CONFIG and any(file.exists() for file in UNIT_FILES)
+
+
+def unit_states(config_file: Path) -> Iterator[State]:
+    """Where the unit of this relay is to run with the machine, whether it does."""
+    systemctl = shutil.which("systemctl")
+    if systemctl is None or not is_units(config_file):
+        return
+    names = "UnitFileState", "ActiveState", "SubState", "Result"
+    try:
+        said = subprocess.run(  # noqa: S603 - systemctl, with words of ours
+            [systemctl, "show", UNIT, *(f"--property={name}" for name in names)],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return
+    unit = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    if unit.get("UnitFileState") != "enabled":
+        return
+    problem = ""
+    if unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
+        state = f"{unit.get('ActiveState')}, {unit.get('SubState')}, {unit.get('Result')}"
+        problem = f"it is enabled and does not run ({state}): see journalctl -u {UNIT} -n 20; systemctl start {UNIT}"
+    yield f"unit {UNIT}", "" if problem else "runs", (problem,) if problem else ()
