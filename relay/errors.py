@@ -5,6 +5,7 @@ The tree::
 
     RelayError
     ├── ConfigError            a file an administrator wrote is wrong; never reaches SMTP
+    │   └── AnothersFile       a file of the relay belongs to another user than runs this
     ├── TryLater               4xx: the sender's queue keeps the mail
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound
     │   │                      (relay/keys/faults.py has finer kinds of these)
@@ -21,7 +22,10 @@ Anything that is not a RelayError is treated as TryLater: unknown errors hold ma
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -47,6 +51,24 @@ class ConfigError(RelayError):
     def __init__(self, problems: str | list[str]) -> None:
         self.problems: list[str] = [problems] if isinstance(problems, str) else problems
         super().__init__("; ".join(self.problems))
+
+
+class AnothersFile(ConfigError):
+    """A file that only the relay may read belongs to another user than runs this; it says as whom that is to be run."""
+
+    def __init__(self, path: Path, owner: int) -> None:
+        name, me = _user(owner), _user(os.geteuid())
+        super().__init__(
+            f"{path}: belongs to user {name}, and this runs as {me}: the relay and its commands have to run as {name}; "
+            f"as root: runuser -u {name} -- qumail-relay ..."
+        )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 class TryLater(RelayError):

@@ -4,6 +4,7 @@ The exit status is 0 for fine, 1 where something is wrong with what was asked ab
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -89,11 +90,19 @@ def main() -> None:
         cli.main(prog_name="qumail-relay")
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            click.echo(problem + _as_whom(problem), err=True)
         sys.exit(1)
     except PermissionError as error:
-        click.echo(f"{error.filename}: {error.strerror}: run this as root, or as the user whose file it is", err=True)
+        problem = f"{error.filename}: {error.strerror}"
+        click.echo(problem + _as_whom(problem), err=True)
         sys.exit(1)
     except RelayError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)
+
+
+def _as_whom(problem: str) -> str:
+    """What somebody can do who may not do this."""
+    if os.geteuid() == 0 or os.strerror(errno.EACCES) not in problem:
+        return ""
+    return ": run this as root, or as the relay's user"

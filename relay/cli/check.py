@@ -21,6 +21,7 @@ from relay import app, postfix, upkeep
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
+from relay.cli.as_relay import become_the_relays_user
 from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_site import State, next_steps, peer_states, summary
@@ -88,6 +89,8 @@ def check(
     ends.
     """
     configure_logging(LogSettings(level="error"))
+    if postfix_directory is None:  # which may be root's alone to read
+        become_the_relays_user(config_file)
     looking = (
         _postfix(config_file, postfix_directory)
         if postfix_directory

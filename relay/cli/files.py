@@ -15,7 +15,7 @@ import click
 
 from relay import app, key_receiver
 from relay.cli.logs import configure_logging
-from relay.cli.options import config_option
+from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
@@ -25,7 +25,7 @@ _QUIET = LogSettings(level="warning")
 
 
 @click.command("seal")
-@config_option
+@as_relay_option
 @click.option("--from", "sender", required=True, help="Envelope sender, as policy sees it.")
 @click.option("--to", "recipient", required=True, help="Envelope recipient: decides level and peer.")
 @click.argument("file", type=click.File("rb"))
@@ -42,7 +42,7 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 
 
 @click.command("open")
-@config_option
+@as_relay_option
 @click.option("--from", "sender", default="", help="Envelope sender, where other software sealed the message.")
 @click.argument("file", type=click.File("rb"))
 def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from relay import app, key_receiver
 from relay.budget import Budget
 from relay.cli.logs import configure_logging
-from relay.cli.options import config_option
+from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings, load_config
 from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
@@ -33,7 +33,7 @@ def imap() -> None:
 
 
 @imap.command("once")
-@config_option
+@as_relay_option
 @click.option("--account", "accounts", multiple=True, help="Only this account; may be repeated.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:

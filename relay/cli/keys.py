@@ -21,7 +21,7 @@ from rich.text import Text
 
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.logs import configure_logging
-from relay.cli.options import config_option
+from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings, load_config
 from relay.errors import StoreUnavailable
@@ -46,7 +46,7 @@ def keys() -> None:
 
 
 @keys.command()
-@config_option
+@as_relay_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 def status(config_file: Path, as_json: bool) -> None:
     """Show each KME and peer: keys stored, refill and use, time to empty; received keys; certificates that end.
@@ -67,7 +67,7 @@ def status(config_file: Path, as_json: bool) -> None:
 
 
 @keys.command("rotate-secret")
-@config_option
+@as_relay_option
 def rotate_secret(config_file: Path) -> None:
     """Put a fresh site secret before those in its file; received keys are sealed under it from the next start on.
 
@@ -79,7 +79,7 @@ def rotate_secret(config_file: Path) -> None:
 
 
 @keys.command()
-@config_option
+@as_relay_option
 def reseal(config_file: Path) -> None:
     """Seal received keys and quarantined mail anew under the newest site secret.
 

@@ -20,7 +20,7 @@ import click
 
 from relay import mime
 from relay.cli.logs import configure_logging
-from relay.cli.options import config_option
+from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings, load_config
 from relay.errors import ConfigError, RelayError
@@ -45,7 +45,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
-@config_option
+@as_relay_option
 @reason_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of messages.")
 def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
 
 
 @quarantine.command()
-@config_option
+@as_relay_option
 @click.option("--raw", is_flag=True, help="The message itself, as it is kept, to standard output.")
 @click.option("--headers", is_flag=True, help="Its header.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
@@ -93,7 +93,7 @@ def show(config_file: Path, raw: bool, headers: bool, as_json: bool, name: str) 
 
 
 @quarantine.command()
-@config_option
+@as_relay_option
 @click.option("--all", "everything", is_flag=True, help="All messages, or with --reason all of that kind.")
 @reason_option
 @click.option("--to", "address", help="Only to this one of the recipients who wait.")
@@ -120,7 +120,7 @@ def release(
 
 
 @quarantine.command()
-@config_option
+@as_relay_option
 @click.option("--all", "everything", is_flag=True, help="All messages of one kind; --reason says which.")
 @reason_option
 @ids_argument

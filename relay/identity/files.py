@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay.errors import ConfigError
+from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 3 * 2**20
 """Octets (3 MiB); no file here is longer."""
@@ -115,10 +115,7 @@ def _read(path: Path, *, forbidden: int) -> bytes:
 
 def _check_owner(found: os.stat_result, path: Path) -> None:
     if os.geteuid() and found.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{path}: belongs to user {found.st_uid}, who is neither root nor the one running this (user "
-            f"{os.geteuid()}): run as that user, or chown the file"
-        )
+        raise AnothersFile(path, found.st_uid)
 
 
 def _check_mode(found: os.stat_result, path: Path, forbidden: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from relay.errors import ConfigError
+from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 65_536
 """Octets; a longer file is not ours."""
@@ -104,10 +104,7 @@ def _check(found: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{path}: not a regular file")
     if found.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{path}: belongs to user {found.st_uid}, who is neither root nor the one running this (user "
-            f"{os.geteuid()}): run as that user, or chown the file"
-        )
+        raise AnothersFile(path, found.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
     permitted = 0o740 if found.st_uid == 0 and _is_credential(path) else 0o700
     if mode & ~permitted & 0o777:
